@@ -1,0 +1,93 @@
+"""MapReduce on Celery: write a mapper and a reducer, run them here or on the fleet you already have.
+
+::
+
+    from mrcelery import MRJob
+
+    class WordCount(MRJob):
+        def mapper(self, _, line):
+            for word in line.split():
+                yield word, 1
+
+        def reducer(self, word, counts):
+            yield word, sum(counts)
+
+    if __name__ == "__main__":
+        WordCount.run()
+
+Names are imported on first use: ``import mrcelery`` itself loads nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrcelery import ops
+    from mrcelery.api import JobHandle, JobStatus, StageStatus, attach, run, submit
+    from mrcelery.errors import (
+        JobCancelledError,
+        JobFailedError,
+        MRCeleryError,
+        UnreachableError,
+        UsageError,
+        WaitTimeoutError,
+    )
+    from mrcelery.executor.celeryapp import app, install
+    from mrcelery.job import MRJob, MRStep
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MRJob": "job",
+    "MRStep": "job",
+    "run": "api",
+    "submit": "api",
+    "attach": "api",
+    "JobHandle": "api",
+    "JobStatus": "api",
+    "StageStatus": "api",
+    "MRCeleryError": "errors",
+    "UsageError": "errors",
+    "UnreachableError": "errors",
+    "JobFailedError": "errors",
+    "JobCancelledError": "errors",
+    "WaitTimeoutError": "errors",
+    "app": "executor.celeryapp",
+    "install": "executor.celeryapp",
+}
+
+__all__ = [
+    "JobCancelledError",
+    "JobFailedError",
+    "JobHandle",
+    "JobStatus",
+    "MRCeleryError",
+    "MRJob",
+    "MRStep",
+    "StageStatus",
+    "UnreachableError",
+    "UsageError",
+    "WaitTimeoutError",
+    "app",
+    "attach",
+    "install",
+    "ops",
+    "run",
+    "submit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return import_module("mrcelery.ops")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mrcelery' has no attribute {name!r}")
+    value = getattr(import_module(f"mrcelery.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

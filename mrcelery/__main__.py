@@ -1,0 +1,8 @@
+"""``python -m mrcelery``."""
+
+from __future__ import annotations
+
+from mrcelery.cli import main
+
+if __name__ == "__main__":
+    main()

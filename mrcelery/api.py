@@ -1,0 +1,418 @@
+"""Run jobs from scripts, notebooks and web apps: :func:`run`, :func:`submit`, :func:`attach`.
+
+A call here finds its settings like the command line does (:mod:`mrcelery.config`); a keyword argument
+takes the place of a flag.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from mrcelery import layout, results
+from mrcelery.config import Config
+from mrcelery.errors import (
+    ConfigError,
+    JobCancelledError,
+    JobFailedError,
+    MRCeleryError,
+    UsageError,
+    WaitTimeoutError,
+)
+from mrcelery.jobstore.base import FINAL, JobStore
+
+if TYPE_CHECKING:
+    from mrcelery.job import MRJob
+    from mrcelery.records import Counters, Failure, Report, Request
+    from mrcelery.storage.base import Storage
+
+_STAGES = {"map": 1, "barrier": 2, "reduce": 3, "finish": 4}
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
+"""Seconds between two looks at a job: a short job is seen to end at once, a long one costs 5 reads a second."""
+
+
+class Runner(Protocol):
+    """Where a job runs; see :mod:`mrcelery.executor`."""
+
+    @property
+    def store(self) -> JobStore: ...
+    @property
+    def storage(self) -> str: ...
+    def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None: ...
+    def check(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Tasks of one stage: ``kind`` is ``map`` or ``reduce``."""
+
+    step: int
+    kind: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """How a job stands. ``created``, ``started`` and ``finished`` are epoch seconds, 0 for not yet."""
+
+    job: str
+    state: str
+    name: str = ""
+    owner: str = ""
+    step: int = 0
+    stage: str = ""
+    stages: tuple[StageStatus, ...] = ()
+    created: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+    storage: str = ""
+    output: str = ""
+    message: str = ""
+    """What the job last said through ``set_status``, or why it failed."""
+
+
+def run(
+    job: type[MRJob] | str,
+    inputs: str | Iterable[str],
+    output: str | None = None,
+    *,
+    runner: str | None = None,
+    **options: Any,
+) -> JobHandle:
+    """Run a job and wait for its end.
+
+    ``job`` is a job class, ``"file.py"``, ``"file.py:Class"`` or ``"pkg.module:Class"``; ``inputs`` one
+    or more files, folders, globs, ``s3://`` or ``http(s)://`` addresses; ``output`` a folder or an
+    ``s3://`` address, or None: then read the results from the handle. ``options`` are those of
+    :func:`submit`. Raises :class:`JobFailedError`, :class:`JobCancelledError`, and what
+    :func:`submit` raises.
+    """
+    handle = submit(job, inputs, output, runner=runner, **options)
+    try:
+        handle.wait()
+    except BaseException:
+        handle.close()
+        raise
+    return handle
+
+
+def submit(
+    job: type[MRJob] | str,
+    inputs: str | Iterable[str],
+    output: str | None = None,
+    *,
+    runner: str | None = None,
+    **options: Any,
+) -> JobHandle:
+    """Start a job; on a fleet this returns at once, and the job goes on without its client.
+
+    ``options`` are settings (:class:`mrcelery.config.Config`: ``broker``, ``storage``, ``reducers``,
+    ``split_size`` ...) and ``args`` (the job's own arguments, a list of text), ``name``,
+    ``client_token`` (the same token gives the same job, once), ``overwrite``, ``jobconf`` (a mapping),
+    ``py_files``, ``files`` and ``archives`` (lists of paths to ship).
+
+    Raises :class:`UsageError` (the job, an input, an output or an option is wrong) and
+    :class:`UnreachableError` (the broker or the storage).
+    """
+    from mrcelery.submission import Submission
+
+    return Submission.prepare(job, inputs, output, runner=runner, **options).submit()
+
+
+def attach(job: str, **options: Any) -> JobHandle:
+    """A handle on a job that was submitted elsewhere or earlier; ``options`` are settings.
+
+    Raises :class:`ConfigError` where neither a broker nor a storage is configured.
+    """
+    config = Config.load(options)
+    return JobHandle(job, connect(config), storage=config.storage)
+
+
+def connect(config: Config) -> Runner | None:
+    """The fleet of the configuration, or None where only a storage is configured."""
+    if config.broker and config.runner in (None, "celery"):
+        from mrcelery.executor.fleet import FleetRunner
+
+        return FleetRunner(config.broker, config.result_backend or None, config.queue)
+    if not config.storage:
+        raise ConfigError(
+            "no fleet is configured: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL), "
+            "or --storage to look at jobs that have ended"
+        )
+    return None
+
+
+class JobHandle:
+    """A job that was submitted; a context manager that closes the runner (and with it a local cluster).
+
+    Closing does not cancel a job of a fleet. A handle that is dropped closes by itself.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        runner: Runner | None,
+        *,
+        storage: str = "",
+        bring_home: str | None = None,
+        overwrite: bool = False,
+        parse: Callable[[bytes], results.Pair] | None = None,
+        spool: str = "",
+    ) -> None:
+        self.id = job
+        self.runner = runner
+        self.bring_home = bring_home
+        """Local folder that :meth:`wait` fetches the results into, or None."""
+        self._storage = storage
+        self._overwrite = overwrite
+        self._parse = parse
+        self._final_report: Report | None = None
+        self._close = weakref.finalize(self, _close, runner, spool)
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the runner: stops a local cluster, whose unsaved results are gone with it."""
+        self._close()
+
+    def wait(
+        self, timeout: float | None = None, on_progress: Callable[[JobStatus], None] | None = None
+    ) -> JobStatus:
+        """Wait until the job has ended well, and bring a local OUTPUT home.
+
+        ``timeout`` in seconds; ``on_progress`` is called at each look. Raises :class:`JobFailedError`,
+        :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE
+        while (state := self._fields()["state"]) not in FINAL:
+            if self.runner is not None:
+                self.runner.check()
+            if on_progress is not None:
+                on_progress(self.status())
+            left = pause if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise WaitTimeoutError(f"job {self.id} is still {state}: wait again, or look with status")
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        self._raise_unless_succeeded()
+        if self.bring_home is not None:
+            self.fetch(self.bring_home, overwrite=self._overwrite)
+            self.bring_home = None
+        return self.status()
+
+    def status(self) -> JobStatus:
+        """How the job stands now; :class:`UsageError` where nobody knows it."""
+        fields = self._fields()
+        step = int(fields.get("step") or 0)
+        state, message = fields["state"], fields.get("status", "")
+        if failure := self._failure(fields):
+            message = failure.message
+        return JobStatus(
+            job=self.id,
+            state=state,
+            name=fields.get("name", ""),
+            owner=fields.get("owner", ""),
+            step=step,
+            stage=fields.get("stage", ""),
+            stages=self._stages(fields, step),
+            created=float(fields.get("created") or 0),
+            started=float(fields.get("started") or 0),
+            finished=float(fields.get("finished") or 0),
+            storage=fields.get("storage", ""),
+            output=fields.get("output", ""),
+            message=message,
+        )
+
+    def cancel(self) -> bool:
+        """Cancel the job: its tasks stop between blocks. False where it had ended already."""
+        if self.runner is None:
+            raise ConfigError(f"cannot cancel {self.id} without its broker: give --broker")
+        self._fields()
+        return self.runner.store.move(self.id, "cancelled", {"finished": repr(time.time())})
+
+    def counters(self) -> Counters:
+        """Counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""
+        fields = self._fields()
+        if fields["state"] in FINAL and (report := self._read_report()):
+            return report.counters
+        from mrcelery.records import Commit, decode
+
+        total: Counters = {}
+        for stage in self._stages(fields, int(fields.get("step") or 0)):
+            assert self.runner is not None  # fields without a store come from a report, handled above
+            for data in self.runner.store.commits(self.id, stage.step, stage.kind).values():
+                for group, names in decode(data, Commit).counters.items():
+                    into = total.setdefault(group, {})
+                    for name, amount in names.items():
+                        into[name] = into.get(name, 0) + amount
+        return total
+
+    def failure(self) -> Failure | None:
+        """Why the job failed, or None where it did not."""
+        return self._failure(self._fields())
+
+    def report(self) -> Report:
+        """The final report; :class:`UsageError` while the job runs or where it left none."""
+        report = self._read_report()
+        if report is None:
+            raise UsageError(f"job {self.id} has no report (yet): look with `mrcelery status {self.id}`")
+        return report
+
+    def results(self) -> Iterator[results.Pair]:
+        """Pairs (key, value) in order of the part files.
+
+        The json format gives parsed JSON, a job with an output protocol what that reads, and any other
+        text format (None, line). Raises as :meth:`wait` does for a job that did not succeed.
+        """
+        parse = self._parse or self._guess_parse()
+        return (parse(line) for line in self.output_lines())
+
+    __iter__ = results
+
+    def output_lines(self) -> Iterator[bytes]:
+        """The raw lines of the part files, without newlines."""
+        return results.lines(self.output())
+
+    def output(self) -> Iterator[bytes]:
+        """The part files' bytes in order, in pieces, decompressed."""
+        self._raise_unless_succeeded()
+        if self.runner is not None and (small := self.runner.store.get_blob(self.id, "results")) is not None:
+            return iter([small])
+        storage, keys = self._parts()
+        return results.content(storage, keys)
+
+    def fetch(
+        self, folder: str, *, overwrite: bool = False, on_bytes: Callable[[str, int], None] | None = None
+    ) -> None:
+        """Bring the part files and ``_SUCCESS`` into a local folder, which appears whole or not at all.
+
+        Raises :class:`OutputExistsError` where it holds something and ``overwrite`` is False.
+        """
+        self._raise_unless_succeeded()
+        from mrcelery.records import encode
+
+        storage, keys = self._parts()
+        success = encode(self.report())
+        results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
+
+    def _fields(self) -> dict[str, str]:
+        fields = self.runner.store.fields(self.id) if self.runner is not None else {}
+        if fields.get("state"):
+            return fields
+        if self._storage and (report := self._read_report()):
+            # the job store forgets a job in time; its report stays
+            return {
+                "state": report.state,
+                "name": report.name,
+                "started": repr(report.started),
+                "finished": repr(report.finished),
+                "storage": self._storage,
+                "output": report.output,
+            }
+        raise UsageError(f"job {self.id} is not known here: see `mrcelery list`, or correct --broker or --storage")
+
+    def _failure(self, fields: dict[str, str]) -> Failure | None:
+        if not fields.get("failure"):
+            return None
+        from mrcelery.records import Failure, decode
+
+        return decode(fields["failure"].encode(), Failure)
+
+    def _raise_unless_succeeded(self) -> None:
+        fields = self._fields()
+        state = fields["state"]
+        if state == "cancelled":
+            raise JobCancelledError(f"job {self.id} was cancelled: submit it again")
+        if state == "failed":
+            if failure := self._failure(fields):
+                raise JobFailedError(failure)
+            raise MRCeleryError(f"job {self.id} failed; what failed is no longer kept: see `mrcelery logs {self.id}`")
+        if state != "succeeded":
+            raise UsageError(f"job {self.id} is {state}: wait for its end first")
+
+    def _stages(self, fields: dict[str, str], step: int) -> tuple[StageStatus, ...]:
+        """Stages whose size is known. A stage that was left behind has all its tasks done."""
+        if self.runner is None:
+            return ()
+        found = []
+        for key, value in fields.items():
+            if key.startswith("total."):
+                _, of, kind = key.split(".")
+                found.append((int(of), kind, int(value)))
+        found.sort()
+        now = (step, _STAGES.get(fields.get("stage", ""), 0))
+        passed = fields["state"] == "succeeded"
+        return tuple(
+            StageStatus(
+                of,
+                kind,
+                total if passed or (of, _STAGES[kind]) < now else self.runner.store.done(self.id, of, kind),
+                total,
+            )
+            for of, kind, total in found
+        )
+
+    def open_storage(self) -> Storage:
+        """The storage that holds the job's data."""
+        from mrcelery.storage import open_storage
+
+        uri = self._storage
+        if self.runner is not None:
+            uri = self.runner.store.fields(self.id).get("storage") or uri
+        if not uri:
+            raise ConfigError(f"the storage of job {self.id} is not known any more: give --storage")
+        return open_storage(uri)
+
+    def _read_report(self) -> Report | None:
+        if self._final_report is None:
+            from mrcelery.records import Report, decode
+
+            key = layout.report(self.id)
+            try:
+                self._final_report = decode(self.open_storage().read(key), Report, key)
+            except FileNotFoundError:
+                return None
+        return self._final_report
+
+    def _parts(self) -> tuple[Storage, list[str]]:
+        report = self.report()
+        if not report.output:
+            return self.open_storage(), [layout.output(self.id) + name for name in report.parts]
+        from mrcelery.storage import open_storage
+
+        return open_storage(report.output), list(report.parts)
+
+    def _guess_parse(self) -> Callable[[bytes], results.Pair]:
+        """By the request's output format; the job's class, and with it a protocol, is not at hand."""
+        from mrcelery.records import JobSpec, Request
+        from mrcelery.signing import unseal
+
+        sealed = self.runner.store.request(self.id) if self.runner is not None else None
+        if sealed is not None:
+            request = unseal(sealed, Request, None, self.id)
+        else:
+            key = layout.spec(self.id)
+            request = unseal(self.open_storage().read(key), JobSpec, None, key).request
+        return results.parse_lenient if request.options.output_format == "json" else results.parse_raw
+
+
+def _close(runner: Runner | None, spool: str) -> None:
+    try:
+        if runner is not None:
+            runner.close()
+    finally:
+        if spool:
+            results.remove_spool(spool)

@@ -1,0 +1,143 @@
+"""The ``mrcelery`` command: one module of this package per command, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from mrcelery import __version__
+from mrcelery.errors import JobFailedError, JobLoadError, MRCeleryError
+
+if TYPE_CHECKING:
+    from mrcelery.job import MRJob
+    from mrcelery.records import Failure
+
+__all__ = ["main", "run_job_class"]
+
+INTERRUPTED = 130
+
+COMMANDS = {
+    "submit": "Run a job over inputs.",
+    "list": "Jobs of the fleet, newest first.",
+    "status": "How a job stands.",
+    "wait": "Wait until a job has ended.",
+    "cancel": "Stop jobs.",
+    "logs": "What a job's tasks printed and logged.",
+    "counters": "A job's counters.",
+    "cat": "Print a job's results, or the part files of an OUTPUT.",
+    "fetch": "Bring a job's results into a local folder.",
+    "clean": "Remove the data of jobs that have ended.",
+    "worker": "Start a Celery worker for mrcelery's tasks.",
+    "flower": "Start Flower on the fleet.",
+    "doctor": "Check broker and storage.",
+    "config": "Settings and where they come from.",
+    "hello": "Run a tiny job through everything.",
+    "completion": "Shell completion for bash, zsh or fish.",
+}
+
+
+class _Commands(click.Group):
+    """Knows its commands' names and one-line helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"mrcelery.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: mrcelery hello. Every command has its own --help.",
+)
+@click.version_option(__version__, prog_name="mrcelery")
+def cli() -> None:
+    """MapReduce on Celery: run a job on this machine or on the fleet of workers you already have."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """The console script; ends the process with the exit code of the contract."""
+    if "_MRCELERY_COMPLETE" in os.environ:
+        cli.main(args, prog_name="mrcelery")  # answers the shell and exits
+    sys.exit(run_command(cli, list(sys.argv[1:] if args is None else args), "mrcelery"))
+
+
+def run_job_class(job_class: type[MRJob], args: Sequence[str] | None = None) -> NoReturn:
+    """``python job.py [options] [job's own options] INPUT...``, as mrjob has it; ends the process."""
+    from mrcelery.cli.jobfile import job_command
+
+    arguments = list(sys.argv[1:] if args is None else args)
+    prog = os.path.basename(sys.argv[0]) or job_class.__name__
+    sys.exit(guard(lambda: _invoke(*job_command(job_class, arguments), prog)))
+
+
+def run_command(command: click.Command, args: list[str], prog: str) -> int:
+    """Run a command; errors are shown, and their exit code returned."""
+    return guard(lambda: _invoke(command, args, prog))
+
+
+def _invoke(command: click.Command, args: list[str], prog: str) -> int:
+    with command.make_context(prog, args) as ctx:
+        return command.invoke(ctx) or 0
+
+
+def guard(call: Callable[[], int]) -> int:
+    """Turn what ``call`` raises into one line on stderr and an exit code. Our own bugs keep their traceback."""
+    try:
+        code = call()
+        sys.stdout.flush()
+        return code
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader (head, a pager) has enough; keep the interpreter's last flush quiet too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MRCeleryError as e:
+        show_error(e)
+        return e.exit_code
+
+
+def show_error(error: MRCeleryError) -> None:
+    """The user's own traceback first, then what is wrong, then where."""
+    if isinstance(error, JobLoadError) and error.traceback:
+        click.echo(error.traceback.rstrip(), err=True)
+    if isinstance(error, JobFailedError) and error.failure.traceback:
+        click.echo(error.failure.traceback.rstrip(), err=True)
+    click.echo(f"mrcelery: {error}", err=True)
+    if isinstance(error, JobFailedError):
+        for line in where(error.failure):
+            click.echo(f"  {line}", err=True)
+
+
+def where(failure: Failure) -> list[str]:
+    """The lines that say where a job failed: task, file and record, as far as they are known."""
+    lines = []
+    if failure.job:
+        task = f", step {failure.step}" if failure.step >= 0 else ""
+        task += f", {failure.kind} task {failure.task}" if failure.task >= 0 else ""
+        task += f", attempt {failure.attempt}" if failure.attempt else ""
+        lines.append(f"job {failure.job}{task}")
+    if failure.file:
+        lines.append(failure.file + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
+    if failure.record:
+        lines.append(f"record {failure.record}")
+    return lines

@@ -1,0 +1,27 @@
+"""``mrcelery cancel``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mrcelery.api import attach
+from mrcelery.cli.common import connection_options, epilog, json_option, print_json
+
+
+@click.command(epilog=epilog("mrcelery cancel JOB"))
+@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@connection_options
+@json_option
+def command(jobs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
+    """Cancel JOBs: tasks that run stop between blocks, no others start. An ended job stays as it is."""
+    found = {}
+    for job in jobs:
+        with attach(job, **settings) as handle:
+            cancelled = handle.cancel()
+            found[job] = handle.status().state
+        if not as_json:
+            click.echo(f"{job} {'cancelled' if cancelled else f'had ended already: {found[job]}'}")
+    if as_json:
+        print_json(found)

@@ -1,0 +1,40 @@
+"""``mrcelery cat``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mrcelery import layout, results
+from mrcelery.api import attach
+from mrcelery.cli.common import connection_options, epilog, write_bytes
+from mrcelery.errors import InputError
+from mrcelery.inputs import is_remote, local
+
+
+@click.command(epilog=epilog("mrcelery cat JOB | head", "mrcelery cat s3://bucket/counts", "mrcelery cat ./counts"))
+@click.argument("source", metavar="JOB|OUTPUT")
+@connection_options
+def command(source: str, **settings: Any) -> None:
+    """Print the results of a job, or the part files of an OUTPUT: in order, decompressed."""
+    if is_remote(source) or "/" in source or Path(source).is_dir():
+        _output(source)
+        return
+    with attach(source, **settings) as handle:
+        write_bytes(handle.output())
+
+
+def _output(uri: str) -> None:
+    from mrcelery.storage import open_storage
+
+    if not is_remote(uri):
+        uri = local(uri)
+        if not Path(uri).is_dir():
+            raise InputError(f"output {uri} does not exist: give a job id or an OUTPUT")
+    storage = open_storage(uri)
+    names = results.part_names(storage, uri)
+    if storage.stat(layout.SUCCESS) is None:
+        click.echo(f"mrcelery: {uri} has no {layout.SUCCESS}: its job has not succeeded (yet)", err=True)
+    write_bytes(results.content(storage, names))

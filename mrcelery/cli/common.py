@@ -1,0 +1,84 @@
+"""What several commands share: connection options, ``--json``, tables, ages."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from mrcelery.config import parse_age
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+JOB = click.argument("job")
+
+
+def connection_options(function: F) -> F:
+    """``--broker``, ``--result-backend`` and ``--storage``, as settings."""
+    for option in (
+        click.option("--storage", metavar="URI", help="Where job data lives: s3://bucket/prefix or a folder."),
+        click.option("--result-backend", metavar="URL", help="Redis of the job store  [the broker]"),
+        click.option("--broker", metavar="URL", help="Redis of the fleet."),
+    ):
+        function = option(function)
+    return function
+
+
+def json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+class Age(click.ParamType):
+    """``7d``, ``12h``, ``90s`` as seconds."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else parse_age(value)
+        except ValueError as e:
+            self.fail(f"{value!r} is not allowed: give {e}", param, ctx)
+
+
+def epilog(*examples: str) -> str:
+    r"""Examples under a command's help; ``\b`` keeps click from re-wrapping them."""
+    return "\b\nExamples:\n" + "\n".join(f"  {e}" for e in examples)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; msgspec structs and dataclasses included."""
+    import msgspec
+
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Left-aligned columns on stdout."""
+    table = [tuple(header), *(tuple(row) for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    for row in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_time(epoch: float) -> str:
+    """Local time of epoch seconds; a dash for 0, which means not yet."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch)) if epoch else "-"
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration as ``3.2 s``, ``4m05s`` or ``2h07m``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def write_bytes(chunks: Iterable[bytes]) -> None:
+    """Data to stdout as it is."""
+    out = click.get_binary_stream("stdout")
+    for chunk in chunks:
+        out.write(chunk)
+    out.flush()

@@ -1,0 +1,29 @@
+"""``mrcelery config``."""
+
+from __future__ import annotations
+
+import click
+
+from mrcelery.cli.common import epilog, json_option, print_table
+from mrcelery.config import Config
+
+
+@click.group()
+def command() -> None:
+    """Settings and where they come from."""
+
+
+@command.command(epilog=epilog("mrcelery config show", "MRCELERY_BROKER=redis://host mrcelery config show --json"))
+@json_option
+def show(as_json: bool) -> None:
+    """Each setting with its value and origin; secrets are masked."""
+    found = Config.load().show()
+    if as_json:
+        import json
+
+        click.echo(json.dumps({s.name: {"value": s.value, "origin": s.origin} for s in found}, indent=2))
+        return
+    print_table(
+        ("SETTING", "VALUE", "ORIGIN", "MEANING"),
+        ((s.name, "-" if s.value in (None, "") else str(s.value), s.origin, s.help) for s in found),
+    )

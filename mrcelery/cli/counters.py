@@ -1,0 +1,27 @@
+"""``mrcelery counters``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mrcelery.api import attach
+from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json
+
+
+@click.command(epilog=epilog("mrcelery counters JOB", "mrcelery counters JOB --json | jq .words"))
+@JOB
+@connection_options
+@json_option
+def command(job: str, as_json: bool, **settings: Any) -> None:
+    """Counters of JOB by group; so far, while it runs. Only committed attempts count."""
+    with attach(job, **settings) as handle:
+        counters = handle.counters()
+    if as_json:
+        print_json(counters)
+        return
+    for group in sorted(counters):
+        click.echo(group)
+        for name, amount in sorted(counters[group].items()):
+            click.echo(f"\t{name}={amount}")

@@ -1,0 +1,22 @@
+"""``mrcelery fetch``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mrcelery.api import attach
+from mrcelery.cli.common import JOB, connection_options, epilog
+from mrcelery.cli.progress import Bars
+
+
+@click.command(epilog=epilog("mrcelery fetch JOB ./counts"))
+@JOB
+@click.argument("folder", metavar="DIR")
+@click.option("--overwrite", is_flag=True, help="Replace what DIR holds.")
+@connection_options
+def command(job: str, folder: str, overwrite: bool, **settings: Any) -> None:
+    """Bring the part files of JOB into DIR, which appears whole or not at all."""
+    with attach(job, **settings) as handle, Bars() as bars:
+        handle.fetch(folder, overwrite=overwrite, on_bytes=bars.download)

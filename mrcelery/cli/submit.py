@@ -1,0 +1,238 @@
+"""``mrcelery submit``: run a job, wait for it, print its results."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mrcelery.cli import INTERRUPTED
+from mrcelery.cli.common import connection_options, epilog, json_option, print_json, show_seconds, write_bytes
+from mrcelery.config import RUNNERS, show_size
+from mrcelery.errors import UsageError
+
+if TYPE_CHECKING:
+    from mrcelery.api import JobHandle
+    from mrcelery.job import MRJob
+    from mrcelery.submission import Submission
+
+_MANY = {"multiple": True, "metavar": "PATH"}
+
+
+class _Submit(click.Command):
+    """Keeps what follows ``--`` for the job."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ours, job_args = args, []
+        if "--" in args:
+            at = args.index("--")
+            ours, job_args = args[:at], args[at + 1 :]
+        ctx.meta["job_args"] = job_args
+        try:
+            return super().parse_args(ctx, ours)
+        except click.NoSuchOption as e:
+            e.message += " The job's own options go after --."
+            raise
+
+
+@click.command(
+    cls=_Submit,
+    options_metavar="[OPTIONS]",
+    epilog=epilog(
+        "mrcelery submit wc.py book.txt",
+        "mrcelery submit wc.py:WordCount logs/ -o counts -R 4",
+        "mrcelery submit --runner inline wc.py book.txt            (breakpoint() works)",
+        "mrcelery submit wc.py s3://bucket/logs/ -o s3://bucket/counts --detach",
+        "mrcelery submit wc.py s3://bucket/logs/ --dry-run",
+        "mrcelery submit grep.py book.txt -- --pattern whale",
+    )
+    + "\n\nInputs are files, folders, globs, s3:// or http(s):// addresses, or - for standard input.",
+)
+@click.argument("job")
+@click.argument("inputs", metavar="INPUT...", nargs=-1)
+@click.option(
+    "-o", "--output", "--output-dir", metavar="URI", help="Folder or s3:// address  [print the results]"
+)
+@click.option(
+    "-r", "--runner", type=click.Choice(RUNNERS), help="Where to run  [celery where a broker is set, else local]"
+)
+@connection_options
+@click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
+@click.option("-R", "--reducers", type=int, metavar="N", help="Reduce tasks of a step; 0: map only.")
+@click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB]")
+@click.option("--workers", type=int, metavar="N", help="Processes of the local runner  [one per CPU]")
+@click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
+@click.option("--max-attempts", type=int, metavar="N", help="Attempts of one task  [4]")
+@click.option("--max-bad-records", type=int, metavar="N", help="Records that may be skipped  [0]")
+@click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers  [on]")
+@click.option("--input-format", metavar="NAME", help="text, jsonl, whole-file  [text]")
+@click.option("--output-format", metavar="NAME", help="json, text, jsonl, none  [json]")
+@click.option("--compress", metavar="CODEC", help="none, gzip, bz2, xz, zstd  [none]")
+@click.option("--allow-pickle/--no-allow-pickle", default=None, help="Let the job use pickle protocols  [off]")
+@click.option(
+    "-D", "--define", "--jobconf", "defines", multiple=True, metavar="NAME=VALUE", help="Job configuration."
+)
+@click.option("--py-files", **_MANY, help="Modules, folders, zips or wheels that the job imports.")
+@click.option("--files", **_MANY, help="Files for the tasks' working folder: PATH[#NAME].")
+@click.option("--archives", **_MANY, help="Archives to unpack there: PATH[#NAME].")
+@click.option("--name", metavar="TEXT", help="Name of the job  [its class]")
+@click.option("--client-token", metavar="TEXT", help="The same token gives the same job, once.")
+@click.option("--detach", is_flag=True, help="Print the job id and leave; the fleet goes on.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and what it costs; run nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
+@click.option("--no-output", is_flag=True, help="Do not print the results.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, job: str, inputs: tuple[str, ...], **flags: Any) -> int:
+    """Run JOB over INPUTs. JOB is file.py, file.py:Class or pkg.module:Class.
+
+    Without -o the results are printed to stdout. Arguments after -- are the job's own.
+    """
+    return execute(job, inputs, ctx.meta["job_args"], **flags)
+
+
+def execute(
+    job: str | type[MRJob],
+    inputs: Sequence[str],
+    job_args: Sequence[str],
+    *,
+    output: str | None,
+    defines: Sequence[str],
+    detach: bool,
+    dry_run: bool,
+    no_output: bool,
+    quiet: bool,
+    as_json: bool,
+    client_token: str | None,
+    name: str | None,
+    **flags: Any,
+) -> int:
+    """Submit a job as the flags say, and see it through; returns the exit code."""
+    from mrcelery.cli.progress import Bars
+    from mrcelery.submission import Submission
+
+    prints = output is None and not (no_output or as_json or detach)
+    with Bars(quiet) as bars:
+        submission = Submission.prepare(
+            job,
+            inputs,
+            output,
+            args=job_args,
+            name=name or "",
+            client_token=client_token or "",
+            jobconf=_definitions(defines),
+            wants_results=prints,
+            on_upload=bars.upload,
+            **flags,
+        )
+        if dry_run:
+            _print_plan(submission, as_json)
+            return 0
+        _check(submission, detach, as_json)
+        if submission.runner == "local":
+            # kill: unwind, so that the cluster is stopped and its folder removed
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        handle = submission.submit()
+        with handle:
+            if detach:
+                _print_detached(handle, as_json)
+                return 0
+            try:
+                handle.wait(on_progress=bars.job if bars.on else None)
+            except KeyboardInterrupt:
+                return _interrupted(handle, submission)
+            if prints:
+                bars.close()
+                write_bytes(handle.output())
+            elif as_json:
+                print_json(handle.report())
+            elif bars.on:
+                bars.close()
+                _print_summary(handle, output)
+    return 0
+
+
+def _definitions(defines: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in defines:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"-D {text!r} is no NAME=VALUE: write for example -D my.setting=3")
+        found[key] = value
+    return found
+
+
+def _check(submission: Submission, detach: bool, as_json: bool) -> None:
+    if detach and submission.runner != "celery":
+        raise UsageError(
+            f"--detach needs a fleet: the {submission.runner} runner ends with this command; "
+            "give --broker, or leave --detach out"
+        )
+    if detach and submission.brings_home:
+        raise UsageError(
+            f"--detach cannot bring results to {submission.output}: give an s3:// OUTPUT, or leave -o out and "
+            "run `mrcelery fetch JOB DIR` later"
+        )
+    if as_json and submission.output is None and submission.runner != "celery":
+        raise UsageError("--json prints the report, so the results need another place: give -o OUTPUT")
+
+
+def _interrupted(handle: JobHandle, submission: Submission) -> int:
+    if submission.runner == "celery":
+        click.echo(
+            f"\nDetached: job {handle.id} goes on.\n"
+            f"  come back   mrcelery wait {handle.id}\n"
+            f"  results     mrcelery {f'fetch {handle.id} {submission.output}' if handle.bring_home else f'cat {handle.id}'}\n"
+            f"  stop it     mrcelery cancel {handle.id}",
+            err=True,
+        )
+    else:
+        handle.cancel()
+        click.echo(f"\nmrcelery: job {handle.id} cancelled", err=True)
+    return INTERRUPTED
+
+
+def _print_detached(handle: JobHandle, as_json: bool) -> None:
+    if as_json:
+        print_json({"job": handle.id, "state": handle.status().state})
+    else:
+        click.echo(handle.id)
+
+
+def _print_summary(handle: JobHandle, output: str | None) -> None:
+    report = handle.report()
+    click.echo(
+        f"{report.job}: {report.totals.records_out:,} records, {show_size(report.totals.bytes_out)} "
+        f"in {len(report.parts)} part files at {output or handle.status().storage}, "
+        f"{show_seconds(report.seconds)}",
+        err=True,
+    )
+
+
+def _print_plan(submission: Submission, as_json: bool) -> None:
+    plan, cost = submission.plan()
+    reducers = [step.reducers for step in submission.steps]
+    if as_json:
+        print_json(
+            {
+                "map_tasks": plan.splits,
+                "reduce_tasks": reducers,
+                "files": plan.files,
+                "bytes": plan.bytes,
+                "requests": cost.requests,
+                "dollars": cost.dollars,
+            }
+        )
+        return
+    click.echo(f"map tasks (M)     {plan.splits:,}")
+    for number, count in enumerate(reducers, 1):
+        step = f", step {number}" if len(reducers) > 1 else ""
+        click.echo(f"reduce tasks (R)  {count:,}{step}")
+    click.echo(f"input             {plan.files:,} files, {show_size(plan.bytes)}")
+    requests = ", ".join(f"{count:,} {kind}" for kind, count in cost.requests.items() if count)
+    click.echo(f"S3 requests       {requests or 'none'}")
+    click.echo(f"S3 price          ${cost.dollars:.4f} for requests, without storage and traffic")

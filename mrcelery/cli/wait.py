@@ -1,0 +1,28 @@
+"""``mrcelery wait``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mrcelery.api import attach
+from mrcelery.cli.common import JOB, Age, connection_options, epilog, json_option, print_json
+from mrcelery.cli.progress import Bars
+
+
+@click.command(
+    epilog=epilog("mrcelery wait JOB", "mrcelery wait JOB --timeout 10m || echo $?")
+    + "\n\nExit code: 0 succeeded, 1 failed, 4 the time ran out, 5 cancelled.",
+)
+@JOB
+@click.option("--timeout", type=Age(), metavar="TIME", help="Give up after 90s, 10m, 2h; the job goes on.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@connection_options
+@json_option
+def command(job: str, timeout: float | None, quiet: bool, as_json: bool, **settings: Any) -> None:
+    """Wait until JOB has ended."""
+    with attach(job, **settings) as handle, Bars(quiet) as bars:
+        status = handle.wait(timeout, bars.job if bars.on else None)
+        if as_json:
+            print_json(status)

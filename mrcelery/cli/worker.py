@@ -1,0 +1,42 @@
+"""``mrcelery worker``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mrcelery.cli.common import epilog
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=epilog(
+        "mrcelery worker --broker redis://host:6379/0",
+        "mrcelery worker -c 8 -- --loglevel INFO --hostname batch@%h",
+    ),
+)
+@click.option("--broker", metavar="URL", help="Redis of the fleet.")
+@click.option("--result-backend", metavar="URL", help="Redis of the barrier and the job store  [the broker]")
+@click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
+@click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Processes  [one per CPU]")
+@click.argument("celery_args", metavar="[-- CELERY ARGS...]", nargs=-1, type=click.UNPROCESSED)
+def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: Any) -> None:
+    """Start a Celery worker for mrcelery's tasks, in this process."""
+    import os
+
+    from mrcelery.config import Config
+    from mrcelery.errors import ConfigError
+
+    config = Config.load(settings)
+    if not config.broker:
+        raise ConfigError("a worker needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
+    # the worker's own processes read their settings from the environment
+    os.environ["MRCELERY_BROKER"] = config.broker
+    os.environ["MRCELERY_QUEUE"] = config.queue
+    if config.result_backend:
+        os.environ["MRCELERY_RESULT_BACKEND"] = config.result_backend
+
+    from mrcelery.executor.celeryapp import app, worker_argv
+
+    app.worker_main(worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))

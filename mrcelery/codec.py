@@ -1,0 +1,304 @@
+"""Blocks of records as bytes: a column of keys and a column of values, types kept.
+
+Values may be ``None``, ``bool``, ``int`` (any size), ``float``, ``str``, ``bytes``, ``tuple``, ``list``,
+``dict``, ``set``, ``frozenset``, ``Decimal``, ``datetime``, ``date``, ``time``, ``timedelta`` and ``UUID``,
+nested at will; each comes back with its type. NumPy scalars are stored as the Python numbers they
+stand for. Anything else is refused with :class:`mrcelery.errors.CodecError`; pickle is never used,
+unless the job asked for it (``--allow-pickle``).
+
+A column of one simple type is encoded and decoded by msgspec at once, a constant one is stored once,
+tuples of one length become a column per item; what is left goes through msgpack with extension types.
+
+File format (version 1), little-endian::
+
+    "MRCBLK1\\n"  then blocks  { u32 payload bytes | u32 CRC-32 of the payload | u32 records | u8 compression }
+    payload = u32 bytes of the key column | key column | value column      (compression: 0 none, 1 zstd)
+    end     = a block head with 0 bytes whose CRC field holds the number of records of the whole file, modulo 2^32
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+from zlib import crc32
+
+import msgpack
+import msgspec
+import zstandard
+
+from mrcelery.errors import CodecError, CorruptDataError
+
+MAGIC = b"MRCBLK1\n"
+HEAD = struct.Struct("<IIIB")
+_U32 = struct.Struct("<I")
+
+BLOCK_RECORDS = 8192
+"""Records of a block at most: enough to spread the cost of a block, few enough to merge many runs."""
+BLOCK_BYTES = 256 << 10
+"""Encoded bytes of a block, about; records larger than that make blocks of their own."""
+
+
+class Block(NamedTuple):
+    """Some records as two columns of one length."""
+
+    keys: list[Any]
+    values: list[Any]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_TYPED: dict[type, tuple[bytes, Callable[[bytes], list[Any]]]] = {
+    str: (b"s", msgspec.msgpack.Decoder(list[str]).decode),
+    int: (b"i", msgspec.msgpack.Decoder(list[int]).decode),
+    float: (b"f", msgspec.msgpack.Decoder(list[float]).decode),
+    bytes: (b"y", msgspec.msgpack.Decoder(list[bytes]).decode),
+    bool: (b"b", msgspec.msgpack.Decoder(list[bool]).decode),
+}
+_BY_TAG = dict(_TYPED.values())
+
+
+def encode_column(column: list[Any], allow_pickle: bool = False) -> bytes:
+    """A column as bytes; raises :class:`CodecError` for a value that no codec takes."""
+    kinds = set(map(type, column))
+    if len(kinds) == 1:
+        (kind,) = kinds
+        if kind is type(None):
+            return b"n"
+        if kind in _TYPED:
+            first = column[0]
+            # A float column is exempt: -0.0 equals 0.0 and is not the same.
+            if kind is not float and column[-1] == first and column.count(first) == len(column):
+                return b"c" + _pack(first, allow_pickle)
+            try:
+                return _TYPED[kind][0] + _encode(column)
+            except (OverflowError, UnicodeEncodeError):
+                pass  # ints beyond 64 bits, lone surrogates: the general codec takes them
+        if kind is tuple and column[0]:
+            width = len(column[0])
+            if set(map(len, column)) == {width}:
+                fields = [encode_column([t[i] for t in column], allow_pickle) for i in range(width)]
+                return b"".join([b"t", _U32.pack(width), *(_U32.pack(len(f)) + f for f in fields)])
+    return b"o" + _pack(column, allow_pickle)
+
+
+def decode_column(data: bytes | memoryview, records: int, allow_pickle: bool = False) -> list[Any]:
+    """The column of ``records`` values that :func:`encode_column` wrote."""
+    tag, body = bytes(data[:1]), data[1:]
+    if tag in _BY_TAG:
+        return _BY_TAG[tag](body)  # type: ignore[arg-type]  # msgspec reads any buffer
+    if tag == b"n":
+        return [None] * records
+    if tag == b"c":
+        return [_unpack(body, allow_pickle)] * records
+    if tag == b"t":
+        (width,) = _U32.unpack_from(body)
+        at, fields = 4, []
+        for _ in range(width):
+            (size,) = _U32.unpack_from(body, at)
+            fields.append(decode_column(body[at + 4 : at + 4 + size], records, allow_pickle))
+            at += 4 + size
+        return list(zip(*fields, strict=True))
+    if tag == b"o":
+        column: list[Any] = _unpack(body, allow_pickle)
+        return column
+    raise CorruptDataError(f"unknown column type {tag!r}: run the same mrcelery version on all workers")
+
+
+_TUPLE, _BIGINT, _DECIMAL, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _UUID = range(1, 11)
+_PICKLE = 100
+
+
+def _pack(value: Any, allow_pickle: bool) -> bytes:
+    def default(v: Any) -> msgpack.ExtType:
+        kind = type(v)
+        if kind is tuple:
+            return msgpack.ExtType(_TUPLE, pack(list(v)))
+        if kind is int:
+            return msgpack.ExtType(_BIGINT, b"%d" % v)
+        if kind is Decimal:
+            return msgpack.ExtType(_DECIMAL, str(v).encode())
+        if kind is set or kind is frozenset:
+            # Sorted by encoding, so that equal sets are equal bytes in every process.
+            return msgpack.ExtType(_SET if kind is set else _FROZENSET, pack(sorted(map(pack, v))))
+        if kind is datetime:
+            return msgpack.ExtType(_DATETIME, pack([v.isoformat(), v.fold]))
+        if kind is date:
+            return msgpack.ExtType(_DATE, v.isoformat().encode())
+        if kind is time:
+            return msgpack.ExtType(_TIME, pack([v.isoformat(), v.fold]))
+        if kind is timedelta:
+            return msgpack.ExtType(_TIMEDELTA, pack([v.days, v.seconds, v.microseconds]))
+        if kind is UUID:
+            return msgpack.ExtType(_UUID, v.bytes)
+        if kind.__module__ == "numpy" and hasattr(v, "item") and not getattr(v, "shape", None):
+            plain = v.item()
+            if type(plain) is not kind:
+                return plain
+        if allow_pickle:
+            return msgpack.ExtType(_PICKLE, pickle.dumps(v, pickle.HIGHEST_PROTOCOL))
+        raise CodecError(_refusal(v))
+
+    def pack(v: Any) -> bytes:
+        return msgpack.packb(v, default=default, strict_types=True, use_bin_type=True, unicode_errors="surrogatepass")  # type: ignore[no-any-return]
+
+    try:
+        return pack(value)
+    except (ValueError, OverflowError, RecursionError) as e:
+        raise CodecError(f"a value cannot be stored ({e}): keep values flat and below 4 GiB") from None
+
+
+def _refusal(value: Any) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    hint = "yield plain Python types, or allow pickle with --allow-pickle"
+    for base in kind.__mro__[1:]:
+        if base in _TYPED or base in (tuple, list, dict, set):
+            hint = f"yield {base.__name__}(value), as its own type would be lost, or allow pickle with --allow-pickle"
+            break
+    return f"no codec takes a value of type {name}: {hint}"
+
+
+def _unpack(data: bytes | memoryview, allow_pickle: bool) -> Any:
+    def ext(code: int, body: bytes) -> Any:
+        if code == _TUPLE:
+            return tuple(unpack(body))
+        if code == _BIGINT:
+            return int(body)
+        if code == _DECIMAL:
+            return Decimal(body.decode())
+        if code == _SET:
+            return set(map(unpack, unpack(body)))
+        if code == _FROZENSET:
+            return frozenset(map(unpack, unpack(body)))
+        if code == _DATETIME:
+            text, fold = unpack(body)
+            return datetime.fromisoformat(text).replace(fold=fold)
+        if code == _DATE:
+            return date.fromisoformat(body.decode())
+        if code == _TIME:
+            text, fold = unpack(body)
+            return time.fromisoformat(text).replace(fold=fold)
+        if code == _TIMEDELTA:
+            return timedelta(*unpack(body))
+        if code == _UUID:
+            return UUID(bytes=body)
+        if code == _PICKLE and allow_pickle:
+            return pickle.loads(body)
+        raise CorruptDataError(f"a stored value has type {code}, which this job may not read: allow pickle or submit again")
+
+    def unpack(body: bytes | memoryview) -> Any:
+        return msgpack.unpackb(
+            body, ext_hook=ext, raw=False, strict_map_key=False, unicode_errors="surrogatepass", use_list=True
+        )
+
+    return unpack(data)
+
+
+class BlockWriter:
+    """Writes blocks to anything with ``write``; counts ``records``, ``bytes`` and a running ``crc32``."""
+
+    def __init__(self, out: Any, *, compress: bool = False, allow_pickle: bool = False) -> None:
+        self._out = out
+        self._zstd = zstandard.ZstdCompressor(level=1) if compress else None
+        self._allow_pickle = allow_pickle
+        # Running estimate of a record's encoded bytes; it starts so that the first block is a small one.
+        self._size = BLOCK_BYTES / 64
+        self.records = 0
+        self.bytes = 0
+        self.crc32 = 0
+        self._put(MAGIC)
+
+    def _put(self, data: bytes) -> None:
+        self._out.write(data)
+        self.bytes += len(data)
+        self.crc32 = crc32(data, self.crc32)
+
+    def write(self, keys: list[Any], values: list[Any]) -> None:
+        """Write any number of records, cut into blocks of bounded size."""
+        at, n = 0, len(keys)
+        while at < n:
+            step = max(1, min(BLOCK_RECORDS, int(BLOCK_BYTES / self._size)))
+            if step >= n - at and at == 0:
+                self._block(keys, values)
+            else:
+                self._block(keys[at : at + step], values[at : at + step])
+            at += step
+
+    def _block(self, keys: list[Any], values: list[Any]) -> None:
+        key_column = encode_column(keys, self._allow_pickle)
+        payload = b"".join([_U32.pack(len(key_column)), key_column, encode_column(values, self._allow_pickle)])
+        # Grows at once and shrinks slowly: a block of large records must not be followed by a larger one.
+        size = max(1.0, len(payload) / len(keys))
+        self._size = size if size > self._size or not self.records else 0.75 * self._size + 0.25 * size
+        packed = 0
+        if self._zstd is not None:
+            payload, packed = self._zstd.compress(payload), 1
+        self._put(HEAD.pack(len(payload), crc32(payload), len(keys), packed))
+        self._put(payload)
+        self.records += len(keys)
+
+    def close(self) -> None:
+        """Write the end mark (the underlying file stays open)."""
+        self._put(HEAD.pack(0, self.records & 0xFFFFFFFF, 0, 0))
+
+
+def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = False) -> Iterator[Block]:
+    """Blocks from a file's bytes, which may come in pieces of any size.
+
+    Raises :class:`CorruptDataError`, naming ``where`` and the offset, for bytes that are damaged or
+    end too soon.
+    """
+    source = _Chunks(chunks, where)
+    if source.take(len(MAGIC)) != MAGIC:
+        raise CorruptDataError(f"{where} is no file of this mrcelery version's block format")
+    unzstd = zstandard.ZstdDecompressor()
+    records = 0
+    while True:
+        size, check, count, packed = HEAD.unpack(source.take(HEAD.size))
+        if size == 0:
+            if check != records & 0xFFFFFFFF:
+                raise CorruptDataError(f"{where} holds {records} records and should hold {check}")
+            return
+        at = source.offset
+        payload = source.take(size)
+        if crc32(payload) != check:
+            raise CorruptDataError(f"{where}: the block at offset {at} does not match its checksum", offset=at)
+        if packed:
+            payload = unzstd.decompress(payload)
+        (key_bytes,) = _U32.unpack_from(payload)
+        view = memoryview(payload)
+        yield Block(
+            decode_column(view[4 : 4 + key_bytes], count, allow_pickle),
+            decode_column(view[4 + key_bytes :], count, allow_pickle),
+        )
+        records += count
+
+
+class _Chunks:
+    """Takes exact numbers of bytes from pieces of any size."""
+
+    def __init__(self, chunks: Iterable[bytes], where: str) -> None:
+        self._chunks = iter(chunks)
+        self._where = where
+        self._rest = memoryview(b"")
+        self.offset = 0
+
+    def take(self, n: int) -> bytes:
+        rest = self._rest
+        if len(rest) < n:
+            parts = [rest]
+            have = len(rest)
+            while have < n:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    raise CorruptDataError(f"{self._where} ends at offset {self.offset + have}, within a block")
+                parts.append(memoryview(chunk))
+                have += len(chunk)
+            rest = memoryview(b"".join(parts)) if len(parts) > 1 else parts[0]
+        self._rest = rest[n:]
+        self.offset += n
+        return bytes(rest[:n])

@@ -1,0 +1,248 @@
+"""Settings in layers: the first that names a setting wins.
+
+::
+
+    flag or keyword argument
+    MRCELERY_<NAME>
+    CELERY_BROKER_URL, CELERY_RESULT_BACKEND
+    ./mrcelery.toml, or [tool.mrcelery] in ./pyproject.toml
+    $XDG_CONFIG_HOME/mrcelery/config.toml   (~/.config where that is not set)
+    default
+
+The fields of :class:`Config` are the one table that the environment, the files, the command line and
+``mrcelery config show`` are read from. AWS settings are not among them: they are boto3's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mrcelery.errors import ConfigError
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def parse_size(value: object) -> int:
+    """Bytes of ``"64MiB"``, ``"512M"``, ``"1.5g"`` or a plain number; every unit is a power of 1024.
+
+    Raises ValueError with what is allowed.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        number: float = value
+    elif isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+        number = float(match[1]) * _UNITS[match[2].lower()]
+    else:
+        raise ValueError("a size such as 64MiB, 512M, 1GiB or a number of bytes")
+    if number < 1:
+        raise ValueError("a size of at least one byte")
+    return int(number)
+
+
+def parse_age(value: str) -> float:
+    """Seconds of ``"7d"``, ``"12h"``, ``"30m"``, ``"2w"`` or a number of seconds; else ValueError."""
+    match = _AGE.fullmatch(value.strip())
+    if not match:
+        raise ValueError("a time such as 90s, 30m, 12h, 7d or 2w")
+    return float(match[1]) * _SECONDS[match[2].lower()]
+
+
+def show_size(value: int) -> str:
+    """``67108864`` as ``"64 MiB"``: exact for whole units, else with one decimal."""
+    number, unit = float(value), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if number < 1024 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{number:.0f} {unit}" if number == int(number) else f"{number:.1f} {unit}"
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
+        return value.strip().lower() in _TRUE
+    raise ValueError("true or false")
+
+
+def _whole(least: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"a whole number of at least {least}")
+        return value
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in allowed:
+            raise ValueError("one of " + ", ".join(allowed))
+        return str(value)
+
+    return parse
+
+
+def _setting(
+    default: Any, parse: Callable[[object], object], help: str, *, env: str = "", secret: bool = False
+) -> Any:
+    meta = {"parse": parse, "help": help, "env": env, "secret": secret}
+    return field(default=default, metadata=meta)
+
+
+RUNNERS = ("inline", "local", "celery")
+
+
+class Shown(NamedTuple):
+    """One line of ``mrcelery config show``: secrets are masked in ``value``."""
+
+    name: str
+    value: object
+    origin: str
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings, each parsed and checked; sizes in bytes. Made by :meth:`load`."""
+
+    runner: str | None = _setting(
+        None, _choice(*RUNNERS), "inline, local or celery (celery where a broker is configured, else local)"
+    )
+    broker: str = _setting("", _text, "Redis URL of the fleet", env="CELERY_BROKER_URL")
+    result_backend: str = _setting(
+        "", _text, "Redis URL for the barrier and the job store (the broker)", env="CELERY_RESULT_BACKEND"
+    )
+    storage: str = _setting("", _text, "where job data lives: s3://bucket/prefix or a folder")
+    queue: str = _setting("celery", _text, "Celery queue of the tasks")
+    reducers: int | None = _setting(None, _whole(0), "R, reduce tasks of each step")
+    split_size: int = _setting(64 << 20, parse_size, "input bytes of one map task")
+    workers: int | None = _setting(None, _whole(1), "processes of the local runner (one per CPU)")
+    memory: int = _setting(512 << 20, parse_size, "ceiling of one task's memory")
+    max_attempts: int = _setting(4, _whole(1), "attempts of one task before the job fails")
+    max_bad_records: int = _setting(0, _whole(0), "records that a job may skip")
+    speculative: bool = _setting(True, _flag, "start backup tasks for stragglers")
+    input_format: str = _setting("text", _text, "how inputs are read")
+    output_format: str = _setting("json", _text, "how results are written")
+    compress: str = _setting("none", _text, "codec of the part files")
+    allow_pickle: bool = _setting(False, _flag, "let a job use the pickle protocols")
+    owner: str = _setting("", _text, "who submits (this user)")
+    signing_key: str = _setting("", _text, "shared secret that signs jobs and code", secret=True)
+    scratch: str = _setting("", _text, "folder for temporary files (the system's)")
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, object] | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        folder: str | os.PathLike[str] = ".",
+    ) -> Config:
+        """Merge the layers. ``flags`` that are None count as not given.
+
+        Raises :class:`ConfigError`: a value that a setting cannot have, or a setting that does not exist.
+        """
+        environ = os.environ if env is None else env
+        values: dict[str, object] = {}
+        origins: dict[str, str] = {}
+        for name, value, origin in _layers(flags or {}, environ, Path(folder)):
+            if name not in SETTINGS:
+                raise ConfigError(f"{origin} sets {name!r}, which is no setting{_closest(name)}")
+            if name in values:
+                continue
+            try:
+                values[name] = SETTINGS[name].metadata["parse"](value)
+            except ValueError as e:
+                shown = "its value" if SETTINGS[name].metadata["secret"] else repr(value)
+                raise ConfigError(f"{name}: {shown} from {origin} is not allowed: give {e}") from None
+            origins[name] = origin
+        return cls(**values, origins=origins)  # type: ignore[arg-type]
+
+    def show(self) -> list[Shown]:
+        """Every setting with its value and where that came from, secrets masked."""
+        lines = []
+        for name, setting in SETTINGS.items():
+            value: object = getattr(self, name)
+            if setting.metadata["secret"]:
+                value = "****" if value else ""
+            elif isinstance(value, str):
+                value = mask(value)
+            lines.append(Shown(name, value, self.origins.get(name, "default"), setting.metadata["help"]))
+        return lines
+
+
+SETTINGS = {f.name: f for f in fields(Config) if f.metadata}
+"""Name to dataclass field, in order; ``metadata`` holds parse, help, env and secret."""
+
+
+def mask(url: str) -> str:
+    """A URL whose password is replaced by ``****``; other text as it is."""
+    return re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1****@", url)
+
+
+def _layers(
+    flags: Mapping[str, object], env: Mapping[str, str], folder: Path
+) -> Iterator[tuple[str, object, str]]:
+    """Every (setting, raw value, origin), most binding first. An empty variable counts as not set."""
+    for name, value in flags.items():
+        if value is not None:
+            yield name, value, "--" + name.replace("_", "-")
+    own = {f"MRCELERY_{name.upper()}": name for name in SETTINGS}
+    for variable, name in own.items():
+        if env.get(variable):
+            yield name, env[variable], variable
+    for name, setting in SETTINGS.items():
+        variable = setting.metadata["env"]
+        if variable and env.get(variable):
+            yield name, env[variable], variable
+    yield from _file(folder / "mrcelery.toml", ())
+    yield from _file(folder / "pyproject.toml", ("tool", "mrcelery"))
+    home = env.get("XDG_CONFIG_HOME") or str(Path(env.get("HOME", "~")).expanduser() / ".config")
+    yield from _file(Path(home) / "mrcelery" / "config.toml", ())
+
+
+def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str]]:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return  # not there, or not ours to read: as if it were absent
+    if table and b"mrcelery" not in data:
+        return  # a pyproject.toml of somebody else: not worth importing a parser for
+    import tomllib
+
+    try:
+        found: Any = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is not valid TOML ({e}): correct or remove it") from None
+    for key in table:
+        found = found.get(key, {})
+        if not isinstance(found, dict):
+            return
+    origin = f"{path} [{'.'.join(table)}]" if table else str(path)
+    for name, value in found.items():
+        yield name.replace("-", "_"), value, origin
+
+
+def _closest(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
+    return f": did you mean {near[0]!r}?" if near else f": settings are {', '.join(SETTINGS)}"

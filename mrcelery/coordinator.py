@@ -1,0 +1,378 @@
+"""The coordinator: what happens between the stages of a job.
+
+It has no process of its own: :func:`start`, :func:`barrier` and :func:`finish` are short tasks that any
+worker runs (the inline runner calls them). Each reads the spec, the commits and the job store, and
+returns the :class:`Stage` to run next. All may run twice: what they write is the same each time.
+
+::
+
+    start -> Stage(map) -> barrier -> Stage(reduce) -> finish -> Stage(map) of the next step, or the end
+                     \\______ map-only step ________/
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from msgspec.structs import replace
+
+from mrcelery import layout
+from mrcelery.commit import committed
+from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, TaskError
+from mrcelery.formats import input_format
+from mrcelery.jobstore.base import FINAL
+from mrcelery.output import output_suffix
+from mrcelery.plan import cut, list_inputs, write_plan
+from mrcelery.records import (
+    Commit,
+    Counters,
+    Extent,
+    JobSpec,
+    Kind,
+    Part,
+    PlanSummary,
+    Report,
+    Request,
+    ShuffleInput,
+    Split,
+    StageSummary,
+    StepSpec,
+    Totals,
+    decode,
+    encode,
+)
+from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.signing import seal, unseal
+from mrcelery.storage import check, open_storage
+from mrcelery.storage.base import Storage
+
+REDUCER_BYTES = 32 << 20
+"""Input bytes per reduce task where the job does not say R."""
+MOST_REDUCERS = 64
+"""R at most where the job does not say it."""
+
+SMALL_RESULTS = 64 << 10
+"""Bytes of output that go to the client through the job store, if it wants to print them."""
+
+THREADS = 16
+"""Requests to storage at the same time, for commits and part files."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tasks to run at the same time, and the step of the coordinator that follows them."""
+
+    job: str
+    step: int
+    kind: Kind
+    tasks: int
+    then: str
+    """``barrier`` or ``finish``."""
+    queue: str
+
+
+def start(runtime: Runtime, job: str) -> Stage | None:
+    """Plan a submitted job, ship its code to storage and write its spec; None where it has ended.
+
+    Raises :class:`mrcelery.errors.UsageError`, :class:`mrcelery.errors.UnreachableError` or
+    :class:`mrcelery.errors.UnsignedError` for a job that cannot start.
+    """
+    if runtime.store.state(job) in FINAL:
+        raise JobStoppedError(f"job {job} has ended")
+    request = runtime.request(job)
+    storage = open_storage(request.storage)
+    check(storage)
+    key = layout.spec(job)
+    try:
+        spec = unseal(storage.read(key), JobSpec, runtime.signing_key, key)  # a second delivery of this task
+    except FileNotFoundError:
+        spec = _plan(runtime, request, storage)
+    first = _map_stage(spec, 0, spec.plan.splits)
+    _enter(runtime, spec, first, started=True)
+    return first
+
+
+def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
+    job = request.job
+    _check_output(request)
+    code = runtime.store.get_blob(job, "code.zip")
+    if code is not None:
+        storage.write(layout.code(job), code)
+    for digest, name in request.blobs.items():
+        blob = runtime.store.get_blob(job, digest)
+        if blob is None:
+            raise CorruptDataError(f"the input {name} that was sent with job {job} is gone: submit it again")
+        storage.write(f"inputs/{digest}/{name}", blob)
+    options = request.options
+    files = list_inputs(request.inputs, input_format(options.input_format))
+    plan = write_plan(
+        cut(files, options.split_size), lambda page, data: storage.write(layout.plan_page(job, 0, page), data)
+    )
+    spec = JobSpec(request=request, plan=plan, steps=tuple(_with_reducers(s, plan) for s in request.steps))
+    key = layout.spec(job)
+    if not storage.create(key, seal(spec, runtime.signing_key)):
+        return unseal(storage.read(key), JobSpec, runtime.signing_key, key)
+    return spec
+
+
+def _with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
+    if not step.has_reducer:
+        return replace(step, reducers=0)
+    if step.reducers > 0:
+        return step
+    return replace(step, reducers=min(MOST_REDUCERS, max(1, -(-plan.bytes // REDUCER_BYTES))))
+
+
+def _check_output(request: Request) -> None:
+    if not request.output or request.options.overwrite:
+        return
+    output = open_storage(request.output)
+    if next(output.list(), None) is not None:
+        raise OutputExistsError(f"the output {request.output} exists: choose another, or give --overwrite")
+
+
+def _map_stage(spec: JobSpec, step: int, tasks: int) -> Stage:
+    then = "barrier" if spec.steps[step].reducers else "finish"
+    return Stage(spec.request.job, step, "map", tasks, then, spec.request.options.queue)
+
+
+def _enter(runtime: Runtime, spec: JobSpec, stage: Stage, *, started: bool = False) -> None:
+    """Put a stage into the job's fields; raises where the job has ended meanwhile."""
+    fields = {"step": str(stage.step), "stage": stage.kind, f"total.{stage.step}.{stage.kind}": str(stage.tasks)}
+    if started:
+        fields["started"] = repr(time.time())
+    if not runtime.store.move(stage.job, "running", fields):
+        raise JobStoppedError(f"job {stage.job} has ended")
+
+
+def barrier(runtime: Runtime, job: str, step: int) -> Stage:
+    """After all map tasks: tell each reduce task what to read."""
+    active = _active(runtime, job)
+    reducers = active.spec.steps[step].reducers
+    inputs: list[list[Part]] = [[] for _ in range(reducers)]
+
+    def gather() -> Iterator[Commit]:
+        for commit in _commits(runtime, active, step, "map", _tasks(runtime, active, step)):
+            for part in commit.parts:
+                inputs[part.partition].append(part)
+            yield commit
+
+    _summarise(runtime, active, step, "map", gather())
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        for _ in pool.map(
+            lambda r: active.storage.write(
+                layout.shuffle_input(job, step, r), encode(ShuffleInput(partition=r, parts=tuple(inputs[r])))
+            ),
+            range(reducers),
+        ):
+            pass
+    stage = Stage(job, step, "reduce", reducers, "finish", active.spec.request.options.queue)
+    _enter(runtime, active.spec, stage)
+    return stage
+
+
+def _active(runtime: Runtime, job: str) -> ActiveJob:
+    if runtime.store.state(job) in FINAL:
+        raise JobStoppedError(f"job {job} has ended")
+    return runtime.job(job)
+
+
+def _tasks(runtime: Runtime, active: ActiveJob, step: int) -> int:
+    """M of a step."""
+    if step == 0:
+        return active.spec.plan.splits
+    return int(runtime.store.fields(active.id)[f"total.{step}.map"])
+
+
+def _commits(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: int) -> Iterator[Commit]:
+    """The commits of a stage in order of task: from the job store, else from storage."""
+    kept = runtime.store.commits(active.id, step, kind)
+
+    def find(task: int) -> Commit:
+        data = kept.pop(task, None)
+        if data is not None:
+            return decode(data, Commit)
+        commit = committed(active.storage, active.id, step, kind, task)
+        if commit is None:
+            raise TaskError(f"{kind} task {task} of step {step} has no commit, though it was reported done")
+        return commit
+
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        numbers = iter(range(tasks))
+        # In portions: results that wait for their turn must not grow with the number of tasks.
+        while portion := list(islice(numbers, THREADS * 64)):
+            missing = [task for task in portion if task not in kept]
+            read = dict(zip(missing, pool.map(find, missing), strict=True))
+            for task in portion:
+                yield read[task] if task in read else find(task)
+
+
+def _summarise(
+    runtime: Runtime, active: ActiveJob, step: int, kind: Kind, commits: Iterable[Commit]
+) -> StageSummary:
+    """Sum a stage's commits up, and keep the sums in storage and, for those who look on, in the job store."""
+    counters: Counters = {}
+    tasks = records_in = records_out = bytes_in = bytes_out = 0
+    for commit in commits:
+        add_counters(counters, commit.counters)
+        tasks += 1
+        records_in += commit.records_in
+        records_out += commit.records_out
+        bytes_in += commit.bytes_in
+        bytes_out += commit.bytes_out
+    shuffled = bytes_out if kind == "map" and active.spec.steps[step].reducers else 0
+    summary = StageSummary(
+        counters=counters,
+        totals=Totals(
+            records_in=records_in,
+            records_out=records_out,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            shuffle_bytes=shuffled,
+            tasks=tasks,
+        ),
+    )
+    data = encode(summary)
+    active.storage.write(layout.stage_summary(active.id, step, kind), data)
+    runtime.store.update(active.id, {f"summary.{step}.{kind}": data.decode()})
+    return summary
+
+
+def add_counters(into: Counters, counters: Counters) -> None:
+    """Add counters up."""
+    for group, names in counters.items():
+        sums = into.setdefault(group, {})
+        for name, amount in names.items():
+            sums[name] = sums.get(name, 0) + amount
+
+
+def finish(runtime: Runtime, job: str, step: int) -> Stage | None:
+    """After a step's last stage: start the next step, or publish OUTPUT and end the job (None)."""
+    active = _active(runtime, job)
+    spec = active.spec
+    reducers = spec.steps[step].reducers
+    kind: Kind = "reduce" if reducers else "map"
+    parts: list[Part] = []
+
+    def gather() -> Iterator[Commit]:
+        for commit in _commits(runtime, active, step, kind, reducers or _tasks(runtime, active, step)):
+            parts.extend(commit.parts)
+            yield commit
+
+    _summarise(runtime, active, step, kind, gather())
+    if step + 1 < len(spec.steps):
+        return _next_step(runtime, active, step, parts)
+    _publish(runtime, active, parts)
+    return None
+
+
+def _next_step(runtime: Runtime, active: ActiveJob, step: int, parts: list[Part]) -> Stage:
+    """Each part with a record is a split of the next step."""
+    job, storage = active.id, active.storage
+    extents = (Extent(f"{storage.uri}/{p.key}", 0, p.bytes, p.bytes, True) for p in parts if p.records)
+    splits = (Split(i, (extent,)) for i, extent in enumerate(extents))
+    plan = write_plan(
+        splits, lambda page, data: storage.write(layout.plan_page(job, step + 1, page), data)
+    )
+    stage = _map_stage(active.spec, step + 1, plan.splits)
+    _enter(runtime, active.spec, stage)
+    for kind in ("map", "reduce"):
+        runtime.store.forget_stage(job, step, kind)
+    return stage
+
+
+def _publish(runtime: Runtime, active: ActiveJob, parts: list[Part]) -> None:
+    """Copy the committed parts to OUTPUT, write the report and ``_SUCCESS`` last, end the job."""
+    spec, storage, job = active.spec, active.storage, active.id
+    request = spec.request
+    suffix = output_suffix(request.options)
+    if request.output:
+        output, prefix = open_storage(request.output), ""
+        if request.options.overwrite:
+            output.delete([o.key for o in output.list() if _ours(o.key)])
+    else:
+        output, prefix = storage, layout.output(job)
+    names = [] if request.options.output_format == "none" else [layout.part_name(p.partition, suffix) for p in parts]
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        for _ in pool.map(lambda p, name: storage.copy(p.key, output, prefix + name), parts, names):
+            pass
+    report = _report(runtime, active, tuple(names))
+    data = encode(report)
+    storage.write(layout.report(job), data)
+    if request.output:
+        output.write(layout.SUCCESS, data)
+    if request.small_results and names and sum(p.bytes for p in parts) <= SMALL_RESULTS and not suffix:
+        runtime.store.put_blob(job, "results", b"".join(storage.read(p.key) for p in parts))
+    runtime.store.move(job, "succeeded", {"finished": repr(report.finished), "stage": "finish"})
+
+
+def _ours(key: str) -> bool:
+    return "/" not in key and (key.startswith("part-") or key == layout.SUCCESS)
+
+
+def _report(runtime: Runtime, active: ActiveJob, names: tuple[str, ...]) -> Report:
+    job, spec = active.id, active.spec
+    fields = runtime.store.fields(job)
+    counters: Counters = {}
+    totals = Totals()
+    for number, step in enumerate(spec.steps):
+        for kind in ("map", "reduce") if step.reducers else ("map",):
+            key = layout.stage_summary(job, number, kind)
+            summary = decode(active.storage.read(key), StageSummary, key)
+            add_counters(counters, summary.counters)
+            first, last = number == 0 and kind == "map", number == len(spec.steps) - 1 and kind != "map" or (
+                number == len(spec.steps) - 1 and not step.reducers
+            )
+            stage = summary.totals
+            totals = Totals(
+                records_in=totals.records_in + (stage.records_in if first else 0),
+                bytes_in=totals.bytes_in + (stage.bytes_in if first else 0),
+                records_out=totals.records_out + (stage.records_out if last else 0),
+                bytes_out=totals.bytes_out + (stage.bytes_out if last else 0),
+                shuffle_bytes=totals.shuffle_bytes + stage.shuffle_bytes,
+                tasks=totals.tasks + stage.tasks,
+            )
+    finished = time.time()
+    started = float(fields.get("started") or finished)
+    return Report(
+        job=job,
+        name=spec.request.name,
+        state="succeeded",
+        counters=counters,
+        totals=totals,
+        started=started,
+        finished=finished,
+        seconds=round(finished - started, 6),
+        output=spec.request.output,
+        parts=names,
+    )
+
+
+def clean_up(runtime: Runtime, job: str) -> None:
+    """Remove what a finished job no longer needs: intermediate data, plans and code; not its results.
+
+    Called after the job has ended, so that nobody waits for it. A failed job keeps all for ``retry``.
+    """
+    active = runtime.job(job)
+    if active.spec.request.options.keep or runtime.store.state(job) != "succeeded":
+        return
+    storage = active.storage
+    # Attempts that still run lose their race against a commit that is gone; their job has ended, and
+    # they look for that before they start. What they leave is found by `clean`.
+    for step in range(len(active.spec.steps)):
+        root = layout.step_root(job, step)
+        storage.delete(o.key for o in storage.list(root) if not _kept(o.key))
+        for kind in ("map", "reduce"):
+            runtime.store.forget_stage(job, step, kind)
+
+
+def _kept(key: str) -> bool:
+    name = key.rsplit("/", 1)[-1]
+    return name.startswith("log.") or name in ("map.json", "reduce.json")
+
+
+

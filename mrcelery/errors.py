@@ -1,0 +1,150 @@
+"""Every error mrcelery raises on purpose.
+
+::
+
+    MRCeleryError                    exit 1   anything below
+     +-- UsageError                  exit 2   the command, the job file, an input or an output is wrong
+     |    +-- JobLoadError                    the job file does not import, holds no job class, or two
+     |    +-- InputError                      an input matches nothing or cannot be read
+     |    +-- OutputExistsError               OUTPUT is there already and --overwrite was not given
+     |    +-- ConfigError                     a setting has a value it cannot have
+     +-- UnreachableError            exit 3   broker or storage does not answer, or refuses us
+     |    +-- BrokerUnreachableError
+     |    +-- StorageUnreachableError
+     +-- JobFailedError              exit 1   a job ended as failed; carries its Failure record
+     +-- TaskError                   exit 1   what makes one attempt fail, raised inside a task
+     |    +-- UserCodeError                   the user's own exception, with record, file and offset
+     |    +-- CodecError                      a key or value no codec takes
+     |    +-- RecordTooLongError              a record beyond its share of the memory ceiling
+     |    +-- CorruptDataError                bytes that do not match their checksum or format
+     |    +-- UnsignedError                   signing is on and a spec or bundle fails the check
+     |    +-- VersionError                    a record written by a version this one does not know
+     +-- WaitTimeoutError            exit 4   wait --timeout ran out; the job goes on
+     +-- JobCancelledError           exit 5   the job was cancelled
+     +-- JobStoppedError                      raised inside a task whose job has ended; never shown
+
+A message is one sentence on what is wrong and one on what to do. It is shown without a traceback.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mrcelery.records import Failure
+
+
+class MRCeleryError(Exception):
+    """Base of all errors that mrcelery raises on purpose; ``str()`` of it is what the user reads."""
+
+    exit_code = 1
+
+
+class UsageError(MRCeleryError):
+    """The command or its arguments are wrong."""
+
+    exit_code = 2
+
+
+class JobLoadError(UsageError):
+    """The job could not be loaded; ``traceback`` holds the user's own, if their code raised."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class InputError(UsageError):
+    """An input matches nothing or cannot be read."""
+
+
+class OutputExistsError(UsageError):
+    """OUTPUT holds something already."""
+
+
+class ConfigError(UsageError):
+    """A setting has a value it cannot have; the message names the setting and where it came from."""
+
+
+class UnreachableError(MRCeleryError):
+    """A service the job needs does not answer, or refuses us."""
+
+    exit_code = 3
+
+
+class BrokerUnreachableError(UnreachableError):
+    """The Redis broker or job store does not answer."""
+
+
+class StorageUnreachableError(UnreachableError):
+    """The storage does not answer, is missing, forbids us, or breaks a rule that the commits need."""
+
+
+class JobFailedError(MRCeleryError):
+    """A job ended as failed. ``failure`` tells where and why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.exit_code = failure.exit_code
+
+
+class TaskError(MRCeleryError):
+    """What makes an attempt fail.
+
+    ``file``, ``offset`` (bytes into the uncompressed file) and ``record`` (a short repr) are filled
+    where they are known. ``retryable`` says whether another attempt might end otherwise.
+    """
+
+    retryable = False
+
+    def __init__(
+        self, message: str, *, file: str = "", offset: int | None = None, record: str = "", traceback: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.file = file
+        self.offset = offset
+        self.record = record
+        self.traceback = traceback
+
+
+class UserCodeError(TaskError):
+    """The user's code raised; ``traceback`` is theirs, without our frames."""
+
+
+class CodecError(TaskError):
+    """A key or a value is of a type that no codec takes."""
+
+
+class RecordTooLongError(TaskError):
+    """A record is longer than its share of the memory ceiling."""
+
+
+class CorruptDataError(TaskError):
+    """Bytes read back do not match their checksum or their format."""
+
+    retryable = True
+
+
+class UnsignedError(TaskError):
+    """Signing is on, and a spec or bundle carries no signature or a wrong one."""
+
+
+class VersionError(TaskError):
+    """A stored record was written by a version of mrcelery that this one does not know."""
+
+
+class WaitTimeoutError(MRCeleryError):
+    """The wait ran out; the job goes on."""
+
+    exit_code = 4
+
+
+class JobCancelledError(MRCeleryError):
+    """The job was cancelled."""
+
+    exit_code = 5
+
+
+class JobStoppedError(MRCeleryError):
+    """Raised inside a task when its job has failed or was cancelled meanwhile; the attempt just ends."""

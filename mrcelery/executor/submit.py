@@ -1,0 +1,37 @@
+"""Entering a job into the job store, as every runner does it."""
+
+from __future__ import annotations
+
+from mrcelery import layout
+from mrcelery.errors import UsageError
+from mrcelery.jobstore.base import JobStore
+from mrcelery.records import Request
+
+INLINE_CODE = 1 << 20
+"""Bytes of code that go through the job store; more is put into storage by the client."""
+
+
+def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
+    """Put a submitted job with its code and small inputs where the coordinator finds them.
+
+    Raises :class:`UsageError` where the job's id is taken.
+    """
+    if len(code) <= INLINE_CODE:
+        store.put_blob(request.job, "code.zip", code)
+    else:
+        # Imported here: a client that has nothing to upload needs no storage, nor boto3 behind it.
+        from mrcelery.storage import open_storage
+
+        open_storage(request.storage).write(layout.code(request.job), code)
+    for digest, data in blobs.items():
+        store.put_blob(request.job, digest, data)
+    fields = {
+        "name": request.name,
+        "owner": request.owner,
+        "created": repr(request.created),
+        "storage": request.storage,
+        "output": request.output,
+        "queue": request.options.queue,
+    }
+    if not store.create(request.job, fields, envelope):
+        raise UsageError(f"a job {request.job} exists already: give another --client-token, or none")

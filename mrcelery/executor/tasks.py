@@ -1,0 +1,166 @@
+"""The Celery tasks: thin, each calls the coordinator or runs an attempt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore
+from celery.signals import worker_process_init
+
+from mrcelery.attempt import fail_job, failure, run_attempt
+from mrcelery.config import Config
+from mrcelery.coordinator import Stage, barrier, clean_up, finish, start
+from mrcelery.errors import ConfigError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
+from mrcelery.executor.publish import publish_stage
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.runtime import Runtime
+
+if TYPE_CHECKING:
+    from celery import Celery, Task
+
+OPTIONS = {
+    "bind": True,
+    "acks_late": True,  # a task whose worker dies is delivered again
+    "reject_on_worker_lost": True,  # also where only the child process died
+    "ignore_result": True,  # results are commits in storage
+    "max_retries": None,  # attempts are counted in the job store, over all deliveries
+    "typing": False,
+    "serializer": "json",
+}
+
+RETRY_SECONDS = 1
+"""Pause before another attempt after a storage or a connection failed; doubles each time."""
+
+
+class AttemptFailed(Exception):  # noqa: N818  # named for Flower, where it is read
+    """What a failed task shows in Celery; the job's record says it in full."""
+
+
+_runtimes: dict[tuple[int, str], Runtime] = {}
+
+
+def runtime_of(app: Celery) -> Runtime:
+    """This process's runtime for an app: its job store lies beside the app's queues."""
+    url = str(app.conf.broker_url)
+    runtime = _runtimes.get((os.getpid(), url))
+    if runtime is None:
+        config = Config.load({})
+        runtime = _runtimes[os.getpid(), url] = Runtime(
+            RedisJobStore(store_url(app)),
+            storage=config.storage,
+            scratch=config.scratch or None,
+            signing_key=config.signing_key or None,
+        )
+    return runtime
+
+
+def store_url(app: Celery) -> str:
+    """The job store's address: the broker's, or the result backend's where that is no Redis."""
+    for url in (app.conf.broker_read_url, app.conf.broker_url, app.conf.result_backend):
+        if url and str(url).startswith(("redis", "rediss", "sentinel", "unix", "socket")):
+            return str(url)
+    raise ConfigError("mrcelery needs Redis as broker or result backend of the Celery app: set broker_url")
+
+
+def register(app: Celery) -> None:
+    """Add mrcelery's tasks to an app; does nothing where they are there."""
+    if "mrcelery.map" in app.tasks:
+        return
+
+    def declare(name: str, function: Callable[..., Any]) -> None:
+        app.task(function, name=f"mrcelery.{name}", **OPTIONS)
+
+    declare("start", _start)
+    declare("map", _map)
+    declare("barrier", _barrier)
+    declare("reduce", _reduce)
+    declare("finish", _finish)
+
+
+def _start(self: Task, *, job: str) -> None:
+    _coordinate(self, job, -1, "start", lambda runtime: start(runtime, job))
+
+
+def _barrier(self: Task, *, job: str, step: int) -> None:
+    _coordinate(self, job, step, "barrier", lambda runtime: barrier(runtime, job, step))
+
+
+def _finish(self: Task, *, job: str, step: int) -> None:
+    _coordinate(self, job, step, "finish", lambda runtime: finish(runtime, job, step))
+    runtime = runtime_of(self.app)
+    if runtime.store.state(job) == "succeeded":
+        clean_up(runtime, job)
+        runtime.forget(job)
+
+
+def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
+    runtime = runtime_of(task.app)
+    try:
+        if kind in ("barrier", "finish"):
+            runtime.store.update(job, {"stage": kind})
+        stage = decide(runtime)
+        if stage is not None:
+            publish_stage(task.app, stage)
+    except JobStoppedError as e:
+        raise Ignore(str(e)) from None
+    except MRCeleryError as e:
+        # A first look at a storage that is not there is the user's to correct; later it may come back.
+        transient = isinstance(e, UnreachableError) and kind != "start" and task.request.retries < 3
+        if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
+            raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
+        fail_job(runtime, failure(e, job=job, step=step, kind=kind))
+        raise AttemptFailed(str(e)) from None
+    except Exception as e:
+        _crashed(runtime, e, job, step, kind, -1)
+        raise
+
+
+def _map(self: Task, *, job: str, step: int, task: int, attempt: int) -> int:
+    return _attempt(self, job, step, "map", task)
+
+
+def _reduce(self: Task, *, job: str, step: int, task: int, attempt: int) -> int:
+    return _attempt(self, job, step, "reduce", task)
+
+
+def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
+    """Run the attempt; every delivery of a task returns its number, whoever won."""
+    runtime = runtime_of(task.app)
+    try:
+        run_attempt(runtime, job, step, kind, number)
+    except JobStoppedError:
+        # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
+        return number
+    except MRCeleryError as e:
+        most = runtime.job(job).spec.request.options.max_attempts if not _no_spec(e) else 1
+        retries = task.request.retries
+        if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
+            kwargs = {**task.request.kwargs, "attempt": retries + 1}
+            raise task.retry(
+                kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
+            ) from e
+        fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number, attempt=str(retries)))
+        raise AttemptFailed(str(e)) from None
+    except Exception as e:
+        _crashed(runtime, e, job, step, kind, number)
+        raise
+    return number
+
+
+def _no_spec(e: MRCeleryError) -> bool:
+    """Whether the job's spec itself could not be read, so its options are not known."""
+    return type(e).__name__ in ("UnsignedError", "VersionError")
+
+
+def _crashed(runtime: Runtime, e: Exception, job: str, step: int, kind: str, number: int) -> None:
+    """A fault of ours: the job must end all the same, and say that it is one."""
+    error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
+    fail_job(runtime, failure(error, job=job, step=step, kind=kind, task=number))
+
+
+@worker_process_init.connect
+def _fresh_process(**_: Any) -> None:
+    """Nothing that the parent opened is used in a child."""
+    _runtimes.clear()

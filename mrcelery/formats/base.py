@@ -1,0 +1,77 @@
+"""The format seams: bytes to blocks of records, and records to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mrcelery.records import Extent
+
+
+def _unknown(i: int) -> int:
+    return -1
+
+
+@dataclass(slots=True)
+class RecordBlock:
+    """Records in a row of one file, column by column.
+
+    ``keys`` is None where every key is None, else as long as ``values``. ``file`` is the file's URI.
+    ``offsets`` gives record ``i``'s offset, in bytes into the uncompressed file.
+    """
+
+    keys: list[Any] | None
+    values: list[Any]
+    file: str
+    offsets: Callable[[int], int] = field(default=_unknown, repr=False)
+
+    def offset_of(self, i: int) -> int:
+        """Byte offset of record ``i`` in the uncompressed file, found only now; -1 where not known."""
+        return self.offsets(i)
+
+
+class InputFormat(Protocol):
+    """Reads the records of an extent."""
+
+    @property
+    def splittable(self) -> bool:
+        """Whether an uncompressed file may be cut at any byte."""
+        ...
+
+    def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """The records that begin in the extent, in order, in blocks of about a MiB of input.
+
+        Raises :class:`mrcelery.errors.RecordTooLongError` for a record of more than ``max_record``
+        bytes, :class:`mrcelery.errors.CorruptDataError` for damaged input,
+        :class:`mrcelery.errors.InputError` where the file is gone or may not be read.
+        """
+        ...
+
+
+class OutputFormat(Protocol):
+    """Writes records."""
+
+    @property
+    def suffix(self) -> str:
+        """The ending of a part file's name, such as ``.jsonl``, or ``""``."""
+        ...
+
+    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+        """A block of records, equally many keys and values, as the bytes to append to a part file.
+
+        Raises :class:`mrcelery.errors.CodecError` for a type that the format does not take.
+        """
+        ...
+
+
+class Compressor(Protocol):
+    """Compresses a stream of bytes."""
+
+    def write(self, data: bytes, /) -> bytes:
+        """Take bytes, and give what is ready of the compressed stream."""
+        ...
+
+    def flush(self) -> bytes:
+        """End the stream, and give its rest."""
+        ...

@@ -1,0 +1,245 @@
+"""Compressed inputs, told by the file name's ending, and compressed outputs, told by ``--compress``.
+
+Reading takes bounded memory whatever the bytes expand to, follows files made of several members
+(``cat a.gz b.gz``, pigz, pbzip2, pzstd), and takes a file that ends early for damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from mrcelery.errors import CorruptDataError, UsageError
+from mrcelery.formats.base import Compressor
+
+BLOCK = 1 << 20
+"""Most bytes of a decompressed chunk (zstd: somewhat more)."""
+
+XZ_MEMORY = 256 << 20
+"""Most bytes an .xz file's dictionary may take; ``xz -9`` makes files that need 65 MiB."""
+
+_ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
+
+
+def compression_of(uri: str) -> str:
+    """The compression that a file's name tells: "gzip", "bz2", "xz", "zstd", or "" for none."""
+    if uri.startswith(("http://", "https://")):
+        uri = uri.partition("#")[0].partition("?")[0]
+    dot = uri.rfind(".")
+    return _ENDINGS.get(uri[dot:].lower(), "") if dot >= 0 else ""
+
+
+class _Decompressor(Protocol):
+    """What bz2's and lzma's decompressors have in common; gzip and zstd are fitted to it."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def decompress(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
+    """The uncompressed bytes of a file, in chunks of about :data:`BLOCK` at most; as they are where
+    the name tells no compression.
+
+    Raises :class:`CorruptDataError`, not retryable, where the bytes are damaged or end early.
+    """
+    name = compression_of(uri)
+    if not name:
+        yield from chunks
+        return
+    new, errors = _DECOMPRESSORS[name]()
+    source = iter(chunks)
+    taken = given = members = 0
+    data = b""
+    member: _Decompressor | None = None
+    while True:
+        if not data and (member is None or member.needs_input):
+            data = next(source, b"")
+            taken += len(data)
+            if not data:
+                if member is None:
+                    return
+                raise _damaged(uri, name, "it ends early", taken, given)
+        if member is None:
+            # Zeros may follow a member: tapes and xz pad with them.
+            data = data.lstrip(b"\0") if members else data
+            if not data:
+                continue
+            member = new()
+            members += 1
+        try:
+            out = member.decompress(data, BLOCK)
+        except errors as e:
+            raise _damaged(uri, name, str(e), taken, given) from None
+        data = b""
+        if out:
+            given += len(out)
+            yield out
+        if member.eof:
+            data, member = member.unused_data, None
+
+
+def _damaged(uri: str, name: str, why: str, taken: int, given: int) -> CorruptDataError:
+    tool = {"gzip": "gzip -t", "bz2": "bzip2 -t", "xz": "xz -t", "zstd": "zstd -t"}[name]
+    error = CorruptDataError(
+        f"{uri} is damaged or no {name} file ({why}; by byte {taken} of the file, byte {given} uncompressed): "
+        f"check it with `{tool}` and replace it",
+        file=uri,
+        offset=given,
+    )
+    error.retryable = False
+    return error
+
+
+class _Gzip:
+    def __init__(self) -> None:
+        import zlib
+
+        self._inner = zlib.decompressobj(wbits=31)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        tail = self._inner.unconsumed_tail
+        out = self._inner.decompress(tail + data if tail else data, max_length)
+        # A full answer may leave more within, even with all input taken.
+        self.needs_input = not self._inner.unconsumed_tail and len(out) < max_length
+        return out
+
+
+class _Zstd:
+    # zstandard has no limit on the output of a call, and 4 bytes may stand for 128 KiB: so this many
+    # bytes at a time, which makes 32 MiB at the very worst. Smaller slices would cost no time either.
+    SLICE = 1024
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._inner = zstandard.ZstdDecompressor().decompressobj()
+        self._data = b""
+        self._at = 0
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return self._at >= len(self._data)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._inner.unused_data) + self._data[self._at :]
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        if data:
+            self._data, self._at = self._data[self._at :] + data, 0
+        out: list[bytes] = []
+        size = 0
+        while size < max_length and self._at < len(self._data) and not self._inner.eof:
+            out.append(self._inner.decompress(self._data[self._at : self._at + self.SLICE]))
+            self._at += self.SLICE
+            size += len(out[-1])
+        return b"".join(out)
+
+
+# By name: what makes a decompressor, and the errors it raises. Imported where first used: a job of
+# plain text needs none of them.
+_Maker = tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]
+
+
+def _gzip() -> _Maker:
+    import zlib
+
+    return _Gzip, (zlib.error,)
+
+
+def _bz2() -> _Maker:
+    import bz2
+
+    return bz2.BZ2Decompressor, (OSError, ValueError)
+
+
+def _xz() -> _Maker:
+    import lzma
+
+    return lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY), (lzma.LZMAError,)
+
+
+def _zstd() -> _Maker:
+    import zstandard
+
+    return _Zstd, (zstandard.ZstdError,)
+
+
+_DECOMPRESSORS: dict[str, Callable[[], _Maker]] = {"gzip": _gzip, "bz2": _bz2, "xz": _xz, "zstd": _zstd}
+
+
+class _Plain:
+    def write(self, data: bytes, /) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
+
+
+class _Compressing:
+    def __init__(self, inner: Any) -> None:
+        self.write: Callable[[bytes], bytes] = inner.compress
+        self.flush: Callable[[], bytes] = inner.flush
+
+
+def _to_gzip() -> Compressor:
+    import zlib
+
+    # zlib's own header has no time and no name: the same records give the same bytes.
+    return _Compressing(zlib.compressobj(wbits=31))
+
+
+def _to_bz2() -> Compressor:
+    import bz2
+
+    return _Compressing(bz2.BZ2Compressor())
+
+
+def _to_xz() -> Compressor:
+    import lzma
+
+    return _Compressing(lzma.LZMACompressor())
+
+
+def _to_zstd() -> Compressor:
+    import zstandard
+
+    return _Compressing(zstandard.ZstdCompressor().compressobj())
+
+
+_COMPRESSORS: dict[str, tuple[str, Callable[[], Compressor]]] = {
+    "none": ("", _Plain),
+    "gzip": (".gz", _to_gzip),
+    "bz2": (".bz2", _to_bz2),
+    "xz": (".xz", _to_xz),
+    "zstd": (".zst", _to_zstd),
+}
+
+
+def compressor(name: str) -> tuple[str, Callable[[], Compressor]]:
+    """The file ending and the factory of the compressor called ``name``: none, gzip, bz2, xz or zstd.
+
+    Raises :class:`UsageError` for another name.
+    """
+    try:
+        return _COMPRESSORS[name]
+    except KeyError:
+        raise UsageError(f"unknown compression {name!r}: use one of {', '.join(_COMPRESSORS)}") from None

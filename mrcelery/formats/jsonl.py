@@ -1,0 +1,84 @@
+"""JSON lines: each line is one JSON value; blank lines are passed over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from mrcelery.errors import CorruptDataError, TaskError
+from mrcelery.formats.base import RecordBlock
+from mrcelery.formats.lines import line_blocks
+from mrcelery.records import Extent
+
+_decode = msgspec.json.Decoder().decode
+
+
+class JsonLinesInput:
+    """Values are what the lines say, as Python's ``json`` has it (also ``NaN`` and ``Infinity``).
+
+    A line that is no JSON raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped.
+    """
+
+    splittable = True
+
+    def __init__(self, on_bad: Callable[[TaskError], None] | None = None) -> None:
+        self._on_bad = on_bad
+
+    def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        for offset, raw in line_blocks(extent, max_record):
+            lines = raw.split(b"\n")
+            numbers: Sequence[int]
+            try:
+                values = list(map(_decode, lines if lines[-1] else lines[:-1]))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                values, numbers = self._one_by_one(extent.uri, offset, lines)
+            else:
+                numbers = range(len(values))
+            if values:
+                yield RecordBlock(None, values, extent.uri, _offsets(offset, lines, numbers))
+
+    def _one_by_one(self, uri: str, offset: int, lines: list[bytes]) -> tuple[list[Any], list[int]]:
+        values, numbers = [], []
+        for number, line in enumerate(lines):
+            if not line or line.isspace():
+                continue
+            try:
+                values.append(_lenient(line))
+                numbers.append(number)
+            except (ValueError, RecursionError) as e:
+                error = _bad(uri, _line_offset(offset, lines, number), line, e)
+                if self._on_bad is None:
+                    raise error from None
+                self._on_bad(error)
+        return values, numbers
+
+
+def _lenient(line: bytes) -> Any:
+    """What msgspec refuses and the ``json`` module takes: NaN, 1e999, lone surrogates, broken UTF-8."""
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return json.loads(line.decode("utf-8", "surrogateescape"))
+
+
+def _bad(uri: str, offset: int, line: bytes, why: Exception) -> CorruptDataError:
+    error = CorruptDataError(
+        f"{uri} has a line at byte {offset} that is no JSON ({why}): "
+        "correct it, allow --max-bad-records, or use --input-format text",
+        file=uri,
+        offset=offset,
+        record=repr(line[:200]),
+    )
+    error.retryable = False
+    return error
+
+
+def _line_offset(offset: int, lines: list[bytes], number: int) -> int:
+    return offset + sum(map(len, lines[:number])) + number
+
+
+def _offsets(offset: int, lines: list[bytes], numbers: Sequence[int]) -> Callable[[int], int]:
+    return lambda i: _line_offset(offset, lines, numbers[i])

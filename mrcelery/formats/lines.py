@@ -1,0 +1,115 @@
+"""Lines of an extent, as raw blocks: the rule by which splits share out a file's lines.
+
+An extent ``[start, end)`` owns each line whose first byte lies in it; a line begins at byte 0 and
+after each newline. So for every way to cut a file each line has one owner, and reading an extent
+means: from the first line start at or after ``start`` to the first line start at or after ``end``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from mrcelery.errors import RecordTooLongError
+from mrcelery.formats.compression import compression_of, decompress
+from mrcelery.formats.source import read_from, shortened
+from mrcelery.records import Extent
+
+BOM = b"\xef\xbb\xbf"
+
+
+def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
+    """The extent's lines as ``(offset, raw)``: whole lines, each with its newline, but for a file's
+    last where it has none. ``offset`` is ``raw``'s place in the uncompressed file, in bytes.
+
+    A byte order mark at the file's begin is left out. Raises :class:`RecordTooLongError` for a line of
+    more than ``max_record`` bytes as soon as so many are read.
+    """
+    if compression_of(extent.uri):
+        whole = Extent(extent.uri, 0, -1, -1)
+        blocks = _owned(whole, decompress(read_from(whole, 0), extent.uri), max_record)
+    else:
+        blocks = _owned(extent, read_from(extent, max(0, extent.start - 1)), max_record)
+    for offset, raw in blocks:
+        if len(raw) > max_record:
+            _check_lengths(extent.uri, offset, raw, max_record)
+        if offset == 0 and raw.startswith(BOM):
+            if len(raw) > len(BOM):
+                yield len(BOM), raw[len(BOM) :]
+        else:
+            yield offset, raw
+
+
+def _owned(extent: Extent, chunks: Iterable[bytes], max_record: int) -> Iterator[tuple[int, bytes]]:
+    """``chunks`` are the file's bytes from ``start - 1`` on (from 0 where ``start`` is 0)."""
+    end = extent.end
+    at = max(0, extent.start - 1)
+    inside = extent.start == 0
+    # Pieces of a line that has not ended yet, joined once: a line of n blocks costs n, not n squared.
+    held: list[bytes] = []
+    held_bytes = 0
+    begin = at
+    for chunk in chunks:
+        base, low = at, 0
+        at += len(chunk)
+        if not inside:
+            # The newline before the first owned line lies in [start - 1, end - 1), or none is owned.
+            low = chunk.find(b"\n", 0, len(chunk) if end < 0 else max(0, end - 1 - base)) + 1
+            if low == 0:
+                if 0 <= end <= at + 1:
+                    return
+                continue
+            inside = True
+            begin = base + low
+        if 0 <= end <= at:
+            last = chunk.find(b"\n", max(low, end - 1 - base)) + 1
+            if last:
+                held.append(chunk[low:last])
+                yield begin, b"".join(held)
+                return
+        cut = chunk.rfind(b"\n", low) + 1
+        if cut:
+            held.append(chunk[low:cut])
+            yield begin, b"".join(held)
+            held, held_bytes = [chunk[cut:]], len(chunk) - cut
+            begin = base + cut
+        else:
+            held.append(chunk[low:])
+            held_bytes += len(chunk) - low
+        if held_bytes > max_record:
+            raise too_long(extent.uri, begin, max_record)
+    if at < end:
+        raise shortened(extent, at)
+    if held_bytes:
+        yield begin, b"".join(held)
+
+
+def _check_lengths(uri: str, offset: int, raw: bytes, max_record: int) -> None:
+    begin = 0
+    while begin < len(raw):
+        newline = raw.find(b"\n", begin)
+        stop = len(raw) if newline < 0 else newline
+        if stop - begin > max_record:
+            raise too_long(uri, offset + begin, max_record)
+        begin = stop + 1
+
+
+def too_long(uri: str, offset: int, max_record: int) -> RecordTooLongError:
+    """The error for a record at ``offset`` that outgrew ``max_record`` bytes."""
+    return RecordTooLongError(
+        f"{uri} has a record of more than {max_record} bytes at byte {offset}: "
+        "raise --memory, or choose the --input-format that the file has",
+        file=uri,
+        offset=offset,
+    )
+
+
+def offsets(offset: int, raw: bytes) -> Callable[[int], int]:
+    """Finds the offset in the file of line ``i`` of a raw block."""
+
+    def offset_of(i: int) -> int:
+        at = 0
+        for _ in range(i):
+            at = raw.find(b"\n", at) + 1
+        return offset + at
+
+    return offset_of

@@ -1,0 +1,172 @@
+"""Output formats: a block of pairs to the bytes of a part file.
+
+The bytes of a pair depend on nothing but the pair, however pairs are grouped into blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from itertools import chain, repeat
+from typing import Any
+
+import msgspec
+
+from mrcelery.errors import CodecError
+from mrcelery.formats.base import OutputFormat
+
+_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_DEEPEST = 64
+
+
+def _shape(level: Iterable[Any]) -> tuple[bool, bool]:
+    """Whether values and all within them are of JSON's own types, and whether a float is not finite.
+
+    Looks at all values of a block one level of nesting at a time, so that the loops run in C.
+    """
+    finite = True
+    for _ in range(_DEEPEST):
+        level = list(level)
+        types = set(map(type, level))
+        if float in types and not all(map(math.isfinite, (x for x in level if type(x) is float))):
+            finite = False
+        types -= _SCALARS
+        if not types:
+            return True, finite
+        if not types <= {list, tuple, dict}:
+            return False, finite
+        dicts = [x for x in level if type(x) is dict]
+        if not set(map(type, chain.from_iterable(dicts))) <= {str, int}:
+            return False, finite
+        inner = chain.from_iterable(x for x in level if type(x) is list or type(x) is tuple)
+        level = chain(inner, chain.from_iterable(x.values() for x in dicts))
+    return False, finite
+
+
+def json_lines(values: list[Any]) -> list[bytes]:
+    """Each value as one line of JSON, in UTF-8, without the newline.
+
+    Tuples are written as lists; NaN and the infinities as Python's ``json`` writes them; a string with
+    a lone surrogate with that one escaped. Raises :class:`CodecError` for what JSON cannot hold.
+    """
+    if _shape(values) == (True, True):
+        try:
+            lines = _encode_lines(values).split(b"\n")
+        except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
+            pass
+        else:
+            lines.pop()
+            return lines
+    return [_json(value) for value in values]
+
+
+def _json(value: Any) -> bytes:
+    # What msgspec would change without a word (NaN to null, bytes to base64) or not take must not reach it.
+    if _shape((value,)) == (True, True):
+        try:
+            return _encode(value)
+        except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
+            pass
+    try:
+        try:
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:
+            return json.dumps(value, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as e:
+        raise CodecError(
+            f"{_short(value)} cannot be written as JSON ({e}): yield str, int, float, bool, None, lists and dicts "
+            "(decode bytes first), or use --output-format text",
+            record=_short(value),
+        ) from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+class JsonOutput:
+    """``JSON key TAB JSON value`` lines: mrjob's default."""
+
+    suffix = ""
+
+    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+        pairs = zip(json_lines(keys), repeat(b"\t"), json_lines(values), repeat(b"\n"))
+        return b"".join(chain.from_iterable(pairs))
+
+
+class JsonLinesOutput:
+    """``{"key": key, "value": value}`` lines, or the value alone under a key None."""
+
+    suffix = ".jsonl"
+
+    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+        if all(key is None for key in keys):
+            rows = values
+        else:
+            rows = [
+                value if key is None else {"key": key, "value": value}
+                for key, value in zip(keys, values, strict=True)
+            ]
+        lines = json_lines(rows)
+        lines.append(b"")
+        return b"\n".join(lines)
+
+
+class TextOutput:
+    """``key TAB value`` lines, each as ``str()`` writes it, bytes as they are.
+
+    A key or a value that is None is left out with the tab. Newlines within stay, and then begin lines.
+    """
+
+    suffix = ""
+
+    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+        try:
+            if bytes not in set(map(type, keys)) | set(map(type, values)):
+                return "".join(map(_text_line, keys, values)).encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            pass
+        return b"".join(map(_bytes_line, keys, values))
+
+
+def _text_line(key: Any, value: Any) -> str:
+    if key is None:
+        return "\n" if value is None else f"{value!s}\n"
+    return f"{key!s}\n" if value is None else f"{key!s}\t{value!s}\n"
+
+
+def _bytes_line(key: Any, value: Any) -> bytes:
+    return b"\t".join(_bytes(item) for item in (key, value) if item is not None) + b"\n"
+
+
+def _bytes(item: Any) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    text = str(item)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Surrogates that no byte stands behind, such as JSON's "\ud800".
+        return text.encode("utf-8", "surrogatepass")
+
+
+class NoOutput:
+    """Nothing: for a job that is run for its counters or side effects."""
+
+    suffix = ""
+
+    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+        return b""
+
+
+FORMATS: dict[str, OutputFormat] = {
+    "json": JsonOutput(),
+    "text": TextOutput(),
+    "jsonl": JsonLinesOutput(),
+    "none": NoOutput(),
+}

@@ -1,0 +1,81 @@
+"""The bytes of an input file, from wherever it lies, no more of them than are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mrcelery.errors import CorruptDataError, InputError
+from mrcelery.records import Extent
+from mrcelery.storage import Storage, locate
+
+BLOCK = 1 << 20
+"""Bytes read at a time."""
+
+SLACK = 64 << 10
+"""Bytes asked for beyond an extent's end in the same request, for the rest of its last line."""
+
+_LARGEST = 64 << 20
+
+
+def read_from(extent: Extent, start: int) -> Iterator[bytes]:
+    """The file's bytes from ``start`` to its end, in chunks of about :data:`BLOCK`.
+
+    To be left once the extent's last record is complete: what lies beyond its end is fetched piece
+    by piece. Raises :class:`InputError` where the file is gone or may not be read.
+    """
+    with readable(extent.uri):
+        storage, key = locate(extent.uri)
+        path = storage.local_path(key)
+        if path is not None:
+            yield from _local(path, start)
+        elif extent.end < 0:
+            yield from storage.stream(key, start, None, BLOCK)
+        else:
+            yield from _remote(storage, key, start, extent)
+
+
+@contextmanager
+def readable(uri: str) -> Iterator[None]:
+    """A file that is gone or forbidden, as :class:`InputError`."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"input {uri} is gone: leave inputs alone while a job runs, then submit again") from None
+    except (PermissionError, IsADirectoryError) as e:
+        raise InputError(f"input {uri} cannot be read ({e.strerror}): give the workers the right to it") from None
+
+
+def shortened(extent: Extent, size: int) -> CorruptDataError:
+    """The error for a file that ended at ``size`` bytes, before its extent did."""
+    error = CorruptDataError(
+        f"{extent.uri} had {extent.size} bytes when the job was planned, and now ends at {size}: "
+        "leave inputs alone while a job runs, then submit again",
+        file=extent.uri,
+        offset=size,
+    )
+    error.retryable = False
+    return error
+
+
+def _local(path: str, start: int) -> Iterator[bytes]:
+    with Path(path).open("rb", buffering=0) as file:
+        file.seek(start)
+        while data := file.read(BLOCK):
+            yield data
+
+
+def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[bytes]:
+    # An open-ended request, left half way, would have the rest sent for nothing and cost the connection.
+    at, stop, step = start, extent.end + SLACK, BLOCK
+    while extent.size < 0 or at < extent.size:
+        if extent.size >= 0:
+            stop = min(stop, extent.size)
+        for data in storage.stream(key, at, stop, BLOCK):
+            at += len(data)
+            yield data
+        if at < stop:
+            return
+        stop += step
+        step = min(2 * step, _LARGEST)

@@ -1,0 +1,330 @@
+"""The job API: mrjob's, so that a job file needs no porting, with a few additions.
+
+A job is a class; the engine asks :func:`hooks` what to run in a step, and :func:`step_specs` what the
+steps look like from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from mrcelery.errors import JobLoadError, MRCeleryError, UsageError
+from mrcelery.ops import Op
+from mrcelery.step import HOOKS, UNSUPPORTED, MRStep, StepHooks, identity_reducer, reducers_in
+
+if TYPE_CHECKING:
+    from mrcelery.records import StepSpec
+
+__all__ = ["MRJob", "MRStep", "StepHooks", "hooks", "step_specs"]
+
+shipped_files: ContextVar[Mapping[str, str] | None] = ContextVar("shipped_files", default=None)
+"""In a task: file arguments as the client gave them, mapped to where they lie here; None on the client."""
+
+_importing: ContextVar[bool] = ContextVar("importing", default=False)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While a job file is imported: ``run()`` at its top level would submit the job without end."""
+    token = _importing.set(True)
+    try:
+        yield
+    finally:
+        _importing.reset(token)
+
+
+class _ArgumentParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}")
+
+
+class MRJob:
+    """The base of all jobs.
+
+    Define ``mapper(self, key, value)``, ``combiner(self, key, values)`` and ``reducer(self, key, values)``
+    as generators of (key, value) pairs, each with ``_init(self)`` and ``_final(self)`` before and after
+    its task's records; or ``steps()`` for several steps. Each is optional, one is needed.
+
+    - ``mapper_batch(self, batch)`` replaces ``mapper``: one call per block of records.
+    - ``reducer = ops.Sum()`` declares a reducer, which combines by itself (:mod:`mrcelery.ops`).
+    - ``partition(self, key, n)`` returns the partition of a key, 0 to n - 1.
+    - ``SORT_VALUES = True`` brings each key's values to the reducer in order.
+    - ``INPUT`` and ``OUTPUT`` name the formats, where the command line does not.
+
+    Keys and values keep their Python types between the steps; setting ``INPUT_PROTOCOL``,
+    ``INTERNAL_PROTOCOL`` or ``OUTPUT_PROTOCOL`` to a class of :mod:`mrcelery.protocols` makes the job read
+    and write lines there, as mrjob does. A task makes one instance and calls the hooks on it.
+    """
+
+    # Any: a hook may be a method or, in two cases, a declared reducer.
+    mapper_init: Any = None
+    mapper: Any = None
+    mapper_final: Any = None
+    mapper_batch: Any = None
+    combiner_init: Any = None
+    combiner: Any = None
+    combiner_final: Any = None
+    reducer_init: Any = None
+    reducer: Any = None
+    reducer_final: Any = None
+    partition: Any = None
+
+    INPUT_PROTOCOL: ClassVar[Any] = None
+    INTERNAL_PROTOCOL: ClassVar[Any] = None
+    OUTPUT_PROTOCOL: ClassVar[Any] = None
+    INPUT: ClassVar[str | None] = None
+    OUTPUT: ClassVar[str | None] = None
+    SORT_VALUES: ClassVar[bool | None] = None
+    PARTITIONER: ClassVar[str | None] = None
+    JOBCONF: ClassVar[Mapping[str, Any]] = {}
+    FILES: ClassVar[Sequence[str]] = ()
+    DIRS: ClassVar[Sequence[str]] = ()
+    ARCHIVES: ClassVar[Sequence[str]] = ()
+
+    options: argparse.Namespace
+    counters: dict[str, dict[str, int]]
+    status_hook: Callable[[str], None] | None
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        """``args`` are the job's own arguments only; None means none (``sys.argv`` is not read).
+
+        Raises :class:`UsageError` with argparse's message where they do not parse.
+        """
+        self.counters = {}
+        self.status_hook = None
+        self._task_files = shipped_files.get()
+        self._file_dests: dict[str, Any] = {}
+        self._file_args: dict[str, list[str]] = {}
+        self.arg_parser: argparse.ArgumentParser = _ArgumentParser(prog=type(self).__name__, add_help=False)
+        self.configure_args()
+        self.load_args(list(args or ()))
+
+    # Arguments
+
+    def configure_args(self) -> None:
+        """Redefine to call ``add_passthru_arg`` and ``add_file_arg``, after ``super().configure_args()``."""
+
+    def add_passthru_arg(self, *args: Any, **kwargs: Any) -> None:
+        """An option of the job, as ``argparse`` takes it; its value is in ``self.options`` everywhere."""
+        self.arg_parser.add_argument(*args, **kwargs)
+
+    def add_file_arg(self, *args: Any, **kwargs: Any) -> None:
+        """An option whose value is a file to ship: in a task ``self.options`` holds the path there.
+
+        Raises ``argparse.ArgumentTypeError`` for a type other than str, or an action other than store
+        and append.
+        """
+        if kwargs.get("type") not in (None, str):
+            raise argparse.ArgumentTypeError("a file argument is a str: leave type out")
+        if kwargs.get("action") not in (None, "store", "append"):
+            raise argparse.ArgumentTypeError("a file argument has action store or append")
+        action = self.arg_parser.add_argument(*args, **kwargs)
+        self._file_dests[action.dest] = action.default
+
+    def pass_arg_through(self, opt_str: str) -> None:
+        """Accepted as in mrjob: all arguments of the job reach its tasks anyway.
+
+        Raises ``ValueError`` for an option that the job does not define.
+        """
+        if not any(opt_str in a.option_strings or opt_str == a.dest for a in self.arg_parser._actions):
+            raise ValueError(f"unknown arg: {opt_str}")
+
+    def load_args(self, args: list[str]) -> None:
+        """Parse ``args`` into ``self.options``; redefine to work on the options after ``super().load_args(args)``."""
+        self.options = self.arg_parser.parse_args(args)
+        for dest, default in self._file_dests.items():
+            value = getattr(self.options, dest)
+            paths = value if isinstance(value, list) else [] if value is None else [value]
+            # A default is shipped where the client has such a file, and is a plain value elsewhere.
+            defaults = default if isinstance(default, list) else [default]
+            self._file_args[dest] = [p for p in paths if p not in defaults or Path(p).is_file()]
+            if self._task_files is not None:
+                local = [self._task_files.get(p, p) for p in paths]
+                setattr(self.options, dest, local if isinstance(value, list) else local[0] if local else None)
+
+    def file_args(self) -> dict[str, list[str]]:
+        """The files to ship, as given, by destination in ``self.options``."""
+        return dict(self._file_args)
+
+    def is_task(self) -> bool:
+        """True in a map or reduce task, False on the client."""
+        return self._task_files is not None
+
+    # What a task reports
+
+    def increment_counter(self, group: Any, counter: Any, amount: int = 1) -> None:
+        """Add to a counter. Counters of attempts that do not commit never show.
+
+        Raises ``TypeError`` for an amount that is no int.
+        """
+        if not isinstance(amount, int):
+            raise TypeError(f"amount must be an integer, not {amount!r}")
+        names = self.counters.setdefault(group if isinstance(group, str) else str(group), {})
+        name = counter if isinstance(counter, str) else str(counter)
+        names[name] = names.get(name, 0) + amount
+
+    def set_status(self, msg: Any) -> None:
+        """Show a short text as the job's status, and tell that a slow task is alive."""
+        if self.status_hook is not None:
+            self.status_hook(str(msg))
+
+    # What a job may redefine instead of setting the attribute
+
+    def steps(self) -> list[MRStep]:
+        """The steps; by default one, of the hooks that the class defines."""
+        own = {name: getattr(self, name) for name in HOOKS if getattr(self, name) is not None}
+        return [MRStep(**own)] if own else []
+
+    def input_protocol(self) -> Any:
+        return _protocol(self, "INPUT_PROTOCOL")
+
+    def internal_protocol(self) -> Any:
+        return _protocol(self, "INTERNAL_PROTOCOL")
+
+    def output_protocol(self) -> Any:
+        return _protocol(self, "OUTPUT_PROTOCOL")
+
+    def sort_values(self) -> bool | None:
+        return self.SORT_VALUES
+
+    def partitioner(self) -> str | None:
+        return self.PARTITIONER
+
+    def jobconf(self) -> dict[str, Any]:
+        return dict(self.JOBCONF)
+
+    def files(self) -> list[str]:
+        """Files to ship, ``PATH`` or ``PATH#NAME``; those of ``FILES`` are relative to the job's file."""
+        return self._beside_job("FILES")
+
+    def dirs(self) -> list[str]:
+        """Folders to ship, as ``files()``."""
+        return self._beside_job("DIRS")
+
+    def archives(self) -> list[str]:
+        """Archives to ship and unpack, as ``files()``."""
+        return self._beside_job("ARCHIVES")
+
+    def _beside_job(self, name: str) -> list[str]:
+        paths = getattr(self, name)
+        if isinstance(paths, str):
+            raise UsageError(f"{type(self).__name__}.{name} is one string: make it a list of paths")
+        folder = Path(self.mr_job_script() or ".").parent
+        return [str(folder / Path(path).expanduser()) for path in paths]
+
+    @classmethod
+    def mr_job_script(cls) -> str | None:
+        """The path of the file that defines the class, or None."""
+        return getattr(sys.modules.get(cls.__module__), "__file__", None)
+
+    @classmethod
+    def run(cls, argv: Sequence[str] | None = None) -> None:
+        """The job's own command line: what stands under ``if __name__ == "__main__"``."""
+        if _importing.get():
+            raise JobLoadError(
+                f"{cls.__name__}.run() is called while its file is imported: put it under "
+                'if __name__ == "__main__":'
+            )
+        from mrcelery.cli import run_job_class
+
+        run_job_class(cls, list(sys.argv[1:] if argv is None else argv))
+
+    def make_runner(self) -> NoReturn:
+        """mrjob's way to run a job from Python, which is :func:`mrcelery.run` here."""
+        raise UsageError(f"make_runner() is not supported: call mrcelery.run({type(self).__name__}, inputs)")
+
+
+def _protocol(job: MRJob, name: str) -> Any:
+    protocol = getattr(job, name)
+    if protocol is None:
+        return None
+    if not isinstance(protocol, type):
+        raise UsageError(f"{type(job).__name__}.{name} is {protocol!r}: set it to a protocol class")
+    return protocol()
+
+
+def steps_of(job: MRJob) -> list[MRStep]:
+    """The job's steps, checked. Raises :class:`UsageError` for a job that cannot run, and
+    :class:`JobLoadError` with the user's traceback where ``steps()`` raises."""
+    name = type(job).__name__
+    _check_supported(job)
+    try:
+        steps = job.steps()
+    except MRCeleryError:
+        raise
+    except Exception as e:
+        from mrcelery.tracebacks import user_traceback
+
+        raise JobLoadError(f"{name}.steps() raised {type(e).__name__}: {e}", user_traceback(e)) from e
+    if not steps:
+        raise UsageError(f"{name} does nothing: define a mapper, a combiner or a reducer, or steps()")
+    for step in steps:
+        if not isinstance(step, MRStep):
+            raise UsageError(f"{name}.steps() returned {step!r}: return a list of MRStep(...)")
+    return list(steps)
+
+
+def _check_supported(job: MRJob) -> None:
+    name = type(job).__name__
+    for attribute in (*UNSUPPORTED, "pick_protocols"):
+        if hasattr(job, attribute):
+            raise UsageError(f"{name}.{attribute} is not supported yet: write it as a Python mapper or reducer")
+    for attribute in ("HADOOP_INPUT_FORMAT", "HADOOP_OUTPUT_FORMAT", "LIBJARS"):
+        if getattr(job, attribute, None):
+            raise UsageError(f"{name}.{attribute} names Java classes, which cannot run here: leave it out")
+    partitioner = job.partitioner()
+    if partitioner is not None and str(partitioner).rpartition(".")[2] != "HashPartitioner":
+        raise UsageError(
+            f"{name}.PARTITIONER {partitioner} is not supported: leave it out, or define partition(self, key, n)"
+        )
+
+
+def step_specs(job: MRJob, reducers_default: int, *, reducers: int | None = None) -> tuple[StepSpec, ...]:
+    """What the coordinator must know of each step.
+
+    R is what the step's ``jobconf`` says, else ``reducers`` (the user's explicit choice), else what the
+    job's ``jobconf()`` says, else ``reducers_default``; 0 for a step without a reducer. Raises as
+    :func:`steps_of`.
+    """
+    from mrcelery.records import StepSpec
+
+    of_job = reducers or reducers_in(job.jobconf()) or reducers_default
+    return tuple(
+        StepSpec(has_reducer=step.has_reducer, reducers=(step.reducers or of_job) if step.has_reducer else 0)
+        for step in steps_of(job)
+    )
+
+
+def hooks(job: MRJob, step_index: int) -> StepHooks:
+    """What to run in a step (counted from 0) of this instance. Raises as :func:`steps_of`."""
+    steps = steps_of(job)
+    step = steps[step_index]
+    given = dict.fromkeys(HOOKS) | step.hooks
+    reduce_op = combine_op = None
+    if isinstance(given["combiner"], Op):
+        combine_op, given["combiner"] = given["combiner"], None
+    elif given["combiner"] is None and step.has_combiner:
+        given["combiner"] = identity_reducer
+    if isinstance(given["reducer"], Op):
+        reduce_op = combine_op = given["reducer"]
+        given["reducer"] = None
+    elif given["reducer"] is None and step.has_reducer:
+        given["reducer"] = identity_reducer
+    return StepHooks(
+        **given,
+        reduce_op=reduce_op,
+        combine_op=combine_op,
+        has_mapper=step.has_mapper,
+        has_reducer=step.has_reducer,
+        partition=job.partition,
+        sort_values=bool(job.sort_values()),
+        input_protocol=job.input_protocol() if step_index == 0 else None,
+        internal_protocol=job.internal_protocol(),
+        output_protocol=job.output_protocol() if step_index == len(steps) - 1 else None,
+    )

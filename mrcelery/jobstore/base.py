@@ -1,0 +1,83 @@
+"""The job store seam: the live state of jobs. What must never be lost lies in storage instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
+FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+TTL = 7 * 24 * 3600
+"""Seconds that a job's record outlives its last change."""
+
+
+class JobStore(Protocol):
+    """Live state of jobs: small, and rebuilt from storage where it is lost.
+
+    ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
+    ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
+    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
+    All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
+    """
+
+    def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
+        """Enter a job as ``submitted`` with its encoded request envelope; False where the id exists."""
+        ...
+
+    def request(self, job: str) -> bytes | None:
+        """The request envelope, or None where the job is not known (any more)."""
+        ...
+
+    def update(self, job: str, fields: Mapping[str, str]) -> None:
+        """Set fields, unless the job is unknown. Never used for ``state``."""
+        ...
+
+    def fields(self, job: str) -> dict[str, str]:
+        """All fields; empty where the job is not known."""
+        ...
+
+    def state(self, job: str) -> str:
+        """The state alone, ``""`` where the job is not known. Cheap: tasks poll it."""
+        ...
+
+    def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+        """Go to a state and set fields, as one step. False, and nothing is set, where the job has
+        already ended (or is not known); of two that race to end a job one gets True."""
+        ...
+
+    def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
+        """Count an attempt at its start; 1 for the first."""
+        ...
+
+    def add_commit(self, job: str, step: int, kind: str, task: int, commit: bytes) -> None:
+        """Remember a task's encoded commit (idempotent; the first stays)."""
+        ...
+
+    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
+        """Remembered commits by task; those not there must be read from storage."""
+        ...
+
+    def done(self, job: str, step: int, kind: str) -> int:
+        """How many commits are remembered for a stage."""
+        ...
+
+    def put_blob(self, job: str, name: str, data: bytes) -> None:
+        """Keep a small object with the job: a bundle, a small input, small results."""
+        ...
+
+    def get_blob(self, job: str, name: str) -> bytes | None: ...
+
+    def forget_stage(self, job: str, step: int, kind: str) -> None:
+        """Drop a finished stage's commits."""
+        ...
+
+    def jobs(self, limit: int = 100) -> list[str]:
+        """Job ids, newest first."""
+        ...
+
+    def drop(self, job: str) -> None:
+        """Forget a job."""
+        ...
+
+    def close(self) -> None: ...

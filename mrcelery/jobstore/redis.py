@@ -1,0 +1,156 @@
+"""Job store in Redis, beside the broker's queues.
+
+Keys, all under ``mrcelery:`` and all with a time to live::
+
+    mrcelery:jobs                        sorted set of job ids by time of creation
+    mrcelery:job:<job>                   hash of the job's fields
+    mrcelery:job:<job>:request           the request envelope
+    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started
+    mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit ("" for one that is too large: read storage)
+    mrcelery:job:<job>:blob:<name>       small objects
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from mrcelery.jobstore.base import TTL, State
+from mrcelery.jobstore.wire import Command, Connection, connect
+
+JOBS = "mrcelery:jobs"
+COMMIT_LIMIT = 2048
+"""Bytes of a commit that is kept here; larger ones are read from storage."""
+
+_CREATE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+
+_MOVE = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state or state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+
+_UPDATE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+
+
+class RedisJobStore:
+    """:class:`mrcelery.jobstore.base.JobStore` at a broker address."""
+
+    def __init__(self, url: str, connection: Connection | None = None) -> None:
+        self.connection = connection or connect(url)
+
+    def _one(self, *command: str | bytes | int | float) -> object:
+        return self.connection.call(command)[0]
+
+    def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
+        created = float(fields.get("created") or time.time())
+        made = self._one("EVAL", _CREATE, 1, _job(job), TTL, *_flat({**fields, "state": "submitted"}))
+        if not made:
+            return False
+        self.connection.call(
+            ("SET", f"{_job(job)}:request", request, "EX", TTL),
+            ("ZADD", JOBS, created, job),
+            ("ZREMRANGEBYSCORE", JOBS, "-inf", created - TTL),
+        )
+        return True
+
+    def request(self, job: str) -> bytes | None:
+        return self._one("GET", f"{_job(job)}:request")  # type: ignore[return-value]
+
+    def update(self, job: str, fields: Mapping[str, str]) -> None:
+        self._one("EVAL", _UPDATE, 1, _job(job), TTL, *_flat(fields))
+
+    def fields(self, job: str) -> dict[str, str]:
+        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _job(job)))}
+
+    def state(self, job: str) -> str:
+        state = self._one("HGET", _job(job), "state")
+        return state.decode() if isinstance(state, bytes) else ""
+
+    def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+        return bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
+
+    def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
+        key = f"{_job(job)}:attempts"
+        attempt, _ = self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}", 1), ("EXPIRE", key, TTL))
+        return int(attempt)
+
+    def add_commit(self, job: str, step: int, kind: str, task: int, commit: bytes) -> None:
+        key = _done(job, step, kind)
+        kept = commit if len(commit) <= COMMIT_LIMIT else b""
+        self.connection.call(("HSETNX", key, task, kept), ("EXPIRE", key, TTL))
+
+    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
+        commits: dict[int, bytes] = {}
+        cursor = b"0"
+        while True:  # in pieces: a large answer would hold up everyone else on the server
+            cursor, found = self._one("HSCAN", _done(job, step, kind), cursor, "COUNT", 1000)  # type: ignore[misc]
+            commits.update((int(k), v) for k, v in _pairs(found) if v)
+            if cursor == b"0":
+                return commits
+
+    def done(self, job: str, step: int, kind: str) -> int:
+        return int(self._one("HLEN", _done(job, step, kind)))  # type: ignore[call-overload, no-any-return]
+
+    def put_blob(self, job: str, name: str, data: bytes) -> None:
+        self._one("SET", f"{_job(job)}:blob:{name}", data, "EX", TTL)
+
+    def get_blob(self, job: str, name: str) -> bytes | None:
+        return self._one("GET", f"{_job(job)}:blob:{name}")  # type: ignore[return-value]
+
+    def forget_stage(self, job: str, step: int, kind: str) -> None:
+        self._one("UNLINK", _done(job, step, kind))
+
+    def jobs(self, limit: int = 100) -> list[str]:
+        return [j.decode() for j in self._one("ZREVRANGE", JOBS, 0, limit - 1)]  # type: ignore[attr-defined]
+
+    def drop(self, job: str) -> None:
+        cursor = b"0"
+        while True:
+            cursor, keys = self._one("SCAN", cursor, "MATCH", f"{_job(job)}*", "COUNT", 1000)  # type: ignore[misc]
+            own = [k for k in keys if k == _job(job).encode() or k.startswith(f"{_job(job)}:".encode())]
+            if own:
+                self._one("UNLINK", *own)
+            if cursor == b"0":
+                break
+        self._one("ZREM", JOBS, job)
+
+    def push(self, queue: str, message: bytes) -> None:
+        """Put a Celery message, in the transport's format, on a queue."""
+        self._one("LPUSH", queue, message)
+
+    def call(self, *commands: Command) -> list[object]:
+        """Other commands, for those who look after the broker."""
+        return self.connection.call(*commands)
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def _job(job: str) -> str:
+    return f"mrcelery:job:{job}"
+
+
+def _done(job: str, step: int, kind: str) -> str:
+    return f"{_job(job)}:done:{step}.{kind}"
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [text for pair in fields.items() for text in pair]
+
+
+def _pairs(flat: object) -> list[tuple[bytes, bytes]]:
+    answers: list[bytes] = flat  # type: ignore[assignment]
+    return list(zip(answers[::2], answers[1::2], strict=True))

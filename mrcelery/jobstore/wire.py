@@ -1,0 +1,199 @@
+"""A connection to Redis with nothing but pipelined commands.
+
+redis-py takes a quarter of a second to import, and Celery with it twice that: more than a small job
+takes on a warm fleet. So plain addresses (``redis://``, a unix socket) are spoken to over hiredis, the
+parser that redis-py itself uses, and all others (TLS, Sentinel) through redis-py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import hiredis
+
+from mrcelery.errors import BrokerUnreachableError, ConfigError
+
+Command = Sequence[str | bytes | int | float]
+
+TIMEOUT = 10.0
+"""Seconds to connect, and to wait for an answer."""
+
+
+class Connection(Protocol):
+    """Sends commands to Redis, several at once in one round trip."""
+
+    def call(self, *commands: Command) -> list[Any]:
+        """Send all commands and return their answers (bytes, int, None or lists of these), in order.
+
+        Raises :class:`BrokerUnreachableError` where Redis does not answer or answers with an error.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+def connect(url: str) -> Connection:
+    """A connection for a broker address; it connects at its first call, and again after a fork."""
+    scheme = urlsplit(url).scheme
+    if scheme in ("redis", "unix", "redis+socket", "socket"):
+        return _Hiredis(url)
+    if scheme in ("rediss", "sentinel"):
+        return _RedisPy(url)
+    raise ConfigError(
+        f"the broker {masked(url)!r} is no Redis address: use redis://, rediss://, sentinel:// or redis+socket://"
+    )
+
+
+def masked(url: str) -> str:
+    """The address without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+def _address(url: str) -> tuple[str | None, tuple[str, int], str | None, str | None, int]:
+    """Unix path, (host, port), user, password, database."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    if parts.scheme == "redis":
+        path, database = None, parts.path.lstrip("/") or query.get("db", ["0"])[0]
+    else:
+        path, database = unquote(parts.path), query.get("virtual_host", query.get("db", ["0"]))[0]
+    user = unquote(parts.username) if parts.username else None
+    password = unquote(parts.password) if parts.password else None
+    try:
+        return path, (parts.hostname or "localhost", parts.port or 6379), user, password, int(database)
+    except ValueError:
+        raise ConfigError(f"the broker {masked(url)!r} has no valid port or database: use redis://host:6379/0") from None
+
+
+class _Hiredis:
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._path, self._host, self._user, self._password, self._database = _address(url)
+        self._lock = threading.RLock()
+        self._socket: socket.socket | None = None
+        self._reader = hiredis.Reader()
+        self._pid = 0
+
+    def call(self, *commands: Command) -> list[Any]:
+        with self._lock:
+            fresh = self._socket is None or self._pid != os.getpid()
+            try:
+                return self._checked(self._exchange(commands))
+            except OSError as e:
+                self.close()
+                if fresh:
+                    raise self._unreachable(e) from None
+            # The server may have dropped an idle connection: all our commands may be sent twice.
+            try:
+                return self._checked(self._exchange(commands))
+            except OSError as e:
+                self.close()
+                raise self._unreachable(e) from None
+
+    def _unreachable(self, e: OSError) -> BrokerUnreachableError:
+        reason = e.strerror or str(e) or type(e).__name__
+        return BrokerUnreachableError(
+            f"no Redis answers at {masked(self._url)} ({reason}): start it, or correct --broker"
+        )
+
+    def _checked(self, answers: list[Any]) -> list[Any]:
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise BrokerUnreachableError(f"Redis at {masked(self._url)} refuses: {answer}")
+        return answers
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        if self._socket is None or self._pid != os.getpid():
+            self._open()
+        return self._send(commands)
+
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
+        assert self._socket is not None
+        self._socket.sendall(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
+        answers: list[Any] = []
+        while len(answers) < len(commands):
+            answer = self._reader.gets()
+            if answer is not False:
+                answers.append(answer)
+                continue
+            data = self._socket.recv(1 << 16)
+            if not data:
+                raise ConnectionError("it closed the connection")
+            self._reader.feed(data)
+        return answers
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self._reader = hiredis.Reader()
+        if self._path is not None:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(TIMEOUT)
+            self._socket.connect(self._path)
+        else:
+            self._socket = socket.create_connection(self._host, TIMEOUT)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        greeting: list[Command] = []
+        if self._password is not None:
+            greeting.append(("AUTH", self._user, self._password) if self._user else ("AUTH", self._password))
+        if self._database:
+            greeting.append(("SELECT", self._database))
+        if greeting:
+            self._checked(self._send(greeting))
+
+    def close(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+
+class _RedisPy:
+    def __init__(self, url: str) -> None:
+        import redis
+
+        self._url = url
+        self._redis = redis
+        if urlsplit(url).scheme == "sentinel":
+            self._client = _sentinel_master(url)
+        else:
+            self._client = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+
+    def call(self, *commands: Command) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            # Answers as they come: redis-py's conversions would differ from the other connection's.
+            pipeline.execute_command(*command, NEVER_DECODE=False)
+        pipeline.response_callbacks = {}
+        try:
+            return list(pipeline.execute())
+        except self._redis.exceptions.ResponseError as e:
+            raise BrokerUnreachableError(f"Redis at {masked(self._url)} refuses: {e}") from None
+        except (self._redis.exceptions.RedisError, OSError) as e:
+            raise BrokerUnreachableError(
+                f"no Redis answers at {masked(self._url)} ({e}): start it, or correct --broker"
+            ) from None
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _sentinel_master(url: str) -> Any:
+    """The master behind ``sentinel://host:port[;sentinel://host:port...][/db]?master_name=NAME``."""
+    from redis.sentinel import Sentinel
+
+    nodes, options, database = [], {}, 0
+    for node in url.split(";"):
+        parts = urlsplit(node)
+        nodes.append((parts.hostname or "localhost", parts.port or 26379))
+        database = int(parts.path.lstrip("/") or database)
+        options.update(parse_qs(parts.query))
+    sentinel = Sentinel(nodes, socket_timeout=TIMEOUT)
+    return sentinel.master_for(options.get("master_name", ["mymaster"])[0], db=database)

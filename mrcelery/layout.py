@@ -1,0 +1,83 @@
+"""Where everything of a job lies in storage: the one place that knows the keys.
+
+Layout version 1, relative to the storage root::
+
+    mrcelery.json                                     layout version; written once the storage passed its probe
+    inputs/<sha256>/<name>                            local inputs, uploaded once per content
+    jobs/<job>/spec.json                              JobSpec in an Envelope (signed where a key is set)
+    jobs/<job>/code.zip                               the shipped code
+    jobs/<job>/step-<s>/plan-<ppppp>.json             PlanPage: the splits of a thousand map tasks
+    jobs/<job>/step-<s>/map-<mmmmm>/part-<rrrrr>.<attempt>      one map attempt's partition r
+    jobs/<job>/step-<s>/map-<mmmmm>/commit.json       Commit of the attempt that won
+    jobs/<job>/step-<s>/shuffle/<rrrrr>.json          ShuffleInput: what reduce task r reads
+    jobs/<job>/step-<s>/reduce-<rrrrr>/part-<rrrrr>.<attempt>   one reduce attempt's output
+    jobs/<job>/step-<s>/reduce-<rrrrr>/commit.json    Commit of the attempt that won
+    jobs/<job>/step-<s>/<kind>.json                   StageSummary of a stage that is done
+    jobs/<job>/step-<s>/<kind>-<nnnnn>/log.<attempt>  what user code printed and logged
+    jobs/<job>/output/part-<nnnnn>[.suffix]           results of a job without an OUTPUT of its own
+    jobs/<job>/report.json                            Report of a job that has ended
+
+Numbers have at least five digits and grow beyond, so keys sort by number up to 99,999 tasks.
+"""
+
+from __future__ import annotations
+
+LAYOUT = 1
+SUCCESS = "_SUCCESS"
+
+
+def job_root(job: str) -> str:
+    return f"jobs/{job}/"
+
+
+def spec(job: str) -> str:
+    return f"jobs/{job}/spec.json"
+
+
+def code(job: str) -> str:
+    return f"jobs/{job}/code.zip"
+
+
+def report(job: str) -> str:
+    return f"jobs/{job}/report.json"
+
+
+def output(job: str) -> str:
+    return f"jobs/{job}/output/"
+
+
+def step_root(job: str, step: int) -> str:
+    return f"jobs/{job}/step-{step}/"
+
+
+def plan_page(job: str, step: int, page: int) -> str:
+    return f"{step_root(job, step)}plan-{page:05d}.json"
+
+
+def shuffle_input(job: str, step: int, partition: int) -> str:
+    return f"{step_root(job, step)}shuffle/{partition:05d}.json"
+
+
+def task_root(job: str, step: int, kind: str, task: int) -> str:
+    return f"{step_root(job, step)}{kind}-{task:05d}/"
+
+
+def part(job: str, step: int, kind: str, task: int, partition: int, attempt: str) -> str:
+    return f"{task_root(job, step, kind, task)}part-{partition:05d}.{attempt}"
+
+
+def commit(job: str, step: int, kind: str, task: int) -> str:
+    return f"{task_root(job, step, kind, task)}commit.json"
+
+
+def stage_summary(job: str, step: int, kind: str) -> str:
+    return f"{step_root(job, step)}{kind}.json"
+
+
+def log(job: str, step: int, kind: str, task: int, attempt: str) -> str:
+    return f"{task_root(job, step, kind, task)}log.{attempt}"
+
+
+def part_name(partition: int, suffix: str) -> str:
+    """Name of an output file, as Hadoop names it."""
+    return f"part-{partition:05d}{suffix}"

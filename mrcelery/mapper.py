@@ -1,0 +1,120 @@
+"""The map stage: one split in, R sorted partitions out (or, in a map-only step, one part file)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
+from typing import Any
+
+from mrcelery.buffer import MapBuffer
+from mrcelery.codec import read_blocks
+from mrcelery.errors import TaskError
+from mrcelery.formats import input_format
+from mrcelery.formats.base import RecordBlock
+from mrcelery.output import Sink, decode_pair, results
+from mrcelery.records import Extent, Part, Split
+from mrcelery.storage import locate
+from mrcelery.task import Pairs, Task, yielding
+
+
+def run_map(task: Task, split: Split) -> tuple[Part, ...]:
+    """Run the attempt and return the parts it wrote; those without a record are left out.
+
+    Raises the errors of :mod:`mrcelery.errors`; nothing this attempt wrote counts before its commit.
+    """
+    if task.reducers == 0:
+        with results(task, task.number) as (sink, parts):
+            _feed(task, split, sink)
+        return tuple(parts)
+    with MapBuffer(task) as buffer:
+        _feed(task, split, buffer)
+        return buffer.close()
+
+
+def _feed(task: Task, split: Split, sink: Sink) -> None:
+    for pairs in _pairs(task, split):
+        for batch in task.batches(pairs):
+            sink.add(batch)
+
+
+def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
+    """What the hooks yield, as one iterable per hook and block of records.
+
+    User code runs as the iterables are consumed; between two of them no user code is active.
+    """
+    hooks = task.hooks
+    if hooks.mapper_init is not None:
+        yield task.call(lambda: yielding(hooks.mapper_init)())  # type: ignore[arg-type]
+    mapper = yielding(hooks.mapper) if hooks.mapper is not None else None
+    for extent in split.extents:
+        for block in _records(task, extent):
+            task.records_in += len(block.values)
+            keys: Any = repeat(None) if block.keys is None else block.keys
+            values = iter(block.values)
+            task.position.locate = _locator(block, values)
+            if hooks.mapper_batch is not None:
+                yield task.call(lambda: _batch_pairs(hooks.mapper_batch, block))  # type: ignore[arg-type]  # noqa: B023
+            elif mapper is not None:
+                yield chain.from_iterable(map(mapper, keys, values))
+            else:
+                yield zip(keys, values)  # noqa: B905  # repeat(None) has no length
+            task.poll()
+        task.bytes_in += max(0, extent.end - extent.start)
+    task.position.locate = lambda: ("", None, None)
+    if hooks.mapper_final is not None:
+        yield task.call(lambda: yielding(hooks.mapper_final)())  # type: ignore[arg-type]
+
+
+def _batch_pairs(mapper_batch: Callable[[list[Any]], Any], block: RecordBlock) -> Pairs:
+    out = mapper_batch(block.values)
+    if out is None:
+        return ()
+    return out.items() if hasattr(out, "items") else out  # type: ignore[no-any-return]
+
+
+def _locator(block: RecordBlock, values: Any) -> Callable[[], tuple[str, int | None, Any]]:
+    """Finds the record being mapped from how far the iterator over the values has gone."""
+
+    def locate() -> tuple[str, int | None, Any]:
+        at = max(0, len(block.values) - values.__length_hint__() - 1)
+        return block.file, block.offset_of(at), block.values[at]
+
+    return locate
+
+
+def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
+    if extent.block:
+        yield from _intermediate(task, extent)
+        return
+    protocol = task.hooks.input_protocol
+    name = task.options.input_format
+    if protocol is not None and name == "text":
+        name = "lines"
+    for block in input_format(name).read(extent, task.max_record):
+        if protocol is not None and name == "lines":
+            lines = iter(block.values)
+            task.position.locate = _locator(block, lines)
+            pairs = task.call(lambda: list(map(protocol.read, lines)))  # noqa: B023
+            yield RecordBlock([k for k, _ in pairs], [v for _, v in pairs], block.file, block.offset_of)
+        else:
+            yield block
+
+
+def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
+    """Records that the step before left: its output blocks."""
+    storage, key = locate(extent.uri)
+    allow_pickle = task.options.allow_pickle
+    protocol = task.hooks.internal_protocol
+    start = 0
+    for keys, values in read_blocks(storage.stream(key), extent.uri, allow_pickle=allow_pickle):
+        if protocol is not None:
+            try:
+                pairs = [decode_pair(protocol, k, v) for k, v in zip(keys, values, strict=True)]
+            except TaskError:
+                raise
+            except Exception as e:
+                raise task.user_error(e) from e
+            keys, values = [k for k, _ in pairs], [v for _, v in pairs]
+        # Offsets into a file of blocks tell the user nothing: the record's number does.
+        yield RecordBlock(keys, values, extent.uri, start.__add__)
+        start += len(keys)

@@ -1,0 +1,297 @@
+"""Declared reducers: what to do with the values of a key, told instead of coded.
+
+``reducer = ops.Sum()`` in a job makes a reducer that is also its combiner. Each operation folds
+values into an accumulator; two accumulators merge; the result comes out at the end. Merging is
+associative, so values may be folded in any grouping; where the order of values or merges can show,
+the class says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+from mrcelery.errors import CodecError
+from mrcelery.partition import argsort, check_keys, order_key
+
+__all__ = [
+    "CollectList",
+    "Count",
+    "CountDistinct",
+    "Distinct",
+    "Max",
+    "Mean",
+    "Min",
+    "Op",
+    "StdDev",
+    "Sum",
+    "TopK",
+    "Variance",
+]
+
+_SLACK = 64
+"""Values an accumulator may hold beyond what it must keep, so that it is tidied once for many."""
+
+
+class Op:
+    """A combinable reduction.
+
+    Accumulators consist of None, bool, int, float, str, bytes, list, tuple and dict only, since they
+    are stored between map and reduce. ``add`` and ``merge`` may change and return their first
+    argument; the second one must not be used afterwards.
+    """
+
+    closed = False
+    """Accumulators are values too: ``create`` and ``result`` change nothing that they have made."""
+
+    def create(self, value: Any, /) -> Any:
+        """The accumulator of one value."""
+        raise NotImplementedError
+
+    def add(self, acc: Any, value: Any, /) -> Any:
+        return self.merge(acc, self.create(value))
+
+    def merge(self, acc: Any, other: Any, /) -> Any:
+        raise NotImplementedError
+
+    def result(self, acc: Any, /) -> Any:
+        """What the reducer yields for the key."""
+        return acc
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        args = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({args})"
+
+
+class Sum(Op):
+    """The sum of numbers, by plain ``+``: a sum of floats depends on their order in its last digits."""
+
+    closed = True
+
+    def create(self, value: Any, /) -> Any:
+        return 0 + value
+
+    def add(self, acc: Any, value: Any, /) -> Any:
+        return acc + value
+
+    merge = add
+
+
+class Count(Op):
+    """How many values there are, None included."""
+
+    def create(self, value: Any, /) -> int:
+        return 1
+
+    def add(self, acc: int, value: Any, /) -> int:
+        return acc + 1
+
+    def merge(self, acc: int, other: int, /) -> int:
+        return acc + other
+
+
+class Min(Op):
+    """The smallest value by Python's ``<``; NaN where there is one. Of equal values the first stays."""
+
+    closed = True
+
+    def create(self, value: Any, /) -> Any:
+        return value
+
+    def add(self, acc: Any, value: Any, /) -> Any:
+        return value if value < acc or value != value else acc
+
+    merge = add
+
+
+class Max(Op):
+    """The largest value by Python's ``<``; NaN where there is one. Of equal values the first stays."""
+
+    closed = True
+
+    def create(self, value: Any, /) -> Any:
+        return value
+
+    def add(self, acc: Any, value: Any, /) -> Any:
+        return value if acc < value or value != value else acc
+
+    merge = add
+
+
+class Mean(Op):
+    """The arithmetic mean of numbers, a float; exact for ints up to its one division."""
+
+    def create(self, value: Any, /) -> list[Any]:
+        return [value, 1]
+
+    def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        acc[0] += value
+        acc[1] += 1
+        return acc
+
+    def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        acc[0] += other[0]
+        acc[1] += other[1]
+        return acc
+
+    def result(self, acc: list[Any], /) -> Any:
+        return acc[0] / acc[1]
+
+
+class Variance(Op):
+    """The variance of numbers, divided by ``n - ddof``; None where that is not positive.
+
+    Merged as Chan, Golub and LeVeque do ("Updating formulae and a pairwise algorithm for computing
+    sample variances", 1979): stable, and independent of the order but for rounding.
+    """
+
+    def __init__(self, ddof: int = 0) -> None:
+        self.ddof = ddof
+
+    def create(self, value: Any, /) -> list[Any]:
+        return [1, float(value), 0.0]
+
+    def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        acc[0] += 1
+        delta = value - acc[1]
+        acc[1] += delta / acc[0]
+        acc[2] += delta * (value - acc[1])
+        return acc
+
+    def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        n, more = acc[0], other[0]
+        delta = other[1] - acc[1]
+        total = n + more
+        return [total, acc[1] + delta * (more / total), acc[2] + other[2] + delta * delta * (n * more / total)]
+
+    def result(self, acc: list[Any], /) -> float | None:
+        degrees = acc[0] - self.ddof
+        return acc[2] / degrees if degrees > 0 else None
+
+
+class StdDev(Variance):
+    """The standard deviation: the root of :class:`Variance`."""
+
+    def result(self, acc: list[Any], /) -> float | None:
+        variance = super().result(acc)
+        return None if variance is None else variance**0.5
+
+
+class TopK(Op):
+    """The ``k`` largest values, largest first, as a list.
+
+    ``by`` ranks a value: a function, or the index or dict key of the item to rank by. Values of equal
+    rank are ordered by themselves (what has no order, by its ``repr``), so the order in which values
+    come does not show. Raises :class:`CodecError` for ranks without an order, such as NaN.
+    """
+
+    def __init__(self, k: int, by: Callable[[Any], Any] | int | str | None = None) -> None:
+        if k < 1:
+            raise ValueError(f"TopK keeps at least one value, not {k}")
+        self.k = k
+        self.by = by
+
+    def create(self, value: Any, /) -> list[Any]:
+        return [value]
+
+    def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        acc.append(value)
+        return acc if len(acc) < 2 * self.k + _SLACK else self.result(acc)
+
+    def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        acc += other
+        return acc if len(acc) < 2 * self.k + _SLACK else self.result(acc)
+
+    def result(self, acc: list[Any], /) -> list[Any]:
+        # The last first: of equal values the one that came first then ends up in front.
+        values = acc[::-1]
+        try:
+            if self.by is None:
+                check_keys(values)
+                order = argsort(values)
+            else:
+                by = self.by if callable(self.by) else itemgetter(self.by)
+                order = argsort([(order_key(by(value)), _tie(value)) for value in values])
+        except CodecError as e:
+            raise CodecError(f"TopK cannot rank a value: {e}") from None
+        return [values[i] for i in reversed(order[-self.k :])]
+
+
+def _tie(value: Any) -> tuple[Any, ...]:
+    try:
+        return order_key(value)
+    except CodecError:
+        return (9, repr(value))
+
+
+class Distinct(Op):
+    """The different values in order, as a list that must fit in memory. Of equal values the first stays."""
+
+    def create(self, value: Any, /) -> list[Any]:
+        return [2 * _SLACK, value]
+
+    # The first item says at which length to look for repeats: twice what was left the last time.
+    def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        acc.append(value)
+        return acc if len(acc) < acc[0] else self._tidy(acc)
+
+    def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        acc += other[1:]
+        return acc if len(acc) < acc[0] else self._tidy(acc)
+
+    def _tidy(self, acc: list[Any]) -> list[Any]:
+        values = _unique(acc[1:])
+        return [2 * (len(values) + _SLACK), *values]
+
+    def result(self, acc: list[Any], /) -> Any:
+        try:
+            values = _unique(acc[1:])
+            check_keys(values)
+        except CodecError as e:
+            raise CodecError(f"Distinct cannot order a value: {e}") from None
+        return [values[i] for i in argsort(values)]
+
+
+def _unique(values: list[Any]) -> list[Any]:
+    try:
+        return list(dict.fromkeys(values))
+    except TypeError:  # lists among them
+        first: dict[Any, Any] = {}
+        for value in values:
+            first.setdefault(order_key(value), value)
+        return list(first.values())
+
+
+class CountDistinct(Distinct):
+    """How many different values there are, exactly; they must fit in memory."""
+
+    def result(self, acc: list[Any], /) -> int:
+        return len(_unique(acc[1:]))
+
+
+class CollectList(Op):
+    """All values as a list that must fit in memory, in the order in which they come; the first ``limit`` of them."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"CollectList keeps at least one value, not {limit}")
+        self.limit = limit
+
+    def create(self, value: Any, /) -> list[Any]:
+        return [value]
+
+    def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        if self.limit is None or len(acc) < self.limit:
+            acc.append(value)
+        return acc
+
+    def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        acc += other if self.limit is None else other[: self.limit - len(acc)]
+        return acc

@@ -1,0 +1,262 @@
+"""What goes over the wire and into storage: frozen, versioned records, as JSON.
+
+A reader refuses a version it does not know (:func:`decode`), so that a fleet with two versions of
+mrcelery fails with a sentence and not with a wrong result.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from mrcelery.errors import CorruptDataError, VersionError
+
+VERSION = 1
+"""Version of every record below and of the storage layout (see :mod:`mrcelery.layout`)."""
+
+Kind = Literal["map", "reduce"]
+Counters = dict[str, dict[str, int]]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """Base of all stored records; ``v`` is checked by :func:`decode`."""
+
+    v: int = VERSION
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of one input file: bytes ``[start, end)``; ``end`` is -1 where the size is not known.
+
+    ``size`` is the whole file's size in bytes (-1: not known). A compressed file is always one
+    extent, from 0 to its size. ``block`` marks a file of mrcelery's own block format, which one step
+    of a job leaves for the next.
+    """
+
+    uri: str
+    start: int
+    end: int
+    size: int
+    block: bool = False
+
+
+class Split(msgspec.Struct, frozen=True, array_like=True):
+    """The input of one map task: one extent, or several small files packed together, in order."""
+
+    index: int
+    extents: tuple[Extent, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Known input bytes of the split."""
+        return sum(e.end - e.start for e in self.extents if e.end > e.start)
+
+
+class PlanPage(Record, frozen=True, kw_only=True):
+    """Up to :data:`mrcelery.plan.PAGE` splits of one step, in order."""
+
+    splits: tuple[Split, ...]
+
+
+class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan came to: M, input files and bytes, and the SHA-256 (hex) of each plan page."""
+
+    splits: int
+    files: int
+    bytes: int
+    pages: tuple[str, ...] = ()
+
+
+class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What the coordinator must know of a step without loading the user's code."""
+
+    has_reducer: bool
+    reducers: int
+    """R; 0 for a map-only step, -1 in a request that leaves it to the coordinator."""
+    name: str = ""
+
+
+class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of one job, as the command line names them; sizes in bytes."""
+
+    reducers: int | None = None
+    split_size: int = 64 << 20
+    memory: int = 512 << 20
+    max_attempts: int = 4
+    max_bad_records: int = 0
+    speculative: bool = True
+    input_format: str = "text"
+    output_format: str = "json"
+    compress: str = "none"
+    allow_pickle: bool = False
+    overwrite: bool = False
+    keep: bool = False
+    """Keep the intermediate data of a job that succeeded."""
+    queue: str = "celery"
+    jobconf: dict[str, str] = {}
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+    """The shipped code: a zip, addressed by content."""
+
+    sha256: str
+    size: int
+    entry: str
+    """``module:Class`` to import once the bundle is on the path."""
+
+
+class Request(Record, frozen=True, kw_only=True):
+    """What a client asks for; the fleet's coordinator turns it into a :class:`JobSpec`.
+
+    ``blobs`` maps the SHA-256 of each small local input, sent through the job store, to its name.
+    """
+
+    job: str
+    name: str
+    owner: str
+    created: float
+    inputs: tuple[str, ...]
+    output: str
+    """Where the part files go: a URI the workers can reach, or "" for the job's own storage."""
+    storage: str
+    steps: tuple[StepSpec, ...]
+    args: tuple[str, ...]
+    options: JobOptions
+    bundle: Bundle
+    blobs: dict[str, str] = {}
+    small_results: bool = False
+    """True: the client prints the results, so send them through the job store where they are small."""
+
+
+class JobSpec(Record, frozen=True, kw_only=True):
+    """The immutable description of a job, ``spec.json``: a request with its inputs planned."""
+
+    request: Request
+    plan: PlanSummary
+    steps: tuple[StepSpec, ...]
+    """The request's steps, each with its R."""
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """A record's exact bytes with an optional HMAC-SHA256 over them."""
+
+    body: msgspec.Raw
+    signature: str = ""
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """One committed object: partition number, key in storage, bytes, records and CRC-32 of its bytes."""
+
+    partition: int
+    key: str
+    bytes: int
+    records: int
+    crc32: int
+
+
+class Commit(Record, frozen=True, kw_only=True):
+    """What the winning attempt of one task did, ``commit.json``."""
+
+    job: str
+    step: int
+    kind: Kind
+    task: int
+    attempt: str
+    parts: tuple[Part, ...]
+    counters: Counters
+    records_in: int
+    records_out: int
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    host: str
+
+
+class ShuffleInput(Record, frozen=True, kw_only=True):
+    """What one reduce task reads: the committed parts of its partition, in order of map task."""
+
+    partition: int
+    parts: tuple[Part, ...]
+
+
+class Failure(Record, frozen=True, kw_only=True):
+    """Why a job failed: what is shown first, and where it happened."""
+
+    error: str
+    """Class name of the error in :mod:`mrcelery.errors`."""
+    message: str
+    exit_code: int = 1
+    traceback: str = ""
+    """The user's own traceback, where user code raised."""
+    job: str = ""
+    step: int = -1
+    kind: str = ""
+    task: int = -1
+    attempt: str = ""
+    file: str = ""
+    offset: int = -1
+    record: str = ""
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over a job's commits."""
+
+    records_in: int = 0
+    records_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    shuffle_bytes: int = 0
+    tasks: int = 0
+
+
+class StageSummary(Record, frozen=True, kw_only=True):
+    """Sums over the commits of one stage, ``step-<s>/<kind>.json``."""
+
+    counters: Counters
+    totals: Totals
+
+
+class Report(Record, frozen=True, kw_only=True):
+    """How a finished job went: ``report.json`` in storage and ``_SUCCESS`` in OUTPUT."""
+
+    job: str
+    name: str
+    state: str
+    counters: Counters
+    totals: Totals
+    started: float
+    finished: float
+    seconds: float
+    output: str
+    parts: tuple[str, ...]
+
+
+R = TypeVar("R", bound=Record)
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """A record as JSON bytes."""
+    return msgspec.json.encode(record)
+
+
+def decode(data: bytes, kind: type[R], where: str = "") -> R:
+    """Read a record back.
+
+    Raises :class:`VersionError` where another version wrote it, :class:`CorruptDataError` where the
+    bytes are no such record; ``where`` names the object in the message.
+    """
+    at = f" at {where}" if where else ""
+    try:
+        version = msgspec.json.decode(data, type=_Version).v
+        if version != VERSION:
+            raise VersionError(
+                f"{kind.__name__} record{at} has version {version}, this mrcelery reads version {VERSION}: "
+                "run the same mrcelery version on the client and on all workers"
+            )
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as e:
+        raise CorruptDataError(f"the {kind.__name__} record{at} is damaged ({e}): submit the job again") from None
+
+
+class _Version(msgspec.Struct):
+    v: int

@@ -1,0 +1,109 @@
+"""The reduce stage: one partition of every map task in, one part file out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
+from itertools import chain, starmap
+from typing import Any
+
+from mrcelery.buffer import decoded_groups
+from mrcelery.codec import read_blocks
+from mrcelery.errors import CorruptDataError
+from mrcelery.ops import Op
+from mrcelery.output import Sink, results
+from mrcelery.records import Part, ShuffleInput
+from mrcelery.shuffle import Groups, Run, merge_many, read_run_file
+from mrcelery.task import Pairs, Task, yielding
+
+FETCHERS = 8
+"""Parts fetched at the same time from a storage that is not a folder."""
+
+
+def run_reduce(task: Task, shuffle_input: ShuffleInput) -> tuple[Part, ...]:
+    """Run the attempt and return the part it wrote (one, also without a record).
+
+    Raises the errors of :mod:`mrcelery.errors`; what this attempt wrote counts only once committed.
+    """
+    with results(task, task.number) as (sink, parts):
+        runs = _open_runs(task, shuffle_input.parts)
+        merged = merge_many(
+            runs, task.scratch, sort_values=task.hooks.sort_values, allow_pickle=task.options.allow_pickle
+        )
+        groups = Groups(merged)
+        task.position.locate = lambda: ("", None, groups.key)
+        for pairs in _pairs(task, groups):
+            _feed(task, pairs, sink)
+        task.records_in = groups.records
+    return tuple(parts)
+
+
+def _feed(task: Task, pairs: Pairs, sink: Sink) -> None:
+    for batch in task.batches(pairs):
+        sink.add(batch)
+
+
+def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
+    """What the reducer's hooks yield; user code runs as the iterables are consumed."""
+    hooks = task.hooks
+    if hooks.reducer_init is not None:
+        yield task.call(lambda: yielding(hooks.reducer_init)())  # type: ignore[arg-type]
+    grouped = iter(groups)
+    if hooks.reduce_op is not None:
+        yield _merged(hooks.reduce_op, grouped)
+    else:
+        if hooks.internal_protocol is not None:
+            grouped = decoded_groups(hooks.internal_protocol, grouped)
+        if hooks.reducer is not None:
+            yield chain.from_iterable(starmap(yielding(hooks.reducer), grouped))
+        else:
+            yield ((key, value) for key, values in grouped for value in values)
+    if hooks.reducer_final is not None:
+        yield task.call(lambda: yielding(hooks.reducer_final)())  # type: ignore[arg-type]
+
+
+def _merged(op: Op, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Pairs:
+    """A declared reducer over accumulators that the map side made."""
+    for key, accumulators in groups:
+        yield key, op.result(reduce(op.merge, accumulators))
+
+
+def _open_runs(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
+    """A function per part that opens it as a run, in order of map task."""
+    task.bytes_in = sum(part.bytes for part in parts)
+    local = [task.storage.local_path(part.key) for part in parts]
+    if all(path is not None for path in local):
+        return [
+            partial(read_run_file, path, allow_pickle=task.options.allow_pickle) for path in local if path is not None
+        ]
+    return _fetch(task, parts)
+
+
+def _fetch(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
+    """Bring the parts here: into memory up to half the budget, the rest into scratch files."""
+    room = task.budget // 2
+    in_memory = set()
+    for i, part in enumerate(parts):
+        if part.bytes <= room:
+            room -= part.bytes
+            in_memory.add(i)
+
+    def fetch(i: int) -> Callable[[], Run]:
+        part = parts[i]
+        task.poll()
+        if i in in_memory:
+            data = task.storage.read(part.key)
+            if len(data) != part.bytes:
+                raise CorruptDataError(f"{part.key} has {len(data)} bytes and its commit says {part.bytes}")
+            return partial(read_blocks, (data,), part.key, allow_pickle=task.options.allow_pickle)
+        path = task.scratch_file(f"fetch-{i}")
+        with open(path, "wb") as out:
+            for chunk in task.storage.stream(part.key):
+                out.write(chunk)
+        return partial(read_run_file, path, allow_pickle=task.options.allow_pickle, remove=True)
+
+    with ThreadPoolExecutor(max_workers=max(1, min(FETCHERS, len(parts)))) as pool:
+        return list(pool.map(fetch, range(len(parts))))
+
+

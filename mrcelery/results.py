@@ -1,0 +1,130 @@
+"""Reading a job's part files back: streamed in order, decompressed, or brought home into a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrcelery import layout
+from mrcelery.errors import InputError, OutputExistsError, StorageUnreachableError
+
+if TYPE_CHECKING:
+    from mrcelery.storage.base import Storage
+
+Pair = tuple[Any, Any]
+_PART = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
+
+
+def part_names(storage: Storage, where: str) -> list[str]:
+    """Part files at the root of an OUTPUT, by number; :class:`InputError` where there is none."""
+    found = [i.key for i in storage.list("part-") if _PART.fullmatch(i.key)]
+    if not found:
+        raise InputError(f"{where} holds no part files: give a job id or the OUTPUT of a job that succeeded")
+    return sorted(found, key=lambda name: int(name.split("-")[1].split(".")[0]))
+
+
+def content(storage: Storage, keys: Iterable[str]) -> Iterator[bytes]:
+    """The objects' bytes one after the other, in pieces, decompressed by the ending of each name."""
+    from mrcelery.formats.compression import decompress
+
+    for key in keys:
+        yield from decompress(storage.stream(key), key)
+
+
+def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their newline, of bytes that come in pieces cut anywhere."""
+    tail: list[bytes] = []
+    for chunk in chunks:
+        first, newline, rest = chunk.partition(b"\n")
+        tail.append(first)
+        if newline:
+            yield b"".join(tail)
+            *whole, last = rest.split(b"\n")
+            yield from whole
+            tail = [last]
+    if last := b"".join(tail):
+        yield last
+
+
+def parse_json(line: bytes) -> Pair:
+    """A ``JSON key TAB JSON value`` line; JSON has no raw tab, so the first one separates."""
+    key, _, value = line.partition(b"\t")
+    return json.loads(key), json.loads(value)
+
+
+def parse_raw(line: bytes) -> Pair:
+    """A line of any other text format: no key, and the line as text."""
+    return None, line.decode("utf-8", "surrogateescape")
+
+
+def parse_lenient(line: bytes) -> Pair:
+    """As :func:`parse_json`; a line that is no such thing (an output protocol's own) as :func:`parse_raw`."""
+    try:
+        return parse_json(line)
+    except ValueError:
+        return parse_raw(line)
+
+
+def check_free(path: str) -> None:
+    """Raise :class:`OutputExistsError` where a local OUTPUT holds something already."""
+    try:
+        taken = any(os.scandir(path))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        taken = True
+    if taken:
+        raise OutputExistsError(f"output {path} exists and is not empty: choose another, or add --overwrite")
+
+
+def fetch(
+    storage: Storage,
+    keys: Iterable[str],
+    target: str,
+    success: bytes,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Copy part files and a ``_SUCCESS`` into the local folder ``target``, which appears whole or not at all.
+
+    ``progress`` is called with a part's name and the bytes just written. Raises
+    :class:`OutputExistsError` where ``target`` holds something and ``overwrite`` is False.
+    """
+    if not overwrite:
+        check_free(target)
+    place = Path(target).absolute()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # beside the target: a rename is atomic only within one file system
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
+            fresh = Path(temporary) / "new"
+            fresh.mkdir()
+            for key in keys:
+                name = key.rpartition("/")[2]
+                with (fresh / name).open("wb") as part:
+                    for chunk in storage.stream(key):
+                        part.write(chunk)
+                        if progress is not None:
+                            progress(name, len(chunk))
+            (fresh / layout.SUCCESS).write_bytes(success)
+            if overwrite and place.exists():
+                place.rename(Path(temporary) / "old")
+            try:
+                fresh.rename(place)
+            except OSError:
+                check_free(target)  # somebody else may have filled it meanwhile
+                raise
+    except OSError as e:
+        raise StorageUnreachableError(f"cannot write {target} ({e.strerror or e}): free it, or choose another") from None
+
+
+def remove_spool(folder: str) -> None:
+    """Drop a temporary folder; one that is gone already is no error."""
+    shutil.rmtree(folder, ignore_errors=True)

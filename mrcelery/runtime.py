@@ -1,0 +1,110 @@
+"""What a process that runs tasks holds: its job store, its settings, and the jobs it has met."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from mrcelery import layout
+from mrcelery.errors import CorruptDataError, JobStoppedError, StorageUnreachableError
+from mrcelery.jobstore.base import JobStore
+from mrcelery.loader import LoadedBundle, Workspace
+from mrcelery.plan import PAGE
+from mrcelery.records import JobSpec, PlanPage, Request, Split, decode
+from mrcelery.signing import unseal
+from mrcelery.storage import open_storage
+from mrcelery.storage.base import Storage
+
+JOBS_KEPT = 8
+"""Jobs whose specs and plan pages a process keeps at hand."""
+PAGES_KEPT = 4
+
+
+@dataclass
+class ActiveJob:
+    """A job's spec, verified, and its storage."""
+
+    spec: JobSpec
+    storage: Storage
+    pages: OrderedDict[tuple[int, int], PlanPage] = field(default_factory=OrderedDict)
+
+    @property
+    def id(self) -> str:
+        return self.spec.request.job
+
+
+class Runtime:
+    """The jobs of one process.
+
+    ``storage`` is where a job's spec is looked for when the job store has forgotten its request;
+    ``scratch`` a local folder for spills and unpacked code; ``signing_key`` makes unsigned specs and
+    bundles refused.
+    """
+
+    def __init__(
+        self, store: JobStore, *, storage: str = "", scratch: str | None = None, signing_key: str | None = None
+    ) -> None:
+        self.store = store
+        self.signing_key = signing_key
+        self._storage = storage
+        self.scratch = scratch or os.path.join(tempfile.gettempdir(), f"mrcelery-{os.getuid()}")
+        self._jobs: OrderedDict[str, ActiveJob] = OrderedDict()
+        self._workspace = Workspace(Path(self.scratch) / "code")
+
+    def request(self, job: str) -> Request:
+        """The job's request as its client sent it, verified.
+
+        Raises :class:`JobStoppedError` where the job store no longer knows it.
+        """
+        data = self.store.request(job)
+        if data is None:
+            raise JobStoppedError(f"job {job} is not known any more")
+        return unseal(data, Request, self.signing_key, f"the request of job {job}")
+
+    def job(self, job: str) -> ActiveJob:
+        """The job's spec and storage; read and verified once."""
+        active = self._jobs.get(job)
+        if active is None:
+            root = self.store.fields(job).get("storage") or self._storage
+            if not root:
+                raise StorageUnreachableError(f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers")
+            storage = open_storage(root)
+            key = layout.spec(job)
+            try:
+                data = storage.read(key)
+            except FileNotFoundError:
+                raise CorruptDataError(f"{root}/{key} is gone, so job {job} cannot go on: submit it again") from None
+            active = ActiveJob(unseal(data, JobSpec, self.signing_key, key), storage)
+            self._jobs[job] = active
+            while len(self._jobs) > JOBS_KEPT:
+                self._jobs.popitem(last=False)
+        self._jobs.move_to_end(job)
+        return active
+
+    def split(self, active: ActiveJob, step: int, task: int) -> Split:
+        """The split of a map task."""
+        number = task // PAGE
+        page = active.pages.get((step, number))
+        if page is None:
+            key = layout.plan_page(active.id, step, number)
+            data = active.storage.read(key)
+            # Later steps' plans come from commits; the first one's is part of what the client signed.
+            if step == 0 and sha256(data).hexdigest() != active.spec.plan.pages[number]:
+                raise CorruptDataError(f"{key} is not what the job's spec names: submit the job again")
+            page = active.pages[step, number] = decode(data, PlanPage, key)
+            while len(active.pages) > PAGES_KEPT:
+                active.pages.popitem(last=False)
+        return page.splits[task - number * PAGE]
+
+    def code(self, active: ActiveJob) -> LoadedBundle:
+        """The job's code, unpacked on this machine; its checksum is that of the verified spec."""
+        bundle = active.spec.request.bundle
+        return self._workspace.open(bundle, lambda: active.storage.read(layout.code(active.id)))
+
+    def forget(self, job: str) -> None:
+        """Drop what is held of a job."""
+        self._jobs.pop(job, None)

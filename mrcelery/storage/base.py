@@ -1,0 +1,73 @@
+"""The storage seam: what a job needs of the place where its data lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol, runtime_checkable
+
+
+class ObjectInfo(NamedTuple):
+    """A stored object: its key relative to the storage's root, and its size in bytes."""
+
+    key: str
+    size: int
+
+
+class ObjectWriter(Protocol):
+    """Takes an object's bytes in order."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> object: ...
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Objects under a root, addressed by ``/``-separated keys.
+
+    Every method raises :class:`mrcelery.errors.StorageUnreachableError` where the storage does not
+    answer, the bucket is missing or access is denied, and ``FileNotFoundError`` for a missing object
+    that is to be read. Safe for use by several threads of one process; re-opened after a fork.
+    """
+
+    uri: str
+    """The root, as the user named it, without a trailing slash."""
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """The object's bytes ``[start, end)``; to its end where ``end`` is None."""
+        ...
+
+    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
+        """The same bytes in pieces of about ``chunk`` bytes, never all in memory at once."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a whole object; a reader sees the old one or the new one, nothing between."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a whole object if none is there. One caller of many gets True; all others False."""
+        ...
+
+    def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        """Write an object in pieces. It appears, whole, when the block ends; never if it raised."""
+        ...
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """The object's info, or None where there is none."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with ``prefix``, in order of key (by code point), streamed."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete objects in batches; a missing one is no error. Returns how many were asked for."""
+        ...
+
+    def copy(self, key: str, to: Storage, to_key: str) -> None:
+        """Copy an object, by the server or the file system where both ends allow it; atomic as ``write``."""
+        ...
+
+    def local_path(self, key: str) -> str | None:
+        """A path of this machine's file system with the object's bytes, or None."""
+        ...

@@ -1,0 +1,233 @@
+"""A folder as storage: what one machine, or all machines of a shared file system, see.
+
+Atomic by ``rename`` and ``link``. Nothing is synced to the disk: the promises hold when processes
+die; after a power failure a job is to be run again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from mrcelery.errors import StorageUnreachableError
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
+from mrcelery.storage.streams import copy_through
+
+TEMPORARY = ".mrcelery-tmp-"
+"""How the name of an unfinished file begins; such files are never listed."""
+
+STALE = 3600.0
+"""Seconds after which an unfinished file that nobody wrote to is taken for a dead process's."""
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class FolderStorage:
+    """Objects are files under ``uri``; folders appear with their first object and go with their last."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/") or "/"
+        self._root = Path(uri).absolute()
+
+    def __repr__(self) -> str:
+        return f"FolderStorage({self.uri!r})"
+
+    def _path(self, key: str) -> Path:
+        if any(part in ("", ".", "..") for part in key.split("/")):
+            raise ValueError(f"{key!r} is no storage key: a key is names joined by single slashes")
+        return self._root / key
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        path = self._path(key)
+        with _errors(path, reading=True), path.open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if end is None else max(0, end - start))
+
+    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
+        path = self._path(key)
+        with _errors(path, reading=True), path.open("rb", buffering=0) as file:
+            file.seek(start)
+            left = float("inf") if end is None else end - start
+            while left > 0 and (data := file.read(int(min(chunk, left)))):
+                left -= len(data)
+                yield data
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._new(key) as (file, temporary, path):
+            file.write(data)
+            file.close()
+            os.replace(temporary, path)
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._new(key) as (file, temporary, path):
+            file.write(data)
+            file.close()
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                # NFS may lose the answer to a link that succeeded and try again: the count knows.
+                return temporary.stat().st_nlink == 2
+            except OSError as e:
+                if e.errno not in _NO_LINKS:
+                    raise
+                raise StorageUnreachableError(
+                    f"the file system of {self.uri} has no hard links ({e.strerror}), which commits need: "
+                    "set --storage to a folder on another file system"
+                ) from None
+            return True
+
+    def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        return self._writer(key)
+
+    @contextmanager
+    def _writer(self, key: str) -> Iterator[BinaryIO]:
+        with self._new(key) as (file, temporary, path):
+            yield file
+            file.close()
+            os.replace(temporary, path)
+
+    @contextmanager
+    def _new(self, key: str) -> Iterator[tuple[BinaryIO, Path, Path]]:
+        """An open temporary file beside ``key``, and both paths; the temporary one is gone after."""
+        path = self._path(key)
+        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}")
+        with _errors(path):
+            while True:
+                try:
+                    file = temporary.open("xb")
+                    break
+                except FileNotFoundError:
+                    # Again where delete() of the folder's last file takes the folder in between.
+                    path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with file:
+                    yield file, temporary, path
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        path = self._path(key)
+        with _errors(path):
+            try:
+                found = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return ObjectInfo(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+    def list(self, prefix: str = "", enter: Callable[[str], bool] | None = None) -> Iterator[ObjectInfo]:
+        """As the protocol says; a folder whose key ``enter`` says False to is not walked."""
+        above, slash, begin = prefix.rpartition("/")
+        stack = [_entries(self._path(above) if above else self._root, above + slash, begin)]
+        while stack:
+            for key, folder in stack[-1]:
+                path = self._root / key
+                if folder:
+                    if (enter is None or enter(key)) and not _loops(path):
+                        stack.append(_entries(path, key + "/", ""))
+                        break
+                elif (info := self.stat(key)) is not None:
+                    yield info
+            else:
+                stack.pop()
+
+    def delete(self, keys: Iterable[str]) -> int:
+        count = 0
+        source = iter(keys)
+        while batch := list(islice(source, 1000)):
+            count += len(batch)
+            emptied = set()
+            for key in batch:
+                path = self._path(key)
+                with _errors(path):
+                    try:
+                        path.unlink(missing_ok=True)
+                    except (IsADirectoryError, NotADirectoryError):
+                        continue
+                emptied.add(path.parent)
+            for folder in emptied:
+                self._prune(folder)
+        return count
+
+    def _prune(self, folder: Path) -> None:
+        """Remove a folder, and those above it, while they are empty; the root stays."""
+        while folder != self._root and self._root in folder.parents:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                if not _sweep(folder):
+                    return
+                continue
+            folder = folder.parent
+
+    def copy(self, key: str, to: Storage, to_key: str) -> None:
+        if not isinstance(to, FolderStorage):
+            copy_through(self, key, to, to_key)
+            return
+        source = self._path(key)
+        with _errors(source, reading=True), source.open("rb") as data, to._writer(to_key) as out:
+            shutil.copyfileobj(data, out, 1 << 20)
+
+    def local_path(self, key: str) -> str | None:
+        return str(self._path(key))
+
+
+def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
+    """Keys in a folder whose names start with ``begin``, and whether each is a folder, in key order."""
+    with _errors(path):
+        try:
+            with os.scandir(path) as found:
+                # A folder sorts by its name and a slash, as the keys in it do: "a.b" is before "a/b".
+                names = sorted(
+                    entry.name + "/" if entry.is_dir() else entry.name
+                    for entry in found
+                    if entry.name.startswith(begin) and not entry.name.startswith(TEMPORARY)
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    for name in names:
+        yield prefix + name.removesuffix("/"), name.endswith("/")
+
+
+def _loops(path: Path) -> bool:
+    """Whether a folder is a link to one that holds it."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+
+
+def _sweep(folder: Path) -> bool:
+    """Remove what dead processes left in a folder that holds nothing else; whether it is empty now."""
+    old = time.time() - STALE
+    try:
+        for path in list(folder.iterdir()):
+            if not path.name.startswith(TEMPORARY) or path.stat().st_mtime > old:
+                return False
+            path.unlink()
+    except OSError:
+        return False  # somebody else is at it
+    return True
+
+
+@contextmanager
+def _errors(path: Path, reading: bool = False) -> Iterator[None]:
+    """The file system's errors as the storage seam names them."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except PermissionError as e:
+        raise StorageUnreachableError(
+            f"access denied to {e.filename or path}: give this user the right to it, or choose another folder"
+        ) from None
+    except OSError as e:
+        if reading and e.errno in (errno.EISDIR, errno.ENOTDIR):
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from None
+        raise StorageUnreachableError(f"{path}: {e.strerror or e}: make room or choose another folder") from None

@@ -1,0 +1,167 @@
+"""http(s) addresses as inputs: read-only, by byte range where the server has them."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
+from mrcelery.storage.streams import copy_through
+
+RESUMES = 5
+"""How often in a row a broken download is taken up again where it stopped."""
+
+_RETRIES = urllib3.Retry(
+    total=4, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
+)
+# An encoded body would have other offsets than the file.
+_PLAIN = {"Accept-Encoding": "identity", "User-Agent": "mrcelery"}
+
+
+class HttpStorage:
+    """Objects of one web server, ``https://host:port``; a key is a path with its query.
+
+    ``FileNotFoundError`` for 404 and 410, :class:`StorageUnreachableError` for all other refusals.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        timeout = urllib3.Timeout(connect=10, read=60)
+        proxy = _proxy(uri)
+        if proxy:
+            self._pool: urllib3.PoolManager = urllib3.ProxyManager(proxy, retries=_RETRIES, timeout=timeout)
+        else:
+            self._pool = urllib3.PoolManager(maxsize=8, retries=_RETRIES, timeout=timeout)
+
+    def __repr__(self) -> str:
+        return f"HttpStorage({self.uri!r})"
+
+    @contextmanager
+    def _open(self, method: str, key: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+        url = f"{self.uri}/{key.partition('#')[0]}"
+        try:
+            response = self._pool.request(method, url, headers=_PLAIN | headers, preload_content=False)
+        except HTTPError as e:
+            raise StorageUnreachableError(f"{url} cannot be reached: check the address and the network ({e})") from None
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def _refuse(self, key: str, status: int) -> NoReturn:
+        url = f"{self.uri}/{key}"
+        if status in (404, 410):
+            raise FileNotFoundError(url)
+        reason = "wants other credentials than none" if status in (401, 403) else "does not give it"
+        raise StorageUnreachableError(f"{url}: the server {reason} (HTTP {status}): check the address in a browser")
+
+    def look(self, key: str) -> tuple[int, bool] | None:
+        """Size in bytes (-1: the server does not say) and whether it serves ranges; None if missing."""
+        with self._open("HEAD", key, {}) as response:
+            length = response.headers.get("Content-Length", "")
+            if response.status == 200 and length.isdigit() and response.headers.get("Accept-Ranges") == "bytes":
+                return int(length), True
+        # Many servers do not announce ranges, or refuse HEAD: ask for one byte.
+        with self._open("GET", key, {"Range": "bytes=0-0"}) as response:
+            if response.status == 206:
+                total = response.headers.get("Content-Range", "").rpartition("/")[2]
+                return (int(total), True) if total.isdigit() else (-1, False)
+            if response.status == 416:
+                return 0, False
+            if response.status == 200:
+                length = response.headers.get("Content-Length", "")
+                return int(length) if length.isdigit() else -1, False
+            if response.status not in (404, 410):
+                self._refuse(key, response.status)
+            return None
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        found = self.look(key)
+        return None if found is None else ObjectInfo(key, found[0])
+
+    def accepts_ranges(self, key: str) -> bool:
+        """Whether the server has the object in byte ranges, so that it may be split."""
+        found = self.look(key)
+        return found is not None and found[1]
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        return b"".join(self.stream(key, start, end))
+
+    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
+        at, failures, tag = start, 0, ""
+        while end is None or at < end:
+            headers = {"Range": f"bytes={at}-{'' if end is None else end - 1}"} if at or end is not None else {}
+            with self._open("GET", key, headers) as response:
+                if response.status == 416:
+                    return
+                if response.status not in (200, 206):
+                    self._refuse(key, response.status)
+                found = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
+                if at > start and found != tag:
+                    raise CorruptDataError(
+                        f"{self.uri}/{key} was replaced while it was read: copy it to storage, and read it there",
+                        file=f"{self.uri}/{key}",
+                        offset=at,
+                    )
+                tag = found
+                try:
+                    # A server without ranges sends the whole file each time.
+                    skip = at if response.status == 200 else 0
+                    while data := response.read(chunk):
+                        wanted = data[skip : None if end is None else skip + end - at]
+                        skip = max(0, skip - len(data))
+                        if wanted:
+                            at += len(wanted)
+                            failures = 0
+                            yield wanted
+                        if end is not None and at >= end:
+                            return
+                    return
+                except (HTTPError, OSError) as e:
+                    failures += 1
+                    if failures > RESUMES:
+                        raise StorageUnreachableError(
+                            f"{self.uri}/{key} breaks off at byte {at} again and again ({e}): "
+                            "check the network, or copy the file to storage first"
+                        ) from None
+            time.sleep(0.1 * 2**failures)
+
+    def copy(self, key: str, to: Storage, to_key: str) -> None:
+        copy_through(self, key, to, to_key)
+
+    def local_path(self, key: str) -> str | None:
+        return None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        raise ConfigError(f"{self.uri}/{prefix} cannot be listed: name each http(s) file as an input of its own")
+
+    def _read_only(self) -> NoReturn:
+        raise ConfigError(f"{self.uri} can only be read: set --storage or --output to s3://bucket/prefix or a folder")
+
+    def write(self, key: str, data: bytes) -> None:
+        self._read_only()
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._read_only()
+
+    def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        self._read_only()
+
+    def delete(self, keys: Iterable[str]) -> int:
+        self._read_only()
+
+
+def _proxy(uri: str) -> str:
+    """The proxy for an address by the environment's ``http(s)_proxy`` and ``no_proxy``; "" for none."""
+    parts = urlsplit(uri)
+    if parts.hostname and urllib.request.proxy_bypass(parts.hostname):
+        return ""
+    return urllib.request.getproxies().get(parts.scheme, "")

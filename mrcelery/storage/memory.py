@@ -1,0 +1,92 @@
+"""Storage in this process's memory: the double for tests, and the reference for its peers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
+from mrcelery.storage.streams import copy_through
+
+_spaces: dict[str, dict[str, bytes]] = {}
+_lock = threading.Lock()
+
+
+class MemoryStorage:
+    """Objects of one named space, ``memory://name`` or, below a prefix, ``memory://name/prefix``.
+
+    All storages of one name in one process see the same objects.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        name, _, prefix = self.uri.removeprefix("memory://").partition("/")
+        with _lock:
+            self._objects = _spaces.setdefault(name, {})
+        self._prefix = prefix + "/" if prefix else ""
+
+    def __repr__(self) -> str:
+        return f"MemoryStorage({self.uri!r})"
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        try:
+            data = self._objects[self._prefix + key]
+        except KeyError:
+            raise FileNotFoundError(f"{self.uri}/{key}") from None
+        return data[start:end]
+
+    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
+        data = self.read(key, start, end)
+        for at in range(0, len(data), chunk):
+            yield data[at : at + chunk]
+
+    def write(self, key: str, data: bytes) -> None:
+        self._objects[self._prefix + key] = bytes(data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        with _lock:
+            if self._prefix + key in self._objects:
+                return False
+            self._objects[self._prefix + key] = bytes(data)
+            return True
+
+    def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        return self._writer(key)
+
+    @contextmanager
+    def _writer(self, key: str) -> Iterator[ObjectWriter]:
+        out = _Buffer()
+        yield out
+        self.write(key, bytes(out.data))
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        data = self._objects.get(self._prefix + key)
+        return None if data is None else ObjectInfo(key, len(data))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        begin = self._prefix + prefix
+        for full in sorted(key for key in tuple(self._objects) if key.startswith(begin)):
+            if (info := self.stat(full[len(self._prefix) :])) is not None:
+                yield info
+
+    def delete(self, keys: Iterable[str]) -> int:
+        count = 0
+        for key in keys:
+            self._objects.pop(self._prefix + key, None)
+            count += 1
+        return count
+
+    def copy(self, key: str, to: Storage, to_key: str) -> None:
+        copy_through(self, key, to, to_key)
+
+    def local_path(self, key: str) -> str | None:
+        return None
+
+
+class _Buffer:
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        self.data += data

@@ -1,0 +1,307 @@
+"""S3, and endpoints that speak it. Credentials, region, profile and endpoint are all boto3's own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from mrcelery.errors import CorruptDataError, StorageUnreachableError
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
+from mrcelery.storage.s3_errors import code_of, translate
+from mrcelery.storage.streams import copy_through
+
+PART = 8 << 20
+"""Bytes of a part of a multipart upload (S3 wants 5 MiB at least); a smaller object is one PUT."""
+
+UPLOADS = 3
+"""Parts of one object on their way at once; a writer holds at most ``UPLOADS + 1`` parts."""
+
+RESUMES = 5
+"""How often in a row a broken download is taken up again where it stopped."""
+
+# How each operation is billed: HEAD as GET; copies and the steps of a multipart upload as PUT.
+_BILLED = {
+    "get_object": "GET",
+    "head_object": "GET",
+    "put_object": "PUT",
+    "copy_object": "PUT",
+    "create_multipart_upload": "PUT",
+    "upload_part": "PUT",
+    "complete_multipart_upload": "PUT",
+    "abort_multipart_upload": "DELETE",
+    "list_objects_v2": "LIST",
+    "delete_objects": "DELETE",
+}
+
+# A client holds to the settings it was made with, so one is kept per process and settings.
+_SETTINGS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SESSION_TOKEN",
+)
+_clients: dict[tuple[object, ...], Any] = {}
+
+
+def _client() -> Any:
+    settings = (os.getpid(), *map(os.environ.get, _SETTINGS))
+    client = _clients.get(settings)
+    if client is None:
+        client = _clients.setdefault(settings, _connect())
+    return client
+
+
+def _connect() -> Any:
+    # A session of our own: boto3's default session is not safe to share between threads.
+    session = boto3.session.Session()
+    config = Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, max_pool_connections=32)
+    profile = session._session.get_scoped_config()
+    if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys() and "retry_mode" not in profile:
+        # boto3's default mode, "legacy", does not retry all that S3 says is worth it.
+        config = config.merge(Config(retries={"mode": "standard", "total_max_attempts": 4}))
+    return session.client("s3", config=config)
+
+
+class S3Storage:
+    """Objects of a bucket below a prefix, ``s3://bucket/prefix``.
+
+    ``requests`` counts requests as they are billed: GET, PUT, LIST, DELETE (retries not counted).
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self.requests: Counter[str] = Counter()
+        self._counting = threading.Lock()
+        self.bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
+        self._prefix = prefix + "/" if prefix else ""
+        if not self.bucket:
+            raise StorageUnreachableError(f"{uri} names no bucket: write s3://bucket/prefix")
+
+    def __repr__(self) -> str:
+        return f"S3Storage({self.uri!r})"
+
+    def _call(self, operation: str, key: str | None = None, **params: Any) -> Any:
+        with self._counting:
+            self.requests[_BILLED[operation]] += 1
+        if key is not None:
+            params["Key"] = self._prefix + key
+        return getattr(_client(), operation)(Bucket=self.bucket, **params)
+
+    @contextmanager
+    def _errors(self, right: str, key: str = "") -> Iterator[None]:
+        """botocore's errors as the storage seam names them; ``right`` is what the call needs of IAM."""
+        try:
+            yield
+        except (BotoCoreError, ClientError) as e:
+            raise translate(e, right, self.bucket, self._prefix + key) from None
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        return b"".join(self.stream(key, start, end))
+
+    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
+        at, failures, etag = start, 0, ""
+        while end is None or at < end:
+            params: dict[str, Any] = {"IfMatch": etag} if etag else {}
+            if at or end is not None:
+                params["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
+            with self._errors("s3:GetObject", key):
+                try:
+                    response = self._call("get_object", key, **params)
+                except ClientError as e:
+                    if code_of(e) in ("InvalidRange", "416"):
+                        return  # at or past the end: no bytes, as a slice has none
+                    if etag and code_of(e) in ("PreconditionFailed", "412"):
+                        raise CorruptDataError(
+                            f"{self.uri}/{key} was replaced while it was read: leave inputs alone while a job runs",
+                            file=f"{self.uri}/{key}",
+                            offset=at,
+                        ) from None
+                    raise
+            etag, body = response["ETag"], response["Body"]
+            try:
+                while data := body.read(chunk):
+                    at += len(data)
+                    failures = 0
+                    yield data
+                return
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, OSError) as e:
+                failures += 1
+                if failures > RESUMES:
+                    raise StorageUnreachableError(
+                        f"{self.uri}/{key} breaks off at byte {at} again and again ({e}): "
+                        "check the network to the endpoint, then run `mrcelery retry`"
+                    ) from None
+                time.sleep(0.1 * 2**failures)
+            finally:
+                body.close()
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._errors("s3:PutObject", key):
+            self._call("put_object", key, Body=data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        token = os.urandom(8).hex()
+        with self._errors("s3:PutObject", key):
+            while True:
+                try:
+                    self._call("put_object", key, Body=data, IfNoneMatch="*", Metadata={"mrcelery-create": token})
+                    return True
+                except ClientError as e:
+                    code = code_of(e)
+                    if code in ("ConditionalRequestConflict", "409"):
+                        continue  # another create is under way; S3 wants the loser to ask again
+                    if code not in ("PreconditionFailed", "412"):
+                        raise
+                    if not e.response["ResponseMetadata"].get("RetryAttempts"):
+                        return False
+                    # The answer to a PUT that succeeded may have been lost, and boto3 asked again.
+                    found = self._call("head_object", key)
+                    return bool(found["Metadata"].get("mrcelery-create") == token)
+
+    def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        return self._writer(key)
+
+    @contextmanager
+    def _writer(self, key: str) -> Iterator[ObjectWriter]:
+        upload = _Upload(self, key)
+        try:
+            yield upload
+            upload.finish()
+        except BaseException:
+            upload.abort()
+            raise
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        with self._errors("s3:GetObject and s3:ListBucket", key):
+            try:
+                return ObjectInfo(key, self._call("head_object", key)["ContentLength"])
+            except ClientError as e:
+                if code_of(e) in ("404", "NoSuchKey", "NotFound"):
+                    return None
+                raise
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        more: dict[str, str] = {}
+        while True:
+            with self._errors("s3:ListBucket", prefix):
+                page = self._call("list_objects_v2", Prefix=self._prefix + prefix, **more)
+            for found in page.get("Contents", ()):
+                yield ObjectInfo(found["Key"][len(self._prefix) :], found["Size"])
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, keys: Iterable[str]) -> int:
+        count = 0
+        source = iter(keys)
+        while batch := list(islice(source, 1000)):
+            count += len(batch)
+            objects = [{"Key": self._prefix + key} for key in batch]
+            with self._errors("s3:DeleteObject"):
+                answer = self._call("delete_objects", Delete={"Objects": objects, "Quiet": True})
+                if failed := answer.get("Errors"):
+                    raise ClientError({"Error": failed[0]}, "DeleteObjects")
+        return count
+
+    def copy(self, key: str, to: Storage, to_key: str) -> None:
+        if not isinstance(to, S3Storage):
+            copy_through(self, key, to, to_key)
+            return
+        source = {"Bucket": self.bucket, "Key": self._prefix + key}
+        with self._errors("s3:GetObject, s3:PutObject", key):
+            try:
+                to._call("copy_object", to_key, CopySource=source)
+            except ClientError as e:
+                if code_of(e) not in ("InvalidRequest", "EntityTooLarge"):
+                    raise
+                # Above 5 GB only a multipart copy will do.
+                _client().copy(source, to.bucket, to._prefix + to_key)
+
+    def local_path(self, key: str) -> str | None:
+        return None
+
+
+class _Upload:
+    """An object being written: one PUT where it is small, a multipart upload where it is not."""
+
+    def __init__(self, storage: S3Storage, key: str) -> None:
+        self._storage = storage
+        self._key = key
+        self._buffer = bytearray()
+        self._id = ""
+        self._threads: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[Any]] = deque()
+        self._etags: list[str] = []
+        self._sent = 0
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        self._buffer += data
+        while len(self._buffer) > (size := self._part_size()):
+            self._send(bytes(memoryview(self._buffer)[:size]))
+            del self._buffer[:size]
+
+    def _part_size(self) -> int:
+        # S3 takes 10,000 parts at most: growing ones leave room for half a terabyte.
+        return PART << min(3, self._sent // 1000)
+
+    def _send(self, part: bytes) -> None:
+        if self._threads is None:
+            with self._storage._errors("s3:PutObject", self._key):
+                self._id = self._storage._call("create_multipart_upload", self._key)["UploadId"]
+            self._threads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="mrcelery-upload")
+        while len(self._pending) >= UPLOADS:
+            self._collect()
+        self._sent += 1
+        self._pending.append(
+            self._threads.submit(
+                self._storage._call, "upload_part", self._key, UploadId=self._id, PartNumber=self._sent, Body=part
+            )
+        )
+
+    def _collect(self) -> None:
+        with self._storage._errors("s3:PutObject", self._key):
+            self._etags.append(self._pending.popleft().result()["ETag"])
+
+    def finish(self) -> None:
+        if self._threads is None:
+            self._storage.write(self._key, bytes(self._buffer))
+            return
+        self._send(bytes(self._buffer))
+        while self._pending:
+            self._collect()
+        parts = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(self._etags, 1)]
+        with self._storage._errors("s3:PutObject", self._key):
+            self._storage._call(
+                "complete_multipart_upload", self._key, UploadId=self._id, MultipartUpload={"Parts": parts}
+            )
+        self._threads.shutdown()
+
+    def abort(self) -> None:
+        if self._threads is None:
+            return
+        # Parts still on their way would be kept, and billed, after an abort that overtakes them.
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        try:
+            self._storage._call("abort_multipart_upload", self._key, UploadId=self._id)
+        except (BotoCoreError, ClientError):
+            pass  # what made the write fail is what the user must read

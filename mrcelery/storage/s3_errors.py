@@ -1,0 +1,85 @@
+"""botocore's errors as sentences: what is wrong with the bucket, the rights or the endpoint."""
+
+from __future__ import annotations
+
+import os
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+from mrcelery.errors import StorageUnreachableError
+
+_DENIED = frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem"})
+_UNKNOWN_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"})
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
+_MOVED = frozenset({"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+
+
+def code_of(error: ClientError) -> str:
+    """S3's error code; the HTTP status as text where the answer has no body (HEAD)."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def translate(error: BotoCoreError | ClientError, right: str, bucket: str, key: str) -> Exception:
+    """The error to raise instead: ``FileNotFoundError`` for a missing object, else
+    :class:`StorageUnreachableError` with what to do. ``right`` names what the call needs of IAM."""
+    if isinstance(error, ClientError):
+        return _refused(error, right, bucket, key)
+    return StorageUnreachableError(_no_answer(error, bucket))
+
+
+def _refused(error: ClientError, right: str, bucket: str, key: str) -> Exception:
+    code = code_of(error)
+    if code == "NoSuchBucket":
+        return StorageUnreachableError(f"bucket {bucket} does not exist: create it or correct the s3:// address")
+    if code in ("NoSuchKey", "404", "NotFound"):
+        return FileNotFoundError(f"s3://{bucket}/{key}")
+    if code in _DENIED:
+        message = (
+            f"access denied to s3://{bucket}/{key}: the credentials in use ({_identity()}) need {right} "
+            "on this bucket (see `aws sts get-caller-identity`)"
+        )
+    elif code in _UNKNOWN_KEY:
+        message = f"the S3 endpoint refuses the credentials in use ({_identity()}; {code}): correct or renew them"
+    elif code in _EXPIRED:
+        message = f"the AWS credentials in use ({_identity()}) have expired: log in again or renew them"
+    elif code in _MOVED:
+        message = f"bucket {bucket} lies in another region ({code}): set AWS_REGION to the bucket's region"
+    elif code == "InvalidBucketName":
+        message = f"{bucket!r} is no bucket name: correct the s3:// address"
+    else:
+        detail = error.response.get("Error", {}).get("Message", "")
+        message = f"s3://{bucket}/{key}: the endpoint answers {code} ({detail or error}): try `mrcelery doctor`"
+    return StorageUnreachableError(message)
+
+
+def _no_answer(error: BotoCoreError, bucket: str) -> str:
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+        return (
+            f"no AWS credentials for s3://{bucket}: set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY, or give the pod or instance a role ({error})"
+        )
+    if isinstance(error, ProfileNotFound):
+        return f"{error}: correct AWS_PROFILE or add the profile to ~/.aws/config"
+    if isinstance(error, ParamValidationError):
+        return f"s3://{bucket} is no address that S3 takes: correct it ({error})"
+    if isinstance(error, HTTPClientError | ConnectionError):
+        return f"the S3 endpoint of {bucket} cannot be reached: check AWS_ENDPOINT_URL_S3 and the network ({error})"
+    return f"s3://{bucket} cannot be used: {error}: check the AWS settings with `mrcelery doctor`"
+
+
+def _identity() -> str:
+    profile = os.environ.get("AWS_PROFILE")
+    if profile:
+        return f"profile {profile}"
+    access = os.environ.get("AWS_ACCESS_KEY_ID")
+    return f"access key {access[:4]}...{access[-4:]}" if access else "the default profile or role"

@@ -1,0 +1,293 @@
+"""From what a user names to a request that a runner takes: job, inputs, output, options, code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrcelery import inputs as inputs_module
+from mrcelery import results
+from mrcelery.api import JobHandle, Runner
+from mrcelery.config import Config, mask
+from mrcelery.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from mrcelery.job import MRJob
+    from mrcelery.plan import Cost
+    from mrcelery.records import JobOptions, PlanSummary, StepSpec
+
+_FLEET_REDUCERS = 4
+"""R where nobody says: the client does not know the fleet's size, and a reduce task costs milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A job made ready: loaded, its options settled, and nothing started yet."""
+
+    config: Config
+    runner: str
+    """``inline``, ``local`` or ``celery``."""
+    job_class: type[MRJob]
+    job: MRJob
+    name: str
+    args: tuple[str, ...]
+    inputs: tuple[str, ...]
+    output: str | None
+    options: JobOptions
+    steps: tuple[StepSpec, ...]
+    shipped: Mapping[str, Sequence[str]]
+    client_token: str = ""
+    wants_results: bool = True
+    on_upload: inputs_module.Progress | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        job: type[MRJob] | str,
+        inputs: str | Iterable[str],
+        output: str | None = None,
+        *,
+        args: Sequence[str] = (),
+        name: str = "",
+        client_token: str = "",
+        overwrite: bool = False,
+        jobconf: Mapping[str, str] | None = None,
+        py_files: Sequence[str] = (),
+        files: Sequence[str] = (),
+        archives: Sequence[str] = (),
+        wants_results: bool = True,
+        on_upload: inputs_module.Progress | None = None,
+        **settings: Any,
+    ) -> Submission:
+        """Load the job and settle its options; raises :class:`UsageError` for what is wrong with them."""
+        config = Config.load(settings)
+        runner = config.runner or ("celery" if config.broker else "local")
+        if runner == "celery":
+            _check_fleet(config)
+        from mrcelery import bundle
+
+        job_class = bundle.load_job(job) if isinstance(job, str) else job
+        instance = job_class(list(args))
+        from mrcelery.job import step_specs
+
+        options = _options(config, instance, jobconf or {}, overwrite)
+        return cls(
+            config=config,
+            runner=runner,
+            job_class=job_class,
+            job=instance,
+            name=name or job_class.__name__,
+            args=tuple(args),
+            inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
+            output=output,
+            options=options,
+            steps=step_specs(instance, _reducers(config, runner)),
+            shipped={"py_files": py_files, "files": files, "archives": archives},
+            client_token=client_token,
+            wants_results=wants_results,
+            on_upload=on_upload,
+        )
+
+    def plan(self) -> tuple[PlanSummary, Cost]:
+        """List and split the inputs here, and price the job; nothing is written anywhere."""
+        from mrcelery import plan
+        from mrcelery.formats import input_format
+
+        files = plan.list_inputs(self._here(), input_format(self.options.input_format))
+        summary = plan.write_plan(plan.cut(files, self.options.split_size), lambda page, data: None)
+        cost = plan.estimate(
+            summary,
+            self.steps,
+            input_is_s3=any(uri.startswith("s3://") for uri in self.inputs),
+            storage_is_s3=self.config.storage.startswith("s3://"),
+        )
+        return summary, cost
+
+    def submit(self) -> JobHandle:
+        """Start the runner and hand it the job. The inline runner has run it when this returns."""
+        if not self.inputs:
+            raise UsageError("no input: give files, folders, globs, s3:// or http(s):// addresses, or - for stdin")
+        identity = job_id(self.name, self.client_token)
+        output, bring_home = self._place_output()
+        spool = ""
+        found = None
+        if not self._uploads:
+            # before the runner starts: a wrong path need not wait for a cluster
+            spool = self._spool(identity) if "-" in self.inputs else ""
+            found = inputs_module.absolute(self.inputs, spool)
+        runner = self._open()
+        handle = JobHandle(
+            identity,
+            runner,
+            storage=self._storage or runner.storage,
+            bring_home=bring_home,
+            overwrite=self.options.overwrite,
+            parse=self._parse(),
+            spool=spool if self.runner != "celery" else "",
+        )
+        try:
+            if self.client_token and runner.store.state(identity):
+                return handle  # submitted before, maybe by a client that died: the same job, once
+            if found is None:
+                found = inputs_module.upload(
+                    self.inputs, self._storage, self.options.input_format, self.on_upload
+                )
+            self._send(runner, handle, found, output)
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    def _send(self, runner: Runner, handle: JobHandle, found: inputs_module.Inputs, output: str) -> None:
+        from mrcelery import bundle, records, signing
+
+        built = bundle.build(self.job_class, self.job, **self.shipped)
+        request = records.Request(
+            job=handle.id,
+            name=self.name,
+            owner=self.config.owner or _user(),
+            created=time.time(),
+            inputs=tuple(found.uris),
+            output=output,
+            storage=self._storage or runner.storage,
+            steps=self.steps,
+            args=self.args,
+            options=self.options,
+            bundle=built.bundle,
+            blobs=found.names,
+            small_results=self.wants_results and not output,
+        )
+        envelope = signing.seal(request, self.config.signing_key or None)
+        runner.submit(request, envelope, built.data, found.blobs)
+
+    @property
+    def brings_home(self) -> bool:
+        """Whether the waiting client must fetch the results to a local OUTPUT."""
+        return self._uploads and self.output is not None and not inputs_module.is_remote(self.output)
+
+    @property
+    def _storage(self) -> str:
+        """The configured storage as the workers name it; "" lets the runner choose."""
+        uri = self.config.storage.rstrip("/")
+        return uri if not uri or inputs_module.is_remote(uri) else inputs_module.local(uri)
+
+    @property
+    def _uploads(self) -> bool:
+        """Whether the workers cannot see this machine's files."""
+        return self.runner == "celery" and inputs_module.is_remote(self._storage)
+
+    def _place_output(self) -> tuple[str, str | None]:
+        """OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
+        if self.output is None or inputs_module.is_remote(self.output):
+            return self.output or "", None
+        path = inputs_module.local(self.output)
+        if not self.options.overwrite:
+            results.check_free(path)
+        return ("", path) if self._uploads else (path, None)
+
+    def _spool(self, identity: str) -> str:
+        """A folder for standard input, which the workers can read."""
+        if self.runner == "celery":
+            folder = Path(self._storage) / "inputs" / identity
+            folder.mkdir(parents=True)
+            return str(folder)
+        return tempfile.mkdtemp(prefix="mrcelery-", dir=self.config.scratch or None)
+
+    def _open(self) -> Runner:
+        if self.runner == "inline":
+            from mrcelery.executor.inline import InlineRunner
+
+            return InlineRunner(self._storage or None)
+        if self.runner == "local":
+            from mrcelery.executor.local import LocalRunner
+
+            return LocalRunner(_workers(self.config), self._storage or None, self.options.memory)
+        from mrcelery.executor.fleet import FleetRunner
+
+        return FleetRunner(self.config.broker, self.config.result_backend or None, self.config.queue)
+
+    def _parse(self) -> Callable[[bytes], results.Pair]:
+        from mrcelery.job import hooks
+
+        protocol = hooks(self.job, len(self.steps) - 1).output_protocol
+        if protocol is not None:
+            return protocol.read
+        return results.parse_json if self.options.output_format == "json" else results.parse_raw
+
+    def _here(self) -> list[str]:
+        return [u if inputs_module.is_remote(u) else inputs_module.local(u) for u in self.inputs]
+
+
+def job_id(name: str, client_token: str = "") -> str:
+    """``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, or the same id for the same name and token."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
+    if client_token:
+        return f"{slug}-{hashlib.sha256(client_token.encode()).hexdigest()[:20]}"
+    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def _check_fleet(config: Config) -> None:
+    if not config.broker:
+        raise ConfigError(
+            "the celery runner needs a broker: give --broker redis://host:6379/0 (or MRCELERY_BROKER, "
+            "CELERY_BROKER_URL), or --runner local"
+        )
+    if not config.storage:
+        raise ConfigError(
+            f"the fleet at {mask(config.broker)} needs a storage that all its workers reach: "
+            "give --storage s3://bucket/prefix, or a shared folder (MRCELERY_STORAGE)"
+        )
+    if config.storage.startswith(("memory://", "http://", "https://")):
+        raise ConfigError(f"storage {config.storage} cannot serve a fleet: give s3://bucket/prefix or a shared folder")
+
+
+def _options(config: Config, job: MRJob, jobconf: Mapping[str, str], overwrite: bool) -> JobOptions:
+    """A flag wins over what the job's class says, and that over the environment and the files."""
+    from mrcelery.records import JobOptions
+
+    formats = {"input_format": config.input_format, "output_format": config.output_format}
+    for setting, attribute in (("input_format", "INPUT"), ("output_format", "OUTPUT")):
+        declared = getattr(job, attribute, None)
+        if declared and not config.origins.get(setting, "").startswith("--"):
+            formats[setting] = str(declared)
+    return JobOptions(
+        reducers=config.reducers,
+        split_size=config.split_size,
+        memory=config.memory,
+        max_attempts=config.max_attempts,
+        max_bad_records=config.max_bad_records,
+        speculative=config.speculative,
+        **formats,
+        compress=config.compress,
+        allow_pickle=config.allow_pickle,
+        overwrite=overwrite,
+        queue=config.queue,
+        jobconf=dict(jobconf),
+    )
+
+
+def _workers(config: Config) -> int:
+    return config.workers or os.cpu_count() or 1
+
+
+def _reducers(config: Config, runner: str) -> int:
+    if config.reducers is not None:
+        return config.reducers
+    return {"inline": 1, "local": _workers(config)}.get(runner, _FLEET_REDUCERS)
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container whose user id has no name
