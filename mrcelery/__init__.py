@@ -24,6 +24,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from mrcelery import ops
     from mrcelery.api import JobHandle, JobStatus, StageStatus, attach, run, submit
     from mrcelery.errors import (
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimeoutError,
     )
-    from mrcelery.executor.celeryapp import app, install
+    from mrcelery.executor.celeryapp import install
     from mrcelery.job import MRJob, MRStep
+
+    app: Celery
 
 __version__ = "0.1.0"
 
@@ -54,7 +58,6 @@ _HOMES = {
     "JobFailedError": "errors",
     "JobCancelledError": "errors",
     "WaitTimeoutError": "errors",
-    "app": "executor.celeryapp",
     "install": "executor.celeryapp",
 }
 
@@ -82,9 +85,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "ops":
         return import_module("mrcelery.ops")
-    if name not in _HOMES:
+    if name == "app":
+        value = import_module("mrcelery.executor.celeryapp").configured_app()  # what `celery -A mrcelery` looks for
+    elif name in _HOMES:
+        value = getattr(import_module(f"mrcelery.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module 'mrcelery' has no attribute {name!r}")
-    value = getattr(import_module(f"mrcelery.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

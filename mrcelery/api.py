@@ -6,6 +6,7 @@ takes the place of a flag.
 
 from __future__ import annotations
 
+import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -22,16 +23,18 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
+from mrcelery.inputs import is_remote, local
 from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.results import Pair
 
 if TYPE_CHECKING:
     from mrcelery.job import MRJob
     from mrcelery.records import Counters, Failure, Report, Request
     from mrcelery.storage.base import Storage
 
-_STAGES = {"map": 1, "barrier": 2, "reduce": 3, "finish": 4}
+_STAGES = {"map": 1, "reduce": 2, "finish": 3}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
-"""Seconds between two looks at a job: a short job is seen to end at once, a long one costs 5 reads a second."""
+"""Seconds between two looks at a job: a short job is seen to end at once, a long one costs 5 looks a second."""
 
 
 class Runner(Protocol):
@@ -130,7 +133,13 @@ def attach(job: str, **options: Any) -> JobHandle:
     Raises :class:`ConfigError` where neither a broker nor a storage is configured.
     """
     config = Config.load(options)
-    return JobHandle(job, connect(config), storage=config.storage)
+    return JobHandle(job, connect(config), storage=storage_root(config))
+
+
+def storage_root(config: Config) -> str:
+    """The configured storage, a folder as an absolute path; "" where none is configured."""
+    uri = config.storage.rstrip("/")
+    return uri if not uri or is_remote(uri) else local(uri)
 
 
 def connect(config: Config) -> Runner | None:
@@ -158,14 +167,16 @@ class JobHandle:
         job: str,
         runner: Runner | None,
         *,
+        store: JobStore | None = None,
         storage: str = "",
         bring_home: str | None = None,
         overwrite: bool = False,
-        parse: Callable[[bytes], results.Pair] | None = None,
+        parse: Callable[[bytes], Pair] | None = None,
         spool: str = "",
     ) -> None:
         self.id = job
         self.runner = runner
+        self._store = store if runner is None else runner.store
         self.bring_home = bring_home
         """Local folder that :meth:`wait` fetches the results into, or None."""
         self._storage = storage
@@ -206,7 +217,7 @@ class JobHandle:
             if left <= 0:
                 raise WaitTimeoutError(f"job {self.id} is still {state}: wait again, or look with status")
             time.sleep(min(pause, left))
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            pause = min(pause * 1.2, _LONGEST_PAUSE)
         self._raise_unless_succeeded()
         if self.bring_home is not None:
             self.fetch(self.bring_home, overwrite=self._overwrite)
@@ -238,26 +249,27 @@ class JobHandle:
 
     def cancel(self) -> bool:
         """Cancel the job: its tasks stop between blocks. False where it had ended already."""
-        if self.runner is None:
+        if self._store is None:
             raise ConfigError(f"cannot cancel {self.id} without its broker: give --broker")
         self._fields()
-        return self.runner.store.move(self.id, "cancelled", {"finished": repr(time.time())})
+        return self._store.move(self.id, "cancelled", {"finished": repr(time.time())})
 
     def counters(self) -> Counters:
         """Counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""
         fields = self._fields()
-        if fields["state"] in FINAL and (report := self._read_report()):
+        if fields["state"] == "succeeded" and (report := self._read_report()):
             return report.counters
-        from mrcelery.records import Commit, decode
+        from mrcelery.coordinator import add_counters
+        from mrcelery.records import Commit, StageSummary, decode
 
         total: Counters = {}
         for stage in self._stages(fields, int(fields.get("step") or 0)):
-            assert self.runner is not None  # fields without a store come from a report, handled above
-            for data in self.runner.store.commits(self.id, stage.step, stage.kind).values():
-                for group, names in decode(data, Commit).counters.items():
-                    into = total.setdefault(group, {})
-                    for name, amount in names.items():
-                        into[name] = into.get(name, 0) + amount
+            summary = fields.get(f"summary.{stage.step}.{stage.kind}")
+            if summary is not None:
+                add_counters(total, decode(summary.encode(), StageSummary).counters)
+            elif self._store is not None:
+                for data in self._store.commits(self.id, stage.step, stage.kind).values():
+                    add_counters(total, decode(data, Commit).counters)
         return total
 
     def failure(self) -> Failure | None:
@@ -271,14 +283,15 @@ class JobHandle:
             raise UsageError(f"job {self.id} has no report (yet): look with `mrcelery status {self.id}`")
         return report
 
-    def results(self) -> Iterator[results.Pair]:
+    def results(self) -> Iterator[Pair]:
         """Pairs (key, value) in order of the part files.
 
         The json format gives parsed JSON, a job with an output protocol what that reads, and any other
         text format (None, line). Raises as :meth:`wait` does for a job that did not succeed.
         """
+        lines = self.output_lines()
         parse = self._parse or self._guess_parse()
-        return (parse(line) for line in self.output_lines())
+        return map(parse, lines)
 
     __iter__ = results
 
@@ -289,7 +302,7 @@ class JobHandle:
     def output(self) -> Iterator[bytes]:
         """The part files' bytes in order, in pieces, decompressed."""
         self._raise_unless_succeeded()
-        if self.runner is not None and (small := self.runner.store.get_blob(self.id, "results")) is not None:
+        if self._store is not None and (small := self._store.get_blob(self.id, "results")) is not None:
             return iter([small])
         storage, keys = self._parts()
         return results.content(storage, keys)
@@ -309,7 +322,7 @@ class JobHandle:
         results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
 
     def _fields(self) -> dict[str, str]:
-        fields = self.runner.store.fields(self.id) if self.runner is not None else {}
+        fields = self._store.fields(self.id) if self._store is not None else {}
         if fields.get("state"):
             return fields
         if self._storage and (report := self._read_report()):
@@ -345,7 +358,8 @@ class JobHandle:
 
     def _stages(self, fields: dict[str, str], step: int) -> tuple[StageStatus, ...]:
         """Stages whose size is known. A stage that was left behind has all its tasks done."""
-        if self.runner is None:
+        store = self._store
+        if store is None:
             return ()
         found = []
         for key, value in fields.items():
@@ -359,7 +373,7 @@ class JobHandle:
             StageStatus(
                 of,
                 kind,
-                total if passed or (of, _STAGES[kind]) < now else self.runner.store.done(self.id, of, kind),
+                total if passed or (of, _STAGES[kind]) < now else store.done(self.id, of, kind),
                 total,
             )
             for of, kind, total in found
@@ -370,8 +384,8 @@ class JobHandle:
         from mrcelery.storage import open_storage
 
         uri = self._storage
-        if self.runner is not None:
-            uri = self.runner.store.fields(self.id).get("storage") or uri
+        if self._store is not None:
+            uri = self._store.fields(self.id).get("storage") or uri
         if not uri:
             raise ConfigError(f"the storage of job {self.id} is not known any more: give --storage")
         return open_storage(uri)
@@ -395,12 +409,12 @@ class JobHandle:
 
         return open_storage(report.output), list(report.parts)
 
-    def _guess_parse(self) -> Callable[[bytes], results.Pair]:
+    def _guess_parse(self) -> Callable[[bytes], Pair]:
         """By the request's output format; the job's class, and with it a protocol, is not at hand."""
         from mrcelery.records import JobSpec, Request
         from mrcelery.signing import unseal
 
-        sealed = self.runner.store.request(self.id) if self.runner is not None else None
+        sealed = self._store.request(self.id) if self._store is not None else None
         if sealed is not None:
             request = unseal(sealed, Request, None, self.id)
         else:
@@ -415,4 +429,4 @@ def _close(runner: Runner | None, spool: str) -> None:
             runner.close()
     finally:
         if spool:
-            results.remove_spool(spool)
+            shutil.rmtree(spool, ignore_errors=True)

@@ -154,19 +154,23 @@ def mrjob_alias() -> Iterator[None]:
         if _depth > 1:
             yield
             return
-        theirs = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_mrjob(name)}
+        theirs = take_modules({"mrjob"})
         sys.modules.update(_MODULES)
         sys.meta_path.insert(0, _Finder)
         try:
             yield
         finally:
             sys.meta_path.remove(_Finder)
-            for name in [name for name in sys.modules if _is_mrjob(name)]:
-                del sys.modules[name]
+            for name in _MODULES:  # there are no others: _Finder lets none in
+                sys.modules.pop(name, None)
             sys.modules.update(theirs)
     finally:
         _depth -= 1
 
 
-def _is_mrjob(name: str) -> bool:
-    return name == "mrjob" or name.startswith("mrjob.")
+def take_modules(tops: Iterable[str]) -> dict[str, ModuleType]:
+    """Remove modules of these top-level names, with their submodules, from ``sys.modules`` and return them."""
+    # Each task comes by here: look at every module there is only where one of them is loaded at all.
+    loaded = {top for top in tops if top in sys.modules}
+    names = [name for name in sys.modules if name.partition(".")[0] in loaded] if loaded else []
+    return {name: sys.modules.pop(name) for name in names}

@@ -128,11 +128,11 @@ class Config:
     )
     broker: str = _setting("", _text, "Redis URL of the fleet", env="CELERY_BROKER_URL")
     result_backend: str = _setting(
-        "", _text, "Redis URL for the barrier and the job store (the broker)", env="CELERY_RESULT_BACKEND"
+        "", _text, "Redis URL that counts the barrier (the broker)", env="CELERY_RESULT_BACKEND"
     )
     storage: str = _setting("", _text, "where job data lives: s3://bucket/prefix or a folder")
     queue: str = _setting("celery", _text, "Celery queue of the tasks")
-    reducers: int | None = _setting(None, _whole(0), "R, reduce tasks of each step")
+    reducers: int | None = _setting(None, _whole(1), "R, reduce tasks of a step (by input size)")
     split_size: int = _setting(64 << 20, parse_size, "input bytes of one map task")
     workers: int | None = _setting(None, _whole(1), "processes of the local runner (one per CPU)")
     memory: int = _setting(512 << 20, parse_size, "ceiling of one task's memory")

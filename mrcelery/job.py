@@ -99,13 +99,24 @@ class MRJob:
         self.counters = {}
         self.status_hook = None
         self._task_files = shipped_files.get()
+        self._declare_args()
+        self.load_args(list(args or ()))
+
+    # Arguments
+
+    @classmethod
+    def argument_parser(cls) -> argparse.ArgumentParser:
+        """The parser of the job's own arguments, without an instance: some are required, and a command
+        line must be told apart, and its help shown, before they are there."""
+        job = cls.__new__(cls)
+        job._declare_args()
+        return job.arg_parser
+
+    def _declare_args(self) -> None:
         self._file_dests: dict[str, Any] = {}
         self._file_args: dict[str, list[str]] = {}
         self.arg_parser: argparse.ArgumentParser = _ArgumentParser(prog=type(self).__name__, add_help=False)
         self.configure_args()
-        self.load_args(list(args or ()))
-
-    # Arguments
 
     def configure_args(self) -> None:
         """Redefine to call ``add_passthru_arg`` and ``add_file_arg``, after ``super().configure_args()``."""

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mrcelery.bundle import MANIFEST_VERSION, MAX_BYTES
-from mrcelery.compat import mrjob_alias
+from mrcelery.compat import mrjob_alias, take_modules
 from mrcelery.errors import ConfigError, CorruptDataError, MRCeleryError, UserCodeError, VersionError
 from mrcelery.job import importing, shipped_files
 from mrcelery.jobfile import load_file
@@ -185,7 +185,7 @@ class LoadedBundle:
     @contextmanager
     def _imports(self) -> Iterator[None]:
         path = list(sys.path)
-        hidden = {n: sys.modules.pop(n) for n in list(sys.modules) if n.partition(".")[0] in self._top_names}
+        hidden = take_modules(self._top_names)
         known = set(sys.modules)
         sys.modules.update(self._modules)
         sys.path[:0] = self._added_path

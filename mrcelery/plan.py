@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from mrcelery.errors import ConfigError, CorruptDataError, InputError
+from mrcelery.errors import ConfigError, CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats.base import InputFormat
 from mrcelery.formats.compression import compression_of
 from mrcelery.records import Extent, PlanPage, PlanSummary, Split, StepSpec, decode, encode
@@ -57,9 +57,14 @@ def list_inputs(inputs: Iterable[str], fmt: InputFormat) -> Iterator[InputFile]:
             continue
         begin = f"{storage.uri}/" if scheme in ("s3", "memory") else "/"
         found = False
-        for info in _objects(storage, key, folder=uri.endswith("/")):
-            found = True
-            yield _file(begin + info.key, info.size, fmt)
+        try:
+            for info in _objects(storage, key, folder=uri.endswith("/")):
+                found = True
+                yield _file(begin + info.key, info.size, fmt)
+        except StorageUnreachableError as e:
+            if scheme in ("", "file"):
+                raise InputError(f"input {uri} cannot be listed: {e}") from None
+            raise
         if not found:
             raise InputError(
                 f"input {uri} matches no file (names that begin with _ or . are passed over): "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -74,7 +73,8 @@ def parse_lenient(line: bytes) -> Pair:
 def check_free(path: str) -> None:
     """Raise :class:`OutputExistsError` where a local OUTPUT holds something already."""
     try:
-        taken = any(os.scandir(path))
+        with os.scandir(path) as entries:
+            taken = next(entries, None) is not None
     except FileNotFoundError:
         return
     except NotADirectoryError:
@@ -94,6 +94,7 @@ def fetch(
 ) -> None:
     """Copy part files and a ``_SUCCESS`` into the local folder ``target``, which appears whole or not at all.
 
+    With ``overwrite`` the part files of a folder that exists are replaced, ``_SUCCESS`` last.
     ``progress`` is called with a part's name and the bytes just written. Raises
     :class:`OutputExistsError` where ``target`` holds something and ``overwrite`` is False.
     """
@@ -114,17 +115,20 @@ def fetch(
                         if progress is not None:
                             progress(name, len(chunk))
             (fresh / layout.SUCCESS).write_bytes(success)
-            if overwrite and place.exists():
-                place.rename(Path(temporary) / "old")
-            try:
+            if overwrite and place.is_dir():
+                _replace_parts(fresh, place)
+            else:
                 fresh.rename(place)
-            except OSError:
-                check_free(target)  # somebody else may have filled it meanwhile
-                raise
     except OSError as e:
-        raise StorageUnreachableError(f"cannot write {target} ({e.strerror or e}): free it, or choose another") from None
+        why = e.strerror or e
+        raise StorageUnreachableError(f"cannot write {target} ({why}): free it, or choose another") from None
 
 
-def remove_spool(folder: str) -> None:
-    """Drop a temporary folder; one that is gone already is no error."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _replace_parts(fresh: Path, place: Path) -> None:
+    """Put new part files where old ones are; anything else that lies there is not ours to remove."""
+    (place / layout.SUCCESS).unlink(missing_ok=True)
+    for old in place.iterdir():
+        if _PART.fullmatch(old.name):
+            old.unlink()
+    for new in sorted(fresh.iterdir(), key=lambda path: path.name == layout.SUCCESS):
+        new.rename(place / new.name)

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrcelery import inputs as inputs_module
 from mrcelery import results
-from mrcelery.api import JobHandle, Runner
+from mrcelery.api import JobHandle, Runner, storage_root
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
 
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from mrcelery.plan import Cost
     from mrcelery.records import JobOptions, PlanSummary, StepSpec
 
-_FLEET_REDUCERS = 4
-"""R where nobody says: the client does not know the fleet's size, and a reduce task costs milliseconds."""
+
+class Plan(NamedTuple):
+    """What a job would come to: M and bytes, R of each step, and its S3 requests."""
+
+    inputs: PlanSummary
+    reducers: tuple[int, ...]
+    cost: Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +79,14 @@ class Submission:
             _check_fleet(config)
         from mrcelery import bundle
 
-        job_class = bundle.load_job(job) if isinstance(job, str) else job
-        instance = job_class(list(args))
+        job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
+        instance = bundle.make_job(job_class, args)
         from mrcelery.job import step_specs
+        from mrcelery.step import reducers_in
 
         options = _options(config, instance, jobconf or {}, overwrite)
+        explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
+        reducers = explicit or reducers_in(options.jobconf) or config.reducers
         return cls(
             config=config,
             runner=runner,
@@ -89,27 +97,30 @@ class Submission:
             inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
             output=output,
             options=options,
-            steps=step_specs(instance, _reducers(config, runner)),
+            steps=step_specs(instance, 0, reducers=reducers),
             shipped={"py_files": py_files, "files": files, "archives": archives},
             client_token=client_token,
             wants_results=wants_results,
             on_upload=on_upload,
         )
 
-    def plan(self) -> tuple[PlanSummary, Cost]:
+    def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
         from mrcelery import plan
+        from mrcelery.coordinator import _with_reducers as with_reducers
         from mrcelery.formats import input_format
 
         files = plan.list_inputs(self._here(), input_format(self.options.input_format))
         summary = plan.write_plan(plan.cut(files, self.options.split_size), lambda page, data: None)
+        steps = tuple(with_reducers(step, summary) for step in self.steps)
         cost = plan.estimate(
             summary,
-            self.steps,
+            steps,
             input_is_s3=any(uri.startswith("s3://") for uri in self.inputs),
-            storage_is_s3=self.config.storage.startswith("s3://"),
+            storage_is_s3=self._storage.startswith("s3://"),
+            output_is_s3=self.output.startswith("s3://") if self.output is not None else None,
         )
-        return summary, cost
+        return Plan(summary, tuple(step.reducers for step in steps), cost)
 
     def submit(self) -> JobHandle:
         """Start the runner and hand it the job. The inline runner has run it when this returns."""
@@ -166,7 +177,12 @@ class Submission:
             small_results=self.wants_results and not output,
         )
         envelope = signing.seal(request, self.config.signing_key or None)
-        runner.submit(request, envelope, built.data, found.blobs)
+        try:
+            runner.submit(request, envelope, built.data, found.blobs)
+        except UsageError:
+            # two clients with one token at the same time: one of them entered the job
+            if not (self.client_token and runner.store.state(handle.id)):
+                raise
 
     @property
     def brings_home(self) -> bool:
@@ -176,8 +192,7 @@ class Submission:
     @property
     def _storage(self) -> str:
         """The configured storage as the workers name it; "" lets the runner choose."""
-        uri = self.config.storage.rstrip("/")
-        return uri if not uri or inputs_module.is_remote(uri) else inputs_module.local(uri)
+        return storage_root(self.config)
 
     @property
     def _uploads(self) -> bool:
@@ -251,6 +266,7 @@ def _check_fleet(config: Config) -> None:
 
 def _options(config: Config, job: MRJob, jobconf: Mapping[str, str], overwrite: bool) -> JobOptions:
     """A flag wins over what the job's class says, and that over the environment and the files."""
+    from mrcelery.formats import compressor, input_format, output_format
     from mrcelery.records import JobOptions
 
     formats = {"input_format": config.input_format, "output_format": config.output_format}
@@ -258,6 +274,10 @@ def _options(config: Config, job: MRJob, jobconf: Mapping[str, str], overwrite: 
         declared = getattr(job, attribute, None)
         if declared and not config.origins.get(setting, "").startswith("--"):
             formats[setting] = str(declared)
+    # before anything starts: a name that does not exist
+    input_format(formats["input_format"])
+    output_format(formats["output_format"])
+    compressor(config.compress)
     return JobOptions(
         reducers=config.reducers,
         split_size=config.split_size,
@@ -265,7 +285,8 @@ def _options(config: Config, job: MRJob, jobconf: Mapping[str, str], overwrite: 
         max_attempts=config.max_attempts,
         max_bad_records=config.max_bad_records,
         speculative=config.speculative,
-        **formats,
+        input_format=formats["input_format"],
+        output_format=formats["output_format"],
         compress=config.compress,
         allow_pickle=config.allow_pickle,
         overwrite=overwrite,
@@ -276,12 +297,6 @@ def _options(config: Config, job: MRJob, jobconf: Mapping[str, str], overwrite: 
 
 def _workers(config: Config) -> int:
     return config.workers or os.cpu_count() or 1
-
-
-def _reducers(config: Config, runner: str) -> int:
-    if config.reducers is not None:
-        return config.reducers
-    return {"inline": 1, "local": _workers(config)}.get(runner, _FLEET_REDUCERS)
 
 
 def _user() -> str:

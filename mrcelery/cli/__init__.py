@@ -50,7 +50,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"mrcelery.cli.{name}").command
+        # a submodule called list would hide the builtin in this package
+        module = "list_jobs" if name == "list" else name
+        command: click.Command = import_module(f"mrcelery.cli.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -77,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run_job_class(job_class: type[MRJob], args: Sequence[str] | None = None) -> NoReturn:
     """``python job.py [options] [job's own options] INPUT...``, as mrjob has it; ends the process."""
-    from mrcelery.cli.jobfile import job_command
+    from mrcelery.cli.job_class import job_command
 
     arguments = list(sys.argv[1:] if args is None else args)
     prog = os.path.basename(sys.argv[0]) or job_class.__name__

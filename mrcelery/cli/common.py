@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -18,20 +19,17 @@ JOB = click.argument("job")
 
 def connection_options(function: F) -> F:
     """``--broker``, ``--result-backend`` and ``--storage``, as settings."""
-    for option in (
-        click.option("--storage", metavar="URI", help="Where job data lives: s3://bucket/prefix or a folder."),
-        click.option("--result-backend", metavar="URL", help="Redis of the job store  [the broker]"),
-        click.option("--broker", metavar="URL", help="Redis of the fleet."),
-    ):
-        function = option(function)
-    return function
+    storage = click.option("--storage", metavar="URI", help="Where job data lives: s3://bucket/prefix or a folder.")
+    backend = click.option("--result-backend", metavar="URL", help="Redis that counts the barrier  [the broker]")
+    broker = click.option("--broker", metavar="URL", help="Redis of the fleet.")
+    return broker(backend(storage(function)))
 
 
 def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
-class Age(click.ParamType):
+class Age(click.ParamType[float]):
     """``7d``, ``12h``, ``90s`` as seconds."""
 
     name = "age"
@@ -78,7 +76,7 @@ def show_seconds(seconds: float) -> str:
 
 def write_bytes(chunks: Iterable[bytes]) -> None:
     """Data to stdout as it is."""
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     for chunk in chunks:
         out.write(chunk)
     out.flush()

@@ -59,6 +59,7 @@ def _broker(config: Config) -> None:
 
 
 def _storage(config: Config) -> None:
+    from mrcelery.api import storage_root
     from mrcelery.storage import check, open_storage
 
-    check(open_storage(config.storage))
+    check(open_storage(storage_root(config)))

@@ -16,9 +16,9 @@ from mrcelery.storage.base import Storage
 _LOG = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
 
 
-@click.command(epilog=epilog("mrcelery logs JOB", "mrcelery logs JOB --step 1 --kind map --task 17"))
+@click.command(epilog=epilog("mrcelery logs JOB", "mrcelery logs JOB --step 0 --kind map --task 17"))
 @JOB
-@click.option("--step", type=click.IntRange(1), help="Only this step, counted from 1.")
+@click.option("--step", type=click.IntRange(0), help="Only this step, counted from 0.")
 @click.option("--kind", type=click.Choice(["map", "reduce"]), help="Only this stage.")
 @click.option("--task", type=click.IntRange(0), help="Only this task.")
 @connection_options
@@ -38,15 +38,14 @@ def command(
                 text = storage.read(key).decode("utf-8", "replace")
                 print_json({**match.groupdict(), "text": text})
                 continue
-            number = int(match["step"]) + 1
-            click.echo(f"==> step {number} {match['kind']} {int(match['task'])} attempt {match['attempt']} <==")
+            click.echo(f"==> step {match['step']} {match['kind']} {int(match['task'])} attempt {match['attempt']} <==")
             write_bytes(storage.stream(key))
     if not found:
         click.echo(f"mrcelery: job {job} has no logs of that kind", err=True)
 
 
 def _logs(storage: Storage, job: str, step: int | None) -> Iterator[tuple[str, re.Match[str]]]:
-    prefix = layout.job_root(job) if step is None else layout.step_root(job, step - 1)
+    prefix = layout.job_root(job) if step is None else layout.step_root(job, step)
     for info in storage.list(prefix):
         if match := _LOG.fullmatch(info.key):
             yield info.key, match

@@ -24,6 +24,7 @@ class Bars:
         self.on = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._since = time.monotonic()
         self._rich: Progress | None = None
+        self._fetched = 0
         self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -42,13 +43,18 @@ class Bars:
     def job(self, status: JobStatus) -> None:
         """Show a job's stages; called at each look of a wait."""
         for stage in status.stages:
-            self._show(f"step {stage.step + 1} {stage.kind}", stage.done, stage.total, "tasks")
+            self._show(f"step {stage.step} {stage.kind}", stage.done, stage.total, "tasks")
 
     def upload(self, name: str, sent: int, size: int) -> None:
         """Show a file on its way to storage; sizes in bytes."""
         self._show(f"upload {name}", sent, size, "bytes")
 
-    def _show(self, label: str, done: int, total: int, unit: str) -> None:
+    def download(self, name: str, size: int) -> None:
+        """Show a part file on its way home; called with the bytes of each piece."""
+        self._fetched += size
+        self._show("fetch", self._fetched, None, "bytes")
+
+    def _show(self, label: str, done: int, total: int | None, unit: str) -> None:
         if not self.on or time.monotonic() - self._since < _QUIET_SECONDS:
             return
         if self._rich is None:
@@ -67,7 +73,7 @@ def _rich_progress() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+        TextColumn("{task.completed:,.0f} {task.fields[unit]}"),
         TimeElapsedColumn(),
     ]
     return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -26,7 +26,7 @@ def command(job: str, as_json: bool, **settings: Any) -> None:
     rows.append(("started", show_time(status.started or status.created)))
     if status.finished:
         rows.append(("took", show_seconds(status.finished - (status.started or status.created))))
-    rows += [(f"step {s.step + 1} {s.kind}", f"{s.done:,} of {s.total:,} tasks") for s in status.stages]
+    rows += [(f"step {s.step} {s.kind}", f"{s.done:,} of {s.total:,} tasks") for s in status.stages]
     rows += [("storage", status.storage), ("output", status.output), ("says", status.message)]
     for name, value in rows:
         if value:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mrcelery.job import MRJob
     from mrcelery.submission import Submission
 
-_MANY = {"multiple": True, "metavar": "PATH"}
-
 
 class _Submit(click.Command):
     """Keeps what follows ``--`` for the job."""
@@ -34,8 +32,9 @@ class _Submit(click.Command):
         try:
             return super().parse_args(ctx, ours)
         except click.NoSuchOption as e:
-            e.message += " The job's own options go after --."
-            raise
+            raise UsageError(
+                f"no such option {e.option_name}: see --help; the job's own options go after --"
+            ) from None
 
 
 @click.command(
@@ -61,7 +60,7 @@ class _Submit(click.Command):
 )
 @connection_options
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
-@click.option("-R", "--reducers", type=int, metavar="N", help="Reduce tasks of a step; 0: map only.")
+@click.option("-R", "--reducers", type=int, metavar="N", help="Reduce tasks of a step  [by input size]")
 @click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB]")
 @click.option("--workers", type=int, metavar="N", help="Processes of the local runner  [one per CPU]")
 @click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
@@ -75,9 +74,9 @@ class _Submit(click.Command):
 @click.option(
     "-D", "--define", "--jobconf", "defines", multiple=True, metavar="NAME=VALUE", help="Job configuration."
 )
-@click.option("--py-files", **_MANY, help="Modules, folders, zips or wheels that the job imports.")
-@click.option("--files", **_MANY, help="Files for the tasks' working folder: PATH[#NAME].")
-@click.option("--archives", **_MANY, help="Archives to unpack there: PATH[#NAME].")
+@click.option("--py-files", multiple=True, metavar="PATH", help="Modules, folders, zips, wheels to import.")
+@click.option("--files", multiple=True, metavar="PATH", help="Files for the tasks' working folder: PATH[#NAME].")
+@click.option("--archives", multiple=True, metavar="PATH", help="Archives to unpack there: PATH[#NAME].")
 @click.option("--name", metavar="TEXT", help="Name of the job  [its class]")
 @click.option("--client-token", metavar="TEXT", help="The same token gives the same job, once.")
 @click.option("--detach", is_flag=True, help="Print the job id and leave; the fleet goes on.")
@@ -87,7 +86,7 @@ class _Submit(click.Command):
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, job: str, inputs: tuple[str, ...], **flags: Any) -> int:
+def command(ctx: click.Context, /, job: str, inputs: tuple[str, ...], **flags: Any) -> int:
     """Run JOB over INPUTs. JOB is file.py, file.py:Class or pkg.module:Class.
 
     Without -o the results are printed to stdout. Arguments after -- are the job's own.
@@ -183,10 +182,11 @@ def _check(submission: Submission, detach: bool, as_json: bool) -> None:
 
 def _interrupted(handle: JobHandle, submission: Submission) -> int:
     if submission.runner == "celery":
+        results = f"fetch {handle.id} {submission.output}" if handle.bring_home else f"cat {handle.id}"
         click.echo(
             f"\nDetached: job {handle.id} goes on.\n"
             f"  come back   mrcelery wait {handle.id}\n"
-            f"  results     mrcelery {f'fetch {handle.id} {submission.output}' if handle.bring_home else f'cat {handle.id}'}\n"
+            f"  results     mrcelery {results}\n"
             f"  stop it     mrcelery cancel {handle.id}",
             err=True,
         )
@@ -214,8 +214,7 @@ def _print_summary(handle: JobHandle, output: str | None) -> None:
 
 
 def _print_plan(submission: Submission, as_json: bool) -> None:
-    plan, cost = submission.plan()
-    reducers = [step.reducers for step in submission.steps]
+    plan, reducers, cost = submission.plan()
     if as_json:
         print_json(
             {
@@ -229,7 +228,7 @@ def _print_plan(submission: Submission, as_json: bool) -> None:
         )
         return
     click.echo(f"map tasks (M)     {plan.splits:,}")
-    for number, count in enumerate(reducers, 1):
+    for number, count in enumerate(reducers):
         step = f", step {number}" if len(reducers) > 1 else ""
         click.echo(f"reduce tasks (R)  {count:,}{step}")
     click.echo(f"input             {plan.files:,} files, {show_size(plan.bytes)}")

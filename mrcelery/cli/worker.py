@@ -37,6 +37,6 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     if config.result_backend:
         os.environ["MRCELERY_RESULT_BACKEND"] = config.result_backend
 
-    from mrcelery.executor.celeryapp import app, worker_argv
+    from mrcelery.executor.celeryapp import configured_app, worker_argv
 
-    app.worker_main(worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))
+    configured_app().worker_main(worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))

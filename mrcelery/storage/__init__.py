@@ -23,6 +23,7 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
 # By process id: clients and their connections must not cross a fork.
 _opened: dict[tuple[int, str], Storage] = {}
+_servers: dict[tuple[int, str], Storage] = {}
 
 
 def scheme_of(uri: str) -> str:
@@ -81,10 +82,10 @@ def locate(uri: str) -> tuple[Storage, str]:
 
         root, _, key = uri[len(scheme) + 3 :].partition("/")
         slot = (os.getpid(), f"{scheme}://{root}")
-        storage = _opened.get(slot)
-        if storage is None:
-            storage = _opened.setdefault(slot, HttpStorage(slot[1]))
-        return storage, key
+        server = _servers.get(slot)
+        if server is None:
+            server = _servers.setdefault(slot, HttpStorage(slot[1]))
+        return server, key
     raise ConfigError(f"{uri} has an unknown scheme: an input is a path, s3://bucket/key or http(s)://...")
 
 

@@ -100,13 +100,7 @@ class FolderStorage:
         path = self._path(key)
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}")
         with _errors(path):
-            while True:
-                try:
-                    file = temporary.open("xb")
-                    break
-                except FileNotFoundError:
-                    # Again where delete() of the folder's last file takes the folder in between.
-                    path.parent.mkdir(parents=True, exist_ok=True)
+            file = _open_new(temporary)
             try:
                 with file:
                     yield file, temporary, path
@@ -179,6 +173,22 @@ class FolderStorage:
 
     def local_path(self, key: str) -> str | None:
         return str(self._path(key))
+
+
+def _open_new(path: Path) -> BinaryIO:
+    """Open a new file, in a new folder where need be."""
+    for _ in range(1000):
+        try:
+            return path.open("xb")
+        except FileNotFoundError:
+            pass
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError):
+            # Again where delete() of a folder's last file took a folder in between; not below a file.
+            if any(folder.is_file() for folder in path.parents):
+                raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path.parent)) from None
+    raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", str(path.parent))
 
 
 def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:

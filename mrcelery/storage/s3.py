@@ -22,7 +22,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from mrcelery.errors import CorruptDataError, StorageUnreachableError
+from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
 from mrcelery.storage.s3_errors import code_of, translate
 from mrcelery.storage.streams import copy_through
@@ -92,10 +92,10 @@ class S3Storage:
         self.uri = uri.rstrip("/")
         self.requests: Counter[str] = Counter()
         self._counting = threading.Lock()
-        self.bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
+        self.bucket, _, prefix = uri.rstrip("/").partition("://")[2].partition("/")
         self._prefix = prefix + "/" if prefix else ""
         if not self.bucket:
-            raise StorageUnreachableError(f"{uri} names no bucket: write s3://bucket/prefix")
+            raise ConfigError(f"{uri} names no bucket: write s3://bucket/prefix")
 
     def __repr__(self) -> str:
         return f"S3Storage({self.uri!r})"
@@ -228,6 +228,10 @@ class S3Storage:
             copy_through(self, key, to, to_key)
             return
         source = {"Bucket": self.bucket, "Key": self._prefix + key}
+        if source == {"Bucket": to.bucket, "Key": to._prefix + to_key}:
+            with self._errors("s3:GetObject", key):
+                self._call("head_object", key)
+            return  # S3 refuses to copy an object to itself
         with self._errors("s3:GetObject, s3:PutObject", key):
             try:
                 to._call("copy_object", to_key, CopySource=source)

@@ -134,7 +134,6 @@ def test_list_is_in_order_of_key_and_by_prefix(storage: Storage) -> None:
 
 def test_list_is_paginated(storage: Storage, root: str) -> None:
     if root.startswith("s3:"):
-        # as many as make three pages, without as many round trips: a copy is the server's work alone
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(8) as pool:
@@ -318,7 +317,7 @@ def test_folder_below_a_file(tmp_path: Path) -> None:
         open_storage(str(tmp_path / "file/root")).write("a", b"x")
 
 
-@pytest.mark.parametrize("uri", ["", "gs://bucket/x", "http://host/x", "file://host/x", "redis://x"])
+@pytest.mark.parametrize("uri", ["", "gs://bucket/x", "http://host/x", "file://host/x", "redis://x", "s3://", "s3:///x"])
 def test_addresses_that_are_no_storage(uri: str) -> None:
     with pytest.raises(ConfigError):
         open_storage(uri)

@@ -1,0 +1,110 @@
+"""``mrcelery clean``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import click
+
+from mrcelery import layout
+from mrcelery.api import Runner, connect, storage_root
+from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
+from mrcelery.config import Config, show_size
+from mrcelery.errors import ConfigError
+from mrcelery.jobstore.base import FINAL, TTL
+from mrcelery.storage.base import Storage
+
+_CREATED = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")
+_WEEK = "7d"
+
+
+@click.command(
+    epilog=epilog("mrcelery clean --older-than 1d --dry-run", "mrcelery clean wordcount-20261120-201530-a1b2c3")
+)
+@click.argument("jobs", metavar="[JOB...]", nargs=-1)
+@click.option("--older-than", type=Age(), metavar="TIME", help=f"Of jobs that ended so long ago  [{_WEEK}]")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed.")
+@connection_options
+@json_option
+def command(
+    jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_json: bool, **settings: Any
+) -> None:
+    """Remove the data of jobs that have ended, results in the job's own storage included.
+
+    An OUTPUT elsewhere stays, and so does every job that still runs. A JOB that is named goes whatever its age.
+    """
+    config = Config.load(settings)
+    if not config.storage:
+        raise ConfigError("clean needs the storage: give --storage (or MRCELERY_STORAGE)")
+    from mrcelery.storage import open_storage
+
+    storage = open_storage(storage_root(config))
+    age = older_than if older_than is not None else 0.0 if jobs else float(TTL)
+    runner = connect(config)
+    removed = []
+    try:
+        for job, keys, size in _jobs(storage, jobs):
+            if not _may_go(storage, runner, job, age, named=job in jobs):
+                continue
+            if not dry_run:
+                # the report and the spec last: what is interrupted here can still be told and cleaned
+                storage.delete(sorted(keys, key=lambda key: key in (layout.spec(job), layout.report(job))))
+                if runner is not None:
+                    runner.store.drop(job)
+            removed.append({"job": job, "objects": len(keys), "bytes": size})
+            if not as_json:
+                verb = "would remove" if dry_run else "removed"
+                click.echo(f"{verb} {job}: {len(keys):,} objects, {show_size(size)}")
+    finally:
+        if runner is not None:
+            runner.close()
+    if as_json:
+        print_json(removed)
+
+
+def _jobs(storage: Storage, named: tuple[str, ...]) -> Iterator[tuple[str, list[str], int]]:
+    """Each job that has data in the storage, with its keys and bytes; one job's keys in memory at a time."""
+    prefixes = [layout.job_root(job) for job in named] or ["jobs/"]
+    for prefix in prefixes:
+        for job, objects in groupby(storage.list(prefix), key=lambda info: info.key.split("/")[1]):
+            found = list(objects)
+            yield job, [info.key for info in found], sum(info.size for info in found)
+
+
+def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, named: bool) -> bool:
+    fields = runner.store.fields(job) if runner is not None else {}
+    if fields and fields["state"] not in FINAL:
+        if named:
+            click.echo(f"mrcelery: job {job} is {fields['state']}: cancel it first", err=True)
+        return False
+    ended = float(fields.get("finished") or 0) or _reported(storage, job)
+    if ended:
+        return time.time() - ended >= age
+    if runner is not None and named:
+        return True
+    # nobody tells how it ended: it may run on a fleet that we do not see, until its record would be gone
+    return time.time() - _created(job) >= max(age, TTL)
+
+
+def _reported(storage: Storage, job: str) -> float:
+    """When the job ended by its report, in epoch seconds; 0 where it left none."""
+    from mrcelery.records import Report, decode
+
+    key = layout.report(job)
+    try:
+        return decode(storage.read(key), Report, key).finished
+    except FileNotFoundError:
+        return 0.0
+
+
+def _created(job: str) -> float:
+    """When a job was submitted by its id, in epoch seconds; now where the id does not tell."""
+    match = _CREATED.search(job)
+    if match is None:
+        return time.time()
+    return datetime.strptime(match[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()

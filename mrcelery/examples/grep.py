@@ -1,0 +1,35 @@
+"""Which lines match a pattern?
+
+Paper, section 2.3, "Distributed Grep". Input: text. Output: the lines as they are; there is no reducer,
+so they stay in the order of the input, one part file a map task::
+
+    mrcelery submit mrcelery.examples.grep:Grep logs/ -- --pattern 'timeout|refused'
+"""
+
+import argparse
+import re
+
+from mrcelery import MRJob
+
+
+def regex(text):
+    try:
+        return re.compile(text)
+    except re.error as e:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression ({e})") from None
+
+
+class Grep(MRJob):
+    OUTPUT = "text"
+
+    def configure_args(self):
+        super().configure_args()
+        self.add_passthru_arg("--pattern", type=regex, required=True, help="Python regular expression")
+
+    def mapper(self, _, line):
+        if self.options.pattern.search(line):
+            yield None, line
+
+
+if __name__ == "__main__":
+    Grep.run()

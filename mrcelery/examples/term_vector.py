@@ -1,0 +1,51 @@
+"""Which words matter most on each host?
+
+Paper, section 2.3, "Term-Vector per Host". Input: JSON lines ``{"url": ..., "text": ...}``, a document each.
+Output: host, list of [word, frequency], the most frequent first, at most ``--terms`` of them. The
+different words of a host must fit in memory::
+
+    mrcelery submit mrcelery.examples.term_vector:TermVector docs.jsonl -- --terms 10
+"""
+
+import re
+from collections import Counter
+from urllib.parse import urlsplit
+
+from mrcelery import MRJob
+
+WORD = re.compile(r"\w+")
+
+
+def added(vectors):
+    """The sum of term vectors, which are ``{word: frequency}``."""
+    total = Counter()
+    for vector in vectors:
+        total.update(vector)
+    return dict(total)
+
+
+class TermVector(MRJob):
+    INPUT = "jsonl"
+
+    def configure_args(self):
+        super().configure_args()
+        self.add_passthru_arg("--terms", type=int, default=10, help="words to keep of each host")
+
+    def mapper(self, _, document):
+        host = urlsplit(document["url"]).hostname
+        if host:
+            yield host, dict(Counter(WORD.findall(document["text"].lower())))
+        else:
+            self.increment_counter("documents", "without a host")
+
+    def combiner(self, host, vectors):
+        yield host, added(vectors)
+
+    def reducer(self, host, vectors):
+        # Only here are a host's infrequent words known, so only here may they be thrown away.
+        by_frequency = sorted(added(vectors).items(), key=lambda term: (-term[1], term[0]))
+        yield host, by_frequency[: self.options.terms]
+
+
+if __name__ == "__main__":
+    TermVector.run()

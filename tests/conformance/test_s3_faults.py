@@ -1,0 +1,139 @@
+"""S3 over a connection that breaks, against a small server that breaks it; and inputs listed from S3."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
+from mrcelery.formats import input_format
+from mrcelery.plan import InputFile, list_inputs
+from mrcelery.storage import open_storage
+
+DATA = bytes(range(256)) * 2000
+
+
+class Faulty(BaseHTTPRequestHandler):
+    """One object that is served in pieces, and conditional writes whose first answer gets lost."""
+
+    protocol_version = "HTTP/1.1"
+    piece = 100_000
+    etag = '"one"'
+    etag_after = '"one"'
+    stored: dict[str, tuple[bytes, str]]
+    gets: list[str]
+    lost = 0
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if "Content_Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        kind.gets.append(self.headers.get("Range", ""))
+        if (wanted := self.headers.get("If-Match")) and wanted != kind.etag:
+            self._send(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        body = DATA[first:]
+        kind.etag, etag = kind.etag_after, kind.etag
+        self.close_connection = len(body) > self.piece
+        self._send(206 if first else 200, body[: self.piece], Content_Length=str(len(body)), ETag=etag)
+
+    def do_PUT(self) -> None:
+        kind = type(self)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("If-None-Match") and self.path in kind.stored:
+            self._send(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return
+        kind.stored[self.path] = (body, self.headers.get("x-amz-meta-mrcelery-create", ""))
+        if kind.lost:
+            kind.lost -= 1
+            self.close_connection = True  # written, and no answer
+            return
+        self._send(200, ETag='"x"')
+
+    def do_HEAD(self) -> None:
+        body, token = type(self).stored[self.path]
+        self._send(200, Content_Length=str(len(body)), x_amz_meta_mrcelery_create=token)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Faulty]]:
+    handler = type("Handler", (Faulty,), {"stored": {}, "gets": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setattr("mrcelery.storage.s3.time.sleep", lambda seconds: None)
+        try:
+            yield handler
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_broken_download_is_taken_up_where_it_stopped(faulty: type[Faulty]) -> None:
+    storage = open_storage("s3://bucket")
+    assert b"".join(storage.stream("key", chunk=10_000)) == DATA
+    assert len(faulty.gets) > 1
+    assert faulty.gets[0] == ""
+    assert all(asked.startswith("bytes=") for asked in faulty.gets[1:])
+
+
+def test_a_download_that_gets_nowhere(faulty: type[Faulty]) -> None:
+    faulty.piece = 0
+    with pytest.raises(StorageUnreachableError, match="breaks off at byte 0 again and again"):
+        open_storage("s3://bucket").read("key")
+    assert len(faulty.gets) < 20
+
+
+def test_an_object_replaced_between_two_pieces(faulty: type[Faulty]) -> None:
+    faulty.etag_after = '"two"'
+    with pytest.raises(CorruptDataError, match="was replaced while it was read"):
+        list(open_storage("s3://bucket").stream("key", chunk=10_000))
+
+
+def test_a_create_whose_answer_got_lost_is_ours_all_the_same(faulty: type[Faulty]) -> None:
+    storage = open_storage("s3://bucket")
+    faulty.lost = 1
+    assert storage.create("commit.json", b"mine") is True
+    assert storage.create("commit.json", b"mine") is False
+
+
+def test_inputs_on_s3(bucket: str) -> None:
+    root = f"s3://{bucket}/inputs"
+    storage = open_storage(root)
+    for name in ("a.txt", "a/b.gz", "a/_tmp/c", "a[1].txt", "folder/"):
+        storage.write(name, b"123")
+    text = input_format("text")
+
+    def names(uri: str) -> list[str]:
+        found = list(list_inputs([uri], text))
+        assert all(file.size == 3 for file in found)
+        return [file.uri.removeprefix(root + "/") for file in found]
+
+    assert list(list_inputs([f"{root}/a.txt"], text)) == [InputFile(f"{root}/a.txt", 3, True)]
+    assert names(root) == names(root + "/") == names(f"s3://{bucket}") == ["a.txt", "a/b.gz", "a[1].txt"]
+    assert names(f"{root}/a") == names(f"{root}/a/*") == names(f"s3://{bucket}/*/a/") == ["a/b.gz"]
+    assert names(f"{root}/*.txt") == ["a.txt", "a[1].txt"]
+    assert names(f"{root}/a[1].txt") == ["a[1].txt"]
+    for nothing in (f"{root}/a.tx", f"{root}/folder/", f"s3://{bucket}/no*"):
+        with pytest.raises(InputError, match="matches no file"):
+            names(nothing)
+    with pytest.raises(StorageUnreachableError, match="does not exist"):
+        names(f"s3://{bucket}-not/x")
