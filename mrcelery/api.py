@@ -116,8 +116,9 @@ def submit(
 
     ``options`` are settings (:class:`mrcelery.config.Config`: ``broker``, ``storage``, ``reducers``,
     ``split_size`` ...) and ``args`` (the job's own arguments, a list of text), ``name``,
-    ``client_token`` (the same token gives the same job, once), ``overwrite``, ``jobconf`` (a mapping),
-    ``py_files``, ``files`` and ``archives`` (lists of paths to ship).
+    ``client_token`` (the same token gives the same job, once), ``overwrite``, ``keep`` (the intermediate
+    data of a job that succeeded), ``jobconf`` (a mapping), ``py_files``, ``files`` and ``archives`` (lists
+    of paths to ship).
 
     Raises :class:`UsageError` (the job, an input, an output or an option is wrong) and
     :class:`UnreachableError` (the broker or the storage).

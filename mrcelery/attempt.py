@@ -57,7 +57,11 @@ def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, 
                 "or ran out of memory each time; see the workers' logs, or give it more with --memory"
             )
     attempt = f"{count}-{secrets.token_hex(3)}"
-    mine = _run(runtime, active, step, kind, number, attempt, capture)
+    try:
+        mine = _run(runtime, active, step, kind, number, attempt, capture)
+    except MRCeleryError as e:
+        e.attempt = attempt
+        raise
     winner = commit(active.storage, mine)
     store.add_commit(job, step, kind, number, encode(winner))
     return winner
@@ -196,9 +200,7 @@ def _captured(
 _OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3transfer")
 
 
-def failure(
-    error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1, attempt: str = ""
-) -> Failure:
+def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1) -> Failure:
     """What the job's record says of an error."""
     return Failure(
         error=type(error).__name__,
@@ -209,7 +211,7 @@ def failure(
         step=step,
         kind=kind,
         task=task,
-        attempt=attempt,
+        attempt=error.attempt,
         file=getattr(error, "file", ""),
         offset=-1 if (offset := getattr(error, "offset", None)) is None else offset,
         record=getattr(error, "record", ""),

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from mrcelery.codec import Block, BlockWriter
 from mrcelery.errors import UserCodeError
+from mrcelery.ops import Op
 from mrcelery.output import decode_pair, encode_pairs, pair_error
 from mrcelery.partition import argsort, check_keys, partition_numbers, starts_of_groups
 from mrcelery.records import Part
@@ -34,6 +35,12 @@ class MapBuffer:
         self._protocol = task.hooks.internal_protocol
         self._op = task.hooks.combine_op
         self._combiner = task.hooks.combiner
+        if self._op is not None and self._protocol is not None:
+            if task.hooks.reduce_op is not None:
+                self._protocol = None  # accumulators are ours, whatever the protocol
+            else:
+                # The reducer wants the protocol's bytes, so the op works as a combiner on what it reads.
+                self._op, self._combiner = None, _as_combiner(self._op)
         self._grouped = self._op is not None or self._combiner is not None
         self._collect: Callable[[list[Pair]], None] = (
             self._fold if self._op is not None else self._group if self._combiner is not None else self._append
@@ -60,7 +67,7 @@ class MapBuffer:
         """Take a batch; spills where the budget is used up."""
         before = len(self._groups) + len(self._folded)
         try:
-            if self._protocol is not None and self._op is None:
+            if self._protocol is not None:
                 batch = encode_pairs(self._protocol, batch)
             self._collect(batch)
         except (TypeError, ValueError) as e:
@@ -298,6 +305,13 @@ def decoded_groups(
         first = decode_pair(protocol, key, next(values))
         rest = (decode_pair(protocol, key, value)[1] for value in values)
         yield first[0], chain([first[1]], rest)
+
+
+def _as_combiner(op: Op) -> Callable[[Any, Iterator[Any]], Pairs]:
+    def combiner(key: Any, values: Iterator[Any]) -> Pairs:
+        yield key, op.result(reduce(op.add, values, op.create(next(values))))
+
+    return combiner
 
 
 def _joined(run: Run) -> Block:

@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 
 from msgspec.structs import replace
 
 from mrcelery import layout
 from mrcelery.commit import committed
-from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, TaskError
+from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, TaskError, UnsignedError
 from mrcelery.formats import input_format
 from mrcelery.jobstore.base import FINAL
 from mrcelery.output import output_suffix
@@ -101,30 +102,38 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     _check_output(request)
     code = runtime.store.get_blob(job, "code.zip")
     if code is not None:
+        _check_digest(code, request.bundle.sha256, f"the code of job {job}")
         storage.write(layout.code(job), code)
     for digest, name in request.blobs.items():
         blob = runtime.store.get_blob(job, digest)
         if blob is None:
             raise CorruptDataError(f"the input {name} that was sent with job {job} is gone: submit it again")
+        _check_digest(blob, digest, f"the input {name} of job {job}")
         storage.write(f"inputs/{digest}/{name}", blob)
     options = request.options
     files = list_inputs(request.inputs, input_format(options.input_format))
     plan = write_plan(
         cut(files, options.split_size), lambda page, data: storage.write(layout.plan_page(job, 0, page), data)
     )
-    spec = JobSpec(request=request, plan=plan, steps=tuple(_with_reducers(s, plan) for s in request.steps))
+    spec = JobSpec(request=request, plan=plan, steps=tuple(with_reducers(s, plan) for s in request.steps))
     key = layout.spec(job)
     if not storage.create(key, seal(spec, runtime.signing_key)):
         return unseal(storage.read(key), JobSpec, runtime.signing_key, key)
     return spec
 
 
-def _with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
+def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
     if not step.has_reducer:
         return replace(step, reducers=0)
     if step.reducers > 0:
         return step
     return replace(step, reducers=min(MOST_REDUCERS, max(1, -(-plan.bytes // REDUCER_BYTES))))
+
+
+def _check_digest(data: bytes, digest: str, what: str) -> None:
+    """What came through the job store must be what the request, signed or not, names."""
+    if sha256(data).hexdigest() != digest:
+        raise UnsignedError(f"{what} is not what its request names: it was altered on the way; submit it again")
 
 
 def _check_output(request: Request) -> None:

@@ -38,6 +38,8 @@ class MRCeleryError(Exception):
     """Base of all errors that mrcelery raises on purpose; ``str()`` of it is what the user reads."""
 
     exit_code = 1
+    attempt = ""
+    """The attempt that failed with it, where there was one."""
 
 
 class UsageError(MRCeleryError):

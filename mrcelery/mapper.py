@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from typing import Any
@@ -47,6 +48,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
         yield task.call(lambda: yielding(hooks.mapper_init)())  # type: ignore[arg-type]
     mapper = yielding(hooks.mapper) if hooks.mapper is not None else None
     for extent in split.extents:
+        _tell_input(extent)
         for block in _records(task, extent):
             task.records_in += len(block.values)
             keys: Any = repeat(None) if block.keys is None else block.keys
@@ -63,6 +65,14 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
     task.position.locate = lambda: ("", None, None)
     if hooks.mapper_final is not None:
         yield task.call(lambda: yielding(hooks.mapper_final)())  # type: ignore[arg-type]
+
+
+def _tell_input(extent: Extent) -> None:
+    """Hadoop's environment variables for the input being read, which mrjob's ``jobconf_from_env`` finds."""
+    if not extent.block:
+        os.environ["mapreduce_map_input_file"] = extent.uri
+        os.environ["mapreduce_map_input_start"] = str(extent.start)
+        os.environ["mapreduce_map_input_length"] = str(extent.end - extent.start)
 
 
 def _batch_pairs(mapper_batch: Callable[[list[Any]], Any], block: RecordBlock) -> Pairs:

@@ -64,6 +64,7 @@ class Submission:
         name: str = "",
         client_token: str = "",
         overwrite: bool = False,
+        keep: bool = False,
         jobconf: Mapping[str, str] | None = None,
         py_files: Sequence[str] = (),
         files: Sequence[str] = (),
@@ -84,7 +85,7 @@ class Submission:
         from mrcelery.job import step_specs
         from mrcelery.step import reducers_in
 
-        options = _options(config, instance, jobconf or {}, overwrite)
+        options = _options(config, instance, jobconf or {}, overwrite=overwrite, keep=keep)
         explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
         reducers = explicit or reducers_in(options.jobconf) or config.reducers
         return cls(
@@ -107,7 +108,7 @@ class Submission:
     def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
         from mrcelery import plan
-        from mrcelery.coordinator import _with_reducers as with_reducers
+        from mrcelery.coordinator import with_reducers
         from mrcelery.formats import input_format
 
         files = plan.list_inputs(self._here(), input_format(self.options.input_format))
@@ -264,7 +265,9 @@ def _check_fleet(config: Config) -> None:
         raise ConfigError(f"storage {config.storage} cannot serve a fleet: give s3://bucket/prefix or a shared folder")
 
 
-def _options(config: Config, job: MRJob, jobconf: Mapping[str, str], overwrite: bool) -> JobOptions:
+def _options(
+    config: Config, job: MRJob, jobconf: Mapping[str, str], *, overwrite: bool, keep: bool
+) -> JobOptions:
     """A flag wins over what the job's class says, and that over the environment and the files."""
     from mrcelery.formats import compressor, input_format, output_format
     from mrcelery.records import JobOptions
@@ -290,6 +293,7 @@ def _options(config: Config, job: MRJob, jobconf: Mapping[str, str], overwrite: 
         compress=config.compress,
         allow_pickle=config.allow_pickle,
         overwrite=overwrite,
+        keep=keep,
         queue=config.queue,
         jobconf=dict(jobconf),
     )

@@ -55,6 +55,16 @@ class _Commands(click.Group):
         command: click.Command = import_module(f"mrcelery.cli.{module}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"no such command {args[0]!r}" + (f", did you mean {near[0]!r}" if near else ""))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -104,10 +114,14 @@ def guard(call: Callable[[], int]) -> int:
         return code
     except click.exceptions.Exit as e:
         return e.exit_code
-    except click.ClickException as e:
+    except click.exceptions.NoArgsIsHelpError as e:
         e.show()
         return e.exit_code
+    except click.ClickException as e:
+        click.echo(f"mrcelery: {_sentence(e)}", err=True)
+        return e.exit_code
     except (click.Abort, KeyboardInterrupt):
+        click.echo("\nmrcelery: interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
         # the reader (head, a pager) has enough; keep the interpreter's last flush quiet too
@@ -116,6 +130,15 @@ def guard(call: Callable[[], int]) -> int:
     except MRCeleryError as e:
         show_error(e)
         return e.exit_code
+
+
+def _sentence(error: click.ClickException) -> str:
+    """What click found wrong, as one line in the manner of our own errors."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    text = text[:1].lower() + text[1:]
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        text += f": see {error.ctx.command_path} --help"
+    return text
 
 
 def show_error(error: MRCeleryError) -> None:

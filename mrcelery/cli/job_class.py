@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def job_command(job_class: type[MRJob], args: list[str]) -> tuple[click.Command, list[str]]:
     """A command that submits ``job_class``, and the arguments to call it with."""
-    job_parser = job_class([]).arg_parser
+    job_parser = job_class.argument_parser()
     own = [action for action in job_parser._actions if action.option_strings]
     taken = {name for action in own for name in action.option_strings}
     ours, theirs, inputs = _split(args, own, taken)

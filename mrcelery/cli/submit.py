@@ -32,8 +32,9 @@ class _Submit(click.Command):
         try:
             return super().parse_args(ctx, ours)
         except click.NoSuchOption as e:
+            near = f", did you mean {' or '.join(sorted(e.possibilities))}" if e.possibilities else ""
             raise UsageError(
-                f"no such option {e.option_name}: see --help; the job's own options go after --"
+                f"no such option {e.option_name}{near}: see --help; the job's own options go after --"
             ) from None
 
 
@@ -60,14 +61,14 @@ class _Submit(click.Command):
 )
 @connection_options
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
-@click.option("-R", "--reducers", type=int, metavar="N", help="Reduce tasks of a step  [by input size]")
+@click.option("-R", "--reducers", metavar="N", help="Reduce tasks of a step  [by input size]")
 @click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB]")
-@click.option("--workers", type=int, metavar="N", help="Processes of the local runner  [one per CPU]")
+@click.option("--workers", metavar="N", help="Processes of the local runner  [one per CPU]")
 @click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
-@click.option("--max-attempts", type=int, metavar="N", help="Attempts of one task  [4]")
-@click.option("--max-bad-records", type=int, metavar="N", help="Records that may be skipped  [0]")
-@click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers  [on]")
-@click.option("--input-format", metavar="NAME", help="text, jsonl, whole-file  [text]")
+@click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")
+@click.option("--max-bad-records", metavar="N", help="Records that may be skipped; not in effect yet  [0]")
+@click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers; not in effect yet.")
+@click.option("--input-format", metavar="NAME", help="text, lines, jsonl, whole-file  [text]")
 @click.option("--output-format", metavar="NAME", help="json, text, jsonl, none  [json]")
 @click.option("--compress", metavar="CODEC", help="none, gzip, bz2, xz, zstd  [none]")
 @click.option("--allow-pickle/--no-allow-pickle", default=None, help="Let the job use pickle protocols  [off]")
@@ -82,6 +83,7 @@ class _Submit(click.Command):
 @click.option("--detach", is_flag=True, help="Print the job id and leave; the fleet goes on.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it costs; run nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
+@click.option("--keep", is_flag=True, help="Keep the intermediate data of a job that succeeded.")
 @click.option("--no-output", is_flag=True, help="Do not print the results.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @json_option
@@ -231,7 +233,7 @@ def _print_plan(submission: Submission, as_json: bool) -> None:
     for number, count in enumerate(reducers):
         step = f", step {number}" if len(reducers) > 1 else ""
         click.echo(f"reduce tasks (R)  {count:,}{step}")
-    click.echo(f"input             {plan.files:,} files, {show_size(plan.bytes)}")
+    click.echo(f"input             {plan.files:,} {'file' if plan.files == 1 else 'files'}, {show_size(plan.bytes)}")
     requests = ", ".join(f"{count:,} {kind}" for kind, count in cost.requests.items() if count)
     click.echo(f"S3 requests       {requests or 'none'}")
     click.echo(f"S3 price          ${cost.dollars:.4f} for requests, without storage and traffic")

@@ -34,10 +34,18 @@ def main(argv: list[str]) -> None:
     # A child that kept the pipe would not keep the client's end from being seen (that is the write
     # end), but would keep the file open for user code to find.
     worker_process_init.connect(lambda **_: os.close(int(lifeline)), weak=False)
-    from mrcelery.executor.celeryapp import make_app, worker_argv
+    from mrcelery.executor.celeryapp import make_app
 
-    app = make_app(os.environ["MRCELERY_BROKER"])
-    app.worker_main(worker_argv(concurrency=int(processes)))
+    # Not through Celery's command line, which imports every plug-in there is, Flower too.
+    worker = make_app(os.environ["MRCELERY_BROKER"]).Worker(
+        concurrency=int(processes),
+        loglevel="WARNING",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
 
 
 if __name__ == "__main__":

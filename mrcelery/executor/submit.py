@@ -16,15 +16,6 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
 
     Raises :class:`UsageError` where the job's id is taken.
     """
-    if len(code) <= INLINE_CODE:
-        store.put_blob(request.job, "code.zip", code)
-    else:
-        # Imported here: a client that has nothing to upload needs no storage, nor boto3 behind it.
-        from mrcelery.storage import open_storage
-
-        open_storage(request.storage).write(layout.code(request.job), code)
-    for digest, data in blobs.items():
-        store.put_blob(request.job, digest, data)
     fields = {
         "name": request.name,
         "owner": request.owner,
@@ -35,3 +26,13 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
     }
     if not store.create(request.job, fields, envelope):
         raise UsageError(f"a job {request.job} exists already: give another --client-token, or none")
+    # Nobody looks for these before the job is on the queue.
+    if len(code) <= INLINE_CODE:
+        store.put_blob(request.job, "code.zip", code)
+    else:
+        # Imported here: a client that has nothing to upload needs no storage, nor boto3 behind it.
+        from mrcelery.storage import open_storage
+
+        open_storage(request.storage).write(layout.code(request.job), code)
+    for digest, data in blobs.items():
+        store.put_blob(request.job, digest, data)

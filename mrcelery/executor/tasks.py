@@ -141,7 +141,7 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
             raise task.retry(
                 kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
-        fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number, attempt=str(retries)))
+        fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
         raise AttemptFailed(str(e)) from None
     except Exception as e:
         _crashed(runtime, e, job, step, kind, number)

@@ -1,4 +1,4 @@
-"""The examples against oracles from outside: coreutils and awk, ``collections``, and how the input was made."""
+"""The examples against oracles from outside: coreutils, awk, ``collections``, and how the input was made."""
 
 from __future__ import annotations
 

@@ -96,6 +96,16 @@ def test_output_json_and_cat(mr, tmp_path: Path) -> None:
     assert (ran.counts(), "has no _SUCCESS" in ran.err) == (Counter(TEXT.split()), True)
 
 
+def test_keep_keeps_the_intermediate_data(mr, tmp_path: Path) -> None:
+    def left(*flags: str) -> set[str]:
+        storage = tmp_path / f"store{len(flags)}"
+        assert mr("submit", "wc.py", "in.txt", "--storage", str(storage), *flags).code == 0
+        return {path.name for path in storage.rglob("*") if path.is_file()}
+
+    assert "commit.json" in left("--keep")
+    assert "commit.json" not in left()
+
+
 def test_dry_run_runs_nothing(mr, tmp_path: Path) -> None:
     plan = json.loads(mr("submit", "wc.py", "in.txt", "--dry-run", "--json", "-o", "out", "--split-size", "4").out)
     assert (plan["map_tasks"], plan["reduce_tasks"], plan["bytes"], plan["dollars"]) == (3, [1], len(TEXT), 0)
@@ -115,6 +125,13 @@ def test_dry_run_runs_nothing(mr, tmp_path: Path) -> None:
         (["submit", "wc.py", "in.txt", "--json"], "give -o OUTPUT"),
         (["submit", "wc.py", "in.txt", "-o", "."], "exists and is not empty"),
         (["submit", "wc.py", "in.txt", "--", "--min", "x"], "invalid int value: 'x'"),
+        (["submit", "wc.py", "in.txt", "-R", "x"], "reducers: 'x' from --reducers"),
+        (["submit", "wc.py", "in.txt", "--reducer", "3"], "did you mean --reducers"),
+        (["submit", "wc.py", "in.txt", "-r", "spark"], "'spark' is not one of 'inline', 'local', 'celery'"),
+        (["submit"], "missing argument 'JOB': see mrcelery submit --help"),
+        (["submti"], "no such command 'submti', did you mean 'submit': see mrcelery --help"),
+        (["wait", "x", "--timeout", "soon"], "give a time such as"),
+        (["completion", "tcsh"], "'tcsh' is not one of"),
         (["list"], "no fleet is configured"),
         (["status", "x", "--storage", "store"], "not known"),
         (["cat", "./nothing"], "does not exist"),
@@ -276,6 +293,16 @@ def test_a_job_file_runs_itself(args: list[str], least: int) -> None:
     ran = python("wc.py", *args)
     assert ran.returncode == 0, ran.stderr
     assert Ran(0, ran.stdout, "").counts() == {w: n for w, n in Counter(TEXT.split()).items() if n >= least}
+
+
+def test_a_job_file_with_a_required_option(tmp_path: Path) -> None:
+    job = JOB.replace('"--min", type=int, default=0', '"--min", type=int, required=True')
+    (tmp_path / "needy.py").write_text(job)
+    assert "least count" in python("needy.py", "--help").stdout
+    ran = python("needy.py", "in.txt")
+    assert (ran.returncode, ran.stderr.count("\n"), "--min" in ran.stderr) == (2, 1, True), ran.stderr
+    ran = python("needy.py", "--min", "3", "in.txt")
+    assert Ran(0, ran.stdout, "").counts() == {"c": 3}
 
 
 def test_a_job_file_with_options_of_many_values() -> None:

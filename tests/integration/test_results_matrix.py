@@ -1,0 +1,188 @@
+"""The word counts of a text are ``collections.Counter``'s: for any M and R, on every runner and storage."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import mrcelery
+from mrcelery.executor.local import LocalRunner
+from mrcelery.submission import Submission
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import generate
+from conftest import WORD_COUNT, Fleet
+from services import redis_server
+
+MAPS = (1, 7, 64)
+REDUCERS = (1, 4, 16)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of a few hundred KB with all that a text may hold."""
+    lines = generate.text(4000, seed=3).encode().splitlines()
+    odd = (b"caf\xe9 \xff\xfe na\xc3", b"", b"\x00 nul\x0bvt", "a\u2028b c\u00a0d \U0001f600".encode(), b"cr\r in\rside")
+    for number in range(len(lines)):
+        if number % 97 == 0:
+            lines[number] += b" " + odd[number // 97 % len(odd)]
+    endings = (b"\n", b"\n", b"\r\n")
+    data = b"".join(line + endings[number % 3] for number, line in enumerate(lines)) + b"no newline at the end"
+    assert 200_000 < len(data) < 600_000
+    path = tmp_path_factory.mktemp("book") / "book.txt"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(book: Path) -> Counter[str]:
+    return Counter(book.read_bytes().decode("utf-8", "surrogateescape").split())
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("job") / "wc.py"
+    path.write_text(dedent(WORD_COUNT))
+    return str(path)
+
+
+def check(handle: mrcelery.JobHandle, output: Path, maps: int, reducers: int, expected: Counter[str]) -> None:
+    """The output, part by part, and that the job really was cut as asked."""
+    totals = {stage.kind: stage.total for stage in handle.status().stages}
+    assert totals == {"map": maps, "reduce": reducers}
+    report = handle.report()
+    assert report.totals.tasks == maps + reducers
+    names = [f"part-{number:05d}" for number in range(reducers)]
+    assert sorted(path.name for path in output.iterdir()) == ["_SUCCESS", *names]
+    found: dict[str, int] = {}
+    for name in names:
+        pairs = [tuple(map(json.loads, line.split("\t"))) for line in (output / name).read_text().splitlines()]
+        keys = [key for key, _ in pairs]
+        assert keys == sorted(set(keys))  # in order, each once
+        assert not found.keys() & set(keys)  # and in one partition
+        found.update(pairs)
+    assert found == expected
+    assert report.totals.records_out == len(expected)
+    assert report.counters["text"]["words"] == len(expected)
+    assert report.counters["text"]["lines"] == report.totals.records_in
+
+
+def options(book: Path, maps: int, reducers: int) -> dict[str, Any]:
+    return {"split_size": -(-book.stat().st_size // maps), "reducers": reducers}
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "storage")
+    return f"s3://{request.getfixturevalue('bucket')}/{os.urandom(6).hex()}"
+
+
+@pytest.mark.parametrize("reducers", REDUCERS)
+@pytest.mark.parametrize("maps", MAPS)
+def test_inline(
+    job: str, book: Path, expected: Counter[str], storage: str, tmp_path: Path, maps: int, reducers: int
+) -> None:
+    output = tmp_path / "out"
+    with mrcelery.run(
+        job, str(book), str(output), runner="inline", storage=storage, **options(book, maps, reducers)
+    ) as handle:
+        check(handle, output, maps, reducers, expected)
+
+
+@pytest.mark.parametrize("reducers", REDUCERS)
+@pytest.mark.parametrize("maps", MAPS)
+def test_fleet(
+    fleet: Fleet, job: str, book: Path, expected: Counter[str], storage: str, tmp_path: Path, maps: int, reducers: int
+) -> None:
+    output = tmp_path / "out"
+    settings = {**fleet.settings, "storage": storage}
+    with mrcelery.run(job, str(book), str(output), **settings, **options(book, maps, reducers)) as handle:
+        check(handle, output, maps, reducers, expected)
+
+
+@pytest.fixture(scope="module")
+def clusters(bucket: str) -> Iterator[dict[str, LocalRunner]]:
+    """A local cluster per storage, for many jobs: starting one takes longer than a job."""
+    with redis_server():
+        pass  # a server must be there, else this skips
+    found = {"folder": LocalRunner(2), "s3": LocalRunner(2, f"s3://{bucket}/{os.urandom(6).hex()}")}
+    yield found
+    for runner in found.values():
+        runner.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "maps", "reducers"),
+    [("folder", maps, reducers) for maps in MAPS for reducers in REDUCERS] + [("s3", 7, 4), ("s3", 1, 16)],
+)
+def test_local(
+    clusters: dict[str, LocalRunner],
+    monkeypatch: pytest.MonkeyPatch,
+    job: str,
+    book: Path,
+    expected: Counter[str],
+    tmp_path: Path,
+    where: str,
+    maps: int,
+    reducers: int,
+) -> None:
+    output = tmp_path / "out"
+    cluster = clusters[where]
+    monkeypatch.setattr(cluster, "close", lambda: None)  # the handle would stop it after the first job
+    monkeypatch.setattr(Submission, "_open", lambda self: cluster)
+    with mrcelery.run(job, str(book), str(output), runner="local", **options(book, maps, reducers)) as handle:
+        check(handle, output, maps, reducers, expected)
+
+
+def test_several_files_and_steps_agree_on_every_runner(fleet: Fleet, tmp_path: Path) -> None:
+    """Two steps over a folder, a gzip file and an empty file among them."""
+    import gzip
+
+    source = tmp_path / "in"
+    source.mkdir()
+    texts = {"a.txt": "x y\n", "b.txt": "", "c.txt": "y z z\r\n", "_hidden": "no\n"}
+    for name, content in texts.items():
+        (source / name).write_bytes(content.encode())
+    with gzip.open(source / "d.txt.gz", "wb") as packed:
+        packed.write(b"z w")
+    job = tmp_path / "twice.py"
+    job.write_text(
+        dedent(
+            """
+            from mrcelery import MRJob, MRStep
+
+            class Twice(MRJob):
+                def steps(self):
+                    return [MRStep(mapper=self.words, reducer=self.total), MRStep(reducer=self.by_count),
+                            MRStep(mapper=self.swap)]
+
+                def words(self, _, line):
+                    for word in line.split():
+                        yield word, 1
+
+                def total(self, word, counts):
+                    yield sum(counts), (word, None)
+
+                def by_count(self, count, words):
+                    yield count, sorted(words)
+
+                def swap(self, count, words):
+                    assert all(type(pair) is tuple for pair in words)
+                    yield [word for word, _ in words], count
+            """
+        )
+    )
+    expected = [(["w", "x"], 1), (["y"], 2), (["z"], 3)]
+    for settings in ({"runner": "inline"}, fleet.settings, {"runner": "local", "workers": 2}):
+        with mrcelery.run(str(job), str(source), reducers=3, split_size=4, **settings) as handle:
+            assert sorted(handle) == expected
+            assert {stage.step for stage in handle.status().stages} == {0, 1, 2}

@@ -1,0 +1,198 @@
+"""Real services for tests: a Redis or Valkey server, Celery workers, and the ``mrcelery`` command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from mrcelery.errors import ConfigError, MRCeleryError
+from mrcelery.executor.local import find_server
+from mrcelery.jobstore.wire import connect
+
+T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds after which a condition that did not come true fails its test."""
+
+
+def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+    """The first true value of ``condition``; fails the test where there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"after {seconds:.0f} s still not so: {what}")
+        time.sleep(0.02)
+
+
+def missing(what: str) -> None:
+    """Skip, or fail where the tests run in CI: there, every service must be present."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"{what} is missing")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """A server of our own, on a TCP port or (``port=0``) on a unix socket."""
+
+    def __init__(self, folder: Path, port: int, settings: Mapping[str, str], command: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.socket = str(folder / "redis.sock")
+        self.port = port
+        self.command = [*(command or [find_server()]), "--port", str(port), "--unixsocket", self.socket]
+        for name, value in {"dir": str(folder), "save": "", "appendonly": "no", **settings}.items():
+            self.command += [f"--{name}", value]
+        self.password = settings.get("requirepass", "")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def tcp_url(self) -> str:
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis://{secret}127.0.0.1:{self.port}/0"
+
+    @property
+    def socket_url(self) -> str:
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis+socket://{secret}{self.socket}"
+
+    def start(self) -> None:
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start: {(self.folder / 'redis.log').read_text()}")
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        connection = connect(self.socket_url)
+        try:
+            return connection.call(("PING",)) == [b"PONG"]
+        except MRCeleryError:
+            return False
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextmanager
+def redis_server(port: int | None = None, command: Sequence[str] = (), **settings: str) -> Iterator[RedisServer]:
+    """A running server; settings as in its configuration file, with ``_`` for ``-``."""
+    try:
+        find_server()
+    except ConfigError as e:
+        missing(str(e))
+    # Not pytest's folder: the path of a unix socket must be short.
+    folder = Path(tempfile.mkdtemp(prefix="mrc-"))
+    server = RedisServer(
+        folder, free_port() if port is None else port, {k.replace("_", "-"): v for k, v in settings.items()}, command
+    )
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment without anything that would configure mrcelery or Celery, and ``more``."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_"))}
+    return {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **more}
+
+
+class Worker:
+    """One worker process with its children; its log is in ``log``."""
+
+    def __init__(self, command: Sequence[str], log: Path, **more: Any) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, **more
+            )
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def workers(
+    folder: Path, broker: str, count: int = 1, *, queue: str = "celery", concurrency: int = 2, **variables: str
+) -> Iterator[list[Worker]]:
+    """``count`` processes of ``mrcelery worker`` that answer; they are gone after the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    started = []
+    try:
+        for number in range(count):
+            name = f"{queue}-{number}"
+            command = [sys.executable, "-m", "mrcelery", "worker", "--broker", broker, "--queue", queue]
+            command += ["-c", str(concurrency), "--", "--hostname", f"{name}@here"]
+            env = environment(MRCELERY_SCRATCH=str(folder / f"scratch-{name}"), **variables)
+            started.append(Worker(command, folder / f"{name}.log", env=env, cwd=folder))
+        await_workers(broker, started, [f"{queue}-{number}@here" for number in range(count)])
+        yield started
+    finally:
+        for worker in started:
+            worker.stop()
+
+
+def await_workers(broker: str, started: Sequence[Worker], names: Sequence[str]) -> None:
+    """Wait until workers answer to their names."""
+    from mrcelery.executor.celeryapp import make_app
+
+    app = make_app(broker)
+
+    def answer() -> bool:
+        for worker in started:
+            if worker.process.poll() is not None:
+                pytest.fail(f"a worker ended: {worker.log.read_text()}")
+        answers = app.control.ping(destination=list(names), timeout=0.5)
+        return {name for one in answers for name in one} == set(names)
+
+    try:
+        eventually(answer, f"workers {', '.join(names)} answer")
+    finally:
+        app.close()
+
+
+def mrcelery(
+    *args: str | Path, env: Mapping[str, str] | None = None, stdin: str | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would; its exit code, stdout and stderr."""
+    return subprocess.run(
+        [sys.executable, "-m", "mrcelery", *map(str, args)],
+        env=dict(env or environment()),
+        input=stdin,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+    )
