@@ -96,7 +96,7 @@ def _run(
                 poll=_poller(runtime, active.id),
             )
             # Blocks of fresh tuples make the collector scan millions of live objects for nothing: a
-            # merge is eight times slower with it. Cycles in user code wait until the attempt's end.
+            # merge is eight times slower with it. The poller collects what is young instead.
             gc.disable()
             if kind == "map":
                 parts = run_map(task, runtime.split(active, step, number))
@@ -136,7 +136,11 @@ class _Poller(Protocol):
 
 
 def _poller(runtime: Runtime, job: str) -> _Poller:
-    """A check that asks the job store now and then whether the job has ended."""
+    """A check that asks the job store now and then whether the job has ended.
+
+    It also collects what is young: cycles that user code leaves behind must not wait for the end of a
+    long attempt, whose collector is off.
+    """
     due = time.monotonic() + POLL_SECONDS
 
     def poll() -> None:
@@ -144,6 +148,8 @@ def _poller(runtime: Runtime, job: str) -> _Poller:
         now = time.monotonic()
         if now >= due:
             due = now + POLL_SECONDS
+            if not gc.isenabled():
+                gc.collect(0)
             if runtime.store.state(job) in FINAL:
                 raise JobStoppedError(f"job {job} has ended")
 

@@ -6,7 +6,6 @@ partition of a key is computed when a run is written, once per distinct key of a
 
 from __future__ import annotations
 
-import gc
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -33,14 +32,14 @@ class MapBuffer:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._protocol = task.hooks.internal_protocol
-        self._op = task.hooks.combine_op
+        self._op: Op | None = None
         self._combiner = task.hooks.combiner
-        if self._op is not None and self._protocol is not None:
-            if task.hooks.reduce_op is not None:
-                self._protocol = None  # accumulators are ours, whatever the protocol
-            else:
-                # The reducer wants the protocol's bytes, so the op works as a combiner on what it reads.
-                self._op, self._combiner = None, _as_combiner(self._op)
+        op = task.hooks.combine_op
+        if op is not None and self._protocol is not None and task.hooks.reduce_op is None:
+            # The reducer wants the protocol's bytes, so the op works as a combiner on what it reads.
+            self._combiner = _as_combiner(op)
+        elif op is not None:
+            self._op, self._protocol = op, None  # accumulators are ours, whatever the protocol
         self._grouped = self._op is not None or self._combiner is not None
         self._collect: Callable[[list[Pair]], None] = (
             self._fold if self._op is not None else self._group if self._combiner is not None else self._append
@@ -194,10 +193,9 @@ class MapBuffer:
             pairs = chain(yielding(hooks.combiner_init)(), pairs)
         if hooks.combiner_final is not None:
             pairs = chain(pairs, _late(hooks.combiner_final))
-        records_out = task.records_out
         keys: list[Any] = []
         values: list[Any] = []
-        for batch in task.batches(pairs):
+        for batch in task.batches(pairs, results=False):
             try:
                 if protocol is not None:
                     batch = encode_pairs(protocol, batch)
@@ -205,13 +203,13 @@ class MapBuffer:
                 values += [v for _, v in batch]
             except (TypeError, ValueError) as e:
                 raise pair_error(task, batch, e) from e
-        task.records_out = records_out  # counts what the mapper yielded
         yield sorted_block(keys, values, hooks.sort_values)
 
     def _merge_op(self, run: Run) -> Run:
         op = self._op
         assert op is not None
-        for batch in self._task.batches((k, reduce(op.merge, v)) for k, v in Groups(run)):
+        merged = ((k, reduce(op.merge, v)) for k, v in Groups(run))
+        for batch in self._task.batches(merged, results=False):
             yield Block([k for k, _ in batch], [v for _, v in batch])
 
     def _partition(self, block: Block) -> Iterator[tuple[int, Block]]:
@@ -248,7 +246,9 @@ class MapBuffer:
             plain = key if protocol is None else decode_pair(protocol, key, None)[0]
             number = self._task.call(lambda: own(plain, n))  # noqa: B023
             if type(number) is not int or not 0 <= number < n:
-                raise UserCodeError(f"partition({plain!r:.100}, {n}) returned {number!r}: return an int from 0 to {n - 1}")
+                raise UserCodeError(
+                    f"partition({plain!r:.100}, {n}) returned {number!r}: return an int from 0 to {n - 1}"
+                )
             numbers.append(number)
         return numbers
 
@@ -259,8 +259,6 @@ class MapBuffer:
             self._spills.append((path, sections))
             for p, part in self._partition(block):
                 sections[p] = self._section(out, part)
-        del block
-        gc.collect()
 
     def _section(self, out: BinaryIO, block: Block) -> tuple[int, int]:
         start = out.tell()

@@ -188,7 +188,9 @@ def _unpack(data: bytes | memoryview, allow_pickle: bool) -> Any:
             return UUID(bytes=body)
         if code == _PICKLE and allow_pickle:
             return pickle.loads(body)
-        raise CorruptDataError(f"a stored value has type {code}, which this job may not read: allow pickle or submit again")
+        raise CorruptDataError(
+            f"a stored value has type {code}, which this job may not read: give --allow-pickle, or submit again"
+        )
 
     def unpack(body: bytes | memoryview) -> Any:
         return msgpack.unpackb(

@@ -333,7 +333,7 @@ def _report(runtime: Runtime, active: ActiveJob, names: tuple[str, ...]) -> Repo
             key = layout.stage_summary(job, number, kind)
             summary = decode(active.storage.read(key), StageSummary, key)
             add_counters(counters, summary.counters)
-            first, last = number == 0 and kind == "map", number == len(spec.steps) - 1 and kind != "map" or (
+            first, last = number == 0 and kind == "map", (number == len(spec.steps) - 1 and kind != "map") or (
                 number == len(spec.steps) - 1 and not step.reducers
             )
             stage = summary.totals

@@ -70,9 +70,8 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
 def _tell_input(extent: Extent) -> None:
     """Hadoop's environment variables for the input being read, which mrjob's ``jobconf_from_env`` finds."""
     if not extent.block:
-        os.environ["mapreduce_map_input_file"] = extent.uri
-        os.environ["mapreduce_map_input_start"] = str(extent.start)
-        os.environ["mapreduce_map_input_length"] = str(extent.end - extent.start)
+        told = {"file": extent.uri, "start": str(extent.start), "length": str(extent.end - extent.start)}
+        os.environ.update({f"mapreduce_map_input_{name}": text for name, text in told.items()})
 
 
 def _batch_pairs(mapper_batch: Callable[[list[Any]], Any], block: RecordBlock) -> Pairs:

@@ -71,7 +71,9 @@ class Runtime:
         if active is None:
             root = self.store.fields(job).get("storage") or self._storage
             if not root:
-                raise StorageUnreachableError(f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers")
+                raise StorageUnreachableError(
+                    f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers"
+                )
             storage = open_storage(root)
             key = layout.spec(job)
             try:

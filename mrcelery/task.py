@@ -99,9 +99,10 @@ class Task:
         """A ``with`` block that gives errors of codecs a place in the input."""
         return _Explain(self.position)
 
-    def batches(self, pairs: Pairs, most: int = 4096) -> Iterator[list[Pair]]:
+    def batches(self, pairs: Pairs, *, results: bool = True, most: int = 4096) -> Iterator[list[Pair]]:
         """The pairs that user code yields, in lists of bounded length and size.
 
+        ``results``: they are what the task is there to yield, so count them as its records.
         An exception of the user's becomes a :class:`mrcelery.errors.UserCodeError` with the position.
         """
         iterator = iter(pairs)
@@ -111,7 +112,8 @@ class Task:
             if not batch:
                 return
             self.poll()
-            self.records_out += len(batch)
+            if results:
+                self.records_out += len(batch)
             yield batch
             size = max(16, sum(map(size_of, batch[:: max(1, len(batch) // 16)])) // min(len(batch), 16))
             step = max(1, min(most, step * 4, self.budget // 16 // size))
@@ -165,7 +167,7 @@ class _Explain:
 
 def size_of(item: Any) -> int:
     """Bytes of an object, roughly: itself and, of containers, a sample of what they hold."""
-    total = item.__sizeof__()
+    total: int = item.__sizeof__()
     if isinstance(item, (tuple, list, set, frozenset)):
         n = len(item)
         if n:

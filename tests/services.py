@@ -13,11 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from mrcelery import JobHandle
 from mrcelery.errors import ConfigError, MRCeleryError
 from mrcelery.executor.local import find_server
 from mrcelery.jobstore.wire import connect
@@ -26,6 +28,26 @@ T = TypeVar("T")
 
 PATIENCE = 60.0
 """Seconds after which a condition that did not come true fails its test."""
+
+
+QUEUE = "fleet"
+
+WORD_COUNT = """
+    from mrcelery import MRJob
+
+    class WordCount(MRJob):
+        def mapper(self, _, line):
+            self.increment_counter("text", "lines")
+            for word in line.split():
+                yield word, 1
+
+        def combiner(self, word, counts):
+            yield word, sum(counts)
+
+        def reducer(self, word, counts):
+            self.increment_counter("text", "words")
+            yield word, sum(counts)
+"""
 
 
 def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
@@ -183,7 +205,27 @@ def await_workers(broker: str, started: Sequence[Worker], names: Sequence[str]) 
         app.close()
 
 
-def mrcelery(
+@dataclass
+class Fleet:
+    """Where the fleet is, and what it takes to submit to it."""
+
+    server: RedisServer
+    workers: list[Worker]
+    folder: Path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of ``mrcelery.submit``."""
+        storage = str(self.folder / "storage")
+        return {"runner": "celery", "broker": self.server.tcp_url, "storage": storage, "queue": QUEUE}
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The same as variables, for the command line."""
+        return environment(**{f"MRCELERY_{name.upper()}": value for name, value in self.settings.items()})
+
+
+def command(
     *args: str | Path, env: Mapping[str, str] | None = None, stdin: str | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would; its exit code, stdout and stderr."""
@@ -196,3 +238,11 @@ def mrcelery(
         text=True,
         timeout=2 * PATIENCE,
     )
+
+
+def results(handle: JobHandle) -> dict[Any, Any]:
+    """A job's results; no key twice."""
+    pairs = list(handle)
+    found = dict(pairs)
+    assert len(found) == len(pairs)
+    return found

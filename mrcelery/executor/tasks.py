@@ -34,7 +34,7 @@ RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
 
 
-class AttemptFailed(Exception):  # noqa: N818  # named for Flower, where it is read
+class AttemptFailed(Exception):  # named for Flower, where it is read
     """What a failed task shows in Celery; the job's record says it in full."""
 
 
@@ -160,7 +160,7 @@ def _crashed(runtime: Runtime, e: Exception, job: str, step: int, kind: str, num
     fail_job(runtime, failure(error, job=job, step=step, kind=kind, task=number))
 
 
-@worker_process_init.connect
+@worker_process_init.connect  # type: ignore[untyped-decorator]
 def _fresh_process(**_: Any) -> None:
     """Nothing that the parent opened is used in a child."""
     _runtimes.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from threading import RLock
+from typing import Any
 
 from mrcelery.jobstore.base import FINAL, State
 
@@ -86,9 +87,10 @@ class MemoryJobStore:
         with self._lock:
             self._fields.pop(job, None)
             self._requests.pop(job, None)
-            for keyed in (self._attempts, self._commits, self._blobs):
+            tables: tuple[dict[Any, Any], ...] = (self._attempts, self._commits, self._blobs)
+            for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
-                    del keyed[key]  # type: ignore[attr-defined]
+                    del keyed[key]
 
     def close(self) -> None:
         """Nothing to close."""

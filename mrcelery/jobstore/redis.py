@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from mrcelery.jobstore.base import TTL, State
 from mrcelery.jobstore.wire import Command, Connection, connect
@@ -96,7 +97,8 @@ class RedisJobStore:
         commits: dict[int, bytes] = {}
         cursor = b"0"
         while True:  # in pieces: a large answer would hold up everyone else on the server
-            cursor, found = self._one("HSCAN", _done(job, step, kind), cursor, "COUNT", 1000)  # type: ignore[misc]
+            answer: Any = self._one("HSCAN", _done(job, step, kind), cursor, "COUNT", 1000)
+            cursor, found = answer
             commits.update((int(k), v) for k, v in _pairs(found) if v)
             if cursor == b"0":
                 return commits
@@ -119,7 +121,8 @@ class RedisJobStore:
     def drop(self, job: str) -> None:
         cursor = b"0"
         while True:
-            cursor, keys = self._one("SCAN", cursor, "MATCH", f"{_job(job)}*", "COUNT", 1000)  # type: ignore[misc]
+            answer: Any = self._one("SCAN", cursor, "MATCH", f"{_job(job)}*", "COUNT", 1000)
+            cursor, keys = answer
             own = [k for k in keys if k == _job(job).encode() or k.startswith(f"{_job(job)}:".encode())]
             if own:
                 self._one("UNLINK", *own)

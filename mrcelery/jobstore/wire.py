@@ -24,6 +24,10 @@ TIMEOUT = 10.0
 """Seconds to connect, and to wait for an answer."""
 
 
+_PROTOCOL = 2
+"""RESP2, which the other connection speaks too: in RESP3, redis-py's default since 8, a hash comes as a dict."""
+
+
 class Connection(Protocol):
     """Sends commands to Redis, several at once in one round trip."""
 
@@ -70,7 +74,9 @@ def _address(url: str) -> tuple[str | None, tuple[str, int], str | None, str | N
     try:
         return path, (parts.hostname or "localhost", parts.port or 6379), user, password, int(database)
     except ValueError:
-        raise ConfigError(f"the broker {masked(url)!r} has no valid port or database: use redis://host:6379/0") from None
+        raise ConfigError(
+            f"the broker {masked(url)!r} has no valid port or database: use redis://host:6379/0"
+        ) from None
 
 
 class _Hiredis:
@@ -117,7 +123,8 @@ class _Hiredis:
 
     def _send(self, commands: Sequence[Command]) -> list[Any]:
         assert self._socket is not None
-        self._socket.sendall(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
+        pack: Any = hiredis.pack_command  # its stub names a tuple of one
+        self._socket.sendall(b"".join(pack(tuple(command)) for command in commands))
         answers: list[Any] = []
         while len(answers) < len(commands):
             answer = self._reader.gets()
@@ -146,7 +153,11 @@ class _Hiredis:
         if self._database:
             greeting.append(("SELECT", self._database))
         if greeting:
-            self._checked(self._send(greeting))
+            try:
+                self._checked(self._send(greeting))
+            except BrokerUnreachableError:
+                self.close()  # the next call must not go on in another database, or without its user
+                raise
 
     def close(self) -> None:
         with self._lock:
@@ -164,7 +175,9 @@ class _RedisPy:
         if urlsplit(url).scheme == "sentinel":
             self._client = _sentinel_master(url)
         else:
-            self._client = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+            self._client = redis.Redis.from_url(
+                url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, protocol=_PROTOCOL
+            )
 
     def call(self, *commands: Command) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -195,5 +208,5 @@ def _sentinel_master(url: str) -> Any:
         nodes.append((parts.hostname or "localhost", parts.port or 26379))
         database = int(parts.path.lstrip("/") or database)
         options.update(parse_qs(parts.query))
-    sentinel = Sentinel(nodes, socket_timeout=TIMEOUT)
-    return sentinel.master_for(options.get("master_name", ["mymaster"])[0], db=database)
+    sentinel: Any = Sentinel(nodes, socket_timeout=TIMEOUT)  # type: ignore[no-untyped-call]
+    return sentinel.master_for(options.get("master_name", ["mymaster"])[0], db=database, protocol=_PROTOCOL)

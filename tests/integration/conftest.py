@@ -5,37 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 
-import mrcelery
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from s3_endpoint import s3_bucket, s3_endpoint
-from services import RedisServer, Worker, redis_server, workers
-
-QUEUE = "fleet"
-
-WORD_COUNT = """
-    from mrcelery import MRJob
-
-    class WordCount(MRJob):
-        def mapper(self, _, line):
-            self.increment_counter("text", "lines")
-            for word in line.split():
-                yield word, 1
-
-        def combiner(self, word, counts):
-            yield word, sum(counts)
-
-        def reducer(self, word, counts):
-            self.increment_counter("text", "words")
-            yield word, sum(counts)
-"""
+from services import QUEUE, WORD_COUNT, Fleet, RedisServer, redis_server, workers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,28 +37,6 @@ def bucket(no_settings: None) -> Iterator[str]:
 def broker(no_settings: None) -> Iterator[RedisServer]:
     with redis_server() as server:
         yield server
-
-
-@dataclass
-class Fleet:
-    """Where the fleet is, and what it takes to submit to it."""
-
-    server: RedisServer
-    workers: list[Worker]
-    folder: Path
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Keyword arguments of ``mrcelery.submit``."""
-        storage = str(self.folder / "storage")
-        return {"runner": "celery", "broker": self.server.tcp_url, "storage": storage, "queue": QUEUE}
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The same as variables, for the command line."""
-        from services import environment
-
-        return environment(**{f"MRCELERY_{name.upper()}": value for name, value in self.settings.items()})
 
 
 @pytest.fixture(scope="session")
@@ -127,11 +82,3 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("a rose is a rose\nis a rose\n")
     return path
-
-
-def results(handle: mrcelery.JobHandle) -> dict[Any, Any]:
-    """A job's results; no key twice."""
-    pairs = list(handle)
-    found = dict(pairs)
-    assert len(found) == len(pairs)
-    return found

@@ -19,8 +19,7 @@ from mrcelery.submission import Submission
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import generate
-from conftest import WORD_COUNT, Fleet
-from services import redis_server
+from services import WORD_COUNT, Fleet, redis_server
 
 MAPS = (1, 7, 64)
 REDUCERS = (1, 4, 16)

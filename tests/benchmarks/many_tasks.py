@@ -1,0 +1,138 @@
+"""What tasks cost by themselves: a job of many map tasks that do nothing, on a fleet of this machine.
+
+::
+
+    python tests/benchmarks/many_tasks.py
+    python tests/benchmarks/many_tasks.py --tasks 5000 --reducers 1 --json
+
+Tells the seconds until the last map task is published and until the job has ended, and the resident memory
+of the client, of the whole worker (its parent and its processes) and of Redis over time. Memory is read
+from /proc: Linux only.
+"Published" is when the tasks that wait, that run and that are done are all there, to a sample's precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fleet import Fleet, fleet
+
+from mrcelery.jobstore.base import FINAL
+from mrcelery.jobstore.redis import RedisJobStore
+
+SAMPLE_SECONDS = 0.25
+WIDTH = 16
+"""Bytes of a line, and of a split: one task per line."""
+
+JOB = """
+from mrcelery import MRJob, MRStep
+
+class NoOp(MRJob):
+    def configure_args(self):
+        super().configure_args()
+        self.add_passthru_arg("--reduce", action="store_true")
+
+    def nothing(self, _, line):
+        return ()
+
+    def keep(self, key, values):
+        yield key, sum(values)
+
+    def steps(self):
+        return [MRStep(mapper=self.nothing, reducer=self.keep if self.options.reduce else None)]
+"""
+
+
+def rss(pid: int) -> int:
+    """Resident bytes of a process; 0 where it has gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return 0
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for parent in found:
+        try:
+            found += [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
+    """One job; returns its seconds and the samples (seconds, bytes of client, worker and Redis)."""
+    store = RedisJobStore(warm.broker)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "noop.py").write_text(JOB)
+        Path(folder, "lines.txt").write_text("".join(f"{n:0{WIDTH - 1}}\n" for n in range(tasks)))
+        command = [
+            sys.executable, "-m", "mrcelery", "submit", "noop.py", "lines.txt", "--split-size", str(WIDTH),
+            "--output-format", "none", "-q",
+        ]
+        if reducers:
+            command += ["-R", str(reducers), "--", "--reduce"]
+        known = set(store.jobs(1000))
+        began = time.perf_counter()
+        client = subprocess.Popen(command, cwd=folder, env=warm.environment, stdout=subprocess.DEVNULL)
+        samples: list[tuple[float, int, int, int]] = []
+        job, published, fields = "", None, dict[str, str]()
+        while client.poll() is None:
+            now = time.perf_counter() - began
+            if not job:
+                job = next((name for name in store.jobs(5) if name not in known), "")
+            fields = store.fields(job) if job else {}
+            if published is None and (total := int(fields.get("total.0.map", 0))):
+                queued = sum(store.call(("LLEN", "celery"), ("HLEN", "unacked")))
+                if fields["stage"] != "map" or queued + store.done(job, 0, "map") >= total:
+                    published = now
+            workers = sum(map(rss, family(warm.worker)))
+            samples.append((round(now, 2), rss(client.pid), workers, rss(warm.server)))
+            time.sleep(SAMPLE_SECONDS)
+        finished = time.perf_counter() - began
+        fields = store.fields(job)
+        store.close()
+        if client.returncode or fields.get("state") not in FINAL:
+            sys.exit(f"the job ended with status {client.returncode}")
+        if int(fields["total.0.map"]) != tasks:
+            sys.exit(f"the job had {fields['total.0.map']} map tasks, not {tasks}")
+    return {"tasks": tasks, "reducers": reducers, "published": published, "finished": finished, "samples": samples}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=20_000, help="map tasks")
+    parser.add_argument("--reducers", type=int, default=0, help="reduce tasks; 0 is a map-only job")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the worker")
+    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    options = parser.parse_args()
+    with fleet(options.workers) as warm:
+        result = run(options.tasks, options.reducers, warm)
+    if options.json:
+        print(json.dumps(result))
+        return
+    published = f"{result['published']:.1f} s" if result["published"] is not None else "not seen"
+    print(f"{options.tasks:,} map tasks, R = {options.reducers}, {options.workers} processes: "
+          f"published after {published}, finished after {result['finished']:.1f} s\n")
+    print("| seconds | client | worker and its processes | Redis |\n|---|---|---|---|")
+    samples: list[tuple[float, int, int, int]] = result["samples"]  # type: ignore[assignment]
+    for at in range(0, len(samples), max(1, len(samples) // 8)):
+        seconds, *sizes = samples[at]
+        print(f"| {seconds:.1f} | " + " | ".join(f"{size / 2**20:.0f} MiB" for size in sizes) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""One suite for every job store: in memory, and in a real Redis over TCP and over a unix socket."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.jobstore.redis import JOBS, RedisJobStore
+from mrcelery.jobstore.wire import _RedisPy
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from services import RedisServer, redis_server
+
+Open = Callable[[], JobStore]
+
+FIELDS = {"name": "word count", "owner": "Zoë", "created": "1000.5", "output": ""}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "redis-tcp", "redis-socket", "redis-py"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens the store, each time as another client would."""
+    if request.param == "memory":
+        shared = MemoryJobStore()
+        yield lambda: shared
+        return
+    server: RedisServer = request.getfixturevalue("server")
+    opened: list[RedisJobStore] = []
+
+    def connect() -> RedisJobStore:
+        url = server.socket_url if request.param == "redis-socket" else server.tcp_url
+        connection = _RedisPy(url) if request.param == "redis-py" else None
+        opened.append(RedisJobStore(url, connection))
+        return opened[-1]
+
+    connect().call(("FLUSHALL",))
+    yield connect
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def store(connect: Open) -> JobStore:
+    return connect()
+
+
+@pytest.fixture
+def job(store: JobStore) -> str:
+    assert store.create("job-1", FIELDS, b"request")
+    return "job-1"
+
+
+def race(connect: Open, threads: int, act: Callable[[JobStore, int], Any]) -> list[Any]:
+    """What ``act`` gives in many threads that start together, each with a client of its own."""
+    start = threading.Barrier(threads)
+    given: list[Any] = [None] * threads
+
+    def run(number: int) -> None:
+        mine = connect()
+        start.wait()
+        try:
+            given[number] = act(mine, number)
+        except BaseException as e:
+            given[number] = e
+
+    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return given
+
+
+def test_a_job_is_entered_once(store: JobStore, job: str) -> None:
+    assert store.state(job) == "submitted"
+    assert store.fields(job) == {**FIELDS, "state": "submitted"}
+    assert store.request(job) == b"request"
+    assert not store.create(job, {**FIELDS, "name": "other"}, b"other")
+    assert store.fields(job)["name"] == "word count"
+    assert store.request(job) == b"request"
+
+
+def test_of_many_that_enter_one_job_one_does(connect: Open) -> None:
+    won = race(connect, 12, lambda store, n: store.create("same", {**FIELDS, "name": str(n)}, b"%d" % n))
+    assert sorted(won) == [False] * 11 + [True]
+    winner = won.index(True)
+    assert connect().fields("same")["name"] == str(winner)
+    assert connect().request("same") == b"%d" % winner
+
+
+def test_an_unknown_job(store: JobStore) -> None:
+    assert store.request("no") is None
+    assert store.fields("no") == {}
+    assert store.state("no") == ""
+    assert not store.move("no", "running", {"x": "y"})
+    store.update("no", {"x": "y"})
+    assert store.fields("no") == {}
+    assert store.commits("no", 0, "map") == {}
+    assert store.done("no", 0, "map") == 0
+    assert store.get_blob("no", "x") is None
+    store.forget_stage("no", 0, "map")
+    store.drop("no")
+    assert store.jobs() == []
+
+
+def test_update_sets_fields_and_leaves_the_state(store: JobStore, job: str) -> None:
+    store.update(job, {"status": "half-way\nthrough", "total.0.map": "7"})
+    fields = store.fields(job)
+    assert fields == {**FIELDS, "state": "submitted", "status": "half-way\nthrough", "total.0.map": "7"}
+
+
+def test_moves(store: JobStore, job: str) -> None:
+    assert store.move(job, "running", {"started": "1"})
+    assert store.move(job, "running")
+    assert store.fields(job)["started"] == "1"
+    assert store.move(job, "failed", {"failure": "{}"})
+    assert store.state(job) == "failed"
+    for state in ("running", "succeeded", "failed", "cancelled"):
+        assert not store.move(job, state, {"failure": "other"})  # type: ignore[arg-type]
+    assert store.fields(job)["failure"] == "{}"
+    assert store.state(job) == "failed"
+
+
+def test_of_many_that_end_a_job_one_does(connect: Open) -> None:
+    store = connect()
+    for number in range(5):
+        job = f"race-{number}"
+        store.create(job, FIELDS, b"")
+        states = sorted(FINAL)
+        won = race(connect, 12, lambda one, n: one.move(job, states[n % 3], {"by": str(n)}))  # noqa: B023
+        assert sorted(won) == [False] * 11 + [True]
+        winner = won.index(True)
+        assert store.fields(job)["by"] == str(winner)
+        assert store.state(job) == states[winner % 3]
+
+
+def test_attempts_are_counted_by_task(store: JobStore, job: str) -> None:
+    assert [store.next_attempt(job, 0, "map", 0) for _ in range(3)] == [1, 2, 3]
+    assert store.next_attempt(job, 0, "map", 1) == 1
+    assert store.next_attempt(job, 0, "reduce", 0) == 1
+    assert store.next_attempt(job, 1, "map", 0) == 1
+    assert store.next_attempt("job-2", 0, "map", 0) == 1
+
+
+def test_attempts_that_start_together_get_different_numbers(connect: Open) -> None:
+    connect().create("job-1", FIELDS, b"")
+    given = race(connect, 8, lambda store, _: [store.next_attempt("job-1", 0, "map", 3) for _ in range(10)])
+    assert sorted(number for numbers in given for number in numbers) == list(range(1, 81))
+    assert all(numbers == sorted(numbers) for numbers in given)
+
+
+def test_the_first_commit_of_a_task_stays(store: JobStore, job: str) -> None:
+    store.add_commit(job, 0, "map", 3, b"first")
+    store.add_commit(job, 0, "map", 3, b"second")
+    store.add_commit(job, 0, "map", 10, b"\x00\xff")
+    assert store.commits(job, 0, "map") == {3: b"first", 10: b"\x00\xff"}
+    assert store.done(job, 0, "map") == 2
+    assert store.commits(job, 0, "reduce") == store.commits(job, 1, "map") == {}
+    assert store.done(job, 0, "reduce") == 0
+
+
+def test_a_large_commit_counts_and_is_given_whole_or_not_at_all(store: JobStore, job: str) -> None:
+    large = os.urandom(50_000)
+    store.add_commit(job, 0, "map", 0, large)
+    store.add_commit(job, 0, "map", 1, b"small")
+    assert store.done(job, 0, "map") == 2
+    found = store.commits(job, 0, "map")
+    assert found.pop(0, large) == large
+    assert found == {1: b"small"}
+
+
+def test_thousands_of_commits(store: JobStore, job: str) -> None:
+    for task in range(2500):
+        store.add_commit(job, 0, "map", task, b"%d" % task)
+    assert store.done(job, 0, "map") == 2500
+    assert store.commits(job, 0, "map") == {task: b"%d" % task for task in range(2500)}
+
+
+def test_a_stage_that_is_forgotten(store: JobStore, job: str) -> None:
+    for step, kind in ((0, "map"), (0, "reduce"), (1, "map"), (10, "map")):
+        store.add_commit(job, step, kind, 0, b"x")
+    store.forget_stage(job, 0, "map")
+    assert store.commits(job, 0, "map") == {}
+    assert store.done(job, 0, "map") == 0
+    assert [store.done(job, *stage) for stage in ((0, "reduce"), (1, "map"), (10, "map"))] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20])
+def test_blobs(store: JobStore, job: str, size: int) -> None:
+    data = os.urandom(size)
+    store.put_blob(job, "code.zip", data)
+    assert store.get_blob(job, "code.zip") == data
+    assert store.get_blob(job, "code") is None
+    store.put_blob(job, "code.zip", b"new")
+    assert store.get_blob(job, "code.zip") == b"new"
+
+
+def test_a_blob_may_be_there_before_its_job(store: JobStore) -> None:
+    store.put_blob("later", "code.zip", b"x")
+    assert store.state("later") == ""
+    assert store.create("later", FIELDS, b"")
+    assert store.get_blob("later", "code.zip") == b"x"
+
+
+def test_jobs_newest_first(store: JobStore) -> None:
+    for name, created in (("b", 2000.0), ("c", 3000.5), ("a", 1000.0), ("d", 3000.75)):
+        assert store.create(name, {**FIELDS, "created": repr(created)}, b"")
+    assert store.jobs() == ["d", "c", "b", "a"]
+    assert store.jobs(2) == ["d", "c"]
+
+
+def test_a_job_that_is_dropped_leaves_nothing_and_others_stay(store: JobStore) -> None:
+    others = ["job", "job-10", "job-1:x"]
+    for name in ("job-1", *others):
+        store.create(name, FIELDS, b"request")
+        store.put_blob(name, "code.zip", b"code")
+        store.add_commit(name, 0, "map", 0, b"commit")
+        store.next_attempt(name, 0, "map", 0)
+    store.drop("job-1")
+    assert "job-1" not in store.jobs()
+    assert store.fields("job-1") == {}
+    assert store.request("job-1") is None
+    assert store.get_blob("job-1", "code.zip") is None
+    assert store.commits("job-1", 0, "map") == {}
+    assert store.next_attempt("job-1", 0, "map", 0) == 1
+    for name in others[:2]:
+        assert store.request(name) == b"request"
+        assert store.get_blob(name, "code.zip") == b"code"
+        assert store.next_attempt(name, 0, "map", 0) == 2
+    assert store.create("job-1", FIELDS, b"again")
+
+
+def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
+    """What a client forgets about must not fill the broker: only the list of jobs, which is cut, may stay."""
+    store = RedisJobStore(server.tcp_url)
+    store.call(("FLUSHALL",))
+    store.create("job-1", FIELDS, b"request")
+    store.put_blob("job-1", "code.zip", b"x")
+    store.add_commit("job-1", 0, "map", 0, b"x")
+    store.next_attempt("job-1", 0, "map", 0)
+    store.update("job-1", {"status": "x"})
+    store.move("job-1", "running")
+    (keys,) = store.call(("KEYS", "*"))
+    assert isinstance(keys, list)
+    endless = {key for key in keys if store.call(("TTL", key)) == [-1]}
+    store.close()
+    assert len(keys) == 6
+    assert endless <= {JOBS.encode()}
