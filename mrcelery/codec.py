@@ -2,7 +2,8 @@
 
 Values may be ``None``, ``bool``, ``int`` (any size), ``float``, ``str``, ``bytes``, ``tuple``, ``list``,
 ``dict``, ``set``, ``frozenset``, ``Decimal``, ``datetime``, ``date``, ``time``, ``timedelta`` and ``UUID``,
-nested at will; each comes back with its type. NumPy scalars are stored as the Python numbers they
+nested up to :data:`DEPTH` deep; each comes back with its type (a time zone as its offset, a ``bytearray``
+within another value as ``bytes``). NumPy scalars are stored as the Python numbers they
 stand for. Anything else is refused with :class:`mrcelery.errors.CodecError`; pickle is never used,
 unless the job asked for it (``--allow-pickle``).
 
@@ -11,9 +12,10 @@ tuples of one length become a column per item; what is left goes through msgpack
 
 File format (version 1), little-endian::
 
-    "MRCBLK1\\n"  then blocks  { u32 payload bytes | u32 CRC-32 of the payload | u32 records | u8 compression }
+    "MRCBLK1\\n"  then blocks  { head | payload }
+    head    = u32 payload bytes | u32 records | u8 compression | u32 CRC-32 of the payload | u32 CRC-32 of the head
     payload = u32 bytes of the key column | key column | value column      (compression: 0 none, 1 zstd)
-    end     = a block head with 0 bytes whose CRC field holds the number of records of the whole file, modulo 2^32
+    end     = a head with 0 payload bytes and, as its records, those of the whole file, modulo 2^32
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -32,10 +34,17 @@ import msgspec
 import zstandard
 
 from mrcelery.errors import CodecError, CorruptDataError
+from mrcelery.partition import int_bytes
 
 MAGIC = b"MRCBLK1\n"
-HEAD = struct.Struct("<IIIB")
+_HEAD = struct.Struct("<IIBI")
 _U32 = struct.Struct("<I")
+_HEAD_BYTES = _HEAD.size + _U32.size
+
+TUPLE_LEVELS = 3
+"""Levels of nested tuples that get columns of their own."""
+DEPTH = 50
+"""Levels of tuples, sets and other types beyond JSON's that may lie within each other."""
 
 BLOCK_RECORDS = 8192
 """Records of a block at most: enough to spread the cost of a block, few enough to merge many runs."""
@@ -61,8 +70,11 @@ _TYPED: dict[type, tuple[bytes, Callable[[bytes], list[Any]]]] = {
 _BY_TAG = dict(_TYPED.values())
 
 
-def encode_column(column: list[Any], allow_pickle: bool = False) -> bytes:
-    """A column as bytes; raises :class:`CodecError` for a value that no codec takes."""
+def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0) -> bytes:
+    """A column as bytes; raises :class:`CodecError` for a value that no codec takes.
+
+    ``level`` counts the tuples that the column lies in.
+    """
     kinds = set(map(type, column))
     if len(kinds) == 1:
         (kind,) = kinds
@@ -77,10 +89,10 @@ def encode_column(column: list[Any], allow_pickle: bool = False) -> bytes:
                 return _TYPED[kind][0] + _encode(column)
             except (OverflowError, UnicodeEncodeError):
                 pass  # ints beyond 64 bits, lone surrogates: the general codec takes them
-        if kind is tuple and column[0]:
+        if kind is tuple and column[0] and level < TUPLE_LEVELS:
             width = len(column[0])
             if set(map(len, column)) == {width}:
-                fields = [encode_column([t[i] for t in column], allow_pickle) for i in range(width)]
+                fields = [encode_column([t[i] for t in column], allow_pickle, level + 1) for i in range(width)]
                 return b"".join([b"t", _U32.pack(width), *(_U32.pack(len(f)) + f for f in fields)])
     return b"o" + _pack(column, allow_pickle)
 
@@ -113,23 +125,34 @@ _PICKLE = 100
 
 
 def _pack(value: Any, allow_pickle: bool) -> bytes:
-    def default(v: Any) -> msgpack.ExtType:
+    depth = 0
+
+    def default(v: Any) -> Any:
+        nonlocal depth
+        depth += 1
+        if depth > DEPTH:
+            raise CodecError(f"a value is nested more than {DEPTH} levels deep: yield flatter values")
+        packed = extension(v)
+        depth -= 1
+        return packed
+
+    def extension(v: Any) -> Any:
         kind = type(v)
         if kind is tuple:
             return msgpack.ExtType(_TUPLE, pack(list(v)))
         if kind is int:
-            return msgpack.ExtType(_BIGINT, b"%d" % v)
+            return msgpack.ExtType(_BIGINT, int_bytes(v))
         if kind is Decimal:
             return msgpack.ExtType(_DECIMAL, str(v).encode())
         if kind is set or kind is frozenset:
             # Sorted by encoding, so that equal sets are equal bytes in every process.
             return msgpack.ExtType(_SET if kind is set else _FROZENSET, pack(sorted(map(pack, v))))
         if kind is datetime:
-            return msgpack.ExtType(_DATETIME, pack([v.isoformat(), v.fold]))
+            return msgpack.ExtType(_DATETIME, pack([v.replace(tzinfo=None).isoformat(), v.fold, _offset(v)]))
         if kind is date:
             return msgpack.ExtType(_DATE, v.isoformat().encode())
         if kind is time:
-            return msgpack.ExtType(_TIME, pack([v.isoformat(), v.fold]))
+            return msgpack.ExtType(_TIME, pack([v.replace(tzinfo=None).isoformat(), v.fold, _offset(v)]))
         if kind is timedelta:
             return msgpack.ExtType(_TIMEDELTA, pack([v.days, v.seconds, v.microseconds]))
         if kind is UUID:
@@ -151,6 +174,16 @@ def _pack(value: Any, allow_pickle: bool) -> bytes:
         raise CodecError(f"a value cannot be stored ({e}): keep values flat and below 4 GiB") from None
 
 
+def _offset(v: datetime | time) -> list[int] | None:
+    """A time's UTC offset in a form that is stored exactly; isoformat() is not read back to the microsecond."""
+    zone = v.utcoffset()
+    return None if zone is None else [zone.days, zone.seconds, zone.microseconds]
+
+
+def _zone_of(stored: list[int] | None) -> timezone | None:
+    return None if stored is None else timezone(timedelta(*stored))
+
+
 def _refusal(value: Any) -> str:
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -163,11 +196,23 @@ def _refusal(value: Any) -> str:
 
 
 def _unpack(data: bytes | memoryview, allow_pickle: bool) -> Any:
+    depth = 0
+
     def ext(code: int, body: bytes) -> Any:
+        nonlocal depth
+        depth += 1
+        # msgpack takes tens of kilobytes of the C stack for a level: without a bound this would crash.
+        if depth > DEPTH:
+            raise CorruptDataError(f"a stored value is nested more than {DEPTH} levels deep")
+        value = extension(code, body)
+        depth -= 1
+        return value
+
+    def extension(code: int, body: bytes) -> Any:
         if code == _TUPLE:
             return tuple(unpack(body))
         if code == _BIGINT:
-            return int(body)
+            return int.from_bytes(body, "big", signed=True)
         if code == _DECIMAL:
             return Decimal(body.decode())
         if code == _SET:
@@ -175,13 +220,13 @@ def _unpack(data: bytes | memoryview, allow_pickle: bool) -> Any:
         if code == _FROZENSET:
             return frozenset(map(unpack, unpack(body)))
         if code == _DATETIME:
-            text, fold = unpack(body)
-            return datetime.fromisoformat(text).replace(fold=fold)
+            text, fold, zone = unpack(body)
+            return datetime.fromisoformat(text).replace(fold=fold, tzinfo=_zone_of(zone))
         if code == _DATE:
             return date.fromisoformat(body.decode())
         if code == _TIME:
-            text, fold = unpack(body)
-            return time.fromisoformat(text).replace(fold=fold)
+            text, fold, zone = unpack(body)
+            return time.fromisoformat(text).replace(fold=fold, tzinfo=_zone_of(zone))
         if code == _TIMEDELTA:
             return timedelta(*unpack(body))
         if code == _UUID:
@@ -239,13 +284,17 @@ class BlockWriter:
         packed = 0
         if self._zstd is not None:
             payload, packed = self._zstd.compress(payload), 1
-        self._put(HEAD.pack(len(payload), crc32(payload), len(keys), packed))
+        self._head(len(payload), len(keys), packed, crc32(payload))
         self._put(payload)
         self.records += len(keys)
 
+    def _head(self, *fields: int) -> None:
+        head = _HEAD.pack(*fields)
+        self._put(head + _U32.pack(crc32(head)))
+
     def close(self) -> None:
         """Write the end mark (the underlying file stays open)."""
-        self._put(HEAD.pack(0, self.records & 0xFFFFFFFF, 0, 0))
+        self._head(0, self.records & 0xFFFFFFFF, 0, 0)
 
 
 def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = False) -> Iterator[Block]:
@@ -260,12 +309,15 @@ def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = Fal
     unzstd = zstandard.ZstdDecompressor()
     records = 0
     while True:
-        size, check, count, packed = HEAD.unpack(source.take(HEAD.size))
-        if size == 0:
-            if check != records & 0xFFFFFFFF:
-                raise CorruptDataError(f"{where} holds {records} records and should hold {check}")
-            return
         at = source.offset
+        head = source.take(_HEAD_BYTES)
+        size, count, packed, check = _HEAD.unpack_from(head)
+        if crc32(head[: _HEAD.size]) != _U32.unpack_from(head, _HEAD.size)[0]:
+            raise CorruptDataError(f"{where}: the block at offset {at} does not match its checksum", offset=at)
+        if size == 0:
+            if count != records & 0xFFFFFFFF:
+                raise CorruptDataError(f"{where} holds {records} records and should hold {count}")
+            return
         payload = source.take(size)
         if crc32(payload) != check:
             raise CorruptDataError(f"{where}: the block at offset {at} does not match its checksum", offset=at)

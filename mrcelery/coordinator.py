@@ -92,6 +92,7 @@ def start(runtime: Runtime, job: str) -> Stage | None:
         spec = unseal(storage.read(key), JobSpec, runtime.signing_key, key)  # a second delivery of this task
     except FileNotFoundError:
         spec = _plan(runtime, request, storage)
+    runtime.keep(spec, storage)
     first = _map_stage(spec, 0, spec.plan.splits)
     _enter(runtime, spec, first, started=True)
     return first
@@ -331,7 +332,8 @@ def _report(runtime: Runtime, active: ActiveJob, names: tuple[str, ...]) -> Repo
     for number, step in enumerate(spec.steps):
         for kind in ("map", "reduce") if step.reducers else ("map",):
             key = layout.stage_summary(job, number, kind)
-            summary = decode(active.storage.read(key), StageSummary, key)
+            kept = fields.get(f"summary.{number}.{kind}")
+            summary = decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)
             add_counters(counters, summary.counters)
             first, last = number == 0 and kind == "map", (number == len(spec.steps) - 1 and kind != "map") or (
                 number == len(spec.steps) - 1 and not step.reducers

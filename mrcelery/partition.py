@@ -8,14 +8,16 @@ Keys may be ``None``, numbers (``bool``, ``int``, ``float``, ``Decimal``), ``str
 - different types as listed: None < numbers < str < bytes < date < datetime < lists and tuples.
 
 Keys that are equal in Python are one key: ``1``, ``1.0`` and ``True`` meet in one reducer call.
-NaN equals nothing, has no place in an order, and is refused.
+Refused are NaN, which equals nothing and has no place in an order; a ``datetime`` of a zone with rules,
+since Python compares two of one zone by their clocks, which go back once a year (one with a fixed
+offset, UTC for one, is fine); and a ``Decimal`` of more than 5,000 digits before the point.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timezone
 from decimal import Decimal
 from itertools import compress, islice
 from operator import ne
@@ -39,8 +41,7 @@ def order_key(key: Key) -> tuple[Any, ...]:
     if key is None:
         return (0,)
     if isinstance(key, (int, float, Decimal)):
-        if key != key:
-            raise CodecError("NaN cannot be a key, as it equals nothing: use None or a string for missing numbers")
+        _check_number(key)
         return (1, key)
     if isinstance(key, str):
         return (2, key)
@@ -48,12 +49,30 @@ def order_key(key: Key) -> tuple[Any, ...]:
         return (3, key)
     if isinstance(key, datetime):  # before date, of which it is a subclass
         # Aware and naive times do not compare: the naive ones come first.
-        return (5, 0, key) if key.tzinfo is None else (5, 1, key.astimezone(UTC))
+        return (5, 0, key) if key.tzinfo is None else (5, 1, _instant(key))
     if isinstance(key, date):
         return (4, key)
     if isinstance(key, (tuple, list)):
         return (6, tuple(map(order_key, key)), isinstance(key, tuple))
     raise _no_key(key)
+
+
+def _check_number(key: int | float | Decimal) -> None:
+    if key.is_nan() if isinstance(key, Decimal) else key != key:
+        raise CodecError("NaN cannot be a key, as it equals nothing: use None or a string for missing numbers")
+    if isinstance(key, Decimal) and key.is_finite() and key.adjusted() > 5000:
+        raise CodecError(f"Decimal {key} is too large for a key: use a string")
+
+
+def _instant(key: datetime) -> datetime:
+    if not isinstance(key.tzinfo, timezone):
+        raise CodecError(
+            f"the datetime {key} of zone {key.tzinfo} cannot be a key, as its clock goes back: use key.astimezone(UTC)"
+        )
+    try:
+        return key.astimezone(UTC)
+    except OverflowError:
+        raise CodecError(f"the datetime {key} cannot be a key, as it has no UTC time: use one without a zone") from None
 
 
 def _no_key(key: Key) -> CodecError:
@@ -66,27 +85,31 @@ def _no_key(key: Key) -> CodecError:
     )
 
 
-def check_keys(keys: Sequence[Key]) -> None:
+def check_keys(keys: Sequence[Key], level: int = 0) -> None:
     """Check that all ``keys`` can be keys, at C speed where they are of one simple type.
 
     After it, Python's own ``<`` either orders the keys as documented or raises ``TypeError``: what it
-    would order wrongly in silence, NaN and sets, is refused here with :class:`CodecError`.
+    would order wrongly in silence, NaN and sets, is refused here with :class:`CodecError`. ``level``
+    counts the tuples that the keys lie in.
     """
     kinds = set(map(type, keys))
     if kinds <= _NATIVE:
         return
     if kinds <= {float, int, bool}:
         if any(map(ne, keys, keys)):
-            order_key(next(k for k in keys if k != k))
+            _check_number(next(k for k in keys if k != k))
         return
-    if kinds == {tuple}:
+    if kinds == {tuple} and level < 3:
         widths = set(map(len, keys))
         if len(widths) == 1:
             for i in range(widths.pop()):
-                check_keys([key[i] for key in keys])
+                check_keys([key[i] for key in keys], level + 1)
             return
-    for key in keys:
-        order_key(key)
+    try:
+        for key in keys:
+            order_key(key)
+    except RecursionError:
+        raise CodecError("a key is nested too deeply: use a flatter one") from None
 
 
 def argsort(keys: list[Key]) -> list[int]:
@@ -105,9 +128,9 @@ def starts_of_groups(keys: Sequence[Key]) -> list[int]:
 
 def stable_hash(key: Key) -> int:
     """CRC-32 of a canonical encoding; equal keys hash alike, whatever their types."""
-    if type(key) is str:
+    if isinstance(key, str):
         return crc32(key.encode("utf-8", "surrogatepass"))
-    if type(key) is bytes:
+    if isinstance(key, bytes):
         return crc32(key)
     return crc32(_canonical(key))
 
@@ -122,7 +145,7 @@ def _canonical(key: Key) -> bytes:
     if isinstance(key, (int, float, Decimal)):
         return _canonical_number(key)
     if isinstance(key, datetime):
-        return b"t" + (key if key.tzinfo is None else key.astimezone(UTC)).isoformat().encode()
+        return b"t" + (key if key.tzinfo is None else _instant(key)).isoformat().encode()
     if isinstance(key, date):
         return b"d" + key.isoformat().encode()
     if isinstance(key, (tuple, list)):
@@ -134,17 +157,23 @@ def _canonical(key: Key) -> bytes:
 
 def _canonical_number(key: int | float | Decimal) -> bytes:
     """Equal numbers give equal bytes: 1, 1.0, True and Decimal(1) are all ``i1``."""
-    if isinstance(key, int):
-        return b"i%d" % key
-    if key != key:
-        order_key(key)  # raises
+    _check_number(key)
     if key in (float("inf"), float("-inf")):
         return b"f" + struct.pack("<d", float(key))
     if key == int(key):
-        return b"i%d" % int(key)
-    if float(key) == key:
-        return b"f" + struct.pack("<d", float(key))
-    return b"m" + str(key.normalize() if isinstance(key, Decimal) else key).encode()
+        whole = int(key)
+        # Python refuses to print, and so to hash this way, ints of more than some thousand digits.
+        return b"i%d" % whole if whole.bit_length() < 10_000 else b"I" + int_bytes(whole)
+    if isinstance(key, Decimal) and float(key) != key:
+        sign, digits, exponent = key.as_tuple()
+        text = "".join(map(str, digits)).rstrip("0")  # not normalize(), which rounds to the context's precision
+        return f"m{Decimal((sign, tuple(map(int, text)), int(exponent) + len(digits) - len(text)))}".encode()
+    return b"f" + struct.pack("<d", float(key))
+
+
+def int_bytes(number: int) -> bytes:
+    """An int of any size as bytes, two's complement, big-endian."""
+    return number.to_bytes((number.bit_length() + 8) // 8, "big", signed=True)
 
 
 def hash_partition(key: Key, n: int) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from mrcelery.errors import ConfigError, CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats.base import InputFormat
 from mrcelery.formats.compression import compression_of
-from mrcelery.records import Extent, PlanPage, PlanSummary, Split, StepSpec, decode, encode
+from mrcelery.records import Extent, PlanPage, PlanSummary, Split, StepSpec, encode
 from mrcelery.storage import ObjectInfo, Storage, locate, scheme_of
 from mrcelery.storage.folder import FolderStorage
 from mrcelery.storage.globs import Glob, has_magic, hidden
@@ -179,16 +179,12 @@ def page_of(task: int) -> int:
     return task // PAGE
 
 
-def find_split(page: bytes, task: int) -> Split:
-    """The split of map task ``task`` from the bytes of its page.
-
-    Raises :class:`CorruptDataError` where these are another page's, and as :func:`mrcelery.records.decode`.
-    """
-    splits = decode(page, PlanPage, f"plan page {page_of(task)}").splits
+def find_split(page: PlanPage, task: int) -> Split:
+    """The split of map task ``task`` on its page; :class:`CorruptDataError` where this is another page."""
     at = task % PAGE
-    if at >= len(splits) or splits[at].index != task:
+    if at >= len(page.splits) or page.splits[at].index != task:
         raise CorruptDataError(f"plan page {page_of(task)} does not hold the split of task {task}: submit again")
-    return splits[at]
+    return page.splits[at]
 
 
 @dataclass(frozen=True, slots=True)

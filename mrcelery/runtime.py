@@ -13,7 +13,7 @@ from mrcelery import layout
 from mrcelery.errors import CorruptDataError, JobStoppedError, StorageUnreachableError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.loader import LoadedBundle, Workspace
-from mrcelery.plan import PAGE
+from mrcelery.plan import find_split, page_of
 from mrcelery.records import JobSpec, PlanPage, Request, Split, decode
 from mrcelery.signing import unseal
 from mrcelery.storage import open_storage
@@ -80,16 +80,20 @@ class Runtime:
                 data = storage.read(key)
             except FileNotFoundError:
                 raise CorruptDataError(f"{root}/{key} is gone, so job {job} cannot go on: submit it again") from None
-            active = ActiveJob(unseal(data, JobSpec, self.signing_key, key), storage)
-            self._jobs[job] = active
-            while len(self._jobs) > JOBS_KEPT:
-                self._jobs.popitem(last=False)
+            return self.keep(unseal(data, JobSpec, self.signing_key, key), storage)
         self._jobs.move_to_end(job)
+        return active
+
+    def keep(self, spec: JobSpec, storage: Storage) -> ActiveJob:
+        """Hold a verified spec at hand."""
+        active = self._jobs[spec.request.job] = ActiveJob(spec, storage)
+        while len(self._jobs) > JOBS_KEPT:
+            self._jobs.popitem(last=False)
         return active
 
     def split(self, active: ActiveJob, step: int, task: int) -> Split:
         """The split of a map task."""
-        number = task // PAGE
+        number = page_of(task)
         page = active.pages.get((step, number))
         if page is None:
             key = layout.plan_page(active.id, step, number)
@@ -100,7 +104,7 @@ class Runtime:
             page = active.pages[step, number] = decode(data, PlanPage, key)
             while len(active.pages) > PAGES_KEPT:
                 active.pages.popitem(last=False)
-        return page.splits[task - number * PAGE]
+        return find_split(page, task)
 
     def code(self, active: ActiveJob) -> LoadedBundle:
         """The job's code, unpacked on this machine; its checksum is that of the verified spec."""

@@ -258,9 +258,8 @@ class Groups:
                 start = end
             self._at = start
             self.key = key = keys[start]
-            rest = self._rest(key)
-            yield key, rest
-            for _ in rest:
+            yield key, self._rest(key)
+            for _ in self._rest(key):
                 pass  # what the reducer left unread
 
     def _rest(self, key: Any) -> Iterator[Any]:

@@ -129,7 +129,7 @@ def json_lines(values: Iterable[object]) -> str:
 def sort_records(count: int, seed: int = 0, duplicates: float = 0.1) -> bytes:
     """Records of 100 bytes: a key of 10 printable characters, a blank, its number, filling, a newline.
 
-    ``duplicates`` is the share of records whose key another record has.
+    ``duplicates`` is the share of records whose key another record has, or has but for its last byte.
     """
     rng = random.Random(f"sort {seed}")
     alphabet = bytes(range(33, 127))
@@ -137,6 +137,8 @@ def sort_records(count: int, seed: int = 0, duplicates: float = 0.1) -> bytes:
     for number in range(count):
         if records and rng.random() < duplicates:
             key = records[rng.randrange(number)][:10]
+            if rng.random() < 0.5:
+                key = key[:9] + bytes(rng.choices(alphabet))
         else:
             key = bytes(rng.choices(alphabet, k=10))
         records.append((b"%s %010d " % (key, number)).ljust(99, b"%c" % (65 + number % 26)) + b"\n")

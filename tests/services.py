@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ import pytest
 from mrcelery import JobHandle
 from mrcelery.errors import ConfigError, MRCeleryError
 from mrcelery.executor.local import find_server
+from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.jobstore.wire import connect
 
 T = TypeVar("T")
@@ -223,6 +226,63 @@ class Fleet:
     def env(self) -> dict[str, str]:
         """The same as variables, for the command line."""
         return environment(**{f"MRCELERY_{name.upper()}": value for name, value in self.settings.items()})
+
+
+class Quiet:
+    """A queue of its own on which nobody listens yet."""
+
+    def __init__(self, server: RedisServer, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.name = f"quiet-{os.urandom(4).hex()}"
+        self.store = RedisJobStore(server.tcp_url)
+        from mrcelery.executor.celeryapp import make_app
+
+        self.app = make_app(server.tcp_url)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        storage = str(self.folder / "storage")
+        return {"runner": "celery", "broker": self.server.tcp_url, "storage": storage, "queue": self.name}
+
+    def raw(self) -> list[bytes]:
+        """The messages as they lie there, the next one first."""
+        (found,) = self.store.call(("LRANGE", self.name, 0, -1))
+        assert isinstance(found, list)
+        return found[::-1]
+
+    def messages(self) -> list[tuple[dict[str, Any], list[Any]]]:
+        """Headers and decoded body of each message."""
+        read = [json.loads(data) for data in self.raw()]
+        for message in read:
+            assert message["content-type"] == "application/json"
+            assert message["properties"]["delivery_info"]["routing_key"] == self.name
+        return [(m["headers"], json.loads(base64.b64decode(m["body"]))) for m in read]
+
+    def take(self) -> list[bytes]:
+        """Take all messages off the queue."""
+        found = self.raw()
+        self.store.call(("DEL", self.name))
+        return found
+
+    def run(self, task: str, **kwargs: Any) -> None:
+        """Run one of the coordinator's tasks in this process; what it publishes stays on the queue."""
+        self.app.tasks[task].apply(kwargs=kwargs, throw=True)
+
+    def workers(self, concurrency: int = 2, **variables: str) -> AbstractContextManager[list[Worker]]:
+        """A worker for the queue."""
+        folder = self.folder / "workers"
+        return workers(folder, self.server.tcp_url, queue=self.name, concurrency=concurrency, **variables)
+
+    def held(self) -> int:
+        """Messages that workers of this queue hold."""
+        (held,) = self.store.call(("HVALS", "unacked"))
+        assert isinstance(held, list)
+        return sum(self.name.encode() in message for message in held)
+
+    def close(self) -> None:
+        self.store.close()
+        self.app.close()
 
 
 def command(

@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "task_ignore_result": True,
     "worker_prefetch_multiplier": 1,  # a worker that hoards tasks keeps others idle
     "broker_connection_retry_on_startup": True,
+    "worker_lost_wait": 0.5,  # seconds until a killed process's task is delivered again; Celery waits ten
     "worker_cancel_long_running_tasks_on_connection_loss": False,  # True lost tasks where Redis restarted
     "worker_redirect_stdouts": False,  # what user code prints is kept per attempt
     "worker_send_task_events": False,  # half the time of a small task; `mrcelery worker -- -E` turns them on

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
-from celery.signals import worker_process_init
+from celery.signals import worker_init, worker_process_init
 
 from mrcelery.attempt import fail_job, failure, run_attempt
 from mrcelery.config import Config
@@ -20,6 +20,10 @@ from mrcelery.runtime import Runtime
 if TYPE_CHECKING:
     from celery import Celery, Task
 
+class AttemptFailed(Exception):  # named for Flower, where it is read
+    """What a failed task shows in Celery; the job's record says it in full."""
+
+
 OPTIONS = {
     "bind": True,
     "acks_late": True,  # a task whose worker dies is delivered again
@@ -28,14 +32,11 @@ OPTIONS = {
     "max_retries": None,  # attempts are counted in the job store, over all deliveries
     "typing": False,
     "serializer": "json",
+    "throws": (AttemptFailed,),  # logged as a line: whose fault it was stands in the job's record
 }
 
 RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
-
-
-class AttemptFailed(Exception):  # named for Flower, where it is read
-    """What a failed task shows in Celery; the job's record says it in full."""
 
 
 _runtimes: dict[tuple[int, str], Runtime] = {}
@@ -158,6 +159,13 @@ def _crashed(runtime: Runtime, e: Exception, job: str, step: int, kind: str, num
     """A fault of ours: the job must end all the same, and say that it is one."""
     error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
     fail_job(runtime, failure(error, job=job, step=step, kind=kind, task=number))
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _import_storage(**_: Any) -> None:
+    """Import what the storage needs once, before the worker forks: boto3 takes a quarter of a second."""
+    if Config.load({}).storage.startswith("s3://"):
+        import mrcelery.storage.s3  # noqa: F401
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

@@ -109,7 +109,7 @@ def test_many_commands_at_once(connection: Connection) -> None:
 
 
 def test_a_refused_command_is_named_and_the_connection_lives_on(connection: Connection) -> None:
-    with pytest.raises(BrokerUnreachableError, match="refuses: .*wrong kind") as raised:
+    with pytest.raises(BrokerUnreachableError, match=r"refuses: .*wrong kind") as raised:
         connection.call(("SET", "k", "v"), ("HGET", "k", "x"), ("SET", "k", "w"))
     assert "\n" not in str(raised.value)
     assert connection.call(("GET", "k"), ("PING",)) == [b"w", b"PONG"]
@@ -158,7 +158,7 @@ def test_a_closed_connection_opens_again(connection: Connection) -> None:
 
 def test_no_server(make: Make) -> None:
     url = f"redis://:secret@127.0.0.1:{free_port()}/0"
-    with pytest.raises(BrokerUnreachableError, match="no Redis answers at .*refused.*: start it, or correct") as raised:
+    with pytest.raises(BrokerUnreachableError, match=r"no Redis answers at .*refused.*: start it") as raised:
         make(url).call(("PING",))
     assert "\n" not in str(raised.value)
     assert "secret" not in str(raised.value)
@@ -284,8 +284,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer,
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-        + ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
+        + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=folder,
         check=True,
         capture_output=True,
     )
@@ -308,6 +308,6 @@ def test_tls(tls: tuple[RedisServer, Path]) -> None:
 
 def test_a_certificate_that_nobody_knows(tls: tuple[RedisServer, Path]) -> None:
     server, _ = tls
-    with pytest.raises(BrokerUnreachableError, match="no Redis answers at rediss://localhost.*certificate") as raised:
+    with pytest.raises(BrokerUnreachableError, match=r"no Redis answers at rediss://localhost.*certificate") as raised:
         wire.connect(f"rediss://localhost:{server.port}/0").call(("PING",))
     assert "\n" not in str(raised.value)

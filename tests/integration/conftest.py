@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from s3_endpoint import s3_bucket, s3_endpoint
-from services import QUEUE, WORD_COUNT, Fleet, RedisServer, redis_server, workers
+from services import QUEUE, WORD_COUNT, Fleet, Quiet, RedisServer, redis_server, workers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -82,3 +82,11 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("a rose is a rose\nis a rose\n")
     return path
+
+
+@pytest.fixture
+def quiet(broker: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Quiet]:
+    monkeypatch.setenv("MRCELERY_SCRATCH", str(tmp_path / "scratch"))
+    quiet = Quiet(broker, tmp_path)
+    yield quiet
+    quiet.close()

@@ -248,7 +248,7 @@ def test_term_vector(tmp_path: Path, run: Run, reducers: int, terms: int) -> Non
 def test_inverted_index(tmp_path: Path, run: Run, reducers: int) -> None:
     documents = list(generate.documents(800, seed=3))
     file = tmp_path / "documents.jsonl"
-    file.write_text(generate.json_lines(documents))
+    file.write_text(generate.json_lines([*reversed(documents), *documents[:50]]))  # some come twice
 
     run("inverted_index:InvertedIndex", file, reducers=reducers)
 

@@ -29,7 +29,7 @@ REDUCERS = (1, 4, 16)
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text of a few hundred KB with all that a text may hold."""
     lines = generate.text(4000, seed=3).encode().splitlines()
-    odd = (b"caf\xe9 \xff\xfe na\xc3", b"", b"\x00 nul\x0bvt", "a\u2028b c\u00a0d \U0001f600".encode(), b"cr\r in\rside")
+    odd = (b"caf\xe9 \xff\xfe na\xc3", b"", b"\x00 nul\x0bvt", "a\u2028b \u00a0d \U0001f600".encode(), b"c\r in\rx")
     for number in range(len(lines)):
         if number % 97 == 0:
             lines[number] += b" " + odd[number // 97 % len(odd)]

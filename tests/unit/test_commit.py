@@ -75,9 +75,11 @@ class Lossy:
         return self._storage.read(key)
 
 
-counters = st.dictionaries(st.text(max_size=5), st.dictionaries(st.text(max_size=5), st.integers(-5, 2**60)), max_size=3)
+names = st.text(max_size=5)
+counters = st.dictionaries(names, st.dictionaries(names, st.integers(-5, 2**60)), max_size=3)
+sizes = st.integers(0, 2**32 - 1)
 parts = st.lists(
-    st.builds(Part, st.integers(0, 99), st.text(max_size=20), st.integers(0), st.integers(0), st.integers(0, 2**32 - 1)),
+    st.builds(Part, st.integers(0, 99), st.text(max_size=20), sizes, sizes, sizes),
     max_size=5,
 ).map(tuple)
 attempts = st.lists(
@@ -125,7 +127,7 @@ def test_a_commit_that_is_damaged_or_of_another_version(tmp_path: Path) -> None:
     key = layout.commit("wc-1", 0, "map", 7)
     storage.write(key, encode(attempt("1-a"))[:-10])
     for read in (lambda: committed(storage, "wc-1", 0, "map", 7), lambda: commit(storage, attempt("2-b"))):
-        with pytest.raises(CorruptDataError, match="commit.json is damaged"):
+        with pytest.raises(CorruptDataError, match="is damaged"):
             read()
     storage.write(key, encode(attempt("1-a", v=2)))
     with pytest.raises(VersionError, match="has version 2"):

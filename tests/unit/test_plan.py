@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery.errors import CorruptDataError, InputError, VersionError
+from mrcelery.errors import CorruptDataError, InputError
 from mrcelery.formats import input_format
 from mrcelery.plan import (
     OPEN_COST,
@@ -226,8 +226,9 @@ def test_pages_and_summary() -> None:
     assert summary.pages == tuple(hashlib.sha256(pages[i]).hexdigest() for i in range(3))
     assert [len(decode(pages[i], PlanPage).splits) for i in range(3)] == [PAGE, PAGE, 502]
     for task in (0, 999, 1000, 2499):
-        assert find_split(pages[page_of(task)], task) == Split(task, (Extent("a", task, task + 1, 2500),))
-    assert find_split(pages[2], 2501).extents == (Extent("c", 0, -1, -1),)
+        page = decode(pages[page_of(task)], PlanPage)
+        assert find_split(page, task) == Split(task, (Extent("a", task, task + 1, 2500),))
+    assert find_split(decode(pages[2], PlanPage), 2501).extents == (Extent("c", 0, -1, -1),)
 
 
 def test_no_splits_no_pages() -> None:
@@ -240,11 +241,7 @@ def test_a_page_that_does_not_hold_the_split() -> None:
     write_plan(cut([InputFile("a", 1500, True)], 1), lambda number, data: pages.append(data))
     for page, task in ((0, 1000), (1, 0), (1, 1500)):
         with pytest.raises(CorruptDataError, match=f"task {task}"):
-            find_split(pages[page], task)
-    with pytest.raises(CorruptDataError, match="plan page 1"):
-        find_split(pages[1][:-10], 1001)
-    with pytest.raises(VersionError):
-        find_split(pages[0].replace(b'"v":1', b'"v":2', 1), 0)
+            find_split(decode(pages[page], PlanPage), task)
 
 
 @pytest.mark.slow

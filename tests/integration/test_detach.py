@@ -1,0 +1,247 @@
+"""Submit, leave, come back: with the real command, as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mrcelery
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from services import Fleet, command, eventually, results
+
+JobFile = Callable[..., str]
+
+GATE = """
+    import logging, os, sys, time
+    from mrcelery import MRJob
+
+    class Gate(MRJob):
+        def configure_args(self):
+            super().configure_args()
+            self.add_passthru_arg("--gate")
+
+        def mapper(self, _, line):
+            self.increment_counter("gate", "lines")
+            print("printed", line)
+            print("to stderr", line, file=sys.stderr)
+            logging.getLogger("mine").warning("logged %s", line)
+            while not os.path.exists(self.options.gate):
+                yield "waiting", 0
+                time.sleep(0.002)
+            yield line, 1
+
+        def reducer(self, key, values):
+            yield key, sum(values)
+"""
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def gate_job(job_file: JobFile) -> str:
+    return job_file(GATE, "gate.py")
+
+
+def detach(fleet: Fleet, job: str, text: Path, gate: Path, *more: str) -> str:
+    done = command("submit", job, text, "--detach", *more, "--", "--gate", gate, env=fleet.env)
+    assert done.returncode == 0, done.stderr
+    (identity,) = done.stdout.split()
+    return identity
+
+
+def read(fleet: Fleet, *args: str) -> Any:
+    done = command(*args, "--json", env=fleet.env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def running(fleet: Fleet, job: str) -> bool:
+    return bool(read(fleet, "status", job)["status"]["state"] == "running")
+
+
+def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
+    job = detach(fleet, gate_job, text, gate, "--name", "My Gate", "-R", "2")
+    assert job.startswith("my-gate-")
+    eventually(lambda: running(fleet, job), "the job runs")
+    status = read(fleet, "status", job)["status"]
+    assert (status["job"], status["name"], status["finished"]) == (job, "My Gate", 0)
+    assert status["owner"]
+
+    waited = command("wait", job, "--timeout", "0.2s", env=fleet.env)
+    assert waited.returncode == 4
+    assert f"{job} is still running" in waited.stderr
+    early = command("cat", job, env=fleet.env)
+    assert early.returncode == 2
+    assert "wait for its end" in early.stderr
+    assert job in [one["job"] for one in read(fleet, "list", "--state", "running")]
+    kept = command("clean", job, env=fleet.env)
+    assert "cancel it first" in kept.stderr
+
+    gate.touch()
+    waited = command("wait", job, env=fleet.env)
+    assert (waited.returncode, waited.stdout) == (0, "")
+    status = read(fleet, "wait", job)
+    assert status["state"] == "succeeded"
+    assert status["finished"] >= status["started"] >= status["created"]
+    assert [(s["kind"], s["done"], s["total"]) for s in status["stages"]] == [("map", 1, 1), ("reduce", 2, 2)]
+    shown = command("status", job, env=fleet.env)
+    assert shown.returncode == 0
+    assert "succeeded" in shown.stdout
+
+    printed = command("cat", job, env=fleet.env)
+    assert printed.returncode == 0
+    pairs = dict(map(json.loads, line.split("\t")) for line in printed.stdout.splitlines())
+    pairs.pop("waiting", None)
+    assert pairs == {"a rose is a rose": 1, "is a rose": 1}
+
+    assert read(fleet, "counters", job) == {"gate": {"lines": 2}}
+    assert "lines=2" in command("counters", job, env=fleet.env).stdout
+    log = command("logs", job, env=fleet.env)
+    assert log.returncode == 0
+    for said in ("printed is a rose", "to stderr a rose is a rose", "WARNING mine: logged is a rose"):
+        assert said in log.stdout
+    assert "map 0" in log.stdout
+    none = command("logs", job, "--kind", "reduce", env=fleet.env)
+    assert none.stdout == ""
+    assert "no logs" in none.stderr
+
+    (listed,) = [one for one in read(fleet, "list") if one["job"] == job]
+    assert listed["state"] == "succeeded"
+
+    home = tmp_path / "home"
+    fetched = command("fetch", job, home, env=fleet.env)
+    assert fetched.returncode == 0, fetched.stderr
+    assert sorted(path.name for path in home.iterdir()) == ["_SUCCESS", "part-00000", "part-00001"]
+    assert command("cat", home, env=fleet.env).stdout == printed.stdout
+    again = command("cancel", job, env=fleet.env)
+    assert again.returncode == 0
+    assert "ended already: succeeded" in again.stdout
+
+    root = Path(fleet.settings["storage"]) / "jobs" / job
+    assert root.exists()
+    dry = command("clean", job, "--dry-run", env=fleet.env)
+    assert f"would remove {job}" in dry.stdout
+    assert root.exists()
+    cleaned = read(fleet, "clean", job)
+    assert [one["job"] for one in cleaned] == [job]
+    assert not root.exists()
+    gone = command("status", job, env=fleet.env)
+    assert gone.returncode == 2
+    assert f"job {job} is not known here" in gone.stderr
+
+
+def test_cancel(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    job = detach(fleet, gate_job, text, gate, "-o", str(output))
+    eventually(lambda: running(fleet, job), "the job runs")
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "mrcelery", "wait", job], env=fleet.env, stderr=subprocess.PIPE, text=True
+    )
+    done = command("cancel", job, env=fleet.env)
+    assert (done.returncode, done.stdout) == (0, f"{job} cancelled\n")
+    _, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 5
+    assert f"job {job} was cancelled" in said
+    assert command("wait", job, env=fleet.env).returncode == 5
+    assert command("cat", job, env=fleet.env).returncode == 5
+    status = read(fleet, "status", job)["status"]
+    assert status["state"] == "cancelled"
+    # The mapper would go on for ever: that the fleet runs the next job shows that it stopped, 4 times.
+    for _ in range(4):
+        assert read(fleet, "cancel", detach(fleet, gate_job, text, gate)).popitem()[1] == "cancelled"
+    gate.touch()
+    with mrcelery.run(gate_job, str(text), args=["--gate", str(gate)], **fleet.settings) as handle:
+        assert len(results(handle)) == 2
+    assert not output.exists() or list(output.iterdir()) == []
+
+
+def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
+    """kill -9 of the waiting client: the job goes on, and another client finds it by its token."""
+    token = os.urandom(8).hex()
+    args = ["submit", gate_job, str(text), "--client-token", token]
+    own = ["--", "--gate", str(gate)]
+    client = subprocess.Popen(
+        [sys.executable, "-m", "mrcelery", *args, "-o", str(tmp_path / "out"), *own],
+        env=fleet.env,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def job() -> str:
+        return next((one["job"] for one in read(fleet, "list", "--state", "running")), "")
+
+    identity = eventually(job, "the job runs")
+    client.kill()
+    client.wait()
+    again = command(*args, "--detach", *own, env=fleet.env)
+    assert again.stdout.split() == [identity]  # the same job, not a second one
+    assert read(fleet, "list", "--state", "submitted") == []
+    gate.touch()
+    assert command("wait", identity, env=fleet.env).returncode == 0
+    assert json.loads((tmp_path / "out" / "_SUCCESS").read_bytes())["job"] == identity
+
+
+@pytest.mark.xfail(strict=True, reason="OUTPUT is looked at before the token is")
+def test_a_token_of_a_job_that_is_done(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:
+    args = ["submit", word_count, text, "-o", tmp_path / "out", "--client-token", os.urandom(8).hex()]
+    assert command(*args, env=fleet.env).returncode == 0
+    assert command(*args, env=fleet.env).returncode == 0
+
+
+def test_the_first_ctrl_c_detaches(fleet: Fleet, gate_job: str, text: Path, gate: Path) -> None:
+    client = subprocess.Popen(
+        [sys.executable, "-m", "mrcelery", "submit", gate_job, str(text), "--", "--gate", str(gate)],
+        env=fleet.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    def started() -> list[str]:
+        return [one["job"] for one in read(fleet, "list", "--state", "running") if one["name"] == "Gate"]
+
+    (identity,) = eventually(started, "the job runs")
+    os.kill(client.pid, signal.SIGINT)
+    out, said = client.communicate(timeout=60)
+    assert client.returncode == 130
+    assert out == ""
+    assert f"Detached: job {identity} goes on" in said
+    assert f"mrcelery wait {identity}" in said
+    assert "Traceback" not in said
+    assert running(fleet, identity)
+    gate.touch()
+    assert command("wait", identity, env=fleet.env).returncode == 0
+
+
+def test_a_job_that_nobody_knows(fleet: Fleet) -> None:
+    for args in (["status"], ["wait"], ["cancel"], ["counters"], ["cat"]):
+        done = command(*args, "nothing-20261120-000000-abcdef", env=fleet.env)
+        assert done.returncode == 2, (args, done.stderr)
+        assert "is not known here" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_results_come_home_from_s3(fleet: Fleet, bucket: str, word_count: str, text: Path, tmp_path: Path) -> None:
+    """Local input goes up, local OUTPUT comes down; a waiting client does both."""
+    env = {**fleet.env, "MRCELERY_STORAGE": f"s3://{bucket}/{os.urandom(4).hex()}"}
+    output = tmp_path / "out"
+    done = command("submit", word_count, text, "-o", output, "-R", "2", env=env)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert sorted(path.name for path in output.iterdir()) == ["_SUCCESS", "part-00000", "part-00001"]
+    assert command("cat", output, env=env).stdout.count("\n") == 3
+    refused = command("submit", word_count, text, "-o", tmp_path / "other", "--detach", env=env)
+    assert refused.returncode == 2
+    assert "--detach cannot bring results" in refused.stderr
+    printed = command("submit", word_count, "-", env=env, stdin="x y x\n")
+    assert printed.returncode == 0, printed.stderr
+    assert sorted(printed.stdout.splitlines()) == ['"x"\t2', '"y"\t1']
