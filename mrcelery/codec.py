@@ -2,8 +2,8 @@
 
 Values may be ``None``, ``bool``, ``int`` (any size), ``float``, ``str``, ``bytes``, ``tuple``, ``list``,
 ``dict``, ``set``, ``frozenset``, ``Decimal``, ``datetime``, ``date``, ``time``, ``timedelta`` and ``UUID``,
-nested up to :data:`DEPTH` deep; each comes back with its type (a time zone as its offset, a ``bytearray``
-within another value as ``bytes``). NumPy scalars are stored as the Python numbers they
+nested up to :data:`DEPTH` deep; each comes back with its type (a time zone as its offset, other
+bytes-like objects as ``bytes``). NumPy scalars are stored as the Python numbers they
 stand for. Anything else is refused with :class:`mrcelery.errors.CodecError`; pickle is never used,
 unless the job asked for it (``--allow-pickle``).
 
