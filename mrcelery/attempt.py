@@ -53,8 +53,8 @@ def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, 
         most = active.spec.request.options.max_attempts
         if count > most:
             raise TaskError(
-                f"{kind} task {number} was started {most} times and never came to an end: its process was killed "
-                "or ran out of memory each time; see the workers' logs, or give it more with --memory"
+                f"{kind} task {number} was started {most} times and never came to an end: its process died or was "
+                "killed each time, by a crash in its code or for want of memory; the workers' logs have the signal"
             )
     attempt = f"{count}-{secrets.token_hex(3)}"
     try:

@@ -2,7 +2,7 @@
 
 Values may be ``None``, ``bool``, ``int`` (any size), ``float``, ``str``, ``bytes``, ``tuple``, ``list``,
 ``dict``, ``set``, ``frozenset``, ``Decimal``, ``datetime``, ``date``, ``time``, ``timedelta`` and ``UUID``,
-nested up to :data:`DEPTH` deep; each comes back with its type (a time zone as its offset, other
+nested up to :data:`mrcelery.partition.DEPTH` deep; each comes back with its type (a time zone as its offset, other
 bytes-like objects as ``bytes``). NumPy scalars are stored as the Python numbers they
 stand for. Anything else is refused with :class:`mrcelery.errors.CodecError`; pickle is never used,
 unless the job asked for it (``--allow-pickle``).
@@ -34,7 +34,7 @@ import msgspec
 import zstandard
 
 from mrcelery.errors import CodecError, CorruptDataError
-from mrcelery.partition import int_bytes
+from mrcelery.partition import DEPTH, int_bytes
 
 MAGIC = b"MRCBLK1\n"
 _HEAD = struct.Struct("<IIBI")
@@ -43,8 +43,6 @@ _HEAD_BYTES = _HEAD.size + _U32.size
 
 TUPLE_LEVELS = 3
 """Levels of nested tuples that get columns of their own."""
-DEPTH = 50
-"""Levels of tuples, sets and other types beyond JSON's that may lie within each other."""
 
 BLOCK_RECORDS = 8192
 """Records of a block at most: enough to spread the cost of a block, few enough to merge many runs."""

@@ -33,10 +33,15 @@ Partitioner = Callable[[Key, int], int]
 _NATIVE = frozenset({str, int, bytes, bool, type(None)})
 
 
-def order_key(key: Key) -> tuple[Any, ...]:
+DEPTH = 50
+"""Levels that a key's tuples and lists, or a value's types beyond JSON's, may lie within each other."""
+
+
+def order_key(key: Key, level: int = 0) -> tuple[Any, ...]:
     """A tuple whose native order is the documented order of keys, whatever their types.
 
-    Raises :class:`CodecError` for what cannot be a key.
+    ``level`` counts the tuples and lists that the key lies in. Raises :class:`CodecError` for what cannot
+    be a key.
     """
     if key is None:
         return (0,)
@@ -53,7 +58,9 @@ def order_key(key: Key) -> tuple[Any, ...]:
     if isinstance(key, date):
         return (4, key)
     if isinstance(key, (tuple, list)):
-        return (6, tuple(map(order_key, key)), isinstance(key, tuple))
+        if level >= DEPTH:
+            raise CodecError(f"a key is nested more than {DEPTH} levels deep: use a flatter one")
+        return (6, tuple([order_key(item, level + 1) for item in key]), isinstance(key, tuple))
     raise _no_key(key)
 
 
@@ -79,6 +86,8 @@ def _no_key(key: Key) -> CodecError:
     kind = type(key).__name__
     if kind in ("dict", "set", "frozenset"):
         return CodecError(f"a {kind} cannot be a key, as it has no order: use a sorted tuple of its items")
+    if type(key).__module__ == "numpy":
+        return CodecError(f"numpy.{kind} cannot be a key: use key.item(), or key.tolist() for an array")
     return CodecError(
         f"{type(key).__module__}.{type(key).__qualname__} cannot be a key: use None, numbers, str, bytes, dates, "
         "or tuples and lists of these"
@@ -105,11 +114,8 @@ def check_keys(keys: Sequence[Key], level: int = 0) -> None:
             for i in range(widths.pop()):
                 check_keys([key[i] for key in keys], level + 1)
             return
-    try:
-        for key in keys:
-            order_key(key)
-    except RecursionError:
-        raise CodecError("a key is nested too deeply: use a flatter one") from None
+    for key in keys:
+        order_key(key, level)
 
 
 def argsort(keys: list[Key]) -> list[int]:

@@ -52,6 +52,7 @@ class Runtime:
         self.signing_key = signing_key
         self._storage = storage
         self.scratch = scratch or os.path.join(tempfile.gettempdir(), f"mrcelery-{os.getuid()}")
+        os.makedirs(self.scratch, mode=0o700, exist_ok=True)  # spills and code are nobody else's to read
         self._jobs: OrderedDict[str, ActiveJob] = OrderedDict()
         self._workspace = Workspace(Path(self.scratch) / "code")
 

@@ -281,8 +281,16 @@ class Quiet:
         return sum(self.name.encode() in message for message in held)
 
     def close(self) -> None:
+        self.forget()
         self.store.close()
         self.app.close()
+
+    def forget(self) -> None:
+        """Forget what tasks that ran in this process left: another test may have other settings."""
+        from mrcelery.executor.tasks import _runtimes
+
+        while _runtimes:
+            _runtimes.popitem()[1].store.close()
 
 
 def command(

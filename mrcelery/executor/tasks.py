@@ -15,6 +15,7 @@ from mrcelery.coordinator import Stage, barrier, clean_up, finish, start
 from mrcelery.errors import ConfigError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
 from mrcelery.executor.publish import publish_stage
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.records import JobOptions
 from mrcelery.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number
     except MRCeleryError as e:
-        most = runtime.job(job).spec.request.options.max_attempts if not _no_spec(e) else 1
+        most = _most_attempts(runtime, job)
         retries = task.request.retries
         if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
             kwargs = {**task.request.kwargs, "attempt": retries + 1}
@@ -150,9 +151,12 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
     return number
 
 
-def _no_spec(e: MRCeleryError) -> bool:
-    """Whether the job's spec itself could not be read, so its options are not known."""
-    return type(e).__name__ in ("UnsignedError", "VersionError")
+def _most_attempts(runtime: Runtime, job: str) -> int:
+    """As the job says; the default where its spec is what cannot be read, which must fail the job too."""
+    try:
+        return runtime.job(job).spec.request.options.max_attempts
+    except MRCeleryError:
+        return JobOptions().max_attempts
 
 
 def _crashed(runtime: Runtime, e: Exception, job: str, step: int, kind: str, number: int) -> None:

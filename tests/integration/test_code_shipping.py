@@ -71,6 +71,9 @@ def test_py_files(fleet: Fleet, job_file: JobFile, text: Path, tmp_path: Path) -
         from mrcelery import MRJob
 
         class Names(MRJob):
+            def mapper(self, _, line):
+                pass
+
             def mapper_final(self):
                 import shipped_single, shipped_zip
                 yield shipped_single.NAME, shipped_zip.NAME

@@ -11,7 +11,6 @@ import pytest
 
 import mrcelery
 from mrcelery import layout
-from mrcelery.executor import tasks
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from services import Fleet, Quiet, RedisServer, command, environment, results, workers
@@ -87,7 +86,7 @@ def test_what_is_altered_in_storage_is_refused(
 ) -> None:
     key_of, alter = ALTERED[what]
     monkeypatch.setenv("MRCELERY_SIGNING_KEY", KEY)
-    tasks._runtimes.clear()
+    quiet.forget()
     try:
         with mrcelery.submit(word_count, str(text), max_attempts=1, **quiet.settings) as handle:
             quiet.take()
@@ -107,7 +106,7 @@ def test_what_is_altered_in_storage_is_refused(
             else:
                 assert raised.value.failure.error in ("CorruptDataError", "UnsignedError")
     finally:
-        tasks._runtimes.clear()
+        quiet.forget()
 
 
 def test_code_that_was_swapped_in_redis(quiet: Quiet, word_count: str, text: Path) -> None:

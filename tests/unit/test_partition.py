@@ -308,6 +308,8 @@ NO_KEYS = [
     Fraction(1, 2),
     bytearray(b"a"),
     timedelta(1),
+    Decimal("1E+999999999"),  # its digits would fill the memory
+    datetime(2026, 11, 20, tzinfo=ZoneInfo("Europe/Berlin")),
 ]
 
 
@@ -331,6 +333,20 @@ def test_huge_numbers_are_keys_too(key: Any) -> None:
     check_keys([key])
     assert order_key(key) == order_key(key)
     assert stable_hash(key) == stable_hash(key)
+
+
+@pytest.mark.parametrize("depth", [10, 40, 600, 5000])
+def test_nested_keys_are_refused_before_they_are_too_deep_to_hash(depth: int) -> None:
+    key: Any = 1
+    for _ in range(depth):
+        key = (key,)
+    try:
+        check_keys([key])
+    except CodecError:
+        assert depth > 40
+        return
+    stable_hash(key)
+    argsort([key, 1])
 
 
 FIRST = datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))  # before year 1 in UTC

@@ -1,0 +1,236 @@
+"""The local runner leaves nothing behind, however it ends, and says so where its cluster dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import mrcelery
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from services import command, environment, eventually, redis_server, results
+
+JobFile = Callable[..., str]
+
+SLOW = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Slow(MRJob):
+        def configure_args(self):
+            super().configure_args()
+            self.add_passthru_arg("--marks")
+
+        def mapper(self, _, line):
+            open(os.path.join(self.options.marks, f"pid-{os.getpid()}"), "w").close()
+            while not os.path.exists(os.path.join(self.options.marks, "open")):
+                time.sleep(0.01)
+            yield line, 1
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """The folder for temporary files; a cluster started below is found, and ended, by its path."""
+    if not Path("/proc/self/cmdline").exists():
+        pytest.skip("processes are found in /proc")
+    with redis_server():
+        pass  # a server must be there, else this skips
+    place = Path(tempfile.mkdtemp(prefix="mrl-"))
+    (place / "tmp").mkdir()
+    yield place / "tmp"
+    for pid in cluster(place):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def cluster(place: Path) -> dict[int, str]:
+    """Processes that work in the folder, with their command lines."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                variables = (entry / "environ").read_bytes().decode(errors="replace")
+                if f"{place}" in line or f"TMPDIR={place}\0" in variables:
+                    found[int(entry.name)] = line
+    return found
+
+
+def env(place: Path) -> dict[str, str]:
+    return environment(TMPDIR=str(place), MRCELERY_RUNNER="local")
+
+
+class Client:
+    """A waiting ``mrcelery submit`` on the local runner whose mappers wait for a file ``open``."""
+
+    def __init__(self, place: Path, job: str, marks: Path) -> None:
+        self.marks = marks
+        self.place = place
+        marks.mkdir()
+        text = marks / "in.txt"
+        text.write_text("x\ny\n")
+        args = ["submit", job, str(text), "--workers", "2", "--split-size", "2", "-o", str(marks / "out")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mrcelery", *args, "--", "--marks", str(marks)],
+            env=env(place),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def running(self) -> list[int]:
+        """The process ids of both tasks, once they run."""
+
+        def pids() -> list[int]:
+            assert self.process.poll() is None, self.process.communicate()
+            found = [int(path.name[4:]) for path in self.marks.glob("pid-*")]
+            return found if len(found) == 2 else []
+
+        return eventually(pids, "both tasks run")
+
+    def worker(self) -> int:
+        """The worker's main process, which is its group's leader."""
+        (pid,) = {os.getpgid(pid) for pid in self.running()}
+        return pid
+
+    def end(self) -> tuple[int, str]:
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+    def check_nothing_left(self) -> None:
+        eventually(lambda: not cluster(self.place), "all processes are gone")
+        eventually(lambda: not list(self.place.iterdir()), "the temporary folder is empty")
+        out = self.marks / "out"
+        assert not out.exists() or list(out.iterdir()) == []
+
+
+@pytest.fixture
+def client(place: Path, job_file: JobFile, tmp_path: Path) -> Iterator[Client]:
+    client = Client(place, job_file(SLOW, "slow.py"), tmp_path / "marks")
+    yield client
+    if client.process.poll() is None:
+        client.process.kill()
+    client.process.communicate()
+
+
+def test_a_job_that_succeeds_leaves_nothing(place: Path, word_count: str, text: Path) -> None:
+    done = command("submit", word_count, text, "-R", "2", "--workers", "2", env=env(place))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    pairs = dict(map(json.loads, line.split("\t")) for line in done.stdout.splitlines())
+    assert pairs == {"a": 3, "rose": 3, "is": 2}
+    assert cluster(place) == {}
+    assert list(place.iterdir()) == []
+
+
+def test_a_job_that_fails_leaves_nothing(place: Path, job_file: JobFile, text: Path) -> None:
+    job = job_file("from mrcelery import MRJob\nclass F(MRJob):\n    def mapper(self, _, line):\n        1 / 0\n")
+    done = command("submit", job, text, "--workers", "2", env=env(place))
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert "ZeroDivisionError: division by zero" in done.stderr
+    assert cluster(place) == {}
+    assert list(place.iterdir()) == []
+
+
+def test_from_a_script(place: Path, monkeypatch: pytest.MonkeyPatch, word_count: str, text: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with mrcelery.submit(word_count, str(text), runner="local", workers=2) as handle:
+        handle.wait()
+        assert len(list(place.glob("mrcelery-local-*"))) == 1
+        assert results(handle) == {"a": 3, "rose": 3, "is": 2}
+    assert list(place.iterdir()) == []
+    assert cluster(place) == {}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_a_client_that_is_asked_to_end(client: Client, number: signal.Signals, code: int) -> None:
+    """Ctrl-C cancels; kill ends it as well. Both clean up before the client is gone."""
+    client.running()
+    os.kill(client.process.pid, number)
+    returned, said = client.end()
+    assert returned == code
+    assert "Traceback" not in said
+    if number == signal.SIGINT:
+        assert "cancelled" in said
+    assert cluster(client.place) == {}
+    assert list(client.place.iterdir()) == []
+    client.check_nothing_left()
+
+
+def test_ctrl_c_of_a_terminal_reaches_all(client: Client) -> None:
+    """The whole foreground group gets it, as from a keyboard."""
+    client.running()
+    os.killpg(client.process.pid, signal.SIGINT)
+    returned, said = client.end()
+    assert returned == 130
+    assert "Traceback" not in said
+    client.check_nothing_left()
+
+
+def test_a_client_that_is_killed(client: Client) -> None:
+    client.running()
+    os.kill(client.process.pid, signal.SIGKILL)
+    client.end()
+    client.check_nothing_left()
+
+
+def test_a_client_that_is_killed_while_the_cluster_starts(client: Client) -> None:
+    eventually(lambda: list(client.place.glob("mrcelery-local-*/*")), "the cluster starts")
+    os.kill(client.process.pid, signal.SIGKILL)
+    client.end()
+    eventually(lambda: not cluster(client.place), "all processes are gone")
+
+
+@pytest.mark.parametrize("what", ["worker", "redis"])
+def test_a_cluster_that_dies(client: Client, what: str) -> None:
+    worker = client.worker()
+    if what == "worker":
+        os.kill(worker, signal.SIGKILL)
+    else:
+        (server,) = [pid for pid, line in cluster(client.place).items() if "redis.sock" in line and pid != worker]
+        os.kill(server, signal.SIGKILL)
+    returned, said = client.end()
+    assert returned not in (0, None)
+    assert said.startswith("mrcelery: ")
+    assert "Traceback" not in said
+    assert f"the embedded {what} ended with status -9" in said or "no Redis answers" in said
+    client.check_nothing_left()
+
+
+def test_a_task_process_that_dies_is_run_again(client: Client) -> None:
+    victim, _ = client.running()
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: len(list(client.marks.glob("pid-*"))) >= 3, "another process runs the task")
+    (client.marks / "open").touch()
+    returned, said = client.end()
+    assert returned == 0, said
+    assert sorted(path.name for path in (client.marks / "out").glob("_*")) == ["_SUCCESS"]
+    report = json.loads((client.marks / "out" / "_SUCCESS").read_bytes())
+    assert report["totals"]["records_in"] == report["totals"]["records_out"] == 2
+
+
+def test_folders_of_clusters_that_died_are_swept(place: Path, word_count: str, text: Path) -> None:
+    """Both client and worker killed at once: nobody cleans up, but the next local runner."""
+    old = place / "mrcelery-local-old"
+    old.mkdir()
+    (old / "lock").touch()
+    (old / "data").write_text("x")
+    (place / "mrcelery-local-other").mkdir()  # not ours to judge: no lock
+    done = command("submit", word_count, text, "--workers", "1", env=env(place))
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in place.iterdir()] == ["mrcelery-local-other"]
