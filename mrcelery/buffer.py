@@ -7,8 +7,10 @@ partition of a key is computed when a run is written, once per distinct key of a
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from decimal import Decimal
 from functools import reduce
 from itertools import chain, starmap
 from typing import Any, BinaryIO
@@ -24,6 +26,9 @@ from mrcelery.task import Pair, Pairs, Task, size_of, yielding
 
 ENTRY = 120
 """Bytes that a distinct key costs in a dictionary beside itself."""
+
+HASHABLE = frozenset({str, int, float, bytes, bool, type(None), date, datetime, Decimal})
+"""Key types of which every value can be in a dictionary; a tuple can unless a list is in it."""
 
 
 class MapBuffer:
@@ -44,7 +49,7 @@ class MapBuffer:
         self._collect: Callable[[list[Pair]], None] = (
             self._fold if self._op is not None else self._group if self._combiner is not None else self._append
         )
-        self._folded: dict[Any, Any] = {}
+        self._folded: Counter[Any] = Counter()
         self._groups: defaultdict[Any, list[Any]] = defaultdict(list)
         self._keys: list[Any] = []  # in order of arrival; keys that no dictionary takes where pairs are grouped
         self._values: list[Any] = []
@@ -100,17 +105,20 @@ class MapBuffer:
                 self._values.append(v)
 
     def _fold(self, batch: list[Pair]) -> None:
-        folded, op = self._folded, self._op
+        op = self._op
         assert op is not None
-        create, add = op.create, op.add
+        keys, values = [k for k, _ in batch], [v for _, v in batch]
+        if set(map(type, keys)) <= HASHABLE:
+            op.fold(self._folded, keys, values)
+            return
         for k, v in batch:
             try:
-                known = k in folded
+                hash(k)
             except TypeError:
                 self._keys.append(k)
-                self._values.append(create(v))
-                continue
-            folded[k] = add(folded[k], v) if known else create(v)
+                self._values.append(op.create(v))
+            else:
+                op.fold(self._folded, [k], [v])
 
     # -- full, spill, close ---------------------------------------------------------------------
 
@@ -159,7 +167,7 @@ class MapBuffer:
             return sorted_block(keys, values, self._task.hooks.sort_values)
 
     def _drain_folded(self) -> Block:
-        folded, self._folded = self._folded, {}
+        folded, self._folded = self._folded, Counter()
         block = sorted_block(list(folded), list(folded.values()))
         if self._keys:
             loose = sorted_block(self._keys, self._values)

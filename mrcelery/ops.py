@@ -8,6 +8,7 @@ the class says so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
@@ -59,6 +60,15 @@ class Op:
         """What the reducer yields for the key."""
         return acc
 
+    def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
+        """Add a column of values to the accumulators of their keys, which are all hashable.
+
+        A subclass does by columns what it can: this loop calls Python for each value.
+        """
+        create, add = self.create, self.add
+        for key, value in zip(keys, values, strict=True):
+            folded[key] = add(folded[key], value) if key in folded else create(value)
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
 
@@ -83,6 +93,13 @@ class Sum(Op):
 
     merge = add
 
+    def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
+        if type(values[0]) is int and values.count(1) == len(values) and set(map(type, values)) == {int}:
+            folded.update(keys)  # counts, in C
+            return
+        for key, value in zip(keys, values, strict=True):
+            folded[key] = folded[key] + value if key in folded else 0 + value
+
 
 class Count(Op):
     """How many values there are, None included."""
@@ -95,6 +112,9 @@ class Count(Op):
 
     def merge(self, acc: int, other: int, /) -> int:
         return acc + other
+
+    def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
+        folded.update(keys)
 
 
 class Min(Op):

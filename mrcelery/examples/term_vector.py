@@ -18,7 +18,7 @@ WORD = re.compile(r"\w+")
 
 def added(vectors):
     """The sum of term vectors, which are ``{word: frequency}``."""
-    total = Counter()
+    total: Counter[str] = Counter()
     for vector in vectors:
         total.update(vector)
     return dict(total)
