@@ -274,8 +274,13 @@ class BlockWriter:
             at += step
 
     def _block(self, keys: list[Any], values: list[Any]) -> None:
-        key_column = encode_column(keys, self._allow_pickle)
-        payload = b"".join([_U32.pack(len(key_column)), key_column, encode_column(values, self._allow_pickle)])
+        try:
+            key_column = encode_column(keys, self._allow_pickle)
+            value_column = encode_column(values, self._allow_pickle)
+        except CodecError as e:
+            e.record = e.record or self._culprit(keys, values)
+            raise
+        payload = b"".join([_U32.pack(len(key_column)), key_column, value_column])
         # Grows at once and shrinks slowly: a block of large records must not be followed by a larger one.
         size = max(1.0, len(payload) / len(keys))
         self._size = size if size > self._size or not self.records else 0.75 * self._size + 0.25 * size
@@ -285,6 +290,15 @@ class BlockWriter:
         self._head(len(payload), len(keys), packed, crc32(payload))
         self._put(payload)
         self.records += len(keys)
+
+    def _culprit(self, keys: list[Any], values: list[Any]) -> str:
+        """The first pair that no codec takes."""
+        for key, value in zip(keys, values, strict=True):
+            try:
+                encode_column([key, value], self._allow_pickle)
+            except CodecError:
+                return f"key {key!r:.100}, value {value!r:.300}"
+        return ""
 
     def _head(self, *fields: int) -> None:
         head = _HEAD.pack(*fields)

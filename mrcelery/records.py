@@ -255,7 +255,14 @@ def decode(data: bytes, kind: type[R], where: str = "") -> R:
             )
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as e:
-        raise CorruptDataError(f"the {kind.__name__} record{at} is damaged ({e}): submit the job again") from None
+        raise damaged(f"the {kind.__name__} record{at} is damaged ({e}): submit the job again") from None
+
+
+def damaged(message: str) -> CorruptDataError:
+    """The error for a record that reads wrong; another attempt would read the same."""
+    error = CorruptDataError(message)
+    error.retryable = False
+    return error
 
 
 class _Version(msgspec.Struct):

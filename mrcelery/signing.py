@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from mrcelery.errors import ConfigError, CorruptDataError, UnsignedError
-from mrcelery.records import Envelope, Record, decode, encode
+from mrcelery.errors import ConfigError, UnsignedError
+from mrcelery.records import Envelope, Record, damaged, decode, encode
 
 R = TypeVar("R", bound=Record)
 
@@ -43,7 +43,7 @@ def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
     except msgspec.MsgspecError as e:
-        raise CorruptDataError(f"the envelope at {where} is damaged ({e}): submit the job again") from None
+        raise damaged(f"the envelope at {where} is damaged ({e}): submit the job again") from None
     body = bytes(envelope.body)
     if key is not None:
         if not envelope.signature:

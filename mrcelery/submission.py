@@ -18,6 +18,7 @@ from mrcelery import results
 from mrcelery.api import JobHandle, Runner, storage_root
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
+from mrcelery.layout import SUCCESS
 
 if TYPE_CHECKING:
     from mrcelery.job import MRJob
@@ -128,6 +129,8 @@ class Submission:
         if not self.inputs:
             raise UsageError("no input: give files, folders, globs, s3:// or http(s):// addresses, or - for stdin")
         identity = job_id(self.name, self.client_token)
+        if self.client_token and (known := self._submitted_before(identity)):
+            return known
         output, bring_home = self._place_output()
         spool = ""
         found = None
@@ -146,8 +149,6 @@ class Submission:
             spool=spool if self.runner != "celery" else "",
         )
         try:
-            if self.client_token and runner.store.state(identity):
-                return handle  # submitted before, maybe by a client that died: the same job, once
             if found is None:
                 found = inputs_module.upload(
                     self.inputs, self._storage, self.options.input_format, self.on_upload
@@ -157,6 +158,28 @@ class Submission:
             handle.close()
             raise
         return handle
+
+    def _submitted_before(self, identity: str) -> JobHandle | None:
+        """The job of the same client token, maybe by a client that died since: it runs once."""
+        if self.runner != "celery":
+            return None  # a runner of our own knows no jobs yet
+        runner = self._open()
+        if not runner.store.state(identity):
+            runner.close()
+            return None
+        bring_home = None
+        if self.brings_home:
+            path = inputs_module.local(self.output or "")
+            # A folder with the job's mark of success was brought home before.
+            bring_home = None if Path(path, SUCCESS).exists() else path
+        return JobHandle(
+            identity,
+            runner,
+            storage=self._storage,
+            bring_home=bring_home,
+            overwrite=self.options.overwrite,
+            parse=self._parse(),
+        )
 
     def _send(self, runner: Runner, handle: JobHandle, found: inputs_module.Inputs, output: str) -> None:
         from mrcelery import bundle, records, signing

@@ -180,7 +180,9 @@ def workers(
             name = f"{queue}-{number}"
             command = [sys.executable, "-m", "mrcelery", "worker", "--broker", broker, "--queue", queue]
             command += ["-c", str(concurrency), "--", "--hostname", f"{name}@here"]
-            env = environment(MRCELERY_SCRATCH=str(folder / f"scratch-{name}"), **variables)
+            # TMPDIR: a worker that is killed leaves a folder behind
+            own = {"MRCELERY_SCRATCH": str(folder / f"scratch-{name}"), "TMPDIR": str(folder)}
+            env = environment(**own, **variables)
             started.append(Worker(command, folder / f"{name}.log", env=env, cwd=folder))
         await_workers(broker, started, [f"{queue}-{number}@here" for number in range(count)])
         yield started

@@ -34,10 +34,18 @@ SETTINGS: dict[str, Any] = {
 
 def make_app(broker: str, result_backend: str | None = None) -> Celery:
     """A Celery app for a broker, with mrcelery's tasks and settings that lose nothing."""
-    app = Celery("mrcelery", broker=broker, backend=result_backend or broker, set_as_current=False)
+    backend = _checking_certificates(result_backend or broker)
+    app = Celery("mrcelery", broker=_checking_certificates(broker), backend=backend, set_as_current=False)
     app.conf.update(SETTINGS)
     register(app)
     return app
+
+
+def _checking_certificates(url: str) -> str:
+    """Celery's result backend refuses a ``rediss://`` address that does not say how: as redis-py does by default."""
+    if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
 
 
 def configured_app() -> Celery:

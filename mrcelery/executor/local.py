@@ -90,6 +90,8 @@ class LocalRunner:
         # The settings of the client's environment are not the cluster's.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CELERY_")}
         environment["MRCELERY_BROKER"] = self.broker
+        # Celery's pool and user code leave temporary files behind when they are killed: with the folder.
+        environment["TMPDIR"] = str(self._folder)
         environment.pop("MRCELERY_RESULT_BACKEND", None)
         environment.pop("MRCELERY_SIGNING_KEY", None)
         try:

@@ -8,6 +8,7 @@ parser that redis-py itself uses, and all others (TLS, Sentinel) through redis-p
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Sequence
@@ -175,8 +176,10 @@ class _RedisPy:
         if urlsplit(url).scheme == "sentinel":
             self._client = _sentinel_master(url)
         else:
+            # Celery writes CERT_REQUIRED what redis-py calls required.
+            plain = re.sub(r"(?<=ssl_cert_reqs=)CERT_(\w+)", lambda match: match[1].lower(), url)
             self._client = redis.Redis.from_url(
-                url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, protocol=_PROTOCOL
+                plain, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, protocol=_PROTOCOL
             )
 
     def call(self, *commands: Command) -> list[Any]:

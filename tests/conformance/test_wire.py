@@ -282,9 +282,9 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer,
     if program is None or which("openssl") is None:
         missing("a redis-server with TLS, or openssl")
     folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        [*command.split(), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
         cwd=folder,
         check=True,
         capture_output=True,

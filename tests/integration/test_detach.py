@@ -192,7 +192,6 @@ def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: 
     assert json.loads((tmp_path / "out" / "_SUCCESS").read_bytes())["job"] == identity
 
 
-@pytest.mark.xfail(strict=True, reason="OUTPUT is looked at before the token is")
 def test_a_token_of_a_job_that_is_done(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:
     args = ["submit", word_count, text, "-o", tmp_path / "out", "--client-token", os.urandom(8).hex()]
     assert command(*args, env=fleet.env).returncode == 0

@@ -36,7 +36,7 @@ SHOP = """
 
 def celery_worker(module: str, broker: str, queue: str, folder: Path, **variables: str) -> Worker:
     command = [sys.executable, "-m", "celery", "-A", module, "worker", "-Q", queue, "-c", "1", "-n", f"{queue}@here"]
-    env = environment(MRCELERY_SCRATCH=str(folder / "scratch"), **variables)
+    env = environment(MRCELERY_SCRATCH=str(folder / "scratch"), TMPDIR=str(folder), **variables)
     worker = Worker([*command, "--without-mingle", "--without-gossip"], folder / "worker.log", env=env, cwd=folder)
     try:
         await_workers(broker, [worker], [f"{queue}@here"])

@@ -112,7 +112,7 @@ class Client:
 
     def check_nothing_left(self) -> None:
         eventually(lambda: not cluster(self.place), "all processes are gone")
-        eventually(lambda: not list(self.place.iterdir()), "the temporary folder is empty")
+        eventually(lambda: not list(self.place.iterdir()), "the temporary folder is empty", 20)
         out = self.marks / "out"
         assert not out.exists() or list(out.iterdir()) == []
 

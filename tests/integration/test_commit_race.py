@@ -1,0 +1,189 @@
+"""Attempts that race, over real storage and in real processes: one counts, and nobody reads the others'."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrcelery import layout
+from mrcelery.attempt import run_attempt
+from mrcelery.commit import committed
+from mrcelery.coordinator import Stage, barrier, finish, start
+from mrcelery.executor.submit import enter
+from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.records import Request, decode, encode
+from mrcelery.runtime import Runtime
+from mrcelery.storage import open_storage
+from mrcelery.submission import Submission
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+JobFile = Callable[..., str]
+
+RACE = """
+import sys, time
+from mrcelery.commit import commit
+from mrcelery.records import Commit, encode
+from mrcelery.storage import open_storage
+
+storage = open_storage(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for task in range(int(sys.argv[3])):
+    mine = Commit(job="j", step=0, kind="map", task=task, attempt=sys.argv[2], parts=(), counters={},
+                  records_in=0, records_out=0, bytes_in=0, bytes_out=0, seconds=0.0, host="h")
+    print(encode(commit(storage, mine)).decode(), flush=True)
+"""
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "storage")
+    return f"s3://{request.getfixturevalue('bucket')}/{os.urandom(6).hex()}"
+
+
+def test_processes(root: str) -> None:
+    """Four processes commit the same 40 tasks at the same time: all return the same, task by task."""
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, root, f"attempt-{number}", "40"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    returned = [racer.communicate(timeout=60)[0].splitlines() for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 4
+    storage = open_storage(root)
+    there = []
+    for task in range(40):
+        commit = committed(storage, "j", 0, "map", task)
+        assert commit is not None
+        there.append(encode(commit).decode())
+    assert returned == [there] * 4
+
+
+RANDOM = """
+    import os
+    from mrcelery import MRJob
+
+    class Random(MRJob):
+        def mapper(self, _, line):
+            self.increment_counter("seen", "lines")
+            yield line, os.urandom(8).hex()
+
+        def reducer(self, key, values):
+            self.increment_counter("seen", "keys")
+            yield key, sorted(values)
+"""
+
+
+class Shared:
+    """One job with several runtimes that know nothing of each other but the storage, as after a lost broker."""
+
+    def __init__(self, job: str, text: Path, root: str, folder: Path, runtimes: int) -> None:
+        requests: list[Any] = []
+
+        class Keep:
+            store = MemoryJobStore()
+            storage = root
+
+            def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
+                requests.append((request, envelope, code, blobs))
+
+            def close(self) -> None:
+                pass
+
+        submission = Submission.prepare(
+            job, str(text), runner="inline", storage=root, reducers=2, split_size=3, keep=True
+        )
+        object.__setattr__(submission, "_open", Keep)
+        with submission.submit() as handle:
+            self.job = handle.id
+        self.runtimes = []
+        for number in range(runtimes):
+            store = MemoryJobStore()
+            enter(store, *requests[0])
+            self.runtimes.append(Runtime(store, scratch=str(folder / f"scratch-{number}")))
+        self.storage = open_storage(root)
+
+    def run(self, stage: Stage) -> None:
+        """Every runtime runs every task, in threads; all attempts are each one's first."""
+        for number in range(stage.tasks):
+            returned: list[Any] = []
+
+            def attempt(runtime: Runtime) -> None:
+                returned.append(run_attempt(runtime, self.job, stage.step, stage.kind, number))  # noqa: B023
+
+            threads = [threading.Thread(target=attempt, args=(runtime,)) for runtime in self.runtimes]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            winner = committed(self.storage, self.job, stage.step, stage.kind, number)
+            assert winner is not None
+            assert returned == [winner] * len(self.runtimes)
+            root = layout.task_root(self.job, stage.step, stage.kind, number)
+            losers = {info.key for info in self.storage.list(root)}
+            losers -= {layout.commit(self.job, stage.step, stage.kind, number), *(p.key for p in winner.parts)}
+            assert len(losers) == len(winner.parts) * (len(self.runtimes) - 1)
+            for key in losers:
+                self.storage.write(key, b"whoever reads this fails")
+
+
+def test_attempts_that_give_different_results(root: str, job_file: JobFile, tmp_path: Path) -> None:
+    """Map and reduce tasks, each run by three at once; what two of them wrote is then spoilt."""
+    text = tmp_path / "in.txt"
+    text.write_text("a\nb\nb\nc\na\nb\n")
+    shared = Shared(job_file(RANDOM), text, root, tmp_path, 3)
+    stages = [start(runtime, shared.job) for runtime in shared.runtimes]
+    assert stages[0] == stages[1] == stages[2]
+    assert stages[0] is not None
+    assert stages[0].tasks > 1
+    shared.run(stages[0])
+    reduces = [barrier(runtime, shared.job, 0) for runtime in shared.runtimes]
+    assert reduces[0] == reduces[1] == reduces[2]
+    shared.run(reduces[0])
+    reports = []
+    for runtime in shared.runtimes:
+        assert finish(runtime, shared.job, 0) is None
+        assert runtime.store.state(shared.job) == "succeeded"
+        reports.append(shared.storage.read(layout.report(shared.job)))
+    from mrcelery.records import Report
+
+    found = [decode(data, Report) for data in reports]
+    assert found[0].counters == found[1].counters == found[2].counters == {"seen": {"lines": 6, "keys": 3}}
+    assert found[0].totals == found[1].totals == found[2].totals
+    parts = [shared.storage.read(layout.output(shared.job) + name) for name in found[0].parts]
+    lines = sorted(line.partition(b"\t")[0] for line in b"".join(parts).splitlines())
+    assert lines == [b'"a"', b'"b"', b'"c"']
+
+
+def test_a_task_delivered_again_returns_its_commit(root: str, job_file: JobFile, tmp_path: Path) -> None:
+    text = tmp_path / "in.txt"
+    text.write_text("a\nb\n")
+    shared = Shared(job_file(RANDOM), text, root, tmp_path, 1)
+    (runtime,) = shared.runtimes
+    stage = start(runtime, shared.job)
+    assert stage is not None
+    first = [run_attempt(runtime, shared.job, 0, "map", number) for number in range(stage.tasks)]
+    objects = list(shared.storage.list())
+    assert [run_attempt(runtime, shared.job, 0, "map", number) for number in range(stage.tasks)] == first
+    assert list(shared.storage.list()) == objects  # nothing was run again
+    assert runtime.store.done(shared.job, 0, "map") == stage.tasks
