@@ -146,30 +146,48 @@ class FolderStorage:
                     except (IsADirectoryError, NotADirectoryError):
                         continue
                 emptied.add(path.parent)
-            for folder in emptied:
-                self._prune(folder)
+            while emptied:  # level by level: a folder of thousands is looked at once, not for each of them
+                emptied = {folder.parent for folder in emptied if self._prune(folder)}
         return count
 
-    def _prune(self, folder: Path) -> None:
-        """Remove a folder, and those above it, while they are empty; the root stays."""
-        while folder != self._root and self._root in folder.parents:
+    def _prune(self, folder: Path) -> bool:
+        """Remove a folder if it is empty; whether it is gone. The root stays."""
+        if folder == self._root or self._root not in folder.parents:
+            return False
+        for _ in range(2):
             try:
                 folder.rmdir()
+                return True
             except FileNotFoundError:
-                pass
+                return True
             except OSError:
                 if not _sweep(folder):
-                    return
-                continue
-            folder = folder.parent
+                    return False
+        return False
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         if not isinstance(to, FolderStorage):
             copy_through(self, key, to, to_key)
             return
         source = self._path(key)
-        with _errors(source, reading=True), source.open("rb") as data, to._writer(to_key) as out:
-            shutil.copyfileobj(data, out, 1 << 20)
+        with _errors(source, reading=True), source.open("rb") as data:
+            if not to._link(source, to_key):
+                with to._writer(to_key) as out:
+                    shutil.copyfileobj(data, out, 1 << 20)
+
+    def _link(self, source: Path, key: str) -> bool:
+        """Make ``key`` another name of a file, which nobody writes to again; False where that cannot be."""
+        with self._new(key) as (file, temporary, path):
+            file.close()
+            temporary.unlink()
+            try:
+                os.link(source, temporary)
+            except OSError as e:
+                if e.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                    return False  # another file system, or one without links
+                raise
+            os.replace(temporary, path)
+        return True
 
     def local_path(self, key: str) -> str | None:
         return str(self._path(key))
@@ -217,10 +235,11 @@ def _sweep(folder: Path) -> bool:
     """Remove what dead processes left in a folder that holds nothing else; whether it is empty now."""
     old = time.time() - STALE
     try:
-        for path in list(folder.iterdir()):
-            if not path.name.startswith(TEMPORARY) or path.stat().st_mtime > old:
-                return False
-            path.unlink()
+        with os.scandir(folder) as found:
+            for entry in found:
+                if not entry.name.startswith(TEMPORARY) or entry.stat().st_mtime > old:
+                    return False
+                os.unlink(entry.path)
     except OSError:
         return False  # somebody else is at it
     return True
