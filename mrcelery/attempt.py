@@ -9,14 +9,14 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from io import RawIOBase, TextIOWrapper
+from typing import Any
 
 from mrcelery import layout
 from mrcelery.commit import commit, committed
-from mrcelery.errors import JobStoppedError, MRCeleryError, TaskError
+from mrcelery.errors import CorruptDataError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
 from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
 from mrcelery.mapper import run_map
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.25
 """How often a running task looks whether its job has ended."""
 
 LOG_LIMIT = 1 << 20
-"""Characters kept of what an attempt prints and logs: the first half and the last."""
+"""Bytes kept of what an attempt prints and logs: the first half and the last."""
 
 
 def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, *, capture: bool = True) -> Commit:
@@ -63,9 +63,26 @@ def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, 
     except MRCeleryError as e:
         e.attempt = attempt
         raise
+    except OSError as e:
+        raise _of_the_machine(e, attempt) from e
     winner = commit(active.storage, mine)
     store.add_commit(job, step, kind, number, encode(winner))
     return winner
+
+
+def _of_the_machine(e: OSError, attempt: str) -> TaskError:
+    """What the worker's own disk, or a file that should be there, made go wrong; user code's is wrapped already."""
+    error: TaskError
+    if isinstance(e, FileNotFoundError):
+        error = CorruptDataError(f"{e.filename or e} is gone, which the job still needs: submit it again")
+    else:
+        error = TaskError(
+            f"{e.filename or 'scratch'}: {e.strerror or e}: make room on the worker, or set MRCELERY_SCRATCH to a "
+            "folder that has it"
+        )
+        error.retryable = True  # by a worker that has room
+    error.attempt = attempt
+    return error
 
 
 def _run(
@@ -77,7 +94,7 @@ def _run(
     allowed = pickle_allowed.set(request.options.allow_pickle)
     code = runtime.code(active)
     try:
-        with _captured(active, step, kind, number, attempt, capture), code.activate():
+        with _captured(active, step, kind, number, attempt, capture), _own_environment(), code.activate():
             job = code.job(list(request.args))
             job.status_hook = lambda text: runtime.store.update(active.id, {"status": text})
             task = Task(
@@ -142,52 +159,60 @@ def _collector_off() -> Iterator[None]:
             gc.collect(1)  # the attempt's objects are free by now, and its job's parser is full of cycles
 
 
-class _Poller(Protocol):
-    def __call__(self) -> None: ...
-
-
-def _poller(runtime: Runtime, job: str) -> _Poller:
+def _poller(runtime: Runtime, job: str) -> Callable[[], None]:
     """A check that asks the job store now and then whether the job has ended.
 
-    It also collects what is young: cycles that user code leaves behind must not wait for the end of a
-    long attempt, whose collector is off.
+    It also collects garbage, mostly the young: cycles that user code leaves behind must not wait for the
+    end of a long attempt, whose collector is off.
     """
     due = time.monotonic() + POLL_SECONDS
+    polls = 0
 
     def poll() -> None:
-        nonlocal due
+        nonlocal due, polls
         now = time.monotonic()
         if now >= due:
             due = now + POLL_SECONDS
+            polls += 1
             if not gc.isenabled():
-                gc.collect(0)
+                # What is alive at one of these is passed over by the next ones of its generation.
+                gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
             if runtime.store.state(job) in FINAL:
                 raise JobStoppedError(f"job {job} has ended")
 
     return poll
 
 
-class _Log(StringIO):
+class _Kept(RawIOBase):
     """Keeps the first and the last of what is written, within a limit."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._head = ""
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._left_out = False
 
-    def write(self, text: str, /) -> int:
-        written = super().write(text)
-        if self.tell() > LOG_LIMIT:
-            kept = self.getvalue()
-            if not self._head:
-                self._head = kept[: LOG_LIMIT // 2] + "\n[...]\n"
-                kept = kept[LOG_LIMIT // 2 :]
-            self.seek(0)
-            self.truncate()
-            super().write(kept[-LOG_LIMIT // 2 :])
-        return written
+    def writable(self) -> bool:
+        return True
 
-    def text(self) -> str:
-        return self._head + self.getvalue()
+    def write(self, data: Any, /) -> int:
+        piece = bytes(data)
+        room = LOG_LIMIT // 2 - len(self._head)
+        self._head += piece[:room]
+        self._tail += piece[room:]
+        if len(self._tail) > LOG_LIMIT:
+            del self._tail[: -LOG_LIMIT // 2]
+            self._left_out = True
+        return len(piece)
+
+    def close(self) -> None:
+        """Stays open: user code may close its stdout, and we still read what was written."""
+
+    def kept(self) -> bytes:
+        return bytes(self._head) + (b"\n[...]\n" if self._left_out else b"") + bytes(self._tail)
+
+
+class _LogHandler(logging.StreamHandler[Any]):
+    """An attempt's own; in a pool of threads there are several at once."""
 
 
 @contextmanager
@@ -198,20 +223,38 @@ def _captured(
     if not capture:
         yield
         return
-    log = _Log()
-    handler = logging.StreamHandler(log)
+    kept = _Kept()
+    log = TextIOWrapper(kept, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
+    handler = _LogHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(lambda record: not record.name.startswith(_OURS))
     root = logging.getLogger()
+    before, level = root.handlers[:], root.level
     root.addHandler(handler)
     try:
         with redirect_stdout(log), redirect_stderr(log):
             yield
     finally:
+        # User code may call logging.basicConfig(): not for the tasks that this process runs after it.
         root.removeHandler(handler)
-        if text := log.text():
-            key = layout.log(active.id, step, kind, number, attempt)
-            active.storage.write(key, text.encode("utf-8", "backslashreplace"))
+        root.handlers[:] = [h for h in root.handlers if h in before or isinstance(h, _LogHandler)]
+        root.setLevel(level)
+        if text := kept.kept():
+            # What went wrong, if anything did, is worth more than the log of it.
+            with suppress(UnreachableError):
+                active.storage.write(layout.log(active.id, step, kind, number, attempt), text)
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """What user code does to the environment's variables ends with its attempt."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 _OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3transfer")

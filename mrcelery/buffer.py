@@ -18,11 +18,11 @@ from typing import Any, BinaryIO
 from mrcelery.codec import Block, BlockWriter
 from mrcelery.errors import UserCodeError
 from mrcelery.ops import Op
-from mrcelery.output import decode_pair, encode_pairs, pair_error
+from mrcelery.output import decode_pair, encoder
 from mrcelery.partition import argsort, check_keys, partition_numbers, starts_of_groups
 from mrcelery.records import Part
 from mrcelery.shuffle import Groups, Run, merge_many, packed, read_run_file, sorted_block
-from mrcelery.task import Pair, Pairs, Task, size_of, yielding
+from mrcelery.task import Pair, Pairs, Task, sampled_size, size_of, yielding
 
 ENTRY = 120
 """Bytes that a distinct key costs in a dictionary beside itself."""
@@ -45,8 +45,9 @@ class MapBuffer:
             self._combiner = _as_combiner(op)
         elif op is not None:
             self._op, self._protocol = op, None  # accumulators are ours, whatever the protocol
+        self.encode = None if self._protocol is None else encoder(self._protocol)
         self._grouped = self._op is not None or self._combiner is not None
-        self._collect: Callable[[list[Pair]], None] = (
+        self._collect: Callable[[list[Any], list[Any]], None] = (
             self._fold if self._op is not None else self._group if self._combiner is not None else self._append
         )
         self._folded: Counter[Any] = Counter()
@@ -67,51 +68,45 @@ class MapBuffer:
 
     # -- taking pairs ---------------------------------------------------------------------------
 
-    def add(self, batch: list[Pair]) -> None:
+    def add(self, keys: list[Any], values: list[Any]) -> None:
         """Take a batch; spills where the budget is used up."""
         before = len(self._groups) + len(self._folded)
-        try:
-            if self._protocol is not None:
-                batch = encode_pairs(self._protocol, batch)
-            self._collect(batch)
-        except (TypeError, ValueError) as e:
-            raise pair_error(self._task, batch, e) from e
         # A sample of the batch stands for it: this is an estimate on the safe side, not an account.
-        step = max(1, len(batch) // 16)
-        sample = batch[::step]
-        key = sum(size_of(k) for k, _ in sample) // len(sample)
-        value = sum(size_of(v) for _, v in sample) // len(sample) + 8
+        key, value = sampled_size(keys), sampled_size(values) + 8
+        try:
+            self._collect(keys, values)
+        except (TypeError, ValueError) as e:  # values that a declared reducer cannot take
+            raise self._task.user_error(e) from e
         new = len(self._groups) + len(self._folded) - before
         if self._op is None:
-            self._bytes += new * (key + ENTRY) + len(batch) * (value if self._grouped else key + value + 8)
+            self._bytes += new * (key + ENTRY) + len(keys) * (value if self._grouped else key + value + 8)
         else:
             self._bytes += new * (key + value + ENTRY)
-            self._bytes += 0 if self._op.closed else len(batch) * value
-        self._pairs += len(batch)
+            self._bytes += 0 if self._op.closed else len(keys) * value
+        self._pairs += len(keys)
         if self._bytes > self._task.budget:
             self._full()
 
-    def _append(self, batch: list[Pair]) -> None:
-        self._keys += [k for k, _ in batch]
-        self._values += [v for _, v in batch]
+    def _append(self, keys: list[Any], values: list[Any]) -> None:
+        self._keys += keys
+        self._values += values
 
-    def _group(self, batch: list[Pair]) -> None:
+    def _group(self, keys: list[Any], values: list[Any]) -> None:
         groups = self._groups
-        for k, v in batch:
+        for k, v in zip(keys, values, strict=True):
             try:
                 groups[k].append(v)
             except TypeError:  # a list, or a tuple that holds one: equal ones meet when they are sorted
                 self._keys.append(k)
                 self._values.append(v)
 
-    def _fold(self, batch: list[Pair]) -> None:
+    def _fold(self, keys: list[Any], values: list[Any]) -> None:
         op = self._op
         assert op is not None
-        keys, values = [k for k, _ in batch], [v for _, v in batch]
         if set(map(type, keys)) <= HASHABLE:
             op.fold(self._folded, keys, values)
             return
-        for k, v in batch:
+        for k, v in zip(keys, values, strict=True):
             try:
                 hash(k)
             except TypeError:
@@ -138,7 +133,7 @@ class MapBuffer:
 
     def add_combined(self, block: Block) -> None:
         """Take back what the combiner made of the buffer."""
-        self._group(list(zip(block.keys, block.values, strict=True)))
+        self._group(block.keys, block.values)
         self._pairs = len(block.keys)
         step = max(1, len(block.keys) // 256)
         sample = list(zip(block.keys[::step], block.values[::step], strict=True))
@@ -203,22 +198,17 @@ class MapBuffer:
             pairs = chain(pairs, _late(hooks.combiner_final))
         keys: list[Any] = []
         values: list[Any] = []
-        for batch in task.batches(pairs, results=False):
-            try:
-                if protocol is not None:
-                    batch = encode_pairs(protocol, batch)
-                keys += [k for k, _ in batch]
-                values += [v for _, v in batch]
-            except (TypeError, ValueError) as e:
-                raise pair_error(task, batch, e) from e
+        for some_keys, some_values in task.batches(pairs, encode=self.encode, results=False):
+            keys += some_keys
+            values += some_values
         yield sorted_block(keys, values, hooks.sort_values)
 
     def _merge_op(self, run: Run) -> Run:
         op = self._op
         assert op is not None
         merged = ((k, reduce(op.merge, v)) for k, v in Groups(run))
-        for batch in self._task.batches(merged, results=False):
-            yield Block([k for k, _ in batch], [v for _, v in batch])
+        for keys, values in self._task.batches(merged, results=False):
+            yield Block(keys, values)
 
     def _partition(self, block: Block) -> Iterator[tuple[int, Block]]:
         """A sorted block as one sorted block per partition that has a record, in order of partition."""
@@ -292,7 +282,11 @@ class MapBuffer:
             if not runs:
                 continue
             merged = merge_many(
-                runs, task.scratch, sort_values=task.hooks.sort_values, allow_pickle=task.options.allow_pickle
+                runs,
+                task.scratch,
+                sort_values=task.hooks.sort_values,
+                allow_pickle=task.options.allow_pickle,
+                fan_in=task.fan_in,
             )
             if self._op is not None:
                 merged = self._merge_op(merged)

@@ -23,7 +23,8 @@ from msgspec.structs import replace
 
 from mrcelery import layout
 from mrcelery.commit import committed
-from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, TaskError, UnsignedError
+from mrcelery.committer import check_free, publish, withdraw
+from mrcelery.errors import CorruptDataError, JobStoppedError, TaskError, UnsignedError
 from mrcelery.formats import input_format
 from mrcelery.jobstore.base import FINAL
 from mrcelery.output import output_suffix
@@ -47,7 +48,7 @@ from mrcelery.records import (
     encode,
 )
 from mrcelery.runtime import ActiveJob, Runtime
-from mrcelery.signing import seal, unseal
+from mrcelery.signing import seal
 from mrcelery.storage import check, open_storage
 from mrcelery.storage.base import Storage
 
@@ -89,7 +90,7 @@ def start(runtime: Runtime, job: str) -> Stage | None:
     check(storage)
     key = layout.spec(job)
     try:
-        spec = unseal(storage.read(key), JobSpec, runtime.signing_key, key)  # a second delivery of this task
+        spec = runtime.verified(storage.read(key), job)  # a second delivery of this task
     except FileNotFoundError:
         spec = _plan(runtime, request, storage)
     runtime.keep(spec, storage)
@@ -100,7 +101,8 @@ def start(runtime: Runtime, job: str) -> Stage | None:
 
 def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     job = request.job
-    _check_output(request)
+    if request.output and not request.options.overwrite:
+        check_free(request.output)
     code = runtime.store.get_blob(job, "code.zip")
     if code is not None:
         _check_digest(code, request.bundle.sha256, f"the code of job {job}")
@@ -119,7 +121,7 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     spec = JobSpec(request=request, plan=plan, steps=tuple(with_reducers(s, plan) for s in request.steps))
     key = layout.spec(job)
     if not storage.create(key, seal(spec, runtime.signing_key)):
-        return unseal(storage.read(key), JobSpec, runtime.signing_key, key)
+        return runtime.verified(storage.read(key), job)
     return spec
 
 
@@ -135,14 +137,6 @@ def _check_digest(data: bytes, digest: str, what: str) -> None:
     """What came through the job store must be what the request, signed or not, names."""
     if sha256(data).hexdigest() != digest:
         raise UnsignedError(f"{what} is not what its request names: it was altered on the way; submit it again")
-
-
-def _check_output(request: Request) -> None:
-    if not request.output or request.options.overwrite:
-        return
-    output = open_storage(request.output)
-    if next(output.list(), None) is not None:
-        raise OutputExistsError(f"the output {request.output} exists: choose another, or give --overwrite")
 
 
 def _map_stage(spec: JobSpec, step: int, tasks: int) -> Stage:
@@ -262,6 +256,7 @@ def add_counters(into: Counters, counters: Counters) -> None:
 
 def finish(runtime: Runtime, job: str, step: int) -> Stage | None:
     """After a step's last stage: start the next step, or publish OUTPUT and end the job (None)."""
+    withdraw_output(runtime, job)  # a run that was killed may have left something
     active = _active(runtime, job)
     spec = active.spec
     reducers = spec.steps[step].reducers
@@ -296,32 +291,27 @@ def _next_step(runtime: Runtime, active: ActiveJob, step: int, parts: list[Part]
 
 
 def _publish(runtime: Runtime, active: ActiveJob, parts: list[Part]) -> None:
-    """Copy the committed parts to OUTPUT, write the report and ``_SUCCESS`` last, end the job."""
-    spec, storage, job = active.spec, active.storage, active.id
-    request = spec.request
+    """Publish the committed parts and end the job."""
+    request, storage, job = active.spec.request, active.storage, active.id
     suffix = output_suffix(request.options)
-    if request.output:
-        output, prefix = open_storage(request.output), ""
-        if request.options.overwrite:
-            output.delete([o.key for o in output.list() if _ours(o.key)])
-    else:
-        output, prefix = storage, layout.output(job)
     names = [] if request.options.output_format == "none" else [layout.part_name(p.partition, suffix) for p in parts]
-    with ThreadPoolExecutor(max_workers=THREADS) as pool:
-        for _ in pool.map(lambda p, name: storage.copy(p.key, output, prefix + name), parts, names):
-            pass
     report = _report(runtime, active, tuple(names))
-    data = encode(report)
-    storage.write(layout.report(job), data)
-    if request.output:
-        output.write(layout.SUCCESS, data)
+    try:
+        publish(runtime.store, storage, job, request.output, parts, report, overwrite=request.options.overwrite)
+    except JobStoppedError:
+        withdraw_output(runtime, job)
+        raise
     if request.small_results and names and sum(p.bytes for p in parts) <= SMALL_RESULTS and not suffix:
         runtime.store.put_blob(job, "results", b"".join(storage.read(p.key) for p in parts))
-    runtime.store.move(job, "succeeded", {"finished": repr(report.finished), "stage": "finish"})
+    if not runtime.store.move(job, "succeeded", {"finished": repr(report.finished), "stage": "finish"}):
+        withdraw_output(runtime, job)
 
 
-def _ours(key: str) -> bool:
-    return "/" not in key and (key.startswith("part-") or key == layout.SUCCESS)
+def withdraw_output(runtime: Runtime, job: str) -> None:
+    """After a job has failed or was cancelled: take back what it had published. Harmless for any other."""
+    if runtime.store.state(job) in ("failed", "cancelled"):
+        active = runtime.job(job)
+        withdraw(active.storage, job, active.spec.request.output)
 
 
 def _report(runtime: Runtime, active: ActiveJob, names: tuple[str, ...]) -> Report:

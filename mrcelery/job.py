@@ -55,7 +55,8 @@ class MRJob:
     - ``reducer = ops.Sum()`` declares a reducer, which combines by itself (:mod:`mrcelery.ops`).
     - ``partition(self, key, n)`` returns the partition of a key, 0 to n - 1.
     - ``SORT_VALUES = True`` brings each key's values to the reducer in order.
-    - ``INPUT`` and ``OUTPUT`` name the formats, where the command line does not.
+    - ``INPUT`` and ``OUTPUT`` are the formats, by name or own ones (:mod:`mrcelery.formats.own`), where the
+      command line names none.
 
     Keys and values keep their Python types between the steps; setting ``INPUT_PROTOCOL``,
     ``INTERNAL_PROTOCOL`` or ``OUTPUT_PROTOCOL`` to a class of :mod:`mrcelery.protocols` makes the job read
@@ -78,8 +79,8 @@ class MRJob:
     INPUT_PROTOCOL: ClassVar[Any] = None
     INTERNAL_PROTOCOL: ClassVar[Any] = None
     OUTPUT_PROTOCOL: ClassVar[Any] = None
-    INPUT: ClassVar[str | None] = None
-    OUTPUT: ClassVar[str | None] = None
+    INPUT: ClassVar[Any] = None
+    OUTPUT: ClassVar[Any] = None
     SORT_VALUES: ClassVar[bool | None] = None
     PARTITIONER: ClassVar[str | None] = None
     JOBCONF: ClassVar[Mapping[str, Any]] = {}

@@ -15,15 +15,22 @@ Layout version 1, relative to the storage root::
     jobs/<job>/step-<s>/<kind>.json                   StageSummary of a stage that is done
     jobs/<job>/step-<s>/<kind>-<nnnnn>/log.<attempt>  what user code printed and logged
     jobs/<job>/output/part-<nnnnn>[.suffix]           results of a job without an OUTPUT of its own
-    jobs/<job>/report.json                            Report of a job that has ended
+    jobs/<job>/report.json                            Report of a job that has succeeded
+
+An OUTPUT holds part-<nnnnn>[.suffix] and, last, _SUCCESS, the Report; while a job copies its part files
+there, also an empty _PUBLISHING.<job>.
 
 Numbers have at least five digits and grow beyond, so keys sort by number up to 99,999 tasks.
 """
 
 from __future__ import annotations
 
+import re
+
 LAYOUT = 1
 SUCCESS = "_SUCCESS"
+CLAIM = "_PUBLISHING."
+PART_NAME = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
 
 
 def job_root(job: str) -> str:

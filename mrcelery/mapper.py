@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 from mrcelery.buffer import MapBuffer
@@ -12,10 +13,13 @@ from mrcelery.codec import read_blocks
 from mrcelery.errors import TaskError
 from mrcelery.formats import input_format
 from mrcelery.formats.base import RecordBlock
-from mrcelery.output import Sink, decode_pair, results
+from mrcelery.output import decode_pair, feed, results
 from mrcelery.records import Extent, Part, Split
 from mrcelery.storage import locate
-from mrcelery.task import Pairs, Task, yielding
+from mrcelery.task import SLICE_SECONDS, Pairs, Task, yielding
+
+MOST = 8192
+"""Records that a mapper is given until its task looks up."""
 
 
 def run_map(task: Task, split: Split) -> tuple[Part, ...]:
@@ -25,17 +29,13 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
     """
     if task.reducers == 0:
         with results(task, task.number) as (sink, parts):
-            _feed(task, split, sink)
+            for pairs in _pairs(task, split):
+                feed(task, pairs, sink)
         return tuple(parts)
     with MapBuffer(task) as buffer:
-        _feed(task, split, buffer)
+        for pairs in _pairs(task, split):
+            feed(task, pairs, buffer)
         return buffer.close()
-
-
-def _feed(task: Task, split: Split, sink: Sink) -> None:
-    for pairs in _pairs(task, split):
-        for batch in task.batches(pairs):
-            sink.add(batch)
 
 
 def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
@@ -47,17 +47,26 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
     if hooks.mapper_init is not None:
         yield task.call(lambda: yielding(hooks.mapper_init)())  # type: ignore[arg-type]
     mapper = yielding(hooks.mapper) if hooks.mapper is not None else None
+    some = 1
     for extent in split.extents:
         _tell_input(extent)
         for block in _records(task, extent):
             task.records_in += len(block.values)
-            keys: Any = repeat(None) if block.keys is None else block.keys
-            values = iter(block.values)
+            keys: Iterator[Any] = repeat(None) if block.keys is None else iter(block.keys)
+            # With mapper_batch nobody asks for the rows of a table, but for an error's sake.
+            values: Any = iter(block.values if hooks.mapper_batch is None else range(len(block.values)))
             task.position.locate = _locator(block, values)
             if hooks.mapper_batch is not None:
                 yield task.call(lambda: _batch_pairs(hooks.mapper_batch, block))  # type: ignore[arg-type]  # noqa: B023
             elif mapper is not None:
-                yield chain.from_iterable(map(mapper, keys, values))
+                # In slices of some time: a mapper may be slow and yield nothing.
+                left = len(block.values)
+                while left > 0:
+                    began = time.monotonic()
+                    yield chain.from_iterable(map(mapper, islice(keys, some), islice(values, some)))
+                    task.poll()
+                    left -= some
+                    some = min(MOST, some * 4) if time.monotonic() - began < SLICE_SECONDS else max(1, some // 4)
             else:
                 yield zip(keys, values)  # noqa: B905  # repeat(None) has no length
             task.poll()
@@ -74,10 +83,14 @@ def _tell_input(extent: Extent) -> None:
         os.environ.update({f"mapreduce_map_input_{name}": text for name, text in told.items()})
 
 
-def _batch_pairs(mapper_batch: Callable[[list[Any]], Any], block: RecordBlock) -> Pairs:
-    out = mapper_batch(block.values)
+def _batch_pairs(mapper_batch: Callable[[Any], Any], block: RecordBlock) -> Pairs:
+    out = mapper_batch(block.values if block.table is None else block.table)
     if out is None:
         return ()
+    if hasattr(out, "column_names"):
+        from mrcelery.formats.parquet import pairs
+
+        return pairs(out)
     return out.items() if hasattr(out, "items") else out  # type: ignore[no-any-return]
 
 
@@ -99,11 +112,11 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     name = task.options.input_format
     if protocol is not None and name == "text":
         name = "lines"
-    for block in input_format(name).read(extent, task.max_record):
+    for block in input_format(name, job=task.job).read(extent, task.max_record):
         if protocol is not None and name == "lines":
             lines = iter(block.values)
             task.position.locate = _locator(block, lines)
-            pairs = task.call(lambda: list(map(protocol.read, lines)))  # noqa: B023
+            pairs = task.call(lambda: [protocol.read(line) for line in lines])  # noqa: B023
             yield RecordBlock([k for k, _ in pairs], [v for _, v in pairs], block.file, block.offset_of)
         else:
             yield block

@@ -10,14 +10,24 @@ from zlib import crc32
 from mrcelery import layout
 from mrcelery.codec import BlockWriter
 from mrcelery.formats import compressor, output_format
+from mrcelery.protocols import LineProtocol
 from mrcelery.records import JobOptions, Part
-from mrcelery.task import Pair, Task
+from mrcelery.task import Encode, Pair, Pairs, Task
 
 
 class Sink(Protocol):
-    """Takes result pairs in order."""
+    """Takes result pairs in order, as columns; each pair encoded as it was yielded, where ``encode`` is set."""
 
-    def add(self, batch: list[Pair]) -> None: ...
+    @property
+    def encode(self) -> Encode | None: ...
+
+    def add(self, keys: list[Any], values: list[Any]) -> None: ...
+
+
+def feed(task: Task, pairs: Pairs, sink: Sink) -> None:
+    """Run the user code behind ``pairs``, and give the sink what it yields."""
+    for keys, values in task.batches(pairs, encode=sink.encode):
+        sink.add(keys, values)
 
 
 def output_suffix(options: JobOptions) -> str:
@@ -37,24 +47,22 @@ def results(task: Task, partition: int) -> Iterator[tuple[Sink, list[Part]]]:
         sink: _Blocks | _Formatted = _Formatted(task, out) if task.last_step else _Blocks(task, out)
         yield sink, parts
         sink.close()
-    parts.append(Part(partition, key, sink.bytes, sink.records, sink.crc32))
+    if sink.records or not sink.needs_records:
+        parts.append(Part(partition, key, sink.bytes, sink.records, sink.crc32))
 
 
 class _Blocks:
     """Intermediate results as blocks; native types, or a protocol's bytes."""
 
+    needs_records = False
+
     def __init__(self, task: Task, out: Any) -> None:
         self._task = task
-        self._protocol = task.hooks.output_protocol or task.hooks.internal_protocol
+        protocol = task.hooks.output_protocol or task.hooks.internal_protocol
+        self.encode = None if protocol is None else encoder(protocol)
         self._writer = BlockWriter(out, compress=task.compress, allow_pickle=task.options.allow_pickle)
 
-    def add(self, batch: list[Pair]) -> None:
-        try:
-            if self._protocol is not None:
-                batch = encode_pairs(self._protocol, batch)
-            keys, values = [k for k, _ in batch], [v for _, v in batch]
-        except (TypeError, ValueError) as e:
-            raise pair_error(self._task, batch, e) from e
+    def add(self, keys: list[Any], values: list[Any]) -> None:
         with self._task.explain():
             self._writer.write(keys, values)
 
@@ -80,8 +88,13 @@ class _Formatted:
     def __init__(self, task: Task, out: Any) -> None:
         self._task = task
         self._out = out
-        self._format = output_format(task.options.output_format)
-        self._protocol = task.hooks.output_protocol
+        self._format = output_format(task.options.output_format, task.job)
+        self.needs_records = bool(getattr(self._format, "needs_records", False))
+        protocol = task.hooks.output_protocol
+        self.encode: Encode | None = None
+        if protocol is not None:
+            write = protocol.write
+            self.encode = lambda key, value: (write(key, value), None)  # a line each; there is no value left
         self._compressor = compressor(task.options.compress)[1]()
         self.bytes = 0
         self.records = 0
@@ -93,48 +106,41 @@ class _Formatted:
             self.bytes += len(data)
             self.crc32 = crc32(data, self.crc32)
 
-    def add(self, batch: list[Pair]) -> None:
+    def add(self, keys: list[Any], values: list[Any]) -> None:
         try:
-            if self._protocol is not None:
-                write = self._protocol.write
-                lines = [write(k, v) for k, v in batch]
-                lines.append(b"")
-                data = b"\n".join(lines)
+            if self.encode is not None:
+                data = b"\n".join([*keys, b""])
             else:
                 with self._task.explain():
-                    data = self._format.encode([k for k, _ in batch], [v for _, v in batch])
+                    data = self._format.encode(keys, values)
         except (TypeError, ValueError) as e:
-            raise pair_error(self._task, batch, e) from e
+            raise self._task.user_error(e) from e
         self._put(self._compressor.write(data))
-        self.records += len(batch)
+        self.records += len(keys)
 
     def close(self) -> None:
+        finish = getattr(self._format, "finish", None)
+        if finish is not None and self.encode is None:
+            with self._task.explain():
+                self._put(self._compressor.write(finish()))
         self._put(self._compressor.flush())
 
 
-def encode_pairs(protocol: Any, batch: list[Pair]) -> list[Pair]:
-    """Pairs as the protocol's bytes: ``(key bytes, value bytes)``, cut at the first tab.
+def encoder(protocol: LineProtocol) -> Encode:
+    """Encodes pairs as the protocol's bytes: ``(key bytes, value bytes)``, cut at the first tab.
 
-    A line without a tab has None for its value, so that :func:`decoder` gives the line back.
+    A line without a tab has None for its value, so that :func:`decode_pair` gives the line back.
     """
-    encoded: list[Pair] = []
-    for key, value in batch:
-        k, tab, v = protocol.write(key, value).partition(b"\t")
-        encoded.append((k, v if tab else None))
-    return encoded
+    write = protocol.write
+
+    def encode(key: Any, value: Any) -> Pair:
+        k, tab, v = write(key, value).partition(b"\t")
+        return k, v if tab else None
+
+    return encode
 
 
 def decode_pair(protocol: Any, key: bytes, value: bytes | None) -> Pair:
-    """The pair that :func:`encode_pairs` encoded."""
+    """The pair that :func:`encoder` encoded."""
     pair: Pair = protocol.read(key if value is None else key + b"\t" + value)
     return pair
-
-
-def pair_error(task: Task, batch: list[Any], e: Exception) -> Exception:
-    """What to raise where a batch would not go through: the user's, whichever it is."""
-    for item in batch:
-        try:
-            _, _ = item
-        except (TypeError, ValueError):
-            return task.not_a_pair(batch)
-    return task.user_error(e)

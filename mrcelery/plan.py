@@ -249,7 +249,12 @@ def estimate(
         get += read
         put += written + 1  # report.json
         delete += -(-(written + 1) // 1000)
-    if output_is_s3 or (output_is_s3 is None and storage_is_s3):
+    if output_is_s3:
+        put += parts + 2  # the claim and _SUCCESS
+        get += 2  # both are looked for
+        lists += 3
+        delete += 1
+    elif output_is_s3 is None and storage_is_s3:
         put += parts + 1  # _SUCCESS
         lists += 1
     return Cost(get, put, lists, delete)

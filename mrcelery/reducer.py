@@ -12,7 +12,7 @@ from mrcelery.buffer import decoded_groups
 from mrcelery.codec import read_blocks
 from mrcelery.errors import CorruptDataError
 from mrcelery.ops import Op
-from mrcelery.output import Sink, results
+from mrcelery.output import feed, results
 from mrcelery.records import Part, ShuffleInput
 from mrcelery.shuffle import Groups, Run, merge_many, read_run_file
 from mrcelery.task import Pairs, Task, yielding
@@ -29,19 +29,18 @@ def run_reduce(task: Task, shuffle_input: ShuffleInput) -> tuple[Part, ...]:
     with results(task, task.number) as (sink, parts):
         runs = _open_runs(task, shuffle_input.parts)
         merged = merge_many(
-            runs, task.scratch, sort_values=task.hooks.sort_values, allow_pickle=task.options.allow_pickle
+            runs,
+            task.scratch,
+            sort_values=task.hooks.sort_values,
+            allow_pickle=task.options.allow_pickle,
+            fan_in=task.fan_in,
         )
         groups = Groups(merged)
         task.position.locate = lambda: ("", None, groups.key)
         for pairs in _pairs(task, groups):
-            _feed(task, pairs, sink)
+            feed(task, pairs, sink)
         task.records_in = groups.records
     return tuple(parts)
-
-
-def _feed(task: Task, pairs: Pairs, sink: Sink) -> None:
-    for batch in task.batches(pairs):
-        sink.add(batch)
 
 
 def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
@@ -74,13 +73,22 @@ def _open_runs(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
     task.bytes_in = sum(part.bytes for part in parts)
     local = [task.storage.local_path(part.key) for part in parts]
     if all(path is not None for path in local):
-        return [
+        openers = [
             partial(read_run_file, path, allow_pickle=task.options.allow_pickle) for path in local if path is not None
         ]
-    return _fetch(task, parts)
+    else:
+        openers = _fetch(task, parts)
+    return [partial(_polled, task, opener) for opener in openers]
 
 
-def _fetch(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
+def _polled(task: Task, opener: Callable[[], Run]) -> Run:
+    """A run whose reader looks up at each block: a merge, or a reducer that yields nothing, can take long."""
+    for block in opener():
+        task.poll()
+        yield block
+
+
+def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
     """Bring the parts here: into memory up to half the budget, the rest into scratch files."""
     room = task.budget // 2
     in_memory = set()
@@ -89,7 +97,7 @@ def _fetch(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
             room -= part.bytes
             in_memory.add(i)
 
-    def fetch(i: int) -> Callable[[], Run]:
+    def fetch(i: int) -> partial[Run]:
         part = parts[i]
         task.poll()
         if i in in_memory:
@@ -105,5 +113,3 @@ def _fetch(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
 
     with ThreadPoolExecutor(max_workers=max(1, min(FETCHERS, len(parts)))) as pool:
         return list(pool.map(fetch, range(len(parts))))
-
-

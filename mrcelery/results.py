@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,12 +16,11 @@ if TYPE_CHECKING:
     from mrcelery.storage.base import Storage
 
 Pair = tuple[Any, Any]
-_PART = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
 
 
 def part_names(storage: Storage, where: str) -> list[str]:
     """Part files at the root of an OUTPUT, by number; :class:`InputError` where there is none."""
-    found = [i.key for i in storage.list("part-") if _PART.fullmatch(i.key)]
+    found = [i.key for i in storage.list("part-") if layout.PART_NAME.fullmatch(i.key)]
     if not found:
         raise InputError(f"{where} holds no part files: give a job id or the OUTPUT of a job that succeeded")
     return sorted(found, key=lambda name: int(name.split("-")[1].split(".")[0]))
@@ -128,7 +126,7 @@ def _replace_parts(fresh: Path, place: Path) -> None:
     """Put new part files where old ones are; anything else that lies there is not ours to remove."""
     (place / layout.SUCCESS).unlink(missing_ok=True)
     for old in place.iterdir():
-        if _PART.fullmatch(old.name):
+        if layout.PART_NAME.fullmatch(old.name):
             old.unlink()
     for new in sorted(fresh.iterdir(), key=lambda path: path.name == layout.SUCCESS):
         new.rename(place / new.name)

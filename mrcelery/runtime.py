@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from mrcelery import layout
-from mrcelery.errors import CorruptDataError, JobStoppedError, StorageUnreachableError
+from mrcelery.errors import ConfigError, CorruptDataError, JobStoppedError, StorageUnreachableError, UnsignedError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.loader import LoadedBundle, Workspace
 from mrcelery.plan import find_split, page_of
@@ -51,8 +52,9 @@ class Runtime:
         self.store = store
         self.signing_key = signing_key
         self._storage = storage
-        self.scratch = scratch or os.path.join(tempfile.gettempdir(), f"mrcelery-{os.getuid()}")
-        os.makedirs(self.scratch, mode=0o700, exist_ok=True)  # spills and code are nobody else's to read
+        if scratch:
+            os.makedirs(scratch, mode=0o700, exist_ok=True)  # spills and code are nobody else's to read
+        self.scratch = scratch or _private(os.path.join(tempfile.gettempdir(), f"mrcelery-{os.getuid()}"))
         self._jobs: OrderedDict[str, ActiveJob] = OrderedDict()
         self._workspace = Workspace(Path(self.scratch) / "code")
 
@@ -64,7 +66,9 @@ class Runtime:
         data = self.store.request(job)
         if data is None:
             raise JobStoppedError(f"job {job} is not known any more")
-        return unseal(data, Request, self.signing_key, f"the request of job {job}")
+        request = unseal(data, Request, self.signing_key, f"the request of job {job}")
+        _check_identity(request, job, f"the request of job {job}")
+        return request
 
     def job(self, job: str) -> ActiveJob:
         """The job's spec and storage; read and verified once."""
@@ -81,9 +85,16 @@ class Runtime:
                 data = storage.read(key)
             except FileNotFoundError:
                 raise CorruptDataError(f"{root}/{key} is gone, so job {job} cannot go on: submit it again") from None
-            return self.keep(unseal(data, JobSpec, self.signing_key, key), storage)
+            return self.keep(self.verified(data, job), storage)
         self._jobs.move_to_end(job)
         return active
+
+    def verified(self, data: bytes, job: str) -> JobSpec:
+        """The spec of a job from its bytes in storage, its signature checked where that is required."""
+        key = layout.spec(job)
+        spec = unseal(data, JobSpec, self.signing_key, key)
+        _check_identity(spec.request, job, key)
+        return spec
 
     def keep(self, spec: JobSpec, storage: Storage) -> ActiveJob:
         """Hold a verified spec at hand."""
@@ -115,3 +126,21 @@ class Runtime:
     def forget(self, job: str) -> None:
         """Drop what is held of a job."""
         self._jobs.pop(job, None)
+
+
+def _check_identity(request: Request, job: str, where: str) -> None:
+    # A signature says who wrote a record, not where it was put: another job's would run that one again.
+    if request.job != job:
+        raise UnsignedError(f"{where} is that of job {request.job}: it was moved there; submit the job again")
+
+
+def _private(folder: str) -> str:
+    """Make the default scratch folder, in a place where everyone may make folders."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"the scratch folder {folder} is not this user's alone, so others could change the code in it: "
+            "remove it, or set MRCELERY_SCRATCH to a folder of your own"
+        )
+    return folder

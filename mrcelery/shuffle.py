@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 from mrcelery.codec import BLOCK_RECORDS, Block, BlockWriter, read_blocks
+from mrcelery.errors import CodecError
 from mrcelery.partition import argsort, check_keys, order_key, starts_of_groups
 
 Run = Iterator[Block]
@@ -29,11 +30,14 @@ FAN_IN = 128
 def sorted_block(keys: list[Any], values: list[Any], sort_values: bool = False) -> Block:
     """The records in order of key, and of value where ``sort_values``; equal ones keep their order.
 
-    Raises :class:`mrcelery.errors.CodecError` for a key that has no order.
+    Raises :class:`CodecError` for a key, or a value to sort, that has no order.
     """
     check_keys(keys)
     if sort_values:
-        check_keys(values)
+        try:
+            check_keys(values)
+        except CodecError as e:
+            raise CodecError(f"SORT_VALUES cannot order the values as keys are ordered: {e}") from None
     order = argsort(list(zip(keys, values, strict=True)) if sort_values else keys)
     return Block(list(map(keys.__getitem__, order)), list(map(values.__getitem__, order)))
 
@@ -144,7 +148,8 @@ def merge_many(
 ) -> Run:
     """Merge any number of runs, given as functions that open them, ``fan_in`` at a time.
 
-    Passes before the last go through files under ``scratch``, which are removed as they are read.
+    Passes before the last go through files in the folder ``scratch``, which is made where it is missing; they are
+    removed as they are read.
     """
     generation = 0
     while len(runs) > fan_in:
@@ -157,6 +162,7 @@ def merge_many(
                 merged += group
                 continue
             excess -= len(group) - 1
+            os.makedirs(scratch, exist_ok=True)
             path = os.path.join(scratch, f"merge-{generation}-{i}")
             run = merge([open_run() for open_run in group], sort_values=sort_values)
             write_run_file(path, combine(run) if combine else run, allow_pickle=allow_pickle)

@@ -89,6 +89,11 @@ class Submission:
         options = _options(config, instance, jobconf or {}, overwrite=overwrite, keep=keep)
         explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
         reducers = explicit or reducers_in(options.jobconf) or config.reducers
+        _check_formats(options, instance, runner, prints=wants_results and output is None)
+        from mrcelery.formats.own import to_ship
+
+        for text in (options.input_format, options.output_format):
+            py_files = (*py_files, *to_ship(text, job_class))
         return cls(
             config=config,
             runner=runner,
@@ -259,10 +264,16 @@ class Submission:
         protocol = hooks(self.job, len(self.steps) - 1).output_protocol
         if protocol is not None:
             return protocol.read
+        if self.options.output_format.startswith("parquet"):
+            return _unreadable
         return results.parse_json if self.options.output_format == "json" else results.parse_raw
 
     def _here(self) -> list[str]:
         return [u if inputs_module.is_remote(u) else inputs_module.local(u) for u in self.inputs]
+
+
+def _unreadable(line: bytes) -> results.Pair:
+    raise UsageError("results in parquet are no lines: read the part files at OUTPUT with pyarrow or pandas")
 
 
 def job_id(name: str, client_token: str = "") -> str:
@@ -293,14 +304,18 @@ def _options(
 ) -> JobOptions:
     """A flag wins over what the job's class says, and that over the environment and the files."""
     from mrcelery.formats import compressor, input_format, output_format
+    from mrcelery.formats.naming import check_jobconf, settle
     from mrcelery.records import JobOptions
 
-    formats = {"input_format": config.input_format, "output_format": config.output_format}
+    formats: dict[str, Any] = {"input_format": config.input_format, "output_format": config.output_format}
+    all_jobconf = {**job.jobconf(), **jobconf}
+    check_jobconf(all_jobconf)
     for setting, attribute in (("input_format", "INPUT"), ("output_format", "OUTPUT")):
         declared = getattr(job, attribute, None)
-        if declared and not config.origins.get(setting, "").startswith("--"):
-            formats[setting] = str(declared)
-    # before anything starts: a name that does not exist
+        if declared is not None and not config.origins.get(setting, "").startswith("--"):
+            formats[setting] = declared
+        formats[setting] = settle(formats[setting], all_jobconf, attribute)
+    # before anything starts: a name or an argument that does not exist
     input_format(formats["input_format"])
     output_format(formats["output_format"])
     compressor(config.compress)
@@ -320,6 +335,25 @@ def _options(
         queue=config.queue,
         jobconf=dict(jobconf),
     )
+
+
+def _check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool) -> None:
+    """Refuse, before anything starts, what the chosen formats cannot do."""
+    name = options.output_format.partition(":")[0]
+    if name in ("csv", "tsv", "parquet", "own") and job.output_protocol() is not None:
+        raise UsageError(
+            f"{type(job).__name__} has an output protocol, which writes the results, so that the output format "
+            f"{options.output_format} cannot: leave one of the two out"
+        )
+    if name == "parquet" and options.compress != "none":
+        raise UsageError("parquet compresses by itself: leave --compress out, or give -D parquet.compression=zstd")
+    if name == "parquet" and prints:
+        raise UsageError("parquet is nothing to print: give -o OUTPUT")
+    # The client of a fleet need not have what its workers have.
+    if runner != "celery" and "parquet" in (name, options.input_format.partition(":")[0]):
+        from mrcelery.formats.parquet import check_installed
+
+        check_installed()
 
 
 def _workers(config: Config) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,14 +15,24 @@ from mrcelery.codec import BlockWriter
 from mrcelery.errors import CodecError, MRCeleryError, TaskError, UserCodeError
 from mrcelery.job import MRJob, StepHooks
 from mrcelery.records import JobOptions, Kind, Part
+from mrcelery.shuffle import FAN_IN
+from mrcelery.snapshot import ATOMS, snapshot
 from mrcelery.storage.base import Storage
-from mrcelery.tracebacks import user_traceback
+from mrcelery.tracebacks import raised_by_us, user_traceback
+
+DECODED_BLOCK = 1 << 20
+"""Bytes of a block in memory, about: strings take several times the room that they have on disk."""
 
 RECORD_REPR = 500
 """Characters of a record shown with an error."""
 
+SLICE_SECONDS = 0.1
+"""About how long user code runs until its task looks up: what it yields and reads is cut accordingly."""
+
 Pair = tuple[Any, Any]
 Pairs = Iterable[Pair]
+Columns = tuple[list[Any], list[Any]]
+Encode = Callable[[Any, Any], Pair]
 
 
 @dataclass
@@ -65,11 +76,17 @@ class Task:
     records_in: int = 0
     records_out: int = 0
     bytes_in: int = 0
+    _step: int = 1
 
     @property
     def budget(self) -> int:
         """Bytes that buffers may hold: a quarter of the ceiling, since sorting and encoding copy them."""
         return max(1 << 20, self.options.memory // 4)
+
+    @property
+    def fan_in(self) -> int:
+        """Runs to merge at once: as many as the budget has decoded blocks in it."""
+        return max(2, min(FAN_IN, self.budget // DECODED_BLOCK))
 
     @property
     def max_record(self) -> int:
@@ -99,24 +116,49 @@ class Task:
         """A ``with`` block that gives errors of codecs a place in the input."""
         return _Explain(self.position)
 
-    def batches(self, pairs: Pairs, *, results: bool = True, most: int = 4096) -> Iterator[list[Pair]]:
-        """The pairs that user code yields, in lists of bounded length and size.
+    def batches(
+        self, pairs: Pairs, *, encode: Encode | None = None, results: bool = True, most: int = 4096
+    ) -> Iterator[Columns]:
+        """The pairs that user code yields, as columns of keys and of values of bounded length and size.
 
-        ``results``: they are what the task is there to yield, so count them as its records.
-        An exception of the user's becomes a :class:`mrcelery.errors.UserCodeError` with the position.
+        ``encode`` is called with each pair as it is yielded and gives what is taken for it; without it, what
+        could still change is copied. ``results``: the pairs are what the task is there to yield, so count
+        them as its records. An exception of the user's becomes a :class:`mrcelery.errors.UserCodeError`
+        with the position.
         """
         iterator = iter(pairs)
-        step = 64  # grows while pairs turn out small, so that a few huge ones do not add up
         while True:
-            batch = self.call(lambda: list(islice(iterator, step)))  # noqa: B023
-            if not batch:
+            began = time.monotonic()
+            step = self._step
+            keys, values = self.call(lambda: self._take(iterator, step, encode))  # noqa: B023
+            if not keys:
                 return
             self.poll()
             if results:
-                self.records_out += len(batch)
-            yield batch
-            size = max(16, sum(map(size_of, batch[:: max(1, len(batch) // 16)])) // min(len(batch), 16))
-            step = max(1, min(most, step * 4, self.budget // 16 // size))
+                self.records_out += len(keys)
+            size = max(16, sampled_size(keys) + sampled_size(values))
+            # Few at first, more where they turn out small and quick: a few huge ones must not add up, and
+            # a slow mapper must not go on for long in a job that has ended.
+            faster = 4.0 if time.monotonic() - began < SLICE_SECONDS else 0.25
+            self._step = max(1, min(most, int(step * faster), self.budget // 16 // size))
+            yield keys, values
+
+    def _take(self, iterator: Iterator[Pair], most: int, encode: Encode | None) -> Columns:
+        keys: list[Any] = []
+        values: list[Any] = []
+        add_key, add_value = keys.append, values.append
+        for pair in islice(iterator, most):
+            try:
+                key, value = pair
+            except (TypeError, ValueError):
+                raise self._not_a_pair(pair) from None
+            if encode is not None:
+                key, value = encode(key, value)
+            elif not (type(value) in ATOMS and type(key) in ATOMS):
+                key, value = snapshot(key), snapshot(value)
+            add_key(key)
+            add_value(value)
+        return keys, values
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call user code; what it raises is raised as a UserCodeError that says where."""
@@ -127,6 +169,8 @@ class Task:
                 self.position.describe(e)
             raise
         except (Exception, SystemExit) as e:
+            if isinstance(e, OSError) and raised_by_us(e):
+                raise  # a merge that user code draws on has no room for its files, say
             raise self.user_error(e) from e
 
     def user_error(self, e: BaseException) -> UserCodeError:
@@ -137,20 +181,10 @@ class Task:
         self.position.describe(error)
         return error
 
-    def not_a_pair(self, batch: list[Any]) -> UserCodeError:
-        """The error for a batch in which something is no ``(key, value)``."""
-        for item in batch:
-            try:
-                _, _ = item
-            except (TypeError, ValueError):
-                error = UserCodeError(
-                    f"the {self.kind}per yielded {item!r:.200}, which is no (key, value) pair: yield key, value"
-                    if self.kind == "map"
-                    else f"the reducer yielded {item!r:.200}, which is no (key, value) pair: yield key, value"
-                )
-                self.position.describe(error)
-                return error
-        raise AssertionError("every item is a pair")
+    def _not_a_pair(self, item: Any) -> UserCodeError:
+        return UserCodeError(
+            f"the {self.kind} task's code yielded {item!r:.200}, which is no (key, value) pair: yield key, value"
+        )
 
 
 class _Explain:
@@ -163,6 +197,12 @@ class _Explain:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, CodecError):
             self._position.describe(error)
+
+
+def sampled_size(column: list[Any]) -> int:
+    """Bytes of one object of a column, roughly: the mean of a sample."""
+    sample = column[:: max(1, len(column) // 16)]
+    return sum(map(size_of, sample)) // max(1, len(sample))
 
 
 def size_of(item: Any) -> int:
@@ -187,6 +227,10 @@ def yielding(function: Callable[..., Any]) -> Callable[..., Pairs]:
         return function
 
     def call(*args: Any) -> Pairs:
-        return function(*args) or ()
+        try:
+            return function(*args) or ()
+        except StopIteration as e:
+            # It would end the loops of C around us as if there were no more records (as in PEP 479).
+            raise RuntimeError("a hook raised StopIteration") from e
 
     return call

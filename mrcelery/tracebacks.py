@@ -27,14 +27,24 @@ def user_traceback(exc: BaseException, skip_package: str | Path = _HERE) -> str:
     return text
 
 
+def raised_by_us(exc: BaseException, package: str | Path = _HERE) -> bool:
+    """Whether it was a line of ``package`` that raised, not one of the user's (or a library of theirs)."""
+    frames = list(traceback.walk_tb(exc.__traceback__))
+    return bool(frames) and _is_ours(frames[-1][0].f_code.co_filename, f"{package}/")
+
+
+def _is_ours(filename: str, package: str) -> bool:
+    return filename.startswith(package) and not filename.startswith(f"{package}examples/")
+
+
 def _trim(report: traceback.TracebackException, package: str, seen: set[int]) -> None:
     if id(report) in seen:
         return
     seen.add(id(report))
     kept = []
     for frame in report.stack:
-        ours = frame.filename.startswith(package) and not frame.filename.startswith(f"{package}examples/")
-        if ours or frame.filename.startswith("<frozen ") or frame.filename.endswith("/importlib/__init__.py"):
+        name = frame.filename
+        if _is_ours(name, package) or name.startswith("<frozen ") or name.endswith("/importlib/__init__.py"):
             continue
         _ = frame.line  # read from the file now: it is looked up by the name that changes below
         frame.filename = _SHIPPED.sub("", frame.filename)

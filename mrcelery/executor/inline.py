@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 
 from mrcelery.attempt import fail_job, failure, run_attempt
-from mrcelery.coordinator import barrier, clean_up, finish, start
+from mrcelery.coordinator import barrier, clean_up, finish, start, withdraw_output
 from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
@@ -46,8 +47,12 @@ class InlineRunner:
             pass
         except MRCeleryError as e:
             fail_job(runtime, failure(e, job=request.job, step=step, kind=kind, task=number))
+            with suppress(MRCeleryError):
+                withdraw_output(runtime, request.job)
         except KeyboardInterrupt:
             self.store.move(request.job, "cancelled", {"finished": repr(time.time())})
+            with suppress(MRCeleryError):
+                withdraw_output(runtime, request.job)
             raise
 
     def check(self) -> None:

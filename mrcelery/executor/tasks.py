@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from celery.signals import worker_init, worker_process_init
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from mrcelery.attempt import fail_job, failure, run_attempt
 from mrcelery.config import Config
-from mrcelery.coordinator import Stage, barrier, clean_up, finish, start
-from mrcelery.errors import ConfigError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
+from mrcelery.coordinator import Stage, barrier, clean_up, finish, start, withdraw_output
+from mrcelery.errors import (
+    BrokerUnreachableError,
+    ConfigError,
+    JobStoppedError,
+    MRCeleryError,
+    TaskError,
+    UnreachableError,
+)
 from mrcelery.executor.publish import publish_stage
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import JobOptions
@@ -40,6 +50,9 @@ RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
 
 
+BROKER_PATIENCE = 60.0
+"""Seconds that a running task waits for a broker that restarts: what it has computed is not thrown away."""
+
 _runtimes: dict[tuple[int, str], Runtime] = {}
 
 
@@ -50,7 +63,7 @@ def runtime_of(app: Celery) -> Runtime:
     if runtime is None:
         config = Config.load({})
         runtime = _runtimes[os.getpid(), url] = Runtime(
-            RedisJobStore(store_url(app)),
+            RedisJobStore(store_url(app), patience=BROKER_PATIENCE),
             storage=config.storage,
             scratch=config.scratch or None,
             signing_key=config.signing_key or None,
@@ -90,11 +103,14 @@ def _barrier(self: Task, *, job: str, step: int) -> None:
 
 
 def _finish(self: Task, *, job: str, step: int) -> None:
-    _coordinate(self, job, step, "finish", lambda runtime: finish(runtime, job, step))
-    runtime = runtime_of(self.app)
-    if runtime.store.state(job) == "succeeded":
-        clean_up(runtime, job)
-        runtime.forget(job)
+    try:
+        _coordinate(self, job, step, "finish", lambda runtime: finish(runtime, job, step))
+    finally:
+        # Also where the job had ended before: an earlier run may have been killed as it cleaned up.
+        runtime = runtime_of(self.app)
+        if runtime.store.state(job) == "succeeded":
+            clean_up(runtime, job)
+            runtime.forget(job)
 
 
 def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
@@ -104,19 +120,37 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
             runtime.store.update(job, {"stage": kind})
         stage = decide(runtime)
         if stage is not None:
-            publish_stage(task.app, stage)
+            _publish(task.app, stage)
     except JobStoppedError as e:
         raise Ignore(str(e)) from None
+    except BrokerUnreachableError as e:
+        raise Reject(str(e), requeue=True) from None
     except MRCeleryError as e:
         # A first look at a storage that is not there is the user's to correct; later it may come back.
         transient = isinstance(e, UnreachableError) and kind != "start" and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
         fail_job(runtime, failure(e, job=job, step=step, kind=kind))
+        _withdraw(runtime, job, kind)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
         _crashed(runtime, e, job, step, kind, -1)
+        _withdraw(runtime, job, kind)
         raise
+
+
+def _publish(app: Celery, stage: Stage) -> None:
+    try:
+        publish_stage(app, stage)
+    except (OperationalError, RedisError) as e:
+        raise BrokerUnreachableError(f"the broker did not take all tasks ({e}): they are published again") from e
+
+
+def _withdraw(runtime: Runtime, job: str, kind: str) -> None:
+    if kind == "finish":
+        # The storage may be what failed: then the job's failure is said all the same.
+        with suppress(MRCeleryError):
+            withdraw_output(runtime, job)
 
 
 def _map(self: Task, *, job: str, step: int, task: int, attempt: int) -> int:
@@ -135,6 +169,9 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
     except JobStoppedError:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number
+    except BrokerUnreachableError as e:
+        # A retry would be published to that very broker, and lost; this delivery comes again.
+        raise Reject(str(e), requeue=True) from None
     except MRCeleryError as e:
         most = _most_attempts(runtime, job)
         retries = task.request.retries

@@ -1,12 +1,18 @@
-"""Input formats (bytes of a split to blocks of records), output formats, and compression."""
+"""Input formats (bytes of a split to blocks of records), output formats, and compression.
+
+A format is named ``NAME`` or ``NAME:ARGUMENTS``, such as ``records:80`` or ``csv:header=false``; see
+:mod:`mrcelery.formats.naming`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from mrcelery.errors import TaskError, UsageError
+from mrcelery.errors import TaskError
 from mrcelery.formats.base import Compressor, InputFormat, OutputFormat, RecordBlock
 from mrcelery.formats.compression import compressor
+from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, parse
 
 __all__ = [
     "Compressor",
@@ -18,35 +24,72 @@ __all__ = [
     "output_format",
 ]
 
-INPUTS = ("text", "lines", "jsonl", "whole-file")
-OUTPUTS = ("json", "text", "jsonl", "none")
 
-
-def input_format(name: str, on_bad: Callable[[TaskError], None] | None = None) -> InputFormat:
-    """The input format called ``name``: one of :data:`INPUTS`.
+def input_format(text: str, on_bad: Callable[[TaskError], None] | None = None, job: Any = None) -> InputFormat:
+    """The input format that ``text`` names: one of :data:`INPUTS`, or one of the user's own.
 
     ``on_bad`` is called with the error of each damaged record, which is skipped if it returns; without
-    it the error is raised. Raises :class:`UsageError` for another name.
+    it the error is raised. ``job`` is the job's instance, which a format of the user's own needs to read.
+    Raises :class:`UsageError` for another name or arguments it does not take.
     """
-    if name in ("text", "lines"):
+    name = parse(text, INPUTS)
+    if name.base in ("text", "lines") and not name.arguments:
         from mrcelery.formats.text import LinesInput, TextInput
 
-        return TextInput() if name == "text" else LinesInput()
-    if name == "jsonl":
+        return TextInput() if name.base == "text" else LinesInput()
+    if name.base == "jsonl":
         from mrcelery.formats.jsonl import JsonLinesInput
 
         return JsonLinesInput(on_bad)
-    if name == "whole-file":
+    if name.base == "whole-file":
         from mrcelery.formats.whole import WholeFileInput
 
         return WholeFileInput()
-    raise UsageError(f"unknown input format {name!r}: use one of {', '.join(INPUTS)}")
+    if name.base in ("csv", "tsv"):
+        from mrcelery.formats.delimited import DelimitedInput, Dialect
+
+        return DelimitedInput(Dialect(*_dialect(name), multiline=name.flag("multiline", True)), on_bad)
+    if name.base == "parquet":
+        from mrcelery.formats.parquet import ParquetInput
+
+        return ParquetInput(name.listed("columns"))
+    if name.base == "records":
+        from mrcelery.formats.fixed import FixedInput
+
+        return FixedInput(name.number())
+    if name.base == "lines":
+        from mrcelery.formats.nlines import GroupedLinesInput
+
+        return GroupedLinesInput(name.number())
+    from mrcelery.formats import own
+
+    return own.OwnInput(name.flag("splittable", False), lambda: own.made(*name.declared(job, "INPUT"), "read"))
 
 
-def output_format(name: str) -> OutputFormat:
-    """The output format called ``name``: one of :data:`OUTPUTS`; :class:`UsageError` for another."""
-    if name in OUTPUTS:
-        from mrcelery.formats import output
+def output_format(text: str, job: Any = None) -> OutputFormat:
+    """The output format that ``text`` names, one of :data:`OUTPUTS` or the user's own, for one part file.
 
-        return output.FORMATS[name]
-    raise UsageError(f"unknown output format {name!r}: use one of {', '.join(OUTPUTS)}")
+    ``job`` is as for :func:`input_format`. Raises :class:`UsageError` as it does.
+    """
+    name = parse(text, OUTPUTS)
+    if name.base in ("csv", "tsv"):
+        from mrcelery.formats.delimited import DelimitedOutput, Dialect
+
+        return DelimitedOutput(Dialect(*_dialect(name)), f".{name.base}", name.listed("columns"))
+    if name.base == "parquet":
+        from mrcelery.formats.parquet import ParquetOutput
+
+        return ParquetOutput(name.schema("schema"), name.choice("compression", ("snappy", "zstd", "gzip", "none")))
+    if name.base == "own":
+        from mrcelery.formats import own
+
+        return own.OwnOutput(name.get("suffix"), lambda: own.made(*name.declared(job, "OUTPUT"), "encode"))
+    from mrcelery.formats import output
+
+    return output.FORMATS[name.base]
+
+
+def _dialect(name: Name) -> tuple[str, str, bool]:
+    quote = name.get("quote", '"')
+    delimiter = name.character("delimiter") if name.base == "csv" else "\t"
+    return delimiter, "" if quote in ("", "none") else name.character("quote", '"'), name.flag("header", True)

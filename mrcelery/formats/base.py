@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,13 +18,16 @@ class RecordBlock:
     """Records in a row of one file, column by column.
 
     ``keys`` is None where every key is None, else as long as ``values``. ``file`` is the file's URI.
-    ``offsets`` gives record ``i``'s offset, in bytes into the uncompressed file.
+    ``offsets`` gives record ``i``'s offset, in bytes into the uncompressed file. ``table`` is the block as a
+    ``pyarrow.Table`` where the format has columns: what ``mapper_batch`` is given then; ``values`` are its
+    rows, made only when they are asked for.
     """
 
     keys: list[Any] | None
-    values: list[Any]
+    values: Sequence[Any]
     file: str
     offsets: Callable[[int], int] = field(default=_unknown, repr=False)
+    table: Any = field(default=None, repr=False)
 
     def offset_of(self, i: int) -> int:
         """Byte offset of record ``i`` in the uncompressed file, found only now; -1 where not known."""
@@ -50,7 +53,11 @@ class InputFormat(Protocol):
 
 
 class OutputFormat(Protocol):
-    """Writes records."""
+    """Writes the records of one part file.
+
+    A format may also have ``finish(self) -> bytes``: what ends the file, after the last block; and
+    ``needs_records = True`` where a file without a record would be no valid file, and is left out.
+    """
 
     @property
     def suffix(self) -> str:

@@ -141,10 +141,11 @@ def _text_line(key: Any, value: Any) -> str:
 
 
 def _bytes_line(key: Any, value: Any) -> bytes:
-    return b"\t".join(_bytes(item) for item in (key, value) if item is not None) + b"\n"
+    return b"\t".join(text_bytes(item) for item in (key, value) if item is not None) + b"\n"
 
 
-def _bytes(item: Any) -> bytes:
+def text_bytes(item: Any) -> bytes:
+    """``str()`` of the item in UTF-8, lone surrogates as the bytes they stand for; bytes as they are."""
     if isinstance(item, bytes):
         return item
     text = str(item)

@@ -21,15 +21,20 @@ class TextInput:
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
         for offset, raw in line_blocks(extent, max_record):
-            # The whole block at once: no byte sequence decodes across a newline, so each line comes
-            # out as if decoded alone.
-            text = raw.decode("utf-8", "surrogateescape")
-            if "\r\n" in text:
-                text = text.replace("\r\n", "\n")
-            lines = text.split("\n")
-            if not lines[-1]:
-                lines.pop()
-            yield RecordBlock(None, lines, extent.uri, offsets(offset, raw))
+            yield RecordBlock(None, text_lines(raw), extent.uri, offsets(offset, raw))
+
+
+def text_lines(raw: bytes) -> list[str]:
+    """The lines of a raw block, without what ends them."""
+    # The whole block at once: no byte sequence decodes across a newline, so each line comes out as if
+    # decoded alone.
+    text = raw.decode("utf-8", "surrogateescape")
+    if "\r\n" in text:
+        text = text.replace("\r\n", "\n")
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
 
 
 class LinesInput:

@@ -47,10 +47,13 @@ return 1
 
 
 class RedisJobStore:
-    """:class:`mrcelery.jobstore.base.JobStore` at a broker address."""
+    """:class:`mrcelery.jobstore.base.JobStore` at a broker address.
 
-    def __init__(self, url: str, connection: Connection | None = None) -> None:
-        self.connection = connection or connect(url)
+    ``patience``: seconds for which a call waits for a server that is gone, or refuses for want of memory.
+    """
+
+    def __init__(self, url: str, connection: Connection | None = None, *, patience: float = 0.0) -> None:
+        self.connection = connection or connect(url, patience)
 
     def _one(self, *command: str | bytes | int | float) -> object:
         return self.connection.call(command)[0]

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -42,16 +43,46 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
-def connect(url: str) -> Connection:
-    """A connection for a broker address; it connects at its first call, and again after a fork."""
+def connect(url: str, patience: float = 0.0) -> Connection:
+    """A connection for a broker address; it connects at its first call, and again after a fork.
+
+    ``patience``: seconds for which a call waits for a server that is gone, or refuses for want of memory.
+    """
     scheme = urlsplit(url).scheme
     if scheme in ("redis", "unix", "redis+socket", "socket"):
-        return _Hiredis(url)
+        return _patient(_Hiredis(url), patience)
     if scheme in ("rediss", "sentinel"):
-        return _RedisPy(url)
+        return _patient(_RedisPy(url), patience)
     raise ConfigError(
         f"the broker {masked(url)!r} is no Redis address: use redis://, rediss://, sentinel:// or redis+socket://"
     )
+
+
+def _patient(connection: Connection, patience: float) -> Connection:
+    return _Patient(connection, patience) if patience else connection
+
+
+class _Patient:
+    """Calls again, with pauses, until the server takes it or patience ends."""
+
+    def __init__(self, connection: Connection, patience: float) -> None:
+        self._connection = connection
+        self._patience = patience
+
+    def call(self, *commands: Command) -> list[Any]:
+        deadline = time.monotonic() + self._patience
+        pause = 0.1
+        while True:
+            try:
+                return self._connection.call(*commands)
+            except BrokerUnreachableError:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def masked(url: str) -> str:
@@ -125,17 +156,21 @@ class _Hiredis:
     def _send(self, commands: Sequence[Command]) -> list[Any]:
         assert self._socket is not None
         pack: Any = hiredis.pack_command  # its stub names a tuple of one
-        self._socket.sendall(b"".join(pack(tuple(command)) for command in commands))
         answers: list[Any] = []
-        while len(answers) < len(commands):
-            answer = self._reader.gets()
-            if answer is not False:
-                answers.append(answer)
-                continue
-            data = self._socket.recv(1 << 16)
-            if not data:
-                raise ConnectionError("it closed the connection")
-            self._reader.feed(data)
+        try:
+            self._socket.sendall(b"".join(pack(tuple(command)) for command in commands))
+            while len(answers) < len(commands):
+                answer = self._reader.gets()
+                if answer is not False:
+                    answers.append(answer)
+                    continue
+                data = self._socket.recv(1 << 16)
+                if not data:
+                    raise ConnectionError("it closed the connection")
+                self._reader.feed(data)
+        except BaseException:
+            self.close()  # Ctrl-C, say: the answers that are still to come are not the next call's
+            raise
         return answers
 
     def _open(self) -> None:

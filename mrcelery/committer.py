@@ -1,0 +1,117 @@
+"""The output committer: a job's part files go to OUTPUT, whole, by one job at a time, ``_SUCCESS`` last.
+
+Any step may be run again, or by two workers at once, since a message can be delivered twice. A job first
+lays its claim, ``_PUBLISHING.<job>``, and then looks who else did: of two jobs with one OUTPUT at most one
+goes on. That needs no conditional write, which the file system or bucket of an OUTPUT may not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from mrcelery import layout
+from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, VersionError
+from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.records import Part, Report, decode, encode
+from mrcelery.storage import open_storage
+from mrcelery.storage.base import Storage
+
+THREADS = 16
+"""Part files copied at the same time."""
+
+
+def check_free(uri: str) -> None:
+    """Raise :class:`OutputExistsError` where OUTPUT holds anything: before a job's work, not after it."""
+    if next(open_storage(uri).list(), None) is not None:
+        raise _exists(uri)
+
+
+def publish(
+    store: JobStore, storage: Storage, job: str, uri: str, parts: Sequence[Part], report: Report, *, overwrite: bool
+) -> None:
+    """Copy committed parts to OUTPUT, or to the job's own storage where ``uri`` is "", and mark them complete.
+
+    ``report.parts`` are the names of the copies, in order of ``parts``; none are copied where it is empty.
+    Raises :class:`OutputExistsError` for an OUTPUT that something else holds, unless ``overwrite``, and for
+    one that another job publishes to; :class:`JobStoppedError` where the job has ended meanwhile.
+    """
+    output, prefix = (open_storage(uri), "") if uri else (storage, layout.output(job))
+    if uri:
+        _claim(store, output, job, overwrite=overwrite)
+        if _publisher(output) == job:  # by an earlier run, which did not come to the job's end
+            output.delete([_claim_of(job)])
+            return
+        if overwrite:
+            names = set(report.parts)
+            # Only what no run of this job writes: another one may be further than this.
+            old = [o.key for o in output.list("part-") if layout.PART_NAME.fullmatch(o.key)]
+            output.delete([layout.SUCCESS, *(name for name in old if name not in names)])
+
+    def copy(part: Part, name: str) -> None:
+        if store.state(job) in FINAL:
+            raise JobStoppedError(f"job {job} has ended")
+        storage.copy(part.key, output, prefix + name)
+
+    data = encode(report)
+    try:
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
+            for _ in pool.map(copy, parts, report.parts):
+                pass
+    except FileNotFoundError:
+        if store.state(job) != "succeeded":
+            raise
+        # Another run has come to the end, and the parts are cleaned up. Its mark may be what we removed.
+        if uri:
+            output.write(layout.SUCCESS, storage.read(layout.report(job)))
+            output.delete([_claim_of(job)])
+        raise JobStoppedError(f"job {job} has ended") from None
+    storage.write(layout.report(job), data)
+    if uri:
+        output.write(layout.SUCCESS, data)
+        output.delete([_claim_of(job)])
+
+
+def withdraw(storage: Storage, job: str, uri: str) -> None:
+    """Take back what a job that failed or was cancelled has published, all or in part; nobody else's."""
+    storage.delete([o.key for o in storage.list(layout.output(job))])
+    storage.delete([layout.report(job)])
+    if not uri:
+        return
+    output = open_storage(uri)
+    if output.stat(_claim_of(job)) is not None or _publisher(output) == job:
+        parts = [o.key for o in output.list("part-") if layout.PART_NAME.fullmatch(o.key)]
+        output.delete([layout.SUCCESS, *parts, _claim_of(job)])
+
+
+def _claim_of(job: str) -> str:
+    return f"{layout.CLAIM}{job}"
+
+
+def _claim(store: JobStore, output: Storage, job: str, *, overwrite: bool) -> None:
+    mine = _claim_of(job)
+    if output.stat(mine) is None:  # else what lies there is what an earlier run of this job left
+        if not overwrite and next(output.list(), None) is not None and _publisher(output) != job:
+            raise _exists(output.uri)
+        output.write(mine, b"")
+    others = [o.key for o in output.list(layout.CLAIM) if o.key != mine]
+    for claim in others:
+        other = claim.removeprefix(layout.CLAIM)
+        if not overwrite or store.state(other) not in ("", *FINAL):
+            output.delete([mine])
+            raise OutputExistsError(
+                f"job {other} publishes to the output {output.uri} at the same time: choose another for each job"
+            )
+    output.delete(others)  # of jobs that were killed as they published
+
+
+def _publisher(output: Storage) -> str:
+    """The job whose mark of success OUTPUT bears, "" where there is none of ours."""
+    try:
+        return decode(output.read(layout.SUCCESS), Report).job
+    except (FileNotFoundError, CorruptDataError, VersionError):
+        return ""
+
+
+def _exists(uri: str) -> OutputExistsError:
+    return OutputExistsError(f"the output {uri} exists: choose another, or give --overwrite")

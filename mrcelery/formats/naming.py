@@ -1,0 +1,173 @@
+"""Names of formats with their arguments, as options of a job carry them to its tasks.
+
+``--input-format csv -D csv.header=false`` is settled once, on the client, as ``csv:header=false``: the
+coordinator and all tasks make the same format from that text alone. A format of the user's own becomes
+``own:...`` with what the coordinator must know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+from mrcelery.errors import UsageError
+
+INPUTS = ("text", "lines", "jsonl", "whole-file", "csv", "tsv", "parquet", "records:N", "lines:N")
+OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet")
+
+_INPUT_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "csv": ("header", "delimiter", "quote", "multiline"),
+    "tsv": ("header", "quote", "multiline"),
+    "parquet": ("columns",),
+    "records": ("",),
+    "lines": ("",),
+    "own": ("class", "splittable"),
+}
+_OUTPUT_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "csv": ("header", "delimiter", "quote", "columns"),
+    "tsv": ("header", "quote", "columns"),
+    "parquet": ("schema", "compression"),
+    "own": ("class", "suffix"),
+}
+
+
+@dataclass(frozen=True)
+class Name:
+    """A format's name and its arguments; the one without a name is under ""."""
+
+    base: str
+    arguments: Mapping[str, str]
+
+    def __str__(self) -> str:
+        pairs = sorted((key, quote(value, safe="")) for key, value in self.arguments.items())
+        text = ",".join(f"{key}={value}" if key else value for key, value in pairs)
+        return f"{self.base}:{text}" if text else self.base
+
+    @classmethod
+    def of(cls, text: str) -> Name:
+        """As ``str()`` wrote it, or a user who left quoting out where nothing asked for it."""
+        base, colon, rest = text.partition(":")
+        arguments: dict[str, str] = {}
+        for item in rest.split(",") if colon else ():
+            key, equals, value = item.partition("=")
+            arguments[key if equals else ""] = unquote(value if equals else item)
+        return cls(base, arguments)
+
+    @property
+    def argument(self) -> str:
+        return self.get("")
+
+    def get(self, key: str, default: str = "") -> str:
+        return self.arguments.get(key, default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        text = self.get(key, str(default)).lower()
+        if text not in ("true", "false", "1", "0", "yes", "no"):
+            raise self._wrong(key, "true or false")
+        return text in ("true", "1", "yes")
+
+    def number(self) -> int:
+        if not (self.argument.isascii() and self.argument.isdigit() and int(self.argument) > 0):
+            raise UsageError(f"the format {self.base} needs a number from 1 up: write {self.base}:N")
+        return int(self.argument)
+
+    def character(self, key: str, default: str = ",") -> str:
+        text = self.get(key, default)
+        text = "\t" if text == "\\t" else text
+        if len(text) != 1 or text in "\r\n":
+            raise self._wrong(key, "one character")
+        return text
+
+    def choice(self, key: str, choices: Sequence[str]) -> str:
+        text = self.get(key, choices[0])
+        if text not in choices:
+            raise self._wrong(key, f"one of {', '.join(choices)}")
+        return text
+
+    def listed(self, key: str) -> tuple[str, ...]:
+        names = tuple(filter(None, map(str.strip, self.get(key).split(","))))
+        if len(set(names)) < len(names):
+            raise self._wrong(key, "names that differ")
+        return names
+
+    def schema(self, key: str) -> tuple[tuple[str, str], ...]:
+        pairs = [item.rpartition(":") for item in self.listed(key)]
+        if not all(name and kind for name, _, kind in pairs):
+            raise self._wrong(key, "NAME:TYPE,NAME:TYPE")
+        return tuple((name.strip(), kind.strip()) for name, _, kind in pairs)
+
+    def declared(self, job: Any, attribute: str) -> tuple[Any, str]:
+        """A format of the user's own and what to call it: the one named, or else the job's attribute."""
+        from mrcelery.formats.own import load
+
+        if name := self.get("class"):
+            return load(name), name
+        return getattr(job, attribute, None), f"{type(job).__name__}.{attribute}"
+
+    def _wrong(self, key: str, wanted: str) -> UsageError:
+        return UsageError(f"{self.base}.{key} is {self.get(key)!r}: give {wanted}")
+
+
+def parse(text: str, names: Sequence[str]) -> Name:
+    """The name in ``text``; ``names`` are :data:`INPUTS` or :data:`OUTPUTS`, those there are.
+
+    Raises :class:`UsageError` for another name, or arguments that the format does not take.
+    """
+    name = Name.of(text)
+    base, arguments = name.base, name.arguments
+    known = {name.partition(":")[0] for name in names}
+    if base not in known and base != "own":
+        kind = "input" if names is INPUTS else "output"
+        raise UsageError(f"unknown {kind} format {text!r}: use one of {', '.join(names)}, or pkg.module:Class")
+    taken = (_INPUT_ARGUMENTS if names is INPUTS else _OUTPUT_ARGUMENTS).get(base, ())
+    for key in arguments:
+        if key not in taken:
+            raise UsageError(
+                f"the format {base} has no argument {key or text!r}: "
+                + (f"it takes {', '.join(filter(None, taken)) or 'a number'}" if taken else "it takes none")
+            )
+    if f"{base}:N" in names and base not in names and not arguments:
+        raise UsageError(f"the format {base} needs a number from 1 up: write {base}:N")
+    return name
+
+
+def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
+    """A format as options of a job name it, from what a user gave: a name, with arguments from ``jobconf``
+    (``csv.header`` and the like); ``pkg.module:Class``; or an object or a class of the user's own, which the
+    job has as ``attribute``, ``INPUT`` or ``OUTPUT``.
+
+    Raises :class:`UsageError` for what is no format.
+    """
+    names, taken = (INPUTS, _INPUT_ARGUMENTS) if attribute == "INPUT" else (OUTPUTS, _OUTPUT_ARGUMENTS)
+    named = isinstance(given, str)
+    if named and (given.partition(":")[0] in {n.partition(":")[0] for n in names} or ":" not in given):
+        name = parse(given, names)
+        if name.base == "own":
+            raise UsageError(f"{given!r} names no format: use pkg.module:Class, or set {attribute} on the job")
+        # a tsv is a csv with tabs
+        conf = "csv" if name.base == "tsv" else name.base
+        given_there = {key: f"{conf}.{key}" for key in taken.get(name.base, ()) if f"{conf}.{key}" in jobconf}
+        arguments = {key: str(jobconf[there]) for key, there in given_there.items()}
+        return str(Name(name.base, {**arguments, **name.arguments}))
+    from mrcelery.formats.own import load, made
+
+    made_from = load(given) if named else given
+    arguments = {"class": given} if named else {}
+    if attribute == "INPUT":
+        reader = made(made_from, given if named else attribute, "read")
+        arguments["splittable"] = "true" if getattr(reader, "splittable", False) else "false"
+    else:
+        writer = made(made_from, given if named else attribute, "encode")
+        arguments["suffix"] = str(getattr(writer, "suffix", ""))
+    return str(Name("own", arguments))
+
+
+def check_jobconf(jobconf: Mapping[str, Any]) -> None:
+    """Raise :class:`UsageError` for an argument of a format that there is none of, such as ``csv.haeder``."""
+    for name in jobconf:
+        base, dot, key = name.partition(".")
+        taken = {k for arguments in (_INPUT_ARGUMENTS, _OUTPUT_ARGUMENTS) for k in arguments.get(base, ())}
+        if dot and base in ("csv", "parquet") and key not in taken:
+            raise UsageError(f"jobconf {name} is unknown: {base} has {', '.join(sorted(taken))}")

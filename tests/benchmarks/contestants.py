@@ -1,0 +1,148 @@
+"""Who takes part in which workload, and how each is started."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+JOBS = HERE / "jobs"
+PEERS = HERE / "peers"
+
+PLAIN, SUM, BATCH = "mrcelery", "mrcelery, ops.Sum()", "mrcelery, mapper_batch + ops.Sum()"
+RANGE, CEILING, FLEET = "mrcelery, --partitioner range", "mrcelery, low --memory", "mrcelery, 2 Celery workers and S3"
+BY_HAND, GNU = "multiprocessing, by hand", "GNU tools"
+DASK_BAG, DISTRIBUTED = "Dask bag, processes", "Dask distributed"
+RDD, DATAFRAME, MRJOB = "PySpark RDD", "PySpark DataFrame", "mrjob local"
+DUCKDB, POLARS, PYARROW = "DuckDB", "Polars", "pyarrow"
+
+
+class Run(NamedTuple):
+    """What a contestant is told: one input file, and where its output goes, which does not exist yet."""
+
+    input: str
+    output: str
+    workers: int
+    size: int
+
+
+Command = Callable[[Run], list[str]]
+
+
+class Contestant(NamedTuple):
+    """``peer`` is the name for ``--peers``, ``""`` for mrcelery; ``needs`` a module or a program."""
+
+    name: str
+    peer: str
+    needs: str
+    command: Command
+    environment: Mapping[str, str] = {}
+
+
+class Workload(NamedTuple):
+    """``kind`` of input; ``form`` of the output, for its check; ``job`` is mrcelery's with its options."""
+
+    kind: str
+    form: str
+    job: list[str]
+    variants: Mapping[str, list[str]]
+
+
+PATTERN = "needle[0-9]+"
+_SORT = [str(JOBS / "sort_lines.py"), "-R", "4"]
+WORKLOADS = {
+    "wordcount": Workload(
+        "text", "counts", ["mrcelery.examples.word_count:WordCount"],
+        {SUM: [str(JOBS / "word_count_sum.py")], BATCH: [str(JOBS / "word_count_batch.py")]},
+    ),
+    "sort": Workload("records", "sorted", _SORT, {}),
+    "grep": Workload("log", "lines", ["mrcelery.examples.grep:Grep"], {}),
+    "urls": Workload("log", "counts", [str(JOBS / "url_count.py")], {}),
+    "index": Workload("documents", "postings", ["mrcelery.examples.inverted_index:InvertedIndex"], {}),
+}
+
+
+def submit(job: list[str], run: Run, *more: str, runner: str = "local") -> list[str]:
+    """A line of ``mrcelery submit``."""
+    line = [sys.executable, "-m", "mrcelery", "submit", job[0], run.input, "-o", run.output, "-q", "--runner", runner]
+    if runner == "local":
+        line += ["--workers", str(run.workers)]
+    line += [*job[1:], *more]
+    # What follows -- is the job's own, so it comes last.
+    return [*line, "--", "--pattern", PATTERN] if "grep" in job[0] else line
+
+
+def mrcelery(name: str, more: list[str]) -> list[Contestant]:
+    """Our own contestants in a workload, on the local runner."""
+    workload = WORKLOADS[name]
+
+    def local(job: list[str], size: Callable[[Run], list[str]] = lambda run: []) -> Command:
+        return lambda run: submit(job, run, *more, *size(run))
+
+    found = [Contestant(PLAIN, "", "", local(workload.job))]
+    found += [Contestant(variant, "", "", local(job)) for variant, job in workload.variants.items()]
+    if name == "sort":
+        found.append(
+            Contestant(CEILING, "", "", local(workload.job, lambda run: ["--memory", str(ceiling(run))]))
+        )
+        if "--partitioner" in _help():
+            job = ["mrcelery.examples.sort:Sort", "-R", "4", "--partitioner", "range"]
+            found.append(Contestant(RANGE, "", "", local(job)))
+    return found
+
+
+def ceiling(run: Run) -> int:
+    """``--memory`` in bytes so that the data is ten times what all workers may hold; not below the product's least."""
+    return max(16 << 20, run.size // 10 // run.workers)
+
+
+def _help() -> str:
+    return subprocess.run([sys.executable, "-m", "mrcelery", "submit", "--help"], capture_output=True, text=True).stdout
+
+
+def peers(name: str, python: str) -> list[Contestant]:
+    """The others in a workload; ``python`` is the interpreter that has them."""
+
+    def script(file: str, *first: str) -> Command:
+        return lambda run: [python, str(PEERS / file), *first, name, run.input, run.output, str(run.workers)]
+
+    shell: Command = lambda run: [  # noqa: E731
+        "/bin/sh", str(PEERS / "shell.sh"), name, run.input, run.output, str(run.workers)
+    ]
+    all_of_them = [
+        (Contestant(BY_HAND, "plain", "", script("plain.py")), "wordcount grep urls index"),
+        (Contestant(GNU, "gnu", "sort", shell), "wordcount sort grep urls"),
+        (Contestant(DUCKDB, "duckdb", "duckdb", script("columns.py", "duckdb")), "wordcount sort grep urls index"),
+        (Contestant(POLARS, "polars", "polars", script("columns.py", "polars")), "wordcount sort grep urls index"),
+        (Contestant(PYARROW, "pyarrow", "pyarrow", script("columns.py", "pyarrow")), "wordcount sort grep urls"),
+        (Contestant(DASK_BAG, "dask", "dask.bag", script("dask_bag.py", "processes")), "wordcount grep urls index"),
+        (Contestant(DISTRIBUTED, "distributed", "distributed", script("dask_bag.py", "distributed")),
+         "wordcount grep urls index"),
+        (Contestant(RDD, "spark-rdd", "pyspark", script("spark.py", "rdd")), "wordcount sort grep urls index"),
+        (Contestant(DATAFRAME, "spark-df", "pyspark", script("spark.py", "dataframe")),
+         "wordcount sort grep urls index"),
+        (Contestant(MRJOB, "mrjob", "mrjob", script("mrjob_jobs.py"), {"BENCH_WORKLOAD": name}),
+         "wordcount grep urls"),
+    ]
+    return [contestant for contestant, workloads in all_of_them if name in workloads.split()]
+
+
+def installed(contestant: Contestant, python: str) -> bool:
+    """Whether what it needs is there."""
+    if not contestant.needs:
+        return True
+    if contestant.peer == "gnu":
+        return shutil.which(contestant.needs) is not None
+    if contestant.needs == "pyspark" and shutil.which("java") is None:
+        return False
+    return subprocess.run([python, "-c", f"import {contestant.needs}"], capture_output=True).returncode == 0
+
+
+def has_moto() -> bool:
+    """Whether an S3 endpoint can be started here."""
+    return importlib.util.find_spec("moto") is not None and importlib.util.find_spec("flask") is not None

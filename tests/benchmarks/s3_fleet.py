@@ -1,0 +1,74 @@
+"""A worker of two processes and Redis beside an S3 endpoint on loopback, whose CPU is told apart."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from contestants import FLEET, WORKLOADS, Contestant, Run, submit
+from fleet import fleet
+from measure import Usage, cpu_seconds, look, measure
+from s3_endpoint import s3_bucket, s3_endpoint
+
+
+class S3Fleet(NamedTuple):
+    environment: dict[str, str]
+    bucket: str
+    processes: list[int]
+    """The worker and Redis."""
+    endpoint: list[int]
+    """Processes of the endpoint, where it was started here."""
+    boto: Any
+
+    def contestant(self, name: str, more: list[str]) -> Contestant:
+        return Contestant(
+            FLEET, "", "", lambda run: submit(WORKLOADS[name].job, run, *more, runner="celery"), self.environment
+        )
+
+    def upload(self, path: Path) -> str:
+        """Put the file into the bucket, once; not part of what is measured."""
+        key = f"inputs/{path.parent.name}/{path.name}"
+        if not list(self.boto.objects.filter(Prefix=key)):
+            self.boto.upload_file(str(path), key)
+        return f"s3://{self.bucket}/{key}"
+
+    def run(self, contestant: Contestant, run: Run, cwd: Path, timeout: float) -> tuple[Usage, float]:
+        """Run it, bring its output to the folder ``run.output``; also the CPU seconds that the endpoint took."""
+        prefix = f"outputs/{Path(run.output).name}/"
+        there = run._replace(input=self.upload(Path(run.input)), output=f"s3://{self.bucket}/{prefix}")
+        before, endpoint = cpu_seconds(self.processes), cpu_seconds(self.endpoint)
+        used = measure(
+            contestant.command(there), cwd=cwd, env=self.environment, timeout=timeout, beside=self.processes
+        )
+        used = used._replace(cpu=used.cpu + cpu_seconds(self.processes) - before)
+        endpoint = cpu_seconds(self.endpoint) - endpoint
+        Path(run.output).mkdir()
+        for found in self.boto.objects.filter(Prefix=prefix):
+            self.boto.download_file(found.key, str(Path(run.output, found.key.removeprefix(prefix))))
+        self.boto.objects.filter(Prefix=prefix).delete()
+        return used, endpoint
+
+
+@contextmanager
+def s3_fleet(workers: int) -> Iterator[S3Fleet]:
+    """Start all of it, and stop it at the end."""
+    import boto3
+
+    own = _children()
+    with s3_endpoint():
+        endpoint = sorted(_children() - own)
+        with s3_bucket() as bucket, fleet(workers) as warm:
+            environment = {**warm.environment, "MRCELERY_STORAGE": f"s3://{bucket}/mrcelery"}
+            boto = boto3.resource("s3").Bucket(bucket)
+            yield S3Fleet(environment, bucket, [warm.worker, warm.server], endpoint, boto)
+
+
+def _children() -> set[int]:
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return {pid for pid in pids if (process := look(pid)) and process.parent == os.getpid()}
