@@ -229,7 +229,7 @@ def _captured(
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(lambda record: not record.name.startswith(_OURS))
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
+    before, level = [h for h in root.handlers if not isinstance(h, _LogHandler)], root.level
     root.addHandler(handler)
     try:
         with redirect_stdout(log), redirect_stderr(log):
@@ -237,7 +237,7 @@ def _captured(
     finally:
         # User code may call logging.basicConfig(): not for the tasks that this process runs after it.
         root.removeHandler(handler)
-        root.handlers[:] = [h for h in root.handlers if h in before or isinstance(h, _LogHandler)]
+        root.handlers[:] = before + [h for h in root.handlers if isinstance(h, _LogHandler)]
         root.setLevel(level)
         if text := kept.kept():
             # What went wrong, if anything did, is worth more than the log of it.

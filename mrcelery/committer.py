@@ -91,7 +91,9 @@ def _claim_of(job: str) -> str:
 def _claim(store: JobStore, output: Storage, job: str, *, overwrite: bool) -> None:
     mine = _claim_of(job)
     if output.stat(mine) is None:  # else what lies there is what an earlier run of this job left
-        if not overwrite and next(output.list(), None) is not None and _publisher(output) != job:
+        held = not overwrite and next(output.list(), None) is not None
+        # What is there now may be ours: another run's claim, or the mark that takes the claim's place.
+        if held and output.stat(mine) is None and _publisher(output) != job:
             raise _exists(output.uri)
         output.write(mine, b"")
     others = [o.key for o in output.list(layout.CLAIM) if o.key != mine]

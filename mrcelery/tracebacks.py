@@ -29,8 +29,9 @@ def user_traceback(exc: BaseException, skip_package: str | Path = _HERE) -> str:
 
 def raised_by_us(exc: BaseException, package: str | Path = _HERE) -> bool:
     """Whether it was a line of ``package`` that raised, not one of the user's (or a library of theirs)."""
-    frames = list(traceback.walk_tb(exc.__traceback__))
-    return bool(frames) and _is_ours(frames[-1][0].f_code.co_filename, f"{package}/")
+    names = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(exc.__traceback__)]
+    names = [name for name in names if not name.startswith("<frozen ")]  # os.makedirs(), say
+    return bool(names) and _is_ours(names[-1], f"{package}/")
 
 
 def _is_ours(filename: str, package: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -149,6 +150,51 @@ def test_a_server_that_starts_again(make: Make, own_server: RedisServer) -> None
     own_server.start()
     assert connection.call(("PING",)) == [b"PONG"]
     connection.close()
+
+
+def test_an_interrupted_call_leaves_no_answer_to_the_next(connection: Connection) -> None:
+    """Ctrl-C while an answer is on its way: whoever cleans up then must not read it as his own."""
+    connection.call(("SET", "key", "value"))
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            connection.call(("BRPOP", "empty", 1))
+        assert connection.call(("GET", "key")) == [b"value"]
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_patience(own_server: RedisServer) -> None:
+    """A call waits for a server that starts again, and for memory; not for ever."""
+    patient = wire.connect(own_server.socket_url, 60)
+    assert patient.call(("SET", "key", "value")) == [b"OK"]
+    own_server.stop()
+    answers: list[Any] = []
+    caller = threading.Thread(target=lambda: answers.extend(patient.call(("GET", "key"), ("PING",))))
+    caller.start()
+    assert not answers
+    own_server.start()
+    caller.join(60)
+    assert answers == [None, b"PONG"]
+    patient.call(("CONFIG", "SET", "maxmemory", "1"))
+    caller = threading.Thread(target=lambda: answers.extend(patient.call(("SET", "key", "value"))))
+    caller.start()
+    other = wire.connect(own_server.socket_url)
+    other.call(("CONFIG", "SET", "maxmemory", "0"))
+    caller.join(60)
+    other.close()
+    patient.close()
+    assert answers[2:] == [b"OK"]
+    own_server.stop()
+    with pytest.raises(BrokerUnreachableError):
+        wire.connect(own_server.socket_url, 0.3).call(("PING",))
 
 
 def test_a_closed_connection_opens_again(connection: Connection) -> None:

@@ -63,6 +63,10 @@ def sales(tmp_path: Path) -> Path:
     return path
 
 
+def run(*args: Any, **options: Any) -> None:
+    mrcelery.run(*args, **options).close()
+
+
 def parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*"))
 
@@ -74,14 +78,14 @@ def json_results(folder: Path) -> dict[Any, Any]:
 def test_csv_in_and_out(runner: str, sales: Path, tmp_path: Path, job_file: Callable[..., str]) -> None:
     out = tmp_path / "out"
     options = {"input_format": "csv", "output_format": "csv", "compress": "none", "reducers": 3}
-    mrcelery.run(job_file(SALES), str(sales), str(out), runner=runner, **options)
+    run(job_file(SALES), str(sales), str(out), runner=runner, **options)
     assert [p.name for p in parts(out)] == ["part-00000.csv", "part-00001.csv", "part-00002.csv"]
     found = [row for p in parts(out) for row in csv.DictReader(io.StringIO(p.read_bytes().decode(), newline=""))]
     assert {row["key"]: int(row["value"]) for row in found} == TOTALS
     # what one job wrote, the next one reads
     again = tmp_path / "again"
     code = job_file(SALES.replace('"city"', '"key"').replace('"n"', '"value"'), "again.py")
-    mrcelery.run(code, str(out), str(again), runner="inline", input_format="csv")
+    run(code, str(out), str(again), runner="inline", input_format="csv")
     assert json_results(again) == TOTALS
 
 
@@ -94,7 +98,7 @@ def test_parquet_in_and_out(runner: str, tmp_path: Path, job_file: Callable[...,
     for n, piece in enumerate([table.slice(0, 2000), table.slice(2000)]):
         pq.write_table(piece, source / f"{n}.parquet", row_group_size=300)
     out = tmp_path / "out"
-    mrcelery.run(
+    run(
         job_file(SALES),
         str(source),
         str(out),
@@ -128,7 +132,7 @@ def test_tables_for_mapper_batch(tmp_path: Path, job_file: Callable[..., str]) -
                 return table.group_by("city").aggregate([("n", "sum")]).select(["city", "n_sum"])
         """
     )
-    mrcelery.run(code, str(tmp_path / "sales.parquet"), str(tmp_path / "out"), runner="inline")
+    run(code, str(tmp_path / "sales.parquet"), str(tmp_path / "out"), runner="inline")
     assert json_results(tmp_path / "out") == TOTALS
 
 
@@ -147,14 +151,14 @@ def test_records_of_a_fixed_length(runner: str, tmp_path: Path, job_file: Callab
         """
     )
     out = tmp_path / "out"
-    mrcelery.run(code, str(tmp_path / "records"), str(out), runner=runner, input_format="records:6", split_size=4001)
+    run(code, str(tmp_path / "records"), str(out), runner=runner, input_format="records:6", split_size=4001)
     assert json_results(out) == Counter(byte % 16 for byte in data[::6])
 
 
 def test_damage_is_told_with_its_place(runner: str, tmp_path: Path, job_file: Callable[..., str]) -> None:
     (tmp_path / "bad.csv").write_text("city,n\na,1\nb\n")
     with pytest.raises(JobFailedError, match="1 fields, where the header has 2") as caught:
-        mrcelery.run(job_file(SALES), str(tmp_path / "bad.csv"), runner=runner, input_format="csv")
+        run(job_file(SALES), str(tmp_path / "bad.csv"), runner=runner, input_format="csv")
     assert caught.value.failure.offset == 11
     assert caught.value.failure.file.endswith("bad.csv")
 
@@ -175,7 +179,7 @@ def control_file(path: Path, packages: int) -> dict[str, int]:
 def test_the_example_of_own_formats(runner: str, tmp_path: Path) -> None:
     sizes = control_file(tmp_path / "status", 500)
     out = tmp_path / "out"
-    mrcelery.run(SectionSizes, str(tmp_path / "status"), str(out), runner=runner, reducers=2)
+    run(SectionSizes, str(tmp_path / "status"), str(out), runner=runner, reducers=2)
     assert [p.name for p in parts(out)] == ["part-00000.md", "part-00001.md"]
     found: dict[str, int] = {}
     for part in parts(out):
@@ -212,7 +216,7 @@ def test_own_formats_are_shipped_with_the_job(runner: str, tmp_path: Path, job_f
     (tmp_path / "in.txt").write_text("a=1\nb=2\na=3\n" * 500)
     options = ["--input-format", "pair_formats:Pairs", "--output-format", "pair_formats:Equals", "--split-size", "999"]
     options += ["--runner", runner, "-R", "1"]
-    run = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "mrcelery", "submit", code, str(tmp_path / "in.txt"), *options],
         capture_output=True,
         text=True,
@@ -220,8 +224,8 @@ def test_own_formats_are_shipped_with_the_job(runner: str, tmp_path: Path, job_f
         env={k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_"))},
         timeout=60,
     )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == "a=2000\nb=1000\n"
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "a=2000\nb=1000\n"
 
 
 def test_a_reader_that_raises_fails_the_job(runner: str, tmp_path: Path, job_file: Callable[..., str]) -> None:
@@ -242,7 +246,7 @@ def test_a_reader_that_raises_fails_the_job(runner: str, tmp_path: Path, job_fil
     )
     (tmp_path / "in.txt").write_text("x\n")
     with pytest.raises(JobFailedError, match="LookupError: not in this file") as caught:
-        mrcelery.run(code, str(tmp_path / "in.txt"), str(tmp_path / "out"), runner=runner)
+        run(code, str(tmp_path / "in.txt"), str(tmp_path / "out"), runner=runner)
     assert 'raise LookupError("not in this file")' in caught.value.failure.traceback
     assert caught.value.failure.file.endswith("in.txt")
 
@@ -257,7 +261,7 @@ def test_parquet_on_a_fleet_with_s3(fleet: Fleet, bucket: str, tmp_path: Path, j
     pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=300)
     out = tmp_path / "out"
     settings = {**fleet.settings, "storage": f"s3://{bucket}/{os.urandom(4).hex()}", "split_size": 4000, "reducers": 2}
-    mrcelery.run(job_file(SALES), str(path), str(out), input_format="parquet", output_format="parquet", **settings)
+    run(job_file(SALES), str(path), str(out), input_format="parquet", output_format="parquet", **settings)
     found = pq.read_table(out)
     assert dict(zip(found.column("key").to_pylist(), found.column("value").to_pylist(), strict=True)) == TOTALS
 
@@ -265,7 +269,7 @@ def test_parquet_on_a_fleet_with_s3(fleet: Fleet, bucket: str, tmp_path: Path, j
 def test_own_formats_on_a_fleet(fleet: Fleet, tmp_path: Path) -> None:
     sizes = control_file(tmp_path / "status", 50)
     out = tmp_path / "out"
-    mrcelery.run(SectionSizes, str(tmp_path / "status"), str(out), reducers=1, **fleet.settings)
+    run(SectionSizes, str(tmp_path / "status"), str(out), reducers=1, **fleet.settings)
     (part,) = parts(out)
     assert part.name == "part-00000.md"
     rows = [row.strip("| ").split(" | ") for row in part.read_text().splitlines()[2:]]

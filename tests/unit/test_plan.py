@@ -294,6 +294,14 @@ def test_estimate_of_one_step() -> None:
     assert cost.dollars == pytest.approx((cost.put + cost.list) * 5e-6 + cost.get * 4e-7)
 
 
+def test_estimate_of_publishing_to_an_output() -> None:
+    plan = write_plan(cut([InputFile("a", 1000, True)], 10), lambda number, data: None)
+    steps = [StepSpec(has_reducer=True, reducers=4)]
+    cost = estimate(plan, steps, input_is_s3=False, storage_is_s3=False, output_is_s3=True)
+    # looked at before the job, and twice for claims; the claim and _SUCCESS are looked for, and written; 4 copies
+    assert cost == Cost(get=2, put=4 + 2, list=3, delete=1)
+
+
 def test_estimate_where_nothing_is_s3() -> None:
     plan = write_plan(cut([InputFile("a", 1000, True)], 10), lambda number, data: None)
     assert estimate(plan, [StepSpec(has_reducer=True, reducers=4)], input_is_s3=False, storage_is_s3=False) == Cost()

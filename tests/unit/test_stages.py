@@ -401,3 +401,180 @@ def test_mapper_batch_takes_a_block_and_may_return_a_mapping(tmp_path):
 
     results, _ = run_job(Batch, ["a b a\nc", "a"], str(tmp_path))
     assert results == [[("a", 3), ("b", 1), ("c", 1)]]
+
+
+class Reused(MRJob):
+    """Goes on with what it has yielded, as user code may."""
+
+    def mapper_init(self):
+        self.record = {"words": [], "last": None}
+        self.pair = ["all", 0]
+
+    def mapper(self, _, line):
+        for word in line.split():
+            self.record["words"].append(word)
+            self.record["last"] = word
+            yield "records", self.record
+            yield ["key", self.record["words"]], 1
+            yield "tuples", (word, self.record["words"])
+            self.pair[1] += 1
+            yield self.pair
+
+    def mapper_final(self):
+        yield "final", self.record["words"]
+        self.record["words"].clear()
+
+    def reducer(self, key, values):
+        values = list(values)
+        yield key, values
+        values.clear()
+
+
+REUSED = [
+    (["key", ["a"]], [1]),
+    (["key", ["a", "b"]], [1]),
+    ("all", [1, 2]),
+    ("final", [["a", "b"]]),
+    ("records", [{"words": ["a"], "last": "a"}, {"words": ["a", "b"], "last": "b"}]),
+    ("tuples", [["a", ["a"]], ["b", ["a", "b"]]]),
+]
+
+
+@pytest.mark.parametrize("protocol", [None, JSONProtocol])
+@pytest.mark.parametrize("with_combiner", [False, True])
+def test_what_is_yielded_counts_as_it_was_then(tmp_path, protocol, with_combiner):
+    class Job(Reused):
+        INTERNAL_PROTOCOL = OUTPUT_PROTOCOL = protocol
+        if with_combiner:
+
+            def combiner(self, key, values):
+                self.kept = list(values)
+                for value in self.kept:
+                    yield key, value
+                self.kept.clear()
+
+    ((pairs,), _) = run_job(Job, ["a b"], str(tmp_path))
+    assert sorted(pairs, key=repr) == sorted(REUSED, key=repr)
+
+
+def test_collected_values_count_as_they_were(tmp_path):
+    class Job(MRJob):
+        mapper_init = Reused.mapper_init
+
+        def mapper(self, _, line):
+            self.record["words"].append(line)
+            yield "k", self.record["words"]
+
+        reducer = ops.CollectList()
+
+    assert run_job(Job, ["a\nb"], str(tmp_path))[0] == [[("k", [["a"], ["a", "b"]])]]
+
+
+def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
+    """It must not pass for the end of the records: those after it would be lost without a word."""
+
+    class First(Words):
+        def mapper(self, _, line):
+            return [(next(iter(line.split())), 1)]
+
+    with pytest.raises(UserCodeError) as raised:
+        run_job(First, ["a b\n\nc d\n"], str(tmp_path))
+    assert "next(iter(line.split()))" in raised.value.traceback
+    assert (raised.value.offset, raised.value.record) == (4, "''")
+
+    class Total(Words):
+        def reducer(self, word, counts):
+            next(counts)
+            return [(word, next(counts))]
+
+    with pytest.raises(UserCodeError, match="StopIteration"):
+        run_job(Total, ["a b b"], str(tmp_path))
+
+    class Read:
+        def read(self, line):
+            return next(iter(())), line
+
+        write = None
+
+    class Reading(Words):
+        INPUT_PROTOCOL = Read
+
+    with pytest.raises(UserCodeError, match="StopIteration"):
+        run_job(Reading, ["a"], str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["map", "reduce"])
+@pytest.mark.parametrize("yields", [True, False])
+def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
+    """A job that has ended is noticed after about a slice of time, whatever the hooks yield."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    ended_at = 20.0
+
+    def slow(self, key, value):
+        clock[0] += 1.0
+        if yields:
+            yield str(value)[:0], 1
+
+    class Slow(MRJob):
+        if kind == "map":
+            mapper = slow
+        else:
+
+            def mapper(self, _, line):
+                yield line, 1
+
+            reducer = slow
+
+    def poll():
+        if clock[0] > ended_at:
+            raise JobStoppedError("job job has ended")
+
+    root = f"memory://{secrets.token_hex(8)}"
+    # Twenty runs of 500 keys, as many reduce groups to a block.
+    data = "".join(f"{i:06}\n" for i in range(10_000)).encode()
+    open_storage(root).write("in", data)
+    task = make_task(Slow([]), root, "map", 0, 0 if kind == "map" else 1, str(tmp_path), 1 << 20)
+    extent = Extent(f"{root}/in", 0, len(data), len(data))
+    if kind == "map":
+        task.poll = poll
+        with pytest.raises(JobStoppedError):
+            run_map(task, Split(0, (extent,)))
+    else:
+        parts = run_map(task, Split(0, (extent,)))
+        task = make_task(Slow([]), root, "reduce", 0, 1, str(tmp_path), 1 << 20)
+        task.poll = poll
+        with pytest.raises(JobStoppedError):
+            run_reduce(task, ShuffleInput(partition=0, parts=parts))
+    if kind == "map" or yields:
+        assert clock[0] <= ended_at + 16
+    else:
+        assert clock[0] < 10_000  # a reducer that yields nothing is looked after block by block
+
+
+def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path):
+    def fan_in(budget):
+        return make_task(Words([]), "memory://m", "reduce", 0, 1, str(tmp_path), budget).fan_in
+
+    assert fan_in(1 << 20) == 2
+    assert fan_in(16 << 20) == 16
+    assert fan_in(1 << 30) == 128
+
+
+def test_a_scratch_folder_that_is_full_is_no_error_of_the_users(tmp_path):
+    """The reducer draws on a merge that cannot write its files."""
+    scratch = tmp_path / "scratch"
+    scratch.write_text("a file, where a folder should be")
+    with pytest.raises(FileExistsError):
+        run_job(Words, ["a b", "b c", "c d"], str(scratch))
+
+
+def test_values_without_an_order_cannot_be_sorted(tmp_path):
+    class Sorted(Words):
+        SORT_VALUES = True
+
+        def mapper(self, _, line):
+            yield line, {}
+
+    with pytest.raises(CodecError, match="SORT_VALUES cannot order the values"):
+        run_job(Sorted, ["a"], str(tmp_path))

@@ -1,0 +1,202 @@
+"""What an attempt leaves behind in its process and tells of itself; and whose records a runtime takes."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import mrcelery
+from mrcelery import attempt, layout
+from mrcelery.attempt import _Kept, run_attempt
+from mrcelery.coordinator import start
+from mrcelery.errors import (
+    ConfigError,
+    CorruptDataError,
+    StorageUnreachableError,
+    TaskError,
+    UnsignedError,
+    UserCodeError,
+)
+from mrcelery.executor.inline import InlineRunner
+from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.runtime import Runtime
+from mrcelery.storage import open_storage
+
+KEY = "correct horse battery staple"
+
+
+@pytest.fixture
+def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Runtime, str]]:
+    """Makes a job that is submitted, and its runtime; nothing has run."""
+
+    def submit(source: str, signing_key: str | None = None) -> tuple[Runtime, str]:
+        kept: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
+            (tmp_path / "job.py").write_text("import os, sys, logging\nfrom mrcelery import MRJob\n" + dedent(source))
+            (tmp_path / "in.txt").write_text("a\n")
+            mrcelery.submit(
+                f"{tmp_path}/job.py", f"{tmp_path}/in.txt", runner="inline", storage=f"{tmp_path}/storage",
+                signing_key=signing_key or "",
+            ).close()  # fmt: skip
+        request, envelope, code, blobs = kept[0]
+        store = MemoryJobStore()
+        from mrcelery.executor.submit import enter
+
+        enter(store, request, envelope, code, blobs)
+        return Runtime(store, scratch=f"{tmp_path}/scratch", signing_key=signing_key), request.job
+
+    return submit
+
+
+def log_of(tmp_path: Path) -> str:
+    (log,) = (o.key for o in open_storage(f"{tmp_path}/storage").list("jobs/") if "/log." in o.key)
+    return open_storage(f"{tmp_path}/storage").read(log).decode()
+
+
+def test_what_user_code_does_to_its_process_ends_with_the_attempt(
+    submitted: Callable[..., tuple[Runtime, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINE", "1")
+    monkeypatch.setenv("CHANGED", "1")
+    runtime, job = submitted(
+        """
+        class Job(MRJob):
+            def mapper(self, _, line):
+                os.environ["NEW"] = os.environ["CHANGED"] = "2"
+                del os.environ["MINE"]
+                os.chdir("/")
+                logging.getLogger().setLevel("DEBUG")
+                logging.getLogger().addHandler(logging.NullHandler())
+                logging.debug("logged")
+                print("printed")
+                print("to stderr", file=sys.stderr)
+                sys.stdout.buffer.write(b"bytes\\n")
+                sys.stdout.close()
+                yield line, 1
+        """
+    )
+    root = logging.getLogger()
+    before = dict(os.environ), os.getcwd(), list(sys.path), root.handlers[:], root.level, gc.isenabled()
+    start(runtime, job)
+    run_attempt(runtime, job, 0, "map", 0)
+    assert before == (dict(os.environ), os.getcwd(), list(sys.path), root.handlers[:], root.level, gc.isenabled())
+    log = log_of(tmp_path)
+    assert all(text in log for text in ("logged", "printed\n", "to stderr\n", "bytes\n"))
+
+
+def test_a_long_log_keeps_its_head_and_its_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "LOG_LIMIT", 100)
+    kept = _Kept()
+    for number in range(1000):
+        kept.write(b"%03d\n" % number)
+        assert len(kept.kept()) < 200
+    assert kept.kept().startswith(b"000\n001\n")
+    assert kept.kept().endswith(b"998\n999\n")
+    assert kept.kept().count(b"[...]") == 1
+    short = _Kept()
+    for _ in range(37):
+        short.write(b"abcd")
+    assert short.kept() == b"abcd" * 37
+
+
+def test_a_log_that_cannot_be_written_hides_no_error(
+    submitted: Callable[..., tuple[Runtime, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, job = submitted(
+        """
+        class Job(MRJob):
+            def mapper(self, _, line):
+                print("printed")
+                raise ValueError("the user's")
+        """
+    )
+    start(runtime, job)
+    storage = runtime.job(job).storage
+
+    def full(key: str, data: bytes) -> None:
+        raise StorageUnreachableError("no room")
+
+    monkeypatch.setattr(storage, "write", full)
+    with pytest.raises(UserCodeError, match="the user's"):
+        run_attempt(runtime, job, 0, "map", 0)
+
+
+PLAIN = """
+    class Job(MRJob):
+        def mapper(self, _, line):
+            yield line, 1
+"""
+
+
+def test_a_full_disk_is_told_and_tried_again(
+    submitted: Callable[..., tuple[Runtime, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, job = submitted(PLAIN)
+    start(runtime, job)
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/spill-0")
+
+    monkeypatch.setattr(attempt, "run_map", full)
+    with pytest.raises(TaskError, match=r"/scratch/spill-0: No space left on device: .*MRCELERY_SCRATCH") as raised:
+        run_attempt(runtime, job, 0, "map", 0)
+    assert raised.value.retryable
+    assert raised.value.attempt.startswith("1-")
+
+
+def test_an_object_that_is_gone_is_named(submitted: Callable[..., tuple[Runtime, str]]) -> None:
+    runtime, job = submitted(PLAIN)
+    start(runtime, job)
+    storage = runtime.job(job).storage
+    storage.delete([layout.plan_page(job, 0, 0)])
+    with pytest.raises(CorruptDataError, match=r"plan-00000\.json is gone"):
+        run_attempt(runtime, job, 0, "map", 0)
+
+
+def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tuple[Runtime, str]]) -> None:
+    """Who may write to the job store must not make a job run again under another name."""
+    runtime, job = submitted(PLAIN, KEY)
+    fields = {**runtime.store.fields(job), "name": "other"}
+    request = runtime.store.request(job)
+    assert request is not None
+    runtime.store.create("other", fields, request)
+    with pytest.raises(UnsignedError, match="that of job job-"):
+        start(runtime, "other")
+    start(runtime, job)
+
+
+def test_a_signed_spec_holds_for_its_own_job_only(submitted: Callable[..., tuple[Runtime, str]]) -> None:
+    runtime, job = submitted(PLAIN, KEY)
+    start(runtime, job)
+    storage = runtime.job(job).storage
+    storage.write(layout.spec("other"), storage.read(layout.spec(job)))
+    runtime.store.create("other", runtime.store.fields(job), b"")
+    with pytest.raises(UnsignedError, match="that of job job-"):
+        runtime.job("other")
+
+
+def test_the_default_scratch_folder_must_be_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can make a folder of that name in /tmp first, and would own what is unpacked in it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scratch = Path(Runtime(MemoryJobStore()).scratch)
+    assert scratch.parent == tmp_path
+    assert scratch.stat().st_mode & 0o777 == 0o700
+    Runtime(MemoryJobStore())
+    scratch.chmod(0o777)
+    with pytest.raises(ConfigError, match="not this user's alone"):
+        Runtime(MemoryJobStore())
+    scratch.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    scratch.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="not this user's alone"):
+        Runtime(MemoryJobStore())
