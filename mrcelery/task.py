@@ -182,9 +182,8 @@ class Task:
         return error
 
     def _not_a_pair(self, item: Any) -> UserCodeError:
-        return UserCodeError(
-            f"the {self.kind} task's code yielded {item!r:.200}, which is no (key, value) pair: yield key, value"
-        )
+        who = {"map": "mapper", "reduce": "reducer"}[self.kind]
+        return UserCodeError(f"the {who} yielded {item!r:.200}, which is no (key, value) pair: yield key, value")
 
 
 class _Explain:

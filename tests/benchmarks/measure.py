@@ -87,16 +87,17 @@ class Tree:
                 self.cpu[pid] = process.cpu
         return alive
 
-    def _sort(self, pid: int) -> bool:
-        """Whether ``pid`` is inside; remembered."""
+    def _sort(self, pid: int) -> None:
+        """Remember whether ``pid`` is inside, and all on the way to what is known."""
         way = []
         while pid and pid not in self._outside and pid not in self._inside:
             way.append(pid)
             process = look(pid)
-            pid = process.parent if process else 0
+            if process is None:
+                return  # gone meanwhile: what hangs below it has another parent the next time
+            pid = process.parent
         inside = pid in self._inside
         (self._inside if inside else self._outside).update(way)
-        return inside
 
 
 def cpu_seconds(roots: Iterable[int]) -> float:
