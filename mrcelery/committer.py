@@ -58,10 +58,10 @@ def publish(
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for _ in pool.map(copy, parts, report.parts):
                 pass
-    except FileNotFoundError:
+    except (FileNotFoundError, JobStoppedError):
         if store.state(job) != "succeeded":
             raise
-        # Another run has come to the end, and the parts are cleaned up. Its mark may be what we removed.
+        # Another run has come to the end, and the parts may be gone. Its mark may be what we removed.
         if uri:
             output.write(layout.SUCCESS, storage.read(layout.report(job)))
             output.delete([_claim_of(job)])
@@ -104,7 +104,8 @@ def _claim(store: JobStore, output: Storage, job: str, *, overwrite: bool) -> No
             raise OutputExistsError(
                 f"job {other} publishes to the output {output.uri} at the same time: choose another for each job"
             )
-    output.delete(others)  # of jobs that were killed as they published
+    if others:  # of jobs that were killed as they published
+        output.delete(others)
 
 
 def _publisher(output: Storage) -> str:

@@ -28,6 +28,7 @@ from mrcelery.errors import CorruptDataError, JobStoppedError, TaskError, Unsign
 from mrcelery.formats import input_format
 from mrcelery.jobstore.base import FINAL
 from mrcelery.output import output_suffix
+from mrcelery.partlists import PartLists
 from mrcelery.plan import cut, list_inputs, write_plan
 from mrcelery.records import (
     Commit,
@@ -39,7 +40,6 @@ from mrcelery.records import (
     PlanSummary,
     Report,
     Request,
-    ShuffleInput,
     Split,
     StageSummary,
     StepSpec,
@@ -157,23 +157,22 @@ def barrier(runtime: Runtime, job: str, step: int) -> Stage:
     """After all map tasks: tell each reduce task what to read."""
     active = _active(runtime, job)
     reducers = active.spec.steps[step].reducers
-    inputs: list[list[Part]] = [[] for _ in range(reducers)]
+    with PartLists(runtime.scratch) as lists:
 
-    def gather() -> Iterator[Commit]:
-        for commit in _commits(runtime, active, step, "map", _tasks(runtime, active, step)):
-            for part in commit.parts:
-                inputs[part.partition].append(part)
-            yield commit
+        def gather() -> Iterator[Commit]:
+            for commit in _commits(runtime, active, step, "map", _tasks(runtime, active, step)):
+                for part in commit.parts:
+                    lists.add(part)
+                yield commit
 
-    _summarise(runtime, active, step, "map", gather())
-    with ThreadPoolExecutor(max_workers=THREADS) as pool:
-        for _ in pool.map(
-            lambda r: active.storage.write(
-                layout.shuffle_input(job, step, r), encode(ShuffleInput(partition=r, parts=tuple(inputs[r])))
-            ),
-            range(reducers),
-        ):
-            pass
+        _summarise(runtime, active, step, "map", gather())
+
+        def tell(partition: int) -> None:
+            active.storage.write(layout.shuffle_input(job, step, partition), lists.encoded(partition))
+
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
+            for _ in pool.map(tell, range(reducers)):
+                pass
     stage = Stage(job, step, "reduce", reducers, "finish", active.spec.request.options.queue)
     _enter(runtime, active.spec, stage)
     return stage
@@ -354,7 +353,7 @@ def _report(runtime: Runtime, active: ActiveJob, names: tuple[str, ...]) -> Repo
 
 
 def clean_up(runtime: Runtime, job: str) -> None:
-    """Remove what a finished job no longer needs: intermediate data, plans and code; not its results.
+    """Remove what a finished job no longer needs, intermediate data and plans; not its spec, code, logs or results.
 
     Called after the job has ended, so that nobody waits for it. A failed job keeps all for ``retry``.
     """

@@ -156,12 +156,17 @@ class LoadedBundle:
         self._own_path = [str(path / folder) for folder in manifest["path"]]
         self._added_path = self._own_path
         self._modules: dict[str, ModuleType] = {}
+        self._work = ""
+        self._shipped: dict[str, str] | None = None
 
     @property
     def active(self) -> bool:
         return _active.bundle is self
 
     def close(self) -> None:
+        if self._work:
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._work = ""
         self._lock.release()
 
     @contextmanager
@@ -203,18 +208,27 @@ class LoadedBundle:
 
     @contextmanager
     def _working_directory(self) -> Iterator[None]:
-        # A directory of its own for each task: two that write the same name must not meet.
+        # A fresh directory for each task: two that write the same name must not meet. One that a task
+        # left as it was is as good as new, and making another costs more than a small task.
         before = os.open(".", os.O_RDONLY)  # by descriptor: its path may be gone when we return
-        work = tempfile.mkdtemp(dir=self.path / "work")
+        work, self._work = self._work if os.path.isdir(self._work) else self._new_work(), ""
         try:
-            for item in os.scandir(self.path / "files"):
-                os.symlink(item.path, os.path.join(work, item.name))
             os.chdir(work)
             yield
         finally:
             os.fchdir(before)
             os.close(before)
-            shutil.rmtree(work, ignore_errors=True)
+            if _links(work) == self._shipped:
+                self._work = work
+            else:
+                shutil.rmtree(work, ignore_errors=True)
+
+    def _new_work(self) -> str:
+        work = tempfile.mkdtemp(dir=self.path / "work")
+        for item in os.scandir(self.path / "files"):
+            os.symlink(item.path, os.path.join(work, item.name))
+        self._shipped = _links(work)
+        return work
 
     def job(self, args: Sequence[str]) -> MRJob:
         """A new instance of the job, with file arguments where they lie here. Its hooks must run while the
@@ -251,6 +265,15 @@ class LoadedBundle:
             module = importlib.import_module(name)
         found: type[MRJob] = reduce(getattr, class_name.split("."), module)  # type: ignore[assignment]
         return found
+
+
+def _links(folder: str) -> dict[str, str] | None:
+    """The links in a folder by name; None where it holds anything else, or is gone."""
+    try:
+        with os.scandir(folder) as found:
+            return {entry.name: os.readlink(entry.path) for entry in found}
+    except OSError:
+        return None
 
 
 def _reason(exc: BaseException) -> str:

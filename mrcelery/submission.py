@@ -21,6 +21,7 @@ from mrcelery.errors import ConfigError, UsageError
 from mrcelery.layout import SUCCESS
 
 if TYPE_CHECKING:
+    from mrcelery.executor.fleet import FleetRunner
     from mrcelery.job import MRJob
     from mrcelery.plan import Cost
     from mrcelery.records import JobOptions, PlanSummary, StepSpec
@@ -168,10 +169,13 @@ class Submission:
         """The job of the same client token, maybe by a client that died since: it runs once."""
         if self.runner != "celery":
             return None  # a runner of our own knows no jobs yet
-        runner = self._open()
-        if not runner.store.state(identity):
+        runner = self._fleet()
+        state = runner.store.state(identity)
+        if not state:
             runner.close()
             return None
+        if state == "submitted":
+            runner.start(identity, self.options.queue)  # its client may have died before it could
         bring_home = None
         if self.brings_home:
             path = inputs_module.local(self.output or "")
@@ -254,6 +258,9 @@ class Submission:
             from mrcelery.executor.local import LocalRunner
 
             return LocalRunner(_workers(self.config), self._storage or None, self.options.memory)
+        return self._fleet()
+
+    def _fleet(self) -> FleetRunner:
         from mrcelery.executor.fleet import FleetRunner
 
         return FleetRunner(self.config.broker, self.config.result_backend or None, self.config.queue)

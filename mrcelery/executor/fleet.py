@@ -30,7 +30,11 @@ class FleetRunner:
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
         """Hand the job over; it goes on without this process."""
         enter(self.store, request, envelope, code, blobs)
-        self.store.push(request.options.queue, start_message(request.job, request.options.queue))
+        self.start(request.job, request.options.queue)
+
+    def start(self, job: str, queue: str) -> None:
+        """Have a worker start a job that was entered; once more does no harm."""
+        self.store.push(queue, start_message(job, queue))
 
     def check(self) -> None:
         """Workers may come and go."""

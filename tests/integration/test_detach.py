@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import mrcelery
+from mrcelery.jobstore.redis import RedisJobStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from services import Fleet, command, eventually, results
@@ -190,6 +191,26 @@ def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: 
     gate.touch()
     assert command("wait", identity, env=fleet.env).returncode == 0
     assert json.loads((tmp_path / "out" / "_SUCCESS").read_bytes())["job"] == identity
+
+
+def test_a_token_of_a_client_that_died_before_the_job_was_on_the_queue(
+    fleet: Fleet, word_count: str, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "runner": "celery",
+        "broker": fleet.env["MRCELERY_BROKER"],
+        "storage": fleet.env["MRCELERY_STORAGE"],
+        "client_token": os.urandom(8).hex(),
+    }
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RedisJobStore, "push", die)
+        mrcelery.submit(word_count, str(text), **given)
+    with mrcelery.submit(word_count, str(text), **given) as job:
+        assert job.wait(60).state == "succeeded"
 
 
 def test_a_token_of_a_job_that_is_done(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:

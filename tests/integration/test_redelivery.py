@@ -112,24 +112,28 @@ def test_two_runs_of_the_last_step_at_once(place: Place) -> None:
     assert place.publisher() == job
 
 
-def at_the_first_copy(monkeypatch: pytest.MonkeyPatch, storage: Storage, then: Callable[[], None]) -> None:
-    """Do something, once, right before the first part file is copied."""
-    copy, left = type(storage).copy, [then]
+def at_the_first(
+    what: str, monkeypatch: pytest.MonkeyPatch, storage: Storage, then: Callable[[], None]
+) -> None:
+    """Do something, once, right before a method of the storage does its work for the first time."""
+    method, left = getattr(type(storage), what), [then]
     lock = threading.Lock()
 
-    def copied(self: Any, key: str, to: Storage, to_key: str) -> None:
+    def called(self: Any, *args: Any) -> Any:
         with lock:
             now = left.pop() if left else None
         if now is not None:
             now()
-        copy(self, key, to, to_key)
+        return method(self, *args)
 
-    monkeypatch.setattr(type(storage), "copy", copied)
+    monkeypatch.setattr(type(storage), what, called)
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has taken off the old mark when another run ends the job and cleans up: nothing of OUTPUT is lost."""
+@pytest.mark.parametrize(("overwrite", "at"), [(False, "copy"), (True, "copy"), (True, "delete")])
+def test_a_late_run_of_the_last_step(
+    place: Place, overwrite: bool, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has taken off the old mark, or is about to, when another run ends the job and cleans up."""
     if overwrite:
         place.output.write("_SUCCESS", b"old")
         place.output.write("part-00000", b"old")
@@ -141,7 +145,7 @@ def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, monkeypatch:
         assert finish(place.runtime, job, 0) is None
         clean_up(place.runtime, job)
 
-    at_the_first_copy(monkeypatch, place.storage, another)
+    at_the_first(at, monkeypatch, place.storage, another)
     with pytest.raises(JobStoppedError):
         finish(place.runtime, job, 0)
     assert place.store.state(job) == "succeeded"
@@ -153,7 +157,7 @@ def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, monkeypatch:
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
 def test_a_job_that_ends_as_it_publishes(place: Place, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     job = place.submit()
-    at_the_first_copy(monkeypatch, place.storage, lambda: place.store.move(job, how) and None)
+    at_the_first("copy", monkeypatch, place.storage, lambda: place.store.move(job, how) and None)
     with pytest.raises(JobStoppedError):
         finish(place.runtime, job, 0)
     assert place.names() == []
@@ -230,7 +234,7 @@ def test_two_jobs_with_one_output_at_once(place: Place, overwrite: bool, monkeyp
         with pytest.raises(OutputExistsError):
             finish(place.runtime, second, 0)
 
-    at_the_first_copy(monkeypatch, place.storage, another)
+    at_the_first("copy", monkeypatch, place.storage, another)
     assert finish(place.runtime, first, 0) is None
     assert place.names() == DONE
     assert place.publisher() == first

@@ -1,0 +1,46 @@
+"""Parts by partition: the same record whether they went through files or not."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mrcelery import partlists
+from mrcelery.partlists import PartLists
+from mrcelery.records import Part, ShuffleInput, encode
+
+PARTS = st.lists(
+    st.builds(
+        Part, st.integers(0, 5), st.text(st.characters(codec="utf-8"), max_size=20), *[st.integers(0, 1 << 40)] * 3
+    )
+)
+
+
+@given(PARTS, st.sampled_from([1, 200, 1 << 20]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_encoded_is_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[Part], held: int
+) -> None:
+    monkeypatch.setattr(partlists, "HELD", held)
+    expected = defaultdict(list)
+    with PartLists(str(tmp_path)) as lists:
+        for part in parts:
+            lists.add(part)
+            expected[part.partition].append(part)
+        for partition in range(6):
+            record = ShuffleInput(partition=partition, parts=tuple(expected[partition]))
+            assert lists.encoded(partition) == encode(record)
+    assert os.listdir(tmp_path) == []
+
+
+def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partlists, "HELD", 1000)
+    with PartLists(str(tmp_path)) as lists:
+        for number in range(500):
+            lists.add(Part(number % 7, f"key-{number}", 1, 1, 1))
+            assert sum(map(len, lists._held.values())) <= 1000
