@@ -196,12 +196,7 @@ def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: 
 def test_a_token_of_a_client_that_died_before_the_job_was_on_the_queue(
     fleet: Fleet, word_count: str, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {
-        "runner": "celery",
-        "broker": fleet.env["MRCELERY_BROKER"],
-        "storage": fleet.env["MRCELERY_STORAGE"],
-        "client_token": os.urandom(8).hex(),
-    }
+    given = {**fleet.settings, "client_token": os.urandom(8).hex()}
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
