@@ -21,7 +21,7 @@ from mrcelery.ops import Op
 from mrcelery.output import decode_pair, encoder
 from mrcelery.partition import argsort, check_keys, partition_numbers, starts_of_groups
 from mrcelery.records import Part
-from mrcelery.shuffle import Groups, Run, merge_many, packed, read_run_file, sorted_block
+from mrcelery.shuffle import Groups, Run, packed, read_run_file, sorted_block
 from mrcelery.task import Pair, Pairs, Task, sampled_size, size_of, yielding
 
 ENTRY = 120
@@ -281,13 +281,7 @@ class MapBuffer:
             ]
             if not runs:
                 continue
-            merged = merge_many(
-                runs,
-                task.scratch,
-                sort_values=task.hooks.sort_values,
-                allow_pickle=task.options.allow_pickle,
-                fan_in=task.fan_in,
-            )
+            merged = task.merge(runs)
             if self._op is not None:
                 merged = self._merge_op(merged)
             parts.append(task.write_part(p, packed(merged)))

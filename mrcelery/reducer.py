@@ -14,7 +14,7 @@ from mrcelery.errors import CorruptDataError
 from mrcelery.ops import Op
 from mrcelery.output import feed, results
 from mrcelery.records import Part, ShuffleInput
-from mrcelery.shuffle import Groups, Run, merge_many, read_run_file
+from mrcelery.shuffle import Groups, Run, read_run_file
 from mrcelery.task import Pairs, Task, yielding
 
 FETCHERS = 8
@@ -28,14 +28,7 @@ def run_reduce(task: Task, shuffle_input: ShuffleInput) -> tuple[Part, ...]:
     """
     with results(task, task.number) as (sink, parts):
         runs = _open_runs(task, shuffle_input.parts)
-        merged = merge_many(
-            runs,
-            task.scratch,
-            sort_values=task.hooks.sort_values,
-            allow_pickle=task.options.allow_pickle,
-            fan_in=task.fan_in,
-        )
-        groups = Groups(merged)
+        groups = Groups(task.merge(runs))
         task.position.locate = lambda: ("", None, groups.key)
         for pairs in _pairs(task, groups):
             feed(task, pairs, sink)

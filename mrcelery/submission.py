@@ -257,7 +257,7 @@ class Submission:
         if self.runner == "local":
             from mrcelery.executor.local import LocalRunner
 
-            return LocalRunner(_workers(self.config), self._storage or None, self.options.memory)
+            return LocalRunner(_workers(self.config), self._storage or None)
         return self._fleet()
 
     def _fleet(self) -> FleetRunner:

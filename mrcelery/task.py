@@ -15,7 +15,7 @@ from mrcelery.codec import BlockWriter
 from mrcelery.errors import CodecError, MRCeleryError, TaskError, UserCodeError
 from mrcelery.job import MRJob, StepHooks
 from mrcelery.records import JobOptions, Kind, Part
-from mrcelery.shuffle import FAN_IN
+from mrcelery.shuffle import FAN_IN, Run, merge_many
 from mrcelery.snapshot import ATOMS, snapshot
 from mrcelery.storage.base import Storage
 from mrcelery.tracebacks import raised_by_us, user_traceback
@@ -97,6 +97,16 @@ class Task:
     def compress(self) -> bool:
         """Whether intermediate data is compressed: where it crosses a network."""
         return self.storage.uri.startswith("s3://")
+
+    def merge(self, runs: list[Callable[[], Run]]) -> Run:
+        """Merge sorted runs, given as functions that open them, within the budget."""
+        return merge_many(
+            runs,
+            self.scratch,
+            sort_values=self.hooks.sort_values,
+            allow_pickle=self.options.allow_pickle,
+            fan_in=self.fan_in,
+        )
 
     def scratch_file(self, name: str) -> str:
         os.makedirs(self.scratch, exist_ok=True)

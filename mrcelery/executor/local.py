@@ -38,7 +38,7 @@ class LocalRunner:
     Raises :class:`ConfigError` where there is no Redis or Valkey server to start.
     """
 
-    def __init__(self, workers: int, storage: str | None = None, memory: int = 0) -> None:
+    def __init__(self, workers: int, storage: str | None = None) -> None:
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._lock = (self._folder / "lock").open("w")
