@@ -148,7 +148,7 @@ def connect(config: Config) -> Runner | None:
     if config.broker and config.runner in (None, "celery"):
         from mrcelery.executor.fleet import FleetRunner
 
-        return FleetRunner(config.broker, config.result_backend or None, config.queue)
+        return FleetRunner(config.broker, config.result_backend or None)
     if not config.storage:
         raise ConfigError(
             "no fleet is configured: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL), "
@@ -260,8 +260,7 @@ class JobHandle:
         fields = self._fields()
         if fields["state"] == "succeeded" and (report := self._read_report()):
             return report.counters
-        from mrcelery.coordinator import add_counters
-        from mrcelery.records import Commit, StageSummary, decode
+        from mrcelery.records import Commit, StageSummary, add_counters, decode
 
         total: Counters = {}
         for stage in self._stages(fields, int(fields.get("step") or 0)):

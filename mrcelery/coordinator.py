@@ -44,6 +44,7 @@ from mrcelery.records import (
     StageSummary,
     StepSpec,
     Totals,
+    add_counters,
     decode,
     encode,
 )
@@ -112,7 +113,7 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
         if blob is None:
             raise CorruptDataError(f"the input {name} that was sent with job {job} is gone: submit it again")
         _check_digest(blob, digest, f"the input {name} of job {job}")
-        storage.write(f"inputs/{digest}/{name}", blob)
+        storage.write(layout.shared_input(digest, name), blob)
     options = request.options
     files = list_inputs(request.inputs, input_format(options.input_format))
     plan = write_plan(
@@ -243,14 +244,6 @@ def _summarise(
     active.storage.write(layout.stage_summary(active.id, step, kind), data)
     runtime.store.update(active.id, {f"summary.{step}.{kind}": data.decode()})
     return summary
-
-
-def add_counters(into: Counters, counters: Counters) -> None:
-    """Add counters up."""
-    for group, names in counters.items():
-        sums = into.setdefault(group, {})
-        for name, amount in names.items():
-            sums[name] = sums.get(name, 0) + amount
 
 
 def finish(runtime: Runtime, job: str, step: int) -> Stage | None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mrcelery import layout
 from mrcelery.errors import InputError
 
 SMALL = 256 << 10
@@ -90,7 +91,7 @@ def upload(
                 digest = hashlib.sha256(data).hexdigest()
                 found.blobs[digest] = data
                 name = found.names.setdefault(digest, path.name)
-                found.uris[at] = f"{storage_uri}/inputs/{digest}/{name}"
+                found.uris[at] = f"{storage_uri}/{layout.shared_input(digest, name)}"
         else:
             for at, path in pending:
                 found.uris[at] = f"{storage_uri}/{_send(storage_uri, path, progress)}"
@@ -124,7 +125,7 @@ def _send(storage_uri: str, path: Path, progress: Progress | None) -> str:
     storage = open_storage(storage_uri)
     with path.open("rb") as source:
         size = os.fstat(source.fileno()).st_size
-        key = f"inputs/{hashlib.file_digest(source, 'sha256').hexdigest()}/{path.name}"
+        key = layout.shared_input(hashlib.file_digest(source, "sha256").hexdigest(), path.name)
         there = storage.stat(key)
         if there is None or there.size != size:
             source.seek(0)

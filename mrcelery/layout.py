@@ -33,6 +33,10 @@ CLAIM = "_PUBLISHING."
 PART_NAME = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
 
 
+def shared_input(digest: str, name: str) -> str:
+    return f"inputs/{digest}/{name}"
+
+
 def job_root(job: str) -> str:
     return f"jobs/{job}/"
 

@@ -16,7 +16,7 @@ offset, UTC for one, is fine); and a ``Decimal`` of more than 5,000 digits befor
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timezone
 from decimal import Decimal
 from itertools import compress, islice
@@ -27,7 +27,6 @@ from zlib import crc32
 from mrcelery.errors import CodecError
 
 Key = Any
-Partitioner = Callable[[Key, int], int]
 
 # Python's own `<` on these is the documented order, or a TypeError.
 _NATIVE = frozenset({str, int, bytes, bool, type(None)})
@@ -197,4 +196,4 @@ def partition_numbers(keys: Sequence[Key], n: int) -> Iterable[int]:
             pass  # lone surrogates, from bytes that are no UTF-8: the general way takes them
     if kinds == {bytes}:
         return [crc32(k) % n for k in keys]
-    return [stable_hash(k) % n for k in keys]
+    return [hash_partition(k, n) for k in keys]

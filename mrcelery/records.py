@@ -198,6 +198,14 @@ class Failure(Record, frozen=True, kw_only=True):
     record: str = ""
 
 
+def add_counters(into: Counters, counters: Counters) -> None:
+    """Add counters up."""
+    for group, names in counters.items():
+        sums = into.setdefault(group, {})
+        for name, amount in names.items():
+            sums[name] = sums.get(name, 0) + amount
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over a job's commits."""
 

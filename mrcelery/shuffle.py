@@ -21,7 +21,6 @@ from mrcelery.errors import CodecError
 from mrcelery.partition import argsort, check_keys, order_key, starts_of_groups
 
 Run = Iterator[Block]
-Poll = Callable[[], None]
 
 FAN_IN = 128
 """Runs merged at once at most: each holds a decoded block, a megabyte or so, in memory."""

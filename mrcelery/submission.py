@@ -263,7 +263,7 @@ class Submission:
     def _fleet(self) -> FleetRunner:
         from mrcelery.executor.fleet import FleetRunner
 
-        return FleetRunner(self.config.broker, self.config.result_backend or None, self.config.queue)
+        return FleetRunner(self.config.broker, self.config.result_backend or None)
 
     def _parse(self) -> Callable[[bytes], results.Pair]:
         from mrcelery.job import hooks

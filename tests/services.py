@@ -316,3 +316,26 @@ def results(handle: JobHandle) -> dict[Any, Any]:
     found = dict(pairs)
     assert len(found) == len(pairs)
     return found
+
+
+@contextmanager
+def tls_redis_server(folder: Path) -> Iterator[tuple[RedisServer, Path]]:
+    """A server that speaks TLS on its port, and its certificate, which we sign ourselves."""
+    program = next((path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))), None)
+    if program is None or shutil.which("openssl") is None:
+        missing("a redis-server with TLS, or openssl")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    settings = {"tls_port": str(free_port()), "tls_cert_file": f"{folder}/cert.pem"}
+    settings |= {"tls_key_file": f"{folder}/key.pem", "tls_auth_clients": "no"}
+    try:
+        with redis_server(0, [str(program)], **settings) as server:
+            server.port = int(settings["tls_port"])
+            yield server, folder / "cert.pem"
+    except RuntimeError as e:
+        pytest.skip(f"this server has no TLS: {e}")

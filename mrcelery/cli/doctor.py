@@ -51,7 +51,7 @@ def _try(check: Callable[[Config], None], config: Config) -> tuple[str, int]:
 def _broker(config: Config) -> None:
     from mrcelery.executor.fleet import FleetRunner
 
-    runner = FleetRunner(config.broker, config.result_backend or None, config.queue)
+    runner = FleetRunner(config.broker, config.result_backend or None)
     try:
         runner.store.jobs(1)
     finally:

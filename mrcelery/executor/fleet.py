@@ -19,13 +19,12 @@ from mrcelery.records import Request
 
 
 class FleetRunner:
-    """Submits jobs to the workers that listen on ``queue`` of ``broker``."""
+    """Submits jobs to the workers at ``broker`` that listen on the queue of a job's options."""
 
     storage = ""  # a fleet has none of its own: it is configured
 
-    def __init__(self, broker: str, result_backend: str | None = None, queue: str = "celery") -> None:
+    def __init__(self, broker: str, result_backend: str | None = None) -> None:
         self.store = RedisJobStore(broker)
-        self._queue = queue
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
         """Hand the job over; it goes on without this process."""

@@ -11,12 +11,11 @@ import os
 from collections.abc import Callable
 
 from mrcelery.errors import StorageUnreachableError, VersionError
+from mrcelery.layout import LAYOUT
 from mrcelery.storage.base import Storage
 
 MARKER = "mrcelery.json"
 """Key, at the root, of the object that says a storage was probed, and its layout's version."""
-
-LAYOUT = 1
 
 LARGE = (8 << 20) + 1
 """Bytes of the probe's object that goes up in two parts."""

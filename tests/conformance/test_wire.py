@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from mrcelery.jobstore import wire
 from mrcelery.jobstore.wire import Connection
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import RedisServer, free_port, missing, redis_server
+from services import RedisServer, free_port, redis_server, tls_redis_server
 
 Make = Callable[[str], Connection]
 
@@ -321,28 +320,8 @@ def test_what_is_no_redis(server: RedisServer) -> None:
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, Path]]:
-    """A server that speaks TLS, with a certificate that we sign ourselves."""
-    from shutil import which
-
-    program = next((path for name in ("redis-server", "valkey-server") if (path := which(name))), None)
-    if program is None or which("openssl") is None:
-        missing("a redis-server with TLS, or openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem"
-    subprocess.run(
-        [*command.split(), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    try:
-        settings = {"tls_port": str(free_port()), "tls_cert_file": str(folder / "cert.pem")}
-        settings |= {"tls_key_file": str(folder / "key.pem"), "tls_auth_clients": "no"}
-        with redis_server(0, [program], **settings) as server:
-            server.port = int(settings["tls_port"])
-            yield server, folder / "cert.pem"
-    except RuntimeError as e:
-        pytest.skip(f"this server has no TLS: {e}")
+    with tls_redis_server(tmp_path_factory.mktemp("tls")) as served:
+        yield served
 
 
 def test_tls(tls: tuple[RedisServer, Path]) -> None:
