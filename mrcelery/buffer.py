@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from functools import reduce
-from itertools import chain, starmap
+from itertools import chain, islice, repeat, starmap
 from typing import Any, BinaryIO
 
 from mrcelery.codec import Block, BlockWriter
@@ -22,10 +22,18 @@ from mrcelery.output import decode_pair, encoder
 from mrcelery.partition import argsort, check_keys, partition_numbers, starts_of_groups
 from mrcelery.records import Part
 from mrcelery.shuffle import Groups, Run, packed, read_run_file, sorted_block
-from mrcelery.task import Pair, Pairs, Task, sampled_size, size_of, yielding
+from mrcelery.snapshot import ATOMS, snapshot
+from mrcelery.task import Pace, Pair, Pairs, Task, columns, sampled_size, size_of, yielding
+from mrcelery.tracebacks import raised_by_us
 
 ENTRY = 120
 """Bytes that a distinct key costs in a dictionary beside itself."""
+
+MOST = 512
+"""Pairs taken at once: so few that they are in the processor's cache from their mapper to the dictionary."""
+
+SETTLED = 100_000
+"""Counted pairs that may become lists again where counting ends; of more the combiner makes less first."""
 
 HASHABLE = frozenset({str, int, float, bytes, bool, type(None), date, datetime, Decimal})
 """Key types of which every value can be in a dictionary; a tuple can unless a list is in it."""
@@ -45,17 +53,21 @@ class MapBuffer:
             self._combiner = _as_combiner(op)
         elif op is not None:
             self._op, self._protocol = op, None  # accumulators are ours, whatever the protocol
-        self.encode = None if self._protocol is None else encoder(self._protocol)
+        self._encode = None if self._protocol is None else encoder(self._protocol)
         self._grouped = self._op is not None or self._combiner is not None
         self._collect: Callable[[list[Any], list[Any]], None] = (
             self._fold if self._op is not None else self._group if self._combiner is not None else self._append
         )
+        self._begins = True
+        self._same: tuple[Any, type] | None = None
+        self._counts: Counter[Any] = Counter()
         self._folded: Counter[Any] = Counter()
         self._groups: defaultdict[Any, list[Any]] = defaultdict(list)
         self._keys: list[Any] = []  # in order of arrival; keys that no dictionary takes where pairs are grouped
         self._values: list[Any] = []
         self._bytes = 0
         self._pairs = 0
+        self._pace = Pace(task.budget, MOST)
         self._spills: list[tuple[str, list[tuple[int, int]]]] = []
 
     def __enter__(self) -> MapBuffer:
@@ -68,11 +80,91 @@ class MapBuffer:
 
     # -- taking pairs ---------------------------------------------------------------------------
 
-    def add(self, keys: list[Any], values: list[Any]) -> None:
-        """Take a batch; spills where the budget is used up."""
+    def consume(self, pairs: Pairs) -> None:
+        """Run the user code behind ``pairs`` and take what it yields; spills where the budget is used up."""
+        task, iterator = self._task, iter(pairs)
+        while taken := task.call(lambda: self._take(iterator)):
+            task.poll()
+            task.records_out += taken
+            if self._bytes > task.budget:
+                self._full()
+
+    def _take(self, iterator: Iterator[Pair]) -> int:
+        """Take the next pairs; how many."""
+        if self._same is not None:
+            return self._count(iterator, *self._same)
+        pairs = self._task.take(iterator, self._pace.step(), self._encode)
+        if pairs and self._begins:  # a single one
+            self._begins = False
+            self._same = self._constant(*pairs[0])
+            if self._same is not None:
+                return self._count(iter(pairs), *self._same)
+        self._add(pairs)
+        return len(pairs)
+
+    def _constant(self, key: Any, value: Any) -> tuple[Any, type] | None:
+        """What to count, if the first pair may be one of many with its value: the value, and the keys' type."""
+        if self._grouped and self._encode is None and type(key) in HASHABLE and type(value) in ATOMS:
+            return value, type(key)
+        return None
+
+    def _count(self, iterator: Iterator[Pair], constant: Any, kind: type) -> int:
+        """Take pairs that all have the same value, such as 1: a number per key stands for them.
+
+        Ends counting for good at the first pair that is another.
+        """
+        others: list[Pair] = []
+        other: Any = object()
+
+        def kept(key: Any, value: Any) -> Any:
+            others.append((snapshot(key), snapshot(value)))
+            return other
+
+        some = islice(iterator, self._pace.step())
+        # No call for each pair, and no columns: that would double what it costs to count one.
+        try:
+            keys = [k if v is constant and type(k) is kind else kept(k, v) for k, v in some]
+        except (TypeError, ValueError) as e:
+            if raised_by_us(e):
+                raise self._task.no_pair(f"what is no pair ({e})") from None
+            raise
+        if others:
+            self._settle()
+            rest = iter(others)
+            self._add([next(rest) if key is other else (key, constant) for key in keys])
+            return len(keys)
+        before = len(self._counts)
+        self._counts.update(keys)
+        self._pairs += len(keys)
+        new = len(self._counts) - before
+        # None new: nothing that could grow. The sample says how large keys are just now.
+        size = sampled_size(keys, 8) if new else 0
+        self._bytes += new * (size + ENTRY)
+        self._pace.took(size)
+        return len(keys)
+
+    def _settle(self) -> None:
+        """Stop counting: what was counted goes where pairs of any value go, and comes before them."""
+        assert self._same is not None
+        counts, constant = self._counts, self._same[0]
+        if self._op is None and self._pairs > SETTLED:
+            self.add_combined(self._drain())
+        elif self._op is None:
+            for key, n in counts.items():
+                self._groups[key] = [constant] * n
+        else:
+            for key, n in counts.items():
+                self._folded[key] = self._op.create_many(constant, n)
+        self._counts, self._same = Counter(), None
+
+    def _add(self, pairs: list[Pair]) -> None:
+        """Take pairs that nothing changes any more."""
+        if not pairs:
+            return
+        keys, values = columns(pairs)
         before = len(self._groups) + len(self._folded)
-        # A sample of the batch stands for it: this is an estimate on the safe side, not an account.
-        key, value = sampled_size(keys), sampled_size(values) + 8
+        # A sample of the keys stands for all: this is an estimate on the safe side, not an account.
+        key, value = sampled_size(keys), self._task.value_size(keys, values)
         try:
             self._collect(keys, values)
         except (TypeError, ValueError) as e:  # values that a declared reducer cannot take
@@ -84,8 +176,7 @@ class MapBuffer:
             self._bytes += new * (key + value + ENTRY)
             self._bytes += 0 if self._op.closed else len(keys) * value
         self._pairs += len(keys)
-        if self._bytes > self._task.budget:
-            self._full()
+        self._pace.took(key + value)
 
     def _append(self, keys: list[Any], values: list[Any]) -> None:
         self._keys += keys
@@ -153,6 +244,8 @@ class MapBuffer:
         """Everything in the buffer as one sorted block, combined; the buffer is empty afterwards."""
         self._bytes = self._pairs = 0
         with self._task.explain():
+            if self._same is not None:
+                return self._drain_counts(self._same[0])
             if self._op is not None:
                 return self._drain_folded()
             if self._combiner is not None:
@@ -160,6 +253,16 @@ class MapBuffer:
             keys, values = self._keys, self._values
             self._keys, self._values = [], []
             return sorted_block(keys, values, self._task.hooks.sort_values)
+
+    def _drain_counts(self, constant: Any) -> Block:
+        counts, self._counts = self._counts, Counter()
+        keys = list(counts)
+        check_keys(keys)
+        ordered = [keys[i] for i in argsort(keys)]
+        op = self._op
+        if op is not None:
+            return Block(ordered, [op.create_many(constant, counts[key]) for key in ordered])
+        return _joined(self._combine((key, repeat(constant, counts[key])) for key in ordered))
 
     def _drain_folded(self) -> Block:
         folded, self._folded = self._folded, Counter()
@@ -198,7 +301,7 @@ class MapBuffer:
             pairs = chain(pairs, _late(hooks.combiner_final))
         keys: list[Any] = []
         values: list[Any] = []
-        for some_keys, some_values in task.batches(pairs, encode=self.encode, results=False):
+        for some_keys, some_values in task.batches(pairs, encode=self._encode, results=False):
             keys += some_keys
             values += some_values
         yield sorted_block(keys, values, hooks.sort_values)

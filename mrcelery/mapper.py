@@ -34,7 +34,7 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
         return tuple(parts)
     with MapBuffer(task) as buffer:
         for pairs in _pairs(task, split):
-            feed(task, pairs, buffer)
+            buffer.consume(pairs)
         return buffer.close()
 
 
