@@ -21,6 +21,7 @@ __all__ = [
     "Count",
     "CountDistinct",
     "Distinct",
+    "Identity",
     "Max",
     "Mean",
     "Min",
@@ -85,6 +86,10 @@ class Op:
     def __repr__(self) -> str:
         args = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({args})"
+
+
+class Identity(Op):
+    """Each value as it came, in order of key: a sort. Nothing is combined, and columns stay columns."""
 
 
 class Sum(Op):

@@ -12,6 +12,8 @@ from typing import Any
 
 from mrcelery import layout
 from mrcelery.codec import BlockWriter
+from mrcelery.colops import accumulators
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, MRCeleryError, RecordTooLongError, TaskError, UserCodeError
 from mrcelery.job import MRJob, StepHooks
 from mrcelery.records import JobOptions, Kind, Part
@@ -105,6 +107,7 @@ class Task:
             runs,
             self.scratch,
             sort_values=self.hooks.sort_values,
+            convert=as_list if self.hooks.combine_op is None else accumulators,
             allow_pickle=self.options.allow_pickle,
             fan_in=self.fan_in,
         )
@@ -113,7 +116,7 @@ class Task:
         os.makedirs(self.scratch, exist_ok=True)
         return os.path.join(self.scratch, name)
 
-    def write_part(self, partition: int, blocks: Iterable[tuple[list[Any], list[Any]]]) -> Part:
+    def write_part(self, partition: int, blocks: Iterable[tuple[Column, Column]]) -> Part:
         """Write one partition's sorted blocks to an object of this attempt's own."""
         key = layout.part(self.job_id, self.step, self.kind, self.number, partition, self.attempt)
         with self.storage.writer(key) as out, self.explain():
