@@ -116,9 +116,8 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
         storage.write(layout.shared_input(digest, name), blob)
     options = request.options
     files = list_inputs(request.inputs, input_format(options.input_format))
-    plan = write_plan(
-        cut(*fitted(files, options.split_size, options.workers)), lambda page, data: storage.write(layout.plan_page(job, 0, page), data)
-    )
+    splits = cut(*fitted(files, options.split_size, options.workers))
+    plan = write_plan(splits, lambda page, data: storage.write(layout.plan_page(job, 0, page), data))
     spec = JobSpec(request=request, plan=plan, steps=tuple(with_reducers(s, plan) for s in request.steps))
     key = layout.spec(job)
     if not storage.create(key, seal(spec, runtime.signing_key)):
