@@ -212,7 +212,7 @@ class MapBuffer:
 
     def _partition(self, block: Block) -> Iterator[tuple[int, Block]]:
         """A sorted block as one sorted block per partition that has a record, in order of partition."""
-        n = self._task.reducers
+        n = self._task.partitions
         keys, values = block
         if n == 1:
             if keys:
@@ -252,7 +252,7 @@ class MapBuffer:
 
     def _spill(self, block: Block) -> None:
         path = self._task.scratch_file(f"spill-{len(self._spills)}")
-        sections = [(0, 0)] * self._task.reducers
+        sections = [(0, 0)] * self._task.partitions
         with open(path, "wb", buffering=1 << 18) as out:
             self._spills.append((path, sections))
             for p, part in self._partition(block):
@@ -275,7 +275,7 @@ class MapBuffer:
             self._spill(block)
         del block
         parts = []
-        for p in range(task.reducers):
+        for p in range(task.partitions):
             runs = [
                 self._opener(path, *sections[p]) for path, sections in self._spills if sections[p][1]
             ]
