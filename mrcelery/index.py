@@ -9,6 +9,7 @@ An index follows the end mark of a file of blocks (:mod:`mrcelery.codec`), and e
     payload | u32 bytes of the payload | u32 CRC-32 of the payload | "MRCIDX1\\n"
     payload = five columns of the codec, each after its bytes as u32 and its length as u32:
               start and end (bytes), records and number of keys of each entry; the keys of all entries
+              and, after them, the last key of the run
 
 An entry is one block or some neighbours. Its keys are evenly spaced over its records; the first is the first
 record's.
@@ -33,12 +34,14 @@ INDEX_MAGIC = b"MRCIDX1\n"
 _TRAILER = struct.Struct("<II8s")
 _COLUMN = struct.Struct("<II")
 
-SAMPLE = 8
-"""Keys kept of a block."""
-MOST_ENTRIES = 2048
-"""Entries kept of a run (half a gigabyte of blocks); then neighbours are joined, two by two."""
+SAMPLE = 64
+"""Keys kept of a block while there are few; :data:`MOST_KEYS` makes it 16 for a run of 64 MiB."""
+LEAST = 4
+"""Keys kept of an entry at least. Where that is too many, neighbours become one entry."""
+MOST_KEYS = 4096
+"""Keys kept of a run."""
 MOST_KEY_BYTES = 1 << 20
-"""Bytes of keys kept of a run, about; beyond it neighbours are joined, too."""
+"""Bytes of the keys kept of a run, about."""
 
 
 class _Entry(NamedTuple):
@@ -46,6 +49,7 @@ class _Entry(NamedTuple):
     end: int
     records: int
     keys: list[Any]
+    blocks: int = 1
 
 
 class IndexedWriter(BlockWriter):
@@ -56,23 +60,53 @@ class IndexedWriter(BlockWriter):
         self.data_end = 0
         """Bytes of the file before its index, once it is closed."""
         self._entries: list[_Entry] = []
+        self._last: list[Any] = []
+        self._sample = SAMPLE  # keys of a block
+        self._most_blocks = 1  # of an entry; a power of two
+        self._keys = 0
         self._key_bytes = 0
 
     def _block(self, keys: Any, values: Any) -> None:
         start = self.bytes
         super()._block(keys, values)
-        sample = _sample(keys)
-        self._entries.append(_Entry(start, self.bytes, len(keys), sample))
-        self._key_bytes += sum(map(_size, sample))
-        while len(self._entries) > 1 and (
-            len(self._entries) > MOST_ENTRIES or self._key_bytes > MOST_KEY_BYTES
-        ):
-            self._thin_out()
+        self._last = [_plain(keys[len(keys) - 1])]
+        sample = _sample(keys, self._last[0], self._sample)
+        self._append(_Entry(start, self.bytes, len(keys), sample))
+        while self._keys > MOST_KEYS or self._key_bytes > MOST_KEY_BYTES:
+            if not self._thin_out():
+                break
 
-    def _thin_out(self) -> None:
+    def _append(self, entry: _Entry) -> None:
         entries = self._entries
-        self._entries = [_joined(entries[i : i + 2]) for i in range(0, len(entries), 2)]
-        self._key_bytes = sum(_size(key) for entry in self._entries for key in entry.keys)
+        entries.append(entry)
+        self._count(entry, 1)
+        # As in a binary counter, so that all entries but a few at the end are of the same number of blocks.
+        while len(entries) > 1 and entries[-2].blocks == entries[-1].blocks < self._most_blocks:
+            b, a = entries.pop(), entries.pop()
+            joined = _halved(_joined(a, b))
+            entries.append(joined)
+            self._count(a, -1)
+            self._count(b, -1)
+            self._count(joined, 1)
+
+    def _count(self, entry: _Entry, sign: int) -> None:
+        self._keys += sign * len(entry.keys)
+        self._key_bytes += sign * sum(map(_size, entry.keys))
+
+    def _thin_out(self) -> bool:
+        """Keep half of the keys; where few are left of each entry, join entries. False where that cannot be."""
+        entries = self._entries
+        if any(len(entry.keys) > LEAST for entry in entries):
+            entries = list(map(_halved, entries))
+            self._sample = max(LEAST, self._sample // 2)
+        elif len(entries) > 1 and self._most_blocks <= entries[0].blocks:
+            self._most_blocks *= 2
+        else:
+            return False
+        self._entries, self._keys, self._key_bytes = [], 0, 0
+        for entry in entries:
+            self._append(entry)
+        return True
 
     def close(self) -> None:
         """Write the end mark and the index (the underlying file stays open)."""
@@ -84,7 +118,7 @@ class IndexedWriter(BlockWriter):
             [entry.end for entry in entries],
             [entry.records for entry in entries],
             [len(entry.keys) for entry in entries],
-            [key for entry in entries for key in entry.keys],
+            [key for entry in entries for key in entry.keys] + self._last,
         ]
         payload = b""
         for column in columns:
@@ -93,31 +127,31 @@ class IndexedWriter(BlockWriter):
         self._put(payload + _TRAILER.pack(len(payload), crc32(payload), INDEX_MAGIC))
 
 
-def _sample(keys: Any) -> list[Any]:
-    n = len(keys)
+def _sample(keys: Any, last: Any, most: int) -> list[Any]:
     first = _plain(keys[0])
-    if first == _plain(keys[n - 1]):
+    if first == last:
         return [first]  # sorted: all are the same
-    count = min(SAMPLE, n)
-    return [first, *(_plain(keys[i * n // count]) for i in range(1, count))]
+    return list(map(_plain, _spaced(keys, min(most, len(keys)))))
 
 
-def _joined(entries: list[_Entry]) -> _Entry:
-    if len(entries) == 1:
-        return entries[0]
-    a, b = entries
+def _spaced(keys: Any, count: int) -> list[Any]:
+    """So many of the keys, evenly spaced from the first one on."""
+    return [keys[i * len(keys) // count] for i in range(count)]
+
+
+def _halved(entry: _Entry) -> _Entry:
+    count = len(entry.keys)
+    return entry._replace(keys=_spaced(entry.keys, count // 2)) if count > LEAST else entry
+
+
+def _joined(a: _Entry, b: _Entry) -> _Entry:
     # As many keys of each as its share of the records, so that they stay evenly spaced.
-    count = min(SAMPLE, len(a.keys) + len(b.keys))
-    records = a.records + b.records
-    keys = [a.keys[0]]
-    for i in range(1, count):
-        at = i * records // count
-        keys.append(
-            a.keys[at * len(a.keys) // a.records]
-            if at < a.records
-            else b.keys[(at - a.records) * len(b.keys) // b.records]
-        )
-    return _Entry(a.start, b.end, records, keys)
+    count, records = len(a.keys) + len(b.keys), a.records + b.records
+    keys = []
+    for at in (i * records // count for i in range(count)):
+        of, at = (a, at) if at < a.records else (b, at - a.records)
+        keys.append(of.keys[at * len(of.keys) // of.records])
+    return _Entry(a.start, b.end, records, keys, a.blocks + b.blocks)
 
 
 def _plain(key: Any) -> Any:
@@ -132,12 +166,13 @@ def _size(key: Any) -> int:
 
 
 class Index:
-    """The index of one run, read back; ``keys`` are the sampled keys in order."""
+    """The index of one run, read back; ``keys`` are the sampled keys in order, but for the last of all."""
 
     def __init__(
         self, starts: list[int], ends: list[int], records: list[int], counts: list[int], keys: list[Any]
     ) -> None:
-        self.keys = keys
+        self.keys = keys[:-1]
+        self._last = keys[-1:]
         self._starts = starts
         self._ends = ends
         self._counts = counts
@@ -145,12 +180,22 @@ class Index:
         self._records = [0, *accumulate(records)]
         self._bytes = [0, *accumulate(end - start for start, end in zip(starts, ends, strict=True))]
 
-    def weights(self, of_record: int) -> Iterator[float]:
-        """What each key stands for: bytes, with ``of_record`` bytes more a record."""
+    def sample(self, of_record: int) -> tuple[list[Any], list[float]]:
+        """Keys of the run and what each stands for: bytes, with ``of_record`` bytes more a record.
+
+        What lies between two keys is shared out to both: with all of it given to the first, many small runs
+        together would seem to have their records earlier than they are.
+        """
+        weights: list[float] = []
+        rest = 0.0
         for i, count in enumerate(self._counts):
-            size = self._bytes[i + 1] - self._bytes[i] + of_record * (self._records[i + 1] - self._records[i])
-            for _ in range(count):
-                yield size / count
+            records = self._records[i + 1] - self._records[i]
+            each = (self._bytes[i + 1] - self._bytes[i] + of_record * records) / count
+            # The key's own record, and half of the others up to the next key; of one key alone, all are its.
+            mine = each if count == 1 else each * (records + count) / (2 * records)
+            weights += [mine + rest] + [each] * (count - 1)
+            rest = each - mine
+        return self.keys + self._last, [*weights, rest] if weights else []
 
     def below(self, bound: Any) -> int:
         """How many of the keys are below ``bound``."""

@@ -46,8 +46,9 @@ class Sample:
 
     def add(self, index: Index, size: int) -> None:
         """Take the keys of a run's index of ``size`` bytes."""
-        self._keys += index.keys
-        self._weights += index.weights(RECORD_BYTES)
+        keys, weights = index.sample(RECORD_BYTES)
+        self._keys += keys
+        self._weights += weights
         self._bytes += size
         while len(self._keys) > self._most or (self._bytes > self._most_bytes and len(self._keys) > 1):
             before = len(self._keys)
@@ -55,22 +56,28 @@ class Sample:
             self._bytes = self._bytes * len(self._keys) // before
 
     def _join(self, least: float) -> None:
-        """Sort, and let a key stand for those after it until they weigh ``least`` together, and for its equals."""
+        """Sort, and let one key stand for its equals and for neighbours that weigh about ``least`` together."""
         keys: list[Any] = []
         weights: list[float] = []
-        for key, weight in self._distinct():
-            if weights and weights[-1] < least:
-                weights[-1] += weight
-            else:
-                keys.append(key)
+        distinct = list(self._distinct())
+        start, weight = 0, 0.0
+        for end, (_, more) in enumerate(distinct, 1):
+            weight += more
+            if weight >= least or end == len(distinct):
+                # The one in the middle: with the first, weight would move to smaller keys each time.
+                upto = list(accumulate(w for _, w in distinct[start:end]))
+                keys.append(distinct[start + bisect_left(upto, upto[-1] / 2)][0])
                 weights.append(weight)
+                start, weight = end, 0.0
         self._keys, self._weights = keys, weights
 
     def _distinct(self) -> Iterator[tuple[Any, float]]:
         """The keys in order, each once, with their weights."""
         order = argsort(self._keys)
         keys = [self._keys[i] for i in order]
-        starts = [0, *starts_of_groups(keys)] if keys else []
+        if not keys:
+            return
+        starts = [0, *starts_of_groups(keys)]
         for start, end in zip(starts, [*starts[1:], len(keys)], strict=True):
             yield keys[start], sum(self._weights[i] for i in order[start:end])
 

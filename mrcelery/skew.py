@@ -18,12 +18,12 @@ class Skew:
         self._bytes[partition] += size
 
     def counters(self) -> dict[str, int]:
-        """The group of counters; empty for one partition, which cannot be uneven.
+        """The group of counters; empty where nothing can be uneven: for one partition, or without a record.
 
         ``largest to mean, percent`` is by records: 100 where all partitions are equal, R x 100 where one has all.
         """
         records, sizes, n = self._records, self._bytes, len(self._records)
-        if n < 2:
+        if n < 2 or not any(records):
             return {}
         return {
             "partitions": n,
@@ -32,5 +32,5 @@ class Skew:
             "records, median partition": median_low(records),
             "bytes, largest partition": max(sizes),
             "bytes, median partition": median_low(sizes),
-            "largest to mean, percent": max(records) * n * 100 // sum(records) if any(records) else 100,
+            "largest to mean, percent": max(records) * n * 100 // sum(records),
         }
