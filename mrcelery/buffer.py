@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from functools import reduce
@@ -220,7 +220,7 @@ class MapBuffer:
             return
         starts = [0, *starts_of_groups(keys)] if keys else []
         distinct = keys if len(starts) == len(keys) else [keys[i] for i in starts]
-        numbers = self._numbers(distinct)
+        numbers = self._numbers(distinct, (values[i] for i in starts))
         if len(starts) != len(keys):
             ends = [*starts[1:], len(keys)]
             numbers = list(chain.from_iterable([p] * (e - s) for p, s, e in zip(numbers, starts, ends, strict=True)))
@@ -233,15 +233,16 @@ class MapBuffer:
             if ks:
                 yield p, Block(ks, vs)
 
-    def _numbers(self, keys: list[Any]) -> list[int]:
+    def _numbers(self, keys: list[Any], values: Iterable[Any]) -> list[int]:
+        """Partitions of distinct keys; with each goes a value of its, since a protocol reads only pairs."""
         n = self._task.reducers
         own = self._task.hooks.partition
         if own is None:
             return list(partition_numbers(keys, n))
         protocol = self._protocol
         numbers = []
-        for key in keys:
-            plain = key if protocol is None else decode_pair(protocol, key, None)[0]
+        for key, value in zip(keys, values, strict=True):
+            plain = key if protocol is None else decode_pair(protocol, key, value)[0]
             number = self._task.call(lambda: own(plain, n))  # noqa: B023
             if type(number) is not int or not 0 <= number < n:
                 raise UserCodeError(

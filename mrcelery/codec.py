@@ -287,7 +287,7 @@ class BlockWriter:
         packed = 0
         if self._zstd is not None:
             payload, packed = self._zstd.compress(payload), 1
-        self._put(_head(len(payload), len(keys), packed, crc32(payload)))
+        self._head(len(payload), len(keys), packed, crc32(payload))
         self._put(payload)
         self.records += len(keys)
 
@@ -300,19 +300,19 @@ class BlockWriter:
                 return f"key {key!r:.100}, value {value!r:.300}"
         return ""
 
+    def _head(self, *fields: int) -> None:
+        head = _HEAD.pack(*fields)
+        self._put(head + _U32.pack(crc32(head)))
+
     def close(self) -> None:
         """Write the end mark (the underlying file stays open)."""
         self._put(end_mark(self.records))
 
 
-def _head(*fields: int) -> bytes:
-    head = _HEAD.pack(*fields)
-    return head + _U32.pack(crc32(head))
-
-
 def end_mark(records: int) -> bytes:
     """What follows the last block of a file with so many records."""
-    return _head(0, records & 0xFFFFFFFF, 0, 0)
+    head = _HEAD.pack(0, records & 0xFFFFFFFF, 0, 0)
+    return head + _U32.pack(crc32(head))
 
 
 def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = False) -> Iterator[Block]:

@@ -113,6 +113,7 @@ class IndexedWriter(BlockWriter):
         super().close()
         self.data_end = self.bytes
         entries = self._entries
+        assert sum(entry.records for entry in entries) == self.records, "a block went past the index"
         columns: list[list[Any]] = [
             [entry.start for entry in entries],
             [entry.end for entry in entries],
