@@ -109,7 +109,7 @@ def _run(
                 last_step=step == len(active.spec.steps) - 1,
                 storage=storage,
                 job=job,
-                hooks=with_partitioner(hooks(job, step), active.spec.steps[step].partitioner),
+                hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
                 poll=_poller(runtime, active.id),
             )

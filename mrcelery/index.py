@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from mrcelery.codec import MAGIC, Block, BlockWriter, decode_column, encode_column, end_mark
+from mrcelery.columns import Column, Keys, is_array
 from mrcelery.errors import CorruptDataError
 from mrcelery.partition import order_key
 from mrcelery.records import Part
@@ -66,10 +67,18 @@ class IndexedWriter(BlockWriter):
         self._keys = 0
         self._key_bytes = 0
 
-    def _block(self, keys: Any, values: Any) -> None:
+    def _block(self, keys: Column, values: Column) -> None:
         start = self.bytes
         super()._block(keys, values)
-        self._last = [_plain(keys[len(keys) - 1])]
+        self._add(start, keys)
+
+    def _arrays(self, keys: Column, values: Column) -> None:
+        start = self.bytes
+        super()._arrays(keys, values)
+        self._add(start, Keys(keys))
+
+    def _add(self, start: int, keys: Sequence[Any]) -> None:
+        self._last = [keys[len(keys) - 1]]
         sample = _sample(keys, self._last[0], self._sample)
         self._append(_Entry(start, self.bytes, len(keys), sample))
         while self._keys > MOST_KEYS or self._key_bytes > MOST_KEY_BYTES:
@@ -128,14 +137,12 @@ class IndexedWriter(BlockWriter):
         self._put(payload + _TRAILER.pack(len(payload), crc32(payload), INDEX_MAGIC))
 
 
-def _sample(keys: Any, last: Any, most: int) -> list[Any]:
-    first = _plain(keys[0])
-    if first == last:
-        return [first]  # sorted: all are the same
-    return list(map(_plain, _spaced(keys, min(most, len(keys)))))
+def _sample(keys: Sequence[Any], last: Any, most: int) -> list[Any]:
+    # Sorted: where the first key is the last one, all are the same.
+    return _spaced(keys, 1 if keys[0] == last else min(most, len(keys)))
 
 
-def _spaced(keys: Any, count: int) -> list[Any]:
+def _spaced(keys: Sequence[Any], count: int) -> list[Any]:
     """So many of the keys, evenly spaced from the first one on."""
     return [keys[i * len(keys) // count] for i in range(count)]
 
@@ -153,11 +160,6 @@ def _joined(a: _Entry, b: _Entry) -> _Entry:
         of, at = (a, at) if at < a.records else (b, at - a.records)
         keys.append(of.keys[at * len(of.keys) // of.records])
     return _Entry(a.start, b.end, records, keys, a.blocks + b.blocks)
-
-
-def _plain(key: Any) -> Any:
-    """A key as a Python object, also from a column of Arrow's."""
-    return key.as_py() if hasattr(key, "as_py") else key
 
 
 def _size(key: Any) -> int:
@@ -272,14 +274,15 @@ def sliced(open_run: Callable[[], Run], low: bytes | None, high: bytes | None) -
     above = None if low is None else order_key(decode_key(low))
     below = None if high is None else order_key(decode_key(high))
     for block in open_run():
-        keys, values = block
+        columns, values = block
+        keys = Keys(columns) if is_array(columns) else columns
         start = 0 if above is None else _position(keys, above)
         end = len(keys) if below is None else _position(keys, below)
         if start < end:
-            yield block if end - start == len(keys) else Block(keys[start:end], values[start:end])
+            yield block if end - start == len(keys) else Block(columns[start:end], values[start:end])
         if end < len(keys):
             return
 
 
 def _position(keys: Sequence[Any], bound: tuple[Any, ...]) -> int:
-    return bisect_left(range(len(keys)), bound, key=lambda i: order_key(_plain(keys[i])))
+    return bisect_left(range(len(keys)), bound, key=lambda i: order_key(keys[i]))

@@ -31,7 +31,7 @@ from typing import Any
 
 from mrcelery.errors import UsageError
 from mrcelery.partition import Key, hash_partition
-from mrcelery.records import Partitioner
+from mrcelery.records import Partitioner, StepSpec
 from mrcelery.step import StepHooks
 
 CLASS = ("mapreduce.job.partitioner.class", "mapred.partitioner.class")
@@ -157,9 +157,9 @@ class FieldPartitioner:
         return hash_partition(tuple(found), n) if found else 0
 
 
-def with_partitioner(hooks: StepHooks, partitioner: Partitioner) -> StepHooks:
+def with_partitioner(hooks: StepHooks, step: StepSpec) -> StepHooks:
     """The hooks with the partitioner of their step in place."""
-    if partitioner.kind == "own":
+    if step.partitioner.kind == "own":
         return hooks
-    partition = FieldPartitioner(partitioner) if partitioner.kind == "field" else None
-    return hooks._replace(partition=partition, total_order=partitioner.kind == "range")
+    partition = FieldPartitioner(step.partitioner) if step.partitioner.kind == "field" else None
+    return hooks._replace(partition=partition, total_order=step.total_order)

@@ -124,7 +124,7 @@ class StepHooks(NamedTuple):
     internal_protocol: LineProtocol | None
     output_protocol: LineProtocol | None
     total_order: bool = False
-    """The range partitioner is in place: ``partition`` is None."""
+    """Map tasks write one run each, which the barrier divides; ``partition`` is None."""
 
 
 def identity_reducer(key: Any, values: Any) -> Any:

@@ -65,7 +65,7 @@ class _Submit(click.Command):
 @click.option(
     "--partitioner", metavar="NAME", help="hash, range (total order), field:1, field:2-3  [the job's, else hash]"
 )
-@click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB]")
+@click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB; less if small]")
 @click.option("--workers", metavar="N", help="Processes of the local runner  [one per CPU]")
 @click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
 @click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")

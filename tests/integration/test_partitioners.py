@@ -173,6 +173,44 @@ DECLARED = """
 """
 
 
+COLUMNS = """
+    from mrcelery import MRJob, ops
+
+    class Columns(MRJob):
+        PARTITIONER = "range"
+        OUTPUT = "text"
+        reducer = ops.Identity()
+
+        def mapper_batch(self, lines):
+            import pyarrow as pa
+            numbers, keys = zip(*(line.split(" ") for line in lines))
+            return pa.table({"key": pa.array(map(int, keys), pa.int64()), "value": pa.array(map(int, numbers))})
+"""
+
+
+@pytest.mark.parametrize("reducer", ["Identity", "Count"])
+def test_columns_in_total_order(job_file: JobFile, tmp_path: Path, storage: str, reducer: str) -> None:
+    pytest.importorskip("pyarrow")
+    keys = [rng.randrange(10**6) for _ in range(60_000)]
+    file, _ = write(tmp_path, keys)
+    with mrcelery.run(
+        job_file(COLUMNS.replace("Identity", reducer)),
+        str(file),
+        str(tmp_path / "out"),
+        runner="inline",
+        storage=storage,
+        reducers=8,
+        split_size=file.stat().st_size // 3 + 1,
+        memory=1 << 20,
+    ):
+        pass
+    found = parts(tmp_path / "out")
+    rows = [tuple(map(int, line.split("\t"))) for part in found for line in part]
+    numbered = sorted((key, number) for number, key in enumerate(keys))
+    assert rows == (numbered if reducer == "Identity" else sorted(Counter(keys).items()))
+    assert max(map(len, found)) < 1.15 * len(rows) / 8
+
+
 @pytest.mark.parametrize("source", [WORD_COUNT, DECLARED, WORD_COUNT.replace("from mrcelery", "from mrjob.job")])
 def test_word_count_in_total_order(job_file: JobFile, tmp_path: Path, source: str) -> None:
     text = tmp_path / "book.txt"

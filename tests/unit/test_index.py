@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
@@ -19,6 +20,7 @@ from mrcelery.errors import CodecError, CorruptDataError
 from mrcelery.index import Index, IndexedWriter, decode_index, decode_key, encode_key, framed, sliced
 from mrcelery.partition import order_key
 from mrcelery.records import Part
+from mrcelery.shuffle import as_lists
 
 small = st.integers(0, 6)
 key_columns = st.sampled_from(
@@ -41,7 +43,7 @@ columns = key_columns.flatmap(lambda keys: st.lists(keys, max_size=60)).map(lamb
 def limits(**names: int) -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in names.items():
-            module = "codec" if name.startswith("BLOCK") else "index"
+            module = "codec" if name.startswith(("BLOCK", "ARRAY")) else "index"
             stack.enter_context(patch(f"mrcelery.{module}.{name}", value))
         yield
 
@@ -56,7 +58,7 @@ def write(keys: list[Any], compress: bool = False) -> tuple[bytes, IndexedWriter
 
 
 def flat(blocks: Any) -> list[tuple[Any, Any]]:
-    return [pair for keys, values in blocks for pair in zip(keys, values, strict=True)]
+    return [pair for keys, values in as_lists(blocks) for pair in zip(keys, values, strict=True)]
 
 
 def piece(data: bytes, index: Index, low: Any, high: Any) -> tuple[list[tuple[Any, Any]], int]:
@@ -115,6 +117,29 @@ def test_estimates_add_up(keys: list[Any], block: int, entries: int) -> None:
         assert before[-1][0] == records == len(keys)
         assert sum(index.sample(10)[1]) == pytest.approx(before[-1][1] + 10 * records)
         assert end < writer.data_end
+
+
+@pytest.mark.parametrize("kind", ["int64", "string", "binary", "fixed"])
+def test_pieces_of_arrow_columns(kind: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    numbers = sorted([7] * 50 + [i * i % 1000 for i in range(500)])
+    texts = [f"{number:04}" for number in numbers]
+    plain = numbers if kind == "int64" else texts if kind == "string" else [text.encode() for text in texts]
+    keys = pa.array(plain, pa.binary(4) if kind == "fixed" else getattr(pa, kind)())
+    out = io.BytesIO()
+    with limits(ARRAY_BYTES=300):
+        writer = IndexedWriter(out)
+        writer.write(keys, pa.array(range(len(plain))))
+        writer.write(plain[-1:] * 3, [1, 2, 3])  # then lists: a run may have both
+        writer.close()
+    data = out.getvalue()
+    index = decode_index(data[writer.data_end :], "run")
+    assert 20 < len(index.keys) == writer._keys
+    records = [*zip(plain, range(len(plain)), strict=True), *((plain[-1], value) for value in (1, 2, 3))]
+    for low in range(0, 1001, 125):
+        bounds = [plain[min(bisect_left(numbers, number), len(plain) - 1)] for number in (low, low + 125)]
+        expected = [(key, value) for key, value in records if bounds[0] <= key < bounds[1]]
+        assert piece(data, index, *([bound] for bound in bounds))[0] == expected
 
 
 def test_only_the_blocks_of_the_range_are_read() -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from mrcelery import MRJob, MRStep
 from mrcelery.errors import UsageError
-from mrcelery.job import hooks, step_specs
+from mrcelery.job import StepHooks, hooks, step_specs
 from mrcelery.partition import hash_partition
 from mrcelery.partitioners import FieldPartitioner, named, with_partitioner
-from mrcelery.records import Partitioner
+from mrcelery.records import Partitioner, StepSpec
 from mrcelery.skew import Skew
 
 HADOOP = "org.apache.hadoop.mapred.lib."
@@ -140,12 +140,17 @@ def test_a_map_only_step_has_none() -> None:
 
 def test_hooks() -> None:
     own = hooks(Own([]), 0)
-    assert with_partitioner(own, Partitioner()) == own
-    assert with_partitioner(own, Partitioner("hash")).partition is None
-    ranged = with_partitioner(own, Partitioner("range"))
+
+    def arranged(partitioner: Partitioner, reducers: int = 4) -> StepHooks:
+        return with_partitioner(own, StepSpec(has_reducer=True, reducers=reducers, partitioner=partitioner))
+
+    assert arranged(Partitioner()) == own
+    assert arranged(Partitioner("hash")).partition is None
+    ranged = arranged(Partitioner("range"))
     assert ranged.partition is None
     assert ranged.total_order
-    by_field = with_partitioner(own, Partitioner("field", ((1, 1),)))
+    assert not arranged(Partitioner("range"), 1).total_order
+    by_field = arranged(Partitioner("field", ((1, 1),)))
     assert by_field.partition is not None
     assert by_field.partition(("a", 2), 8) == hash_partition("a", 8)
 
