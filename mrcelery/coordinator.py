@@ -168,7 +168,7 @@ def barrier(runtime: Runtime, job: str, step: int) -> Stage:
             commits = _commits(runtime, active, step, "map", _tasks(runtime, active, step))
             if active.spec.steps[step].total_order:
                 with Ranges(runtime.scratch) as ranges:
-                    yield from _with_indexes(active, commits, ranges)
+                    yield from ranges.gather(active.storage, commits)
                     cuts = ranges.divide(reducers, lists, skew)
                 bounds[1 : len(cuts) + 1] = map(encode_key, cuts)
                 return
@@ -190,24 +190,6 @@ def barrier(runtime: Runtime, job: str, step: int) -> Stage:
     stage = Stage(job, step, "reduce", reducers, "finish", active.spec.request.options.queue)
     _enter(runtime, active.spec, stage)
     return stage
-
-
-def _with_indexes(active: ActiveJob, commits: Iterator[Commit], ranges: Ranges) -> Iterator[Commit]:
-    """The commits as they come, while ``ranges`` is given the index of each one's run."""
-
-    def index(run: Part) -> bytes:
-        try:
-            return active.storage.read(run.key, run.end, run.bytes)
-        except FileNotFoundError:
-            raise CorruptDataError(f"{run.key} is gone, which job {active.id} still needs: submit it again") from None
-
-    with ThreadPoolExecutor(max_workers=THREADS) as pool:
-        # As many indexes in memory at once as are read at the same time.
-        while portion := list(islice(commits, THREADS)):
-            runs = [run for commit in portion for run in commit.parts]
-            for run, data in zip(runs, pool.map(index, runs), strict=True):
-                ranges.add(run, data)
-            yield from portion
 
 
 def _active(runtime: Runtime, job: str) -> ActiveJob:

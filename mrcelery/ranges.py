@@ -11,16 +11,19 @@ import struct
 import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import accumulate
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, islice
 from typing import Any
 
 import msgspec
 
+from mrcelery.errors import CorruptDataError
 from mrcelery.index import Index, decode_index
 from mrcelery.partition import argsort, starts_of_groups
 from mrcelery.partlists import PartLists
-from mrcelery.records import Part, encode
+from mrcelery.records import Commit, Part, encode
 from mrcelery.skew import Skew
+from mrcelery.storage.base import Storage
 
 RECORD_BYTES = 32
 """Bytes that a record weighs beside its own. Bytes alone would not do: thousands of equal records can be a block
@@ -30,6 +33,9 @@ MOST_SAMPLES = 1 << 16
 """Sampled keys of all runs held; then neighbours are joined to half as many."""
 MOST_SAMPLE_BYTES = 32 << 20
 """Encoded bytes of the sampled keys held, about."""
+
+THREADS = 16
+"""Indexes read at the same time."""
 
 _SIZES = struct.Struct("<II")
 
@@ -105,7 +111,10 @@ class Sample:
 
 
 class Ranges:
-    """The runs of a step's map tasks, added in order of task; a context manager, whose file of indexes is removed."""
+    """The runs of a step's map tasks, added in order of task; a context manager.
+
+    Their indexes are kept in a file under the folder ``scratch``, and read from it again.
+    """
 
     def __init__(self, scratch: str) -> None:
         self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # __exit__ closes it
@@ -116,6 +125,23 @@ class Ranges:
 
     def __exit__(self, *exc: object) -> None:
         self._file.close()
+
+    def gather(self, storage: Storage, commits: Iterator[Commit]) -> Iterator[Commit]:
+        """The commits as they come, while the index of each one's run is read from storage and added."""
+
+        def read(run: Part) -> bytes:
+            try:
+                return storage.read(run.key, run.end, run.bytes)
+            except FileNotFoundError:
+                raise CorruptDataError(f"{run.key} is gone, which the job still needs: submit it again") from None
+
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
+            # As many indexes in memory at once as are read at the same time.
+            while portion := list(islice(commits, THREADS)):
+                runs = [run for commit in portion for run in commit.parts]
+                for run, index in zip(runs, pool.map(read, runs), strict=True):
+                    self.add(run, index)
+                yield from portion
 
     def add(self, run: Part, index: bytes) -> None:
         """Take a run, as its commit names it, with the bytes of its index.

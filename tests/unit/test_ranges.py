@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,8 +20,9 @@ from mrcelery.index import IndexedWriter, decode_index
 from mrcelery.partition import order_key
 from mrcelery.partlists import PartLists
 from mrcelery.ranges import Ranges, Sample
-from mrcelery.records import Part, ShuffleInput, decode
+from mrcelery.records import Commit, Part, ShuffleInput, decode
 from mrcelery.skew import Skew
+from mrcelery.storage import open_storage
 
 
 def run_of(keys: list[Any], values: list[Any] | None = None) -> tuple[bytes, bytes, Part]:
@@ -154,6 +156,29 @@ def test_one_key_goes_to_one_partition(tmp_path: Path) -> None:
     assert [sum(part.records for part in given_.parts) for given_ in inputs] == [400, 0, 0]
     assert skew["empty partitions"] == 2
     assert skew["largest to mean, percent"] == 300
+
+
+def test_runs_are_gathered_from_storage(tmp_path: Path) -> None:
+    storage = open_storage(f"memory://{tmp_path.name}")
+    commits = []
+    for number in range(40):
+        data, _, part = run_of([number * 100 + i for i in range(100)])
+        parts = (msgspec.structs.replace(part, key=f"run-{number}"),) if number % 7 else ()  # or nothing was left
+        storage.write(f"run-{number}", data)
+        commits.append(
+            Commit(
+                job="j", step=0, kind="map", task=number, attempt="1", parts=parts, counters={}, records_in=0,
+                records_out=0, bytes_in=0, bytes_out=0, seconds=0.0, host="h",
+            )
+        )  # fmt: skip
+    with Ranges(str(tmp_path)) as ranges, PartLists(str(tmp_path)) as lists:
+        assert list(ranges.gather(storage, iter(commits))) == commits
+        ranges.divide(4, lists, Skew(4))
+        told = [part.key for r in range(4) for part in decode(lists.encoded(r), ShuffleInput).parts]
+    assert list(dict.fromkeys(told)) == [f"run-{number}" for number in range(40) if number % 7]
+    storage.delete(["run-8"])
+    with Ranges(str(tmp_path)) as ranges, pytest.raises(CorruptDataError, match="run-8 is gone"):
+        list(ranges.gather(storage, iter(commits)))
 
 
 def test_a_damaged_index_names_its_run(tmp_path: Path) -> None:
