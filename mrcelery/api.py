@@ -266,7 +266,7 @@ class JobHandle:
         for stage in self._stages(fields, int(fields.get("step") or 0)):
             summary = fields.get(f"summary.{stage.step}.{stage.kind}")
             if summary is not None:
-                add_counters(total, decode(summary.encode(), StageSummary).counters)
+                add_counters(total, decode(summary.encode(), StageSummary).all_counters(stage.step))
             elif self._store is not None:
                 for data in self._store.commits(self.id, stage.step, stage.kind).values():
                     add_counters(total, decode(data, Commit).counters)

@@ -247,8 +247,9 @@ def estimate(
     ``output_is_s3``: whether part files are copied to an OUTPUT on S3 in the end; None: as
     ``storage_is_s3``. The model, M being a step's map tasks and R its reducers: each map task reads
     its extents and writes R partitions and a commit; the barrier writes R lists of parts; each reduce
-    task reads its list and M partitions and writes a part file and a commit. A step's part files are
-    the next step's extents.
+    task reads its list and M partitions and writes a part file and a commit. In total order a map task writes
+    one run, whose index the barrier reads, and a reduce task a piece of each. A step's part files are the next
+    step's extents.
     """
     get = max(plan.files, plan.splits) if input_is_s3 else 0
     lists = -(-plan.files // 1000) if input_is_s3 else 0
@@ -262,8 +263,8 @@ def estimate(
             read += maps
         reducers = step.reducers if step.has_reducer else 0
         if reducers:
-            written += maps * (reducers + 1) + reducers + reducers * 2
-            read += reducers * (maps + 1)
+            written += maps * (1 if step.total_order else reducers) + maps + reducers + reducers * 2
+            read += reducers * (maps + 1) + (maps if step.total_order else 0)
             parts = reducers
         else:
             written += maps * 2

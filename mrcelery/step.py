@@ -42,8 +42,9 @@ class MRStep:
     Keywords are the hooks of :class:`mrcelery.job.MRJob` (``mapper``, ``combiner``, ``reducer``, each with
     ``_init`` and ``_final``, and ``mapper_batch``), None or a function; ``reducer`` and ``combiner`` may be
     a declared reducer of :mod:`mrcelery.ops`; ``jobconf`` maps Hadoop properties, of which
-    ``mapreduce.job.reduces`` is heeded. Raises ``TypeError`` for another keyword or a value that
-    cannot be called, ``ValueError`` for a step without any hook, :class:`UsageError` for what cannot run.
+    ``mapreduce.job.reduces`` and those of :mod:`mrcelery.partitioners` are heeded. Raises ``TypeError`` for another
+    keyword or a value that cannot be called, ``ValueError`` for a step without any hook, :class:`UsageError`
+    for what cannot run.
     """
 
     def __init__(self, *, jobconf: Mapping[str, Any] | None = None, **hooks: Any) -> None:
@@ -122,6 +123,8 @@ class StepHooks(NamedTuple):
     input_protocol: LineProtocol | None
     internal_protocol: LineProtocol | None
     output_protocol: LineProtocol | None
+    total_order: bool = False
+    """Map tasks write one run each, which the barrier divides; ``partition`` is None."""
 
 
 def identity_reducer(key: Any, values: Any) -> Any:

@@ -90,6 +90,7 @@ class Submission:
         options = _options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
         explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
         reducers = explicit or reducers_in(options.jobconf) or config.reducers
+        flagged = config.origins.get("partitioner", "").startswith("--")
         _check_formats(options, instance, runner, prints=wants_results and output is None)
         from mrcelery.formats.own import to_ship
 
@@ -105,7 +106,14 @@ class Submission:
             inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
             output=output,
             options=options,
-            steps=step_specs(instance, 0, reducers=reducers),
+            steps=step_specs(
+                instance,
+                0,
+                reducers=reducers,
+                partitioner=config.partitioner if flagged else "",
+                partitioner_default=config.partitioner,
+                define=options.jobconf,
+            ),
             shipped={"py_files": py_files, "files": files, "archives": archives},
             client_token=client_token,
             wants_results=wants_results,

@@ -251,7 +251,7 @@ def test_a_step_that_cannot_run_is_refused(error: type[Exception], kwargs: dict[
         ({"spark": lambda self, i, o: None}, "spark is not supported"),
         ({"pick_protocols": lambda self, n, t: None}, "pick_protocols is not supported"),
         ({"HADOOP_OUTPUT_FORMAT": "org.x.Format"}, "Java classes"),
-        ({"PARTITIONER": "org.apache.hadoop.mapred.lib.KeyFieldBasedPartitioner"}, r"partition\(self, key, n\)"),
+        ({"PARTITIONER": "org.apache.hadoop.mapred.lib.BinaryPartitioner"}, r"partition\(self, key, n\)"),
         ({"INTERNAL_PROTOCOL": protocols.JSONProtocol(), "mapper": identity}, "set it to a protocol class"),
         ({"reducer": ops.Sum}, r"ops.Sum\(...\)"),
     ],
