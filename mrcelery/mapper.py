@@ -57,7 +57,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
             values: Any = iter(block.values if hooks.mapper_batch is None else range(len(block.values)))
             task.position.locate = _locator(block, values)
             if hooks.mapper_batch is not None:
-                yield task.call(lambda: _batch_pairs(hooks.mapper_batch, block))  # type: ignore[arg-type]  # noqa: B023
+                yield task.call(lambda: _batch_pairs(hooks.mapper_batch, block, hooks.batch))  # type: ignore[arg-type]  # noqa: B023
             elif mapper is not None:
                 # In slices of some time: a mapper may be slow and yield nothing.
                 left = len(block.values)
@@ -83,8 +83,16 @@ def _tell_input(extent: Extent) -> None:
         os.environ.update({f"mapreduce_map_input_{name}": text for name, text in told.items()})
 
 
-def _batch_pairs(mapper_batch: Callable[[Any], Any], block: RecordBlock) -> Pairs:
-    out = mapper_batch(block.values if block.table is None else block.table)
+def _batch_pairs(mapper_batch: Callable[[Any], Any], block: RecordBlock, kind: str) -> Pairs:
+    if kind == "table":
+        from mrcelery.formats.arrow import table_of
+
+        batch = table_of(block)
+    elif block.table is not None and kind != "list":
+        batch = block.table
+    else:
+        batch = block.values if isinstance(block.values, list) else list(block.values)
+    out = mapper_batch(batch)
     if out is None:
         return ()
     if hasattr(out, "column_names"):
@@ -112,7 +120,8 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     name = task.options.input_format
     if protocol is not None and name == "text":
         name = "lines"
-    for block in input_format(name, job=task.job).read(extent, task.max_record):
+    tables = task.hooks.mapper_batch is not None and task.hooks.batch == "table"
+    for block in input_format(name, job=task.job, tables=tables).read(extent, task.max_record):
         if protocol is not None and name == "lines":
             lines = iter(block.values)
             task.position.locate = _locator(block, lines)

@@ -15,13 +15,13 @@ from urllib.parse import quote, unquote
 from mrcelery.errors import UsageError
 
 INPUTS = ("text", "lines", "jsonl", "whole-file", "csv", "tsv", "parquet", "records:N", "lines:N")
-OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet")
+OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet", "records")
 
 _INPUT_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "csv": ("header", "delimiter", "quote", "multiline"),
     "tsv": ("header", "quote", "multiline"),
     "parquet": ("columns",),
-    "records": ("",),
+    "records": ("", "key"),
     "lines": ("",),
     "own": ("class", "splittable"),
 }
@@ -72,6 +72,18 @@ class Name:
         if not (self.argument.isascii() and self.argument.isdigit() and int(self.argument) > 0):
             raise UsageError(f"the format {self.base} needs a number from 1 up: write {self.base}:N")
         return int(self.argument)
+
+    def extent(self, key: str, size: int) -> tuple[int, int] | None:
+        """A range of bytes within ``size``, ``BEGIN-END`` with the first of them and the one after the last, or
+        ``END`` for a range from 0; None where it is not given."""
+        if key not in self.arguments:
+            return None
+        begin, dash, end = self.get(key).rpartition("-")
+        begin = begin if dash else "0"
+        numeric = all(text.isascii() and text.isdigit() for text in (begin, end))
+        if not numeric or not 0 <= int(begin) < int(end) <= size:
+            raise self._wrong(key, f"END or BEGIN-END, bytes of a record from 0 to {size}, such as 10 or 4-14")
+        return int(begin), int(end)
 
     def character(self, key: str, default: str = ",") -> str:
         text = self.get(key, default)
@@ -126,11 +138,17 @@ def parse(text: str, names: Sequence[str]) -> Name:
         if key not in taken:
             raise UsageError(
                 f"the format {base} has no argument {key or text!r}: "
-                + (f"it takes {', '.join(filter(None, taken)) or 'a number'}" if taken else "it takes none")
+                + (f"it takes {', '.join(key or 'a number' for key in taken)}" if taken else "it takes none")
             )
     if f"{base}:N" in names and base not in names and not arguments:
         raise UsageError(f"the format {base} needs a number from 1 up: write {base}:N")
     return name
+
+
+def has_arrays(text: str) -> bool:
+    """Whether an input format that is asked for tables has its keys and values as Arrow arrays."""
+    name = Name.of(text)
+    return name.base in ("text", "records") or (name.base == "lines" and not name.arguments)
 
 
 def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:

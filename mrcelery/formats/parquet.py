@@ -1,4 +1,4 @@
-"""Parquet in and out, by pyarrow (the extra ``parquet``), in memory bounded by blocks of rows.
+"""Parquet in and out, by pyarrow (the extra ``arrow``), in memory bounded by blocks of rows.
 
 A file may be cut at any byte: an extent owns the row groups that begin in it, and only the footer and
 the wanted columns of these are read. So a row group is what a task reads at least.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 from mrcelery.errors import CodecError, CorruptDataError, InputError, UsageError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.columns import Columns
 from mrcelery.formats.compression import compression_of
+from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import too_long
 from mrcelery.formats.source import readable, shortened
 from mrcelery.records import Extent
@@ -31,14 +31,8 @@ ROW_GROUP = 32 << 20
 """Bytes of a written row group, in Arrow's memory."""
 
 
-def check_installed() -> None:
-    """Raise :class:`UsageError` where pyarrow is not there."""
-    if find_spec("pyarrow") is None:
-        raise UsageError("parquet needs pyarrow: pip install 'mrcelery[parquet]', here and on the workers")
-
-
 def _pyarrow() -> tuple[Any, Any]:
-    check_installed()
+    check_installed("parquet")
     import pyarrow
     from pyarrow import parquet
 
