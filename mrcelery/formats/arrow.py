@@ -15,7 +15,8 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from mrcelery.errors import CodecError, CorruptDataError
-from mrcelery.formats.base import RecordBlock
+from mrcelery.formats.base import Column, RecordBlock, all_none, as_list
+from mrcelery.formats.output import json_lines
 
 
 class ArrowColumn(Sequence[Any]):
@@ -146,25 +147,81 @@ def data_of(array: Any) -> memoryview:
 
 
 def has_any(array: Any, characters: bytes, *, controls: bool = False) -> bool:
-    """Whether a value of an array of strings or bytes has one of some ASCII characters in it, or, if asked, one below
-    the space."""
-    data = data_of(array)
-    bytes_ = np.frombuffer(data, np.uint8)
-    return bool(any((bytes_ == c).any() for c in characters) or (controls and (bytes_ < 0x20).any()))
+    """Whether a value of an array of strings or bytes has one of some ASCII characters, or if asked one below 32."""
+    data = np.frombuffer(data_of(array), np.uint8)
+    return bool(any((data == c).any() for c in characters) or (controls and (data < 0x20).any()))
 
 
-def plain(column: Any) -> list[Any]:
-    """A column as a list."""
-    return column if isinstance(column, list) else column.to_pylist()
+def text_rows(keys: Column, values: Column) -> bytes | None:
+    """``key TAB value NEWLINE`` for each pair, without the tab where keys or values are all None; None where this
+    needs Python's ``str()``."""
+    columns = [_text_column(column) for column in (keys, values) if not all_none(column)]
+    if any(column is None or column.null_count for column in columns):
+        return None
+    return joined(columns, b"\t", b"\n") if columns else b"\n" * len(values)
 
 
-def all_none(column: Any) -> bool:
-    if isinstance(column, list):
-        return all(item is None for item in column)
-    return bool(column.null_count == len(column))
+def csv_rows(columns: Sequence[Column], delimiter: str, quote: str) -> bytes | None:
+    """Rows that need no quotes, nulls as empty fields; None where one might, or has other types than int, text
+    and bytes."""
+    if not delimiter.isascii() or not quote.isascii() or delimiter == " ":
+        return None
+    fields = []
+    for column in columns:
+        field = _repeated(b"", len(column)) if all_none(column) else _text_column(column)
+        if field is None or has_any(field, f"{delimiter}{quote}\r\n".encode()):
+            return None
+        fields.append(field.fill_null(b""))
+    if len(fields) == 1 and not pc.all(pc.greater(pc.binary_length(fields[0]), 0)).as_py():
+        return None  # a blank line would be no record
+    return joined(fields, delimiter.encode(), b"\n")
 
 
-def text_column(column: Any) -> Any:
+def json_column(column: Column) -> Any:
+    """Each value as JSON, an array of ``binary``, as :func:`json_lines` writes it and with its errors."""
+    if all_none(column):
+        return _repeated(b"null", len(column))
+    if not isinstance(column, list):
+        kind = column.type
+        if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+            return column.cast(pa.string()).cast(pa.binary()).fill_null(b"null")
+        if is_text(kind) and not has_any(column, b'"\\', controls=True):
+            mark = pa.scalar(b'"', pa.binary())
+            found = pc.binary_join_element_wise(mark, column.cast(pa.binary()), mark, pa.scalar(b"", pa.binary()))
+            return found.fill_null(b"null")
+    return pa.array(json_lines(as_list(column)), pa.binary())
+
+
+def json_rows(keys: Column, values: Column) -> bytes | None:
+    """``{"key": key, "value": value}`` lines, or the values alone where no key is there; None where only some are."""
+    if all_none(keys):
+        return joined([json_column(values)], b"", b"\n")
+    if None in keys if isinstance(keys, list) else keys.null_count:
+        return None
+    around = [pa.scalar(text, pa.binary()) for text in (b'{"key":', b',"value":', b"}", b"")]
+    rows = pc.binary_join_element_wise(around[0], json_column(keys), around[1], json_column(values), *around[2:])
+    return joined([rows], b"", b"\n")
+
+
+def as_inferred(array: Any) -> Any:
+    """An array with the type that its values would have been given as a list."""
+    kind = array.type
+    if all_none(array):
+        return pa.nulls(len(array))
+    if pa.types.is_integer(kind) and kind != pa.uint64():
+        return array.cast(pa.int64())
+    if pa.types.is_floating(kind) and kind != pa.float16():
+        return array.cast(pa.float64())
+    if is_text(kind) or is_bytes(kind):
+        return array.cast(pa.string() if is_text(kind) else pa.binary())
+    return array if pa.types.is_boolean(kind) else pa.array(array.to_pylist())
+
+
+def _repeated(item: bytes, times: int) -> Any:
+    return pa.repeat(pa.scalar(item, pa.binary()), times)
+
+
+def _text_column(column: Column) -> Any:
     """An array of strings, bytes or ints as ``binary``, as ``str()`` writes them, nulls kept; None for another."""
     if isinstance(column, list):
         return None

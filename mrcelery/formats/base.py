@@ -8,6 +8,21 @@ from typing import Any, Protocol
 
 from mrcelery.records import Extent
 
+Column = Any
+"""A column of records: a list or, where a format says that it takes them, a ``pyarrow.Array``."""
+
+
+def as_list(column: Column) -> list[Any]:
+    """A column as a list of Python objects."""
+    return column if isinstance(column, list) else column.to_pylist()
+
+
+def all_none(column: Column) -> bool:
+    """Whether no value of a column is there."""
+    if isinstance(column, list):
+        return all(item is None for item in column)
+    return bool(column.null_count == len(column))
+
 
 def _unknown(i: int) -> int:
     return -1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrcelery.errors import CodecError, CorruptDataError, TaskError
-from mrcelery.formats.base import RecordBlock
+from mrcelery.formats.base import Column, RecordBlock, as_list
 from mrcelery.formats.columns import Columns
 from mrcelery.formats.lines import line_blocks, too_long
 from mrcelery.formats.output import json_lines, text_bytes
@@ -258,14 +258,25 @@ class DelimitedOutput:
         self._columns = Columns(columns)
         self._begun = False
 
-    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
-        if not keys:
+    arrow = True
+
+    def encode(self, keys: Column, values: Column) -> bytes:
+        if not len(keys):
             return b""
         columns = self._columns.take(keys, values)
-        rows: list[Sequence[Any]] = list(zip(*map(_cells, columns), strict=True))
+        rows: list[Sequence[Any]] = []
         if self._dialect.header and not self._begun:
-            rows.insert(0, self._columns.names)
+            rows.append(self._columns.names)
         self._begun = True
+        if not all(isinstance(column, list) for column in columns):
+            from mrcelery.formats import arrow
+
+            if (data := arrow.csv_rows(columns, self._dialect.delimiter, self._dialect.quote)) is not None:
+                return self._encoded(rows) + data
+        rows += zip(*(_cells(as_list(column)) for column in columns), strict=True)
+        return self._encoded(rows)
+
+    def _encoded(self, rows: list[Sequence[Any]]) -> bytes:
         try:
             text = self._text(rows)
             if "\r" not in text:

@@ -215,7 +215,7 @@ def test_csv_of_any_text_reads_as_without_tables(data: str, multiline: bool, quo
         try:
             found = read(name, data.encode(), block=block, tables=tables)
         except TaskError as e:
-            outcomes.append([(type(e), e.offset)])
+            outcomes.append([type(e)])  # which of several errors comes first is a matter of blocks
         else:
             rows = [list(row) for row in values(found)]
             outcomes.append(list(zip(rows, offsets(found), strict=True)))
