@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
-from mrcelery.errors import UsageError
+from mrcelery.errors import JobLoadError, UsageError
 
 INPUTS = ("text", "lines", "jsonl", "whole-file", "csv", "tsv", "parquet", "records:N", "lines:N")
 OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet", "records")
@@ -131,8 +131,7 @@ def parse(text: str, names: Sequence[str]) -> Name:
     base, arguments = name.base, name.arguments
     known = {name.partition(":")[0] for name in names}
     if base not in known and base != "own":
-        kind = "input" if names is INPUTS else "output"
-        raise UsageError(f"unknown {kind} format {text!r}: use one of {', '.join(names)}, or pkg.module:Class")
+        raise _unknown(text, names)
     taken = (_INPUT_ARGUMENTS if names is INPUTS else _OUTPUT_ARGUMENTS).get(base, ())
     for key in arguments:
         if key not in taken:
@@ -149,6 +148,11 @@ def has_arrays(text: str) -> bool:
     """Whether an input format that is asked for tables has its keys and values as Arrow arrays."""
     name = Name.of(text)
     return name.base in ("text", "records") or (name.base == "lines" and not name.arguments)
+
+
+def _unknown(text: str, names: Sequence[str]) -> UsageError:
+    kind = "input" if names is INPUTS else "output"
+    return UsageError(f"unknown {kind} format {text!r}: use one of {', '.join(names)}, or pkg.module:Class")
 
 
 def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
@@ -171,7 +175,12 @@ def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
         return str(Name(name.base, {**arguments, **name.arguments}))
     from mrcelery.formats.own import load, made
 
-    made_from = load(given) if named else given
+    try:
+        made_from = load(given) if named else given
+    except JobLoadError as e:
+        if isinstance(e.__cause__, ModuleNotFoundError) and e.__cause__.name == given.partition(":")[0]:
+            raise _unknown(given, names) from None
+        raise
     arguments = {"class": given} if named else {}
     if attribute == "INPUT":
         reader = made(made_from, given if named else attribute, "read")
@@ -187,5 +196,5 @@ def check_jobconf(jobconf: Mapping[str, Any]) -> None:
     for name in jobconf:
         base, dot, key = name.partition(".")
         taken = {k for arguments in (_INPUT_ARGUMENTS, _OUTPUT_ARGUMENTS) for k in arguments.get(base, ())}
-        if dot and base in ("csv", "parquet") and key not in taken:
-            raise UsageError(f"jobconf {name} is unknown: {base} has {', '.join(sorted(taken))}")
+        if dot and base in ("csv", "parquet", "records") and key not in taken:
+            raise UsageError(f"jobconf {name} is unknown: {base} has {', '.join(sorted(filter(None, taken)))}")

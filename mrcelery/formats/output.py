@@ -79,7 +79,7 @@ def _json(value: Any) -> bytes:
     except (TypeError, ValueError, RecursionError) as e:
         raise CodecError(
             f"{_short(value)} cannot be written as JSON ({e}): yield str, int, float, bool, None, lists and dicts "
-            "(decode bytes first), or use --output-format text",
+            "(decode bytes first), or use --output-format text or records",
             record=_short(value),
         ) from None
 
