@@ -289,14 +289,14 @@ def steps_of(job: MRJob) -> list[MRStep]:
 
 def _check_supported(job: MRJob) -> None:
     name = type(job).__name__
+    if job.BATCH not in (None, "list", "table"):
+        raise UsageError(f'{name}.BATCH is {job.BATCH!r}: set it to "list" or "table", or leave it out')
     for attribute in (*UNSUPPORTED, "pick_protocols"):
         if hasattr(job, attribute):
             raise UsageError(f"{name}.{attribute} is not supported yet: write it as a Python mapper or reducer")
     for attribute in ("HADOOP_INPUT_FORMAT", "HADOOP_OUTPUT_FORMAT", "LIBJARS"):
         if getattr(job, attribute, None):
             raise UsageError(f"{name}.{attribute} names Java classes, which cannot run here: leave it out")
-    if job.BATCH not in (None, "list", "table"):
-        raise UsageError(f'{name}.BATCH is {job.BATCH!r}: set it to "list" or "table", or leave it out')
     partitioner = job.partitioner()
     if partitioner is not None and str(partitioner).rpartition(".")[2] != "HashPartitioner":
         raise UsageError(
