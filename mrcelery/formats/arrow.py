@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError
-from mrcelery.formats.base import Column, RecordBlock, all_none, as_list
+from mrcelery.formats.base import RecordBlock, all_none
 from mrcelery.formats.output import json_lines
 
 

@@ -6,15 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mrcelery.columns import Column
 from mrcelery.records import Extent
-
-Column = Any
-"""A column of records: a list or, where a format says that it takes them, a ``pyarrow.Array``."""
-
-
-def as_list(column: Column) -> list[Any]:
-    """A column as a list of Python objects."""
-    return column if isinstance(column, list) else column.to_pylist()
 
 
 def all_none(column: Column) -> bool:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError
-from mrcelery.formats.base import Column, all_none, as_list
+from mrcelery.formats.base import all_none
 
 
 class Columns:

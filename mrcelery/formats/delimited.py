@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, TaskError
-from mrcelery.formats.base import Column, RecordBlock, as_list
+from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.columns import Columns
 from mrcelery.formats.lines import line_blocks, too_long
 from mrcelery.formats.output import json_lines, text_bytes

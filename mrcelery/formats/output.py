@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError
-from mrcelery.formats.base import Column, OutputFormat, as_list
+from mrcelery.formats.base import OutputFormat
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, InputError, UsageError
-from mrcelery.formats.base import Column, RecordBlock, as_list
+from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.columns import Columns
 from mrcelery.formats.compression import compression_of
 from mrcelery.formats.extras import check_installed
@@ -107,16 +108,6 @@ def _pylist(table: Any) -> list[dict[str, Any]]:
             f"a value has no Python type to hold it ({e}): leave its column out with -D parquet.columns=..., "
             "or define mapper_batch, which is given the table"
         ) from None
-
-
-def pairs(table: Any) -> Iterator[tuple[Any, Any]]:
-    """The pairs in a table of two columns, keys and values. Raises :class:`UsageError` for another."""
-    if table.num_columns != 2:
-        raise UsageError(
-            f"mapper_batch returned a table of {table.num_columns} columns: return one of two, keys and values"
-        )
-    keys, values = (column.to_pylist() for column in table.columns)
-    return zip(keys, values, strict=True)
 
 
 def _begin(group: Any, size: int) -> int:
