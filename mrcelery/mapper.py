@@ -12,8 +12,9 @@ from mrcelery.buffer import MapBuffer
 from mrcelery.codec import Block, read_blocks
 from mrcelery.columns import as_list, of_table
 from mrcelery.errors import TaskError
-from mrcelery.formats import input_format
+from mrcelery.formats import input_format, keyed
 from mrcelery.formats.base import RecordBlock
+from mrcelery.formats.extras import installed
 from mrcelery.output import decode_pair, feed, results
 from mrcelery.records import Extent, Part, Split
 from mrcelery.storage import locate
@@ -60,9 +61,11 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
         _tell_input(extent)
         for block in _records(task, extent):
             task.records_in += len(block.values)
-            keys: Iterator[Any] = repeat(None) if block.keys is None else iter(block.keys)
-            # With mapper_batch nobody asks for the rows of a table, but for an error's sake.
-            values: Any = iter(block.values if hooks.mapper_batch is None else range(len(block.values)))
+            moves = mapper is None and block.keys is not None and block.table is not None
+            # With columns or mapper_batch nobody asks for the rows of a table, but for an error's sake.
+            rows = hooks.mapper_batch is None and not moves
+            keys: Iterator[Any] = iter(block.keys) if rows and block.keys is not None else repeat(None)
+            values: Any = iter(block.values if rows else range(len(block.values)))
             task.position.locate = _locator(block, values)
             if hooks.mapper_batch is not None:
                 yield task.call(lambda: _batch_pairs(hooks.mapper_batch, block, hooks.batch))  # type: ignore[arg-type]  # noqa: B023
@@ -75,7 +78,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
                     task.poll()
                     left -= some
                     some = min(MOST, some * 4) if time.monotonic() - began < SLICE_SECONDS else max(1, some // 4)
-            elif block.keys is not None and block.table is not None:
+            elif moves:
                 yield Block(*of_table(block.table))
             else:
                 yield zip(keys, values)  # noqa: B905  # repeat(None) has no length
@@ -128,7 +131,10 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     name = task.options.input_format
     if protocol is not None and name == "text":
         name = "lines"
-    tables = task.hooks.mapper_batch is not None and task.hooks.batch == "table"
+    if task.hooks.mapper_batch is not None:
+        tables = task.hooks.batch == "table"
+    else:
+        tables = task.hooks.mapper is None and protocol is None and keyed(name) and installed()
     for block in input_format(name, job=task.job, tables=tables).read(extent, task.max_record):
         if protocol is not None and name == "lines":
             lines = iter(block.values)

@@ -14,7 +14,7 @@ from mrcelery.formats.base import Compressor, InputFormat, OutputFormat, RecordB
 from mrcelery.formats.compression import compressor
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import TABLE_BLOCK
-from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, has_arrays, parse
+from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, keyed, parse
 
 __all__ = [
     "Compressor",
@@ -22,8 +22,8 @@ __all__ = [
     "OutputFormat",
     "RecordBlock",
     "compressor",
-    "has_arrays",
     "input_format",
+    "keyed",
     "output_format",
 ]
 

@@ -144,10 +144,10 @@ def parse(text: str, names: Sequence[str]) -> Name:
     return name
 
 
-def has_arrays(text: str) -> bool:
-    """Whether an input format that is asked for tables has its keys and values as Arrow arrays."""
+def keyed(text: str) -> bool:
+    """Whether an input format's tables are its keys and its values, which an identity mapper moves as they are."""
     name = Name.of(text)
-    return name.base in ("text", "records") or (name.base == "lines" and not name.arguments)
+    return name.base == "records" and "key" in name.arguments
 
 
 def _unknown(text: str, names: Sequence[str]) -> UsageError:

@@ -229,6 +229,36 @@ def test_records_sorted_by_a_key_within(runner: str, tmp_path: Path, job_file: C
     assert parts(out)[0].read_bytes() == b"".join(sorted(records, key=lambda r: (r[2:6], r)))
 
 
+@pytest.mark.parametrize("name", ["records", "text", "csv"])
+def test_an_identity_mapper_moves_columns(
+    name: str, tmp_path: Path, job_file: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrow = pytest.importorskip("mrcelery.formats.arrow")
+    data = b"".join(b"%05d,%05d;" % (i * 7919 % 1000, i) for i in range(3000))
+    (tmp_path / "records").write_bytes(data)
+    monkeypatch.setattr(arrow.ArrowColumn, "__iter__", lambda self: pytest.fail("values became objects"))
+    job = """
+        from mrcelery import MRJob, MRStep
+
+        class Sort(MRJob):
+            INPUT = "records:12,key=5"
+
+            def steps(self):
+                return [MRStep(reducer_init=lambda: None)]
+    """
+    out = tmp_path / "out"
+    run(job_file(job), str(tmp_path / "records"), str(out), runner="inline", output_format=name, reducers=1)
+    records = sorted((data[i : i + 12] for i in range(0, len(data), 12)), key=lambda record: record[:5])
+    found = parts(out)[0].read_bytes()
+    if name == "records":
+        assert found == b"".join(records)
+    elif name == "text":
+        assert found == b"".join(record[:5] + b"\t" + record + b"\n" for record in records)
+    else:
+        rows = list(csv.reader(io.StringIO(found.decode())))
+        assert rows == [["key", "value"], *([record[:5].decode(), record.decode()] for record in records)]
+
+
 def test_parquet_parts_without_a_record(tmp_path: Path, sales: Path, job_file: Callable[..., str]) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "out"

@@ -17,8 +17,8 @@ from mrcelery.formats import (
     delimited_tables,
     extras,
     fixed,
-    has_arrays,
     input_format,
+    keyed,
     source,
     text,
 )
@@ -314,9 +314,8 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     input_format("text")
 
 
-@pytest.mark.parametrize(
-    "name", ["text", "lines", "records:3", "records:3,key=1", "csv", "jsonl", "lines:3", "whole-file"]
-)
-def test_which_formats_have_arrays(name: str) -> None:
-    found = read(name, b"a,b\n1,2\n" if name == "csv" else b"1\n3\n4\n" if name == "jsonl" else b"abc", tables=True)
-    assert has_arrays(name) is all(isinstance(b.values, arrow.ArrowColumn) for b in found)
+@pytest.mark.parametrize("name", ["text", "lines", "records:3", "records:3,key=1", "csv", "lines:3", "whole-file"])
+def test_whose_tables_are_pairs(name: str) -> None:
+    found = read(name, b"a,b\n1,2\n" if name == "csv" else b"abc", tables=True)
+    tables = [b.table.column_names for b in found if b.table is not None]
+    assert keyed(name) is (["key", "value"] in tables)
