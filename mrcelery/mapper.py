@@ -32,9 +32,11 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
     if task.reducers == 0:
         with results(task, task.number) as (sink, parts):
             for pairs in _pairs(task, split):
-                if isinstance(pairs, Block):
+                if isinstance(pairs, Block) and sink.encode is None:
                     task.records_out += len(pairs.keys)
                     sink.add(*pairs)
+                elif isinstance(pairs, Block):  # a protocol writes pair by pair
+                    feed(task, zip(as_list(pairs.keys), as_list(pairs.values), strict=True), sink)
                 else:
                     feed(task, pairs, sink)
         return tuple(parts)

@@ -200,6 +200,24 @@ def test_lists_of_parquet_and_what_an_earlier_step_left(tmp_path: Path, job_file
         assert json_results(out) == {"sum": sum(range(100))}
 
 
+def test_tables_under_an_output_protocol(tmp_path: Path, job_file: Callable[..., str]) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "in").write_text("a\nb\n")
+    code = """
+        from mrcelery import MRJob, protocols
+
+        class Lengths(MRJob):
+            BATCH = "table"
+            OUTPUT_PROTOCOL = protocols.JSONProtocol
+
+            def mapper_batch(self, table):
+                return table.append_column("n", [list(range(table.num_rows))])
+    """
+    out = tmp_path / "out"
+    run(job_file(code), str(tmp_path / "in"), str(out), runner="inline")
+    assert json_results(out) == {"a": 0, "b": 1}
+
+
 def test_text_that_is_not_utf8_has_no_table(tmp_path: Path, job_file: Callable[..., str]) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "in").write_bytes(b"fine\n\xff\n")
