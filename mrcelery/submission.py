@@ -87,7 +87,7 @@ class Submission:
         from mrcelery.job import step_specs
         from mrcelery.step import reducers_in
 
-        options = _options(config, instance, jobconf or {}, overwrite=overwrite, keep=keep)
+        options = _options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
         explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
         reducers = explicit or reducers_in(options.jobconf) or config.reducers
         _check_formats(options, instance, runner, prints=wants_results and output is None)
@@ -119,7 +119,8 @@ class Submission:
         from mrcelery.formats import input_format
 
         files = plan.list_inputs(self._here(), input_format(self.options.input_format))
-        summary = plan.write_plan(plan.cut(files, self.options.split_size), lambda page, data: None)
+        splits = plan.cut(*plan.fitted(files, self.options.split_size, self.options.workers))
+        summary = plan.write_plan(splits, lambda page, data: None)
         steps = tuple(with_reducers(step, summary) for step in self.steps)
         cost = plan.estimate(
             summary,
@@ -307,7 +308,7 @@ def _check_fleet(config: Config) -> None:
 
 
 def _options(
-    config: Config, job: MRJob, jobconf: Mapping[str, str], *, overwrite: bool, keep: bool
+    config: Config, job: MRJob, jobconf: Mapping[str, str], runner: str, *, overwrite: bool, keep: bool
 ) -> JobOptions:
     """A flag wins over what the job's class says, and that over the environment and the files."""
     from mrcelery.formats import compressor, input_format, output_format
@@ -329,6 +330,7 @@ def _options(
     return JobOptions(
         reducers=config.reducers,
         split_size=config.split_size,
+        workers=_workers(config) if runner == "local" and "split_size" not in config.origins else 0,
         memory=config.memory,
         max_attempts=config.max_attempts,
         max_bad_records=config.max_bad_records,
