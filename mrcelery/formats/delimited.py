@@ -81,6 +81,7 @@ class DelimitedInput:
         return not self._dialect.multiline
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        allow_fields(max_record)
         header = self.header_before(extent, max_record)
         yield from self.blocks(extent.uri, line_blocks(extent, max_record), header, max_record)
 
@@ -97,8 +98,6 @@ class DelimitedInput:
         self, uri: str, source: Iterator[tuple[int, bytes]], header: list[str] | None, max_record: int
     ) -> Iterator[RecordBlock]:
         """The records in blocks of :func:`line_blocks`; the first is the header where that is due and None."""
-        # The module's own limit, 128 KiB a field, holds for the process; here it is only ever raised.
-        csv.field_size_limit(max(csv.field_size_limit(), max_record))
         for chunk in self._chunks(uri, source, max_record):
             first = 0
             if self._dialect.header and header is None:
@@ -199,6 +198,12 @@ class _Stream:
         self._offset = self._end - sum(map(_bytes_in, self._lines))
         self._rows, self._taken, self._blocks = [], 0, 1 if self._lines else 0
         return chunk
+
+
+def allow_fields(size: int) -> None:
+    """Let fields have ``size`` bytes. The csv module's limit, 128 KiB at first, holds for the process; here it is only
+    ever raised."""
+    csv.field_size_limit(max(csv.field_size_limit(), size))
 
 
 def next_row(reader: Any) -> Row | None:

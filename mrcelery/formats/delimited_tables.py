@@ -18,7 +18,7 @@ from pyarrow import csv as arrow_csv
 from mrcelery.errors import TaskError
 from mrcelery.formats.arrow import table_of
 from mrcelery.formats.base import RecordBlock
-from mrcelery.formats.delimited import DelimitedInput, Dialect, Row, header_of, lines_of, next_row
+from mrcelery.formats.delimited import DelimitedInput, Dialect, Row, allow_fields, header_of, lines_of, next_row
 from mrcelery.formats.lines import LONGEST, TABLE_BLOCK, gathered, line_blocks, too_long
 from mrcelery.formats.parquet import Rows
 from mrcelery.records import Extent
@@ -37,6 +37,7 @@ class DelimitedTables:
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
         uri, longest = extent.uri, min(max_record, LONGEST)
+        allow_fields(longest)
         header = self._plain.header_before(extent, longest)
         source = gathered(line_blocks(extent, longest), min(TABLE_BLOCK, longest))
         held, at = b"", 0
@@ -69,12 +70,14 @@ class DelimitedTables:
 
     def _parsed(self, body: bytes, header: list[str] | None) -> Any:
         """A table, None where pyarrow refuses."""
-        names = header
-        if names is None:
-            first = self._record(body.lstrip(b"\r\n"))
-            names = [f"f{i}" for i in range(len(first))] if isinstance(first, list) else []
+        names = header or []
         if not body.strip(b"\r\n"):
             return pa.table({name: pa.array([], pa.string()) for name in names})
+        if header is None:
+            first = self._record(body.lstrip(b"\r\n"))
+            if not isinstance(first, list):
+                return None
+            names = [f"f{i}" for i in range(len(first))]
         dialect = self._dialect
         try:
             return arrow_csv.read_csv(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -277,6 +278,23 @@ def test_damaged_csv_may_be_skipped() -> None:
     found = read("csv", b"a,b\n1,2\n3\n4,5\n", tables=True, on_bad=bad.append)
     assert column(found, "b") == ["2", "5"]
     assert [error.offset for error in bad] == [8]
+
+
+@pytest.mark.parametrize("header", ["", "a,b\n", "x" * 5000 + ",b\n"])
+def test_long_fields(header: str) -> None:
+    limit = csv.field_size_limit(1000)
+    try:
+        data = f"{header}{'x' * 5000},y\nz,z\n".encode()
+        found = read("csv" if header else "csv:header=false", data, tables=True)
+        assert column(found, found[0].table.column_names[1]) == ["y", "z"]
+    finally:
+        csv.field_size_limit(limit)
+
+
+def test_a_first_record_that_is_broken() -> None:
+    with pytest.raises(CorruptDataError, match="expected after") as caught:
+        read("csv:header=false", b'"a"b,c\nd,e\n', tables=True)
+    assert caught.value.offset == 0
 
 
 def test_plain_csv_needs_no_python_per_record(monkeypatch: pytest.MonkeyPatch) -> None:
