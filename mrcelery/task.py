@@ -265,9 +265,9 @@ def columns(pairs: list[Pair]) -> Columns:
 
 
 def sampled_size(column: list[Any], most: int = 16) -> int:
-    """Bytes of one object of a column, roughly: the mean of a sample."""
+    """Bytes of one object of a column, roughly: the mean of a sample, in which each object counts once."""
     sample = column[:: max(1, len(column) // most)]
-    return sum(map(size_of, sample)) // max(1, len(sample))
+    return sum(map(size_of, {id(item): item for item in sample}.values())) // max(1, len(sample))
 
 
 def size_of(item: Any) -> int:
