@@ -51,7 +51,11 @@ class MRJob:
     as generators of (key, value) pairs, each with ``_init(self)`` and ``_final(self)`` before and after
     its task's records; or ``steps()`` for several steps. Each is optional, one is needed.
 
-    - ``mapper_batch(self, batch)`` replaces ``mapper``: one call per block of records.
+    - ``mapper_batch(self, batch)`` replaces ``mapper``: one call per block of records, a list of values or a
+      ``pyarrow.Table``. ``BATCH = "list"`` or ``"table"`` says which; by default a table from formats that have
+      columns, such as parquet, and a list from others. A table of text has one column ``line``, of csv a
+      column of strings per field, of jsonl a column per field, of ``records:N`` a column ``record``, or
+      ``key`` and ``value`` where the format names a key, of what an earlier step left ``key`` and ``value``.
     - ``reducer = ops.Sum()`` declares a reducer, which combines by itself (:mod:`mrcelery.ops`).
     - ``partition(self, key, n)`` returns the partition of a key, 0 to n - 1; or ``PARTITIONER`` names one:
       ``"hash"``, ``"range"``, ``"field:1"`` (:mod:`mrcelery.partitioners`).
@@ -82,6 +86,7 @@ class MRJob:
     OUTPUT_PROTOCOL: ClassVar[Any] = None
     INPUT: ClassVar[Any] = None
     OUTPUT: ClassVar[Any] = None
+    BATCH: ClassVar[str | None] = None
     SORT_VALUES: ClassVar[bool | None] = None
     PARTITIONER: ClassVar[str | None] = None
     JOBCONF: ClassVar[Mapping[str, Any]] = {}
@@ -285,6 +290,8 @@ def steps_of(job: MRJob) -> list[MRStep]:
 
 def _check_supported(job: MRJob) -> None:
     name = type(job).__name__
+    if job.BATCH not in (None, "list", "table"):
+        raise UsageError(f'{name}.BATCH is {job.BATCH!r}: set it to "list" or "table", or leave it out')
     for attribute in (*UNSUPPORTED, "pick_protocols"):
         if hasattr(job, attribute):
             raise UsageError(f"{name}.{attribute} is not supported yet: write it as a Python mapper or reducer")
@@ -360,6 +367,7 @@ def hooks(job: MRJob, step_index: int) -> StepHooks:
         combine_op=combine_op,
         has_mapper=step.has_mapper,
         has_reducer=step.has_reducer,
+        batch=job.BATCH or "",
         partition=job.partition,
         sort_values=bool(job.sort_values()),
         input_protocol=job.input_protocol() if step_index == 0 else None,

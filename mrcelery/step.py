@@ -99,6 +99,8 @@ class StepHooks(NamedTuple):
     is no ``reducer``, and ``combine_op`` is the same op. ``combine_op`` without ``reduce_op`` is closed: what
     it leaves are plain values for ``reducer``. A combiner may be there without a reducer, as in mrjob.
 
+    ``batch`` is what ``mapper_batch`` is given, ``"list"`` or ``"table"``, or ``""`` for what the format has.
+
     Protocols are None where the job keeps Python's types. ``input_protocol`` is set for the first step
     only, ``output_protocol`` for the last only; ``internal_protocol`` holds between mapper and reducer,
     and between this step and its neighbours.
@@ -118,6 +120,7 @@ class StepHooks(NamedTuple):
     combine_op: Op | None
     has_mapper: bool
     has_reducer: bool
+    batch: str
     partition: Callable[[Any, int], int] | None
     sort_values: bool
     input_protocol: LineProtocol | None
