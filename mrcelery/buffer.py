@@ -103,27 +103,44 @@ class MapBuffer:
         """Take records that user code gave as columns."""
         task = self._task
         task.records_out += len(keys)
-        if self._as_arrays and is_array(keys):
-            if self._op is None and self._pairs:
-                self._spill(self._drain())  # came earlier: a key's values stay in their order
-            if self._arrays.add(keys, values):
-                task.poll()
-                if self._arrays.bytes > task.budget:
-                    self._spill(self._arrays.drain())
-                return
-        self._before_pairs()
+        if not (self._as_arrays and is_array(keys)):
+            self._before_pairs()
+            self._add_objects(Block(keys, values))
+            return
+        if self._op is None and self._pairs:
+            self._spill(self._drain())  # came earlier: a key's values stay in their order
+        if refused := self._arrays.add(Block(keys, values)):
+            self._before_pairs()
+        for block in refused:
+            self._add_objects(block)
+        task.poll()
+        if self._arrays.bytes > task.budget:
+            self._spill_arrays()
+
+    def _add_objects(self, block: Block) -> None:
         # In portions: objects take several times the room that arrays do.
-        for at in range(0, len(keys), PORTION):
-            some_keys, some_values = as_list(keys[at : at + PORTION]), as_list(values[at : at + PORTION])
-            self._add([(key, value) for key, value in zip(some_keys, some_values, strict=True)])
-            task.poll()
-            if self._bytes > task.budget:
+        for at in range(0, len(block.keys), PORTION):
+            keys, values = (as_list(column[at : at + PORTION]) for column in block)
+            self._add([(key, value) for key, value in zip(keys, values, strict=True)])
+            self._task.poll()
+            if self._bytes > self._task.budget:
                 self._full()
 
     def _before_pairs(self) -> None:
         """A key's values stay in their order: columns that came earlier go first."""
-        if self._op is None and len(self._arrays):
-            self._spill(self._arrays.drain())
+        if self._op is None:
+            self._spill_arrays()
+
+    def _spill_arrays(self) -> None:
+        if (arrays := self._drain_arrays()) is not None:
+            self._spill(arrays)
+
+    def _drain_arrays(self) -> Block | None:
+        """The arrays as one sorted block; what arrays cannot hold becomes pairs."""
+        block, refused = self._arrays.drain()
+        for some in refused:
+            self._add_objects(some)
+        return block
 
     def _take(self, iterator: Iterator[Pair]) -> int:
         """Take the next pairs; how many."""
@@ -419,13 +436,13 @@ class MapBuffer:
     def close(self) -> tuple[Part, ...]:
         """Write all partitions to storage and return those that have records."""
         task = self._task
+        arrays = self._drain_arrays()
         block = self._drain()
-        if len(self._arrays):
-            arrays = self._arrays.drain()
-            if block.keys:
-                self._spill(arrays)
-            else:
-                block = arrays
+        if arrays is not None and block.keys:
+            self._spill(arrays)
+        elif arrays is not None:
+            block = arrays
+        del arrays
         if not self._spills:
             return tuple(task.write_part(p, [part]) for p, part in self._partition(block))
         if len(block.keys):

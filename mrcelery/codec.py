@@ -16,7 +16,7 @@ File format (version 1), little-endian::
     "MRCBLK1\\n"  then blocks  { head | payload }
     head    = u32 payload bytes | u32 records | u8 compression | u32 CRC-32 of the payload | u32 CRC-32 of the head
     payload = u32 bytes of the key column | key column | value column      (compression: 0 none, 1 zstd)
-            | u32 2^32 - 1 | Arrow IPC stream of a batch of the two columns
+            | u64 2^32 - 1 | Arrow IPC stream of a batch of the two columns, whose buffers are aligned so
     end     = a head with 0 payload bytes and, as its records, those of the whole file, modulo 2^32
 """
 
@@ -55,7 +55,7 @@ BLOCK_BYTES = 256 << 10
 
 ARRAY_BYTES = 512 << 10
 """Bytes of a block of Arrow arrays, about: each costs some tens of microseconds, whatever is in it."""
-_ARRAYS = 0xFFFFFFFF
+_ARRAYS = bytes([255] * 4 + [0] * 4)
 
 
 class Block(NamedTuple):
@@ -300,7 +300,7 @@ class BlockWriter:
         self._payload(payload, len(keys))
 
     def _arrays(self, keys: Any, values: Any) -> None:
-        self._payload(b"".join([_U32.pack(_ARRAYS), pack(keys, values)]), len(keys))
+        self._payload(b"".join([_ARRAYS, pack(keys, values)]), len(keys))
 
     def _payload(self, payload: bytes, records: int) -> None:
         packed = 0
@@ -363,8 +363,8 @@ def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = Fal
         (key_bytes,) = _U32.unpack_from(payload)
         view = memoryview(payload)
         records += count
-        if key_bytes == _ARRAYS:
-            yield Block(*unpack(view[4:]))
+        if view[: len(_ARRAYS)] == _ARRAYS:
+            yield Block(*unpack(view[len(_ARRAYS) :]))
             continue
         yield Block(
             decode_column(view[4 : 4 + key_bytes], count, allow_pickle),

@@ -12,7 +12,7 @@ from mrcelery.ops import Op
 from mrcelery.shuffle import joined
 
 SLACK = 1 << 18
-"""Rows of accumulators that are held before equal keys among them become one."""
+"""Rows that are held before equal keys among them become one: Arrow groups few rows at twice the cost of many."""
 
 
 class ArrayBuffer:
@@ -21,57 +21,86 @@ class ArrayBuffer:
     def __init__(self, op: Op | None) -> None:
         self._op = op
         self._fold = fold_of(op)
+        self._new: list[Block] = []  # values, of which there are no accumulators yet
         self._held: list[Block] = []
         self._rows = 0
-        self._merged = 0  # rows at the front in which no key comes twice
+        self._merged = 0  # rows at the front of those held in which no key comes twice
         self.bytes = 0
 
     def __len__(self) -> int:
         return self._rows
 
-    def add(self, keys: Any, values: Any) -> bool:
-        """Take two arrays; False, and nothing is taken, where they are to become objects."""
-        if self._op is not None:
-            if self._fold is None:
-                return False
-            try:
-                keys, values = self._fold.create(keys, values)
-            except UnfitError:
-                return False
-        if self._held and (self._held[0].keys.type, self._held[0].values.type) != (keys.type, values.type):
-            return False
-        self._hold(Block(keys, values))
-        if self._fold is not None and self._rows > 3 * self._merged + SLACK:
-            self._merge()
-        return True
+    def add(self, block: Block) -> list[Block]:
+        """Take a block of arrays; returns the blocks, this one or more, that are to become objects instead."""
+        if self._op is not None and self._fold is None:
+            return [block]
+        alike = (self._new or self._held)[:1]
+        if alike and self._fold is None and _types(alike[0]) != _types(block):
+            return [block]
+        if self._new and _types(self._new[0]) != _types(block) and (refused := self._create()):
+            return [*refused, block]
+        self._new.append(block)
+        self._count(block)
+        if self._fold is None or self._rows < 2 * self._merged + SLACK:
+            return []
+        return self._create() or self._merge()
 
-    def _hold(self, block: Block) -> None:
-        self._held.append(block)
+    def _count(self, block: Block) -> None:
         self._rows += len(block.keys)
         self.bytes += block.keys.nbytes + block.values.nbytes
 
-    def _merge(self) -> None:
+    def _create(self) -> list[Block]:
+        """Make accumulators of what is new; returns what arrays cannot hold them of."""
+        if self._fold is None or not self._new:
+            return []
+        new, self._new = self._new, []
+        try:
+            made = Block(*self._fold.create(*joined(new)))
+        except UnfitError:
+            made = None
+        if made is not None and (not self._held or _types(made) == _types(self._held[0])):
+            self._held.append(made)
+            new = []
+        self._recount()
+        return new
+
+    def _merge(self) -> list[Block]:
         """Make one accumulator of those of a key; where arrays cannot hold it, they stay apart."""
         assert self._fold is not None
-        held = joined(self._held)
-        try:
-            held = Block(*self._fold.merge(*held))
-        except UnfitError:
-            pass
-        self._held, self._rows, self.bytes = [], 0, 0
-        self._hold(held)
+        if len(self._held) > 1:
+            held = joined(self._held)
+            try:
+                held = Block(*self._fold.merge(*held))
+            except UnfitError:
+                pass
+            self._held = [held]
+        self._recount()
         self._merged = self._rows
+        return []
 
-    def drain(self) -> Block:
-        """Everything in order of key; the buffer is empty afterwards."""
-        held, self._held = self._held, []
+    def _recount(self) -> None:
+        self._rows = self.bytes = 0
+        for block in self._held:
+            self._count(block)
+
+    def drain(self) -> tuple[Block | None, list[Block]]:
+        """Everything in order of key, and blocks that are to become objects; the buffer is empty afterwards."""
+        refused = self._create()
+        held, self._held = [*self._held, *self._new], []
+        self._new = []
         self._rows = self._merged = self.bytes = 0
+        if not held:
+            return None, refused
         if self._fold is not None:
             try:
-                return folded(self._fold, held)
+                return folded(self._fold, held), refused
             except UnfitError:
                 pass
         keys, values = joined(held)
         del held
         by = order(keys)
-        return Block(take(keys, by), take(values, by))
+        return Block(take(keys, by), take(values, by)), refused
+
+
+def _types(block: Block) -> tuple[Any, Any]:
+    return block.keys.type, block.values.type

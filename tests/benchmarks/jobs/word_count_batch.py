@@ -1,13 +1,18 @@
-"""Word count with one call per block of lines, and a declared reducer."""
+"""Word count with one call per block of lines, as an Arrow table, and a declared reducer."""
 
-from collections import Counter
+from pyarrow import compute as pc
+from pyarrow import table
 
 from mrcelery import MRJob, ops
 
 
 class WordCountBatch(MRJob):
+    BATCH = "table"
+
     def mapper_batch(self, lines):
-        return Counter(" ".join(lines).split())
+        words = pc.list_flatten(pc.split_pattern(lines["line"], " ")).combine_chunks()
+        counts = words.filter(pc.not_equal(words, "")).value_counts()
+        return table({"key": counts.field("values"), "value": counts.field("counts")})
 
     reducer = ops.Sum()
 
