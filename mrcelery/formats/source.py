@@ -8,7 +8,9 @@ from pathlib import Path
 
 from mrcelery.errors import CorruptDataError, InputError
 from mrcelery.records import Extent
-from mrcelery.storage import Storage, locate
+from mrcelery.storage import Storage, locate, scheme_of
+from mrcelery.storage.base import Version
+from mrcelery.storage.readahead import read_ahead
 
 BLOCK = 1 << 20
 """Bytes read at a time."""
@@ -69,10 +71,16 @@ def _local(path: str, start: int) -> Iterator[bytes]:
 def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[bytes]:
     # An open-ended request, left half way, would have the rest sent for nothing and cost the connection.
     at, stop, step = start, extent.end + SLACK, BLOCK
+    version = Version()
+    # A web server may send the whole file whatever range is asked for; where it was split, it does not.
+    ranges = scheme_of(storage.uri) not in ("http", "https") or extent.start > 0 or extent.end < extent.size
     while extent.size < 0 or at < extent.size:
         if extent.size >= 0:
             stop = min(stop, extent.size)
-        for data in storage.stream(key, at, stop, BLOCK):
+        some = (
+            read_ahead(storage, key, at, stop, version) if ranges else storage.stream(key, at, stop, BLOCK, version)
+        )
+        for data in some:
             at += len(data)
             yield data
         if at < stop:
