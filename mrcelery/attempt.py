@@ -24,6 +24,8 @@ from mrcelery.protocols import pickle_allowed
 from mrcelery.records import Commit, Failure, Kind, ShuffleInput, decode, encode
 from mrcelery.reducer import run_reduce
 from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.storage import scheme_of
+from mrcelery.storage.transfers import Transfers, transfers
 from mrcelery.task import Task
 
 POLL_SECONDS = 0.25
@@ -40,6 +42,13 @@ def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, 
     Raises :class:`JobStoppedError` where the job has ended, and any other
     :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
     """
+    with transfers(behind=True) as moved:
+        return _attempt(runtime, moved, job, step, kind, number, capture)
+
+
+def _attempt(
+    runtime: Runtime, moved: Transfers, job: str, step: int, kind: Kind, number: int, capture: bool
+) -> Commit:
     store = runtime.store
     if store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
@@ -59,7 +68,7 @@ def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, 
     attempt = f"{count}-{secrets.token_hex(3)}"
     try:
         with _collector_off():
-            mine = _run(runtime, active, step, kind, number, attempt, capture)
+            mine = _run(runtime, active, moved, step, kind, number, attempt, capture)
     except MRCeleryError as e:
         e.attempt = attempt
         raise
@@ -86,9 +95,17 @@ def _of_the_machine(e: OSError, attempt: str) -> TaskError:
 
 
 def _run(
-    runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number: int, attempt: str, capture: bool
+    runtime: Runtime,
+    active: ActiveJob,
+    moved: Transfers,
+    step: int,
+    kind: Kind,
+    number: int,
+    attempt: str,
+    capture: bool,
 ) -> Commit:
     request, storage = active.spec.request, active.storage
+    moved.memory = min(moved.memory, request.options.memory // 8)
     scratch = os.path.join(runtime.scratch, "tasks", f"{active.id}-{step}-{kind}-{number}-{attempt}")
     began = time.monotonic()
     allowed = pickle_allowed.set(request.options.allow_pickle)
@@ -122,9 +139,12 @@ def _run(
                 str(group): {str(name): int(amount) for name, amount in names.items()}
                 for group, names in job.counters.items()
             }
+        moved.flush()  # a commit must name nothing that is not there
     finally:
         pickle_allowed.reset(allowed)
         shutil.rmtree(scratch, ignore_errors=True)
+    if scheme_of(storage.uri) == "s3":
+        moved.count("PUT")  # the commit's own, which is about to be made
     return Commit(
         job=active.id,
         step=step,
@@ -139,6 +159,7 @@ def _run(
         bytes_out=sum(part.bytes for part in parts),
         seconds=round(time.monotonic() - began, 6),
         host=socket.gethostname(),
+        requests=dict(moved.requests),
     )
 
 

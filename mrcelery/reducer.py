@@ -15,6 +15,7 @@ from mrcelery.ops import Op
 from mrcelery.output import feed, results
 from mrcelery.records import Part, ShuffleInput
 from mrcelery.shuffle import Groups, Run, read_run_file
+from mrcelery.storage.transfers import carried
 from mrcelery.task import Pairs, Task, yielding
 
 FETCHERS = 8
@@ -102,7 +103,8 @@ def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
         with open(path, "wb") as out:
             for chunk in task.storage.stream(part.key):
                 out.write(chunk)
+                task.poll()
         return partial(read_run_file, path, allow_pickle=task.options.allow_pickle, remove=True)
 
     with ThreadPoolExecutor(max_workers=max(1, min(FETCHERS, len(parts)))) as pool:
-        return list(pool.map(fetch, range(len(parts))))
+        return list(pool.map(carried(fetch), range(len(parts))))

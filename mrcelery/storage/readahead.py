@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from itertools import pairwise
 from queue import SimpleQueue
 from threading import Event
 
@@ -65,7 +66,7 @@ def ranges(start: int, end: int) -> list[tuple[int, int]]:
         return []
     count = max(1, round(length / RANGE))
     cuts = [start + length * i // count for i in range(count + 1)]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(pairwise(cuts))
 
 
 class _Range:
