@@ -1,11 +1,10 @@
-"""A proxy before an S3 endpoint that keeps a log of the requests, and makes each wait as a far endpoint would."""
+"""A proxy before an S3 endpoint that keeps a log of the requests, and can make them wait for each other."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from s3_endpoint import VARIABLE
+
+PATIENCE = 60.0
 
 
 class Asked(NamedTuple):
@@ -35,26 +36,31 @@ class Asked(NamedTuple):
 
 
 class Log:
-    """What was asked so far; ``seconds`` is what each request waits before it is passed on."""
+    """What was asked so far, of how many at once.
+
+    No request is answered until ``together`` were under way at the same time; after a minute they are, so
+    that a test fails and does not hang.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Asked] = []
-        self.seconds = 0.0
+        self.together = 0
         self.at_once = 0
         self.most_at_once = 0
-        self._lock = threading.Lock()
+        self._change = threading.Condition()
 
     @contextmanager
     def _passing(self, asked: Asked) -> Iterator[None]:
-        with self._lock:
+        with self._change:
             self.requests.append(asked)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
+            self._change.notify_all()
+            self._change.wait_for(lambda: self.most_at_once >= self.together, PATIENCE)
         try:
-            time.sleep(self.seconds)
             yield
         finally:
-            with self._lock:
+            with self._change:
                 self.at_once -= 1
 
     def billed(self) -> dict[str, int]:
@@ -103,7 +109,10 @@ def proxy() -> Iterator[Log]:
             self.send_header("Content-Length", size)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data)
+                try:
+                    self.wfile.write(data)
+                except OSError:
+                    self.close_connection = True  # the client has what it wanted
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request
 

@@ -10,7 +10,7 @@ from mrcelery.errors import CorruptDataError, InputError
 from mrcelery.records import Extent
 from mrcelery.storage import Storage, locate, scheme_of
 from mrcelery.storage.base import Version
-from mrcelery.storage.readahead import read_ahead
+from mrcelery.storage.readahead import ranges, read_ahead
 
 BLOCK = 1 << 20
 """Bytes read at a time."""
@@ -36,6 +36,11 @@ def read_from(extent: Extent, start: int) -> Iterator[bytes]:
             yield from storage.stream(key, start, None, BLOCK)
         else:
             yield from _remote(storage, key, start, extent)
+
+
+def requests_for(extent: Extent) -> int:
+    """How many ranges :func:`read_from` asks S3 for, but for a last line that is longer than :data:`SLACK`."""
+    return len(ranges(max(0, extent.start - 1), min(extent.size, extent.end + SLACK)))
 
 
 @contextmanager
@@ -73,12 +78,12 @@ def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[
     at, stop, step = start, extent.end + SLACK, BLOCK
     version = Version()
     # A web server may send the whole file whatever range is asked for; where it was split, it does not.
-    ranges = scheme_of(storage.uri) not in ("http", "https") or extent.start > 0 or extent.end < extent.size
+    in_ranges = scheme_of(storage.uri) not in ("http", "https") or extent.start > 0 or extent.end < extent.size
     while extent.size < 0 or at < extent.size:
         if extent.size >= 0:
             stop = min(stop, extent.size)
         some = (
-            read_ahead(storage, key, at, stop, version) if ranges else storage.stream(key, at, stop, BLOCK, version)
+            read_ahead(storage, key, at, stop, version) if in_ranges else storage.stream(key, at, stop, BLOCK, version)
         )
         for data in some:
             at += len(data)

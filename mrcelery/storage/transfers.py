@@ -25,6 +25,9 @@ THREADS = 32
 MEMORY = 32 << 20
 """Bytes in flight, each way, where nobody says less: enough for several hundred MB/s at 30 ms a request."""
 
+OBJECT = 4 << 10
+"""Bytes that an object written behind takes beside its own."""
+
 
 class Transfers:
     """What was moved so far.
@@ -48,6 +51,7 @@ class Transfers:
 
     def write_behind(self, size: int, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function that writes ``size`` bytes, in another thread; waits while too many are on their way."""
+        size += OBJECT
         while self._writes and self._held + size > self.memory:
             self._await_one()
         self._writes.append((submit(function, *args, **kwargs), size))

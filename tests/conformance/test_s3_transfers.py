@@ -1,0 +1,210 @@
+"""How bytes move to and from S3: read ahead in parallel, written behind, nothing asked for twice."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+from s3_proxy import Asked, Log, proxy
+
+from mrcelery.errors import CorruptDataError, StorageUnreachableError
+from mrcelery.formats import input_format
+from mrcelery.formats.source import SLACK, requests_for
+from mrcelery.records import Extent
+from mrcelery.storage import Storage, locate, open_storage
+from mrcelery.storage import transfers as module
+from mrcelery.storage.base import Version
+from mrcelery.storage.readahead import CHUNK, RANGE, read_ahead
+from mrcelery.storage.transfers import MEMORY, transfers
+
+MIB = 1 << 20
+LINE = b"%07d\n"
+SIZE = 40 * MIB
+LINES = b"".join(LINE % number for number in range(SIZE // 8))
+
+
+@pytest.fixture(scope="module")
+def large(bucket: str) -> str:
+    """The address of an object of 40 MiB of lines."""
+    uri = f"s3://{bucket}/{os.urandom(4).hex()}/large.txt"
+    storage, key = locate(uri)
+    storage.write(key, LINES)
+    return uri
+
+
+@pytest.fixture
+def log(bucket: str) -> Iterator[Log]:
+    with proxy() as log:
+        yield log
+
+
+def spans(asked: list[Asked]) -> list[tuple[int, int]]:
+    """The byte ranges asked for, in order of their start."""
+    found = []
+    for one in asked:
+        first, _, last = one.range.removeprefix("bytes=").partition("-")
+        found.append((int(first), int(last) + 1))
+    return sorted(found)
+
+
+def test_ranges_are_fetched_in_parallel_and_no_byte_twice(large: str, log: Log) -> None:
+    log.together = MEMORY // RANGE
+    storage, key = locate(large)
+    with transfers() as moved:
+        chunks = list(read_ahead(storage, key, 3, SIZE))
+    assert b"".join(chunks) == LINES[3:]
+    assert max(map(len, chunks)) <= CHUNK
+    asked = spans(log.gets())
+    assert asked[0][0] == 3
+    assert asked[-1][1] == SIZE
+    assert all(before[1] == after[0] for before, after in pairwise(asked))
+    assert moved.requests == {"GET": len(asked)} == {"GET": 5}
+    assert log.most_at_once == MEMORY // RANGE
+
+
+def test_a_small_extent_is_one_request(large: str, log: Log) -> None:
+    storage, key = locate(large)
+    assert b"".join(read_ahead(storage, key, 0, 9 * MIB)) == LINES[: 9 * MIB]
+    assert len(log.gets()) == 1
+
+
+def test_with_little_memory_nothing_is_read_ahead(large: str, log: Log) -> None:
+    storage, key = locate(large)
+    with transfers(memory=RANGE):
+        assert b"".join(read_ahead(storage, key, 0, SIZE)) == LINES
+    assert len(log.gets()) == 1
+
+
+def test_no_more_is_held_than_memory_allows(large: str, log: Log) -> None:
+    storage, key = locate(large)
+    with transfers(memory=2 * RANGE):
+        chunks = read_ahead(storage, key, 0, SIZE)
+        taken = 0
+        for chunk in chunks:
+            taken += len(chunk)
+            # a slow reader: nobody asks for what there is no room for
+            assert spans(log.gets())[-1][1] <= taken + 2 * RANGE + CHUNK
+    assert taken == SIZE
+
+
+def test_a_reader_that_leaves_early_stops_the_requests(large: str, log: Log) -> None:
+    storage, key = locate(large)
+    with transfers() as moved:
+        chunks = read_ahead(storage, key, 0, SIZE)
+        next(chunks)
+        chunks.close()  # type: ignore[attr-defined]
+        asked = len(log.gets())
+        assert moved.requests == {"GET": asked}
+    assert asked <= MEMORY // RANGE
+    running = [t for t in threading.enumerate() if t.name.startswith("mrcelery-storage")]
+    assert len(running) <= module.THREADS
+
+
+def test_splits_of_lines_in_parallel_ranges(large: str, log: Log) -> None:
+    text = input_format("text")
+    cut = 17 * MIB + 3
+    extents = [Extent(large, 0, cut, SIZE), Extent(large, cut, SIZE, SIZE)]
+    found: list[str] = []
+    for extent in extents:
+        log.requests.clear()
+        found += [line for block in text.read(extent, MIB) for line in block.values]
+        assert len(log.gets()) == requests_for(extent) > 1
+        assert sum(end - start for start, end in spans(log.gets())) <= extent.end - extent.start + SLACK + 1
+    assert found == LINES.decode().split("\n")[:-1]
+
+
+def test_an_object_replaced_between_two_ranges(bucket: str, log: Log) -> None:
+    uri = f"s3://{bucket}/{os.urandom(4).hex()}"
+    storage, key = locate(uri)
+    storage.write(key, LINES)
+    version = Version()
+    for end in (SIZE // 2, SIZE):
+        first = read_ahead(storage, key, 0, end, version)
+        assert next(first) == LINES[:CHUNK]
+        storage.write(key, LINES[::-1])
+        with pytest.raises(CorruptDataError, match="was replaced while it was read"):
+            list(read_ahead(storage, key, end // 2, end, version))
+        first.close()  # type: ignore[attr-defined]
+        storage.write(key, LINES)
+
+
+def test_an_object_that_ends_early(large: str) -> None:
+    storage, key = locate(large)
+    assert b"".join(read_ahead(storage, key, 0, SIZE + 3 * RANGE)) == LINES
+    assert b"".join(read_ahead(storage, key, SIZE, SIZE + 3 * RANGE)) == b""
+
+
+def test_an_object_that_is_gone(bucket: str) -> None:
+    storage = open_storage(f"s3://{bucket}/nothing")
+    with pytest.raises(FileNotFoundError):
+        list(read_ahead(storage, "key", 0, SIZE))
+
+
+# --- writing
+
+
+def write(storage: Storage, key: str, data: bytes) -> None:
+    with storage.writer(key) as out:
+        out.write(data)
+
+
+def test_small_objects_are_written_behind_and_are_there_after_the_block(bucket: str, log: Log) -> None:
+    log.together = 16
+    storage = open_storage(f"s3://{bucket}/{os.urandom(4).hex()}")
+    with transfers(behind=True) as moved:
+        for number in range(16):
+            write(storage, f"part-{number:02d}", b"%d" % number)
+    assert log.most_at_once == 16
+    assert moved.requests == {"PUT": 16}
+    assert [storage.read(f"part-{number:02d}") for number in range(16)] == [b"%d" % n for n in range(16)]
+
+
+def test_what_is_written_behind_is_bounded(bucket: str, log: Log) -> None:
+    log.together = 2
+    storage = open_storage(f"s3://{bucket}/{os.urandom(4).hex()}")
+    with transfers(memory=3 * MIB, behind=True):
+        for number in range(8):
+            write(storage, f"part-{number}", bytes(MIB))
+            assert log.at_once <= 2
+    assert log.most_at_once == 2
+
+
+def test_a_write_behind_that_fails_is_told_at_the_end(bucket: str) -> None:
+    storage = open_storage(f"s3://{bucket}-not/x")
+    with pytest.raises(StorageUnreachableError, match="does not exist"), transfers(behind=True) as moved:
+        write(storage, "a", b"1")
+        moved.flush()
+
+
+def test_a_block_that_raises_leaves_no_write_under_way(bucket: str, log: Log) -> None:
+    log.together = 8
+    storage = open_storage(f"s3://{bucket}/{os.urandom(4).hex()}")
+
+    def fail() -> None:
+        with transfers(behind=True):
+            for number in range(200):
+                write(storage, f"part-{number}", b"x")
+            raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        fail()
+    assert log.at_once == 0
+    assert len(log.requests) < 200
+
+
+@pytest.mark.parametrize("memory", [MEMORY, RANGE])
+def test_a_large_object_in_pieces_of_any_size(bucket: str, log: Log, memory: int) -> None:
+    storage = open_storage(f"s3://{bucket}/{os.urandom(4).hex()}")
+    pieces: list[Callable[[bytes], object]] = [bytes, bytearray, memoryview]
+    with transfers(memory=memory) as moved, storage.writer("large") as out:
+        at = 0
+        for number, length in enumerate([1, 0, 20 * MIB, 7, 3 * MIB, SIZE]):
+            out.write(pieces[number % 3](LINES[at : at + length]))  # type: ignore[arg-type]
+            at += length
+    assert storage.read("large") == LINES
+    assert moved.requests == {"PUT": 2 + SIZE // (8 * MIB)}
+    parts = [a for a in log.requests if "partNumber" in a.query]
+    assert len(parts) == 5
