@@ -18,12 +18,14 @@ PATIENCE = 60.0
 
 
 class Asked(NamedTuple):
-    """A request: its method, its path without the bucket, its query, and its byte range, "" for none."""
+    """A request: its method, its path without the bucket, its query, its byte range, "" for none, and how many
+    others were under way when it came."""
 
     method: str
     key: str
     query: str
     range: str
+    beside: int
 
     @property
     def billed(self) -> str:
@@ -50,9 +52,9 @@ class Log:
         self._change = threading.Condition()
 
     @contextmanager
-    def _passing(self, asked: Asked) -> Iterator[None]:
+    def _passing(self, method: str, key: str, query: str, byte_range: str) -> Iterator[None]:
         with self._change:
-            self.requests.append(asked)
+            self.requests.append(Asked(method, key, query, byte_range, self.at_once))
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             self._change.notify_all()
@@ -96,7 +98,7 @@ def proxy() -> Iterator[Log]:
             parts = urlsplit(self.path)
             key = unquote(parts.path).lstrip("/").partition("/")[2]
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            with log._passing(Asked(self.command, key, parts.query, self.headers.get("Range", ""))):
+            with log._passing(self.command, key, parts.query, self.headers.get("Range", "")):
                 headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
                 self.onward.request(self.command, self.path, body, headers)
                 answer = self.onward.getresponse()
