@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from mrcelery.errors import CorruptDataError, InputError
@@ -77,15 +78,14 @@ def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[
     # An open-ended request, left half way, would have the rest sent for nothing and cost the connection.
     at, stop, step = start, extent.end + SLACK, BLOCK
     version = Version()
+    scheme = scheme_of(storage.uri)
     # A web server may send the whole file whatever range is asked for; where it was split, it does not.
-    in_ranges = scheme_of(storage.uri) not in ("http", "https") or extent.start > 0 or extent.end < extent.size
+    ranged = scheme == "s3" or (scheme in ("http", "https") and (extent.start > 0 or extent.end < extent.size))
     while extent.size < 0 or at < extent.size:
         if extent.size >= 0:
             stop = min(stop, extent.size)
-        some = (
-            read_ahead(storage, key, at, stop, version) if in_ranges else storage.stream(key, at, stop, BLOCK, version)
-        )
-        for data in some:
+        read = partial(read_ahead, storage) if ranged else storage.stream
+        for data in read(key, at, stop, BLOCK, version):
             at += len(data)
             yield data
         if at < stop:

@@ -71,7 +71,10 @@ class Storage(Protocol):
         ...
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        """Write an object in pieces. It appears, whole, when the block ends; never if it raised."""
+        """Write an object in pieces. It appears, whole, when the block ends; never if it raised.
+
+        Within :func:`mrcelery.storage.transfers.transfers` with ``behind``, it may be later, when that block ends.
+        """
         ...
 
     def stat(self, key: str) -> ObjectInfo | None:

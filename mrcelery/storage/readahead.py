@@ -7,7 +7,7 @@ mapper takes more than the one and should not see the other.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from itertools import pairwise
 from queue import SimpleQueue
@@ -19,11 +19,10 @@ from mrcelery.storage.transfers import current, submit
 RANGE = 8 << 20
 """Bytes of one request, about: at 30 ms of waiting each, several at once fill a fast link."""
 
-CHUNK = 1 << 20
-"""Bytes delivered at a time."""
 
-
-def read_ahead(storage: Storage, key: str, start: int, end: int, version: Version | None = None) -> Iterator[bytes]:
+def read_ahead(
+    storage: Storage, key: str, start: int, end: int, chunk: int = 1 << 20, version: Version | None = None
+) -> Iterator[bytes]:
     """The object's bytes ``[start, end)``, as :meth:`Storage.stream` gives them, fetched ahead of their reader.
 
     No byte is asked for twice; what fits into one request is one. Holds about ``Transfers.memory`` bytes
@@ -34,7 +33,7 @@ def read_ahead(storage: Storage, key: str, start: int, end: int, version: Versio
     cuts = ranges(start, end)
     at_once = current().memory // RANGE
     if len(cuts) < 2 or at_once < 2:
-        yield from storage.stream(key, start, end, CHUNK, version)
+        yield from storage.stream(key, start, end, chunk, version)
         return
     stopped = Event()
     waiting = iter(cuts)
@@ -42,13 +41,13 @@ def read_ahead(storage: Storage, key: str, start: int, end: int, version: Versio
     try:
         while True:
             while len(under_way) < at_once and (cut := next(waiting, None)) is not None:
-                under_way.append(_Range(storage, key, *cut, version, stopped))
+                under_way.append(_Range(storage, key, *cut, chunk, version, stopped))
             if not under_way:
                 return
             missing = under_way[0].size
-            for chunk in under_way[0].chunks():
-                missing -= len(chunk)
-                yield chunk
+            for data in under_way[0].chunks():
+                missing -= len(data)
+                yield data
             if missing:
                 return  # the object ends here: what lies beyond would not join on
             under_way.popleft()
@@ -72,18 +71,22 @@ def ranges(start: int, end: int) -> list[tuple[int, int]]:
 class _Range:
     """A request under way in another thread; holds what has come and was not taken."""
 
-    def __init__(self, storage: Storage, key: str, start: int, end: int, version: Version, stopped: Event) -> None:
+    def __init__(
+        self, storage: Storage, key: str, start: int, end: int, chunk: int, version: Version, stopped: Event
+    ) -> None:
         self.size = end - start
         self._came: SimpleQueue[bytes | BaseException] = SimpleQueue()
         self._stopped = stopped
-        self.future: Future[None] = submit(self._fetch, storage, key, start, end, version)
+        self.future: Future[None] = submit(
+            self._fetch, lambda: storage.stream(key, start, end, chunk, version)
+        )
 
-    def _fetch(self, storage: Storage, key: str, start: int, end: int, version: Version) -> None:
+    def _fetch(self, stream: Callable[[], Iterator[bytes]]) -> None:
         if self._stopped.is_set():
             return
         try:
-            for chunk in storage.stream(key, start, end, CHUNK, version):
-                self._came.put(chunk)
+            for data in stream():
+                self._came.put(data)
                 if self._stopped.is_set():
                     return
             self._came.put(b"")
@@ -91,7 +94,7 @@ class _Range:
             self._came.put(e)
 
     def chunks(self) -> Iterator[bytes]:
-        while chunk := self._came.get():
-            if isinstance(chunk, BaseException):
-                raise chunk
-            yield chunk
+        while data := self._came.get():
+            if isinstance(data, BaseException):
+                raise data
+            yield data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -17,7 +19,7 @@ from mrcelery.records import Extent
 from mrcelery.storage import Storage, locate, open_storage
 from mrcelery.storage import transfers as module
 from mrcelery.storage.base import Version
-from mrcelery.storage.readahead import CHUNK, RANGE, read_ahead
+from mrcelery.storage.readahead import RANGE, read_ahead
 from mrcelery.storage.transfers import MEMORY, transfers
 
 MIB = 1 << 20
@@ -56,7 +58,7 @@ def test_ranges_are_fetched_in_parallel_and_no_byte_twice(large: str, log: Log) 
     with transfers() as moved:
         chunks = list(read_ahead(storage, key, 3, SIZE))
     assert b"".join(chunks) == LINES[3:]
-    assert max(map(len, chunks)) <= CHUNK
+    assert max(map(len, chunks)) <= MIB
     asked = spans(log.gets())
     assert asked[0][0] == 3
     assert asked[-1][1] == SIZE
@@ -86,7 +88,7 @@ def test_no_more_is_held_than_memory_allows(large: str, log: Log) -> None:
         for chunk in chunks:
             taken += len(chunk)
             # a slow reader: nobody asks for what there is no room for
-            assert spans(log.gets())[-1][1] <= taken + 2 * RANGE + CHUNK
+            assert spans(log.gets())[-1][1] <= taken + 2 * RANGE + MIB
     assert taken == SIZE
 
 
@@ -101,6 +103,16 @@ def test_a_reader_that_leaves_early_stops_the_requests(large: str, log: Log) -> 
     assert asked <= MEMORY // RANGE
     running = [t for t in threading.enumerate() if t.name.startswith("mrcelery-storage")]
     assert len(running) <= module.THREADS
+
+
+def test_a_process_ends_that_has_left_requests_under_way(large: str) -> None:
+    script = (
+        "import sys; from mrcelery.storage import locate; from mrcelery.storage.readahead import read_ahead\n"
+        f"left = read_ahead(*locate({large!r}), 0, {SIZE})\n"
+        "print(next(left)[:7])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "b'0000000'\n", "")
 
 
 def test_splits_of_lines_in_parallel_ranges(large: str, log: Log) -> None:
@@ -122,11 +134,11 @@ def test_an_object_replaced_between_two_ranges(bucket: str, log: Log) -> None:
     storage.write(key, LINES)
     version = Version()
     for end in (SIZE // 2, SIZE):
-        first = read_ahead(storage, key, 0, end, version)
-        assert next(first) == LINES[:CHUNK]
+        first = read_ahead(storage, key, 0, end, version=version)
+        assert next(first) == LINES[:MIB]
         storage.write(key, LINES[::-1])
         with pytest.raises(CorruptDataError, match="was replaced while it was read"):
-            list(read_ahead(storage, key, end // 2, end, version))
+            list(read_ahead(storage, key, end // 2, end, version=version))
         first.close()  # type: ignore[attr-defined]
         storage.write(key, LINES)
 
