@@ -17,6 +17,7 @@ from typing import Any
 from mrcelery import layout
 from mrcelery.commit import commit, committed
 from mrcelery.errors import CorruptDataError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
+from mrcelery.formats.source import in_turn
 from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
 from mrcelery.mapper import run_map
@@ -130,7 +131,9 @@ def _run(
                 poll=_poller(runtime, active.id),
             )
             if kind == "map":
-                parts = run_map(task, runtime.split(active, step, number))
+                split = runtime.split(active, step, number)
+                with in_turn(split.extents):
+                    parts = run_map(task, split)
             else:
                 key = layout.shuffle_input(active.id, step, number)
                 parts = run_reduce(task, decode(storage.read(key), ShuffleInput, key))

@@ -7,17 +7,23 @@ mapper takes more than the one and should not see the other.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Event
+from typing import NamedTuple
 
 from mrcelery.storage.base import Storage, Version
 from mrcelery.storage.transfers import current, submit
 
 RANGE = 8 << 20
 """Bytes of one request, about: at 30 ms of waiting each, several at once fill a fast link."""
+
+SMALL_AT_ONCE = 8
+"""Small objects fetched ahead at the same time."""
 
 
 def read_ahead(
@@ -33,15 +39,14 @@ def read_ahead(
     cuts = ranges(start, end)
     at_once = current().memory // RANGE
     if len(cuts) < 2 or at_once < 2:
-        yield from storage.stream(key, start, end, chunk, version)
+        yield from _one(storage, key, start, end, chunk, version)
         return
-    stopped = Event()
     waiting = iter(cuts)
-    under_way: deque[_Range] = deque()
+    under_way: deque[_Request] = deque()
     try:
         while True:
             while len(under_way) < at_once and (cut := next(waiting, None)) is not None:
-                under_way.append(_Range(storage, key, *cut, chunk, version, stopped))
+                under_way.append(_Request(storage, key, *cut, chunk, version))
             if not under_way:
                 return
             missing = under_way[0].size
@@ -52,10 +57,7 @@ def read_ahead(
                 return  # the object ends here: what lies beyond would not join on
             under_way.popleft()
     finally:
-        stopped.set()
-        for left in under_way:
-            left.future.cancel()
-        wait([left.future for left in under_way])  # for their requests are to be counted
+        _stop(under_way)
 
 
 def ranges(start: int, end: int) -> list[tuple[int, int]]:
@@ -68,26 +70,92 @@ def ranges(start: int, end: int) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-class _Range:
+class Piece(NamedTuple):
+    """What one request reads: the bytes ``[start, end)`` of an object."""
+
+    storage: Storage
+    key: str
+    start: int
+    end: int
+
+
+@contextmanager
+def foreseen(pieces: Iterable[Piece]) -> Iterator[None]:
+    """In this block :func:`read_ahead` will be asked for these, one after the other, in this order.
+
+    Small objects wait for the network as long as large ones: while one is read, the next ones are fetched.
+    """
+    to_come = _Foreseen(pieces, current().memory // 2)
+    token = _foreseen.set(to_come)
+    try:
+        yield
+    finally:
+        _foreseen.reset(token)
+        _stop(to_come.under_way)
+
+
+class _Foreseen:
+    def __init__(self, pieces: Iterable[Piece], memory: int) -> None:
+        self._waiting = deque(piece for piece in pieces if len(ranges(piece.start, piece.end)) == 1)
+        self._memory = memory
+        self.under_way: deque[_Request] = deque()
+
+    def take(self, piece: Piece, chunk: int) -> _Request | None:
+        """The request for the next piece, if it is this one and under way; those after it are started."""
+        request = None
+        if self.under_way and self.under_way[0].piece == piece:
+            request = self.under_way.popleft()
+        elif not self.under_way and self._waiting and self._waiting[0] == piece:
+            self._waiting.popleft()
+        else:
+            return None
+        held = sum(request.size for request in self.under_way)
+        while self._waiting and len(self.under_way) < SMALL_AT_ONCE:
+            piece = self._waiting[0]
+            held += piece.end - piece.start
+            if held > self._memory:
+                break
+            self.under_way.append(_Request(*self._waiting.popleft(), chunk, Version()))
+        return request
+
+
+_foreseen: ContextVar[_Foreseen | None] = ContextVar("mrcelery_foreseen", default=None)
+
+
+def _one(storage: Storage, key: str, start: int, end: int, chunk: int, version: Version) -> Iterator[bytes]:
+    """The bytes of one request, which may be under way."""
+    to_come = _foreseen.get()
+    request = to_come and to_come.take(Piece(storage, key, start, end), chunk)
+    if not request:
+        yield from storage.stream(key, start, end, chunk, version)
+        return
+    try:
+        for data in request.chunks():
+            version.met(request.version.tag or "")
+            yield data
+    finally:
+        _stop([request])
+
+
+class _Request:
     """A request under way in another thread; holds what has come and was not taken."""
 
-    def __init__(
-        self, storage: Storage, key: str, start: int, end: int, chunk: int, version: Version, stopped: Event
-    ) -> None:
+    def __init__(self, storage: Storage, key: str, start: int, end: int, chunk: int, version: Version) -> None:
+        self.piece = Piece(storage, key, start, end)
         self.size = end - start
+        self.version = version
+        self.stopped = Event()
         self._came: SimpleQueue[bytes | BaseException] = SimpleQueue()
-        self._stopped = stopped
-        self.future: Future[None] = submit(
-            self._fetch, lambda: storage.stream(key, start, end, chunk, version)
-        )
+        self.future: Future[None] = submit(self._fetch, chunk)
 
-    def _fetch(self, stream: Callable[[], Iterator[bytes]]) -> None:
-        if self._stopped.is_set():
+    def _fetch(self, chunk: int) -> None:
+        storage, key, start, end = self.piece
+        if self.stopped.is_set():
             return
         try:
-            for data in stream():
+            for data in storage.stream(key, start, end, chunk, self.version):
                 self._came.put(data)
-                if self._stopped.is_set():
+                if self.stopped.is_set():
                     return
             self._came.put(b"")
         except BaseException as e:
@@ -98,3 +166,11 @@ class _Range:
             if isinstance(data, BaseException):
                 raise data
             yield data
+
+
+def _stop(requests: Collection[_Request]) -> None:
+    """Leave requests; returns when they have ended, so that they are counted."""
+    for request in requests:
+        request.stopped.set()
+        request.future.cancel()
+    wait([request.future for request in requests])

@@ -6,20 +6,21 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
 from s3_proxy import Asked, Log, proxy
 
-from mrcelery.errors import CorruptDataError, StorageUnreachableError
+from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
-from mrcelery.formats.source import SLACK, requests_for
+from mrcelery.formats.source import SLACK, in_turn, read_from, requests_for
 from mrcelery.records import Extent
 from mrcelery.storage import Storage, locate, open_storage
 from mrcelery.storage import transfers as module
 from mrcelery.storage.base import Version
-from mrcelery.storage.readahead import RANGE, read_ahead
+from mrcelery.storage.readahead import RANGE, SMALL_AT_ONCE, read_ahead
 from mrcelery.storage.transfers import MEMORY, transfers
 
 MIB = 1 << 20
@@ -126,6 +127,56 @@ def test_splits_of_lines_in_parallel_ranges(large: str, log: Log) -> None:
         assert len(log.gets()) == requests_for(extent) > 1
         assert sum(end - start for start, end in spans(log.gets())) <= extent.end - extent.start + SLACK + 1
     assert found == LINES.decode().split("\n")[:-1]
+
+
+def test_small_files_are_fetched_ahead_one_request_each(bucket: str, log: Log) -> None:
+    root = f"s3://{bucket}/{os.urandom(4).hex()}"
+    for number in range(12):
+        open_storage(root).write(f"{number:02d}", b"%d\n" % number * 1000)
+    log.requests.clear()
+    log.together = 1 + SMALL_AT_ONCE
+    extents = [Extent(f"{root}/{n:02d}", 0, size, size) for n in range(12) for size in [1000 * (len(str(n)) + 1)]]
+    text = input_format("text")
+    with transfers() as moved, in_turn(extents):
+        found = [line for extent in extents for block in text.read(extent, MIB) for line in block.values]
+    assert found == [str(number) for number in range(12) for _ in range(1000)]
+    assert sorted(asked.key[-2:] for asked in log.gets()) == [f"{number:02d}" for number in range(12)]
+    assert moved.requests == {"GET": 12}
+
+
+def test_small_files_are_not_fetched_beyond_memory_or_a_reader_that_leaves(bucket: str, log: Log) -> None:
+    root = f"s3://{bucket}/{os.urandom(4).hex()}"
+    for number in range(6):
+        open_storage(root).write(str(number), bytes(MIB))
+    log.requests.clear()
+    extents = [Extent(f"{root}/{number}", 0, MIB, MIB) for number in range(6)]
+    with transfers(memory=5 * MIB) as moved:
+        with in_turn(extents):
+            next(read_from(extents[3], 0))  # not what comes first: read as ever
+            assert len(log.gets()) == 1
+            assert b"".join(read_from(extents[0], 0)) == bytes(MIB)
+            assert b"".join(read_from(extents[1], 0)) == bytes(MIB)
+        asked = [one.key[-1] for one in log.gets()]
+        # two have room: 1 and 2, then 2 and 3, which nobody came to take
+        assert Counter("013") <= Counter(asked) <= Counter("01233")
+        assert moved.requests == {"GET": len(asked)}
+
+
+def test_a_small_file_that_is_gone_or_was_replaced_after_it_was_fetched(bucket: str) -> None:
+    root = f"s3://{bucket}/{os.urandom(4).hex()}"
+    storage = open_storage(root)
+    storage.write("a", b"1\n")
+    storage.write("c", bytes(3 * MIB))
+    extents = [Extent(f"{root}/a", 0, 2, 2), Extent(f"{root}/b", 0, 2, 2), Extent(f"{root}/c", 0, MIB, 3 * MIB)]
+    with in_turn(extents):
+        assert list(read_from(extents[0], 0)) == [b"1\n"]
+        with pytest.raises(InputError, match="is gone"):
+            list(read_from(extents[1], 0))
+        line = read_from(extents[2], 0)
+        next(line)
+        storage.write("c", b"x" * 3 * MIB)
+        with pytest.raises(CorruptDataError, match="was replaced while it was read"):
+            list(line)
 
 
 def test_an_object_replaced_between_two_ranges(bucket: str, log: Log) -> None:
