@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -93,6 +93,10 @@ def proxy() -> Iterator[Log]:
         def finish(self) -> None:
             super().finish()
             self.onward.close()
+
+        def handle(self) -> None:
+            with suppress(ConnectionResetError):  # a client may leave before its answer has come
+                super().handle()
 
         def handle_request(self) -> None:
             parts = urlsplit(self.path)

@@ -30,6 +30,9 @@ from mrcelery.storage.transfers import current, submit
 PART = 8 << 20
 """Bytes of a part of a multipart upload (S3 wants 5 MiB at least); a smaller object is one PUT."""
 
+COPY_PART = 512 << 20
+"""Bytes of a part of a multipart copy, which moves nothing through this process (S3 takes 5 GB at most)."""
+
 UPLOADS = 3
 """Parts of one object on their way at once; a writer holds at most ``UPLOADS + 1`` parts."""
 
@@ -44,6 +47,7 @@ _BILLED = {
     "copy_object": "PUT",
     "create_multipart_upload": "PUT",
     "upload_part": "PUT",
+    "upload_part_copy": "PUT",
     "complete_multipart_upload": "PUT",
     "abort_multipart_upload": "DELETE",
     "list_objects_v2": "LIST",
@@ -196,10 +200,10 @@ class S3Storage:
                     return bool(found["Metadata"].get("mrcelery-create") == token)
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        return self._writer(key)
+        return self._upload(key)
 
     @contextmanager
-    def _writer(self, key: str) -> Iterator[ObjectWriter]:
+    def _upload(self, key: str) -> Iterator[_Upload]:
         upload = _Upload(self, key)
         try:
             yield upload
@@ -256,7 +260,9 @@ class S3Storage:
                 if code_of(e) not in ("InvalidRequest", "EntityTooLarge"):
                     raise
                 # Above 5 GB only a multipart copy will do.
-                _client().copy(source, to.bucket, to._prefix + to_key)
+                size = self._call("head_object", key)["ContentLength"]
+                with to._upload(to_key) as upload:
+                    upload.copy(source, size)
 
     def local_path(self, key: str) -> str | None:
         return None
@@ -294,22 +300,31 @@ class _Upload:
         # S3 takes 10,000 parts at most: growing ones leave room for half a terabyte.
         return PART << min(3, self._sent // 1000)
 
+    def copy(self, source: dict[str, str], size: int) -> None:
+        """Have S3 copy an object of ``size`` bytes, in parts."""
+        for start in range(0, size, COPY_PART):
+            part = f"bytes={start}-{min(size, start + COPY_PART) - 1}"
+            self._begin_part("upload_part_copy", CopySource=source, CopySourceRange=part)
+
     def _send(self) -> None:
         """Send the buffer as a part; it is not copied, so a new one takes its place."""
+        part, self._buffer = self._buffer, bytearray()
+        self._begin_part("upload_part", Body=part)
+
+    def _begin_part(self, operation: str, **params: Any) -> None:
         if not self._id:
             with self._storage._errors("s3:PutObject", self._key):
                 self._id = self._storage._call("create_multipart_upload", self._key)["UploadId"]
         while len(self._pending) >= self._most:
             self._collect()
         self._sent += 1
-        part, self._buffer = self._buffer, bytearray()
-        self._pending.append(
-            submit(self._storage._call, "upload_part", self._key, UploadId=self._id, PartNumber=self._sent, Body=part)
-        )
+        params |= {"UploadId": self._id, "PartNumber": self._sent}
+        self._pending.append(submit(self._storage._call, operation, self._key, **params))
 
     def _collect(self) -> None:
         with self._storage._errors("s3:PutObject", self._key):
-            self._etags.append(self._pending.popleft().result()["ETag"])
+            answer = self._pending.popleft().result()
+        self._etags.append(answer.get("CopyPartResult", answer)["ETag"])
 
     def finish(self) -> None:
         if not self._id:
@@ -318,7 +333,8 @@ class _Upload:
             else:
                 self._storage._put(self._key, self._buffer)
             return
-        self._send()
+        if self._buffer:
+            self._send()
         while self._pending:
             self._collect()
         parts = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(self._etags, 1)]

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
+from botocore.exceptions import ClientError
 from s3_proxy import Asked, Log, proxy
 
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
 from mrcelery.formats.source import SLACK, in_turn, read_from, requests_for
 from mrcelery.records import Extent
-from mrcelery.storage import Storage, locate, open_storage
+from mrcelery.storage import Storage, locate, open_storage, s3
 from mrcelery.storage import transfers as module
 from mrcelery.storage.base import Version
 from mrcelery.storage.readahead import RANGE, SMALL_AT_ONCE, read_ahead
@@ -240,6 +241,26 @@ def test_a_write_behind_that_fails_is_told_at_the_end(bucket: str) -> None:
     with pytest.raises(StorageUnreachableError, match="does not exist"), transfers(behind=True) as moved:
         write(storage, "a", b"1")
         moved.flush()
+
+
+def test_an_object_that_only_a_multipart_copy_takes(
+    large: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = s3.S3Storage._call
+
+    def too_large(self: s3.S3Storage, operation: str, key: str | None = None, **params: object) -> object:
+        if operation == "copy_object":
+            raise ClientError({"Error": {"Code": "InvalidRequest"}}, "CopyObject")
+        return call(self, operation, key, **params)
+
+    monkeypatch.setattr(s3.S3Storage, "_call", too_large)
+    monkeypatch.setattr(s3, "COPY_PART", 15 * MIB)
+    storage, key = locate(large)
+    target = open_storage(f"s3://{bucket}/{os.urandom(4).hex()}")
+    with transfers() as moved:
+        storage.copy(key, target, "copied")
+    assert moved.requests == {"GET": 1, "PUT": 2 + 3}
+    assert target.read("copied") == LINES
 
 
 def test_a_block_that_raises_leaves_no_write_under_way(bucket: str, log: Log) -> None:
