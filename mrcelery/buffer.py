@@ -12,20 +12,34 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from functools import reduce
-from itertools import chain, starmap
+from itertools import chain, islice, repeat, starmap
 from typing import Any, BinaryIO
 
 from mrcelery.codec import Block, BlockWriter
+from mrcelery.colbuffer import ArrayBuffer
+from mrcelery.columns import Column, as_list, is_array, starts, take
 from mrcelery.errors import UserCodeError
+from mrcelery.folding import fold_run
 from mrcelery.ops import Op
 from mrcelery.output import decode_pair, encoder
 from mrcelery.partition import argsort, check_keys, partition_numbers, starts_of_groups
 from mrcelery.records import Part
-from mrcelery.shuffle import Groups, Run, packed, read_run_file, sorted_block
-from mrcelery.task import Pair, Pairs, Task, sampled_size, size_of, yielding
+from mrcelery.shuffle import Groups, Run, joined, packed, read_run_file, sorted_block
+from mrcelery.snapshot import ATOMS, snapshot
+from mrcelery.task import Pace, Pair, Pairs, Task, columns, sampled_size, size_of, yielding
+from mrcelery.tracebacks import raised_by_us
 
 ENTRY = 120
 """Bytes that a distinct key costs in a dictionary beside itself."""
+
+MOST = 512
+"""Pairs taken at once: so few that they are in the processor's cache from their mapper to the dictionary."""
+
+PORTION = 8192
+"""Rows of arrays that become objects at once."""
+
+SETTLED = 100_000
+"""Counted pairs that may become lists again where counting ends; of more the combiner makes less first."""
 
 HASHABLE = frozenset({str, int, float, bytes, bool, type(None), date, datetime, Decimal})
 """Key types of which every value can be in a dictionary; a tuple can unless a list is in it."""
@@ -45,17 +59,24 @@ class MapBuffer:
             self._combiner = _as_combiner(op)
         elif op is not None:
             self._op, self._protocol = op, None  # accumulators are ours, whatever the protocol
-        self.encode = None if self._protocol is None else encoder(self._protocol)
+        self._encode = None if self._protocol is None else encoder(self._protocol)
         self._grouped = self._op is not None or self._combiner is not None
         self._collect: Callable[[list[Any], list[Any]], None] = (
             self._fold if self._op is not None else self._group if self._combiner is not None else self._append
         )
+        self._begins = True
+        self._same: tuple[Any, type] | None = None
+        self._counts: Counter[Any] = Counter()
         self._folded: Counter[Any] = Counter()
         self._groups: defaultdict[Any, list[Any]] = defaultdict(list)
         self._keys: list[Any] = []  # in order of arrival; keys that no dictionary takes where pairs are grouped
         self._values: list[Any] = []
         self._bytes = 0
         self._pairs = 0
+        self._pace = Pace(task.budget, MOST)
+        self._arrays = ArrayBuffer(self._op)
+        # A combiner of the user's, a protocol and values to be sorted want Python objects.
+        self._as_arrays = self._combiner is None and self._protocol is None and not task.hooks.sort_values
         self._spills: list[tuple[str, list[tuple[int, int]]]] = []
 
     def __enter__(self) -> MapBuffer:
@@ -68,11 +89,118 @@ class MapBuffer:
 
     # -- taking pairs ---------------------------------------------------------------------------
 
-    def add(self, keys: list[Any], values: list[Any]) -> None:
-        """Take a batch; spills where the budget is used up."""
+    def consume(self, pairs: Pairs) -> None:
+        """Run the user code behind ``pairs`` and take what it yields; spills where the budget is used up."""
+        task, iterator = self._task, iter(pairs)
+        self._before_pairs()
+        while taken := task.call(lambda: self._take(iterator)):
+            task.poll()
+            task.records_out += taken
+            if self._bytes > task.budget:
+                self._full()
+
+    def consume_columns(self, keys: Column, values: Column) -> None:
+        """Take records that user code gave as columns."""
+        task = self._task
+        task.records_out += len(keys)
+        if self._as_arrays and is_array(keys):
+            if self._op is None and self._pairs:
+                self._spill(self._drain())  # came earlier: a key's values stay in their order
+            if self._arrays.add(keys, values):
+                task.poll()
+                if self._arrays.bytes > task.budget:
+                    self._spill(self._arrays.drain())
+                return
+        self._before_pairs()
+        # In portions: objects take several times the room that arrays do.
+        for at in range(0, len(keys), PORTION):
+            some_keys, some_values = as_list(keys[at : at + PORTION]), as_list(values[at : at + PORTION])
+            self._add([(key, value) for key, value in zip(some_keys, some_values, strict=True)])
+            task.poll()
+            if self._bytes > task.budget:
+                self._full()
+
+    def _before_pairs(self) -> None:
+        """A key's values stay in their order: columns that came earlier go first."""
+        if self._op is None and len(self._arrays):
+            self._spill(self._arrays.drain())
+
+    def _take(self, iterator: Iterator[Pair]) -> int:
+        """Take the next pairs; how many."""
+        if self._same is not None:
+            return self._count(iterator, *self._same)
+        pairs = self._task.take(iterator, self._pace.step(), self._encode)
+        if pairs and self._begins:  # a single one
+            self._begins = False
+            self._same = self._constant(*pairs[0])
+            if self._same is not None:
+                return self._count(iter(pairs), *self._same)
+        self._add(pairs)
+        return len(pairs)
+
+    def _constant(self, key: Any, value: Any) -> tuple[Any, type] | None:
+        """What to count, if the first pair may be one of many with its value: the value, and the keys' type."""
+        if self._grouped and self._encode is None and type(key) in HASHABLE and type(value) in ATOMS:
+            return value, type(key)
+        return None
+
+    def _count(self, iterator: Iterator[Pair], constant: Any, kind: type) -> int:
+        """Take pairs that all have the same value, such as 1: a number per key stands for them.
+
+        Ends counting for good at the first pair that is another.
+        """
+        others: list[Pair] = []
+        other: Any = object()
+
+        def kept(key: Any, value: Any) -> Any:
+            others.append((snapshot(key), snapshot(value)))
+            return other
+
+        some = islice(iterator, self._pace.step())
+        # No call for each pair, and no columns: that would double what it costs to count one.
+        try:
+            keys = [k if v is constant and type(k) is kind else kept(k, v) for k, v in some]
+        except (TypeError, ValueError) as e:
+            if raised_by_us(e):
+                raise self._task.no_pair(f"what is no pair ({e})") from None
+            raise
+        if others:
+            self._settle()
+            rest = iter(others)
+            self._add([next(rest) if key is other else (key, constant) for key in keys])
+            return len(keys)
+        before = len(self._counts)
+        self._counts.update(keys)
+        self._pairs += len(keys)
+        new = len(self._counts) - before
+        # None new: nothing that could grow. The sample says how large keys are just now.
+        size = sampled_size(keys, 8) if new else 0
+        self._bytes += new * (size + ENTRY)
+        self._pace.took(size)
+        return len(keys)
+
+    def _settle(self) -> None:
+        """Stop counting: what was counted goes where pairs of any value go, and comes before them."""
+        assert self._same is not None
+        counts, constant = self._counts, self._same[0]
+        if self._op is None and self._pairs > SETTLED:
+            self.add_combined(self._drain())
+        elif self._op is None:
+            for key, n in counts.items():
+                self._groups[key] = [constant] * n
+        else:
+            for key, n in counts.items():
+                self._folded[key] = self._op.create_many(constant, n)
+        self._counts, self._same = Counter(), None
+
+    def _add(self, pairs: list[Pair]) -> None:
+        """Take pairs that nothing changes any more."""
+        if not pairs:
+            return
+        keys, values = columns(pairs)
         before = len(self._groups) + len(self._folded)
-        # A sample of the batch stands for it: this is an estimate on the safe side, not an account.
-        key, value = sampled_size(keys), sampled_size(values) + 8
+        # A sample of the keys stands for all: this is an estimate on the safe side, not an account.
+        key, value = sampled_size(keys), self._task.value_size(keys, values)
         try:
             self._collect(keys, values)
         except (TypeError, ValueError) as e:  # values that a declared reducer cannot take
@@ -84,8 +212,7 @@ class MapBuffer:
             self._bytes += new * (key + value + ENTRY)
             self._bytes += 0 if self._op.closed else len(keys) * value
         self._pairs += len(keys)
-        if self._bytes > self._task.budget:
-            self._full()
+        self._pace.took(key + value)
 
     def _append(self, keys: list[Any], values: list[Any]) -> None:
         self._keys += keys
@@ -153,22 +280,34 @@ class MapBuffer:
         """Everything in the buffer as one sorted block, combined; the buffer is empty afterwards."""
         self._bytes = self._pairs = 0
         with self._task.explain():
+            if self._same is not None:
+                return self._drain_counts(self._same[0])
             if self._op is not None:
-                return self._drain_folded()
+                return self._drain_folded(self._op)
             if self._combiner is not None:
                 return self._drain_groups()
             keys, values = self._keys, self._values
             self._keys, self._values = [], []
             return sorted_block(keys, values, self._task.hooks.sort_values)
 
-    def _drain_folded(self) -> Block:
+    def _drain_counts(self, constant: Any) -> Block:
+        counts, self._counts = self._counts, Counter()
+        keys = list(counts)
+        check_keys(keys)
+        ordered = [keys[i] for i in argsort(keys)]
+        op = self._op
+        if op is not None:
+            return Block(ordered, [op.create_many(constant, counts[key]) for key in ordered])
+        return joined(list(self._combine((key, repeat(constant, counts[key])) for key in ordered)))
+
+    def _drain_folded(self, op: Op) -> Block:
         folded, self._folded = self._folded, Counter()
         block = sorted_block(list(folded), list(folded.values()))
         if self._keys:
             loose = sorted_block(self._keys, self._values)
             self._keys, self._values = [], []
             block = sorted_block(block.keys + loose.keys, block.values + loose.values)
-            block = _joined(self._merge_op(iter([block])))
+            block = joined(list(fold_run(self._task, iter([block]), op)))
         return block
 
     def _drain_groups(self) -> Block:
@@ -183,7 +322,7 @@ class MapBuffer:
             pairs = iter(Groups(iter([loose])))
         else:
             pairs = ((keys[i], iter(groups[keys[i]])) for i in argsort(keys))
-        return _joined(self._combine(pairs))
+        return joined(list(self._combine(pairs)))
 
     def _combine(self, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Run:
         """The user's combiner over groups in order of key; its output in order of key again."""
@@ -198,32 +337,28 @@ class MapBuffer:
             pairs = chain(pairs, _late(hooks.combiner_final))
         keys: list[Any] = []
         values: list[Any] = []
-        for some_keys, some_values in task.batches(pairs, encode=self.encode, results=False):
+        for some_keys, some_values in task.batches(pairs, encode=self._encode, results=False):
             keys += some_keys
             values += some_values
         yield sorted_block(keys, values, hooks.sort_values)
-
-    def _merge_op(self, run: Run) -> Run:
-        op = self._op
-        assert op is not None
-        merged = ((k, reduce(op.merge, v)) for k, v in Groups(run))
-        for keys, values in self._task.batches(merged, results=False):
-            yield Block(keys, values)
 
     def _partition(self, block: Block) -> Iterator[tuple[int, Block]]:
         """A sorted block as one sorted block per partition that has a record, in order of partition."""
         n = self._task.reducers
         keys, values = block
         if n == 1:
-            if keys:
+            if len(keys):
                 yield 0, block
             return
-        starts = [0, *starts_of_groups(keys)] if keys else []
-        distinct = keys if len(starts) == len(keys) else [keys[i] for i in starts]
+        if is_array(keys):
+            yield from self._partition_arrays(block)
+            return
+        begins = [0, *starts_of_groups(keys)] if keys else []
+        distinct = keys if len(begins) == len(keys) else [keys[i] for i in begins]
         numbers = self._numbers(distinct)
-        if len(starts) != len(keys):
-            ends = [*starts[1:], len(keys)]
-            numbers = list(chain.from_iterable([p] * (e - s) for p, s, e in zip(numbers, starts, ends, strict=True)))
+        if len(begins) != len(keys):
+            ends = [*begins[1:], len(keys)]
+            numbers = list(chain.from_iterable([p] * (e - s) for p, s, e in zip(numbers, begins, ends, strict=True)))
         columns: list[tuple[list[Any], list[Any]]] = [([], []) for _ in range(n)]
         for p, k, v in zip(numbers, keys, values, strict=True):
             column = columns[p]
@@ -232,6 +367,21 @@ class MapBuffer:
         for p, (ks, vs) in enumerate(columns):
             if ks:
                 yield p, Block(ks, vs)
+
+    def _partition_arrays(self, block: Block) -> Iterator[tuple[int, Block]]:
+        import numpy as np
+
+        begins = starts(block.keys)
+        numbers = np.array(self._numbers(as_list(take(block.keys, begins))), np.int32)
+        if len(begins) != len(block.keys):
+            numbers = np.repeat(numbers, np.diff(begins, append=len(block.keys)))
+        by = np.argsort(numbers, kind="stable")
+        ends = np.cumsum(np.bincount(numbers, minlength=self._task.reducers))
+        start = 0
+        for p, end in enumerate(ends.tolist()):
+            if end > start:
+                yield p, Block(take(block.keys, by[start:end]), take(block.values, by[start:end]))
+            start = end
 
     def _numbers(self, keys: list[Any]) -> list[int]:
         n = self._task.reducers
@@ -269,9 +419,15 @@ class MapBuffer:
         """Write all partitions to storage and return those that have records."""
         task = self._task
         block = self._drain()
+        if len(self._arrays):
+            arrays = self._arrays.drain()
+            if block.keys:
+                self._spill(arrays)
+            else:
+                block = arrays
         if not self._spills:
             return tuple(task.write_part(p, [part]) for p, part in self._partition(block))
-        if block.keys:
+        if len(block.keys):
             self._spill(block)
         del block
         parts = []
@@ -283,7 +439,7 @@ class MapBuffer:
                 continue
             merged = task.merge(runs)
             if self._op is not None:
-                merged = self._merge_op(merged)
+                merged = fold_run(task, merged, self._op)
             parts.append(task.write_part(p, packed(merged)))
         return tuple(part for part in parts if part.records)
 
@@ -306,15 +462,6 @@ def _as_combiner(op: Op) -> Callable[[Any, Iterator[Any]], Pairs]:
         yield key, op.result(reduce(op.add, values, op.create(next(values))))
 
     return combiner
-
-
-def _joined(run: Run) -> Block:
-    blocks = list(run)
-    if len(blocks) == 1:
-        return blocks[0]
-    return Block(
-        list(chain.from_iterable(b.keys for b in blocks)), list(chain.from_iterable(b.values for b in blocks))
-    )
 
 
 def _late(function: Callable[[], Any]) -> Iterator[Pair]:

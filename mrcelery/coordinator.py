@@ -30,7 +30,7 @@ from mrcelery.formats import input_format
 from mrcelery.jobstore.base import FINAL
 from mrcelery.output import output_suffix
 from mrcelery.partlists import PartLists
-from mrcelery.plan import cut, list_inputs, write_plan
+from mrcelery.plan import cut, fitted, list_inputs, write_plan
 from mrcelery.records import (
     Commit,
     Counters,
@@ -132,9 +132,8 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
         storage.write(layout.shared_input(digest, name), blob)
     options = request.options
     files = list_inputs(request.inputs, input_format(options.input_format))
-    plan = write_plan(
-        cut(files, options.split_size), lambda page, data: storage.write(layout.plan_page(job, 0, page), data)
-    )
+    splits = cut(*fitted(files, options.split_size, options.workers))
+    plan = write_plan(splits, lambda page, data: storage.write(layout.plan_page(job, 0, page), data))
     spec = JobSpec(request=request, plan=plan, steps=tuple(with_reducers(s, plan) for s in request.steps))
     key = layout.spec(job)
     if not storage.create(key, seal(spec, runtime.signing_key)):

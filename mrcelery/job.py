@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from mrcelery.errors import JobLoadError, MRCeleryError, UsageError
-from mrcelery.ops import Op
+from mrcelery.ops import Identity, Op
 from mrcelery.step import HOOKS, UNSUPPORTED, MRStep, StepHooks, identity_reducer, reducers_in
 
 if TYPE_CHECKING:
@@ -323,6 +323,8 @@ def hooks(job: MRJob, step_index: int) -> StepHooks:
         combine_op, given["combiner"] = given["combiner"], None
     elif given["combiner"] is None and step.has_combiner:
         given["combiner"] = identity_reducer
+    if isinstance(given["reducer"], Identity):
+        given["reducer"] = identity_reducer
     if isinstance(given["reducer"], Op):
         reduce_op = combine_op = given["reducer"]
         given["reducer"] = None

@@ -9,7 +9,8 @@ from itertools import chain, islice, repeat
 from typing import Any
 
 from mrcelery.buffer import MapBuffer
-from mrcelery.codec import read_blocks
+from mrcelery.codec import Block, read_blocks
+from mrcelery.columns import as_list, of_table
 from mrcelery.errors import TaskError
 from mrcelery.formats import input_format
 from mrcelery.formats.base import RecordBlock
@@ -30,16 +31,23 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
     if task.reducers == 0:
         with results(task, task.number) as (sink, parts):
             for pairs in _pairs(task, split):
-                feed(task, pairs, sink)
+                if isinstance(pairs, Block):
+                    task.records_out += len(pairs.keys)
+                    sink.add(*pairs)
+                else:
+                    feed(task, pairs, sink)
         return tuple(parts)
     with MapBuffer(task) as buffer:
         for pairs in _pairs(task, split):
-            feed(task, pairs, buffer)
+            if isinstance(pairs, Block):
+                buffer.consume_columns(*pairs)
+            else:
+                buffer.consume(pairs)
         return buffer.close()
 
 
-def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
-    """What the hooks yield, as one iterable per hook and block of records.
+def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
+    """What the hooks yield, as one iterable per hook and block of records, or as columns.
 
     User code runs as the iterables are consumed; between two of them no user code is active.
     """
@@ -67,6 +75,8 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs]:
                     task.poll()
                     left -= some
                     some = min(MOST, some * 4) if time.monotonic() - began < SLICE_SECONDS else max(1, some // 4)
+            elif block.keys is not None and block.table is not None:
+                yield Block(*of_table(block.table))
             else:
                 yield zip(keys, values)  # noqa: B905  # repeat(None) has no length
             task.poll()
@@ -83,14 +93,12 @@ def _tell_input(extent: Extent) -> None:
         os.environ.update({f"mapreduce_map_input_{name}": text for name, text in told.items()})
 
 
-def _batch_pairs(mapper_batch: Callable[[Any], Any], block: RecordBlock) -> Pairs:
+def _batch_pairs(mapper_batch: Callable[[Any], Any], block: RecordBlock) -> Pairs | Block:
     out = mapper_batch(block.values if block.table is None else block.table)
     if out is None:
         return ()
-    if hasattr(out, "column_names"):
-        from mrcelery.formats.parquet import pairs
-
-        return pairs(out)
+    if hasattr(out, "num_columns"):
+        return Block(*of_table(out))
     return out.items() if hasattr(out, "items") else out  # type: ignore[no-any-return]
 
 
@@ -128,7 +136,8 @@ def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     allow_pickle = task.options.allow_pickle
     protocol = task.hooks.internal_protocol
     start = 0
-    for keys, values in read_blocks(storage.stream(key), extent.uri, allow_pickle=allow_pickle):
+    for block in read_blocks(storage.stream(key), extent.uri, allow_pickle=allow_pickle):
+        keys, values = as_list(block.keys), as_list(block.values)
         if protocol is not None:
             try:
                 pairs = [decode_pair(protocol, k, v) for k, v in zip(keys, values, strict=True)]

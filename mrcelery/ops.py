@@ -21,6 +21,7 @@ __all__ = [
     "Count",
     "CountDistinct",
     "Distinct",
+    "Identity",
     "Max",
     "Mean",
     "Min",
@@ -49,6 +50,13 @@ class Op:
     def create(self, value: Any, /) -> Any:
         """The accumulator of one value."""
         raise NotImplementedError
+
+    def create_many(self, value: Any, n: int, /) -> Any:
+        """The accumulator of the same value ``n`` times, one at least."""
+        acc = self.create(value)
+        for _ in range(n - 1):
+            acc = self.add(acc, value)
+        return acc
 
     def add(self, acc: Any, value: Any, /) -> Any:
         return self.merge(acc, self.create(value))
@@ -80,6 +88,10 @@ class Op:
         return f"{type(self).__name__}({args})"
 
 
+class Identity(Op):
+    """Each value as it came, in order of key: a sort. Nothing is combined, and columns stay columns."""
+
+
 class Sum(Op):
     """The sum of numbers, by plain ``+``: a sum of floats depends on their order in its last digits."""
 
@@ -93,10 +105,10 @@ class Sum(Op):
 
     merge = add
 
+    def create_many(self, value: Any, n: int, /) -> Any:
+        return value * n if type(value) is int else super().create_many(value, n)
+
     def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
-        if type(values[0]) is int and values.count(1) == len(values) and set(map(type, values)) == {int}:
-            folded.update(keys)  # counts, in C
-            return
         for key, value in zip(keys, values, strict=True):
             folded[key] = folded[key] + value if key in folded else 0 + value
 
@@ -112,6 +124,9 @@ class Count(Op):
 
     def merge(self, acc: int, other: int, /) -> int:
         return acc + other
+
+    def create_many(self, value: Any, n: int, /) -> int:
+        return n
 
     def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
         folded.update(keys)
@@ -130,6 +145,9 @@ class Min(Op):
 
     merge = add
 
+    def create_many(self, value: Any, n: int, /) -> Any:
+        return value
+
 
 class Max(Op):
     """The largest value by Python's ``<``; NaN where there is one. Of equal values the first stays."""
@@ -144,12 +162,18 @@ class Max(Op):
 
     merge = add
 
+    def create_many(self, value: Any, n: int, /) -> Any:
+        return value
+
 
 class Mean(Op):
     """The arithmetic mean of numbers, a float; exact for ints up to its one division."""
 
     def create(self, value: Any, /) -> list[Any]:
         return [value, 1]
+
+    def create_many(self, value: Any, n: int, /) -> list[Any]:
+        return [value * n, n] if type(value) is int else super().create_many(value, n)
 
     def add(self, acc: list[Any], value: Any, /) -> list[Any]:
         acc[0] += value
@@ -177,6 +201,9 @@ class Variance(Op):
 
     def create(self, value: Any, /) -> list[Any]:
         return [1, float(value), 0.0]
+
+    def create_many(self, value: Any, n: int, /) -> list[Any]:
+        return [n, float(value), 0.0]
 
     def add(self, acc: list[Any], value: Any, /) -> list[Any]:
         acc[0] += 1

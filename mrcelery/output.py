@@ -9,6 +9,7 @@ from zlib import crc32
 
 from mrcelery import layout
 from mrcelery.codec import BlockWriter
+from mrcelery.columns import Column, as_list, is_array
 from mrcelery.formats import compressor, output_format
 from mrcelery.protocols import LineProtocol
 from mrcelery.records import JobOptions, Part
@@ -21,7 +22,7 @@ class Sink(Protocol):
     @property
     def encode(self) -> Encode | None: ...
 
-    def add(self, keys: list[Any], values: list[Any]) -> None: ...
+    def add(self, keys: Column, values: Column) -> None: ...
 
 
 def feed(task: Task, pairs: Pairs, sink: Sink) -> None:
@@ -62,7 +63,9 @@ class _Blocks:
         self.encode = None if protocol is None else encoder(protocol)
         self._writer = BlockWriter(out, compress=task.compress, allow_pickle=task.options.allow_pickle)
 
-    def add(self, keys: list[Any], values: list[Any]) -> None:
+    def add(self, keys: Column, values: Column) -> None:
+        if is_array(keys) != is_array(values):
+            keys, values = as_list(keys), as_list(values)
         with self._task.explain():
             self._writer.write(keys, values)
 
@@ -89,6 +92,7 @@ class _Formatted:
         self._task = task
         self._out = out
         self._format = output_format(task.options.output_format, task.job)
+        self._arrow = bool(getattr(self._format, "arrow", False))
         self.needs_records = bool(getattr(self._format, "needs_records", False))
         protocol = task.hooks.output_protocol
         self.encode: Encode | None = None
@@ -106,7 +110,9 @@ class _Formatted:
             self.bytes += len(data)
             self.crc32 = crc32(data, self.crc32)
 
-    def add(self, keys: list[Any], values: list[Any]) -> None:
+    def add(self, keys: Column, values: Column) -> None:
+        if not self._arrow:
+            keys, values = as_list(keys), as_list(values)
         try:
             if self.encode is not None:
                 data = b"\n".join([*keys, b""])

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from mrcelery.errors import ConfigError, CorruptDataError, InputError, StorageUnreachableError
@@ -26,6 +26,12 @@ PAGE = 1000
 
 OPEN_COST = 4 << 20
 """Bytes that opening a file counts as when small files are packed (as in Spark)."""
+
+SMALLEST = 4 << 20
+"""Bytes that a split has at least where it is made smaller than asked for."""
+
+TASKS_EACH = 2
+"""Map tasks for each worker at least, so that one that is slow is made up for."""
 
 SLOP = 1.1
 """How much longer than the split size a file's last extent may be (as in Hadoop)."""
@@ -121,6 +127,23 @@ def _http_file(uri: str, fmt: InputFormat) -> InputFile:
     if found is None:
         raise InputError(f"input {uri} does not exist (HTTP 404): correct the address")
     return _file(uri, found[0], fmt, ranges=found[1])
+
+
+def fitted(files: Iterable[InputFile], split_size: int, workers: int) -> tuple[Iterable[InputFile], int]:
+    """The files, and the split size with which each of ``workers`` processes has a few map tasks.
+
+    That is less than ``split_size`` where the input is small, but never below :data:`SMALLEST`. Unchanged where
+    ``workers`` is 0, there are many files, or a file's size is not known.
+    """
+    if not workers:
+        return files, split_size
+    source = iter(files)
+    first = list(islice(source, PAGE))
+    more = next(source, None)
+    if more is not None or any(file.size < 0 for file in first):
+        return chain(first, [] if more is None else [more], source), split_size
+    share = -(-sum(file.size for file in first) // (workers * TASKS_EACH))
+    return first, min(split_size, max(SMALLEST, share))
 
 
 def cut(files: Iterable[InputFile], split_size: int) -> Iterator[Split]:

@@ -85,6 +85,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     reducers: int | None = None
     split_size: int = 64 << 20
+    workers: int = 0
+    """Processes that run the job, where they are known and the split size was left to us; else 0."""
     memory: int = 512 << 20
     max_attempts: int = 4
     max_bad_records: int = 0

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial, reduce
+from functools import partial
 from itertools import chain, starmap
-from typing import Any
 
 from mrcelery.buffer import decoded_groups
-from mrcelery.codec import read_blocks
+from mrcelery.codec import Block, read_blocks
+from mrcelery.colops import fold_of
+from mrcelery.columns import as_list, is_array
 from mrcelery.errors import CorruptDataError
+from mrcelery.folding import fold_run
 from mrcelery.ops import Op
-from mrcelery.output import feed, results
+from mrcelery.output import Sink, feed, results
 from mrcelery.records import Part, ShuffleInput
-from mrcelery.shuffle import Groups, Run, read_run_file
+from mrcelery.shuffle import Groups, Run, as_lists, read_run_file
+from mrcelery.step import StepHooks, identity_reducer
 from mrcelery.storage.transfers import carried
-from mrcelery.task import Pairs, Task, yielding
+from mrcelery.task import Pairs, Task, columns, yielding
 
 FETCHERS = 8
 """Parts fetched at the same time from a storage that is not a folder."""
@@ -28,13 +31,53 @@ def run_reduce(task: Task, shuffle_input: ShuffleInput) -> tuple[Part, ...]:
     Raises the errors of :mod:`mrcelery.errors`; what this attempt wrote counts only once committed.
     """
     with results(task, task.number) as (sink, parts):
-        runs = _open_runs(task, shuffle_input.parts)
-        groups = Groups(task.merge(runs))
-        task.position.locate = lambda: ("", None, groups.key)
-        for pairs in _pairs(task, groups):
-            feed(task, pairs, sink)
-        task.records_in = groups.records
+        run = _counted(task, task.merge(_open_runs(task, shuffle_input.parts)))
+        if task.hooks.reduce_op is not None:
+            _reduce_declared(task, run, task.hooks.reduce_op, sink)
+        elif _moves(task.hooks):
+            for block in run:
+                _give(task, sink, block)
+        else:
+            groups = Groups(as_lists(run))
+            task.position.locate = lambda: ("", None, groups.key)
+            for pairs in _pairs(task, groups):
+                feed(task, pairs, sink)
     return tuple(parts)
+
+
+def _counted(task: Task, run: Run) -> Run:
+    for block in run:
+        task.records_in += len(block.keys)
+        yield block
+
+
+def _moves(hooks: StepHooks) -> bool:
+    """Whether the reducer hands on what it is given, so that columns may pass as they are."""
+    around = hooks.reducer_init or hooks.reducer_final
+    return hooks.reducer is identity_reducer and not around and hooks.internal_protocol is None
+
+
+def _give(task: Task, sink: Sink, block: Block) -> None:
+    task.poll()
+    task.records_out += len(block.keys)
+    if sink.encode is None:
+        sink.add(*block)
+    else:
+        pairs = zip(as_list(block.keys), as_list(block.values), strict=True)
+        sink.add(*columns([sink.encode(key, value) for key, value in pairs]))
+
+
+def _reduce_declared(task: Task, run: Run, op: Op, sink: Sink) -> None:
+    """A declared reducer over accumulators that the map side made."""
+    fold = fold_of(op)
+    result = op.result
+    for keys, values in fold_run(task, run, op):
+        task.position.locate = lambda: ("", None, as_list(keys)[0])  # noqa: B023
+        if fold is not None and is_array(keys):
+            results = fold.result(values)
+        else:
+            results = task.call(lambda: list(map(result, values)))  # noqa: B023
+        _give(task, sink, Block(keys, results))
 
 
 def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
@@ -43,23 +86,14 @@ def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
     if hooks.reducer_init is not None:
         yield task.call(lambda: yielding(hooks.reducer_init)())  # type: ignore[arg-type]
     grouped = iter(groups)
-    if hooks.reduce_op is not None:
-        yield _merged(hooks.reduce_op, grouped)
+    if hooks.internal_protocol is not None:
+        grouped = decoded_groups(hooks.internal_protocol, grouped)
+    if hooks.reducer is not None:
+        yield chain.from_iterable(starmap(yielding(hooks.reducer), grouped))
     else:
-        if hooks.internal_protocol is not None:
-            grouped = decoded_groups(hooks.internal_protocol, grouped)
-        if hooks.reducer is not None:
-            yield chain.from_iterable(starmap(yielding(hooks.reducer), grouped))
-        else:
-            yield ((key, value) for key, values in grouped for value in values)
+        yield ((key, value) for key, values in grouped for value in values)
     if hooks.reducer_final is not None:
         yield task.call(lambda: yielding(hooks.reducer_final)())  # type: ignore[arg-type]
-
-
-def _merged(op: Op, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Pairs:
-    """A declared reducer over accumulators that the map side made."""
-    for key, accumulators in groups:
-        yield key, op.result(reduce(op.merge, accumulators))
 
 
 def _open_runs(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:

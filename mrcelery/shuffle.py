@@ -6,17 +6,21 @@ smallest key that ends a block in memory are taken at once, sorted together (Pyt
 runs in them), and handed on, so the cost per record is that of a sort of a few thousand records, and
 memory holds one block per run. Equal keys come in order of run, and within a run in its order: the
 values of a key reach the reducer in order of map task and of emission.
+
+The blocks of a run are all of lists, or all of Arrow arrays of the same types. Runs of arrays that are alike
+merge as such; where runs differ, all become lists.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from mrcelery.codec import BLOCK_RECORDS, Block, BlockWriter, read_blocks
+from mrcelery.columns import Column, Keys, as_list, concat, is_array, order, take
 from mrcelery.errors import CodecError
 from mrcelery.partition import argsort, check_keys, order_key, starts_of_groups
 
@@ -37,8 +41,7 @@ def sorted_block(keys: list[Any], values: list[Any], sort_values: bool = False) 
             check_keys(values)
         except CodecError as e:
             raise CodecError(f"SORT_VALUES cannot order the values as keys are ordered: {e}") from None
-    order = argsort(list(zip(keys, values, strict=True)) if sort_values else keys)
-    return Block(list(map(keys.__getitem__, order)), list(map(values.__getitem__, order)))
+    return _sorted([Block(keys, values)], sort_values)
 
 
 class _Head:
@@ -48,9 +51,8 @@ class _Head:
         self._run = run
         self._sort_values = sort_values
         self.at = 0
-        self.keys: list[Any] = []
-        self.values: list[Any] = []
-        self.by: list[Any] = []
+        self.block = Block([], [])
+        self.by: Sequence[Any] = ()
         self._ordered: list[Any] | None = None
 
     def load(self) -> bool:
@@ -59,11 +61,22 @@ class _Head:
             block = next(self._run, None)
             if block is None:
                 return False
-            self.keys, self.values = block
-            self.by = list(zip(self.keys, self.values, strict=True)) if self._sort_values else self.keys
-            self._ordered = None
-            self.at = 0
+            self._hold(block)
         return True
+
+    def _hold(self, block: Block) -> None:
+        self.block = block
+        if is_array(block.keys):
+            self.by = Keys(block.keys)
+        else:
+            self.by = list(zip(*block, strict=True)) if self._sort_values else block.keys
+        self._ordered = None
+        self.at = 0
+
+    def unpack(self, convert: Callable[[Column], list[Any]]) -> None:
+        """From now on, give lists; ``convert`` makes those of values."""
+        self._run = as_lists(self._run, convert)
+        self._hold(next(as_lists(iter([self.block]), convert)))
 
     def ordered(self) -> list[Any]:
         """The sort column as tuples that compare whatever the types are."""
@@ -87,7 +100,39 @@ class _Head:
 
     def take(self, end: int) -> Block:
         at, self.at = self.at, end
-        return Block(self.keys[at:end], self.values[at:end])
+        return Block(self.block.keys[at:end], self.block.values[at:end])
+
+
+def as_lists(run: Run, convert: Callable[[Column], list[Any]] = as_list) -> Run:
+    """A run's blocks as blocks of lists; ``convert`` makes those of values."""
+    for keys, values in run:
+        yield Block(as_list(keys), convert(values))
+
+
+def _alike(blocks: list[Block]) -> bool:
+    """Whether all are of lists, or all of arrays of the same types."""
+    return len({(b.keys.type, b.values.type) if is_array(b.keys) else None for b in blocks}) < 2
+
+
+def joined(blocks: list[Block]) -> Block:
+    """Blocks that are alike as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    if blocks and is_array(blocks[0].keys):
+        return Block(concat([b.keys for b in blocks]), concat([b.values for b in blocks]))
+    return Block(
+        list(chain.from_iterable(b.keys for b in blocks)), list(chain.from_iterable(b.values for b in blocks))
+    )
+
+
+def _sorted(blocks: list[Block], sort_values: bool) -> Block:
+    """Blocks of checked keys as one in order; of equal records those of earlier blocks come first."""
+    keys, values = joined(blocks)
+    if is_array(keys):
+        by = order(keys)
+        return Block(take(keys, by), take(values, by))
+    positions = argsort(list(zip(keys, values, strict=True)) if sort_values else keys)
+    return Block(list(map(keys.__getitem__, positions)), list(map(values.__getitem__, positions)))
 
 
 def _lowest_end(heads: list[_Head]) -> Any:
@@ -97,30 +142,25 @@ def _lowest_end(heads: list[_Head]) -> Any:
         return min((head.by[-1] for head in heads), key=order_key)
 
 
-def merge(runs: Iterable[Run], *, sort_values: bool = False) -> Run:
-    """Merge sorted runs of checked keys into one.
+def merge(
+    runs: Iterable[Run], *, sort_values: bool = False, convert: Callable[[Column], list[Any]] = as_list
+) -> Run:
+    """Merge sorted runs of checked keys into one; ``convert`` makes lists of arrays of values where it has to.
 
     Give at most :data:`FAN_IN` runs; :func:`merge_many` merges more, in passes.
     """
     heads = [_Head(run, sort_values) for run in runs]
     heads = [head for head in heads if head.load()]
+    if not _alike([head.block for head in heads]) or (sort_values and heads and is_array(heads[0].block.keys)):
+        for head in heads:
+            head.unpack(convert)
     while len(heads) > 1:
         bound = _lowest_end(heads)
-        keys: list[Any] = []
-        values: list[Any] = []
-        sources = 0
-        for head in heads:
-            cut = head.below(bound)
-            if cut > head.at:
-                block = head.take(cut)
-                keys += block.keys
-                values += block.values
-                sources += 1
-        if sources > 1:
-            order = argsort(list(zip(keys, values, strict=True)) if sort_values else keys)
-            yield Block(list(map(keys.__getitem__, order)), list(map(values.__getitem__, order)))
-        elif sources:
-            yield Block(keys, values)
+        blocks = [head.take(cut) for head in heads if (cut := head.below(bound)) > head.at]
+        if len(blocks) > 1:
+            yield _sorted(blocks, sort_values)
+        elif blocks:
+            yield blocks[0]
         # The records at the bound itself may go on in a run's next block: run after run, block by block.
         for head in heads:
             while head.load():
@@ -142,7 +182,7 @@ def merge_many(
     *,
     sort_values: bool = False,
     allow_pickle: bool = False,
-    combine: Callable[[Run], Run] | None = None,
+    convert: Callable[[Column], list[Any]] = as_list,
     fan_in: int = FAN_IN,
 ) -> Run:
     """Merge any number of runs, given as functions that open them, ``fan_in`` at a time.
@@ -163,12 +203,12 @@ def merge_many(
             excess -= len(group) - 1
             os.makedirs(scratch, exist_ok=True)
             path = os.path.join(scratch, f"merge-{generation}-{i}")
-            run = merge([open_run() for open_run in group], sort_values=sort_values)
-            write_run_file(path, combine(run) if combine else run, allow_pickle=allow_pickle)
+            run = merge([open_run() for open_run in group], sort_values=sort_values, convert=convert)
+            write_run_file(path, run, allow_pickle=allow_pickle)
             merged.append(_opener(path, allow_pickle))
         runs = merged
         generation += 1
-    yield from merge([open_run() for open_run in runs], sort_values=sort_values)
+    yield from merge([open_run() for open_run in runs], sort_values=sort_values, convert=convert)
 
 
 def _opener(path: str, allow_pickle: bool) -> Callable[[], Run]:
@@ -209,26 +249,23 @@ def file_chunks(file: Any, start: int = 0, end: int | None = None, size: int = 2
 
 def packed(run: Run) -> Run:
     """The same records in blocks that are worth their overhead: small neighbours joined."""
-    keys: list[Any] = []
-    values: list[Any] = []
+    held: list[Block] = []
+    records = 0
     for block in run:
-        if not keys and len(block.keys) >= BLOCK_RECORDS:
-            yield block
-            continue
-        keys += block.keys
-        values += block.values
-        if len(keys) >= BLOCK_RECORDS:
-            yield Block(keys, values)
-            keys, values = [], []
-    if keys:
-        yield Block(keys, values)
+        held.append(block)
+        records += len(block.keys)
+        if records >= BLOCK_RECORDS:
+            yield joined(held)
+            held, records = [], 0
+    if records:
+        yield joined(held)
 
 
 class Groups:
     """Iterates over a sorted run as ``(key, values)``, one per distinct key.
 
     ``values`` is an iterator that may span any number of blocks and holds one at a time; what the
-    consumer leaves of it is skipped. ``key`` is the key of the group handed out last.
+    consumer leaves of it is skipped. ``key`` is the key of the group handed out last. Blocks are of lists.
     """
 
     def __init__(self, run: Run) -> None:

@@ -87,7 +87,7 @@ class Submission:
         from mrcelery.job import step_specs
         from mrcelery.step import reducers_in
 
-        options = _options(config, instance, jobconf or {}, overwrite=overwrite, keep=keep)
+        options = _options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
         explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
         reducers = explicit or reducers_in(options.jobconf) or config.reducers
         _check_formats(options, instance, runner, prints=wants_results and output is None)
@@ -132,7 +132,7 @@ class Submission:
 
         with transfers() as listing:
             files = plan.list_inputs(self._here(), input_format(self.options.input_format))
-            splits = plan.cut(files, self.options.split_size)
+            splits = plan.cut(*plan.fitted(files, self.options.split_size, self.options.workers))
             summary = plan.write_plan(counted(splits), lambda page, data: None)
         if self._uploads:
             listing.count("GET", summary.files)  # each is looked up once more where it was uploaded to
@@ -325,7 +325,7 @@ def _check_fleet(config: Config) -> None:
 
 
 def _options(
-    config: Config, job: MRJob, jobconf: Mapping[str, str], *, overwrite: bool, keep: bool
+    config: Config, job: MRJob, jobconf: Mapping[str, str], runner: str, *, overwrite: bool, keep: bool
 ) -> JobOptions:
     """A flag wins over what the job's class says, and that over the environment and the files."""
     from mrcelery.formats import compressor, input_format, output_format
@@ -347,6 +347,7 @@ def _options(
     return JobOptions(
         reducers=config.reducers,
         split_size=config.split_size,
+        workers=_workers(config) if runner == "local" and "split_size" not in config.origins else 0,
         memory=config.memory,
         max_attempts=config.max_attempts,
         max_bad_records=config.max_bad_records,

@@ -12,7 +12,9 @@ from typing import Any
 
 from mrcelery import layout
 from mrcelery.codec import BlockWriter
-from mrcelery.errors import CodecError, MRCeleryError, TaskError, UserCodeError
+from mrcelery.colops import accumulators
+from mrcelery.columns import Column, as_list
+from mrcelery.errors import CodecError, MRCeleryError, RecordTooLongError, TaskError, UserCodeError
 from mrcelery.job import MRJob, StepHooks
 from mrcelery.records import JobOptions, Kind, Part
 from mrcelery.shuffle import FAN_IN, Run, merge_many
@@ -28,6 +30,8 @@ RECORD_REPR = 500
 
 SLICE_SECONDS = 0.1
 """About how long user code runs until its task looks up: what it yields and reads is cut accordingly."""
+
+TEXTS = frozenset({str, bytes})
 
 Pair = tuple[Any, Any]
 Pairs = Iterable[Pair]
@@ -76,7 +80,6 @@ class Task:
     records_in: int = 0
     records_out: int = 0
     bytes_in: int = 0
-    _step: int = 1
 
     @property
     def budget(self) -> int:
@@ -104,6 +107,7 @@ class Task:
             runs,
             self.scratch,
             sort_values=self.hooks.sort_values,
+            convert=as_list if self.hooks.combine_op is None else accumulators,
             allow_pickle=self.options.allow_pickle,
             fan_in=self.fan_in,
         )
@@ -112,7 +116,7 @@ class Task:
         os.makedirs(self.scratch, exist_ok=True)
         return os.path.join(self.scratch, name)
 
-    def write_part(self, partition: int, blocks: Iterable[tuple[list[Any], list[Any]]]) -> Part:
+    def write_part(self, partition: int, blocks: Iterable[tuple[Column, Column]]) -> Part:
         """Write one partition's sorted blocks to an object of this attempt's own."""
         key = layout.part(self.job_id, self.step, self.kind, self.number, partition, self.attempt)
         with self.storage.writer(key) as out, self.explain():
@@ -137,38 +141,65 @@ class Task:
         with the position.
         """
         iterator = iter(pairs)
+        pace = Pace(self.budget, most)
         while True:
-            began = time.monotonic()
-            step = self._step
-            keys, values = self.call(lambda: self._take(iterator, step, encode))  # noqa: B023
+            keys, values = columns(self.call(lambda: self.take(iterator, pace.step(), encode)))
             if not keys:
                 return
+            pace.took(sampled_size(keys) + sampled_size(values))
             self.poll()
             if results:
                 self.records_out += len(keys)
-            size = max(16, sampled_size(keys) + sampled_size(values))
-            # Few at first, more where they turn out small and quick: a few huge ones must not add up, and
-            # a slow mapper must not go on for long in a job that has ended.
-            faster = 4.0 if time.monotonic() - began < SLICE_SECONDS else 0.25
-            self._step = max(1, min(most, int(step * faster), self.budget // 16 // size))
             yield keys, values
 
-    def _take(self, iterator: Iterator[Pair], most: int, encode: Encode | None) -> Columns:
-        keys: list[Any] = []
-        values: list[Any] = []
-        add_key, add_value = keys.append, values.append
-        for pair in islice(iterator, most):
-            try:
-                key, value = pair
-            except (TypeError, ValueError):
-                raise self._not_a_pair(pair) from None
-            if encode is not None:
-                key, value = encode(key, value)
-            elif not (type(value) in ATOMS and type(key) in ATOMS):
-                key, value = snapshot(key), snapshot(value)
-            add_key(key)
-            add_value(value)
-        return keys, values
+    def take(self, iterator: Iterator[Pair], most: int, encode: Encode | None = None) -> list[Pair]:
+        """The next pairs that user code yields, ``most`` of them at most, each as it was when it was yielded."""
+        if encode is not None:
+            return [encode(*self.checked(pair)) for pair in islice(iterator, most)]
+        # Written out for the many pairs of plain types: a call for each would double what it costs.
+        return [
+            pair
+            if type(pair) is tuple and len(pair) == 2 and type(pair[0]) in ATOMS and type(pair[1]) in ATOMS
+            else self.kept(pair)
+            for pair in islice(iterator, most)
+        ]
+
+    def kept(self, pair: Any) -> Pair:
+        """A pair that user code has yielded, as it is now. Raises UserCodeError for what is no pair."""
+        key, value = self.checked(pair)
+        return snapshot(key), snapshot(value)
+
+    def checked(self, pair: Any) -> Pair:
+        """What was yielded as a pair. Raises UserCodeError for what is none."""
+        try:
+            key, value = pair
+        except (TypeError, ValueError):
+            raise self.no_pair(f"{pair!r:.200}, which is no (key, value) pair") from None
+        return key, value
+
+    def no_pair(self, what: str) -> UserCodeError:
+        who = {"map": "mapper", "reduce": "reducer"}[self.kind]
+        return UserCodeError(f"the {who} yielded {what}: yield key, value")
+
+    def value_size(self, keys: list[Any], values: list[Any]) -> int:
+        """Bytes of one value, roughly. Raises RecordTooLongError for one of more than :attr:`max_record`."""
+        size = sampled_size(values) + 8
+        if set(map(type, values)) <= TEXTS:
+            # A sample would miss the large ones among many small.
+            total = sum(map(len, values))
+            if total > self.max_record:
+                at = max(range(len(values)), key=lambda i: len(values[i]))
+                if len(values[at]) > self.max_record:
+                    raise self.too_large(keys[at], len(values[at]))
+            size = max(size, total // len(values))
+        return size
+
+    def too_large(self, key: Any, size: int) -> RecordTooLongError:
+        """The error for a value that outgrew :attr:`max_record`."""
+        return RecordTooLongError(
+            f"a value of {size} bytes for the key {key!r:.100} is more than the {self.max_record} that one may have: "
+            "raise --memory, or yield it in pieces"
+        )
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call user code; what it raises is raised as a UserCodeError that says where."""
@@ -191,9 +222,29 @@ class Task:
         self.position.describe(error)
         return error
 
-    def _not_a_pair(self, item: Any) -> UserCodeError:
-        who = {"map": "mapper", "reduce": "reducer"}[self.kind]
-        return UserCodeError(f"the {who} yielded {item!r:.200}, which is no (key, value) pair: yield key, value")
+
+class Pace:
+    """How many pairs to take at once, bounded by time and by size.
+
+    Few at first, more where they turn out small and quick: a few huge ones must not add up, and a slow
+    mapper must not go on for long in a job that has ended.
+    """
+
+    def __init__(self, budget: int, most: int) -> None:
+        self._step = 1
+        self._most = most
+        self._bytes = budget // 16
+        self._began = 0.0
+
+    def step(self) -> int:
+        """How many to take now."""
+        self._began = time.monotonic()
+        return self._step
+
+    def took(self, size: int) -> None:
+        """They are taken, and had so many bytes each."""
+        faster = 4.0 if time.monotonic() - self._began < SLICE_SECONDS else 0.25
+        self._step = max(1, min(self._most, int(self._step * faster), self._bytes // max(16, size)))
 
 
 class _Explain:
@@ -208,9 +259,14 @@ class _Explain:
             self._position.describe(error)
 
 
-def sampled_size(column: list[Any]) -> int:
+def columns(pairs: list[Pair]) -> Columns:
+    """Pairs as a column of keys and one of values."""
+    return [key for key, _ in pairs], [value for _, value in pairs]
+
+
+def sampled_size(column: list[Any], most: int = 16) -> int:
     """Bytes of one object of a column, roughly: the mean of a sample."""
-    sample = column[:: max(1, len(column) // 16)]
+    sample = column[:: max(1, len(column) // most)]
     return sum(map(size_of, sample)) // max(1, len(sample))
 
 

@@ -62,7 +62,7 @@ class _Submit(click.Command):
 @connection_options
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
 @click.option("-R", "--reducers", metavar="N", help="Reduce tasks of a step  [by input size]")
-@click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB]")
+@click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB; less if small]")
 @click.option("--workers", metavar="N", help="Processes of the local runner  [one per CPU]")
 @click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
 @click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")

@@ -117,16 +117,6 @@ def _pylist(table: Any) -> list[dict[str, Any]]:
         ) from None
 
 
-def pairs(table: Any) -> Iterator[tuple[Any, Any]]:
-    """The pairs in a table of two columns, keys and values. Raises :class:`UsageError` for another."""
-    if table.num_columns != 2:
-        raise UsageError(
-            f"mapper_batch returned a table of {table.num_columns} columns: return one of two, keys and values"
-        )
-    keys, values = (column.to_pylist() for column in table.columns)
-    return zip(keys, values, strict=True)
-
-
 def _begin(group: Any, size: int) -> int:
     """The row group's first byte; some number within the file even where a writer left none."""
     begins = []

@@ -248,9 +248,3 @@ def test_wrong_arguments() -> None:
         output_format("parquet:compression=lzo")
     with pytest.raises(UsageError, match="none of Arrow's"):
         encoded("parquet:schema=a:integer", [(None, 1)])
-
-
-def test_tables_of_mapper_batch() -> None:
-    assert list(parquet.pairs(pa.table({"a": [1, 2], "b": ["x", "y"]}))) == [(1, "x"), (2, "y")]
-    with pytest.raises(UsageError, match="table of 1 columns"):
-        parquet.pairs(pa.table({"a": [1]}))

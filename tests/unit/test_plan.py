@@ -22,6 +22,7 @@ from mrcelery.plan import (
     cut,
     estimate,
     find_split,
+    fitted,
     list_inputs,
     page_of,
     write_plan,
@@ -324,3 +325,21 @@ def test_estimate_follows_the_parts_from_step_to_step() -> None:
     assert two.put - cost(map_only).put == 10 * 4 + 3 + 6 + 1 + 2
     assert two.get - cost(map_only).get == 10 + 3 * 11 + 1 - 7
     assert cost(reducing, map_only).put - cost(reducing).put == 3 * 2 + 1 + 1
+
+
+def test_small_inputs_are_cut_so_that_all_workers_have_some() -> None:
+    def sizes(total: int, workers: int, files: int = 1) -> list[int]:
+        each = total // files
+        found = [InputFile(f"/in/{i}", each, True) for i in range(files)]
+        return [split.bytes for split in cut(*fitted(found, 64 << 20, workers))]
+
+    assert len(sizes(256 << 20, 0)) == 4
+    assert len(sizes(64 << 20, 0)) == 1
+    assert sizes(64 << 20, 2) == [16 << 20] * 4
+    assert sizes(1 << 20, 8) == [1 << 20]  # a process more would cost more than it does
+    assert max(sizes(4 << 30, 2)) == 64 << 20  # never more than asked for
+    many = 3 * 1000
+    assert sum(sizes(many << 20, 2, many)) == many << 20
+    assert len(sizes(many << 20, 2, many)) == len(sizes(many << 20, 0, many))
+    unknown = [InputFile("http://x/y", -1, False)]
+    assert list(fitted(unknown, 64 << 20, 2)[0]) == unknown

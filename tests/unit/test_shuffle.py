@@ -161,19 +161,6 @@ def test_no_more_runs_are_open_than_fan_in(tmp_path: Path, count: int) -> None:
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-def test_passes_on_the_way_combine(tmp_path: Path) -> None:
-    """What a combiner makes of a pass is what the next one reads."""
-
-    def total(run: Run) -> Run:
-        for key, values in Groups(run):
-            yield Block([key], [sum(values)])
-
-    runs = [partial(cut, [("a", 1), ("b", i)], lambda: 10) for i in range(9)]
-    merged = flat(merge_many(runs, str(tmp_path), combine=total, fan_in=3))
-    assert len(merged) < 18
-    assert {key: sum(v for _, v in group) for key, group in groupby(merged, lambda pair: pair[0])} == {"a": 9, "b": 36}
-
-
 def test_a_merge_that_is_left_leaves_no_open_file_and_no_scratch(tmp_path: Path) -> None:
     runs = [partial(cut, [(i, 0), (100 + i, 0)], lambda: 1) for i in range(20)]
     merged = merge_many(runs, str(tmp_path), fan_in=3)

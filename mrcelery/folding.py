@@ -1,0 +1,53 @@
+"""Accumulators of declared reducers in a sorted run: those of one key become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from itertools import chain
+from typing import Any
+
+from mrcelery.codec import Block
+from mrcelery.colops import Fold, UnfitError, accumulators, fold_of
+from mrcelery.columns import concat, is_array, order, take
+from mrcelery.ops import Op
+from mrcelery.shuffle import Groups, Run, as_lists, packed
+from mrcelery.task import Task
+
+
+def fold_run(task: Task, run: Run, op: Op) -> Run:
+    """The run's accumulators merged by key: blocks of arrays where the run's are, and arrays can hold the sums."""
+    first = next(run, None)
+    if first is None:
+        return
+    run = chain([first], run)
+    fold = fold_of(op)
+    if fold is None or not is_array(first.keys):
+        yield from _merged(task, run, op)
+        return
+    last: list[Block] = []  # the key that the next block may go on with
+    for block in packed(run):
+        try:
+            keys, values = folded(fold, [*last, block])
+        except UnfitError:
+            yield from _merged(task, chain(last, [block], run), op)
+            return
+        yield Block(keys[:-1], values[:-1])
+        last = [Block(keys[-1:], values[-1:])]
+    yield from last
+
+
+def folded(fold: Fold, blocks: list[Block]) -> Block:
+    """Accumulators in arrays as one block in order of key, one for each. Raises :class:`UnfitError`."""
+    keys, values = fold.merge(concat([b.keys for b in blocks]), concat([b.values for b in blocks]))
+    by = order(keys)
+    return Block(take(keys, by), take(values, by))
+
+
+def _merged(task: Task, run: Run, op: Op) -> Run:
+    def pairs() -> Iterator[tuple[Any, Any]]:
+        for key, values in Groups(as_lists(run, accumulators)):
+            yield key, reduce(op.merge, values)
+
+    for keys, values in task.batches(pairs(), results=False):
+        yield Block(keys, values)
