@@ -37,7 +37,8 @@ def read_ahead(
     """
     version = version or Version()
     cuts = ranges(start, end)
-    at_once = current().memory // RANGE
+    to_come = _foreseen.get()
+    at_once = (current().memory - (to_come.held if to_come else 0)) // RANGE
     if len(cuts) < 2 or at_once < 2:
         yield from _one(storage, key, start, end, chunk, version)
         return
@@ -109,14 +110,17 @@ class _Foreseen:
             self._waiting.popleft()
         else:
             return None
-        held = sum(request.size for request in self.under_way)
         while self._waiting and len(self.under_way) < SMALL_AT_ONCE:
             piece = self._waiting[0]
-            held += piece.end - piece.start
-            if held > self._memory:
+            if self.held + piece.end - piece.start > self._memory:
                 break
             self.under_way.append(_Request(*self._waiting.popleft(), chunk, Version()))
         return request
+
+    @property
+    def held(self) -> int:
+        """Bytes of the requests under way, come or not."""
+        return sum(request.size for request in self.under_way)
 
 
 _foreseen: ContextVar[_Foreseen | None] = ContextVar("mrcelery_foreseen", default=None)

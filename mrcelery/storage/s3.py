@@ -25,7 +25,7 @@ from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableErr
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
 from mrcelery.storage.s3_errors import code_of, retries_of, translate
 from mrcelery.storage.streams import copy_through
-from mrcelery.storage.transfers import current, submit
+from mrcelery.storage.transfers import THREADS, current, submit
 
 PART = 8 << 20
 """Bytes of a part of a multipart upload (S3 wants 5 MiB at least); a smaller object is one PUT."""
@@ -78,7 +78,7 @@ def _client() -> Any:
 def _connect() -> Any:
     # A session of our own: boto3's default session is not safe to share between threads.
     session = boto3.session.Session()
-    config = Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, max_pool_connections=32)
+    config = Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, max_pool_connections=2 * THREADS)
     profile = session._session.get_scoped_config()
     if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys() and "retry_mode" not in profile:
         # boto3's default mode, "legacy", does not retry all that S3 says is worth it.
