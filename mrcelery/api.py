@@ -260,11 +260,11 @@ class JobHandle:
         fields = self._fields()
         if fields["state"] == "succeeded" and (report := self._read_report()):
             return report.counters
-        from mrcelery.records import add_counters
+        from mrcelery.records import Commit, add_counters
 
         total: Counters = {}
-        for counted in self._counted(fields):
-            add_counters(total, counted.counters)
+        for step, counted in self._counted(fields):
+            add_counters(total, counted.counters if isinstance(counted, Commit) else counted.all_counters(step))
         return total
 
     def requests(self) -> dict[str, int]:
@@ -280,21 +280,21 @@ class JobHandle:
 
         total: dict[str, int] = {}
         add_coordinator_requests(total, fields)
-        for counted in self._counted(fields):
+        for _, counted in self._counted(fields):
             add_requests(total, counted.requests if isinstance(counted, Commit) else counted.totals.requests)
         return total
 
-    def _counted(self, fields: dict[str, str]) -> Iterator[StageSummary | Commit]:
-        """What has been counted so far: the sums of each stage that is done, the commits of one that runs."""
+    def _counted(self, fields: dict[str, str]) -> Iterator[tuple[int, StageSummary | Commit]]:
+        """What has been counted so far, by step: the sums of a stage that is done, the commits of one that runs."""
         from mrcelery.records import Commit, StageSummary, decode
 
         for stage in self._stages(fields, int(fields.get("step") or 0)):
             summary = fields.get(f"summary.{stage.step}.{stage.kind}")
             if summary is not None:
-                yield decode(summary.encode(), StageSummary)
+                yield stage.step, decode(summary.encode(), StageSummary)
             elif self._store is not None:
                 for data in self._store.commits(self.id, stage.step, stage.kind).values():
-                    yield decode(data, Commit)
+                    yield stage.step, decode(data, Commit)
 
     def failure(self) -> Failure | None:
         """Why the job failed, or None where it did not."""

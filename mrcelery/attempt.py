@@ -21,6 +21,7 @@ from mrcelery.formats.source import in_turn
 from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
 from mrcelery.mapper import run_map
+from mrcelery.partitioners import with_partitioner
 from mrcelery.protocols import pickle_allowed
 from mrcelery.records import Commit, Failure, Kind, ShuffleInput, decode, encode
 from mrcelery.reducer import run_reduce
@@ -126,7 +127,7 @@ def _run(
                 last_step=step == len(active.spec.steps) - 1,
                 storage=storage,
                 job=job,
-                hooks=hooks(job, step),
+                hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
                 poll=_poller(runtime, active.id),
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from functools import reduce
@@ -344,7 +344,7 @@ class MapBuffer:
 
     def _partition(self, block: Block) -> Iterator[tuple[int, Block]]:
         """A sorted block as one sorted block per partition that has a record, in order of partition."""
-        n = self._task.reducers
+        n = self._task.partitions
         keys, values = block
         if n == 1:
             if len(keys):
@@ -355,7 +355,7 @@ class MapBuffer:
             return
         begins = [0, *starts_of_groups(keys)] if keys else []
         distinct = keys if len(begins) == len(keys) else [keys[i] for i in begins]
-        numbers = self._numbers(distinct)
+        numbers = self._numbers(distinct, (values[i] for i in begins))
         if len(begins) != len(keys):
             ends = [*begins[1:], len(keys)]
             numbers = list(chain.from_iterable([p] * (e - s) for p, s, e in zip(numbers, begins, ends, strict=True)))
@@ -372,7 +372,7 @@ class MapBuffer:
         import numpy as np
 
         begins = starts(block.keys)
-        numbers = np.array(self._numbers(as_list(take(block.keys, begins))), np.int32)
+        numbers = np.array(self._numbers(as_list(take(block.keys, begins)), repeat(None)), np.int32)
         if len(begins) != len(block.keys):
             numbers = np.repeat(numbers, np.diff(begins, append=len(block.keys)))
         by = np.argsort(numbers, kind="stable")
@@ -383,15 +383,16 @@ class MapBuffer:
                 yield p, Block(take(block.keys, by[start:end]), take(block.values, by[start:end]))
             start = end
 
-    def _numbers(self, keys: list[Any]) -> list[int]:
+    def _numbers(self, keys: list[Any], values: Iterable[Any]) -> list[int]:
+        """Partitions of distinct keys; with each goes a value of its, since a protocol reads only pairs."""
         n = self._task.reducers
         own = self._task.hooks.partition
         if own is None:
             return list(partition_numbers(keys, n))
         protocol = self._protocol
         numbers = []
-        for key in keys:
-            plain = key if protocol is None else decode_pair(protocol, key, None)[0]
+        for key, value in zip(keys, values, strict=True):
+            plain = key if protocol is None else decode_pair(protocol, key, value)[0]
             number = self._task.call(lambda: own(plain, n))  # noqa: B023
             if type(number) is not int or not 0 <= number < n:
                 raise UserCodeError(
@@ -402,7 +403,7 @@ class MapBuffer:
 
     def _spill(self, block: Block) -> None:
         path = self._task.scratch_file(f"spill-{len(self._spills)}")
-        sections = [(0, 0)] * self._task.reducers
+        sections = [(0, 0)] * self._task.partitions
         with open(path, "wb", buffering=1 << 18) as out:
             self._spills.append((path, sections))
             for p, part in self._partition(block):
@@ -431,7 +432,7 @@ class MapBuffer:
             self._spill(block)
         del block
         parts = []
-        for p in range(task.reducers):
+        for p in range(task.partitions):
             runs = [
                 self._opener(path, *sections[p]) for path, sections in self._spills if sections[p][1]
             ]

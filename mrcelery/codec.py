@@ -325,7 +325,13 @@ class BlockWriter:
 
     def close(self) -> None:
         """Write the end mark (the underlying file stays open)."""
-        self._head(0, self.records & 0xFFFFFFFF, 0, 0)
+        self._put(end_mark(self.records))
+
+
+def end_mark(records: int) -> bytes:
+    """What follows the last block of a file with so many records."""
+    head = _HEAD.pack(0, records & 0xFFFFFFFF, 0, 0)
+    return head + _U32.pack(crc32(head))
 
 
 def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = False) -> Iterator[Block]:

@@ -133,6 +133,7 @@ class Config:
     storage: str = _setting("", _text, "where job data lives: s3://bucket/prefix or a folder")
     queue: str = _setting("celery", _text, "Celery queue of the tasks")
     reducers: int | None = _setting(None, _whole(1), "R, reduce tasks of a step (by input size)")
+    partitioner: str = _setting("", _text, "reduce task of a key: hash, range, field:SPEC (the job's, else hash)")
     split_size: int = _setting(64 << 20, parse_size, "input bytes of one map task")
     workers: int | None = _setting(None, _whole(1), "processes of the local runner (one per CPU)")
     memory: int = _setting(512 << 20, parse_size, "ceiling of one task's memory")

@@ -13,7 +13,7 @@ returns the :class:`Stage` to run next. All may run twice: what they write is th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +27,12 @@ from mrcelery.commit import committed
 from mrcelery.committer import check_free, publish, withdraw
 from mrcelery.errors import CorruptDataError, JobStoppedError, TaskError, UnsignedError
 from mrcelery.formats import input_format
+from mrcelery.index import encode_key
 from mrcelery.jobstore.base import FINAL
 from mrcelery.output import output_suffix
 from mrcelery.partlists import PartLists
 from mrcelery.plan import cut, fitted, list_inputs, write_plan
+from mrcelery.ranges import Ranges
 from mrcelery.records import (
     Commit,
     Counters,
@@ -55,6 +57,7 @@ from mrcelery.records import (
 )
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.signing import seal
+from mrcelery.skew import Skew
 from mrcelery.storage import check, open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import Transfers, carried, transfers
@@ -173,18 +176,29 @@ def barrier(runtime: Runtime, job: str, step: int) -> Stage:
     """After all map tasks: tell each reduce task what to read."""
     active = _active(runtime, job)
     reducers = active.spec.steps[step].reducers
+    skew = Skew(reducers)
+    bounds: list[bytes | None] = [None] * (reducers + 1)
     with _counted(runtime, job, f"barrier.{step}"), PartLists(runtime.scratch) as lists:
 
         def gather() -> Iterator[Commit]:
-            for commit in _commits(runtime, active, step, "map", _tasks(runtime, active, step)):
+            commits = _commits(runtime, active, step, "map", _tasks(runtime, active, step))
+            if active.spec.steps[step].total_order:
+                with Ranges(runtime.scratch) as ranges:
+                    yield from ranges.gather(active.storage, commits)
+                    cuts = ranges.divide(reducers, lists, skew)
+                bounds[1 : len(cuts) + 1] = map(encode_key, cuts)
+                return
+            for commit in commits:
                 for part in commit.parts:
                     lists.add(part)
+                    skew.add(part.partition, part.records, part.bytes)
                 yield commit
 
-        _summarise(runtime, active, step, "map", gather())
+        _summarise(runtime, active, step, "map", gather(), skew.counters)
 
         def tell(partition: int) -> None:
-            active.storage.write(layout.shuffle_input(job, step, partition), lists.encoded(partition))
+            record = lists.encoded(partition, bounds[partition], bounds[partition + 1])
+            active.storage.write(layout.shuffle_input(job, step, partition), record)
 
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for _ in pool.map(carried(tell), range(reducers)):
@@ -231,9 +245,17 @@ def _commits(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: 
 
 
 def _summarise(
-    runtime: Runtime, active: ActiveJob, step: int, kind: Kind, commits: Iterable[Commit]
+    runtime: Runtime,
+    active: ActiveJob,
+    step: int,
+    kind: Kind,
+    commits: Iterable[Commit],
+    skew: Callable[[], dict[str, int]] = dict,
 ) -> StageSummary:
-    """Sum a stage's commits up, and keep the sums in storage and, for those who look on, in the job store."""
+    """Sum a stage's commits up, and keep the sums in storage and, for those who look on, in the job store.
+
+    ``skew`` is called when all commits have been taken.
+    """
     counters: Counters = {}
     requests: Requests = {}
     tasks = records_in = records_out = bytes_in = bytes_out = 0
@@ -257,6 +279,7 @@ def _summarise(
             tasks=tasks,
             requests=requests,
         ),
+        skew=skew(),
     )
     data = encode(summary)
     active.storage.write(layout.stage_summary(active.id, step, kind), data)
@@ -343,7 +366,7 @@ def _report(
             key = layout.stage_summary(job, number, kind)
             kept = fields.get(f"summary.{number}.{kind}")
             summary = decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)
-            add_counters(counters, summary.counters)
+            add_counters(counters, summary.all_counters(number))
             first, last = number == 0 and kind == "map", (number == len(spec.steps) - 1 and kind != "map") or (
                 number == len(spec.steps) - 1 and not step.reducers
             )

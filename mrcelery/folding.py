@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import reduce
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
-from mrcelery.codec import Block
+from mrcelery.codec import BLOCK_RECORDS, Block
 from mrcelery.colops import Fold, UnfitError, accumulators, fold_of
 from mrcelery.columns import concat, is_array, order, take
 from mrcelery.ops import Op
 from mrcelery.shuffle import Groups, Run, as_lists, packed
-from mrcelery.task import Task
+from mrcelery.task import Pace, Task, columns, sampled_size
 
 
 def fold_run(task: Task, run: Run, op: Op) -> Run:
@@ -49,5 +49,9 @@ def _merged(task: Task, run: Run, op: Op) -> Run:
         for key, values in Groups(as_lists(run, accumulators)):
             yield key, reduce(op.merge, values)
 
-    for keys, values in task.batches(pairs(), results=False):
+    # Nothing but the op has these accumulators in hand: they are taken as they are, not copied.
+    iterator, pace = pairs(), Pace(task.budget, BLOCK_RECORDS)
+    while some := task.call(lambda: list(islice(iterator, pace.step()))):
+        keys, values = columns(some)
+        pace.took(sampled_size(keys) + sampled_size(values))
         yield Block(keys, values)

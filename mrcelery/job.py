@@ -51,9 +51,14 @@ class MRJob:
     as generators of (key, value) pairs, each with ``_init(self)`` and ``_final(self)`` before and after
     its task's records; or ``steps()`` for several steps. Each is optional, one is needed.
 
-    - ``mapper_batch(self, batch)`` replaces ``mapper``: one call per block of records.
+    - ``mapper_batch(self, batch)`` replaces ``mapper``: one call per block of records, a list of values or a
+      ``pyarrow.Table``. ``BATCH = "list"`` or ``"table"`` says which; by default a table from formats that have
+      columns, such as parquet, and a list from others. A table of text has one column ``line``, of csv a
+      column of strings per field, of jsonl a column per field, of ``records:N`` a column ``record``, or
+      ``key`` and ``value`` where the format names a key, of what an earlier step left ``key`` and ``value``.
     - ``reducer = ops.Sum()`` declares a reducer, which combines by itself (:mod:`mrcelery.ops`).
-    - ``partition(self, key, n)`` returns the partition of a key, 0 to n - 1.
+    - ``partition(self, key, n)`` returns the partition of a key, 0 to n - 1; or ``PARTITIONER`` names one:
+      ``"hash"``, ``"range"``, ``"field:1"`` (:mod:`mrcelery.partitioners`).
     - ``SORT_VALUES = True`` brings each key's values to the reducer in order.
     - ``INPUT`` and ``OUTPUT`` are the formats, by name or own ones (:mod:`mrcelery.formats.own`), where the
       command line names none.
@@ -81,6 +86,7 @@ class MRJob:
     OUTPUT_PROTOCOL: ClassVar[Any] = None
     INPUT: ClassVar[Any] = None
     OUTPUT: ClassVar[Any] = None
+    BATCH: ClassVar[str | None] = None
     SORT_VALUES: ClassVar[bool | None] = None
     PARTITIONER: ClassVar[str | None] = None
     JOBCONF: ClassVar[Mapping[str, Any]] = {}
@@ -284,40 +290,65 @@ def steps_of(job: MRJob) -> list[MRStep]:
 
 def _check_supported(job: MRJob) -> None:
     name = type(job).__name__
+    if job.BATCH not in (None, "list", "table"):
+        raise UsageError(f'{name}.BATCH is {job.BATCH!r}: set it to "list" or "table", or leave it out')
     for attribute in (*UNSUPPORTED, "pick_protocols"):
         if hasattr(job, attribute):
             raise UsageError(f"{name}.{attribute} is not supported yet: write it as a Python mapper or reducer")
     for attribute in ("HADOOP_INPUT_FORMAT", "HADOOP_OUTPUT_FORMAT", "LIBJARS"):
         if getattr(job, attribute, None):
             raise UsageError(f"{name}.{attribute} names Java classes, which cannot run here: leave it out")
-    partitioner = job.partitioner()
-    if partitioner is not None and str(partitioner).rpartition(".")[2] != "HashPartitioner":
-        raise UsageError(
-            f"{name}.PARTITIONER {partitioner} is not supported: leave it out, or define partition(self, key, n)"
-        )
+    from mrcelery.partitioners import declared_name, named
+
+    if partitioner := declared_name(job.partitioner(), job.jobconf()):
+        named(partitioner, job.jobconf())
+        if job.partition is not None:
+            raise UsageError(f"{name} has both partition() and PARTITIONER {partitioner}: leave one of the two out")
 
 
-def step_specs(job: MRJob, reducers_default: int, *, reducers: int | None = None) -> tuple[StepSpec, ...]:
+def step_specs(
+    job: MRJob,
+    reducers_default: int,
+    *,
+    reducers: int | None = None,
+    partitioner: str = "",
+    partitioner_default: str = "",
+    define: Mapping[str, Any] | None = None,
+) -> tuple[StepSpec, ...]:
     """What the coordinator must know of each step.
 
     R is what the step's ``jobconf`` says, else ``reducers`` (the user's explicit choice), else what the
-    job's ``jobconf()`` says, else ``reducers_default``; 0 for a step without a reducer. Raises as
-    :func:`steps_of`.
+    job's ``jobconf()`` says, else ``reducers_default``; 0 for a step without a reducer. ``partitioner`` is
+    the command line's, ``partitioner_default`` that of the environment or the files, ``define`` what ``-D`` gave
+    (:func:`mrcelery.partitioners.partitioner_of`). Raises as :func:`steps_of`.
     """
+    from mrcelery.partitioners import partitioner_of
     from mrcelery.records import StepSpec
 
     of_job = reducers or reducers_in(job.jobconf()) or reducers_default
-    return tuple(
-        StepSpec(has_reducer=step.has_reducer, reducers=(step.reducers or of_job) if step.has_reducer else 0)
-        for step in steps_of(job)
-    )
+
+    def spec(step: MRStep) -> StepSpec:
+        found = partitioner_of(
+            job.partition,
+            job.partitioner(),
+            job.jobconf(),
+            step.jobconf,
+            flag=partitioner,
+            default=partitioner_default,
+            define=define or {},
+        )
+        if not step.has_reducer:
+            return StepSpec(has_reducer=False, reducers=0)
+        return StepSpec(has_reducer=True, reducers=step.reducers or of_job, partitioner=found)
+
+    return tuple(map(spec, steps_of(job)))
 
 
 def hooks(job: MRJob, step_index: int) -> StepHooks:
     """What to run in a step (counted from 0) of this instance. Raises as :func:`steps_of`."""
     steps = steps_of(job)
     step = steps[step_index]
-    given = dict.fromkeys(HOOKS) | step.hooks
+    given: dict[str, Any] = dict.fromkeys(HOOKS) | step.hooks
     reduce_op = combine_op = None
     if isinstance(given["combiner"], Op):
         combine_op, given["combiner"] = given["combiner"], None
@@ -336,6 +367,7 @@ def hooks(job: MRJob, step_index: int) -> StepHooks:
         combine_op=combine_op,
         has_mapper=step.has_mapper,
         has_reducer=step.has_reducer,
+        batch=job.BATCH or "",
         partition=job.partition,
         sort_values=bool(job.sort_values()),
         input_protocol=job.input_protocol() if step_index == 0 else None,

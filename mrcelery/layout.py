@@ -8,6 +8,8 @@ Layout version 1, relative to the storage root::
     jobs/<job>/code.zip                               the shipped code
     jobs/<job>/step-<s>/plan-<ppppp>.json             PlanPage: the splits of a thousand map tasks
     jobs/<job>/step-<s>/map-<mmmmm>/part-<rrrrr>.<attempt>      one map attempt's partition r
+    jobs/<job>/step-<s>/map-<mmmmm>/run.<attempt>     with the range partitioner instead: its one sorted run, with an
+                                                      index at the end (see mrcelery.index)
     jobs/<job>/step-<s>/map-<mmmmm>/commit.json       Commit of the attempt that won
     jobs/<job>/step-<s>/shuffle/<rrrrr>.json          ShuffleInput: what reduce task r reads
     jobs/<job>/step-<s>/reduce-<rrrrr>/part-<rrrrr>.<attempt>   one reduce attempt's output
@@ -75,6 +77,10 @@ def task_root(job: str, step: int, kind: str, task: int) -> str:
 
 def part(job: str, step: int, kind: str, task: int, partition: int, attempt: str) -> str:
     return f"{task_root(job, step, kind, task)}part-{partition:05d}.{attempt}"
+
+
+def run(job: str, step: int, task: int, attempt: str) -> str:
+    return f"{task_root(job, step, 'map', task)}run.{attempt}"
 
 
 def commit(job: str, step: int, kind: str, task: int) -> str:

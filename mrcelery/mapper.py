@@ -12,8 +12,9 @@ from mrcelery.buffer import MapBuffer
 from mrcelery.codec import Block, read_blocks
 from mrcelery.columns import as_list, of_table
 from mrcelery.errors import TaskError
-from mrcelery.formats import input_format
+from mrcelery.formats import input_format, keyed
 from mrcelery.formats.base import RecordBlock
+from mrcelery.formats.extras import installed
 from mrcelery.output import decode_pair, feed, results
 from mrcelery.records import Extent, Part, Split
 from mrcelery.storage import locate
@@ -31,9 +32,11 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
     if task.reducers == 0:
         with results(task, task.number) as (sink, parts):
             for pairs in _pairs(task, split):
-                if isinstance(pairs, Block):
+                if isinstance(pairs, Block) and sink.encode is None:
                     task.records_out += len(pairs.keys)
                     sink.add(*pairs)
+                elif isinstance(pairs, Block):  # a protocol writes pair by pair
+                    feed(task, zip(as_list(pairs.keys), as_list(pairs.values), strict=True), sink)
                 else:
                     feed(task, pairs, sink)
         return tuple(parts)
@@ -60,12 +63,14 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
         _tell_input(extent)
         for block in _records(task, extent):
             task.records_in += len(block.values)
-            keys: Iterator[Any] = repeat(None) if block.keys is None else iter(block.keys)
-            # With mapper_batch nobody asks for the rows of a table, but for an error's sake.
-            values: Any = iter(block.values if hooks.mapper_batch is None else range(len(block.values)))
+            moves = mapper is None and block.keys is not None and block.table is not None
+            # With columns or mapper_batch nobody asks for the rows of a table, but for an error's sake.
+            rows = hooks.mapper_batch is None and not moves
+            keys: Iterator[Any] = iter(block.keys) if rows and block.keys is not None else repeat(None)
+            values: Any = iter(block.values if rows else range(len(block.values)))
             task.position.locate = _locator(block, values)
             if hooks.mapper_batch is not None:
-                yield task.call(lambda: _batch_pairs(hooks.mapper_batch, block))  # type: ignore[arg-type]  # noqa: B023
+                yield task.call(lambda: _batch_pairs(hooks.mapper_batch, block, hooks.batch))  # type: ignore[arg-type]  # noqa: B023
             elif mapper is not None:
                 # In slices of some time: a mapper may be slow and yield nothing.
                 left = len(block.values)
@@ -75,7 +80,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
                     task.poll()
                     left -= some
                     some = min(MOST, some * 4) if time.monotonic() - began < SLICE_SECONDS else max(1, some // 4)
-            elif block.keys is not None and block.table is not None:
+            elif moves:
                 yield Block(*of_table(block.table))
             else:
                 yield zip(keys, values)  # noqa: B905  # repeat(None) has no length
@@ -93,8 +98,16 @@ def _tell_input(extent: Extent) -> None:
         os.environ.update({f"mapreduce_map_input_{name}": text for name, text in told.items()})
 
 
-def _batch_pairs(mapper_batch: Callable[[Any], Any], block: RecordBlock) -> Pairs | Block:
-    out = mapper_batch(block.values if block.table is None else block.table)
+def _batch_pairs(mapper_batch: Callable[[Any], Any], block: RecordBlock, kind: str) -> Pairs | Block:
+    if kind == "table":
+        from mrcelery.formats.arrow import table_of
+
+        batch = table_of(block)
+    elif block.table is not None and kind != "list":
+        batch = block.table
+    else:
+        batch = block.values if isinstance(block.values, list) else list(block.values)
+    out = mapper_batch(batch)
     if out is None:
         return ()
     if hasattr(out, "num_columns"):
@@ -120,7 +133,11 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     name = task.options.input_format
     if protocol is not None and name == "text":
         name = "lines"
-    for block in input_format(name, job=task.job).read(extent, task.max_record):
+    if task.hooks.mapper_batch is not None:
+        tables = task.hooks.batch == "table"
+    else:
+        tables = task.hooks.mapper is None and protocol is None and keyed(name) and installed()
+    for block in input_format(name, job=task.job, tables=tables).read(extent, task.max_record):
         if protocol is not None and name == "lines":
             lines = iter(block.values)
             task.position.locate = _locator(block, lines)

@@ -293,6 +293,17 @@ class Distinct(Op):
         acc += other[1:]
         return acc if len(acc) < acc[0] else self._tidy(acc)
 
+    def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
+        lists: dict[Any, list[Any]] = folded  # type: ignore[assignment]
+        for key, value in zip(keys, values, strict=True):
+            acc = lists.get(key)
+            if acc is None:
+                lists[key] = self.create(value)
+            else:
+                acc.append(value)
+                if len(acc) >= acc[0]:
+                    lists[key] = self._tidy(acc)
+
     def _tidy(self, acc: list[Any]) -> list[Any]:
         values = _unique(acc[1:])
         return [2 * (len(values) + _SLACK), *values]

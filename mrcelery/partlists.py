@@ -53,10 +53,11 @@ class PartLists:
     def _path(self, partition: int) -> str:
         return os.path.join(self._folder, str(partition))
 
-    def encoded(self, partition: int) -> bytes:
+    def encoded(self, partition: int, low: bytes | None = None, high: bytes | None = None) -> bytes:
         """The :class:`ShuffleInput` of a partition, as :func:`mrcelery.records.encode` would write it."""
         parts = bytes(self._held.get(partition, b""))
         if self._folder and os.path.exists(self._path(partition)):
             with open(self._path(partition), "rb") as file:
                 parts = file.read() + parts
-        return encode(ShuffleInput(partition=partition, parts=())).removesuffix(b"]}") + parts.rstrip(b",") + b"]}"
+        head = encode(ShuffleInput(partition=partition, low=low, high=high, parts=())).removesuffix(b"]}")
+        return head + parts.rstrip(b",") + b"]}"

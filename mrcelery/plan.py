@@ -252,7 +252,8 @@ def estimate(
 
     The model, M being a step's map tasks and R its reducers: each map task reads its extents and writes R
     partitions and a commit; the barrier writes R lists of parts; each reduce task reads its list and M
-    partitions and writes a part file and a commit. A step's part files are the next step's extents.
+    partitions and writes a part file and a commit. In total order a map task writes one run, whose index the
+    barrier reads, and a reduce task a piece of each. A step's part files are the next step's extents.
 
     An upper bound on what the job reports, but for retries, attempts beyond a task's first, tasks' logs, lines
     beyond 64 KiB, Parquet (a request or more per column chunk), objects above 8 MiB that are written (a
@@ -275,8 +276,8 @@ def estimate(
             read += maps
         reducers = step.reducers if step.has_reducer else 0
         if reducers:
-            kept += maps * (reducers + 1) + reducers + reducers * 2 + 1
-            read += reducers * (maps + 1)
+            kept += maps * (1 if step.total_order else reducers) + maps + reducers + reducers * 2 + 1
+            read += reducers * (maps + 1) + (maps if step.total_order else 0)
             parts = reducers
         else:
             kept += maps * 2

@@ -71,6 +71,19 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     pages: tuple[str, ...] = ()
 
 
+class Partitioner(msgspec.Struct, frozen=True):
+    """How a step's keys are partitioned, see :mod:`mrcelery.partitioners`.
+
+    ``kind`` ``own`` is the job's ``partition()``, and stable hash where it has none.
+    """
+
+    kind: Literal["own", "hash", "range", "field"] = "own"
+    fields: tuple[tuple[int, int], ...] = ()
+    """For ``field``: first and last field of a key, from 1, of each range; a last one of 0 is the key's last."""
+    separator: str = "\t"
+    """For ``field``: what stands between the fields of a text."""
+
+
 class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the coordinator must know of a step without loading the user's code."""
 
@@ -78,6 +91,12 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
     reducers: int
     """R; 0 for a map-only step, -1 in a request that leaves it to the coordinator."""
     name: str = ""
+    partitioner: Partitioner = Partitioner()
+
+    @property
+    def total_order(self) -> bool:
+        """Whether map tasks write one run each, which the barrier divides among the reduce tasks."""
+        return self.partitioner.kind == "range" and self.reducers > 1
 
 
 class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,13 +170,21 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """One committed object: partition number, key in storage, bytes, records and CRC-32 of its bytes."""
+    """One committed object: partition number, key in storage, bytes, records and CRC-32 of its bytes.
+
+    A map task's run in total order has ``partition`` 0 and an index in its bytes ``[end, bytes)``, see
+    :mod:`mrcelery.index`. In a :class:`ShuffleInput` it is the piece ``[start, end)`` of such a run, whole
+    blocks without a file's head and end: ``bytes`` and ``records`` are the piece's, ``crc32`` is 0.
+    """
 
     partition: int
     key: str
     bytes: int
     records: int
     crc32: int
+    start: int = 0
+    end: int = -1
+    """-1: the whole object."""
 
 
 class Commit(Record, frozen=True, kw_only=True):
@@ -180,9 +207,15 @@ class Commit(Record, frozen=True, kw_only=True):
 
 
 class ShuffleInput(Record, frozen=True, kw_only=True):
-    """What one reduce task reads: the committed parts of its partition, in order of map task."""
+    """What one reduce task reads: the committed parts of its partition, in order of map task.
+
+    In total order the parts are pieces of runs, of which the task takes the keys of ``[low, high)`` (each a key
+    as :func:`mrcelery.index.encode_key` writes it; None: no bound).
+    """
 
     partition: int
+    low: bytes | None = None
+    high: bytes | None = None
     parts: tuple[Part, ...]
 
 
@@ -249,6 +282,12 @@ class StageSummary(Record, frozen=True, kw_only=True):
 
     counters: Counters
     totals: Totals
+    skew: dict[str, int] = {}
+    """Of map tasks: how the partitions differ in size, as counters (:mod:`mrcelery.skew`)."""
+
+    def all_counters(self, step: int) -> Counters:
+        """The job's own counters, and those of the step's partitions in a group of theirs."""
+        return {**self.counters, **({f"mrcelery shuffle, step {step}": self.skew} if self.skew else {})}
 
 
 class Report(Record, frozen=True, kw_only=True):

@@ -13,10 +13,11 @@ from mrcelery.colops import fold_of
 from mrcelery.columns import as_list, is_array
 from mrcelery.errors import CorruptDataError
 from mrcelery.folding import fold_run
+from mrcelery.index import framed, sliced
 from mrcelery.ops import Op
 from mrcelery.output import Sink, feed, results
 from mrcelery.records import Part, ShuffleInput
-from mrcelery.shuffle import Groups, Run, as_lists, read_run_file
+from mrcelery.shuffle import Groups, Run, as_lists, file_chunks, read_run_file
 from mrcelery.step import StepHooks, identity_reducer
 from mrcelery.storage.transfers import carried
 from mrcelery.task import Pairs, Task, columns, yielding
@@ -31,7 +32,10 @@ def run_reduce(task: Task, shuffle_input: ShuffleInput) -> tuple[Part, ...]:
     Raises the errors of :mod:`mrcelery.errors`; what this attempt wrote counts only once committed.
     """
     with results(task, task.number) as (sink, parts):
-        run = _counted(task, task.merge(_open_runs(task, shuffle_input.parts)))
+        runs = _open_runs(task, shuffle_input.parts)
+        if shuffle_input.low is not None or shuffle_input.high is not None:
+            runs = [partial(sliced, run, shuffle_input.low, shuffle_input.high) for run in runs]
+        run = _counted(task, task.merge(runs))
         if task.hooks.reduce_op is not None:
             _reduce_declared(task, run, task.hooks.reduce_op, sink)
         elif _moves(task.hooks):
@@ -102,11 +106,24 @@ def _open_runs(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
     local = [task.storage.local_path(part.key) for part in parts]
     if all(path is not None for path in local):
         openers = [
-            partial(read_run_file, path, allow_pickle=task.options.allow_pickle) for path in local if path is not None
+            partial(_read_part, path, part, task.options.allow_pickle)
+            for path, part in zip(local, parts, strict=True)
+            if path is not None
         ]
     else:
         openers = _fetch(task, parts)
     return [partial(_polled, task, opener) for opener in openers]
+
+
+def _read_part(path: str, part: Part, allow_pickle: bool) -> Run:
+    with open(path, "rb", buffering=0) as file:
+        chunks = file_chunks(file, part.start, _end(part))
+        yield from read_blocks(framed(chunks, part), path, allow_pickle=allow_pickle)
+
+
+def _end(part: Part) -> int | None:
+    """Where a part ends in its object, as storage takes it."""
+    return None if part.end < 0 else part.end
 
 
 def _polled(task: Task, opener: Callable[[], Run]) -> Run:
@@ -129,13 +146,13 @@ def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
         part = parts[i]
         task.poll()
         if i in in_memory:
-            data = task.storage.read(part.key)
+            data = task.storage.read(part.key, part.start, _end(part))
             if len(data) != part.bytes:
                 raise CorruptDataError(f"{part.key} has {len(data)} bytes and its commit says {part.bytes}")
-            return partial(read_blocks, (data,), part.key, allow_pickle=task.options.allow_pickle)
+            return partial(read_blocks, tuple(framed((data,), part)), part.key, allow_pickle=task.options.allow_pickle)
         path = task.scratch_file(f"fetch-{i}")
         with open(path, "wb") as out:
-            for chunk in task.storage.stream(part.key):
+            for chunk in framed(task.storage.stream(part.key, part.start, _end(part)), part):
                 out.write(chunk)
                 task.poll()
         return partial(read_run_file, path, allow_pickle=task.options.allow_pickle, remove=True)

@@ -42,8 +42,9 @@ class MRStep:
     Keywords are the hooks of :class:`mrcelery.job.MRJob` (``mapper``, ``combiner``, ``reducer``, each with
     ``_init`` and ``_final``, and ``mapper_batch``), None or a function; ``reducer`` and ``combiner`` may be
     a declared reducer of :mod:`mrcelery.ops`; ``jobconf`` maps Hadoop properties, of which
-    ``mapreduce.job.reduces`` is heeded. Raises ``TypeError`` for another keyword or a value that
-    cannot be called, ``ValueError`` for a step without any hook, :class:`UsageError` for what cannot run.
+    ``mapreduce.job.reduces`` and those of :mod:`mrcelery.partitioners` are heeded. Raises ``TypeError`` for another
+    keyword or a value that cannot be called, ``ValueError`` for a step without any hook, :class:`UsageError`
+    for what cannot run.
     """
 
     def __init__(self, *, jobconf: Mapping[str, Any] | None = None, **hooks: Any) -> None:
@@ -98,6 +99,8 @@ class StepHooks(NamedTuple):
     is no ``reducer``, and ``combine_op`` is the same op. ``combine_op`` without ``reduce_op`` is closed: what
     it leaves are plain values for ``reducer``. A combiner may be there without a reducer, as in mrjob.
 
+    ``batch`` is what ``mapper_batch`` is given, ``"list"`` or ``"table"``, or ``""`` for what the format has.
+
     Protocols are None where the job keeps Python's types. ``input_protocol`` is set for the first step
     only, ``output_protocol`` for the last only; ``internal_protocol`` holds between mapper and reducer,
     and between this step and its neighbours.
@@ -117,11 +120,14 @@ class StepHooks(NamedTuple):
     combine_op: Op | None
     has_mapper: bool
     has_reducer: bool
+    batch: str
     partition: Callable[[Any, int], int] | None
     sort_values: bool
     input_protocol: LineProtocol | None
     internal_protocol: LineProtocol | None
     output_protocol: LineProtocol | None
+    total_order: bool = False
+    """Map tasks write one run each, which the barrier divides; ``partition`` is None."""
 
 
 def identity_reducer(key: Any, values: Any) -> Any:

@@ -90,6 +90,7 @@ class Submission:
         options = _options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
         explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
         reducers = explicit or reducers_in(options.jobconf) or config.reducers
+        flagged = config.origins.get("partitioner", "").startswith("--")
         _check_formats(options, instance, runner, prints=wants_results and output is None)
         from mrcelery.formats.own import to_ship
 
@@ -105,7 +106,14 @@ class Submission:
             inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
             output=output,
             options=options,
-            steps=step_specs(instance, 0, reducers=reducers),
+            steps=step_specs(
+                instance,
+                0,
+                reducers=reducers,
+                partitioner=config.partitioner if flagged else "",
+                partitioner_default=config.partitioner,
+                define=options.jobconf,
+            ),
             shipped={"py_files": py_files, "files": files, "archives": archives},
             client_token=client_token,
             wants_results=wants_results,
@@ -289,7 +297,7 @@ class Submission:
         protocol = hooks(self.job, len(self.steps) - 1).output_protocol
         if protocol is not None:
             return protocol.read
-        if self.options.output_format.startswith("parquet"):
+        if self.options.output_format.partition(":")[0] in ("parquet", "records"):
             return _unreadable
         return results.parse_json if self.options.output_format == "json" else results.parse_raw
 
@@ -298,7 +306,7 @@ class Submission:
 
 
 def _unreadable(line: bytes) -> results.Pair:
-    raise UsageError("results in parquet are no lines: read the part files at OUTPUT with pyarrow or pandas")
+    raise UsageError("results in parquet or records are no lines: read the part files at OUTPUT")
 
 
 def job_id(name: str, client_token: str = "") -> str:
@@ -366,7 +374,7 @@ def _options(
 def _check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool) -> None:
     """Refuse, before anything starts, what the chosen formats cannot do."""
     name = options.output_format.partition(":")[0]
-    if name in ("csv", "tsv", "parquet", "own") and job.output_protocol() is not None:
+    if name in ("csv", "tsv", "parquet", "records", "own") and job.output_protocol() is not None:
         raise UsageError(
             f"{type(job).__name__} has an output protocol, which writes the results, so that the output format "
             f"{options.output_format} cannot: leave one of the two out"
@@ -376,10 +384,13 @@ def _check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool
     if name == "parquet" and prints:
         raise UsageError("parquet is nothing to print: give -o OUTPUT")
     # The client of a fleet need not have what its workers have.
-    if runner != "celery" and "parquet" in (name, options.input_format.partition(":")[0]):
-        from mrcelery.formats.parquet import check_installed
+    if runner != "celery":
+        from mrcelery.formats.extras import check_installed
 
-        check_installed()
+        if "parquet" in (name, options.input_format.partition(":")[0]):
+            check_installed("parquet")
+        if job.BATCH == "table":
+            check_installed(f'{type(job).__name__}.BATCH = "table"')
 
 
 def _workers(config: Config) -> int:

@@ -15,6 +15,7 @@ from mrcelery.codec import BlockWriter
 from mrcelery.colops import accumulators
 from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, MRCeleryError, RecordTooLongError, TaskError, UserCodeError
+from mrcelery.index import IndexedWriter
 from mrcelery.job import MRJob, StepHooks
 from mrcelery.records import JobOptions, Kind, Part
 from mrcelery.shuffle import FAN_IN, Run, merge_many
@@ -87,6 +88,11 @@ class Task:
         return max(1 << 20, self.options.memory // 4)
 
     @property
+    def partitions(self) -> int:
+        """Partitions that a map task writes: R, or in total order one run, which the barrier divides."""
+        return 1 if self.hooks.total_order else self.reducers
+
+    @property
     def fan_in(self) -> int:
         """Runs to merge at once: as many as the budget has decoded blocks in it."""
         return max(2, min(FAN_IN, self.budget // DECODED_BLOCK))
@@ -118,6 +124,8 @@ class Task:
 
     def write_part(self, partition: int, blocks: Iterable[tuple[Column, Column]]) -> Part:
         """Write one partition's sorted blocks to an object of this attempt's own."""
+        if self.hooks.total_order:
+            return self._write_run(blocks)
         key = layout.part(self.job_id, self.step, self.kind, self.number, partition, self.attempt)
         with self.storage.writer(key) as out, self.explain():
             writer = BlockWriter(out, compress=self.compress, allow_pickle=self.options.allow_pickle)
@@ -125,6 +133,15 @@ class Task:
                 writer.write(keys, values)
             writer.close()
         return Part(partition, key, writer.bytes, writer.records, writer.crc32)
+
+    def _write_run(self, blocks: Iterable[tuple[Column, Column]]) -> Part:
+        key = layout.run(self.job_id, self.step, self.number, self.attempt)
+        with self.storage.writer(key) as out, self.explain():
+            writer = IndexedWriter(out, compress=self.compress, allow_pickle=self.options.allow_pickle)
+            for keys, values in blocks:
+                writer.write(keys, values)
+            writer.close()
+        return Part(0, key, writer.bytes, writer.records, writer.crc32, 0, writer.data_end)
 
     def explain(self) -> _Explain:
         """A ``with`` block that gives errors of codecs a place in the input."""
@@ -265,9 +282,9 @@ def columns(pairs: list[Pair]) -> Columns:
 
 
 def sampled_size(column: list[Any], most: int = 16) -> int:
-    """Bytes of one object of a column, roughly: the mean of a sample."""
+    """Bytes of one object of a column, roughly: the mean of a sample, in which each object counts once."""
     sample = column[:: max(1, len(column) // most)]
-    return sum(map(size_of, sample)) // max(1, len(sample))
+    return sum(map(size_of, {id(item): item for item in sample}.values())) // max(1, len(sample))
 
 
 def size_of(item: Any) -> int:

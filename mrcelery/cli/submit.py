@@ -62,13 +62,16 @@ class _Submit(click.Command):
 @connection_options
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
 @click.option("-R", "--reducers", metavar="N", help="Reduce tasks of a step  [by input size]")
+@click.option(
+    "--partitioner", metavar="NAME", help="hash, range (total order), field:1, field:2-3  [the job's, else hash]"
+)
 @click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB; less if small]")
 @click.option("--workers", metavar="N", help="Processes of the local runner  [one per CPU]")
 @click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
 @click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")
 @click.option("--max-bad-records", metavar="N", help="Records that may be skipped; not in effect yet  [0]")
 @click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers; not in effect yet.")
-@click.option("--input-format", metavar="NAME", help="text, jsonl, csv, parquet, ...  [text]")
+@click.option("--input-format", metavar="NAME", help="text, jsonl, csv, parquet, records:N, ...  [text]")
 @click.option("--output-format", metavar="NAME", help="json, text, jsonl, csv, parquet, ...  [json]")
 @click.option("--compress", metavar="CODEC", help="none, gzip, bz2, xz, zstd  [none]")
 @click.option("--allow-pickle/--no-allow-pickle", default=None, help="Let the job use pickle protocols  [off]")

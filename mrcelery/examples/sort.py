@@ -2,10 +2,12 @@
 
 Paper, section 2.3, "Distributed Sort", with the keys of section 5.3. Input: lines of any bytes. Output: the
 same lines; those with equal keys stay in the order of the input. Each part file is sorted, since a
-reducer is given its keys in order (section 4.2): one reducer makes one sorted file, and of several
-reducers' files each is sorted by itself::
+reducer is given its keys in order (section 4.2), and so are all part files one after the other, since the range
+partitioner gives each reducer the keys between two bounds. The paper has the user know these bounds; here
+they come from a sample of the keys::
 
-    mrcelery submit mrcelery.examples.sort:Sort records.txt -o sorted -R 1
+    mrcelery submit mrcelery.examples.sort:Sort records.txt -o sorted -R 4
+    cat sorted/part-*
 """
 
 from mrcelery import MRJob
@@ -14,6 +16,7 @@ from mrcelery import MRJob
 class Sort(MRJob):
     INPUT = "lines"
     OUTPUT = "text"
+    PARTITIONER = "range"
 
     def mapper(self, _, line):
         yield line[:10], line

@@ -12,7 +12,9 @@ from typing import Any
 from mrcelery.errors import TaskError
 from mrcelery.formats.base import Compressor, InputFormat, OutputFormat, RecordBlock
 from mrcelery.formats.compression import compressor
-from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, parse
+from mrcelery.formats.extras import check_installed
+from mrcelery.formats.lines import TABLE_BLOCK
+from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, keyed, parse
 
 __all__ = [
     "Compressor",
@@ -21,26 +23,35 @@ __all__ = [
     "RecordBlock",
     "compressor",
     "input_format",
+    "keyed",
     "output_format",
 ]
 
 
-def input_format(text: str, on_bad: Callable[[TaskError], None] | None = None, job: Any = None) -> InputFormat:
+def input_format(
+    text: str, on_bad: Callable[[TaskError], None] | None = None, job: Any = None, *, tables: bool = False
+) -> InputFormat:
     """The input format that ``text`` names: one of :data:`INPUTS`, or one of the user's own.
 
     ``on_bad`` is called with the error of each damaged record, which is skipped if it returns; without
     it the error is raised. ``job`` is the job's instance, which a format of the user's own needs to read.
-    Raises :class:`UsageError` for another name or arguments it does not take.
+    ``tables``: blocks have a ``table`` where the format can give one, and are larger;
+    :func:`mrcelery.formats.arrow.table_of` gives one for any block. Raises :class:`UsageError` for another name or
+    arguments it does not take, and where pyarrow and numpy, which tables need, are not there.
     """
     name = parse(text, INPUTS)
+    if tables:
+        check_installed("a table of input")
     if name.base in ("text", "lines") and not name.arguments:
-        from mrcelery.formats.text import LinesInput, TextInput
+        from mrcelery.formats.text import LinesInput, LineTables, TextInput
 
+        if tables:
+            return LineTables(name.base == "text")
         return TextInput() if name.base == "text" else LinesInput()
     if name.base == "jsonl":
         from mrcelery.formats.jsonl import JsonLinesInput
 
-        return JsonLinesInput(on_bad)
+        return JsonLinesInput(on_bad, TABLE_BLOCK if tables else 0)
     if name.base == "whole-file":
         from mrcelery.formats.whole import WholeFileInput
 
@@ -48,7 +59,12 @@ def input_format(text: str, on_bad: Callable[[TaskError], None] | None = None, j
     if name.base in ("csv", "tsv"):
         from mrcelery.formats.delimited import DelimitedInput, Dialect
 
-        return DelimitedInput(Dialect(*_dialect(name), multiline=name.flag("multiline", True)), on_bad)
+        dialect = Dialect(*_dialect(name), multiline=name.flag("multiline", True))
+        if tables:
+            from mrcelery.formats.delimited_tables import DelimitedTables
+
+            return DelimitedTables(dialect, on_bad)
+        return DelimitedInput(dialect, on_bad)
     if name.base == "parquet":
         from mrcelery.formats.parquet import ParquetInput
 
@@ -56,7 +72,7 @@ def input_format(text: str, on_bad: Callable[[TaskError], None] | None = None, j
     if name.base == "records":
         from mrcelery.formats.fixed import FixedInput
 
-        return FixedInput(name.number())
+        return FixedInput(name.number(), name.extent("key", name.number()), tables)
     if name.base == "lines":
         from mrcelery.formats.nlines import GroupedLinesInput
 

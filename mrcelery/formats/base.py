@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mrcelery.columns import Column
 from mrcelery.records import Extent
+
+
+def all_none(column: Column) -> bool:
+    """Whether no value of a column is there."""
+    if isinstance(column, list):
+        return all(item is None for item in column)
+    return bool(column.null_count == len(column))
 
 
 def _unknown(i: int) -> int:
@@ -19,11 +27,12 @@ class RecordBlock:
 
     ``keys`` is None where every key is None, else as long as ``values``. ``file`` is the file's URI.
     ``offsets`` gives record ``i``'s offset, in bytes into the uncompressed file. ``table`` is the block as a
-    ``pyarrow.Table`` where the format has columns: what ``mapper_batch`` is given then; ``values`` are its
-    rows, made only when they are asked for.
+    ``pyarrow.Table`` where the format has columns, or was asked for tables; ``keys`` and ``values`` are made
+    only when they are asked for then, and where they are :class:`mrcelery.formats.arrow.ArrowColumn` have
+    their array as ``array``.
     """
 
-    keys: list[Any] | None
+    keys: Sequence[Any] | None
     values: Sequence[Any]
     file: str
     offsets: Callable[[int], int] = field(default=_unknown, repr=False)
@@ -55,8 +64,10 @@ class InputFormat(Protocol):
 class OutputFormat(Protocol):
     """Writes the records of one part file.
 
-    A format may also have ``finish(self) -> bytes``: what ends the file, after the last block; and
-    ``needs_records = True`` where a file without a record would be no valid file, and is left out.
+    A format may also have ``finish(self) -> bytes``: what ends the file, after the last block;
+    ``needs_records = True`` where a file without a record would be no valid file, and is left out; and
+    ``arrow = True`` where ``encode`` takes a ``pyarrow.Array`` (never chunked) for either column as well, and
+    writes for it what it would for ``array.to_pylist()``.
     """
 
     @property

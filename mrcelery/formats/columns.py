@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError
+from mrcelery.formats.base import all_none
 
 
 class Columns:
@@ -24,20 +26,21 @@ class Columns:
         self._keyed = self._dicts = self._known = False
         self._fields: tuple[str, ...] = ()
 
-    def take(self, keys: Sequence[Any], values: Sequence[Any]) -> list[Sequence[Any]]:
-        """A block of pairs, at least one, as columns in the order of ``names``.
+    def take(self, keys: Column, values: Column) -> list[Column]:
+        """A block of pairs, at least one, as columns in the order of ``names``. Arrow's arrays stay such.
 
         Raises :class:`CodecError` for a record that has no place in them.
         """
         if not self._known:
-            self._learn(keys[0], values[0])
-        if not self._keyed and not all(key is None for key in keys):
+            self._learn(as_list(keys[:1])[0], as_list(values[:1])[0])
+        if not self._keyed and not all_none(keys):
             raise CodecError(
                 "the first record of a part file had the key None, and a later one has another: "
                 "yield keys for all records or for none, since they are a column"
             )
         if not self._dicts:
             return [keys, values] if self._keyed else [values]
+        values = as_list(values)
         if not all(isinstance(value, dict) for value in values):
             raise CodecError(
                 "the first record of a part file was a dict, and a later one is none: "
@@ -52,7 +55,7 @@ class Columns:
                 "yield dicts with the same fields, as the first record sets the columns, or name all with "
                 "-D csv.columns=... or -D parquet.schema=..."
             )
-        columns: list[Sequence[Any]] = [[value.get(name) for value in values] for name in fields]
+        columns: list[Column] = [[value.get(name) for value in values] for name in fields]
         if self._keyed:
             columns.insert(self.names.index("key"), keys)
         return columns

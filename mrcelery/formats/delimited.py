@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, TaskError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.columns import Columns
@@ -60,7 +61,7 @@ class _Chunk:
     def offset_of(self, row: int) -> int:
         reader = self.dialect.reader(self.lines)
         for _ in range(row):
-            _next(reader)
+            next_row(reader)
         return self.offset + sum(map(_bytes_in, self.lines[: reader.line_num]))
 
 
@@ -80,32 +81,42 @@ class DelimitedInput:
         return not self._dialect.multiline
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        # The module's own limit, 128 KiB a field, holds for the process; here it is only ever raised.
-        csv.field_size_limit(max(csv.field_size_limit(), max_record))
-        header: list[str] | None = None
-        if self._dialect.header and extent.start > 0:
-            # [0, 1) owns the file's first line and no other
-            for chunk in self._chunks(Extent(extent.uri, 0, 1, extent.size), max_record):
-                header = _header(chunk.rows[0], extent.uri)
-        for chunk in self._chunks(extent, max_record):
+        allow_fields(max_record)
+        header = self.header_before(extent, max_record)
+        yield from self.blocks(extent.uri, line_blocks(extent, max_record), header, max_record)
+
+    def header_before(self, extent: Extent, max_record: int) -> list[str] | None:
+        """The file's header where there is one and it lies before the extent."""
+        if not self._dialect.header or extent.start == 0:
+            return None
+        # [0, 1) owns the file's first line and no other
+        source = line_blocks(Extent(extent.uri, 0, 1, extent.size), max_record)
+        first = next(self._chunks(extent.uri, source, max_record), None)
+        return None if first is None else header_of(first.rows[0], extent.uri)
+
+    def blocks(
+        self, uri: str, source: Iterator[tuple[int, bytes]], header: list[str] | None, max_record: int
+    ) -> Iterator[RecordBlock]:
+        """The records in blocks of :func:`line_blocks`; the first is the header where that is due and None."""
+        for chunk in self._chunks(uri, source, max_record):
             first = 0
             if self._dialect.header and header is None:
-                header, first = _header(chunk.rows[0], extent.uri), 1
-            if block := self._block(extent.uri, chunk, header, first):
+                header, first = header_of(chunk.rows[0], uri), 1
+            if block := self._block(uri, chunk, header, first):
                 yield block
 
-    def _chunks(self, extent: Extent, max_record: int) -> Iterator[_Chunk]:
+    def _chunks(self, uri: str, source: Iterator[tuple[int, bytes]], max_record: int) -> Iterator[_Chunk]:
         if self._dialect.multiline:
-            yield from _Stream(self._dialect, extent, max_record).chunks()
+            yield from _Stream(self._dialect, uri, source, max_record).chunks()
             return
-        for offset, raw in line_blocks(extent, max_record):
-            lines = _lines(raw)
+        for offset, raw in source:
+            lines = lines_of(raw)
             reader = self._dialect.reader(lines)
             rows: list[Row] = []
-            while (row := _next(reader)) is not None:
+            while (row := next_row(reader)) is not None:
                 if reader.line_num != len(rows) + 1:
                     row = csv.Error("a quoted field has a newline in it, which csv.multiline=false excludes")
-                    raise _bad(extent.uri, _Chunk(self._dialect, offset, lines, rows).offset_of(len(rows)), row)
+                    raise _bad(uri, _Chunk(self._dialect, offset, lines, rows).offset_of(len(rows)), row)
                 rows.append(row)
             yield _Chunk(self._dialect, offset, lines, rows)
 
@@ -113,7 +124,7 @@ class DelimitedInput:
         numbers: Sequence[int] = range(first, len(chunk.rows))
         rows: list[Any] = chunk.rows[first:] if first else chunk.rows
         width = len(header) if header is not None else -1
-        if set(map(_width, rows)) - {width} if width >= 0 else not all(map(_width, rows)):
+        if set(map(_width, rows)) - {width} if width >= 0 else min(map(_width, rows), default=0) <= 0:
             numbers = [i for i in numbers if self._good(uri, chunk, i, width)]
             rows = [chunk.rows[i] for i in numbers]
         if not rows:
@@ -139,11 +150,13 @@ class DelimitedInput:
 class _Stream:
     """Records of a file whose records may be several lines long, read block by block."""
 
-    def __init__(self, dialect: Dialect, extent: Extent, max_record: int) -> None:
+    def __init__(
+        self, dialect: Dialect, uri: str, source: Iterator[tuple[int, bytes]], max_record: int
+    ) -> None:
         self._dialect = dialect
-        self._uri = extent.uri
+        self._uri = uri
         self._max_record = max_record
-        self._source = line_blocks(extent, max_record)
+        self._source = source
         self._offset = 0  # of the first of the lines below
         self._lines: list[str] = []
         self._taken = 0  # lines that the reader has had
@@ -153,7 +166,7 @@ class _Stream:
 
     def chunks(self) -> Iterator[_Chunk]:
         reader = self._dialect.reader(self._feed())
-        while (row := _next(reader)) is not None:
+        while (row := next_row(reader)) is not None:
             self._rows.append(row)
             # A record that reached into the next block ends the chunk: else chunks might never end.
             if self._taken == len(self._lines) or self._blocks > 1:
@@ -173,7 +186,7 @@ class _Stream:
                 raise too_long(self._uri, chunk.offset_of(len(self._rows)), self._max_record)
             self._blocks += 1
             last = len(raw)
-            self._lines += _lines(raw)
+            self._lines += lines_of(raw)
             self._end = offset + len(raw)
             while self._taken < len(self._lines):
                 self._taken += 1
@@ -187,7 +200,13 @@ class _Stream:
         return chunk
 
 
-def _next(reader: Any) -> Row | None:
+def allow_fields(size: int) -> None:
+    """Let fields have ``size`` bytes. The csv module's limit, 128 KiB at first, holds for the process; here it is only
+    ever raised."""
+    csv.field_size_limit(max(csv.field_size_limit(), size))
+
+
+def next_row(reader: Any) -> Row | None:
     try:
         row: list[str] = next(reader)
         return row
@@ -197,7 +216,7 @@ def _next(reader: Any) -> Row | None:
         return e
 
 
-def _lines(raw: bytes) -> list[str]:
+def lines_of(raw: bytes) -> list[str]:
     """Lines with what ends them, a ``\\r`` alone too, as the csv module wants them."""
     return io.StringIO(raw.decode("utf-8", "surrogateescape"), newline="").readlines()
 
@@ -210,7 +229,7 @@ def _width(row: Row) -> int:
     return -2 if isinstance(row, csv.Error) else len(row)
 
 
-def _header(row: Row, uri: str) -> list[str]:
+def header_of(row: Row, uri: str) -> list[str]:
     if isinstance(row, csv.Error):
         raise _bad(uri, 0, row)
     if not row:
@@ -245,14 +264,25 @@ class DelimitedOutput:
         self._columns = Columns(columns)
         self._begun = False
 
-    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
-        if not keys:
+    arrow = True
+
+    def encode(self, keys: Column, values: Column) -> bytes:
+        if not len(keys):
             return b""
         columns = self._columns.take(keys, values)
-        rows: list[Sequence[Any]] = list(zip(*map(_cells, columns), strict=True))
+        rows: list[Sequence[Any]] = []
         if self._dialect.header and not self._begun:
-            rows.insert(0, self._columns.names)
+            rows.append(self._columns.names)
         self._begun = True
+        if not all(isinstance(column, list) for column in columns):
+            from mrcelery.formats import arrow
+
+            if (data := arrow.csv_rows(columns, self._dialect.delimiter, self._dialect.quote)) is not None:
+                return self._encoded(rows) + data
+        rows += zip(*(_cells(as_list(column)) for column in columns), strict=True)
+        return self._encoded(rows)
+
+    def _encoded(self, rows: list[Sequence[Any]]) -> bytes:
         try:
             text = self._text(rows)
             if "\r" not in text:

@@ -1,34 +1,42 @@
-"""Records of a fixed length in bytes (``records:N``), each a value of N bytes under the key None.
+"""Records of a fixed length in bytes (``records:N``), each a value of N bytes under the key None, or under
+some bytes of its own (``records:N,key=BEGIN-END``).
 
 An extent ``[start, end)`` owns each record whose first byte lies in it, so a file may be cut anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from mrcelery.errors import CorruptDataError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.compression import compression_of, decompress
-from mrcelery.formats.lines import too_long
+from mrcelery.formats.lines import TABLE_BLOCK, too_long
 from mrcelery.formats.source import read_from, shortened
 from mrcelery.records import Extent
 
 
 class FixedInput:
-    """Values are the file's bytes, ``length`` at a time."""
+    """Values are the file's bytes, ``length`` at a time; keys are bytes ``key[0]`` to ``key[1]`` of each.
+
+    ``tables``: blocks have a table too, of the columns ``key`` and ``value``, or of the column ``record``
+    where there is no key, all of ``fixed_size_binary``.
+    """
 
     splittable = True
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, key: tuple[int, int] | None = None, tables: bool = False) -> None:
         self._length = length
+        self._key = key
+        self._tables = tables
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
         n = self._length
         if n > max_record:
             raise too_long(extent.uri, 0, max_record)
         if compression_of(extent.uri):
-            yield from self._blocks(extent.uri, 0, decompress(read_from(extent, 0), extent.uri))
+            yield from self._blocks(extent.uri, 0, decompress(read_from(extent, 0), extent.uri), max_record)
             return
         if extent.size > 0 and extent.size % n:
             # each task of the file sees it, before it has worked for nothing
@@ -38,24 +46,47 @@ class FixedInput:
         if start == end:
             return
         owned = Extent(extent.uri, start, end, extent.size)
-        yield from self._blocks(extent.uri, start, _until(owned, read_from(owned, start)))
+        yield from self._blocks(extent.uri, start, _until(owned, read_from(owned, start)), max_record)
 
-    def _blocks(self, uri: str, at: int, chunks: Iterable[bytes]) -> Iterator[RecordBlock]:
+    def _blocks(self, uri: str, at: int, chunks: Iterable[bytes], max_record: int) -> Iterator[RecordBlock]:
         n = self._length
         held: list[bytes] = []
         size = 0
+        least = max(n, min(TABLE_BLOCK, max_record)) if self._tables else n
         for chunk in chunks:
             held.append(chunk)
             size += len(chunk)
-            if size < n:
+            if size < least:
                 continue
             data = b"".join(held)
             whole = size - size % n
-            records = [data[i : i + n] for i in range(0, whole, n)]
-            yield RecordBlock(None, records, uri, range(at, at + whole, n).__getitem__)
+            yield self._block(uri, at, data[:whole] if whole < size else data)
             held, size, at = [data[whole:]], size - whole, at + whole
-        if size:
+        whole = size - size % n
+        if whole:
+            yield self._block(uri, at, b"".join(held)[:whole])
+        if whole < size:
             raise self._ragged(uri, at + size)
+
+    def _block(self, uri: str, at: int, data: bytes) -> RecordBlock:
+        n = self._length
+        offset_of = range(at, at + len(data), n).__getitem__
+        if not self._tables:
+            return RecordBlock(
+                None if self._key is None else _Slices(data, n, *self._key), _Slices(data, n, 0, n), uri, offset_of
+            )
+        import pyarrow as pa
+
+        from mrcelery.formats import arrow
+
+        values = arrow.fixed_array(data, n)
+        if self._key is None:
+            return RecordBlock(
+                None, arrow.ArrowColumn(values), uri, offset_of, pa.table({"record": values})
+            )
+        keys = arrow.fixed_array(data, n, *self._key)
+        table = pa.table({"key": keys, "value": values})
+        return RecordBlock(arrow.ArrowColumn(keys), arrow.ArrowColumn(values), uri, offset_of, table)
 
     def _ragged(self, uri: str, size: int) -> CorruptDataError:
         n = self._length
@@ -67,6 +98,30 @@ class FixedInput:
         )
         error.retryable = False
         return error
+
+
+class _Slices(Sequence[bytes]):
+    """Bytes ``begin`` to ``end`` of each ``step`` bytes, cut when they are asked for."""
+
+    def __init__(self, data: bytes, step: int, begin: int, end: int) -> None:
+        self._data = data
+        self._begins = range(begin, len(data), step)
+        self._width = end - begin
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return self._cut(self._begins[i])
+        return self._data[self._begins[i] : self._begins[i] + self._width]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._cut(self._begins))
+
+    def _cut(self, begins: range) -> list[bytes]:
+        data, width = self._data, self._width
+        return [data[i : i + width] for i in begins]
 
 
 def _until(extent: Extent, chunks: Iterator[bytes]) -> Iterator[bytes]:

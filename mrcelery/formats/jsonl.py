@@ -10,7 +10,7 @@ import msgspec
 
 from mrcelery.errors import CorruptDataError, TaskError
 from mrcelery.formats.base import RecordBlock
-from mrcelery.formats.lines import line_blocks
+from mrcelery.formats.lines import gathered, line_blocks
 from mrcelery.records import Extent
 
 _decode = msgspec.json.Decoder().decode
@@ -19,16 +19,18 @@ _decode = msgspec.json.Decoder().decode
 class JsonLinesInput:
     """Values are what the lines say, as Python's ``json`` has it (also ``NaN`` and ``Infinity``).
 
-    A line that is no JSON raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped.
+    A line that is no JSON raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped. ``block`` is
+    bytes of a block at least.
     """
 
     splittable = True
 
-    def __init__(self, on_bad: Callable[[TaskError], None] | None = None) -> None:
+    def __init__(self, on_bad: Callable[[TaskError], None] | None = None, block: int = 0) -> None:
         self._on_bad = on_bad
+        self._block = block
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        for offset, raw in line_blocks(extent, max_record):
+        for offset, raw in gathered(line_blocks(extent, max_record), min(self._block, max_record)):
             lines = raw.split(b"\n")
             numbers: Sequence[int]
             try:

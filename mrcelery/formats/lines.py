@@ -16,6 +16,12 @@ from mrcelery.records import Extent
 
 BOM = b"\xef\xbb\xbf"
 
+TABLE_BLOCK = 4 << 20
+"""Bytes of input in a table, about: calls are few, and a table stays in a processor's cache."""
+
+LONGEST = 1 << 30
+"""Bytes of a record in a table at most: Arrow's arrays of strings hold less than 2 GiB."""
+
 
 def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
     """The extent's lines as ``(offset, raw)``: whole lines, each with its newline, but for a file's
@@ -37,6 +43,22 @@ def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
                 yield len(BOM), raw[len(BOM) :]
         else:
             yield offset, raw
+
+
+def gathered(blocks: Iterable[tuple[int, bytes]], size: int) -> Iterator[tuple[int, bytes]]:
+    """Neighbouring blocks of :func:`line_blocks`, joined until they have ``size`` bytes."""
+    held: list[bytes] = []
+    begin = total = 0
+    for offset, raw in blocks:
+        if not held:
+            begin = offset
+        held.append(raw)
+        total += len(raw)
+        if total >= size:
+            yield begin, b"".join(held)
+            held, total = [], 0
+    if held:
+        yield begin, b"".join(held)
 
 
 def _owned(extent: Extent, chunks: Iterable[bytes], max_record: int) -> Iterator[tuple[int, bytes]]:

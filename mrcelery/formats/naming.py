@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
-from mrcelery.errors import UsageError
+from mrcelery.errors import JobLoadError, UsageError
 
 INPUTS = ("text", "lines", "jsonl", "whole-file", "csv", "tsv", "parquet", "records:N", "lines:N")
-OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet")
+OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet", "records")
 
 _INPUT_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "csv": ("header", "delimiter", "quote", "multiline"),
     "tsv": ("header", "quote", "multiline"),
     "parquet": ("columns",),
-    "records": ("",),
+    "records": ("", "key"),
     "lines": ("",),
     "own": ("class", "splittable"),
 }
@@ -73,6 +73,18 @@ class Name:
             raise UsageError(f"the format {self.base} needs a number from 1 up: write {self.base}:N")
         return int(self.argument)
 
+    def extent(self, key: str, size: int) -> tuple[int, int] | None:
+        """A range of bytes within ``size``, ``BEGIN-END`` with the first of them and the one after the last, or
+        ``END`` for a range from 0; None where it is not given."""
+        if key not in self.arguments:
+            return None
+        begin, dash, end = self.get(key).rpartition("-")
+        begin = begin if dash else "0"
+        numeric = all(text.isascii() and text.isdigit() for text in (begin, end))
+        if not numeric or not 0 <= int(begin) < int(end) <= size:
+            raise self._wrong(key, f"END or BEGIN-END, bytes of a record from 0 to {size}, such as 10 or 4-14")
+        return int(begin), int(end)
+
     def character(self, key: str, default: str = ",") -> str:
         text = self.get(key, default)
         text = "\t" if text == "\\t" else text
@@ -119,18 +131,28 @@ def parse(text: str, names: Sequence[str]) -> Name:
     base, arguments = name.base, name.arguments
     known = {name.partition(":")[0] for name in names}
     if base not in known and base != "own":
-        kind = "input" if names is INPUTS else "output"
-        raise UsageError(f"unknown {kind} format {text!r}: use one of {', '.join(names)}, or pkg.module:Class")
+        raise _unknown(text, names)
     taken = (_INPUT_ARGUMENTS if names is INPUTS else _OUTPUT_ARGUMENTS).get(base, ())
     for key in arguments:
         if key not in taken:
             raise UsageError(
                 f"the format {base} has no argument {key or text!r}: "
-                + (f"it takes {', '.join(filter(None, taken)) or 'a number'}" if taken else "it takes none")
+                + (f"it takes {', '.join(key or 'a number' for key in taken)}" if taken else "it takes none")
             )
     if f"{base}:N" in names and base not in names and not arguments:
         raise UsageError(f"the format {base} needs a number from 1 up: write {base}:N")
     return name
+
+
+def keyed(text: str) -> bool:
+    """Whether an input format's tables are its keys and its values, which an identity mapper moves as they are."""
+    name = Name.of(text)
+    return name.base == "records" and "key" in name.arguments
+
+
+def _unknown(text: str, names: Sequence[str]) -> UsageError:
+    kind = "input" if names is INPUTS else "output"
+    return UsageError(f"unknown {kind} format {text!r}: use one of {', '.join(names)}, or pkg.module:Class")
 
 
 def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
@@ -153,7 +175,12 @@ def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
         return str(Name(name.base, {**arguments, **name.arguments}))
     from mrcelery.formats.own import load, made
 
-    made_from = load(given) if named else given
+    try:
+        made_from = load(given) if named else given
+    except JobLoadError as e:
+        if isinstance(e.__cause__, ModuleNotFoundError) and e.__cause__.name == given.partition(":")[0]:
+            raise _unknown(given, names) from None
+        raise
     arguments = {"class": given} if named else {}
     if attribute == "INPUT":
         reader = made(made_from, given if named else attribute, "read")
@@ -169,5 +196,5 @@ def check_jobconf(jobconf: Mapping[str, Any]) -> None:
     for name in jobconf:
         base, dot, key = name.partition(".")
         taken = {k for arguments in (_INPUT_ARGUMENTS, _OUTPUT_ARGUMENTS) for k in arguments.get(base, ())}
-        if dot and base in ("csv", "parquet") and key not in taken:
-            raise UsageError(f"jobconf {name} is unknown: {base} has {', '.join(sorted(taken))}")
+        if dot and base in ("csv", "parquet", "records") and key not in taken:
+            raise UsageError(f"jobconf {name} is unknown: {base} has {', '.join(sorted(filter(None, taken)))}")

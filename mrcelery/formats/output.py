@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError
 from mrcelery.formats.base import OutputFormat
 
@@ -79,7 +80,7 @@ def _json(value: Any) -> bytes:
     except (TypeError, ValueError, RecursionError) as e:
         raise CodecError(
             f"{_short(value)} cannot be written as JSON ({e}): yield str, int, float, bool, None, lists and dicts "
-            "(decode bytes first), or use --output-format text",
+            "(decode bytes first), or use --output-format text or records",
             record=_short(value),
         ) from None
 
@@ -93,8 +94,13 @@ class JsonOutput:
     """``JSON key TAB JSON value`` lines: mrjob's default."""
 
     suffix = ""
+    arrow = True
 
-    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+    def encode(self, keys: Column, values: Column) -> bytes:
+        if not (isinstance(keys, list) and isinstance(values, list)):
+            from mrcelery.formats import arrow
+
+            return arrow.joined([arrow.json_column(keys), arrow.json_column(values)], b"\t", b"\n")
         pairs = zip(json_lines(keys), repeat(b"\t"), json_lines(values), repeat(b"\n"))
         return b"".join(chain.from_iterable(pairs))
 
@@ -103,8 +109,15 @@ class JsonLinesOutput:
     """``{"key": key, "value": value}`` lines, or the value alone under a key None."""
 
     suffix = ".jsonl"
+    arrow = True
 
-    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+    def encode(self, keys: Column, values: Column) -> bytes:
+        if not (isinstance(keys, list) and isinstance(values, list)):
+            from mrcelery.formats import arrow
+
+            if (data := arrow.json_rows(keys, values)) is not None:
+                return data
+            keys, values = as_list(keys), as_list(values)
         if all(key is None for key in keys):
             rows = values
         else:
@@ -124,8 +137,15 @@ class TextOutput:
     """
 
     suffix = ""
+    arrow = True
 
-    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+    def encode(self, keys: Column, values: Column) -> bytes:
+        if not (isinstance(keys, list) and isinstance(values, list)):
+            from mrcelery.formats import arrow
+
+            if (data := arrow.text_rows(keys, values)) is not None:
+                return data
+            keys, values = as_list(keys), as_list(values)
         try:
             if bytes not in set(map(type, keys)) | set(map(type, values)):
                 return "".join(map(_text_line, keys, values)).encode("utf-8", "surrogateescape")
@@ -156,12 +176,37 @@ def text_bytes(item: Any) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
+class RecordsOutput:
+    """The values' bytes, one after another with nothing between, without the keys: ``records:N`` reads them back
+    where all are of N bytes."""
+
+    suffix = ""
+    arrow = True
+
+    def encode(self, keys: Column, values: Column) -> bytes:
+        if not isinstance(values, list):
+            from mrcelery.formats import arrow
+
+            if arrow.is_bytes(values.type) and not values.null_count:
+                return bytes(arrow.data_of(values))
+            values = as_list(values)
+        try:
+            return b"".join(values)
+        except TypeError:
+            bad = next(value for value in values if not isinstance(value, (bytes, bytearray, memoryview)))
+            raise CodecError(
+                f"{_short(bad)} is no record, which is bytes: yield bytes, or use --output-format text",
+                record=_short(bad),
+            ) from None
+
+
 class NoOutput:
     """Nothing: for a job that is run for its counters or side effects."""
 
     suffix = ""
+    arrow = True
 
-    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+    def encode(self, keys: Column, values: Column) -> bytes:
         return b""
 
 
@@ -169,5 +214,6 @@ FORMATS: dict[str, OutputFormat] = {
     "json": JsonOutput(),
     "text": TextOutput(),
     "jsonl": JsonLinesOutput(),
+    "records": RecordsOutput(),
     "none": NoOutput(),
 }

@@ -117,8 +117,8 @@ def _blocks(pairs: Iterator[Any], uri: str) -> Iterator[RecordBlock]:
 
 
 class OwnOutput:
-    """A writer of the user's: ``encode(keys, values)``, and if it likes ``suffix``, ``finish()`` and
-    ``needs_records``."""
+    """A writer of the user's: ``encode(keys, values)``, and if it likes ``suffix``, ``finish()``, ``needs_records``
+    and ``arrow``."""
 
     def __init__(self, suffix: str, find: Callable[[], Any]) -> None:
         self.suffix = suffix
@@ -134,6 +134,10 @@ class OwnOutput:
     @property
     def needs_records(self) -> bool:
         return bool(getattr(self._writer, "needs_records", False))
+
+    @property
+    def arrow(self) -> bool:
+        return bool(getattr(self._writer, "arrow", False))
 
     def encode(self, keys: list[Any], values: list[Any]) -> bytes:
         return _bytes(lambda: self._writer.encode(keys, values))

@@ -1,4 +1,4 @@
-"""Parquet in and out, by pyarrow (the extra ``parquet``), in memory bounded by blocks of rows.
+"""Parquet in and out, by pyarrow (the extra ``arrow``), in memory bounded by blocks of rows.
 
 A file may be cut at any byte: an extent owns the row groups that begin in it, and only the footer and
 the wanted columns of these are read. So a row group is what a task reads at least.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
+from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, InputError, UsageError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.columns import Columns
 from mrcelery.formats.compression import compression_of
+from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import too_long
 from mrcelery.formats.source import readable, shortened
 from mrcelery.records import Extent
@@ -33,14 +34,8 @@ ROW_GROUP = 32 << 20
 """Bytes of a written row group, in Arrow's memory."""
 
 
-def check_installed() -> None:
-    """Raise :class:`UsageError` where pyarrow is not there."""
-    if find_spec("pyarrow") is None:
-        raise UsageError("parquet needs pyarrow: pip install 'mrcelery[parquet]', here and on the workers")
-
-
 def _pyarrow() -> tuple[Any, Any]:
-    check_installed()
+    check_installed("parquet")
     import pyarrow
     from pyarrow import parquet
 
@@ -214,14 +209,16 @@ class _Remote(io.RawIOBase):
 class ParquetOutput:
     """Records as rows of :class:`Columns`, with the types of the first row group unless ``schema`` has them.
 
-    ``schema`` is pairs of a column's name and the name of its Arrow type, such as ``int64`` or ``string``.
+    ``schema`` is pairs of a column's name and the name of its Arrow type, such as ``int64`` or ``string``; without
+    it a file without a record has no columns, and is left out.
     """
 
     suffix = ".parquet"
-    needs_records = True
+    arrow = True
 
     def __init__(self, schema: Sequence[tuple[str, str]] = (), compression: str = "snappy") -> None:
         self._given = tuple(schema)
+        self.needs_records = not schema
         self._columns = Columns([name for name, _ in schema])
         self._compression = compression
         self._schema: Any = None
@@ -230,8 +227,8 @@ class ParquetOutput:
         self._sink = _Drain()
         self._writer: Any = None
 
-    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
-        if keys:
+    def encode(self, keys: Column, values: Column) -> bytes:
+        if len(keys):
             columns = self._columns.take(keys, values)
             table = self._table(columns)
             self._held.append(table)
@@ -243,38 +240,53 @@ class ParquetOutput:
     def finish(self) -> bytes:
         if self._held:
             self._flush()
+        elif self._given and self._writer is None:
+            self._open(self._wanted_schema())
         if self._writer is not None:
             self._writer.close()
         return self._sink.drain()
 
-    def _table(self, columns: list[Sequence[Any]]) -> Any:
+    def _wanted_schema(self) -> Any:
+        pa, _ = _pyarrow()
+        return pa.schema([(name, _type(pa, kind)) for name, kind in self._given])
+
+    def _table(self, columns: list[Column]) -> Any:
         pa, _ = _pyarrow()
         names = self._columns.names
         if self._given and self._schema is None:
-            self._schema = pa.schema([(name, _type(pa, kind)) for name, kind in self._given])
+            self._schema = self._wanted_schema()
         types = [self._schema.field(name).type if self._schema is not None else None for name in names]
         with _explained(pa):
             arrays = [_array(pa, column, t) for column, t in zip(columns, types, strict=True)]
             return pa.table(dict(zip(names, arrays, strict=True)))
 
+    def _open(self, schema: Any) -> None:
+        _, pq = _pyarrow()
+        self._schema = schema
+        compression = None if self._compression == "none" else self._compression
+        self._writer = pq.ParquetWriter(self._sink, schema, compression=compression)
+
     def _flush(self) -> None:
-        pa, pq = _pyarrow()
+        pa, _ = _pyarrow()
         with _explained(pa):
             table = pa.concat_tables(self._held, promote_options="permissive")
             if self._writer is None:
-                self._schema = table.schema
-                compression = None if self._compression == "none" else self._compression
-                self._writer = pq.ParquetWriter(self._sink, self._schema, compression=compression)
+                self._open(table.schema)
             self._writer.write_table(table, row_group_size=table.num_rows)
         self._held, self._bytes = [], 0
 
 
-def _array(pa: Any, column: Sequence[Any], wanted: Any) -> Any:
-    array = pa.array(column)
+def _array(pa: Any, column: Column, wanted: Any) -> Any:
+    if isinstance(column, list):
+        array = pa.array(column)
+    else:
+        from mrcelery.formats.arrow import as_inferred
+
+        array = as_inferred(column)
     if wanted is None or array.type == wanted:
         return array
     if pa.types.is_string(array.type) or pa.types.is_string(wanted):
-        return pa.array(column, type=wanted)  # a cast would parse text, and write numbers as such
+        return pa.array(as_list(column), type=wanted)  # a cast would parse text, and write numbers as such
     # pa.array(column, type) would cut 2.5 down to 2; a cast refuses.
     return array.cast(wanted)
 

@@ -98,7 +98,9 @@ RANDOM = """
 class Shared:
     """One job with several runtimes that know nothing of each other but the storage, as after a lost broker."""
 
-    def __init__(self, job: str, text: Path, root: str, folder: Path, runtimes: int) -> None:
+    def __init__(
+        self, job: str, text: Path, root: str, folder: Path, runtimes: int, partitioner: str | None = None
+    ) -> None:
         requests: list[Any] = []
 
         class Keep:
@@ -112,7 +114,14 @@ class Shared:
                 pass
 
         submission = Submission.prepare(
-            job, str(text), runner="inline", storage=root, reducers=2, split_size=3, keep=True
+            job,
+            str(text),
+            runner="inline",
+            storage=root,
+            reducers=2,
+            split_size=3,
+            keep=True,
+            partitioner=partitioner,
         )
         object.__setattr__(submission, "_open", Keep)
         with submission.submit() as handle:
@@ -148,18 +157,26 @@ class Shared:
                 self.storage.write(key, b"whoever reads this fails")
 
 
-def test_attempts_that_give_different_results(root: str, job_file: JobFile, tmp_path: Path) -> None:
+@pytest.mark.parametrize("partitioner", [None, "range"])
+def test_attempts_that_give_different_results(
+    root: str, job_file: JobFile, tmp_path: Path, partitioner: str | None
+) -> None:
     """Map and reduce tasks, each run by three at once; what two of them wrote is then spoilt."""
     text = tmp_path / "in.txt"
     text.write_text("a\nb\nb\nc\na\nb\n")
-    shared = Shared(job_file(RANDOM), text, root, tmp_path, 3)
+    shared = Shared(job_file(RANDOM), text, root, tmp_path, 3, partitioner)
     stages = [start(runtime, shared.job) for runtime in shared.runtimes]
     assert stages[0] == stages[1] == stages[2]
     assert stages[0] is not None
     assert stages[0].tasks > 1
     shared.run(stages[0])
-    reduces = [barrier(runtime, shared.job, 0) for runtime in shared.runtimes]
+    reduces, told = [], []
+    for runtime in shared.runtimes:
+        reduces.append(barrier(runtime, shared.job, 0))
+        keys = [layout.stage_summary(shared.job, 0, "map"), *(layout.shuffle_input(shared.job, 0, r) for r in range(2))]
+        told.append([shared.storage.read(key) for key in keys])
     assert reduces[0] == reduces[1] == reduces[2]
+    assert told[0] == told[1] == told[2]
     shared.run(reduces[0])
     reports = []
     for runtime in shared.runtimes:
@@ -169,7 +186,8 @@ def test_attempts_that_give_different_results(root: str, job_file: JobFile, tmp_
     from mrcelery.records import Report
 
     found = [decode(data, Report) for data in reports]
-    assert found[0].counters == found[1].counters == found[2].counters == {"seen": {"lines": 6, "keys": 3}}
+    assert found[0].counters == found[1].counters == found[2].counters
+    assert found[0].counters["seen"] == {"lines": 6, "keys": 3}
     # each has its own coordinator, and that its own requests
     totals = [replace(report.totals, requests={}) for report in found]
     assert totals[0] == totals[1] == totals[2]

@@ -69,7 +69,8 @@ def run(tmp_path: Path, runner: str) -> Run:
         ) as handle:
             maps = next(stage for stage in handle.status().stages if stage.kind == "map")
             assert maps.total >= splits
-            return handle.counters()
+            # but for those of the partitions' sizes
+            return {group: names for group, names in handle.counters().items() if group[:8] != "mrcelery"}
 
     return run
 
@@ -271,9 +272,8 @@ def test_sort(tmp_path: Path, run: Run, reducers: int) -> None:
     for part in parts:
         assert part
         assert part == shell(by_key, part)
-    # Equal keys are in one part file, in the order of the input: a stable merge is a stable sort of it all.
-    paths = " ".join(str(tmp_path / "out" / f"part-{i:05}") for i in range(reducers))
-    assert shell(f"{by_key} -m {paths}") == shell(by_key, data)
+    # Equal keys are in the order of the input, and the part files follow each other.
+    assert b"".join(parts) == shell(by_key, data)
 
 
 def test_sort_takes_any_bytes(tmp_path: Path, run: Run) -> None:

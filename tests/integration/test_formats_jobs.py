@@ -136,6 +136,161 @@ def test_tables_for_mapper_batch(tmp_path: Path, job_file: Callable[..., str]) -
     assert json_results(tmp_path / "out") == TOTALS
 
 
+WORDS = """
+    import pyarrow as pa
+    from pyarrow import compute as pc
+    from mrcelery import MRJob, ops
+
+    class Words(MRJob):
+        BATCH = "table"
+        reducer = ops.Sum()
+
+        def mapper_batch(self, table):
+            assert isinstance(table, pa.Table)
+            words = pc.list_flatten(pc.split_pattern(table.column(table.column_names[-1]), " "))
+            return pa.table({"word": words}).group_by("word").aggregate([([], "count_all")])
+"""
+
+
+@pytest.mark.parametrize("name", ["text", "csv", "jsonl", "whole-file"])
+def test_tables_of_any_format(name: str, runner: str, tmp_path: Path, job_file: Callable[..., str]) -> None:
+    pytest.importorskip("pyarrow")
+    lines = [" ".join(f"w{(i * j) % 17}" for j in range(1 + i % 5)) for i in range(3000)]
+    before, after = {"csv": ("n,line\n", "1,{}\n"), "jsonl": ("", '{{"line": "{}"}}\n')}.get(name, ("", "{}\n"))
+    (tmp_path / "in").write_text(before + "".join(after.format(line) for line in lines))
+    out = tmp_path / "out"
+    options = {"input_format": name, "split_size": 4001, "jobconf": {"csv.multiline": "false"}}
+    run(job_file(WORDS), str(tmp_path / "in"), str(out), runner=runner, **options)
+    text = (tmp_path / "in").read_text()
+    assert json_results(out) == Counter(text.split(" ") if name == "whole-file" else " ".join(lines).split(" "))
+
+
+def test_lists_of_parquet_and_what_an_earlier_step_left(tmp_path: Path, job_file: Callable[..., str]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"a": list(range(100))}), tmp_path / "a.parquet")
+    code = """
+        from mrcelery import MRJob, MRStep
+
+        class Steps(MRJob):
+            INPUT = "parquet"
+            BATCH = "{}"
+
+            def first(self, batch):
+                assert isinstance(batch, list) == (self.BATCH == "list")
+                for row in batch if self.BATCH == "list" else batch.to_pylist():
+                    yield f"k{{row['a'] % 3}}", row["a"]
+
+            def second(self, batch):
+                if self.BATCH == "list":
+                    yield "sum", sum(batch)
+                else:
+                    assert batch.column_names == ["key", "value"], batch
+                    yield "sum", sum(batch.column("value").to_pylist())
+
+            def total(self, key, values):
+                yield key, sum(values)
+
+            def steps(self):
+                return [MRStep(mapper_batch=self.first), MRStep(mapper_batch=self.second, reducer=self.total)]
+    """
+    for kind in ("list", "table"):
+        out = tmp_path / kind
+        run(job_file(code.format(kind)), str(tmp_path / "a.parquet"), str(out), runner="inline")
+        assert json_results(out) == {"sum": sum(range(100))}
+
+
+def test_tables_under_an_output_protocol(tmp_path: Path, job_file: Callable[..., str]) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "in").write_text("a\nb\n")
+    code = """
+        from mrcelery import MRJob, protocols
+
+        class Lengths(MRJob):
+            BATCH = "table"
+            OUTPUT_PROTOCOL = protocols.JSONProtocol
+
+            def mapper_batch(self, table):
+                return table.append_column("n", [list(range(table.num_rows))])
+    """
+    out = tmp_path / "out"
+    run(job_file(code), str(tmp_path / "in"), str(out), runner="inline")
+    assert json_results(out) == {"a": 0, "b": 1}
+
+
+def test_text_that_is_not_utf8_has_no_table(tmp_path: Path, job_file: Callable[..., str]) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "in").write_bytes(b"fine\n\xff\n")
+    with pytest.raises(JobFailedError, match=r"byte 5 that is not UTF-8.*--input-format lines"):
+        run(job_file(WORDS), str(tmp_path / "in"), runner="inline")
+
+
+def test_records_sorted_by_a_key_within(runner: str, tmp_path: Path, job_file: Callable[..., str]) -> None:
+    data = os.urandom(8 * 3000)
+    (tmp_path / "records").write_bytes(data)
+    code = job_file(
+        """
+        from mrcelery import MRJob
+
+        class Sort(MRJob):
+            INPUT, OUTPUT = "records:8,key=2-6", "records"
+
+            def reducer(self, key, records):
+                for record in sorted(records):
+                    yield key, record
+        """
+    )
+    out = tmp_path / "out"
+    run(code, str(tmp_path / "records"), str(out), runner=runner, split_size=4001, reducers=1)
+    records = [data[i : i + 8] for i in range(0, len(data), 8)]
+    assert [p.name for p in parts(out)] == ["part-00000"]
+    assert parts(out)[0].read_bytes() == b"".join(sorted(records, key=lambda r: (r[2:6], r)))
+
+
+@pytest.mark.parametrize("name", ["records", "text", "csv"])
+def test_an_identity_mapper_moves_columns(
+    name: str, tmp_path: Path, job_file: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrow = pytest.importorskip("mrcelery.formats.arrow")
+    data = b"".join(b"%05d,%05d;" % (i * 7919 % 1000, i) for i in range(3000))
+    (tmp_path / "records").write_bytes(data)
+    monkeypatch.setattr(arrow.ArrowColumn, "__iter__", lambda self: pytest.fail("values became objects"))
+    job = """
+        from mrcelery import MRJob, MRStep
+
+        class Sort(MRJob):
+            INPUT = "records:12,key=5"
+
+            def steps(self):
+                return [MRStep(reducer_init=lambda: None)]
+    """
+    out = tmp_path / "out"
+    run(job_file(job), str(tmp_path / "records"), str(out), runner="inline", output_format=name, reducers=1)
+    records = sorted((data[i : i + 12] for i in range(0, len(data), 12)), key=lambda record: record[:5])
+    found = parts(out)[0].read_bytes()
+    if name == "records":
+        assert found == b"".join(records)
+    elif name == "text":
+        assert found == b"".join(record[:5] + b"\t" + record + b"\n" for record in records)
+    else:
+        rows = list(csv.reader(io.StringIO(found.decode())))
+        assert rows == [["key", "value"], *([record[:5].decode(), record.decode()] for record in records)]
+
+
+def test_parquet_parts_without_a_record(tmp_path: Path, sales: Path, job_file: Callable[..., str]) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out"
+    options = {"input_format": "csv", "output_format": "parquet", "reducers": 40}
+    jobconf = {"parquet.schema": "key:string,value:int64"}
+    run(job_file(SALES), str(sales), str(out), runner="inline", jobconf=jobconf, **options)
+    files = [pq.ParquetFile(p) for p in parts(out)]
+    assert len(files) == 40
+    assert len({str(file.schema_arrow) for file in files}) == 1
+    assert sorted(file.metadata.num_rows for file in files)[0] == 0
+    found = pq.read_table(out)
+    assert dict(zip(found.column("key").to_pylist(), found.column("value").to_pylist(), strict=True)) == TOTALS
+
+
 def test_records_of_a_fixed_length(runner: str, tmp_path: Path, job_file: Callable[..., str]) -> None:
     data = os.urandom(6 * 5000)
     (tmp_path / "records").write_bytes(data)

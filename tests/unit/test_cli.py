@@ -77,6 +77,19 @@ def test_results_go_to_stdout_and_nothing_else(mr) -> None:
     assert (ran.code, ran.counts(), ran.err) == (0, Counter(TEXT.split()), "")
 
 
+def test_total_order_and_its_counters(mr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ("--storage", str(tmp_path / "store"))
+    for number, option in enumerate((["--partitioner", "range"], ["-D", "mapreduce.job.partitioner.class=range"], [])):
+        if not option:
+            monkeypatch.setenv("MRCELERY_PARTITIONER", "range")
+        out = f"out-{number}"
+        job = json.loads(mr("submit", "wc.py", "in.txt", "-o", out, "-R", "2", "--json", *option, *here).out)["job"]
+        assert list(mr("cat", out).counts()) == sorted(set(TEXT.split()))
+        shown = mr("counters", job, *here).out
+        assert "mrcelery shuffle, step 0\n" in shown
+        assert "\tempty partitions=0\n" in shown
+
+
 def test_what_follows_two_dashes_is_the_jobs(mr) -> None:
     assert mr("submit", "wc.py", "in.txt", "--", "--min", "2").counts() == {"b": 2, "c": 3}
     ran = mr("submit", "wc.py", "in.txt", "--min", "2")
@@ -88,7 +101,7 @@ def test_what_follows_two_dashes_is_the_jobs(mr) -> None:
 def test_output_json_and_cat(mr, tmp_path: Path) -> None:
     ran = mr("submit", "wc.py", "in.txt", "-o", "out", "--json", "-R", "3", "--compress", "gzip")
     report = json.loads(ran.out)
-    assert (ran.code, report["state"], report["counters"]) == (0, "succeeded", {"words": {"seen": 6}})
+    assert (ran.code, report["state"], report["counters"]["words"]) == (0, "succeeded", {"seen": 6})
     assert len(report["parts"]) == 3
     assert mr("cat", "out").counts() == Counter(TEXT.split())
     (tmp_path / "out" / "_SUCCESS").unlink()
@@ -127,6 +140,8 @@ def test_dry_run_runs_nothing(mr, tmp_path: Path) -> None:
         (["submit", "wc.py", "in.txt", "--", "--min", "x"], "invalid int value: 'x'"),
         (["submit", "wc.py", "in.txt", "-R", "x"], "reducers: 'x' from --reducers"),
         (["submit", "wc.py", "in.txt", "--reducer", "3"], "did you mean --reducers"),
+        (["submit", "wc.py", "in.txt", "--partitioner", "field"], "write field:1"),
+        (["submit", "wc.py", "in.txt", "-D", "mapreduce.job.partitioner.class=My"], "partitioner My is not supported"),
         (["submit", "wc.py", "in.txt", "-r", "spark"], "'spark' is not one of 'inline', 'local', 'celery'"),
         (["submit"], "missing argument 'JOB': see mrcelery submit --help"),
         (["submti"], "no such command 'submti', did you mean 'submit': see mrcelery --help"),

@@ -106,6 +106,7 @@ def test_dialects() -> None:
         ("csv", b'a,b\n1,2\n3,"x"y\n', 8, "expected after"),
         ("csv:multiline=false", b'a,b\n1,"\n"\n', 4, "csv.multiline=false excludes"),
         ("csv:multiline=false", b'a,b\n1,2\n3,"x\n', 8, "unexpected end of data"),
+        ("csv:header=false", b'1,2\n"', 4, "unexpected end of data"),
         ("csv", b"a,a\n1,2\n", 0, "the header names 'a' twice"),
         ("csv", b"\na,b\n", 0, "the first line is blank"),
     ],

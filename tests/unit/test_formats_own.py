@@ -146,7 +146,7 @@ def test_what_a_format_raises_is_the_users() -> None:
     [
         (3, UsageError, "INPUT is no format, as it has no method read"),
         (Counting(), UsageError, "has no method read"),
-        ("nope.nope:Reader", JobLoadError, "does not import: ModuleNotFoundError"),
+        ("record:80", UsageError, "unknown input format 'record:80': use one of text, .* records:N"),
         (f"{__name__}:Nope", JobLoadError, "has no Nope"),
         (f"{__name__}:Counting", UsageError, "has no method read"),
         ("exe", UsageError, "or pkg.module:Class"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcelery.errors import CodecError, CorruptDataError, InputError, RecordTooLongError, UsageError
-from mrcelery.formats import RecordBlock, input_format, output_format, parquet
+from mrcelery.formats import RecordBlock, extras, input_format, output_format, parquet
 from mrcelery.plan import InputFile, cut
 from mrcelery.records import Extent
 from mrcelery.storage import open_storage
@@ -154,12 +154,12 @@ def test_a_row_beyond_the_limit() -> None:
 
 
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     for work in (
         lambda: read("memory://parquet/a", 10),
         lambda: output_format("parquet").encode([None], [1]),
     ):
-        with pytest.raises(UsageError, match=r"pip install 'mrcelery\[parquet\]'"):
+        with pytest.raises(UsageError, match=r"pip install 'mrcelery\[arrow\]'"):
             work()
     assert output_format("parquet").suffix == ".parquet"  # which a coordinator without it asks
 

@@ -217,6 +217,9 @@ def test_native_additions_are_found() -> None:
     assert found.sort_values is True
     assert found.partition is not None
     assert found.partition("abc", 2) == 1
+    assert found.batch == ""
+    Native.BATCH = "table"
+    assert hooks(Native(), 0).batch == "table"
 
 
 @pytest.mark.parametrize(
@@ -251,9 +254,10 @@ def test_a_step_that_cannot_run_is_refused(error: type[Exception], kwargs: dict[
         ({"spark": lambda self, i, o: None}, "spark is not supported"),
         ({"pick_protocols": lambda self, n, t: None}, "pick_protocols is not supported"),
         ({"HADOOP_OUTPUT_FORMAT": "org.x.Format"}, "Java classes"),
-        ({"PARTITIONER": "org.apache.hadoop.mapred.lib.KeyFieldBasedPartitioner"}, r"partition\(self, key, n\)"),
+        ({"PARTITIONER": "org.apache.hadoop.mapred.lib.BinaryPartitioner"}, r"partition\(self, key, n\)"),
         ({"INTERNAL_PROTOCOL": protocols.JSONProtocol(), "mapper": identity}, "set it to a protocol class"),
         ({"reducer": ops.Sum}, r"ops.Sum\(...\)"),
+        ({"BATCH": "tables", "mapper_batch": identity}, 'BATCH is \'tables\': set it to "list" or "table"'),
     ],
 )
 def test_a_job_that_cannot_run_is_refused(attributes: dict[str, Any], message: str) -> None:

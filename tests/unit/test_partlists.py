@@ -16,15 +16,18 @@ from mrcelery.records import Part, ShuffleInput, encode
 
 PARTS = st.lists(
     st.builds(
-        Part, st.integers(0, 5), st.text(st.characters(codec="utf-8"), max_size=20), *[st.integers(0, 1 << 40)] * 3
+        Part, st.integers(0, 5), st.text(st.characters(codec="utf-8"), max_size=20), *[st.integers(0, 1 << 40)] * 5
     )
 )
 
 
-@given(PARTS, st.sampled_from([1, 200, 1 << 20]))
+BOUNDS = st.none() | st.binary(max_size=9)
+
+
+@given(PARTS, BOUNDS, BOUNDS, st.sampled_from([1, 200, 1 << 20]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_encoded_is_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[Part], held: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[Part], low: bytes | None, high: bytes | None, held: int
 ) -> None:
     monkeypatch.setattr(partlists, "HELD", held)
     expected = defaultdict(list)
@@ -33,8 +36,8 @@ def test_what_is_encoded_is_the_record(
             lists.add(part)
             expected[part.partition].append(part)
         for partition in range(6):
-            record = ShuffleInput(partition=partition, parts=tuple(expected[partition]))
-            assert lists.encoded(partition) == encode(record)
+            record = ShuffleInput(partition=partition, low=low, high=high, parts=tuple(expected[partition]))
+            assert lists.encoded(partition, low, high) == encode(record)
     assert os.listdir(tmp_path) == []
 
 

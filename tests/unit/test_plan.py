@@ -27,7 +27,7 @@ from mrcelery.plan import (
     page_of,
     write_plan,
 )
-from mrcelery.records import Extent, PlanPage, Split, StepSpec, decode
+from mrcelery.records import Extent, Partitioner, PlanPage, Split, StepSpec, decode
 from mrcelery.storage import open_storage
 
 TEXT = input_format("text")
@@ -309,6 +309,19 @@ def test_estimate_of_publishing_to_an_output() -> None:
 def test_estimate_where_nothing_is_s3() -> None:
     plan = write_plan(cut([InputFile("a", 1000, True)], 10), lambda number, data: None)
     assert estimate(plan, [StepSpec(has_reducer=True, reducers=4)], listing={}, reads=0, storage_is_s3=False) == Cost()
+
+
+def test_estimate_of_total_order() -> None:
+    plan = write_plan(cut([InputFile("a", 1000, True)], 10), lambda number, data: None)
+
+    def cost(kind: str, reducers: int) -> Cost:
+        steps = [StepSpec(has_reducer=True, reducers=reducers, partitioner=Partitioner(kind))]  # type: ignore[arg-type]
+        return estimate(plan, steps, listing={}, reads=0, storage_is_s3=True)
+
+    # map: 100 x (run + commit) instead of 100 x (4 partitions + commit); barrier: 100 indexes
+    assert cost("hash", 4).put - cost("range", 4).put == 100 * 3
+    assert cost("range", 4).get - cost("hash", 4).get == 100
+    assert cost("range", 1) == cost("hash", 1)
 
 
 def test_estimate_follows_the_parts_from_step_to_step() -> None:
