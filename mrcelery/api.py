@@ -29,7 +29,7 @@ from mrcelery.results import Pair
 
 if TYPE_CHECKING:
     from mrcelery.job import MRJob
-    from mrcelery.records import Counters, Failure, Report, Request
+    from mrcelery.records import Commit, Counters, Failure, Report, Request, StageSummary
     from mrcelery.storage.base import Storage
 
 _STAGES = {"map": 1, "reduce": 2, "finish": 3}
@@ -260,17 +260,41 @@ class JobHandle:
         fields = self._fields()
         if fields["state"] == "succeeded" and (report := self._read_report()):
             return report.counters
-        from mrcelery.records import Commit, StageSummary, add_counters, decode
+        from mrcelery.records import Commit, add_counters
 
         total: Counters = {}
+        for step, counted in self._counted(fields):
+            add_counters(total, counted.counters if isinstance(counted, Commit) else counted.all_counters(step))
+        return total
+
+    def requests(self) -> dict[str, int]:
+        """The job's requests to S3 as they are billed (GET, PUT, LIST, DELETE; HEAD as GET, a copy as PUT), and,
+        as RETRY, those made again: so far, while the job runs.
+
+        Those of committed attempts and of the coordinator, until it wrote the report.
+        """
+        fields = self._fields()
+        if fields["state"] == "succeeded" and (report := self._read_report()):
+            return report.totals.requests
+        from mrcelery.records import Commit, add_coordinator_requests, add_requests
+
+        total: dict[str, int] = {}
+        add_coordinator_requests(total, fields)
+        for _, counted in self._counted(fields):
+            add_requests(total, counted.requests if isinstance(counted, Commit) else counted.totals.requests)
+        return total
+
+    def _counted(self, fields: dict[str, str]) -> Iterator[tuple[int, StageSummary | Commit]]:
+        """What has been counted so far, by step: the sums of a stage that is done, the commits of one that runs."""
+        from mrcelery.records import Commit, StageSummary, decode
+
         for stage in self._stages(fields, int(fields.get("step") or 0)):
             summary = fields.get(f"summary.{stage.step}.{stage.kind}")
             if summary is not None:
-                add_counters(total, decode(summary.encode(), StageSummary).all_counters(stage.step))
+                yield stage.step, decode(summary.encode(), StageSummary)
             elif self._store is not None:
                 for data in self._store.commits(self.id, stage.step, stage.kind).values():
-                    add_counters(total, decode(data, Commit).counters)
-        return total
+                    yield stage.step, decode(data, Commit)
 
     def failure(self) -> Failure | None:
         """Why the job failed, or None where it did not."""

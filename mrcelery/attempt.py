@@ -17,6 +17,7 @@ from typing import Any
 from mrcelery import layout
 from mrcelery.commit import commit, committed
 from mrcelery.errors import CorruptDataError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
+from mrcelery.formats.source import in_turn
 from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
 from mrcelery.mapper import run_map
@@ -25,6 +26,8 @@ from mrcelery.protocols import pickle_allowed
 from mrcelery.records import Commit, Failure, Kind, ShuffleInput, decode, encode
 from mrcelery.reducer import run_reduce
 from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.storage import scheme_of
+from mrcelery.storage.transfers import Transfers, transfers
 from mrcelery.task import Task
 
 POLL_SECONDS = 0.25
@@ -41,6 +44,13 @@ def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, 
     Raises :class:`JobStoppedError` where the job has ended, and any other
     :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
     """
+    with transfers(behind=True) as moved:
+        return _attempt(runtime, moved, job, step, kind, number, capture)
+
+
+def _attempt(
+    runtime: Runtime, moved: Transfers, job: str, step: int, kind: Kind, number: int, capture: bool
+) -> Commit:
     store = runtime.store
     if store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
@@ -60,7 +70,7 @@ def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, 
     attempt = f"{count}-{secrets.token_hex(3)}"
     try:
         with _collector_off():
-            mine = _run(runtime, active, step, kind, number, attempt, capture)
+            mine = _run(runtime, active, moved, step, kind, number, attempt, capture)
     except MRCeleryError as e:
         e.attempt = attempt
         raise
@@ -87,9 +97,17 @@ def _of_the_machine(e: OSError, attempt: str) -> TaskError:
 
 
 def _run(
-    runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number: int, attempt: str, capture: bool
+    runtime: Runtime,
+    active: ActiveJob,
+    moved: Transfers,
+    step: int,
+    kind: Kind,
+    number: int,
+    attempt: str,
+    capture: bool,
 ) -> Commit:
     request, storage = active.spec.request, active.storage
+    moved.memory = min(moved.memory, request.options.memory // 8)
     scratch = os.path.join(runtime.scratch, "tasks", f"{active.id}-{step}-{kind}-{number}-{attempt}")
     began = time.monotonic()
     allowed = pickle_allowed.set(request.options.allow_pickle)
@@ -114,7 +132,9 @@ def _run(
                 poll=_poller(runtime, active.id),
             )
             if kind == "map":
-                parts = run_map(task, runtime.split(active, step, number))
+                split = runtime.split(active, step, number)
+                with in_turn(split.extents):
+                    parts = run_map(task, split)
             else:
                 key = layout.shuffle_input(active.id, step, number)
                 parts = run_reduce(task, decode(storage.read(key), ShuffleInput, key))
@@ -123,9 +143,12 @@ def _run(
                 str(group): {str(name): int(amount) for name, amount in names.items()}
                 for group, names in job.counters.items()
             }
+        moved.flush()  # a commit must name nothing that is not there
     finally:
         pickle_allowed.reset(allowed)
         shutil.rmtree(scratch, ignore_errors=True)
+    if scheme_of(storage.uri) == "s3":
+        moved.count("PUT")  # the commit's own, which is about to be made
     return Commit(
         job=active.id,
         step=step,
@@ -140,6 +163,7 @@ def _run(
         bytes_out=sum(part.bytes for part in parts),
         seconds=round(time.monotonic() - began, 6),
         host=socket.gethostname(),
+        requests=dict(moved.requests),
     )
 
 

@@ -7,7 +7,7 @@ goes on. That needs no conditional write, which the file system or bucket of an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mrcelery import layout
@@ -16,6 +16,7 @@ from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.records import Part, Report, decode, encode
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
+from mrcelery.storage.transfers import carried
 
 THREADS = 16
 """Part files copied at the same time."""
@@ -28,11 +29,20 @@ def check_free(uri: str) -> None:
 
 
 def publish(
-    store: JobStore, storage: Storage, job: str, uri: str, parts: Sequence[Part], report: Report, *, overwrite: bool
+    store: JobStore,
+    storage: Storage,
+    job: str,
+    uri: str,
+    parts: Sequence[Part],
+    names: Sequence[str],
+    report: Callable[[], Report],
+    *,
+    overwrite: bool,
 ) -> None:
     """Copy committed parts to OUTPUT, or to the job's own storage where ``uri`` is "", and mark them complete.
 
-    ``report.parts`` are the names of the copies, in order of ``parts``; none are copied where it is empty.
+    ``names`` are those of the copies, in order of ``parts``; none are copied where it is empty. ``report`` is
+    called when all are copied.
     Raises :class:`OutputExistsError` for an OUTPUT that something else holds, unless ``overwrite``, and for
     one that another job publishes to; :class:`JobStoppedError` where the job has ended meanwhile.
     """
@@ -43,20 +53,19 @@ def publish(
             output.delete([_claim_of(job)])
             return
         if overwrite:
-            names = set(report.parts)
+            ours = set(names)
             # Only what no run of this job writes: another one may be further than this.
             old = [o.key for o in output.list("part-") if layout.PART_NAME.fullmatch(o.key)]
-            output.delete([layout.SUCCESS, *(name for name in old if name not in names)])
+            output.delete([layout.SUCCESS, *(name for name in old if name not in ours)])
 
     def copy(part: Part, name: str) -> None:
         if store.state(job) in FINAL:
             raise JobStoppedError(f"job {job} has ended")
         storage.copy(part.key, output, prefix + name)
 
-    data = encode(report)
     try:
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            for _ in pool.map(copy, parts, report.parts):
+            for _ in pool.map(carried(copy), parts, names):
                 pass
     except (FileNotFoundError, JobStoppedError):
         if store.state(job) != "succeeded":
@@ -66,6 +75,7 @@ def publish(
             output.write(layout.SUCCESS, storage.read(layout.report(job)))
             output.delete([_claim_of(job)])
         raise JobStoppedError(f"job {job} has ended") from None
+    data = encode(report())
     storage.write(layout.report(job), data)
     if uri:
         output.write(layout.SUCCESS, data)

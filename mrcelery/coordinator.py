@@ -13,8 +13,9 @@ returns the :class:`Stage` to run next. All may run twice: what they write is th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -42,19 +43,24 @@ from mrcelery.records import (
     PlanSummary,
     Report,
     Request,
+    Requests,
     Split,
     StageSummary,
     StepSpec,
     Totals,
+    add_coordinator_requests,
     add_counters,
+    add_requests,
     decode,
     encode,
+    requests_field,
 )
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.signing import seal
 from mrcelery.skew import Skew
 from mrcelery.storage import check, open_storage
 from mrcelery.storage.base import Storage
+from mrcelery.storage.transfers import Transfers, carried, transfers
 
 REDUCER_BYTES = 32 << 20
 """Input bytes per reduce task where the job does not say R."""
@@ -91,16 +97,26 @@ def start(runtime: Runtime, job: str) -> Stage | None:
         raise JobStoppedError(f"job {job} has ended")
     request = runtime.request(job)
     storage = open_storage(request.storage)
-    check(storage)
-    key = layout.spec(job)
-    try:
-        spec = runtime.verified(storage.read(key), job)  # a second delivery of this task
-    except FileNotFoundError:
-        spec = _plan(runtime, request, storage)
-    runtime.keep(spec, storage)
-    first = _map_stage(spec, 0, spec.plan.splits)
-    _enter(runtime, spec, first, started=True)
+    with _counted(runtime, job, "start"):
+        check(storage)
+        key = layout.spec(job)
+        try:
+            spec = runtime.verified(storage.read(key), job)  # a second delivery of this task
+        except FileNotFoundError:
+            spec = _plan(runtime, request, storage)
+        runtime.keep(spec, storage)
+        first = _map_stage(spec, 0, spec.plan.splits)
+        _enter(runtime, spec, first, started=True)
     return first
+
+
+@contextmanager
+def _counted(runtime: Runtime, job: str, what: str) -> Iterator[Transfers]:
+    """Keep in the job's fields what the coordinator asks of S3 in this block; once, also where it runs twice."""
+    with transfers() as moved:
+        yield moved
+    if moved.requests:
+        runtime.store.update(job, requests_field(what, moved.requests))
 
 
 def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
@@ -162,7 +178,7 @@ def barrier(runtime: Runtime, job: str, step: int) -> Stage:
     reducers = active.spec.steps[step].reducers
     skew = Skew(reducers)
     bounds: list[bytes | None] = [None] * (reducers + 1)
-    with PartLists(runtime.scratch) as lists:
+    with _counted(runtime, job, f"barrier.{step}"), PartLists(runtime.scratch) as lists:
 
         def gather() -> Iterator[Commit]:
             commits = _commits(runtime, active, step, "map", _tasks(runtime, active, step))
@@ -185,7 +201,7 @@ def barrier(runtime: Runtime, job: str, step: int) -> Stage:
             active.storage.write(layout.shuffle_input(job, step, partition), record)
 
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            for _ in pool.map(tell, range(reducers)):
+            for _ in pool.map(carried(tell), range(reducers)):
                 pass
     stage = Stage(job, step, "reduce", reducers, "finish", active.spec.request.options.queue)
     _enter(runtime, active.spec, stage)
@@ -223,7 +239,7 @@ def _commits(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: 
         # In portions: results that wait for their turn must not grow with the number of tasks.
         while portion := list(islice(numbers, THREADS * 64)):
             missing = [task for task in portion if task not in kept]
-            read = dict(zip(missing, pool.map(find, missing), strict=True))
+            read = dict(zip(missing, pool.map(carried(find), missing), strict=True))
             for task in portion:
                 yield read[task] if task in read else find(task)
 
@@ -241,9 +257,11 @@ def _summarise(
     ``skew`` is called when all commits have been taken.
     """
     counters: Counters = {}
+    requests: Requests = {}
     tasks = records_in = records_out = bytes_in = bytes_out = 0
     for commit in commits:
         add_counters(counters, commit.counters)
+        add_requests(requests, commit.requests)
         tasks += 1
         records_in += commit.records_in
         records_out += commit.records_out
@@ -259,6 +277,7 @@ def _summarise(
             bytes_out=bytes_out,
             shuffle_bytes=shuffled,
             tasks=tasks,
+            requests=requests,
         ),
         skew=skew(),
     )
@@ -282,10 +301,11 @@ def finish(runtime: Runtime, job: str, step: int) -> Stage | None:
             parts.extend(commit.parts)
             yield commit
 
-    _summarise(runtime, active, step, kind, gather())
-    if step + 1 < len(spec.steps):
-        return _next_step(runtime, active, step, parts)
-    _publish(runtime, active, parts)
+    with _counted(runtime, job, f"finish.{step}") as moved:
+        _summarise(runtime, active, step, kind, gather())
+        if step + 1 < len(spec.steps):
+            return _next_step(runtime, active, step, parts)
+        _publish(runtime, active, parts, moved)
     return None
 
 
@@ -304,20 +324,24 @@ def _next_step(runtime: Runtime, active: ActiveJob, step: int, parts: list[Part]
     return stage
 
 
-def _publish(runtime: Runtime, active: ActiveJob, parts: list[Part]) -> None:
+def _publish(runtime: Runtime, active: ActiveJob, parts: list[Part], moved: Transfers) -> None:
     """Publish the committed parts and end the job."""
     request, storage, job = active.spec.request, active.storage, active.id
     suffix = output_suffix(request.options)
     names = [] if request.options.output_format == "none" else [layout.part_name(p.partition, suffix) for p in parts]
-    report = _report(runtime, active, tuple(names))
+    finished = time.time()
+
+    def report() -> Report:
+        return _report(runtime, active, tuple(names), finished, moved.requests)
+
     try:
-        publish(runtime.store, storage, job, request.output, parts, report, overwrite=request.options.overwrite)
+        publish(runtime.store, storage, job, request.output, parts, names, report, overwrite=request.options.overwrite)
     except JobStoppedError:
         withdraw_output(runtime, job)
         raise
     if request.small_results and names and sum(p.bytes for p in parts) <= SMALL_RESULTS and not suffix:
         runtime.store.put_blob(job, "results", b"".join(storage.read(p.key) for p in parts))
-    if not runtime.store.move(job, "succeeded", {"finished": repr(report.finished), "stage": "finish"}):
+    if not runtime.store.move(job, "succeeded", {"finished": repr(finished), "stage": "finish"}):
         withdraw_output(runtime, job)
 
 
@@ -328,11 +352,15 @@ def withdraw_output(runtime: Runtime, job: str) -> None:
         withdraw(active.storage, job, active.spec.request.output)
 
 
-def _report(runtime: Runtime, active: ActiveJob, names: tuple[str, ...]) -> Report:
+def _report(
+    runtime: Runtime, active: ActiveJob, names: tuple[str, ...], finished: float, publishing: Mapping[str, int]
+) -> Report:
     job, spec = active.id, active.spec
     fields = runtime.store.fields(job)
     counters: Counters = {}
     totals = Totals()
+    requests = dict(publishing)
+    add_coordinator_requests(requests, fields)
     for number, step in enumerate(spec.steps):
         for kind in ("map", "reduce") if step.reducers else ("map",):
             key = layout.stage_summary(job, number, kind)
@@ -351,14 +379,14 @@ def _report(runtime: Runtime, active: ActiveJob, names: tuple[str, ...]) -> Repo
                 shuffle_bytes=totals.shuffle_bytes + stage.shuffle_bytes,
                 tasks=totals.tasks + stage.tasks,
             )
-    finished = time.time()
+            add_requests(requests, stage.requests)
     started = float(fields.get("started") or finished)
     return Report(
         job=job,
         name=spec.request.name,
         state="succeeded",
         counters=counters,
-        totals=totals,
+        totals=replace(totals, requests=requests),
         started=started,
         finished=finished,
         seconds=round(finished - started, 6),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -238,47 +238,62 @@ def estimate(
     plan: PlanSummary,
     steps: Sequence[StepSpec],
     *,
-    input_is_s3: bool,
+    listing: Mapping[str, int],
+    reads: int,
     storage_is_s3: bool,
     output_is_s3: bool | None = None,
+    processes: int = 1,
 ) -> Cost:
-    """What a job with this plan will ask of S3; an upper bound but for retries and backup tasks.
+    """What a job with this plan will ask of S3.
 
-    ``output_is_s3``: whether part files are copied to an OUTPUT on S3 in the end; None: as
-    ``storage_is_s3``. The model, M being a step's map tasks and R its reducers: each map task reads
-    its extents and writes R partitions and a commit; the barrier writes R lists of parts; each reduce
-    task reads its list and M partitions and writes a part file and a commit. In total order a map task writes
-    one run, whose index the barrier reads, and a reduce task a piece of each. A step's part files are the next
-    step's extents.
+    ``listing`` is what listing the inputs took, ``reads`` the ranges that its extents are read in.
+    ``output_is_s3``: whether part files are copied to an OUTPUT on S3 in the end; None: they stay in storage.
+    ``processes`` run the job's tasks, and each reads the spec, the code and the plan.
+
+    The model, M being a step's map tasks and R its reducers: each map task reads its extents and writes R
+    partitions and a commit; the barrier writes R lists of parts; each reduce task reads its list and M
+    partitions and writes a part file and a commit. In total order a map task writes one run, whose index the
+    barrier reads, and a reduce task a piece of each. A step's part files are the next step's extents.
+
+    An upper bound on what the job reports, but for retries, attempts beyond a task's first, tasks' logs, lines
+    beyond 64 KiB, Parquet (a request or more per column chunk), objects above 8 MiB that are written (a
+    request per 8 MiB and two) and the probe of a storage that was never used. It exceeds that by what comes
+    after the report, which is the report, ``_SUCCESS``, small results read back and the cleaning up, and by
+    partitions that are empty.
     """
-    get = max(plan.files, plan.splits) if input_is_s3 else 0
-    lists = -(-plan.files // 1000) if input_is_s3 else 0
+    get, lists = reads + listing.get("GET", 0), listing.get("LIST", 0)
     put = delete = 0
-    maps = parts = plan.splits
-    written = 2 + len(plan.pages)  # spec.json, code.zip, plan pages
-    read = len(plan.pages)
+    parts = plan.splits
+    pages = len(plan.pages)
+    written = 3 + pages  # spec.json, code.zip, report.json, plan pages
+    read = 2  # the layout's mark; a spec that is there
     for number, step in enumerate(steps):
+        maps = parts
+        kept = 1  # a summary of each stage
         if number:
-            maps = parts
+            kept += -(-maps // PAGE)
+            pages += -(-maps // PAGE)
             read += maps
         reducers = step.reducers if step.has_reducer else 0
         if reducers:
-            written += maps * (1 if step.total_order else reducers) + maps + reducers + reducers * 2
+            kept += maps * (1 if step.total_order else reducers) + maps + reducers + reducers * 2 + 1
             read += reducers * (maps + 1) + (maps if step.total_order else 0)
             parts = reducers
         else:
-            written += maps * 2
-            parts = maps
+            kept += maps * 2
+        written += kept
+        if storage_is_s3:
+            lists += -(-kept // 1000)
+            delete += -(-kept // 1000)
     if storage_is_s3:
-        get += read
-        put += written + 1  # report.json
-        delete += -(-(written + 1) // 1000)
+        get += read + processes * (2 + pages)
+        put += written
     if output_is_s3:
         put += parts + 2  # the claim and _SUCCESS
         get += 2  # both are looked for
         lists += 3
         delete += 1
-    elif output_is_s3 is None and storage_is_s3:
-        put += parts + 1  # _SUCCESS
-        lists += 1
+    elif storage_is_s3:
+        get += parts  # read back, for a folder or for the client
+        put += parts if output_is_s3 is None else 0
     return Cost(get, put, lists, delete)

@@ -24,6 +24,7 @@ from mrcelery.partlists import PartLists
 from mrcelery.records import Commit, Part, encode
 from mrcelery.skew import Skew
 from mrcelery.storage.base import Storage
+from mrcelery.storage.transfers import carried
 
 RECORD_BYTES = 32
 """Bytes that a record weighs beside its own. Bytes alone would not do: thousands of equal records can be a block
@@ -139,7 +140,7 @@ class Ranges:
             # As many indexes in memory at once as are read at the same time.
             while portion := list(islice(commits, THREADS)):
                 runs = [run for commit in portion for run in commit.parts]
-                for run, index in zip(runs, pool.map(read, runs), strict=True):
+                for run, index in zip(runs, pool.map(carried(read), runs), strict=True):
                     self.add(run, index)
                 yield from portion
 

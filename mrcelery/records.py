@@ -6,6 +6,7 @@ mrcelery fails with a sentence and not with a wrong result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 import msgspec
@@ -17,6 +18,9 @@ VERSION = 1
 
 Kind = Literal["map", "reduce"]
 Counters = dict[str, dict[str, int]]
+Requests = dict[str, int]
+"""Requests to S3 as they are billed, GET, PUT, LIST and DELETE (HEAD as GET, a copy as PUT); apart, as RETRY,
+those that the endpoint refused for the moment and that were made again."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -199,6 +203,7 @@ class Commit(Record, frozen=True, kw_only=True):
     bytes_out: int
     seconds: float
     host: str
+    requests: Requests = {}
 
 
 class ShuffleInput(Record, frozen=True, kw_only=True):
@@ -241,6 +246,24 @@ def add_counters(into: Counters, counters: Counters) -> None:
             sums[name] = sums.get(name, 0) + amount
 
 
+def add_requests(into: Requests, requests: Mapping[str, int]) -> None:
+    """Add requests up."""
+    for kind, number in requests.items():
+        into[kind] = into.get(kind, 0) + number
+
+
+def requests_field(what: str, requests: Mapping[str, int]) -> dict[str, str]:
+    """A job's field with the requests of one step of the coordinator; the same ``what`` replaces it."""
+    return {f"requests.{what}": msgspec.json.encode(requests).decode()}
+
+
+def add_coordinator_requests(into: Requests, fields: Mapping[str, str]) -> None:
+    """Add up the requests that a job's fields tell of."""
+    for name, value in fields.items():
+        if name.startswith("requests."):
+            add_requests(into, msgspec.json.decode(value, type=Requests))
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over a job's commits."""
 
@@ -250,6 +273,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     bytes_out: int = 0
     shuffle_bytes: int = 0
     tasks: int = 0
+    requests: Requests = {}
+    """Of a stage: what its committed attempts made; of a job: those, and the coordinator's until its report."""
 
 
 class StageSummary(Record, frozen=True, kw_only=True):

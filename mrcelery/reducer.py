@@ -19,6 +19,7 @@ from mrcelery.output import Sink, feed, results
 from mrcelery.records import Part, ShuffleInput
 from mrcelery.shuffle import Groups, Run, as_lists, file_chunks, read_run_file
 from mrcelery.step import StepHooks, identity_reducer
+from mrcelery.storage.transfers import carried
 from mrcelery.task import Pairs, Task, columns, yielding
 
 FETCHERS = 8
@@ -153,7 +154,8 @@ def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
         with open(path, "wb") as out:
             for chunk in framed(task.storage.stream(part.key, part.start, _end(part)), part):
                 out.write(chunk)
+                task.poll()
         return partial(read_run_file, path, allow_pickle=task.options.allow_pickle, remove=True)
 
     with ThreadPoolExecutor(max_workers=max(1, min(FETCHERS, len(parts)))) as pool:
-        return list(pool.map(fetch, range(len(parts))))
+        return list(pool.map(carried(fetch), range(len(parts))))

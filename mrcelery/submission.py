@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mrcelery.executor.fleet import FleetRunner
     from mrcelery.job import MRJob
     from mrcelery.plan import Cost
-    from mrcelery.records import JobOptions, PlanSummary, StepSpec
+    from mrcelery.records import JobOptions, PlanSummary, Split, StepSpec
 
 
 class Plan(NamedTuple):
@@ -125,17 +125,34 @@ class Submission:
         from mrcelery import plan
         from mrcelery.coordinator import with_reducers
         from mrcelery.formats import input_format
+        from mrcelery.formats.source import requests_for
+        from mrcelery.storage import scheme_of
+        from mrcelery.storage.transfers import transfers
 
-        files = plan.list_inputs(self._here(), input_format(self.options.input_format))
-        splits = plan.cut(*plan.fitted(files, self.options.split_size, self.options.workers))
-        summary = plan.write_plan(splits, lambda page, data: None)
+        reads = 0
+        on_s3 = ("s3", "") if self._uploads else ("s3",)
+
+        def counted(splits: Iterable[Split]) -> Iterator[Split]:
+            nonlocal reads
+            for split in splits:
+                reads += sum(requests_for(e) for e in split.extents if scheme_of(e.uri) in on_s3)
+                yield split
+
+        with transfers() as listing:
+            files = plan.list_inputs(self._here(), input_format(self.options.input_format))
+            splits = plan.cut(*plan.fitted(files, self.options.split_size, self.options.workers))
+            summary = plan.write_plan(counted(splits), lambda page, data: None)
+        if self._uploads:
+            listing.count("GET", summary.files)  # each is looked up once more where it was uploaded to
         steps = tuple(with_reducers(step, summary) for step in self.steps)
         cost = plan.estimate(
             summary,
             steps,
-            input_is_s3=any(uri.startswith("s3://") for uri in self.inputs),
+            listing=listing.requests,
+            reads=reads,
             storage_is_s3=self._storage.startswith("s3://"),
-            output_is_s3=self.output.startswith("s3://") if self.output is not None else None,
+            output_is_s3=None if not self.output or self.brings_home else scheme_of(self.output) == "s3",
+            processes=_workers(self.config) if self.runner == "local" else 1,
         )
         return Plan(summary, tuple(step.reducers for step in steps), cost)
 

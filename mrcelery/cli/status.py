@@ -19,8 +19,9 @@ def command(job: str, as_json: bool, **settings: Any) -> None:
     """How JOB stands: its state, and the tasks done of each stage."""
     with attach(job, **settings) as handle:
         status, failure = handle.status(), handle.failure()
+        requests = handle.requests() if as_json else {}
     if as_json:
-        print_json({"status": status, "failure": failure})
+        print_json({"status": status, "failure": failure, "requests": requests})
         return
     rows = [("job", status.job), ("name", status.name), ("owner", status.owner), ("state", status.state)]
     rows.append(("started", show_time(status.started or status.created)))

@@ -21,6 +21,8 @@ from mrcelery.formats.lines import too_long
 from mrcelery.formats.source import readable, shortened
 from mrcelery.records import Extent
 from mrcelery.storage import Storage, locate
+from mrcelery.storage.base import Version
+from mrcelery.storage.transfers import carried
 
 BLOCK = 4 << 20
 """Bytes of a block of rows, in Arrow's memory, by the file's own count."""
@@ -176,8 +178,9 @@ class _Remote(io.RawIOBase):
     """An object as a file: each read is a request for a range."""
 
     def __init__(self, storage: Storage, key: str, size: int) -> None:
-        self._storage = storage
-        self._key = key
+        version = Version()
+        # pyarrow reads in threads of its own.
+        self._fetch = carried(lambda start, end: b"".join(storage.stream(key, start, end, version=version)))
         self._size = size
         self._at = 0
 
@@ -198,7 +201,7 @@ class _Remote(io.RawIOBase):
         end = self._size if size is None or size < 0 else min(self._size, self._at + size)
         if end <= self._at:
             return b""
-        data = self._storage.read(self._key, self._at, end)
+        data = self._fetch(self._at, end)
         self._at += len(data)
         return data
 

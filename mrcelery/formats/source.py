@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from mrcelery.errors import CorruptDataError, InputError
 from mrcelery.records import Extent
-from mrcelery.storage import Storage, locate
+from mrcelery.storage import Storage, locate, scheme_of
+from mrcelery.storage.base import Version
+from mrcelery.storage.readahead import Piece, foreseen, ranges, read_ahead
 
 BLOCK = 1 << 20
 """Bytes read at a time."""
@@ -34,6 +37,23 @@ def read_from(extent: Extent, start: int) -> Iterator[bytes]:
             yield from storage.stream(key, start, None, BLOCK)
         else:
             yield from _remote(storage, key, start, extent)
+
+
+@contextmanager
+def in_turn(extents: Iterable[Extent]) -> Iterator[None]:
+    """In this block these extents are read, one after the other: small files on S3 are fetched ahead."""
+    pieces = []
+    for extent in extents:
+        if scheme_of(extent.uri) == "s3" and extent.start == 0 and not extent.block:
+            storage, key = locate(extent.uri)
+            pieces.append(Piece(storage, key, 0, min(extent.size, extent.end + SLACK)))
+    with foreseen(pieces):
+        yield
+
+
+def requests_for(extent: Extent) -> int:
+    """How many ranges :func:`read_from` asks S3 for, but for a last line that is longer than :data:`SLACK`."""
+    return len(ranges(max(0, extent.start - 1), min(extent.size, extent.end + SLACK)))
 
 
 @contextmanager
@@ -69,10 +89,15 @@ def _local(path: str, start: int) -> Iterator[bytes]:
 def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[bytes]:
     # An open-ended request, left half way, would have the rest sent for nothing and cost the connection.
     at, stop, step = start, extent.end + SLACK, BLOCK
+    version = Version()
+    scheme = scheme_of(storage.uri)
+    # A web server may send the whole file whatever range is asked for; where it was split, it does not.
+    ranged = scheme == "s3" or (scheme in ("http", "https") and (extent.start > 0 or extent.end < extent.size))
     while extent.size < 0 or at < extent.size:
         if extent.size >= 0:
             stop = min(stop, extent.size)
-        for data in storage.stream(key, at, stop, BLOCK):
+        read = partial(read_ahead, storage) if ranged else storage.stream
+        for data in read(key, at, stop, BLOCK, version):
             at += len(data)
             yield data
         if at < stop:

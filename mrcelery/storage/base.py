@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -20,6 +21,21 @@ class ObjectWriter(Protocol):
     def write(self, data: bytes | bytearray | memoryview, /) -> object: ...
 
 
+class Version:
+    """The one version of an object that several requests read: that which the first of them met."""
+
+    def __init__(self) -> None:
+        self.tag: str | None = None
+        self._lock = threading.Lock()
+
+    def met(self, tag: str) -> bool:
+        """Take note of the version that a request met; False where an earlier one met another."""
+        with self._lock:
+            if self.tag is None:
+                self.tag = tag
+            return self.tag == tag
+
+
 @runtime_checkable
 class Storage(Protocol):
     """Objects under a root, addressed by ``/``-separated keys.
@@ -36,8 +52,14 @@ class Storage(Protocol):
         """The object's bytes ``[start, end)``; to its end where ``end`` is None."""
         ...
 
-    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
-        """The same bytes in pieces of about ``chunk`` bytes, never all in memory at once."""
+    def stream(
+        self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
+    ) -> Iterator[bytes]:
+        """The same bytes in pieces of about ``chunk`` bytes, never all in memory at once.
+
+        ``version``: where the storage can tell, raises :class:`mrcelery.errors.CorruptDataError` for an object
+        that was replaced since a stream with the same ``version`` read of it.
+        """
         ...
 
     def write(self, key: str, data: bytes) -> None:
@@ -49,7 +71,10 @@ class Storage(Protocol):
         ...
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        """Write an object in pieces. It appears, whole, when the block ends; never if it raised."""
+        """Write an object in pieces. It appears, whole, when the block ends; never if it raised.
+
+        Within :func:`mrcelery.storage.transfers.transfers` with ``behind``, it may be later, when that block ends.
+        """
         ...
 
     def stat(self, key: str) -> ObjectInfo | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mrcelery.errors import StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
 from mrcelery.storage.streams import copy_through
 
 TEMPORARY = ".mrcelery-tmp-"
@@ -51,7 +51,9 @@ class FolderStorage:
             file.seek(start)
             return file.read(-1 if end is None else max(0, end - start))
 
-    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
+    def stream(
+        self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
+    ) -> Iterator[bytes]:
         path = self._path(key)
         with _errors(path, reading=True), path.open("rb", buffering=0) as file:
             file.seek(start)

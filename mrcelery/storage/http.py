@@ -13,7 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
 from mrcelery.storage.streams import copy_through
 
 RESUMES = 5
@@ -95,8 +95,10 @@ class HttpStorage:
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         return b"".join(self.stream(key, start, end))
 
-    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
-        at, failures, tag = start, 0, ""
+    def stream(
+        self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
+    ) -> Iterator[bytes]:
+        at, failures, version = start, 0, version or Version()
         while end is None or at < end:
             headers = {"Range": f"bytes={at}-{'' if end is None else end - 1}"} if at or end is not None else {}
             with self._open("GET", key, headers) as response:
@@ -105,13 +107,12 @@ class HttpStorage:
                 if response.status not in (200, 206):
                     self._refuse(key, response.status)
                 found = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
-                if at > start and found != tag:
+                if not version.met(found):
                     raise CorruptDataError(
                         f"{self.uri}/{key} was replaced while it was read: copy it to storage, and read it there",
                         file=f"{self.uri}/{key}",
                         offset=at,
                     )
-                tag = found
                 try:
                     # A server without ranges sends the whole file each time.
                     skip = at if response.status == 200 else 0

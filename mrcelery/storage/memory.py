@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
 from mrcelery.storage.streams import copy_through
 
 _spaces: dict[str, dict[str, bytes]] = {}
@@ -36,7 +36,9 @@ class MemoryStorage:
             raise FileNotFoundError(f"{self.uri}/{key}") from None
         return data[start:end]
 
-    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
+    def stream(
+        self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
+    ) -> Iterator[bytes]:
         data = self.read(key, start, end)
         for at in range(0, len(data), chunk):
             yield data[at : at + chunk]

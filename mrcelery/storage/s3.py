@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any
@@ -23,12 +22,16 @@ from botocore.exceptions import (
 )
 
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
-from mrcelery.storage.s3_errors import code_of, translate
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
+from mrcelery.storage.s3_errors import code_of, retries_of, translate
 from mrcelery.storage.streams import copy_through
+from mrcelery.storage.transfers import THREADS, current, submit
 
 PART = 8 << 20
 """Bytes of a part of a multipart upload (S3 wants 5 MiB at least); a smaller object is one PUT."""
+
+COPY_PART = 512 << 20
+"""Bytes of a part of a multipart copy, which moves nothing through this process (S3 takes 5 GB at most)."""
 
 UPLOADS = 3
 """Parts of one object on their way at once; a writer holds at most ``UPLOADS + 1`` parts."""
@@ -44,6 +47,7 @@ _BILLED = {
     "copy_object": "PUT",
     "create_multipart_upload": "PUT",
     "upload_part": "PUT",
+    "upload_part_copy": "PUT",
     "complete_multipart_upload": "PUT",
     "abort_multipart_upload": "DELETE",
     "list_objects_v2": "LIST",
@@ -74,7 +78,7 @@ def _client() -> Any:
 def _connect() -> Any:
     # A session of our own: boto3's default session is not safe to share between threads.
     session = boto3.session.Session()
-    config = Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, max_pool_connections=32)
+    config = Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, max_pool_connections=2 * THREADS)
     profile = session._session.get_scoped_config()
     if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys() and "retry_mode" not in profile:
         # boto3's default mode, "legacy", does not retry all that S3 says is worth it.
@@ -85,13 +89,11 @@ def _connect() -> Any:
 class S3Storage:
     """Objects of a bucket below a prefix, ``s3://bucket/prefix``.
 
-    ``requests`` counts requests as they are billed: GET, PUT, LIST, DELETE (retries not counted).
+    Requests are counted, as they are billed, in the caller's :class:`mrcelery.storage.transfers.Transfers`.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        self.requests: Counter[str] = Counter()
-        self._counting = threading.Lock()
         self.bucket, _, prefix = uri.rstrip("/").partition("://")[2].partition("/")
         self._prefix = prefix + "/" if prefix else ""
         if not self.bucket:
@@ -101,11 +103,20 @@ class S3Storage:
         return f"S3Storage({self.uri!r})"
 
     def _call(self, operation: str, key: str | None = None, **params: Any) -> Any:
-        with self._counting:
-            self.requests[_BILLED[operation]] += 1
+        moved, again = current(), 0
+        moved.count(_BILLED[operation])
         if key is not None:
             params["Key"] = self._prefix + key
-        return getattr(_client(), operation)(Bucket=self.bucket, **params)
+        try:
+            answer = getattr(_client(), operation)(Bucket=self.bucket, **params)
+            again = retries_of(answer)
+        except ClientError as e:
+            again = retries_of(e.response)
+            raise
+        finally:
+            if again:
+                moved.count("RETRY", again)
+        return answer
 
     @contextmanager
     def _errors(self, right: str, key: str = "") -> Iterator[None]:
@@ -118,10 +129,12 @@ class S3Storage:
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         return b"".join(self.stream(key, start, end))
 
-    def stream(self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20) -> Iterator[bytes]:
-        at, failures, etag = start, 0, ""
+    def stream(
+        self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
+    ) -> Iterator[bytes]:
+        at, failures, version = start, 0, version or Version()
         while end is None or at < end:
-            params: dict[str, Any] = {"IfMatch": etag} if etag else {}
+            params: dict[str, Any] = {"IfMatch": version.tag} if version.tag else {}
             if at or end is not None:
                 params["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
             with self._errors("s3:GetObject", key):
@@ -130,15 +143,13 @@ class S3Storage:
                 except ClientError as e:
                     if code_of(e) in ("InvalidRange", "416"):
                         return  # at or past the end: no bytes, as a slice has none
-                    if etag and code_of(e) in ("PreconditionFailed", "412"):
-                        raise CorruptDataError(
-                            f"{self.uri}/{key} was replaced while it was read: leave inputs alone while a job runs",
-                            file=f"{self.uri}/{key}",
-                            offset=at,
-                        ) from None
+                    if version.tag and code_of(e) in ("PreconditionFailed", "412"):
+                        raise self._replaced(key, at) from None
                     raise
-            etag, body = response["ETag"], response["Body"]
+            body = response["Body"]
             try:
+                if not version.met(response["ETag"]):
+                    raise self._replaced(key, at)
                 while data := body.read(chunk):
                     at += len(data)
                     failures = 0
@@ -155,7 +166,17 @@ class S3Storage:
             finally:
                 body.close()
 
+    def _replaced(self, key: str, at: int) -> CorruptDataError:
+        return CorruptDataError(
+            f"{self.uri}/{key} was replaced while it was read: leave inputs alone while a job runs",
+            file=f"{self.uri}/{key}",
+            offset=at,
+        )
+
     def write(self, key: str, data: bytes) -> None:
+        self._put(key, data)
+
+    def _put(self, key: str, data: bytes | bytearray) -> None:
         with self._errors("s3:PutObject", key):
             self._call("put_object", key, Body=data)
 
@@ -179,10 +200,10 @@ class S3Storage:
                     return bool(found["Metadata"].get("mrcelery-create") == token)
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        return self._writer(key)
+        return self._upload(key)
 
     @contextmanager
-    def _writer(self, key: str) -> Iterator[ObjectWriter]:
+    def _upload(self, key: str) -> Iterator[_Upload]:
         upload = _Upload(self, key)
         try:
             yield upload
@@ -239,58 +260,81 @@ class S3Storage:
                 if code_of(e) not in ("InvalidRequest", "EntityTooLarge"):
                     raise
                 # Above 5 GB only a multipart copy will do.
-                _client().copy(source, to.bucket, to._prefix + to_key)
+                size = self._call("head_object", key)["ContentLength"]
+                with to._upload(to_key) as upload:
+                    upload.copy(source, size)
 
     def local_path(self, key: str) -> str | None:
         return None
 
 
 class _Upload:
-    """An object being written: one PUT where it is small, a multipart upload where it is not."""
+    """An object being written: one PUT where it is small, a multipart upload where it is not.
+
+    Its parts are on their way while more is written. Holds one part more than may be on their way:
+    :data:`UPLOADS`, or fewer where ``Transfers.memory`` has no room for them.
+    """
 
     def __init__(self, storage: S3Storage, key: str) -> None:
         self._storage = storage
         self._key = key
+        self._moved = current()
+        self._most = max(1, min(UPLOADS, self._moved.memory // PART - 1))
         self._buffer = bytearray()
         self._id = ""
-        self._threads: ThreadPoolExecutor | None = None
         self._pending: deque[Future[Any]] = deque()
         self._etags: list[str] = []
         self._sent = 0
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
-        self._buffer += data
-        while len(self._buffer) > (size := self._part_size()):
-            self._send(bytes(memoryview(self._buffer)[:size]))
-            del self._buffer[:size]
+        left = memoryview(data).cast("B")
+        while left:
+            room = self._part_size() - len(self._buffer)
+            if not room:
+                self._send()
+                continue
+            self._buffer += left[:room]
+            left = left[room:]
 
     def _part_size(self) -> int:
         # S3 takes 10,000 parts at most: growing ones leave room for half a terabyte.
         return PART << min(3, self._sent // 1000)
 
-    def _send(self, part: bytes) -> None:
-        if self._threads is None:
+    def copy(self, source: dict[str, str], size: int) -> None:
+        """Have S3 copy an object of ``size`` bytes, in parts."""
+        for start in range(0, size, COPY_PART):
+            part = f"bytes={start}-{min(size, start + COPY_PART) - 1}"
+            self._begin_part("upload_part_copy", CopySource=source, CopySourceRange=part)
+
+    def _send(self) -> None:
+        """Send the buffer as a part; it is not copied, so a new one takes its place."""
+        part, self._buffer = self._buffer, bytearray()
+        self._begin_part("upload_part", Body=part)
+
+    def _begin_part(self, operation: str, **params: Any) -> None:
+        if not self._id:
             with self._storage._errors("s3:PutObject", self._key):
                 self._id = self._storage._call("create_multipart_upload", self._key)["UploadId"]
-            self._threads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="mrcelery-upload")
-        while len(self._pending) >= UPLOADS:
+        while len(self._pending) >= self._most:
             self._collect()
         self._sent += 1
-        self._pending.append(
-            self._threads.submit(
-                self._storage._call, "upload_part", self._key, UploadId=self._id, PartNumber=self._sent, Body=part
-            )
-        )
+        params |= {"UploadId": self._id, "PartNumber": self._sent}
+        self._pending.append(submit(self._storage._call, operation, self._key, **params))
 
     def _collect(self) -> None:
         with self._storage._errors("s3:PutObject", self._key):
-            self._etags.append(self._pending.popleft().result()["ETag"])
+            answer = self._pending.popleft().result()
+        self._etags.append(answer.get("CopyPartResult", answer)["ETag"])
 
     def finish(self) -> None:
-        if self._threads is None:
-            self._storage.write(self._key, bytes(self._buffer))
+        if not self._id:
+            if self._moved.behind:
+                self._moved.write_behind(len(self._buffer), self._storage._put, self._key, self._buffer)
+            else:
+                self._storage._put(self._key, self._buffer)
             return
-        self._send(bytes(self._buffer))
+        if self._buffer:
+            self._send()
         while self._pending:
             self._collect()
         parts = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(self._etags, 1)]
@@ -298,13 +342,14 @@ class _Upload:
             self._storage._call(
                 "complete_multipart_upload", self._key, UploadId=self._id, MultipartUpload={"Parts": parts}
             )
-        self._threads.shutdown()
 
     def abort(self) -> None:
-        if self._threads is None:
+        if not self._id:
             return
         # Parts still on their way would be kept, and billed, after an abort that overtakes them.
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for part in self._pending:
+            part.cancel()
+        wait(self._pending)
         try:
             self._storage._call("abort_multipart_upload", self._key, UploadId=self._id)
         except (BotoCoreError, ClientError):

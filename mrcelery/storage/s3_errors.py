@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -27,6 +29,11 @@ _MOVED = frozenset({"PermanentRedirect", "301", "AuthorizationHeaderMalformed", 
 def code_of(error: ClientError) -> str:
     """S3's error code; the HTTP status as text where the answer has no body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def retries_of(response: Mapping[str, Any]) -> int:
+    """How often boto3 made a request again before it had this answer."""
+    return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
 def translate(error: BotoCoreError | ClientError, right: str, bucket: str, key: str) -> Exception:

@@ -12,6 +12,7 @@ from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableErro
 from mrcelery.formats import input_format
 from mrcelery.plan import InputFile, list_inputs
 from mrcelery.storage import open_storage
+from mrcelery.storage.transfers import transfers
 
 DATA = bytes(range(256)) * 2000
 
@@ -26,6 +27,8 @@ class Faulty(BaseHTTPRequestHandler):
     stored: dict[str, tuple[bytes, str]]
     gets: list[str]
     lost = 0
+    busy = 0
+    """Requests that are refused until it is zero."""
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -39,8 +42,19 @@ class Faulty(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _slow_down(self) -> bool:
+        kind = type(self)
+        if kind.busy:
+            kind.busy -= 1
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._send(503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
+            return True
+        return False
+
     def do_GET(self) -> None:
         kind = type(self)
+        if self._slow_down():
+            return
         kind.gets.append(self.headers.get("Range", ""))
         if (wanted := self.headers.get("If-Match")) and wanted != kind.etag:
             self._send(412, b"<Error><Code>PreconditionFailed</Code></Error>")
@@ -53,6 +67,8 @@ class Faulty(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         kind = type(self)
+        if self._slow_down():
+            return
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("If-None-Match") and self.path in kind.stored:
             self._send(412, b"<Error><Code>PreconditionFailed</Code></Error>")
@@ -113,6 +129,36 @@ def test_a_create_whose_answer_got_lost_is_ours_all_the_same(faulty: type[Faulty
     faulty.lost = 1
     assert storage.create("commit.json", b"mine") is True
     assert storage.create("commit.json", b"mine") is False
+
+
+def test_an_endpoint_that_is_busy_for_a_while(faulty: type[Faulty]) -> None:
+    storage = open_storage("s3://bucket")
+    faulty.piece = len(DATA)
+    with transfers(behind=True) as moved:
+        for act in (
+            lambda: storage.read("key"),
+            lambda: storage.write("a", b"1"),
+            lambda: storage.create("commit.json", b"mine"),
+        ):
+            faulty.busy = 3
+            act()
+            assert faulty.busy == 0
+        faulty.busy = 3
+        with storage.writer("part") as out:
+            out.write(b"2")
+    assert {path.rpartition("/")[2]: body for path, (body, _) in faulty.stored.items()} == {
+        "a": b"1",
+        "commit.json": b"mine",
+        "part": b"2",
+    }
+    assert moved.requests == {"GET": 1, "PUT": 3, "RETRY": 12}
+
+
+def test_an_endpoint_that_stays_busy(faulty: type[Faulty]) -> None:
+    faulty.busy = 1000
+    with pytest.raises(StorageUnreachableError, match="SlowDown"), transfers() as moved:
+        open_storage("s3://bucket").write("a", b"1")
+    assert moved.requests == {"PUT": 1, "RETRY": 3}
 
 
 def test_inputs_on_s3(bucket: str) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from mrcelery.errors import ConfigError, StorageUnreachableError, VersionError
 from mrcelery.storage import Storage, check, locate, open_storage
 from mrcelery.storage.base import ObjectInfo
+from mrcelery.storage.transfers import carried, transfers
 
 LARGE = bytes(range(256)) * (20 << 12)  # 20 MiB: three parts on S3
 
@@ -210,14 +212,13 @@ def test_locate_finds_an_object_by_its_address(storage: Storage, root: str) -> N
     assert found.read(key) == b"text"
 
 
-def test_check_probes_once(storage: Storage) -> None:
+def test_check_probes_once(storage: Storage, root: str) -> None:
     check(storage)
     assert keys(storage) == ["mrcelery.json"]
     assert storage.read("mrcelery.json") == b'{"layout": 1}'
-    if hasattr(storage, "requests"):
-        before = storage.requests.copy()
+    with transfers() as moved:
         check(storage)
-        assert storage.requests - before == {"GET": 1}
+    assert moved.requests == ({"GET": 1} if root.startswith("s3://") else {})
 
 
 def test_check_refuses_another_layout(storage: Storage) -> None:
@@ -361,14 +362,27 @@ def test_s3_without_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_s3_counts_requests_as_they_are_billed(bucket: str) -> None:
-    from mrcelery.storage.s3 import S3Storage
-
-    storage = S3Storage(f"s3://{bucket}/{os.urandom(4).hex()}")
-    storage.write("a", b"abc")
-    storage.create("b", b"abc")
-    storage.read("a")
+    storage = open_storage(f"s3://{bucket}/{os.urandom(4).hex()}")
+    with transfers() as moved:
+        storage.write("a", b"abc")
+        storage.create("b", b"abc")
+        storage.read("a")
+        storage.stat("a")
+        storage.copy("a", storage, "c")
+        assert keys(storage) == ["a", "b", "c"]
+        storage.delete(["a", "b", "c"])
+    assert moved.requests == {"PUT": 3, "GET": 2, "LIST": 1, "DELETE": 1}
     storage.stat("a")
-    storage.copy("a", storage, "c")
-    assert keys(storage) == ["a", "b", "c"]
-    storage.delete(["a", "b", "c"])
-    assert storage.requests == {"PUT": 3, "GET": 2, "LIST": 1, "DELETE": 1}
+    assert moved.requests["GET"] == 2
+
+
+def test_s3_requests_of_two_tasks_in_one_process_are_told_apart(bucket: str) -> None:
+    storage = open_storage(f"s3://{bucket}/{os.urandom(4).hex()}")
+
+    def task(reads: int) -> dict[str, int]:
+        with transfers() as moved, ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(carried(storage.stat), ["none"] * reads)) == [None] * reads
+            return dict(moved.requests)
+
+    with ThreadPoolExecutor(4) as tasks:
+        assert list(tasks.map(task, range(1, 5))) == [{"GET": n} for n in range(1, 5)]

@@ -13,7 +13,7 @@ import pytest
 from mrcelery.errors import ConfigError, CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
 from mrcelery.plan import InputFile, cut, list_inputs
-from mrcelery.storage import http, locate, open_storage
+from mrcelery.storage import http, locate, open_storage, readahead
 
 DATA = b"".join(b"line %d of the file\n" % i for i in range(5000))
 FILES = {"/data.txt": DATA, "/data.txt.gz": gzip.compress(DATA), "/empty": b""}
@@ -125,6 +125,20 @@ def test_split_by_range_where_the_server_has_ranges(serve: Serve, switches: dict
     count, found = lines(f"{root}/data.txt", len(DATA) // 7)
     assert (count, found) == (7, EXPECTED)
     assert sum(bool(asked) for method, asked in handler.requests if method == "GET") >= 7
+
+
+def test_splits_are_read_ahead_in_ranges(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readahead, "RANGE", len(DATA) // 20)
+    root, handler = serve()
+    assert lines(f"{root}/data.txt", len(DATA) // 3) == (3, EXPECTED)
+    starts = [asked for method, asked in handler.requests if method == "GET" and asked]
+    assert len(starts) == len(set(starts)) > 18
+    root, _ = serve(changes=True)
+    with pytest.raises(CorruptDataError, match="was replaced while it was read"):
+        lines(f"{root}/data.txt", len(DATA) // 3)
+    root, handler = serve(ranges=False)
+    assert lines(f"{root}/data.txt", 1000) == (1, EXPECTED)
+    assert [method for method, _ in handler.requests].count("GET") == 2  # one to see whether it has ranges
 
 
 def test_one_split_where_it_has_not(serve: Serve) -> None:

@@ -17,6 +17,7 @@ from mrcelery.formats import input_format, lines, source
 from mrcelery.plan import InputFile, cut
 from mrcelery.records import Extent
 from mrcelery.storage import open_storage
+from mrcelery.storage.base import Version
 
 MAX = 1 << 20
 
@@ -158,8 +159,8 @@ class Counting:
     def local_path(self, key: str) -> None:
         return None
 
-    def stream(self, key: str, start: int, end: int | None, chunk: int) -> Iterator[bytes]:
-        for data in self._inner.stream(key, start, end, chunk):
+    def stream(self, key: str, start: int, end: int | None, chunk: int, version: Version) -> Iterator[bytes]:
+        for data in self._inner.stream(key, start, end, chunk, version):
             self.taken += len(data)
             yield data
 

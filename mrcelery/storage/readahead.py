@@ -1,0 +1,180 @@
+"""Reading ahead: byte ranges of an object fetched in parallel and delivered in order.
+
+One connection to S3 gives some tens of MB/s, and each request some tens of milliseconds of waiting; a
+mapper takes more than the one and should not see the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
+from queue import SimpleQueue
+from threading import Event
+from typing import NamedTuple
+
+from mrcelery.storage.base import Storage, Version
+from mrcelery.storage.transfers import current, submit
+
+RANGE = 8 << 20
+"""Bytes of one request, about: at 30 ms of waiting each, several at once fill a fast link."""
+
+SMALL_AT_ONCE = 8
+"""Small objects fetched ahead at the same time."""
+
+
+def read_ahead(
+    storage: Storage, key: str, start: int, end: int, chunk: int = 1 << 20, version: Version | None = None
+) -> Iterator[bytes]:
+    """The object's bytes ``[start, end)``, as :meth:`Storage.stream` gives them, fetched ahead of their reader.
+
+    No byte is asked for twice; what fits into one request is one. Holds about ``Transfers.memory`` bytes
+    at most, and reads nothing ahead where that is less than two requests. A reader that leaves early
+    stops all requests after the chunk they are at.
+    """
+    version = version or Version()
+    cuts = ranges(start, end)
+    to_come = _foreseen.get()
+    at_once = (current().memory - (to_come.held if to_come else 0)) // RANGE
+    if len(cuts) < 2 or at_once < 2:
+        yield from _one(storage, key, start, end, chunk, version)
+        return
+    waiting = iter(cuts)
+    under_way: deque[_Request] = deque()
+    try:
+        while True:
+            while len(under_way) < at_once and (cut := next(waiting, None)) is not None:
+                under_way.append(_Request(storage, key, *cut, chunk, version))
+            if not under_way:
+                return
+            missing = under_way[0].size
+            for data in under_way[0].chunks():
+                missing -= len(data)
+                yield data
+            if missing:
+                return  # the object ends here: what lies beyond would not join on
+            under_way.popleft()
+    finally:
+        _stop(under_way)
+
+
+def ranges(start: int, end: int) -> list[tuple[int, int]]:
+    """``[start, end)`` in even pieces of about :data:`RANGE` bytes."""
+    length = end - start
+    if length <= 0:
+        return []
+    count = max(1, round(length / RANGE))
+    cuts = [start + length * i // count for i in range(count + 1)]
+    return list(pairwise(cuts))
+
+
+class Piece(NamedTuple):
+    """What one request reads: the bytes ``[start, end)`` of an object."""
+
+    storage: Storage
+    key: str
+    start: int
+    end: int
+
+
+@contextmanager
+def foreseen(pieces: Iterable[Piece]) -> Iterator[None]:
+    """In this block :func:`read_ahead` will be asked for these, one after the other, in this order.
+
+    Small objects wait for the network as long as large ones: while one is read, the next ones are fetched.
+    """
+    to_come = _Foreseen(pieces, current().memory // 2)
+    token = _foreseen.set(to_come)
+    try:
+        yield
+    finally:
+        _foreseen.reset(token)
+        _stop(to_come.under_way)
+
+
+class _Foreseen:
+    def __init__(self, pieces: Iterable[Piece], memory: int) -> None:
+        self._waiting = deque(piece for piece in pieces if len(ranges(piece.start, piece.end)) == 1)
+        self._memory = memory
+        self.under_way: deque[_Request] = deque()
+
+    def take(self, piece: Piece, chunk: int) -> _Request | None:
+        """The request for the next piece, if it is this one and under way; those after it are started."""
+        request = None
+        if self.under_way and self.under_way[0].piece == piece:
+            request = self.under_way.popleft()
+        elif not self.under_way and self._waiting and self._waiting[0] == piece:
+            self._waiting.popleft()
+        else:
+            return None
+        while self._waiting and len(self.under_way) < SMALL_AT_ONCE:
+            piece = self._waiting[0]
+            if self.held + piece.end - piece.start > self._memory:
+                break
+            self.under_way.append(_Request(*self._waiting.popleft(), chunk, Version()))
+        return request
+
+    @property
+    def held(self) -> int:
+        """Bytes of the requests under way, come or not."""
+        return sum(request.size for request in self.under_way)
+
+
+_foreseen: ContextVar[_Foreseen | None] = ContextVar("mrcelery_foreseen", default=None)
+
+
+def _one(storage: Storage, key: str, start: int, end: int, chunk: int, version: Version) -> Iterator[bytes]:
+    """The bytes of one request, which may be under way."""
+    to_come = _foreseen.get()
+    request = to_come and to_come.take(Piece(storage, key, start, end), chunk)
+    if not request:
+        yield from storage.stream(key, start, end, chunk, version)
+        return
+    try:
+        for data in request.chunks():
+            version.met(request.version.tag or "")
+            yield data
+    finally:
+        _stop([request])
+
+
+class _Request:
+    """A request under way in another thread; holds what has come and was not taken."""
+
+    def __init__(self, storage: Storage, key: str, start: int, end: int, chunk: int, version: Version) -> None:
+        self.piece = Piece(storage, key, start, end)
+        self.size = end - start
+        self.version = version
+        self.stopped = Event()
+        self._came: SimpleQueue[bytes | BaseException] = SimpleQueue()
+        self.future: Future[None] = submit(self._fetch, chunk)
+
+    def _fetch(self, chunk: int) -> None:
+        storage, key, start, end = self.piece
+        if self.stopped.is_set():
+            return
+        try:
+            for data in storage.stream(key, start, end, chunk, self.version):
+                self._came.put(data)
+                if self.stopped.is_set():
+                    return
+            self._came.put(b"")
+        except BaseException as e:
+            self._came.put(e)
+
+    def chunks(self) -> Iterator[bytes]:
+        while data := self._came.get():
+            if isinstance(data, BaseException):
+                raise data
+            yield data
+
+
+def _stop(requests: Collection[_Request]) -> None:
+    """Leave requests; returns when they have ended, so that they are counted."""
+    for request in requests:
+        request.stopped.set()
+        request.future.cancel()
+    wait([request.future for request in requests])

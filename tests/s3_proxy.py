@@ -1,0 +1,135 @@
+"""A proxy before an S3 endpoint that keeps a log of the requests, and can make them wait for each other."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from s3_endpoint import VARIABLE
+
+PATIENCE = 60.0
+
+
+class Asked(NamedTuple):
+    """A request: its method, its path without the bucket, its query, its byte range, "" for none, and how many
+    others were under way when it came."""
+
+    method: str
+    key: str
+    query: str
+    range: str
+    beside: int
+
+    @property
+    def billed(self) -> str:
+        """GET, PUT, LIST or DELETE."""
+        if self.method == "GET" and "list-type" in self.query:
+            return "LIST"
+        if self.method == "DELETE" or self.query == "delete":
+            return "DELETE"
+        return {"HEAD": "GET", "POST": "PUT"}.get(self.method, self.method)
+
+
+class Log:
+    """What was asked so far, of how many at once.
+
+    No request is answered until ``together`` were under way at the same time; after a minute they are, so
+    that a test fails and does not hang.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Asked] = []
+        self.together = 0
+        self.at_once = 0
+        self.most_at_once = 0
+        self._change = threading.Condition()
+
+    @contextmanager
+    def _passing(self, method: str, key: str, query: str, byte_range: str) -> Iterator[None]:
+        with self._change:
+            self.requests.append(Asked(method, key, query, byte_range, self.at_once))
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            self._change.notify_all()
+            self._change.wait_for(lambda: self.most_at_once >= self.together, PATIENCE)
+        try:
+            yield
+        finally:
+            with self._change:
+                self.at_once -= 1
+
+    def billed(self) -> dict[str, int]:
+        return dict(Counter(asked.billed for asked in self.requests))
+
+    def gets(self, key: str = "") -> list[Asked]:
+        """The reads of objects whose key ends in ``key``, HEAD left out."""
+        return [a for a in self.requests if (a.method, a.billed) == ("GET", "GET") and a.key.endswith(key)]
+
+
+@contextmanager
+def proxy() -> Iterator[Log]:
+    """A proxy before the endpoint in the environment, which names the proxy while the block runs."""
+    target = os.environ[VARIABLE]
+    host = urlsplit(target).netloc
+    log = Log()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def setup(self) -> None:
+            super().setup()
+            self.onward = http.client.HTTPConnection(host)
+
+        def finish(self) -> None:
+            super().finish()
+            self.onward.close()
+
+        def handle(self) -> None:
+            with suppress(ConnectionResetError):  # a client may leave before its answer has come
+                super().handle()
+
+        def handle_request(self) -> None:
+            parts = urlsplit(self.path)
+            key = unquote(parts.path).lstrip("/").partition("/")[2]
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with log._passing(self.command, key, parts.query, self.headers.get("Range", "")):
+                headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+                self.onward.request(self.command, self.path, body, headers)
+                answer = self.onward.getresponse()
+                data = answer.read()
+            self.send_response_only(answer.status, answer.reason)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                    self.send_header(name, value)
+            size = answer.headers.get("Content-Length", str(len(data))) if self.command == "HEAD" else str(len(data))
+            self.send_header("Content-Length", size)
+            self.end_headers()
+            if self.command != "HEAD":
+                try:
+                    self.wfile.write(data)
+                except OSError:
+                    self.close_connection = True  # the client has what it wanted
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        os.environ[VARIABLE] = f"http://127.0.0.1:{server.server_address[1]}"
+        try:
+            yield log
+        finally:
+            os.environ[VARIABLE] = target
+            server.shutdown()
+            thread.join()
