@@ -125,7 +125,7 @@ def submit(
     """
     from mrcelery.submission import Submission
 
-    return Submission.prepare(job, inputs, output, runner=runner, **options).submit()
+    return Submission.prepare(job, inputs, output, runner=runner, ahead=True, **options).submit()
 
 
 def attach(job: str, **options: Any) -> JobHandle:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from mrcelery.codec import Block, BlockWriter
 from mrcelery.colbuffer import ArrayBuffer
-from mrcelery.columns import Column, as_list, is_array, starts, take
+from mrcelery.columns import Column, as_list, hashes, is_array, starts, take
 from mrcelery.errors import UserCodeError
 from mrcelery.folding import fold_run
 from mrcelery.ops import Op
@@ -388,9 +388,12 @@ class MapBuffer:
     def _partition_arrays(self, block: Block) -> Iterator[tuple[int, Block]]:
         import numpy as np
 
-        begins = starts(block.keys)
-        numbers = np.array(self._numbers(as_list(take(block.keys, begins)), repeat(None)), np.int32)
-        if len(begins) != len(block.keys):
+        if self._task.hooks.partition is None:
+            numbers = (hashes(block.keys) % self._task.reducers).astype(np.int64)
+        else:
+            begins = starts(block.keys)
+            distinct = as_list(take(block.keys, begins))
+            numbers = np.array(self._numbers(distinct, [None] * len(distinct)), np.int64)
             numbers = np.repeat(numbers, np.diff(begins, append=len(block.keys)))
         by = np.argsort(numbers, kind="stable")
         ends = np.cumsum(np.bincount(numbers, minlength=self._task.reducers))

@@ -11,12 +11,17 @@ Arrays are brought to few types, so that one key has one form: text to ``string`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
+from zlib import crc32
 
 from mrcelery.errors import CodecError, CorruptDataError, UsageError
 
 Column = Any
 """A list, or a ``pyarrow.Array``."""
+
+PREFIX = 8
+"""Bytes of a text that are compared as one number."""
 
 
 def is_array(column: Column) -> bool:
@@ -99,6 +104,7 @@ def _orders(keys: Any) -> bool:
 
 def order(keys: Any) -> Any:
     """Positions (numpy, int64) of an array of keys in order of key; equal keys keep their order."""
+    import numpy as np
     import pyarrow as pa
     from pyarrow import compute
 
@@ -106,7 +112,17 @@ def order(keys: Any) -> Any:
         return _order(_words(keys))
     if keys.type == pa.int64():
         return _order([keys.to_numpy()])
-    return compute.array_sort_indices(keys).to_numpy()  # stable
+    first = _prefixes(keys)
+    by = np.argsort(first)
+    tied = _tied(first[by])
+    count = np.count_nonzero(tied)
+    if count > len(keys) // 2:
+        return compute.array_sort_indices(keys).to_numpy()  # stable
+    if count:
+        # In their own order first: that is what Arrow's sort, which is stable, leaves equal ones in.
+        positions = np.sort(by[tied])
+        by[tied] = positions[compute.array_sort_indices(take(keys, positions)).to_numpy()]
+    return by
 
 
 def _words(keys: Any) -> list[Any]:
@@ -124,23 +140,91 @@ def _words(keys: Any) -> list[Any]:
     return words
 
 
+def _texts(keys: Any) -> tuple[Any, Any, Any]:
+    """Where each text or byte string begins, its length, and all their bytes (numpy)."""
+    import numpy as np
+
+    _, offsets, data = keys.buffers()
+    ends = np.frombuffer(offsets, np.int32)[keys.offset : keys.offset + len(keys) + 1].astype(np.int64)
+    return ends[:-1], np.diff(ends), np.frombuffer(data or b"", np.uint8)
+
+
+def _prefixes(keys: Any) -> Any:
+    """The first bytes of texts or byte strings, zeros after them, as numbers in their order (numpy, uint64)."""
+    import numpy as np
+
+    begins, lengths, data = _texts(keys)
+    first = np.zeros((len(keys), PREFIX), np.uint8)
+    for at in range(PREFIX):
+        longer = np.flatnonzero(lengths > at)
+        first[longer, at] = data[begins[longer] + at]
+    return first.view(">u8").ravel().astype(np.uint64)
+
+
+def hashes(keys: Any) -> Any:
+    """What :func:`mrcelery.partition.stable_hash` gives for each key of an array (numpy, uint32).
+
+    CRC-32 of all keys at once, byte after byte, with the table of 256 remainders (Sarwate, "Computation of cyclic
+    redundancy checks via table look-up", 1988).
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    table = _crc_table()
+    state = np.full(len(keys), 0xFFFFFFFF, np.uint32)
+    if pa.types.is_fixed_size_binary(keys.type):
+        width = keys.type.byte_width
+        rows = np.frombuffer(keys.buffers()[1], np.uint8)[keys.offset * width : (keys.offset + len(keys)) * width]
+        for column in rows.reshape(len(keys), width).T:
+            state = table[(state ^ column) & 0xFF] ^ (state >> np.uint32(8))
+        return ~state
+    if keys.type == pa.int64():
+        state = table[(state ^ np.uint32(ord("i"))) & 0xFF] ^ (state >> np.uint32(8))  # the mark of a number
+        keys = keys.cast(pa.string())
+    begins, lengths, data = _texts(keys)
+    longest = np.argsort(-lengths, kind="stable")
+    begins, lengths, state = begins[longest], lengths[longest], state[longest]
+    for at in range(int(lengths.max(initial=0))):
+        some = slice(0, int(np.searchsorted(-lengths, -at)))  # those that are longer
+        now = state[some]
+        state[some] = table[(now ^ data[begins[some] + at]) & 0xFF] ^ (now >> np.uint32(8))
+    found = np.empty(len(keys), np.uint32)
+    found[longest] = ~state
+    return found
+
+
+@cache
+def _crc_table() -> Any:
+    import numpy as np
+
+    # crc32 of one byte b is table[b ^ 0xFF] ^ 0xFFFFFF, inverted.
+    return np.array([crc32(bytes([b ^ 0xFF])) ^ 0xFFFFFFFF ^ 0x00FFFFFF for b in range(256)], np.uint32)
+
+
 def _order(words: list[Any]) -> Any:
     """Positions in order of the words, equal ones in their own: sorted by the first word, ties put right."""
     import numpy as np
 
     first = words[0]
     by = np.argsort(first)  # not stable, and several times faster than what is
-    ordered = first[by]
-    same = ordered[1:] == ordered[:-1]
-    if not same.any():
+    tied = _tied(first[by])
+    if not tied.any():
         return by
-    tied = np.zeros(len(by), bool)
-    tied[1:] |= same
-    tied[:-1] |= same
     positions = by[tied]
     rest = [word[positions] for word in reversed(words)]
     by[tied] = positions[np.lexsort((positions, *rest))]
     return by
+
+
+def _tied(ordered: Any) -> Any:
+    """Which of some sorted numbers equal a neighbour."""
+    import numpy as np
+
+    same = ordered[1:] == ordered[:-1]
+    tied = np.zeros(len(ordered), bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    return tied
 
 
 def take(column: Any, positions: Any) -> Any:

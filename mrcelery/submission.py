@@ -9,6 +9,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +38,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job made ready: loaded, its options settled, and nothing started yet."""
+    """A job made ready: loaded and its options settled."""
 
     config: Config
     runner: str
@@ -54,6 +55,8 @@ class Submission:
     client_token: str = ""
     wants_results: bool = True
     on_upload: inputs_module.Progress | None = None
+    started: Runner | None = None
+    """The runner, where it was started ahead; :meth:`submit` hands it on."""
 
     @classmethod
     def prepare(
@@ -73,52 +76,61 @@ class Submission:
         archives: Sequence[str] = (),
         wants_results: bool = True,
         on_upload: inputs_module.Progress | None = None,
+        ahead: bool = False,
         **settings: Any,
     ) -> Submission:
-        """Load the job and settle its options; raises :class:`UsageError` for what is wrong with them."""
+        """Load the job and settle its options; raises :class:`UsageError` for what is wrong with them.
+
+        ``ahead``: the job will be submitted at once, so an embedded cluster starts while it is loaded.
+        """
         config = Config.load(settings)
         runner = config.runner or ("celery" if config.broker else "local")
         if runner == "celery":
             _check_fleet(config)
-        from mrcelery import bundle
+        with ExitStack() as undo:
+            started = undo.enter_context(closing(_local(config))) if ahead and runner == "local" else None
+            from mrcelery import bundle
 
-        job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
-        instance = bundle.make_job(job_class, args)
-        from mrcelery.job import step_specs
-        from mrcelery.step import reducers_in
+            job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
+            instance = bundle.make_job(job_class, args)
+            from mrcelery.job import step_specs
+            from mrcelery.step import reducers_in
 
-        options = _options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
-        explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
-        reducers = explicit or reducers_in(options.jobconf) or config.reducers
-        flagged = config.origins.get("partitioner", "").startswith("--")
-        _check_formats(options, instance, runner, prints=wants_results and output is None)
-        from mrcelery.formats.own import to_ship
+            options = _options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
+            explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
+            reducers = explicit or reducers_in(options.jobconf) or config.reducers
+            flagged = config.origins.get("partitioner", "").startswith("--")
+            _check_formats(options, instance, runner, prints=wants_results and output is None)
+            from mrcelery.formats.own import to_ship
 
-        for text in (options.input_format, options.output_format):
-            py_files = (*py_files, *to_ship(text, job_class))
-        return cls(
-            config=config,
-            runner=runner,
-            job_class=job_class,
-            job=instance,
-            name=name or job_class.__name__,
-            args=tuple(args),
-            inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
-            output=output,
-            options=options,
-            steps=step_specs(
-                instance,
-                0,
-                reducers=reducers,
-                partitioner=config.partitioner if flagged else "",
-                partitioner_default=config.partitioner,
-                define=options.jobconf,
-            ),
-            shipped={"py_files": py_files, "files": files, "archives": archives},
-            client_token=client_token,
-            wants_results=wants_results,
-            on_upload=on_upload,
-        )
+            for text in (options.input_format, options.output_format):
+                py_files = (*py_files, *to_ship(text, job_class))
+            submission = cls(
+                config=config,
+                runner=runner,
+                job_class=job_class,
+                job=instance,
+                name=name or job_class.__name__,
+                args=tuple(args),
+                inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
+                output=output,
+                options=options,
+                steps=step_specs(
+                    instance,
+                    0,
+                    reducers=reducers,
+                    partitioner=config.partitioner if flagged else "",
+                    partitioner_default=config.partitioner,
+                    define=options.jobconf,
+                ),
+                shipped={"py_files": py_files, "files": files, "archives": archives},
+                client_token=client_token,
+                wants_results=wants_results,
+                on_upload=on_upload,
+                started=started,
+            )
+            undo.pop_all()
+            return submission
 
     def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
@@ -158,6 +170,14 @@ class Submission:
 
     def submit(self) -> JobHandle:
         """Start the runner and hand it the job. The inline runner has run it when this returns."""
+        with ExitStack() as undo:
+            if self.started is not None:
+                undo.enter_context(closing(self.started))
+            handle = self._submit()
+            undo.pop_all()
+            return handle
+
+    def _submit(self) -> JobHandle:
         if not self.inputs:
             raise UsageError("no input: give files, folders, globs, s3:// or http(s):// addresses, or - for stdin")
         identity = job_id(self.name, self.client_token)
@@ -281,9 +301,7 @@ class Submission:
 
             return InlineRunner(self._storage or None)
         if self.runner == "local":
-            from mrcelery.executor.local import LocalRunner
-
-            return LocalRunner(_workers(self.config), self._storage or None)
+            return self.started or _local(self.config)
         return self._fleet()
 
     def _fleet(self) -> FleetRunner:
@@ -391,6 +409,12 @@ def _check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool
             check_installed("parquet")
         if job.BATCH == "table":
             check_installed(f'{type(job).__name__}.BATCH = "table"')
+
+
+def _local(config: Config) -> Runner:
+    from mrcelery.executor.local import LocalRunner
+
+    return LocalRunner(_workers(config), storage_root(config) or None)
 
 
 def _workers(config: Config) -> int:

@@ -27,7 +27,9 @@ def command(**settings: Any) -> int:
     with tempfile.TemporaryDirectory(prefix="mrcelery-") as folder:
         text = Path(folder) / "hello.txt"
         text.write_text(_TEXT)
-        submission = Submission.prepare("mrcelery.examples.word_count:WordCount", str(text), name="hello", **settings)
+        submission = Submission.prepare(
+            "mrcelery.examples.word_count:WordCount", str(text), name="hello", ahead=True, **settings
+        )
         with submission.submit() as handle:
             handle.wait()
             counts = dict(handle.results())

@@ -131,6 +131,7 @@ def execute(
             jobconf=_definitions(defines),
             wants_results=prints,
             on_upload=bars.upload,
+            ahead=not dry_run,
             **flags,
         )
         if dry_run:

@@ -53,7 +53,6 @@ class LocalRunner:
         try:
             self._server = self._start_server(address)
             self._worker = self._start_worker(workers)
-            self._wait_for_server()
         except BaseException:
             self.close()
             raise
@@ -130,6 +129,7 @@ class LocalRunner:
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
         """Start the job on the cluster."""
+        self._wait_for_server()
         enter(self.store, request, envelope, code, blobs)
         self.store.push(request.options.queue, start_message(request.job, request.options.queue))
 

@@ -15,8 +15,9 @@ from test_stages import run_job
 from mrcelery import MRJob, ops
 from mrcelery.codec import Block, BlockWriter, read_blocks
 from mrcelery.colops import UnfitError, accumulators, fold_of
-from mrcelery.columns import Keys, as_list, concat, is_array, of_table, order, pack, starts, take, unpack
+from mrcelery.columns import Keys, as_list, concat, hashes, is_array, of_table, order, pack, starts, take, unpack
 from mrcelery.errors import CorruptDataError, UsageError
+from mrcelery.partition import stable_hash
 from mrcelery.shuffle import as_lists, joined, merge
 
 # Few letters, so that keys come twice, and a NUL, which fixed-size strings must not lose.
@@ -42,6 +43,21 @@ def test_keys_are_ordered_as_python_orders_them(keys: pa.Array, skipped: int) ->
     begins = starts(ordered).tolist()
     assert begins == [i for i, key in enumerate(sorted(plain)) if i == 0 or sorted(plain)[i - 1] != key]
     assert list(Keys(ordered)) == sorted(plain)
+
+
+@given(KEYS, st.integers(0, 3))
+def test_a_key_has_one_hash_as_an_object_and_in_an_array(keys: pa.Array, skipped: int) -> None:
+    keys = keys[skipped:]
+    assert hashes(keys).tolist() == [stable_hash(key) for key in keys.to_pylist()]
+
+
+@pytest.mark.parametrize("common", ["", "https://example.com/"])
+def test_long_keys_are_ordered_too(common: str) -> None:
+    """With few that begin alike, with many, and with zero bytes at the end, which a prefix does not show."""
+    tails = ["a", "a\0", "", "a" * 8, "a" * 9]
+    plain = [common + tail for i in range(200) for tail in (f"{i * 7919 % 200:09}-{i % 3}", *tails)]
+    for keys in (pa.array(plain), pa.array([key.encode() for key in plain])):
+        assert order(keys).tolist() == sorted(range(len(plain)), key=plain.__getitem__)
 
 
 @given(KEYS, st.integers(0, 3))
@@ -227,6 +243,11 @@ class Combined(Tables):
         yield key, sum(values)
 
 
+class Placed(Summed):
+    def partition(self, key, n):
+        return len(key) % n
+
+
 class Moved(Tables):
     reducer = ops.Identity()
 
@@ -235,7 +256,7 @@ ROWS = st.lists(st.tuples(st.sampled_from(["a", "b", "ccc", "d", "é"]), st.inte
 INPUTS = st.lists(st.tuples(st.sampled_from(["pairs", "table"]), ROWS), min_size=1, max_size=4)
 
 
-@pytest.mark.parametrize("job", [Summed, Averaged, Best, Listed, Combined, Moved])
+@pytest.mark.parametrize("job", [Summed, Averaged, Best, Listed, Combined, Placed, Moved])
 @given(inputs=INPUTS, reducers=st.integers(1, 3), budget=st.sampled_from([100, 1 << 20]))
 @settings(max_examples=25, deadline=None)
 def test_tables_and_pairs_give_one_result(tmp_path_factory, job, inputs, reducers, budget) -> None:
@@ -249,7 +270,7 @@ def test_tables_and_pairs_give_one_result(tmp_path_factory, job, inputs, reducer
     if job is Moved:
         assert sorted(found, key=lambda p: p[0]) == [(k, v) for k in sorted(values) for v in values[k]]
     else:
-        made = {Summed: sum, Combined: sum, Listed: list, Best: lambda v: sorted(v, reverse=True)[:2],
+        made = {Summed: sum, Combined: sum, Placed: sum, Listed: list, Best: lambda v: sorted(v, reverse=True)[:2],
                 Averaged: lambda v: sum(v) / len(v)}[job]
         assert len(found) == len(values)
         assert dict(found) == {key: made(some) for key, some in values.items()}

@@ -10,9 +10,9 @@ class WordCountBatch(MRJob):
     BATCH = "table"
 
     def mapper_batch(self, lines):
-        words = pc.list_flatten(pc.split_pattern(lines["line"], " ")).combine_chunks()
-        counts = words.filter(pc.not_equal(words, "")).value_counts()
-        return table({"key": counts.field("values"), "value": counts.field("counts")})
+        counts = pc.list_flatten(pc.split_pattern(lines["line"], " ")).combine_chunks().value_counts()
+        found = table({"key": counts.field("values"), "value": counts.field("counts")})
+        return found.filter(pc.not_equal(found["key"], ""))
 
     reducer = ops.Sum()
 
