@@ -74,7 +74,7 @@ class MapBuffer:
         self._bytes = 0
         self._pairs = 0
         self._pace = Pace(task.budget, MOST)
-        self._arrays = ArrayBuffer(self._op)
+        self._arrays = ArrayBuffer(self._op, task.budget // 2)
         # A combiner of the user's, a protocol and values to be sorted want Python objects.
         self._as_arrays = self._combiner is None and self._protocol is None and not task.hooks.sort_values
         self._spills: list[tuple[str, list[tuple[int, int]]]] = []

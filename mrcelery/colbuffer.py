@@ -11,15 +11,17 @@ from mrcelery.folding import folded
 from mrcelery.ops import Op
 from mrcelery.shuffle import joined
 
-SLACK = 1 << 18
-"""Rows that are held before equal keys among them become one: Arrow groups few rows at twice the cost of many."""
+SLACK = 1 << 20
+"""Rows that are held, where there is room, before equal keys among them become one: Arrow groups few rows at twice the cost of many."""
 
 
 class ArrayBuffer:
     """Columns of one pair of types; accumulators of ``op`` where there is one."""
 
-    def __init__(self, op: Op | None) -> None:
+    def __init__(self, op: Op | None, room: int) -> None:
+        """``room``: bytes to hold, about, before equal keys become one."""
         self._op = op
+        self._room = room
         self._fold = fold_of(op)
         self._new: list[Block] = []  # values, of which there are no accumulators yet
         self._held: list[Block] = []
@@ -41,9 +43,14 @@ class ArrayBuffer:
             return [*refused, block]
         self._new.append(block)
         self._count(block)
-        if self._fold is None or self._rows < 2 * self._merged + SLACK:
+        if self._fold is None or not self._full():
             return []
         return self._create() or self._merge()
+
+    def _full(self) -> bool:
+        # At least half as many again as the keys there are, or merging would be all there is to do.
+        enough = self._rows > self._merged * 3 // 2
+        return enough and (self.bytes > self._room or self._rows > 2 * self._merged + SLACK)
 
     def _count(self, block: Block) -> None:
         self._rows += len(block.keys)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ class Submission:
         if runner == "celery":
             _check_fleet(config)
         with ExitStack() as undo:
-            started = undo.enter_context(closing(_local(config))) if ahead and runner == "local" else None
+            started = undo.enter_context(closing(_local(config, job))) if ahead and runner == "local" else None
             from mrcelery import bundle
 
             job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
@@ -301,7 +302,7 @@ class Submission:
 
             return InlineRunner(self._storage or None)
         if self.runner == "local":
-            return self.started or _local(self.config)
+            return self.started or _local(self.config, self.job_class)
         return self._fleet()
 
     def _fleet(self) -> FleetRunner:
@@ -411,10 +412,26 @@ def _check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool
             check_installed(f'{type(job).__name__}.BATCH = "table"')
 
 
-def _local(config: Config) -> Runner:
+def _local(config: Config, job: type[MRJob] | str) -> Runner:
     from mrcelery.executor.local import LocalRunner
 
-    return LocalRunner(_workers(config), storage_root(config) or None)
+    return LocalRunner(_workers(config), storage_root(config) or None, _foreseen(job))
+
+
+def _foreseen(job: type[MRJob] | str) -> list[str]:
+    """Large modules that a job's file speaks of, and that bear a fork: each takes long to import."""
+    try:
+        file = sys.modules[job.__module__].__file__ if isinstance(job, type) else job.partition(".py:")[0]
+        text = Path(file if file and file.endswith(".py") else f"{file}.py").read_bytes()
+    except (OSError, KeyError, AttributeError):
+        return []
+    # Keyed records and tables are Arrow's, whether the file names it or not.
+    arrow = any(word in text for word in (b"pyarrow", b"records:", b"BATCH"))
+    return [
+        *(["numpy"] if b"numpy" in text else []),
+        *(["pandas"] if b"pandas" in text else []),
+        *(["pyarrow.compute"] if arrow else []),
+    ]
 
 
 def _workers(config: Config) -> int:

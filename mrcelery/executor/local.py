@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,11 +35,12 @@ PREFIX = "mrcelery-local-"
 class LocalRunner:
     """Starts the cluster; :meth:`close` (or the end of this process) stops it and removes its data.
 
-    ``workers`` processes run tasks. Without a ``storage`` the data lies in the temporary folder.
+    ``workers`` processes run tasks. Without a ``storage`` the data lies in the temporary folder. The modules
+    ``preload`` are imported before the processes are forked, where they are installed: once for all.
     Raises :class:`ConfigError` where there is no Redis or Valkey server to start.
     """
 
-    def __init__(self, workers: int, storage: str | None = None) -> None:
+    def __init__(self, workers: int, storage: str | None = None, preload: Sequence[str] = ()) -> None:
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._lock = (self._folder / "lock").open("w")
@@ -52,7 +54,7 @@ class LocalRunner:
         self._worker: subprocess.Popen[bytes] | None = None
         try:
             self._server = self._start_server(address)
-            self._worker = self._start_worker(workers)
+            self._worker = self._start_worker(workers, preload)
         except BaseException:
             self.close()
             raise
@@ -73,7 +75,7 @@ class LocalRunner:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
-    def _start_worker(self, workers: int) -> subprocess.Popen[bytes]:
+    def _start_worker(self, workers: int, preload: Sequence[str]) -> subprocess.Popen[bytes]:
         assert self._server is not None
         read_end, self._lifeline = os.pipe()
         command = [
@@ -85,6 +87,7 @@ class LocalRunner:
             str(read_end),
             str(self._server.pid),
             self.storage,
+            *preload,
         ]
         # The settings of the client's environment are not the cluster's.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CELERY_")}

@@ -1,11 +1,12 @@
 """The worker process of the local runner: a Celery worker that ends with its client.
 
-Run as ``python -m mrcelery.executor.localworker FOLDER PROCESSES LIFELINE SERVER_PID STORAGE``.
+Run as ``python -m mrcelery.executor.localworker FOLDER PROCESSES LIFELINE SERVER_PID STORAGE [MODULE...]``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ def _watch(lifeline: int, server: int, folder: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    folder, processes, lifeline, server, storage = argv
+    folder, processes, lifeline, server, storage, *preload = argv
     threading.Thread(target=_watch, args=(int(lifeline), int(server), folder), daemon=True).start()
     os.environ["MRCELERY_STORAGE"] = storage
     os.environ["MRCELERY_SCRATCH"] = os.path.join(folder, "scratch")
@@ -36,6 +37,9 @@ def main(argv: list[str]) -> None:
     worker_process_init.connect(lambda **_: os.close(int(lifeline)), weak=False)
     from mrcelery.executor.celeryapp import make_app
 
+    for module in preload:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     # Not through Celery's command line, which imports every plug-in there is, Flower too.
     worker = make_app(os.environ["MRCELERY_BROKER"]).Worker(
         concurrency=int(processes),
