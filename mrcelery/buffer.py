@@ -22,7 +22,7 @@ from mrcelery.errors import UserCodeError
 from mrcelery.folding import fold_run
 from mrcelery.ops import Op
 from mrcelery.output import decode_pair, encoder
-from mrcelery.partition import argsort, check_keys, partition_numbers, starts_of_groups
+from mrcelery.partition import argsort, check_keys, partition_numbers, sorted_keys, starts_of_groups
 from mrcelery.records import Part
 from mrcelery.shuffle import Groups, Run, joined, packed, read_run_file, sorted_block
 from mrcelery.snapshot import ATOMS, snapshot
@@ -309,9 +309,7 @@ class MapBuffer:
 
     def _drain_counts(self, constant: Any) -> Block:
         counts, self._counts = self._counts, Counter()
-        keys = list(counts)
-        check_keys(keys)
-        ordered = [keys[i] for i in argsort(keys)]
+        ordered = sorted_keys(list(counts))
         op = self._op
         if op is not None:
             return Block(ordered, [op.create_many(constant, counts[key]) for key in ordered])

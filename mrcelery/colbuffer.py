@@ -12,7 +12,7 @@ from mrcelery.ops import Op
 from mrcelery.shuffle import joined
 
 SLACK = 1 << 20
-"""Rows that are held, where there is room, before equal keys among them become one: Arrow groups few rows at twice the cost of many."""
+"""Rows to hold, where there is room, before equal keys become one: Arrow groups few rows at twice the cost of many."""
 
 
 class ArrayBuffer:

@@ -126,6 +126,14 @@ def argsort(keys: list[Key]) -> list[int]:
         return sorted(range(len(by)), key=by.__getitem__)
 
 
+def sorted_keys(keys: list[Key]) -> list[Key]:
+    """Keys in order, checked as by :func:`check_keys`."""
+    if set(map(type, keys)) <= {str} or set(map(type, keys)) <= {bytes}:
+        return sorted(keys)
+    check_keys(keys)
+    return [keys[i] for i in argsort(keys)]
+
+
 def starts_of_groups(keys: Sequence[Key]) -> list[int]:
     """Positions, from 1, at which a key of the sorted ``keys`` differs from the one before."""
     return list(compress(range(1, len(keys)), map(ne, keys, islice(keys, 1, None))))

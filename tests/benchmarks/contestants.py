@@ -15,7 +15,8 @@ JOBS = HERE / "jobs"
 PEERS = HERE / "peers"
 
 PLAIN, SUM, BATCH = "mrcelery", "mrcelery, ops.Sum()", "mrcelery, mapper_batch + ops.Sum()"
-RANGE, CEILING, FLEET = "mrcelery, --partitioner range", "mrcelery, low --memory", "mrcelery, 2 Celery workers and S3"
+MAPPED, CEILING = "mrcelery, a mapper of one's own", "mrcelery, low --memory"
+FLEET = "mrcelery, 2 Celery workers and S3"
 BY_HAND, GNU = "multiprocessing, by hand", "GNU tools"
 DASK_BAG, DISTRIBUTED = "Dask bag, processes", "Dask distributed"
 RDD, DATAFRAME, MRJOB = "PySpark RDD", "PySpark DataFrame", "mrjob local"
@@ -54,13 +55,15 @@ class Workload(NamedTuple):
 
 
 PATTERN = "needle[0-9]+"
-_SORT = [str(JOBS / "sort_lines.py"), "-R", "4"]
 WORKLOADS = {
     "wordcount": Workload(
         "text", "counts", ["mrcelery.examples.word_count:WordCount"],
         {SUM: [str(JOBS / "word_count_sum.py")], BATCH: [str(JOBS / "word_count_batch.py")]},
     ),
-    "sort": Workload("records", "sorted", _SORT, {}),
+    "sort": Workload(
+        "records", "sorted", [str(JOBS / "sort_records.py"), "-R", "4"],
+        {MAPPED: ["mrcelery.examples.sort:Sort", "-R", "4"]},
+    ),
     "grep": Workload("log", "lines", ["mrcelery.examples.grep:Grep"], {}),
     "urls": Workload("log", "counts", [str(JOBS / "url_count.py")], {}),
     "index": Workload("documents", "postings", ["mrcelery.examples.inverted_index:InvertedIndex"], {}),
@@ -90,19 +93,12 @@ def mrcelery(name: str, more: list[str]) -> list[Contestant]:
         found.append(
             Contestant(CEILING, "", "", local(workload.job, lambda run: ["--memory", str(ceiling(run))]))
         )
-        if "--partitioner" in _help():
-            job = ["mrcelery.examples.sort:Sort", "-R", "4", "--partitioner", "range"]
-            found.append(Contestant(RANGE, "", "", local(job)))
     return found
 
 
 def ceiling(run: Run) -> int:
     """``--memory`` in bytes so that the data is ten times what all workers may hold; not below the product's least."""
     return max(16 << 20, run.size // 10 // run.workers)
-
-
-def _help() -> str:
-    return subprocess.run([sys.executable, "-m", "mrcelery", "submit", "--help"], capture_output=True, text=True).stdout
 
 
 def peers(name: str, python: str) -> list[Contestant]:
