@@ -58,6 +58,12 @@ ARRAY_BYTES = 512 << 10
 _ARRAYS = bytes([255] * 4 + [0] * 4)
 
 
+WORTH = 0.9
+"""Of its size a block must keep less to be stored compressed."""
+PLAIN_BLOCKS = 15
+"""Blocks that are stored as they are after one that was not worth it, until another is tried."""
+
+
 class Block(NamedTuple):
     """Some records as two columns of one length: two lists, or two Arrow arrays."""
 
@@ -257,6 +263,7 @@ class BlockWriter:
     def __init__(self, out: Any, *, compress: bool = False, allow_pickle: bool = False) -> None:
         self._out = out
         self._zstd = zstandard.ZstdCompressor(level=1) if compress else None
+        self._plain = 0
         self._allow_pickle = allow_pickle
         # Running estimate of a record's encoded bytes; it starts so that the first block is a small one.
         self._size = BLOCK_BYTES / 64
@@ -304,8 +311,14 @@ class BlockWriter:
 
     def _payload(self, payload: bytes, records: int) -> None:
         packed = 0
-        if self._zstd is not None:
-            payload, packed = self._zstd.compress(payload), 1
+        if self._zstd is not None and self._plain == 0:
+            smaller = self._zstd.compress(payload)
+            if len(smaller) < len(payload) * WORTH:
+                payload, packed = smaller, 1
+            else:
+                self._plain = PLAIN_BLOCKS
+        elif self._plain:
+            self._plain -= 1
         self._head(len(payload), records, packed, crc32(payload))
         self._put(payload)
         self.records += records

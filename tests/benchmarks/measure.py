@@ -63,6 +63,15 @@ def look(pid: int) -> Process | None:
     return Process(int(text[1]), own / _TICK, reaped / _TICK, int(text[21]) * _PAGE)
 
 
+def proportional(pid: int) -> int:
+    """Bytes of a process's memory, those that several share divided among them; 0 where it has gone."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
 class Tree:
     """The processes below some, as they come and go."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import io
 import math
+import random
 import resource
 import struct
 import subprocess
@@ -431,3 +432,21 @@ def test_random_bytes_after_the_magic_never_are_data(noise: bytes) -> None:
 def test_a_block_is_a_pair_of_columns() -> None:
     (block,) = read_blocks([written(["k"], [UUID(int=5)])], "a file")
     assert block == Block(["k"], [UUID(int=5)])
+
+
+def test_only_what_becomes_smaller_is_compressed() -> None:
+    def size(values: list[bytes]) -> int:
+        out = io.BytesIO()
+        writer = BlockWriter(out, compress=True)
+        for value in values:
+            writer.write([1], [value])
+        writer.close()
+        data = out.getvalue()
+        assert [v for b in read_blocks([data], "x") for v in b.values] == values
+        return len(data)
+
+    noise = [random.Random(i).randbytes(10_000) for i in range(40)]
+    text = [b"all the same " * 1000] * 40
+    assert size(noise) < 40 * 10_000 + 40 * 100
+    assert size(text) < 40 * 1000
+    assert size(noise + text * 3) < size(noise) + 40 * 13_000  # tried again before long
