@@ -74,7 +74,7 @@ class MapBuffer:
         self._bytes = 0
         self._pairs = 0
         self._pace = Pace(task.budget, MOST)
-        self._arrays = ArrayBuffer(self._op, task.budget // 2)
+        self._arrays = ArrayBuffer(self._op, task.budget // 4)
         # A combiner of the user's, a protocol and values to be sorted want Python objects.
         self._as_arrays = self._combiner is None and self._protocol is None and not task.hooks.sort_values
         self._spills: list[tuple[str, list[tuple[int, int]]]] = []
@@ -114,7 +114,8 @@ class MapBuffer:
         for block in refused:
             self._add_objects(block)
         task.poll()
-        if self._arrays.bytes > task.budget:
+        # Arrow's grouping takes several times the room of what it groups.
+        if self._arrays.bytes > (task.budget if self._op is None else task.budget // 2):
             self._spill_arrays()
 
     def _add_objects(self, block: Block) -> None:

@@ -415,7 +415,7 @@ def _check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool
 def _local(config: Config, job: type[MRJob] | str) -> Runner:
     from mrcelery.executor.local import LocalRunner
 
-    return LocalRunner(_workers(config), storage_root(config) or None, _foreseen(job))
+    return LocalRunner(_workers(config), storage_root(config) or None, _foreseen(job), config.memory)
 
 
 def _foreseen(job: type[MRJob] | str) -> list[str]:

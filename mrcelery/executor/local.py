@@ -30,17 +30,21 @@ from mrcelery.records import Request
 START_SECONDS = 20.0
 STOP_SECONDS = 3.0
 PREFIX = "mrcelery-local-"
+LITTLE_MEMORY = 256 << 20
 
 
 class LocalRunner:
     """Starts the cluster; :meth:`close` (or the end of this process) stops it and removes its data.
 
     ``workers`` processes run tasks. Without a ``storage`` the data lies in the temporary folder. The modules
-    ``preload`` are imported before the processes are forked, where they are installed: once for all.
+    ``preload`` are imported before the processes are forked, where they are installed: once for all. ``memory`` is
+    the ceiling of a task in bytes.
     Raises :class:`ConfigError` where there is no Redis or Valkey server to start.
     """
 
-    def __init__(self, workers: int, storage: str | None = None, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self, workers: int, storage: str | None = None, preload: Sequence[str] = (), memory: int = 512 << 20
+    ) -> None:
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._lock = (self._folder / "lock").open("w")
@@ -54,7 +58,7 @@ class LocalRunner:
         self._worker: subprocess.Popen[bytes] | None = None
         try:
             self._server = self._start_server(address)
-            self._worker = self._start_worker(workers, preload)
+            self._worker = self._start_worker(workers, preload, memory)
         except BaseException:
             self.close()
             raise
@@ -75,7 +79,7 @@ class LocalRunner:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
-    def _start_worker(self, workers: int, preload: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start_worker(self, workers: int, preload: Sequence[str], memory: int) -> subprocess.Popen[bytes]:
         assert self._server is not None
         read_end, self._lifeline = os.pipe()
         command = [
@@ -94,6 +98,9 @@ class LocalRunner:
         environment["MRCELERY_BROKER"] = self.broker
         # Celery's pool and user code leave temporary files behind when they are killed: with the folder.
         environment["TMPDIR"] = str(self._folder)
+        if memory < LITTLE_MEMORY:
+            # Arrow's allocator gives memory back late, which is quicker, and here too much to have in hand.
+            environment.setdefault("MIMALLOC_PURGE_DELAY", "0")
         environment.pop("MRCELERY_RESULT_BACKEND", None)
         environment.pop("MRCELERY_SIGNING_KEY", None)
         try:

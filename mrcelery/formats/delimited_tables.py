@@ -19,7 +19,7 @@ from mrcelery.errors import TaskError
 from mrcelery.formats.arrow import table_of
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.delimited import DelimitedInput, Dialect, Row, allow_fields, header_of, lines_of, next_row
-from mrcelery.formats.lines import LONGEST, TABLE_BLOCK, gathered, line_blocks, too_long
+from mrcelery.formats.lines import LONGEST, gathered, line_blocks, table_block, too_long
 from mrcelery.formats.parquet import Rows
 from mrcelery.records import Extent
 
@@ -39,7 +39,7 @@ class DelimitedTables:
         uri, longest = extent.uri, min(max_record, LONGEST)
         allow_fields(longest)
         header = self._plain.header_before(extent, longest)
-        source = gathered(line_blocks(extent, longest), min(TABLE_BLOCK, longest))
+        source = gathered(line_blocks(extent, longest), table_block(longest))
         held, at = b"", 0
         while True:
             offset, raw = next(source, (0, b""))

@@ -12,7 +12,7 @@ from typing import Any
 from mrcelery.errors import CorruptDataError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.compression import compression_of, decompress
-from mrcelery.formats.lines import TABLE_BLOCK, too_long
+from mrcelery.formats.lines import table_block, too_long
 from mrcelery.formats.source import read_from, shortened
 from mrcelery.records import Extent
 
@@ -52,7 +52,7 @@ class FixedInput:
         n = self._length
         held: list[bytes] = []
         size = 0
-        least = max(n, min(TABLE_BLOCK, max_record)) if self._tables else n
+        least = max(n, table_block(max_record)) if self._tables else n
         for chunk in chunks:
             held.append(chunk)
             size += len(chunk)

@@ -30,7 +30,7 @@ class JsonLinesInput:
         self._block = block
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        for offset, raw in gathered(line_blocks(extent, max_record), min(self._block, max_record)):
+        for offset, raw in gathered(line_blocks(extent, max_record), min(self._block, max(1, max_record // 2))):
             lines = raw.split(b"\n")
             numbers: Sequence[int]
             try:

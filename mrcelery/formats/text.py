@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mrcelery.formats.base import RecordBlock
-from mrcelery.formats.lines import LONGEST, TABLE_BLOCK, gathered, line_blocks, offsets
+from mrcelery.formats.lines import LONGEST, gathered, line_blocks, offsets, table_block
 from mrcelery.records import Extent
 
 
@@ -75,7 +75,7 @@ class LineTables:
         from mrcelery.formats import arrow
 
         longest = min(max_record, LONGEST)
-        for offset, raw in gathered(line_blocks(extent, longest), min(TABLE_BLOCK, longest)):
+        for offset, raw in gathered(line_blocks(extent, longest), table_block(longest)):
             lines = arrow.line_array(raw, self._text)
             if lines is None:
                 yield RecordBlock(None, text_lines(raw), extent.uri, offsets(offset, raw))

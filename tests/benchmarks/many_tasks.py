@@ -5,7 +5,7 @@
     python tests/benchmarks/many_tasks.py
     python tests/benchmarks/many_tasks.py --tasks 5000 --reducers 1 --json
 
-Tells the seconds until the last map task is published and until the job has ended, and the resident memory
+Tells the seconds until the last map task is published and until the job has ended, and the memory
 of the client, of the whole worker (its parent and its processes) and of Redis over time. Memory is read
 from /proc: Linux only.
 "Published" is when the tasks that wait, that run and that are done are all there, to a sample's precision.

@@ -4,7 +4,7 @@
 so that what detaches itself (a daemon, a JVM, the local runner's worker) is still found, counted, and ended with
 it: no process is left of a command that was measured.
 
-Peak memory is the greatest sum of resident sets seen; pages that processes share count for each of them.
+Peak memory is the greatest sum of proportional set sizes seen: pages that processes share are divided among them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-INTERVAL = 0.05
+INTERVAL = 0.1
 """Seconds between two samples of memory, at most: a command that is quick is looked at more often."""
 
 TIMED_OUT = 124
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TICK = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Usage(NamedTuple):
@@ -49,7 +48,6 @@ class Process(NamedTuple):
     parent: int
     cpu: float
     reaped: float
-    resident: int
 
 
 def look(pid: int) -> Process | None:
@@ -60,7 +58,7 @@ def look(pid: int) -> Process | None:
     except OSError:
         return None
     own, reaped = int(text[11]) + int(text[12]), int(text[13]) + int(text[14])
-    return Process(int(text[1]), own / _TICK, reaped / _TICK, int(text[21]) * _PAGE)
+    return Process(int(text[1]), own / _TICK, reaped / _TICK)
 
 
 def proportional(pid: int) -> int:
@@ -79,7 +77,7 @@ class Tree:
         self._inside = set(roots)
         self._outside: set[int] = set()
         self.cpu: dict[int, float] = {}
-        self.resident = 0
+        self.memory = 0
 
     def sample(self, leave_out: int = 0) -> list[int]:
         """Look at all of them, but for ``leave_out``; returns their ids."""
@@ -88,11 +86,11 @@ class Tree:
         for pid in sorted(pids - self._outside - self._inside):
             self._sort(pid)
         alive = []
-        self.resident = 0
+        self.memory = 0
         for pid in (self._inside & pids) - {leave_out}:
             if (process := look(pid)) is not None:
                 alive.append(pid)
-                self.resident += process.resident
+                self.memory += proportional(pid)
                 self.cpu[pid] = process.cpu
         return alive
 
@@ -173,7 +171,7 @@ def _main(report: str, timeout: str, beside: str, *command: str) -> None:
         while not stop.wait(min(INTERVAL, 0.002 + (time.perf_counter() - began) / 10)):
             tree.sample(leave_out=me)
             others.sample()
-            peak = max(peak, tree.resident + others.resident)
+            peak = max(peak, tree.memory + others.memory)
             if time.perf_counter() > deadline and not timed_out.is_set():
                 timed_out.set()
                 kill()

@@ -50,7 +50,7 @@ def read(
         if block:
             patch.setattr(source, "BLOCK", block)
             for module in (text, fixed, delimited_tables):
-                patch.setattr(module, "TABLE_BLOCK", 3 * block)
+                patch.setattr(module, "table_block", lambda _: 3 * block)
         return [b for e in extents for b in fmt.read(e, max_record)]
 
 
