@@ -318,7 +318,7 @@ class MapBuffer:
 
     def _drain_folded(self, op: Op) -> Block:
         folded, self._folded = self._folded, Counter()
-        block = sorted_block(list(folded), list(folded.values()))
+        block = sorted_block(list(folded), list(map(op.shrunk, folded.values())))
         if self._keys:
             loose = sorted_block(self._keys, self._values)
             self._keys, self._values = [], []

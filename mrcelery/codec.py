@@ -7,8 +7,9 @@ bytes-like objects as ``bytes``). NumPy scalars are stored as the Python numbers
 stand for. Anything else is refused with :class:`mrcelery.errors.CodecError`; pickle is never used,
 unless the job asked for it (``--allow-pickle``).
 
-A column of one simple type is encoded and decoded by msgspec at once, a constant one is stored once,
-tuples of one length become a column per item; what is left goes through msgpack with extension types.
+A column of one simple type is encoded and decoded by msgspec at once, a constant one is stored once, as are text and
+bytes that come again and again; tuples of one length become a column per item, lists of one type a column of lengths
+and one of items; what is left goes through msgpack with extension types.
 Arrow arrays (:mod:`mrcelery.columns`) are stored as such, and read back without a copy.
 
 File format (version 1), little-endian::
@@ -27,6 +28,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from itertools import chain, count, islice
 from typing import Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
@@ -80,6 +82,8 @@ _TYPED: dict[type, tuple[bytes, Callable[[bytes], list[Any]]]] = {
     bool: (b"b", msgspec.msgpack.Decoder(list[bool]).decode),
 }
 _BY_TAG = dict(_TYPED.values())
+_REPEATED = frozenset({str, bytes})
+"""Types of which a value that comes again is stored once."""
 
 
 def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0) -> bytes:
@@ -98,6 +102,8 @@ def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0)
             if kind is not float and column[-1] == first and column.count(first) == len(column):
                 return b"c" + _pack(first, allow_pickle)
             try:
+                if kind in _REPEATED and (repeated := _dictionary(column)) is not None:
+                    return b"d" + _TYPED[kind][0] + repeated
                 return _TYPED[kind][0] + _encode(column)
             except (OverflowError, UnicodeEncodeError):
                 pass  # ints beyond 64 bits, lone surrogates: the general codec takes them
@@ -106,7 +112,23 @@ def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0)
             if set(map(len, column)) == {width}:
                 fields = [encode_column([t[i] for t in column], allow_pickle, level + 1) for i in range(width)]
                 return b"".join([b"t", _U32.pack(width), *(_U32.pack(len(f)) + f for f in fields)])
+        if kind is list and level < TUPLE_LEVELS:
+            flat = list(chain.from_iterable(column))
+            if len(set(map(type, flat))) == 1 and type(flat[0]) in _TYPED:
+                lengths = _encode(list(map(len, column)))
+                return b"".join([b"l", _U32.pack(len(lengths)), lengths, encode_column(flat, allow_pickle, level + 1)])
     return b"o" + _pack(column, allow_pickle)
+
+
+def _dictionary(column: list[Any]) -> bytes | None:
+    """A column of few values that come again and again: the values, and where each is; None for another column."""
+    if len(column) < 1024 or len(set(column[:512])) > 64:
+        return None
+    places = dict(zip(dict.fromkeys(column), count()))
+    if len(places) > len(column) // 4:
+        return None
+    values = _encode(list(places))
+    return b"".join([_U32.pack(len(values)), values, _encode(list(map(places.__getitem__, column)))])
 
 
 def decode_column(data: bytes | memoryview, records: int, allow_pickle: bool = False) -> list[Any]:
@@ -116,6 +138,16 @@ def decode_column(data: bytes | memoryview, records: int, allow_pickle: bool = F
         return _BY_TAG[tag](body)  # type: ignore[arg-type]  # msgspec reads any buffer
     if tag == b"n":
         return [None] * records
+    if tag == b"d":
+        kind, body = bytes(body[:1]), body[1:]
+        (size,) = _U32.unpack_from(body)
+        values = _BY_TAG[kind](body[4 : 4 + size])  # type: ignore[arg-type]
+        return list(map(values.__getitem__, _BY_TAG[b"i"](body[4 + size :])))  # type: ignore[arg-type]
+    if tag == b"l":
+        (size,) = _U32.unpack_from(body)
+        lengths = _BY_TAG[b"i"](body[4 : 4 + size])  # type: ignore[arg-type]
+        flat = iter(decode_column(body[4 + size :], sum(lengths), allow_pickle))
+        return [list(islice(flat, length)) for length in lengths]
     if tag == b"c":
         return [_unpack(body, allow_pickle)] * records
     if tag == b"t":

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from mrcelery.errors import CodecError
-from mrcelery.partition import argsort, check_keys, order_key
+from mrcelery.partition import argsort, check_keys, order_key, sorted_keys
 
 __all__ = [
     "CollectList",
@@ -63,6 +63,10 @@ class Op:
 
     def merge(self, acc: Any, other: Any, /) -> Any:
         raise NotImplementedError
+
+    def shrunk(self, acc: Any, /) -> Any:
+        """The accumulator without what it need not hold; asked for before it is stored."""
+        return acc
 
     def result(self, acc: Any, /) -> Any:
         """What the reducer yields for the key."""
@@ -282,39 +286,40 @@ class Distinct(Op):
     """The different values in order, as a list that must fit in memory. Of equal values the first stays."""
 
     def create(self, value: Any, /) -> list[Any]:
-        return [2 * _SLACK, value]
+        return [value]
 
-    # The first item says at which length to look for repeats: twice what was left the last time.
+    def create_many(self, value: Any, n: int, /) -> list[Any]:
+        return [value]
+
     def add(self, acc: list[Any], value: Any, /) -> list[Any]:
-        acc.append(value)
-        return acc if len(acc) < acc[0] else self._tidy(acc)
+        return self.merge(acc, [value])
 
     def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
-        acc += other[1:]
-        return acc if len(acc) < acc[0] else self._tidy(acc)
+        before = len(acc)
+        acc += other
+        # Where the length has doubled, or about: to look for repeats each time would cost more than they do.
+        if len(acc) > _SLACK and len(acc).bit_length() > before.bit_length():
+            return _unique(acc)
+        return acc
 
     def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
         lists: dict[Any, list[Any]] = folded  # type: ignore[assignment]
+        find = lists.get
         for key, value in zip(keys, values, strict=True):
-            acc = lists.get(key)
+            acc = find(key)
             if acc is None:
-                lists[key] = self.create(value)
+                lists[key] = [value]
             else:
                 acc.append(value)
-                if len(acc) >= acc[0]:
-                    lists[key] = self._tidy(acc)
 
-    def _tidy(self, acc: list[Any]) -> list[Any]:
-        values = _unique(acc[1:])
-        return [2 * (len(values) + _SLACK), *values]
+    def shrunk(self, acc: list[Any], /) -> list[Any]:
+        return _unique(acc) if len(acc) > 1 else acc
 
     def result(self, acc: list[Any], /) -> Any:
         try:
-            values = _unique(acc[1:])
-            check_keys(values)
+            return sorted_keys(_unique(acc))
         except CodecError as e:
             raise CodecError(f"Distinct cannot order a value: {e}") from None
-        return [values[i] for i in argsort(values)]
 
 
 def _unique(values: list[Any]) -> list[Any]:
@@ -331,7 +336,7 @@ class CountDistinct(Distinct):
     """How many different values there are, exactly; they must fit in memory."""
 
     def result(self, acc: list[Any], /) -> int:
-        return len(_unique(acc[1:]))
+        return len(_unique(acc))
 
 
 class CollectList(Op):

@@ -128,7 +128,8 @@ def argsort(keys: list[Key]) -> list[int]:
 
 def sorted_keys(keys: list[Key]) -> list[Key]:
     """Keys in order, checked as by :func:`check_keys`."""
-    if set(map(type, keys)) <= {str} or set(map(type, keys)) <= {bytes}:
+    kinds = set(map(type, keys))
+    if kinds == {str} or kinds == {bytes}:
         return sorted(keys)
     check_keys(keys)
     return [keys[i] for i in argsort(keys)]
