@@ -46,6 +46,9 @@ OPTIONS = {
     "throws": (AttemptFailed,),  # logged as a line: whose fault it was stands in the job's record
 }
 
+REDIS_SCHEMES = ("redis", "rediss", "sentinel", "unix", "socket")
+"""How addresses of a Redis broker begin."""
+
 RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
 
@@ -74,7 +77,7 @@ def runtime_of(app: Celery) -> Runtime:
 def store_url(app: Celery) -> str:
     """The job store's address: the broker's, or the result backend's where that is no Redis."""
     for url in (app.conf.broker_read_url, app.conf.broker_url, app.conf.result_backend):
-        if url and str(url).startswith(("redis", "rediss", "sentinel", "unix", "socket")):
+        if url and str(url).startswith(REDIS_SCHEMES):
             return str(url)
     raise ConfigError("mrcelery needs Redis as broker or result backend of the Celery app: set broker_url")
 
@@ -109,8 +112,7 @@ def _finish(self: Task, *, job: str, step: int) -> None:
         # Also where the job had ended before: an earlier run may have been killed as it cleaned up.
         runtime = runtime_of(self.app)
         if runtime.store.state(job) == "succeeded":
-            clean_up(runtime, job)
-            runtime.forget(job)
+            _clean_up(runtime, job)
 
 
 def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
@@ -122,6 +124,10 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
         if stage is not None:
             _publish(task.app, stage)
     except JobStoppedError as e:
+        # Of a stage that was cut short this runs when all its tasks have stopped.
+        if runtime.store.state(job) == "cancelled":
+            with suppress(MRCeleryError):  # there may be nothing yet; what stays is found by `clean`
+                _clean_up(runtime, job)
         raise Ignore(str(e)) from None
     except BrokerUnreachableError as e:
         raise Reject(str(e), requeue=True) from None
@@ -137,6 +143,11 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
         _crashed(runtime, e, job, step, kind, -1)
         _withdraw(runtime, job, kind)
         raise
+
+
+def _clean_up(runtime: Runtime, job: str) -> None:
+    clean_up(runtime, job)
+    runtime.forget(job)
 
 
 def _publish(app: Celery, stage: Stage) -> None:
