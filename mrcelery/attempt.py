@@ -22,6 +22,7 @@ from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
+from mrcelery.progress import Mark, mark_path
 from mrcelery.protocols import pickle_allowed
 from mrcelery.records import Commit, Failure, Kind, ShuffleInput, decode, encode
 from mrcelery.reducer import run_reduce
@@ -110,12 +111,18 @@ def _run(
     moved.memory = min(moved.memory, request.options.memory // 8)
     scratch = os.path.join(runtime.scratch, "tasks", f"{active.id}-{step}-{kind}-{number}-{attempt}")
     began = time.monotonic()
+    mark = Mark(mark_path(runtime.scratch, active.id, step, kind, number, os.getpid()))
     allowed = pickle_allowed.set(request.options.allow_pickle)
-    code = runtime.code(active)
+
+    def alive(text: str) -> None:
+        mark.touch()
+        runtime.store.update(active.id, {"status": text})
+
     try:
+        code = runtime.code(active)
         with _captured(active, step, kind, number, attempt, capture), _own_environment(), code.activate():
             job = code.job(list(request.args))
-            job.status_hook = lambda text: runtime.store.update(active.id, {"status": text})
+            job.status_hook = alive
             task = Task(
                 job_id=active.id,
                 step=step,
@@ -129,7 +136,7 @@ def _run(
                 job=job,
                 hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
-                poll=_poller(runtime, active.id),
+                poll=_poller(runtime, active.id, mark),
             )
             if kind == "map":
                 split = runtime.split(active, step, number)
@@ -145,6 +152,7 @@ def _run(
             }
         moved.flush()  # a commit must name nothing that is not there
     finally:
+        mark.close()
         pickle_allowed.reset(allowed)
         shutil.rmtree(scratch, ignore_errors=True)
     if scheme_of(storage.uri) == "s3":
@@ -184,11 +192,11 @@ def _collector_off() -> Iterator[None]:
             gc.collect(1)  # the attempt's objects are free by now, and its job's parser is full of cycles
 
 
-def _poller(runtime: Runtime, job: str) -> Callable[[], None]:
+def _poller(runtime: Runtime, job: str, mark: Mark) -> Callable[[], None]:
     """A check that asks the job store now and then whether the job has ended.
 
-    It also collects garbage, mostly the young: cycles that user code leaves behind must not wait for the
-    end of a long attempt, whose collector is off.
+    It tells the worker that the attempt is alive. It also collects garbage, mostly the young: cycles that
+    user code leaves behind must not wait for the end of a long attempt, whose collector is off.
     """
     due = time.monotonic() + POLL_SECONDS
     polls = 0
@@ -199,6 +207,7 @@ def _poller(runtime: Runtime, job: str) -> Callable[[], None]:
         if now >= due:
             due = now + POLL_SECONDS
             polls += 1
+            mark.touch()
             if not gc.isenabled():
                 # What is alive at one of these is passed over by the next ones of its generation.
                 gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)

@@ -53,6 +53,7 @@ class InlineRunner:
             self.store.move(request.job, "cancelled", {"finished": repr(time.time())})
             with suppress(MRCeleryError):
                 withdraw_output(runtime, request.job)
+                clean_up(runtime, request.job)
             raise
 
     def check(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,9 @@ OPTIONS = {
     "throws": (AttemptFailed,),  # logged as a line: whose fault it was stands in the job's record
 }
 
+REDIS_SCHEMES = ("redis", "rediss", "sentinel", "unix", "socket")
+"""How addresses of a Redis broker begin."""
+
 RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
 
@@ -73,10 +76,22 @@ def runtime_of(app: Celery) -> Runtime:
 
 def store_url(app: Celery) -> str:
     """The job store's address: the broker's, or the result backend's where that is no Redis."""
-    for url in (app.conf.broker_read_url, app.conf.broker_url, app.conf.result_backend):
-        if url and str(url).startswith(("redis", "rediss", "sentinel", "unix", "socket")):
-            return str(url)
+    conf = app.conf
+    for url, options in (
+        (conf.broker_read_url, conf.broker_transport_options),
+        (conf.broker_url, conf.broker_transport_options),
+        (conf.result_backend, conf.result_backend_transport_options),
+    ):
+        if url and str(url).startswith(REDIS_SCHEMES):
+            return _with_master(str(url), options or {})
     raise ConfigError("mrcelery needs Redis as broker or result backend of the Celery app: set broker_url")
+
+
+def _with_master(url: str, options: Mapping[str, Any]) -> str:
+    """The address with the name of Sentinel's master, which is an option of Celery's."""
+    if not url.startswith("sentinel") or "master_name" not in options:
+        return url
+    return f"{url.partition('?')[0]}?master_name={options['master_name']}"
 
 
 def register(app: Celery) -> None:
@@ -109,8 +124,7 @@ def _finish(self: Task, *, job: str, step: int) -> None:
         # Also where the job had ended before: an earlier run may have been killed as it cleaned up.
         runtime = runtime_of(self.app)
         if runtime.store.state(job) == "succeeded":
-            clean_up(runtime, job)
-            runtime.forget(job)
+            _clean_up(runtime, job)
 
 
 def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
@@ -122,6 +136,10 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
         if stage is not None:
             _publish(task.app, stage)
     except JobStoppedError as e:
+        # Of a stage that was cut short this runs when all its tasks have stopped.
+        if runtime.store.state(job) == "cancelled":
+            with suppress(MRCeleryError):  # there may be nothing yet; what stays is found by `clean`
+                _clean_up(runtime, job)
         raise Ignore(str(e)) from None
     except BrokerUnreachableError as e:
         raise Reject(str(e), requeue=True) from None
@@ -137,6 +155,11 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
         _crashed(runtime, e, job, step, kind, -1)
         _withdraw(runtime, job, kind)
         raise
+
+
+def _clean_up(runtime: Runtime, job: str) -> None:
+    clean_up(runtime, job)
+    runtime.forget(job)
 
 
 def _publish(app: Celery, stage: Stage) -> None:
