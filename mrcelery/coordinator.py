@@ -96,6 +96,12 @@ class Stage:
         return f"published.{self.step}.{self.kind}"
 
 
+def stage_of(request: Request, fields: Mapping[str, str], step: int, kind: Kind) -> Stage:
+    """A stage that has been entered, as the job's fields tell of it."""
+    then = "barrier" if kind == "map" and request.steps[step].has_reducer else "finish"
+    return Stage(request.job, step, kind, int(fields[f"total.{step}.{kind}"]), then, request.options.queue)
+
+
 def has_gone_on(fields: Mapping[str, str], what: str, step: int = 0) -> bool:
     """Whether the stage that follows a step of the coordinator is on the queue: then another delivery of it is late."""
     after = {"start": (0, "map"), "barrier": (step, "reduce"), "finish": (step + 1, "map")}[what]
@@ -136,6 +142,10 @@ def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
         # It had come to its end, and its commits are being removed: only the job store had forgotten.
         store.move(job, "succeeded", {"finished": repr(time.time()), "stage": "finish"})
         raise JobStoppedError(f"job {job} has ended")
+    if now.step == 0 and active.storage.stat(layout.plan_page(job, 0, 0)) is None and active.spec.plan.splits:
+        # What a cancelled job had is removed, but for its spec and its code.
+        if _write_plan(active.spec.request, active.storage) != active.spec.plan:
+            raise CorruptDataError(f"the inputs of job {job} have changed since it was planned: submit it again")
     for task in now.committed:
         store.add_commit(job, now.step, now.kind, task, b"")
     started = store.fields(job).get("started") or repr(active.spec.request.created)
@@ -166,21 +176,27 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     if code is not None:
         _check_digest(code, request.bundle.sha256, f"the code of job {job}")
         storage.write(layout.code(job), code)
+    elif storage.stat(layout.code(job)) is None:
+        raise CorruptDataError(f"the code that was sent with job {job} is gone: submit it again")
     for digest, name in request.blobs.items():
         blob = runtime.store.get_blob(job, digest)
         if blob is None:
             raise CorruptDataError(f"the input {name} that was sent with job {job} is gone: submit it again")
         _check_digest(blob, digest, f"the input {name} of job {job}")
         storage.write(layout.shared_input(digest, name), blob)
-    options = request.options
-    files = list_inputs(request.inputs, input_format(options.input_format))
-    splits = cut(*fitted(files, options.split_size, options.workers))
-    plan = write_plan(splits, lambda page, data: storage.write(layout.plan_page(job, 0, page), data))
+    plan = _write_plan(request, storage)
     spec = JobSpec(request=request, plan=plan, steps=tuple(with_reducers(s, plan) for s in request.steps))
     key = layout.spec(job)
     if not storage.create(key, seal(spec, runtime.signing_key)):
         return runtime.verified(storage.read(key), job)
     return spec
+
+
+def _write_plan(request: Request, storage: Storage) -> PlanSummary:
+    options = request.options
+    files = list_inputs(request.inputs, input_format(options.input_format))
+    splits = cut(*fitted(files, options.split_size, options.workers))
+    return write_plan(splits, lambda page, data: storage.write(layout.plan_page(request.job, 0, page), data))
 
 
 def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:

@@ -79,8 +79,6 @@ class Facts:
     coordinating: bool = False
     """Whether a message of the coordinator's is queued or leased."""
     running: tuple[Running, ...] = ()
-    attempts: Mapping[int, int] = field(default_factory=dict)
-    """Attempts started, of tasks that are missing."""
     unseen: Mapping[str, float] = field(default_factory=dict)
     """Since when what is missing is missing, see :func:`missing`."""
     repairs: Mapping[str, Repair] = field(default_factory=dict)
@@ -88,7 +86,6 @@ class Facts:
     rates: Sequence[float] = ()
     """Records a second of committed tasks, or of a sample of them."""
     backed_up: frozenset[int] = frozenset()
-    max_attempts: int = 4
     speculative: bool = True
 
 
@@ -166,12 +163,10 @@ def _repair(facts: Facts, policy: Policy, name: str, times: int) -> Action:
             return GiveUp(-1, f"{name} was published {times} times and never came to its end: {_SEE_LOGS}")
         return Nudge(name)  # type: ignore[arg-type]
     task = int(name)
-    started = facts.attempts.get(task, 0)
-    if started >= facts.max_attempts + (task in facts.backed_up):
-        return GiveUp(task, f"{facts.kind} task {task} was started {started} times and never came to an end: {_SEE_LOGS}")
+    # Attempts are counted, and capped, where they start.
     if times >= policy.most_repairs:
-        return GiveUp(task, f"{facts.kind} task {task} was lost {times} times before it started: {_SEE_OTHERS}")
-    return Publish(task, started + times + 1)
+        return GiveUp(task, f"{facts.kind} task {task} was published {times} times and lost each time: {_SEE_OTHERS}")
+    return Publish(task, times + 1)
 
 
 _SEE_LOGS = "its process died or vanished each time; the workers' logs have the signal"

@@ -8,6 +8,7 @@ from typing import Any
 from celery import Celery
 
 from mrcelery.config import Config
+from mrcelery.executor.reconciler import ReconcilerStep
 from mrcelery.executor.tasks import register
 
 VISIBILITY_SECONDS = 3600
@@ -38,6 +39,7 @@ def make_app(broker: str, result_backend: str | None = None) -> Celery:
     app = Celery("mrcelery", broker=_checking_certificates(broker), backend=backend, set_as_current=False)
     app.conf.update(SETTINGS)
     register(app)
+    app.steps["worker"].add(ReconcilerStep)
     return app
 
 
@@ -65,6 +67,7 @@ def install(app: Celery) -> Celery:
 
     store_url(app)
     register(app)
+    app.steps["worker"].add(ReconcilerStep)
     return app
 
 

@@ -59,6 +59,21 @@ def publish_again(app: Celery, stage: Stage, task: int, attempt: int, **more: st
     _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more})])
 
 
+def publish_step(app: Celery, job: str, step: int, what: str, queue: str) -> None:
+    """Publish a step of the coordinator, without waiting for a chord to count to its end."""
+    kwargs = {"job": job} if what == "start" else {"job": job, "step": step}
+    app.send_task(
+        f"mrcelery.{what}",
+        kwargs=kwargs,
+        queue=queue,
+        task_id=coordinator_id(job, step, what),
+        root_id=job,
+        ignore_result=True,
+        kwargsrepr=repr(kwargs),
+        argsrepr="()",
+    )
+
+
 def _group(stage: Stage) -> str:
     return f"{stage.job}.{stage.step}.{stage.kind}"
 

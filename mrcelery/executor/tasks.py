@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from mrcelery.attempt import fail_job, failure, run_attempt
 from mrcelery.config import Config
-from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, start, withdraw_output
+from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, stage_of, start, withdraw_output
 from mrcelery.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -171,10 +171,13 @@ def _pass_on(task: Task, job: str, step: int, kind: Any, number: int, attempt: i
     """Leave a backup to another worker than the slow one, which takes it only where it comes back each time."""
     if passes <= 0 or task.request.hostname != avoid:
         return
+    runtime = runtime_of(task.app)
     try:
-        stage = running_stage(runtime_of(task.app), job, step, kind)
+        stage = stage_of(runtime.request(job), runtime.store.fields(job), step, kind)
         publish_again(task.app, stage, number, attempt, avoid=avoid, passes=passes - 1)
-    except (OperationalError, RedisError, MRCeleryError) as e:
+    except (JobStoppedError, KeyError) as e:
+        raise Ignore(str(e)) from None  # nobody knows the job any more
+    except (OperationalError, RedisError, BrokerUnreachableError) as e:
         raise Reject(str(e), requeue=True) from None
     raise Ignore(f"left to another worker than {avoid}")
 

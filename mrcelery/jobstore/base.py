@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
@@ -62,10 +62,6 @@ class JobStore(Protocol):
 
     def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
         """Count an attempt at its start; 1 for the first."""
-        ...
-
-    def attempts(self, job: str, step: int, kind: str, tasks: Sequence[int]) -> dict[int, int]:
-        """Attempts started of some tasks; those without any are left out."""
         ...
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from threading import RLock
 from time import monotonic
 from typing import Any
@@ -77,11 +77,6 @@ class MemoryJobStore:
         with self._lock:
             self._attempts[job, step, kind, task] += 1
             return self._attempts[job, step, kind, task]
-
-    def attempts(self, job: str, step: int, kind: str, tasks: Sequence[int]) -> dict[int, int]:
-        with self._lock:
-            counted = {task: self._attempts.get((job, step, kind, task), 0) for task in tasks}
-        return {task: count for task, count in counted.items() if count}
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         return self.state(job), task in self._commits.get((job, step, kind), {})

@@ -16,7 +16,7 @@ Keys, all under ``mrcelery:`` and all with a time to live::
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mrcelery.jobstore.base import FINAL, TTL, State, is_of_a_run
@@ -133,12 +133,6 @@ class RedisJobStore:
         key = f"{_job(job)}:attempts"
         attempt, _ = self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}", 1), ("EXPIRE", key, TTL))
         return int(attempt)
-
-    def attempts(self, job: str, step: int, kind: str, tasks: Sequence[int]) -> dict[int, int]:
-        if not tasks:
-            return {}
-        counted: Any = self._one("HMGET", f"{_job(job)}:attempts", *(f"{step}.{kind}.{task}" for task in tasks))
-        return {task: int(count) for task, count in zip(tasks, counted, strict=True) if count}
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         state, done = self.connection.call(
