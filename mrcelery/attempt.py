@@ -233,8 +233,8 @@ def _poller(
 ) -> Callable[[], None]:
     """A check that asks the job store now and then whether the job has ended, or another attempt was quicker.
 
-    Once a second it tells how far this one is. It also collects garbage, mostly the young: cycles that user code leaves behind must not wait for the
-    end of a long attempt, whose collector is off.
+    Once a second it tells how far this one is. It also collects garbage, mostly the young: cycles that user
+    code leaves behind must not wait for the end of a long attempt, whose collector is off.
     """
     began = time.time()
     due = time.monotonic() + POLL_SECONDS

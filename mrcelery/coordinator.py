@@ -142,10 +142,8 @@ def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
         # It had come to its end, and its commits are being removed: only the job store had forgotten.
         store.move(job, "succeeded", {"finished": repr(time.time()), "stage": "finish"})
         raise JobStoppedError(f"job {job} has ended")
-    if now.step == 0 and active.storage.stat(layout.plan_page(job, 0, 0)) is None and active.spec.plan.splits:
-        # What a cancelled job had is removed, but for its spec and its code.
-        if _write_plan(active.spec.request, active.storage) != active.spec.plan:
-            raise CorruptDataError(f"the inputs of job {job} have changed since it was planned: submit it again")
+    if now.step == 0:
+        _restore_plan(active)
     for task in now.committed:
         store.add_commit(job, now.step, now.kind, task, b"")
     started = store.fields(job).get("started") or repr(active.spec.request.created)
@@ -205,6 +203,15 @@ def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
     if step.reducers > 0:
         return step
     return replace(step, reducers=min(MOST_REDUCERS, max(1, -(-plan.bytes // REDUCER_BYTES))))
+
+
+def _restore_plan(active: ActiveJob) -> None:
+    """Plan a job's first step again where the plan was removed, as a cancelled job's is."""
+    spec, storage = active.spec, active.storage
+    if not spec.plan.splits or storage.stat(layout.plan_page(active.id, 0, 0)) is not None:
+        return
+    if _write_plan(spec.request, storage) != spec.plan:
+        raise CorruptDataError(f"the inputs of job {active.id} have changed since it was planned: submit it again")
 
 
 def _check_digest(data: bytes, digest: str, what: str) -> None:

@@ -28,10 +28,7 @@ def command(job: str, detach: bool, quiet: bool, as_json: bool, **settings: Any)
     """
     with attach(job, **settings) as handle, Bars(quiet) as bars:
         handle.retry()
-        if detach:
-            status = handle.status()
-        else:
-            status = handle.wait(on_progress=bars.job if bars.on else None)
+        status = handle.status() if detach else handle.wait(on_progress=bars.job if bars.on else None)
         if as_json:
             print_json(status)
         elif detach:

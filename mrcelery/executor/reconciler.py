@@ -70,19 +70,19 @@ def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
     """Ids of the job's messages that are queued or leased, without the job's own at their head."""
     needle = f'"id": "{job}.'
     found: set[bytes] = set()
+    answer: Any
     start = 0
     while True:
         (answer,) = store.call(("EVAL", _QUEUED, 1, queue, start, start + PIECE - 1, needle))
-        number, *ids = answer  # type: ignore[misc]
-        found.update(ids)
+        found.update(answer[1:])
         start += PIECE
-        if number < PIECE:
+        if answer[0] < PIECE:
             break
-    cursor: object = b"0"
+    cursor = b"0"
     while True:
         (answer,) = store.call(("EVAL", _LEASED, 1, "unacked", cursor, PIECE, needle))
-        cursor, *ids = answer  # type: ignore[misc]
-        found.update(ids)
+        found.update(answer[1:])
+        cursor = answer[0]
         if cursor == b"0":
             return {identity.decode()[len(job) + 1 :] for identity in found}
 

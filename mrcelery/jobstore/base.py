@@ -21,7 +21,8 @@ class JobStore(Protocol):
     """Live state of jobs: small, and rebuilt from storage where it is lost.
 
     ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
-    ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``, ``published.<step>.<kind>`` (when all tasks of a stage were on the queue),
+    ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
+    ``published.<step>.<kind>`` (when all tasks of a stage were on the queue),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
