@@ -14,9 +14,16 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from io import RawIOBase, TextIOWrapper
 from typing import Any
 
-from mrcelery import layout
+from mrcelery import layout, marks
 from mrcelery.commit import commit, committed
-from mrcelery.errors import CorruptDataError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
+from mrcelery.errors import (
+    CorruptDataError,
+    JobStoppedError,
+    MRCeleryError,
+    SupersededError,
+    TaskError,
+    UnreachableError,
+)
 from mrcelery.formats.source import in_turn
 from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
@@ -38,19 +45,26 @@ LOG_LIMIT = 1 << 20
 """Bytes kept of what an attempt prints and logs: the first half and the last."""
 
 
-def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, *, capture: bool = True) -> Commit:
-    """Run a task and return the commit that counts, this attempt's or an earlier one's.
+TELL_SECONDS = 1.0
+"""How often a running task tells how far it is; one that is shorter never does."""
 
-    ``capture``: keep what user code prints and logs in storage instead of letting it through.
+
+def run_attempt(
+    runtime: Runtime, job: str, step: int, kind: Kind, number: int, *, capture: bool = True, worker: str = ""
+) -> Commit:
+    """Run a task and return the commit that counts, this attempt's or another one's.
+
+    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker``: the
+    name of this worker, so that a backup of the task can be sent to another.
     Raises :class:`JobStoppedError` where the job has ended, and any other
     :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
     """
     with transfers(behind=True) as moved:
-        return _attempt(runtime, moved, job, step, kind, number, capture)
+        return _attempt(runtime, moved, job, step, kind, number, capture, worker or socket.gethostname())
 
 
 def _attempt(
-    runtime: Runtime, moved: Transfers, job: str, step: int, kind: Kind, number: int, capture: bool
+    runtime: Runtime, moved: Transfers, job: str, step: int, kind: Kind, number: int, capture: bool, worker: str
 ) -> Commit:
     store = runtime.store
     if store.state(job) in FINAL:
@@ -63,7 +77,7 @@ def _attempt(
             store.add_commit(job, step, kind, number, encode(earlier))
             return earlier
         most = active.spec.request.options.max_attempts
-        if count > most:
+        if count > most + (number in marks.backups(store, job, step, kind)):
             raise TaskError(
                 f"{kind} task {number} was started {most} times and never came to an end: its process died or was "
                 "killed each time, by a crash in its code or for want of memory; the workers' logs have the signal"
@@ -71,15 +85,34 @@ def _attempt(
     attempt = f"{count}-{secrets.token_hex(3)}"
     try:
         with _collector_off():
-            mine = _run(runtime, active, moved, step, kind, number, attempt, capture)
+            mine = _run(runtime, active, moved, step, kind, number, attempt, capture, worker)
     except MRCeleryError as e:
+        if (other := _superseded(runtime, active, step, kind, number, e)) is not None:
+            return other
         e.attempt = attempt
         raise
     except OSError as e:
         raise _of_the_machine(e, attempt) from e
     winner = commit(active.storage, mine)
     store.add_commit(job, step, kind, number, encode(winner))
+    if active.spec.request.options.speculative:
+        marks.tell_rate(store, winner)
     return winner
+
+
+def _superseded(
+    runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number: int, error: MRCeleryError
+) -> Commit | None:
+    """The commit of another attempt, where there is one: then what went wrong with this one is nobody's concern.
+
+    Raises :class:`JobStoppedError` where the job has ended and its commits are gone.
+    """
+    if isinstance(error, JobStoppedError) or not runtime.store.look(active.id, step, kind, number)[1]:
+        return None
+    other = committed(active.storage, active.id, step, kind, number)
+    if other is None and isinstance(error, SupersededError):
+        raise JobStoppedError(f"job {active.id} has ended")
+    return other
 
 
 def _of_the_machine(e: OSError, attempt: str) -> TaskError:
@@ -106,6 +139,7 @@ def _run(
     number: int,
     attempt: str,
     capture: bool,
+    worker: str,
 ) -> Commit:
     request, storage = active.spec.request, active.storage
     moved.memory = min(moved.memory, request.options.memory // 8)
@@ -136,7 +170,7 @@ def _run(
                 job=job,
                 hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
-                poll=_poller(runtime, active.id, mark),
+                poll=_poller(runtime, active.id, step, kind, number, attempt, worker, mark, lambda: task.records_in),
             )
             if kind == "map":
                 split = runtime.split(active, step, number)
@@ -155,6 +189,9 @@ def _run(
         mark.close()
         pickle_allowed.reset(allowed)
         shutil.rmtree(scratch, ignore_errors=True)
+        if time.monotonic() - began >= TELL_SECONDS:
+            with suppress(UnreachableError):
+                marks.tell_ended(runtime.store, active.id, step, kind, number, attempt)
     if scheme_of(storage.uri) == "s3":
         moved.count("PUT")  # the commit's own, which is about to be made
     return Commit(
@@ -192,17 +229,30 @@ def _collector_off() -> Iterator[None]:
             gc.collect(1)  # the attempt's objects are free by now, and its job's parser is full of cycles
 
 
-def _poller(runtime: Runtime, job: str, mark: Mark) -> Callable[[], None]:
-    """A check that asks the job store now and then whether the job has ended.
+def _poller(
+    runtime: Runtime,
+    job: str,
+    step: int,
+    kind: Kind,
+    number: int,
+    attempt: str,
+    worker: str,
+    mark: Mark,
+    records: Callable[[], int],
+) -> Callable[[], None]:
+    """A check that asks the job store now and then whether the job has ended, or another attempt was quicker.
 
-    It tells the worker that the attempt is alive. It also collects garbage, mostly the young: cycles that
-    user code leaves behind must not wait for the end of a long attempt, whose collector is off.
+    It tells the worker that the attempt is alive and, once a second, the job store how far this one is. It also
+    collects garbage, mostly the young: cycles that user code leaves behind must not wait for the end of a long
+    attempt, whose collector is off.
     """
+    began = time.time()
     due = time.monotonic() + POLL_SECONDS
+    tell = time.monotonic() + TELL_SECONDS
     polls = 0
 
     def poll() -> None:
-        nonlocal due, polls
+        nonlocal due, polls, tell
         now = time.monotonic()
         if now >= due:
             due = now + POLL_SECONDS
@@ -211,8 +261,16 @@ def _poller(runtime: Runtime, job: str, mark: Mark) -> Callable[[], None]:
             if not gc.isenabled():
                 # What is alive at one of these is passed over by the next ones of its generation.
                 gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
-            if runtime.store.state(job) in FINAL:
+            state, done = runtime.store.look(job, step, kind, number)
+            if state in FINAL:
                 raise JobStoppedError(f"job {job} has ended")
+            if done:
+                raise SupersededError(f"{kind} task {number} of job {job} was committed by another attempt")
+            if now >= tell:
+                tell = now + TELL_SECONDS
+                marks.tell_running(
+                    runtime.store, job, step, kind, number, attempt, began=began, records=records(), worker=worker
+                )
 
     return poll
 

@@ -11,6 +11,7 @@ from kombu import transport as kombu_transport
 
 from mrcelery.config import Config
 from mrcelery.executor.leases import LeaseStep, transport_options
+from mrcelery.executor.reconciler import ReconcilerStep
 from mrcelery.executor.tasks import register
 
 TRANSPORTS = {
@@ -54,6 +55,7 @@ def make_app(broker: str, result_backend: str | None = None) -> Celery:
     }
     app.conf.result_backend_transport_options = _sentinel_options(backend)
     add_tasks(app)
+    app.steps["worker"].add(ReconcilerStep)
     return app
 
 
@@ -112,6 +114,7 @@ def install(app: Celery) -> Celery:
 
     store_url(app)
     add_tasks(app)
+    app.steps["worker"].add(ReconcilerStep)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError
 
 from mrcelery.attempt import fail_job, failure, run_attempt
 from mrcelery.config import Config
-from mrcelery.coordinator import Stage, barrier, clean_up, finish, start, withdraw_output
+from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, stage_of, start, withdraw_output
 from mrcelery.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -23,7 +24,7 @@ from mrcelery.errors import (
     TaskError,
     UnreachableError,
 )
-from mrcelery.executor.publish import publish_stage
+from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import JobOptions
 from mrcelery.runtime import Runtime
@@ -130,11 +131,14 @@ def _finish(self: Task, *, job: str, step: int) -> None:
 def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
     runtime = runtime_of(task.app)
     try:
+        if has_gone_on(runtime.store.fields(job), kind, step):
+            raise JobStoppedError(f"the {kind} of job {job} has been done")
         if kind in ("barrier", "finish"):
             runtime.store.update(job, {"stage": kind})
         stage = decide(runtime)
         if stage is not None:
             _publish(task.app, stage)
+            runtime.store.update(job, {stage.published: repr(time.time())})
     except JobStoppedError as e:
         # Of a stage that was cut short this runs when all its tasks have stopped.
         if runtime.store.state(job) == "cancelled":
@@ -176,19 +180,36 @@ def _withdraw(runtime: Runtime, job: str, kind: str) -> None:
             withdraw_output(runtime, job)
 
 
-def _map(self: Task, *, job: str, step: int, task: int, attempt: int) -> int:
+def _map(self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0) -> int:
+    _pass_on(self, job, step, "map", task, attempt, avoid, passes)
     return _attempt(self, job, step, "map", task)
 
 
-def _reduce(self: Task, *, job: str, step: int, task: int, attempt: int) -> int:
+def _reduce(self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0) -> int:
+    _pass_on(self, job, step, "reduce", task, attempt, avoid, passes)
     return _attempt(self, job, step, "reduce", task)
+
+
+def _pass_on(task: Task, job: str, step: int, kind: Any, number: int, attempt: int, avoid: str, passes: int) -> None:
+    """Leave a backup to another worker than the slow one, which takes it only where it comes back each time."""
+    if passes <= 0 or task.request.hostname != avoid:
+        return
+    runtime = runtime_of(task.app)
+    try:
+        stage = stage_of(runtime.request(job), runtime.store.fields(job), step, kind)
+        publish_again(task.app, stage, number, attempt, avoid=avoid, passes=passes - 1)
+    except (JobStoppedError, KeyError) as e:
+        raise Ignore(str(e)) from None  # nobody knows the job any more
+    except (OperationalError, RedisError, BrokerUnreachableError) as e:
+        raise Reject(str(e), requeue=True) from None
+    raise Ignore(f"left to another worker than {avoid}")
 
 
 def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
     """Run the attempt; every delivery of a task returns its number, whoever won."""
     runtime = runtime_of(task.app)
     try:
-        run_attempt(runtime, job, step, kind, number)
+        run_attempt(runtime, job, step, kind, number, worker=task.request.hostname or "")
     except JobStoppedError:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number
