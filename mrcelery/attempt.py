@@ -10,12 +10,15 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from io import RawIOBase, TextIOWrapper
 from typing import Any
 
 from mrcelery import layout
+from mrcelery.badrecords import GROUP, BadRecords, Mark, killers, losses, too_many
+from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
+from mrcelery.config import show_size
 from mrcelery.errors import CorruptDataError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
 from mrcelery.formats.source import in_turn
 from mrcelery.job import hooks
@@ -23,7 +26,7 @@ from mrcelery.jobstore.base import FINAL
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
 from mrcelery.protocols import pickle_allowed
-from mrcelery.records import Commit, Failure, Kind, ShuffleInput, decode, encode
+from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, add_counters, decode, encode
 from mrcelery.reducer import run_reduce
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.storage import scheme_of
@@ -37,48 +40,79 @@ LOG_LIMIT = 1 << 20
 """Bytes kept of what an attempt prints and logs: the first half and the last."""
 
 
-def run_attempt(runtime: Runtime, job: str, step: int, kind: Kind, number: int, *, capture: bool = True) -> Commit:
+def run_attempt(
+    runtime: Runtime, job: str, step: int, kind: Kind, number: int, *, capture: bool = True, alone: bool = False
+) -> Commit:
     """Run a task and return the commit that counts, this attempt's or an earlier one's.
 
-    ``capture``: keep what user code prints and logs in storage instead of letting it through.
+    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``alone``: this process
+    runs nothing else meanwhile and is one of a pool, so it may have a memory ceiling, and another process sees to it
+    when it dies.
     Raises :class:`JobStoppedError` where the job has ended, and any other
     :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
     """
     with transfers(behind=True) as moved:
-        return _attempt(runtime, moved, job, step, kind, number, capture)
+        return _attempt(runtime, moved, job, step, kind, number, capture, alone)
 
 
 def _attempt(
-    runtime: Runtime, moved: Transfers, job: str, step: int, kind: Kind, number: int, capture: bool
+    runtime: Runtime, moved: Transfers, job: str, step: int, kind: Kind, number: int, capture: bool, alone: bool
 ) -> Commit:
     store = runtime.store
     if store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
     active = runtime.job(job)
     count = store.next_attempt(job, step, kind, number)
+    lost = Losses()
     if count > 1:
         earlier = committed(active.storage, job, step, kind, number)
         if earlier is not None:
-            store.add_commit(job, step, kind, number, encode(earlier))
-            return earlier
-        most = active.spec.request.options.max_attempts
+            return _remember(runtime, active, earlier)
+        lost = losses(store, job, step, kind, number)
+        # Records that are skipped for killing their process took two attempts each to find.
+        most = active.spec.request.options.max_attempts + 2 * len(killers(lost))
         if count > most:
-            raise TaskError(
-                f"{kind} task {number} was started {most} times and never came to an end: its process died or was "
-                "killed each time, by a crash in its code or for want of memory; the workers' logs have the signal"
-            )
+            raise _never_ended(kind, number, most, lost)
     attempt = f"{count}-{secrets.token_hex(3)}"
     try:
         with _collector_off():
-            mine = _run(runtime, active, moved, step, kind, number, attempt, capture)
+            mine = _run(runtime, active, moved, step, kind, number, attempt, capture, alone, lost)
     except MRCeleryError as e:
         e.attempt = attempt
         raise
+    except MemoryError as e:
+        raise _too_little_memory(e, active.spec.request.options.memory, attempt) from None
     except OSError as e:
         raise _of_the_machine(e, attempt) from e
-    winner = commit(active.storage, mine)
-    store.add_commit(job, step, kind, number, encode(winner))
+    return _remember(runtime, active, commit(active.storage, mine))
+
+
+def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
+    """Tell the job store of a commit that counts. Raises where the job has skipped too many records with it."""
+    task = (active.id, winner.step, winner.kind, winner.task)
+    runtime.store.add_commit(*task, encode(winner))
+    if winner.bad_records:
+        limit = active.spec.request.options.max_bad_records
+        if runtime.store.note_bad(*task, winner.bad_records) > limit:
+            last = active.storage.read(winner.bad_key).splitlines()[-1]
+            raise too_many(limit, decode(last, BadRecord, winner.bad_key))
     return winner
+
+
+def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> TaskError:
+    reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
+    return TaskError(
+        f"{kind} task {number} was started {most} times and never came to an end: {reason}; correct what crashes in the "
+        f"job's code, or raise --memory; `mrcelery logs` and the workers' logs may have more"
+    )
+
+
+def _too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
+    error = TaskError(
+        f"{type(e).__name__}: the task needs more memory than its ceiling allows: raise --memory from {show_size(memory)}"
+    )
+    error.attempt = attempt
+    return error
 
 
 def _of_the_machine(e: OSError, attempt: str) -> TaskError:
@@ -105,6 +139,8 @@ def _run(
     number: int,
     attempt: str,
     capture: bool,
+    alone: bool,
+    lost: Losses,
 ) -> Commit:
     request, storage = active.spec.request, active.storage
     moved.memory = min(moved.memory, request.options.memory // 8)
@@ -112,8 +148,20 @@ def _run(
     began = time.monotonic()
     allowed = pickle_allowed.set(request.options.allow_pickle)
     code = runtime.code(active)
+    bad: BadRecords | None = None
+    if (limit := request.options.max_bad_records) > 0:
+        mark = Mark(runtime.scratch) if alone else None
+        bad = BadRecords(
+            active.id, step, kind, number, attempt, limit=limit, scratch=scratch, lost=lost, mark=mark
+        )  # fmt: skip
+    limited = ceiling(request.options.memory) if alone else nullcontext()
     try:
-        with _captured(active, step, kind, number, attempt, capture), _own_environment(), code.activate():
+        with (
+            limited,
+            _captured(active, step, kind, number, attempt, capture),
+            _own_environment(),
+            code.activate(),
+        ):
             job = code.job(list(request.args))
             job.status_hook = lambda text: runtime.store.update(active.id, {"status": text})
             task = Task(
@@ -130,6 +178,7 @@ def _run(
                 hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
                 poll=_poller(runtime, active.id),
+                bad=bad,
             )
             if kind == "map":
                 split = runtime.split(active, step, number)
@@ -143,8 +192,14 @@ def _run(
                 str(group): {str(name): int(amount) for name, amount in names.items()}
                 for group, names in job.counters.items()
             }
+        bad_key = ""
+        if bad is not None and bad.count:
+            add_counters(counters, {GROUP: {f"step {step}, {kind}": bad.count}})
+            bad_key = bad.write(storage)
         moved.flush()  # a commit must name nothing that is not there
     finally:
+        if bad is not None:
+            bad.close()
         pickle_allowed.reset(allowed)
         shutil.rmtree(scratch, ignore_errors=True)
     if scheme_of(storage.uri) == "s3":
@@ -164,6 +219,8 @@ def _run(
         seconds=round(time.monotonic() - began, 6),
         host=socket.gethostname(),
         requests=dict(moved.requests),
+        bad_records=bad.count if bad is not None else 0,
+        bad_key=bad_key,
     )
 
 

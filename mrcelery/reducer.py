@@ -13,6 +13,7 @@ from mrcelery.colops import fold_of
 from mrcelery.columns import as_list, is_array
 from mrcelery.errors import CorruptDataError
 from mrcelery.folding import fold_run
+from mrcelery.guard import guarded
 from mrcelery.index import framed, sliced
 from mrcelery.ops import Op
 from mrcelery.output import Sink, feed, results
@@ -92,7 +93,9 @@ def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
     grouped = iter(groups)
     if hooks.internal_protocol is not None:
         grouped = decoded_groups(hooks.internal_protocol, grouped)
-    if hooks.reducer is not None:
+    if hooks.reducer is not None and task.bad is not None:
+        yield guarded(task, yielding(hooks.reducer), grouped, 0)
+    elif hooks.reducer is not None:
         yield chain.from_iterable(starmap(yielding(hooks.reducer), grouped))
     else:
         yield ((key, value) for key, values in grouped for value in values)

@@ -1,0 +1,46 @@
+"""The memory ceiling of an attempt: past it an allocation fails, instead of the kernel choosing whom to kill.
+
+The kernel's own account is used, ``RLIMIT_DATA`` (``setrlimit(2)``): what a process has mapped for data, its
+heap, its threads' stacks and Arrow's and NumPy's buffers. Only where a process runs one attempt at a time, and
+on Linux only: elsewhere the limit counts other things.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+SLACK = 512 << 20
+"""Bytes an attempt may map beyond ``--memory``: modules that it imports, stacks of the threads that fetch and
+upload (8 MiB each), and what allocators map ahead of need."""
+
+
+@contextmanager
+def ceiling(memory: int) -> Iterator[None]:
+    """Let this process map ``memory`` bytes and :data:`SLACK` more than it has now, while the block runs.
+
+    Beyond that, Python and Arrow raise ``MemoryError``.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _mapped() + memory + SLACK
+    allowed = [other for other in (before, hard) if other != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([limit, *allowed]), hard))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # user code may have lowered the hard limit
+            resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+
+
+def _mapped() -> int:
+    """Bytes that this process has mapped for data."""
+    import resource
+
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[5]) * resource.getpagesize()
