@@ -36,6 +36,9 @@ from mrcelery.task import Task
 POLL_SECONDS = 0.25
 """How often a running task looks whether its job has ended."""
 
+BAD_RECORD = 1 << 18
+"""Bytes that one bad record is written down in, at most: its traceback and repr are cut."""
+
 LOG_LIMIT = 1 << 20
 """Bytes kept of what an attempt prints and logs: the first half and the last."""
 
@@ -94,8 +97,8 @@ def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
     if winner.bad_records:
         limit = active.spec.request.options.max_bad_records
         if runtime.store.note_bad(*task, winner.bad_records) > limit:
-            last = active.storage.read(winner.bad_key).splitlines()[-1]
-            raise too_many(limit, decode(last, BadRecord, winner.bad_key))
+            first = active.storage.read(winner.bad_key, 0, BAD_RECORD).partition(b"\n")[0]
+            raise too_many(limit, decode(first, BadRecord, winner.bad_key))
     return winner
 
 
@@ -197,6 +200,12 @@ def _run(
             add_counters(counters, {GROUP: {f"step {step}, {kind}": bad.count}})
             bad_key = bad.write(storage)
         moved.flush()  # a commit must name nothing that is not there
+    except TaskError:
+        if bad is not None:
+            # What was skipped until then helps to see why; what went wrong now is worth more.
+            with suppress(UnreachableError), transfers():
+                bad.write(storage)
+        raise
     finally:
         if bad is not None:
             bad.close()

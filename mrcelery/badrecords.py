@@ -182,13 +182,13 @@ class BadRecords:
             self._mark.close()
 
 
-def too_many(limit: int, last: BadRecord | None) -> TaskError:
-    """The error that ends a job with more bad records than it may skip; ``last`` is one of them."""
-    what = f", the last with {last.error}" if last is not None else ""
-    error = UserCodeError(
-        f"more than {limit} bad records{what}: correct the job or its input, or raise --max-bad-records"
+def too_many(limit: int, one: BadRecord) -> TaskError:
+    """The error that ends a job with more bad records than it may skip, of which this is one."""
+    return UserCodeError(
+        f"more than {limit} bad records, here one with {one.error}: correct the job or its input, or raise "
+        "--max-bad-records",
+        file=one.file,
+        offset=None if one.offset < 0 else one.offset,
+        record=one.record,
+        traceback=one.traceback,
     )
-    if last is not None:
-        error.file, error.record, error.traceback = last.file, last.record, last.traceback
-        error.offset = None if last.offset < 0 else last.offset
-    return error

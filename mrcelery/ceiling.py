@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+_limits: list[tuple[int, int, int]] = []
+"""Soft limit before, soft limit now and hard limit, of the ceiling that this process is under."""
+
 SLACK = 512 << 20
 """Bytes an attempt may map beyond ``--memory``: modules that it imports, stacks of the threads that fetch and
 upload (8 MiB each), and what allocators map ahead of need."""
@@ -30,12 +33,35 @@ def ceiling(memory: int) -> Iterator[None]:
     before, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _mapped() + memory + SLACK
     allowed = [other for other in (before, hard) if other != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([limit, *allowed]), hard))
+    limit = min([limit, *allowed])
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    _limits.append((before, limit, hard))
     try:
         yield
     finally:
-        with suppress(ValueError):  # user code may have lowered the hard limit
-            resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+        _limits.pop()
+        _set(before, hard)
+
+
+@contextmanager
+def lifted() -> Iterator[None]:
+    """Do without the ceiling, to say that it was met: that takes memory too."""
+    if not _limits:
+        yield
+        return
+    before, limit, hard = _limits[-1]
+    _set(before, hard)
+    try:
+        yield
+    finally:
+        _set(limit, hard)
+
+
+def _set(soft: int, hard: int) -> None:
+    import resource
+
+    with suppress(ValueError):  # user code may have lowered the hard limit
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _mapped() -> int:

@@ -6,12 +6,14 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from mrcelery import layout
 from mrcelery.badrecords import BadRecords
+from mrcelery.ceiling import lifted
 from mrcelery.codec import BlockWriter
 from mrcelery.colops import accumulators
 from mrcelery.columns import Column, as_list
@@ -236,6 +238,10 @@ class Task:
             raise self.user_error(e) from e
 
     def user_error(self, e: BaseException) -> UserCodeError:
+        with lifted() if isinstance(e, MemoryError) else nullcontext():
+            return self._user_error(e)
+
+    def _user_error(self, e: BaseException) -> UserCodeError:
         error = UserCodeError(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__)
         if isinstance(e, MemoryError):
             error = UserCodeError(

@@ -10,6 +10,8 @@ from celery import Celery
 from mrcelery.config import Config
 from mrcelery.executor.tasks import register
 
+POOL_WATCH = "mrcelery.executor.lost:PoolWatch"
+
 VISIBILITY_SECONDS = 3600
 """How long Redis waits before it hands a task of a silent worker to another; longer than any task."""
 
@@ -38,6 +40,7 @@ def make_app(broker: str, result_backend: str | None = None) -> Celery:
     app = Celery("mrcelery", broker=_checking_certificates(broker), backend=backend, set_as_current=False)
     app.conf.update(SETTINGS)
     register(app)
+    app.steps["worker"].add(POOL_WATCH)
     return app
 
 
@@ -65,6 +68,7 @@ def install(app: Celery) -> Celery:
 
     store_url(app)
     register(app)
+    app.steps["worker"].add(POOL_WATCH)
     return app
 
 
