@@ -105,14 +105,15 @@ def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
 def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> TaskError:
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
     return TaskError(
-        f"{kind} task {number} was started {most} times and never came to an end: {reason}; correct what crashes in the "
-        f"job's code, or raise --memory; `mrcelery logs` and the workers' logs may have more"
+        f"{kind} task {number} was started {most} times and never came to an end: {reason}; correct what "
+        "crashes in the job's code, or raise --memory; `mrcelery logs` and the workers' logs may have more"
     )
 
 
 def _too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
     error = TaskError(
-        f"{type(e).__name__}: the task needs more memory than its ceiling allows: raise --memory from {show_size(memory)}"
+        f"{type(e).__name__}: the task needs more memory than its ceiling allows: raise --memory from "
+        f"{show_size(memory)}"
     )
     error.attempt = attempt
     return error

@@ -158,7 +158,7 @@ class BadRecords:
         )
         if self._file is None:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._file = open(self._path, "w+b")
+            self._file = open(self._path, "w+b")  # noqa: SIM115  # open until close()
         self._file.write(encode(record) + b"\n")
         if self.count > self._limit:
             raise too_many(self._limit, record)

@@ -7,9 +7,15 @@ on Linux only: elsewhere the limit counts other things.
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+RESERVE = 4 << 20
+"""Bytes that are mapped ahead, and given up where memory ends: to get as far as lifting the ceiling."""
+
+_reserve: list[mmap.mmap] = []
 
 _limits: list[tuple[int, int, int]] = []
 """Soft limit before, soft limit now and hard limit, of the ceiling that this process is under."""
@@ -34,6 +40,7 @@ def ceiling(memory: int) -> Iterator[None]:
     limit = _mapped() + memory + SLACK
     allowed = [other for other in (before, hard) if other != resource.RLIM_INFINITY]
     limit = min([limit, *allowed])
+    _hold()
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     _limits.append((before, limit, hard))
     try:
@@ -41,6 +48,7 @@ def ceiling(memory: int) -> Iterator[None]:
     finally:
         _limits.pop()
         _set(before, hard)
+        give_way()
 
 
 @contextmanager
@@ -49,12 +57,24 @@ def lifted() -> Iterator[None]:
     if not _limits:
         yield
         return
+    give_way()
     before, limit, hard = _limits[-1]
     _set(before, hard)
     try:
         yield
     finally:
+        _hold()
         _set(limit, hard)
+
+
+def _hold() -> None:
+    _reserve.append(mmap.mmap(-1, RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def give_way() -> None:
+    """Give the reserve up: the first thing to do with a ``MemoryError``."""
+    while _reserve:
+        _reserve.pop().close()
 
 
 def _set(soft: int, hard: int) -> None:

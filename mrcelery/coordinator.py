@@ -357,7 +357,7 @@ def _publish(runtime: Runtime, active: ActiveJob, parts: list[Part], moved: Tran
 
 
 def _bad_records(runtime: Runtime, active: ActiveJob) -> dict[str, Part]:
-    """What OUTPUT gets of the records that were skipped; in storage, what attempts that do not count left is removed."""
+    """What OUTPUT gets of the records that were skipped; those of attempts that do not count are removed."""
     storage, root = active.storage, layout.job_root(active.id)
     counted = {key for _, _, summary in _summaries(runtime, active) for key in summary.bad_keys}
     storage.delete([o.key for o in storage.list(layout.bad_records_root(active.id)) if o.key not in counted])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mrcelery.badrecords import BadRecords
+from mrcelery.ceiling import give_way
 from mrcelery.codec import Block
 from mrcelery.errors import CodecError, MRCeleryError, TaskError, UserCodeError
 from mrcelery.formats.base import RecordBlock
@@ -41,6 +42,8 @@ def guarded(task: Task, function: Callable[..., Pairs], calls: Iterable[tuple[An
             pairs = iter(function(*arguments))
             held, ended = _held(task, pairs)
         except BaseException as e:
+            if isinstance(e, MemoryError):
+                give_way()
             task.job.counters = before
             skip(task, _forgivable(task, e))
             continue
@@ -127,6 +130,8 @@ def guarded_batches(
             if not isinstance(out, Block):
                 out = [task.kept(pair) for pair in out]
         except BaseException as e:
+            if isinstance(e, MemoryError):
+                give_way()
             task.job.counters = before
             error = _forgivable(task, e)
             if halves:

@@ -21,8 +21,8 @@ Layout version 1, relative to the storage root::
                                                       a line; those of attempts that count stay
     jobs/<job>/report.json                            Report of a job that has succeeded
 
-An OUTPUT holds part-<nnnnn>[.suffix], copies of what lies under _bad_records/, and, last, _SUCCESS, the Report; while a job copies its part files
-there, also an empty _PUBLISHING.<job>.
+An OUTPUT holds part-<nnnnn>[.suffix], copies of what lies under _bad_records/, and, last, _SUCCESS, the Report;
+while a job copies its part files there, also an empty _PUBLISHING.<job>.
 
 Numbers have at least five digits and grow beyond, so keys sort by number up to 99,999 tasks.
 """

@@ -85,7 +85,8 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
                     if task.bad is None:
                         yield chain.from_iterable(map(mapper, islice(keys, some), islice(values, some)))
                     else:
-                        yield guarded(task, mapper, zip(islice(keys, some), islice(values, some)), task.records_in - left)  # noqa: B905  # repeat(None)
+                        records = zip(islice(keys, some), islice(values, some))  # noqa: B905  # repeat() has no end
+                        yield guarded(task, mapper, records, task.records_in - left)
                     task.poll()
                     left -= some
                     some = min(MOST, some * 4) if time.monotonic() - began < SLICE_SECONDS else max(1, some // 4)

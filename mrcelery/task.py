@@ -13,7 +13,7 @@ from typing import Any
 
 from mrcelery import layout
 from mrcelery.badrecords import BadRecords
-from mrcelery.ceiling import lifted
+from mrcelery.ceiling import give_way, lifted
 from mrcelery.codec import BlockWriter
 from mrcelery.colops import accumulators
 from mrcelery.columns import Column, as_list
@@ -233,6 +233,8 @@ class Task:
                 self.position.describe(e)
             raise
         except (Exception, SystemExit) as e:
+            if isinstance(e, MemoryError):
+                give_way()
             if isinstance(e, OSError) and raised_by_us(e):
                 raise  # a merge that user code draws on has no room for its files, say
             raise self.user_error(e) from e

@@ -54,14 +54,12 @@ class AttemptRequest(Request):  # type: ignore[misc]
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _note(self, message: str) -> None:
-        named = self.kwargs
+        named, kind = self.kwargs, self.task.name.rpartition(".")[2]
         pid = self.worker_pid
         # Not the runtime's own store: that waits for a broker that restarts, and holds up this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             mark = None if pid is None else take_mark(runtime_of(self.app).scratch, pid)
-            note_loss(
-                store, named["job"], named["step"], self.task.name.rpartition(".")[2], named["task"], told(message), mark
-            )
+            note_loss(store, named["job"], named["step"], kind, named["task"], told(message), mark)
 
 
 def told(message: str) -> str:

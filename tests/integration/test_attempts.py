@@ -71,9 +71,9 @@ def test_a_poison_task_ends_its_job_with_the_reason(
     text.write_text("a\ndie-map\n")
     for how, said in (("SIGSEGV", "signal 11 (SIGSEGV)"), ("3", "exit status 3")):
         args = ["--how", how, "--folder", str(marks)]
-        with mrcelery.submit(job_file(DIES), str(text), args=args, max_attempts=3, **settings) as handle:
-            with pytest.raises(JobFailedError) as raised:
-                handle.wait(60)
+        submitted = mrcelery.submit(job_file(DIES), str(text), args=args, max_attempts=3, **settings)
+        with submitted as handle, pytest.raises(JobFailedError) as raised:
+            handle.wait(60)
         assert "started 3 times" in str(raised.value)
         assert said in str(raised.value)
         assert raised.value.failure.kind == "map"
@@ -126,9 +126,8 @@ def test_records_that_kill_their_process_are_found_and_skipped(
     poison = {7: "die-map-7", 1000: "die-map-1000", 1999: "die-map-1999", 500: "die-reduce-500"}
     text.write_text("".join(f"{poison.get(number, line)}\n" for number, line in enumerate(lines)))
     args = ["--how", "SIGKILL", "--folder", str(marks)]
-    with mrcelery.submit(
-        job_file(DIES), str(text), args=args, max_bad_records=4, max_attempts=2, split_size=1 << 20, reducers=2, **settings
-    ) as handle:
+    options = {"max_bad_records": 4, "max_attempts": 2, "split_size": 1 << 20, "reducers": 2, **settings}
+    with mrcelery.submit(job_file(DIES), str(text), args=args, **options) as handle:
         handle.wait(60)
         assert sorted(handle) == [(line, 1) for number, line in enumerate(lines) if number not in poison]
         counters = handle.counters()
@@ -195,10 +194,10 @@ def test_more_bad_records_than_allowed_in_all_tasks_together(
         handle.wait(60)
         assert list(handle) == [("sum", 6)]
         assert handle.counters()[GROUP] == {"step 0, map": 3}
-    assert len([line for path in (tmp_path / "out").glob("_bad_records/*.jsonl") for line in path.open()]) == 3
-    with mrcelery.submit(job, str(text), max_bad_records=2, **options) as handle:
-        with pytest.raises(JobFailedError, match="more than 2 bad records"):
-            handle.wait(60)
+    assert sum(path.read_bytes().count(b"\n") for path in (tmp_path / "out").glob("_bad_records/*.jsonl")) == 3
+    submitted = mrcelery.submit(job, str(text), max_bad_records=2, **options)
+    with submitted as handle, pytest.raises(JobFailedError, match="more than 2 bad records"):
+        handle.wait(60)
 
 
 HOARDS = """
@@ -222,9 +221,10 @@ def test_code_that_hoards_memory_is_told_so(
     text = tmp_path / "in.txt"
     text.write_text("a\nhoard\nb\n")
     job = job_file(HOARDS.format("0", grain))
-    with mrcelery.submit(job, str(text), memory=16 << 20, **settings) as handle:
-        with pytest.raises(JobFailedError, match="holds more memory than a task may: raise --memory from 16 MiB") as raised:
-            handle.wait(60)
+    said = "holds more memory than a task may: raise --memory from 16 MiB"
+    submitted = mrcelery.submit(job, str(text), memory=16 << 20, **settings)
+    with submitted as handle, pytest.raises(JobFailedError, match=said) as raised:
+        handle.wait(60)
     failure = raised.value.failure
     assert (failure.error, failure.record, failure.offset) == ("UserCodeError", "'hoard'", 2)
     assert "hoard.append" in failure.traceback

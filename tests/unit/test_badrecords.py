@@ -60,7 +60,7 @@ def test_a_record_that_raises_half_way_contributes_nothing(run: Run, tmp_path: P
     assert found == {"begun": 3, "sum": 6}
     assert report.counters == {"seen": {"begun": 3}, GROUP: {"step 0, map": 2}}
     assert report.bad_records == 2
-    assert [(b["offset"], b["record"], b["kind"], b["task"]) for b in bad] == [(4, "'x'", "map", 0), (8, "'yy'", "map", 0)]
+    assert [(b["offset"], b["record"], b["kind"]) for b in bad] == [(4, "'x'", "map"), (8, "'yy'", "map")]
     assert bad[0]["file"] == str(tmp_path / "in.txt")
     assert bad[0]["error"] == "ValueError: invalid literal for int() with base 10: 'x'"
     assert 'yield "sum", int(line)' in bad[0]["traceback"]
@@ -80,7 +80,7 @@ def test_one_too_many_fails_the_job(run: Run, split: int, tmp_path: Path) -> Non
 
 
 def test_without_any_allowed_the_first_one_fails_the_job(run: Run) -> None:
-    with pytest.raises(JobFailedError, match="^ValueError: invalid literal"):
+    with pytest.raises(JobFailedError, match=r"^ValueError: invalid literal"):
         run(NUMBERS, "1\nx\n")
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_record_s_fault_is_not_skipped(run: Run) -> None:
                 raise ConnectionError("gone")
                 yield
     """
-    with pytest.raises(JobFailedError, match="^ConnectionError: gone"):
+    with pytest.raises(JobFailedError, match=r"^ConnectionError: gone"):
         run(source, "1\n", max_bad_records=5)
 
 
@@ -167,7 +167,7 @@ def test_a_record_that_yields_too_much_to_hold(run: Run) -> None:
         class Job(MRJob):
             def mapper(self, _, line):
                 for number in range(40_000):
-                    yield number % 7, "x" * 100
+                    yield number % 7, f"{number:100}"
                 if line == "bad":
                     raise ValueError("late")
 
@@ -176,7 +176,7 @@ def test_a_record_that_yields_too_much_to_hold(run: Run) -> None:
     """
     found, _, _ = run(source, "good\n", max_bad_records=1, memory=16 << 20)
     assert sum(found.values()) == 40_000
-    with pytest.raises(JobFailedError, match="^ValueError: late"):
+    with pytest.raises(JobFailedError, match=r"^ValueError: late"):
         run(source, "bad\n", max_bad_records=1, memory=16 << 20, overwrite=True)
 
 
@@ -225,7 +225,7 @@ def test_batches_with_a_suspect_are_told(tmp_path: Path) -> None:
     ("message", "said"),
     [
         ("Worker exited prematurely: signal 11 (SIGSEGV) Job: 3.", "its process ended by signal 11 (SIGSEGV)"),
-        ("Worker exited prematurely: signal 9 (SIGKILL) Job: 3.", "its process ended by signal 9 (SIGKILL): out of memory?"),
+        ("Worker exited: signal 9 (SIGKILL) Job: 3.", "its process ended by signal 9 (SIGKILL): out of memory?"),
         ("Worker exited prematurely: exitcode 3 Job: 3.", "its process ended with exit status 3"),
         ("What?", "its process ended"),
     ],
