@@ -9,8 +9,10 @@ import secrets
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from io import RawIOBase, TextIOWrapper
 from typing import Any
 
@@ -19,7 +21,14 @@ from mrcelery.badrecords import GROUP, BadRecords, Mark, killers, losses, too_ma
 from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
-from mrcelery.errors import CorruptDataError, JobStoppedError, MRCeleryError, TaskError, UnreachableError
+from mrcelery.errors import (
+    CorruptDataError,
+    DamagedPartError,
+    JobStoppedError,
+    MRCeleryError,
+    TaskError,
+    UnreachableError,
+)
 from mrcelery.formats.source import in_turn
 from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
@@ -28,6 +37,7 @@ from mrcelery.partitioners import with_partitioner
 from mrcelery.protocols import pickle_allowed
 from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, add_counters, decode, encode
 from mrcelery.reducer import run_reduce
+from mrcelery.repair import MOST, map_task, repaired
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
@@ -79,7 +89,8 @@ def _attempt(
     attempt = f"{count}-{secrets.token_hex(3)}"
     try:
         with _collector_off():
-            mine = _run(runtime, active, moved, step, kind, number, attempt, capture, alone, lost)
+            run = partial(_run, runtime, active, moved, step, capture=capture, alone=alone)
+            mine = _on_whole_parts(runtime, active, step, kind, number, attempt, lost, run)
     except MRCeleryError as e:
         e.attempt = attempt
         raise
@@ -88,6 +99,38 @@ def _attempt(
     except OSError as e:
         raise _of_the_machine(e, attempt) from e
     return _remember(runtime, active, commit(active.storage, mine))
+
+
+def _on_whole_parts(
+    runtime: Runtime,
+    active: ActiveJob,
+    step: int,
+    kind: Kind,
+    number: int,
+    attempt: str,
+    lost: Losses,
+    run: Callable[..., Commit],
+) -> Commit:
+    """Run the attempt; where a part of its input is damaged, once more, and then with the part made anew."""
+    met: Counter[str] = Counter()
+    while True:
+        try:
+            return run(kind, number, attempt, lost=lost)
+        except DamagedPartError as e:
+            key = e.part.key
+            met[key] += 1
+            if met[key] > 2 or len(met) > MOST:
+                raise
+            if met[key] == 2:
+                task = map_task(e.part)
+                old = committed(active.storage, active.id, step, "map", task)
+                if old is None:
+                    raise
+                known = losses(runtime.store, active.id, step, "map", task)
+                new = run("map", task, f"{attempt}-for-{number}", lost=known)
+                told = layout.shuffle_input(active.id, step, number)
+                mended = repaired(decode(active.storage.read(told), ShuffleInput, told), key, old, new)
+                active.storage.write(told, encode(mended))
 
 
 def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
@@ -142,6 +185,7 @@ def _run(
     kind: Kind,
     number: int,
     attempt: str,
+    *,
     capture: bool,
     alone: bool,
     lost: Losses,
