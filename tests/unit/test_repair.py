@@ -21,6 +21,7 @@ from mrcelery.runtime import Runtime
 
 JOB = """
     import os
+    from pathlib import Path
     from mrcelery import MRJob
 
     class Job(MRJob):
@@ -32,12 +33,12 @@ JOB = """
                 yield word, {1}
 
         def reducer_init(self):
-            """Heals the disk before its part is read for the second time."""
+            # Heals the disk before its part is read for the second time.
             heals, met, whole = (os.path.join({2!r}, name) for name in ("heals", "met", "whole"))
             if os.path.exists(heals):
                 os.rename(heals, met)
             elif os.path.exists(met):
-                os.replace(whole, open(met).read())
+                os.replace(whole, Path(met).read_text())
                 os.unlink(met)
 
         def reducer(self, key, values):
