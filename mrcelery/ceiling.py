@@ -8,6 +8,7 @@ on Linux only: elsewhere the limit counts other things.
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,14 +21,18 @@ _reserve: list[mmap.mmap] = []
 _limits: list[tuple[int, int, int]] = []
 """Soft limit before, soft limit now and hard limit, of the ceiling that this process is under."""
 
-SLACK = 512 << 20
+SLACK = 384 << 20
 """Bytes an attempt may map beyond ``--memory``: modules that it imports, stacks of the threads that fetch and
-upload (8 MiB each), and what allocators map ahead of need."""
+upload (up to 40 of 8 MiB each), and what allocators map ahead of need. Without S3's threads, a job of Arrow tables
+at a ceiling of 16 MiB needed more than 64 MiB of it and less than 160."""
+
+SLACK_PER_CORE = 64 << 20
+"""Arrow and OpenBLAS start a thread for each core when they are imported, with stacks and buffers of their own."""
 
 
 @contextmanager
 def ceiling(memory: int) -> Iterator[None]:
-    """Let this process map ``memory`` bytes and :data:`SLACK` more than it has now, while the block runs.
+    """Let this process map ``memory`` bytes and the slack above more than it has now, while the block runs.
 
     Beyond that, Python and Arrow raise ``MemoryError``.
     """
@@ -37,7 +42,7 @@ def ceiling(memory: int) -> Iterator[None]:
     import resource
 
     before, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = _mapped() + memory + SLACK
+    limit = _mapped() + memory + SLACK + SLACK_PER_CORE * (os.cpu_count() or 1)
     allowed = [other for other in (before, hard) if other != resource.RLIM_INFINITY]
     limit = min([limit, *allowed])
     _hold()
