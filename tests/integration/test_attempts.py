@@ -195,6 +195,10 @@ def test_more_bad_records_than_allowed_in_all_tasks_together(
         assert list(handle) == [("sum", 6)]
         assert handle.counters()[GROUP] == {"step 0, map": 3}
     assert sum(path.read_bytes().count(b"\n") for path in (tmp_path / "out").glob("_bad_records/*.jsonl")) == 3
+    with mrcelery.submit(job, str(text), max_bad_records=3, **options) as handle:  # without an OUTPUT
+        handle.wait(60)
+        handle.fetch(str(tmp_path / "out"), overwrite=True)
+    assert sum(path.read_bytes().count(b"\n") for path in (tmp_path / "out").glob("_bad_records/*.jsonl")) == 3
     submitted = mrcelery.submit(job, str(text), max_bad_records=2, **options)
     with submitted as handle, pytest.raises(JobFailedError, match="more than 2 bad records"):
         handle.wait(60)
