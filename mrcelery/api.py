@@ -396,7 +396,9 @@ class JobHandle:
     def fetch(
         self, folder: str, *, overwrite: bool = False, on_bytes: Callable[[str, int], None] | None = None
     ) -> None:
-        """Bring the part files and ``_SUCCESS`` into a local folder, which appears whole or not at all.
+        """Bring the part files, ``_SUCCESS`` and what is told of bad records into a local folder.
+
+        It appears whole or not at all.
 
         Raises :class:`OutputExistsError` where it holds something and ``overwrite`` is False.
         """
@@ -404,7 +406,11 @@ class JobHandle:
         from mrcelery.records import encode
 
         storage, keys = self._parts()
-        success = encode(self.report())
+        report = self.report()
+        if report.bad_records:
+            bad = layout.BAD_RECORDS if report.output else layout.bad_records_root(self.id)
+            keys += [found.key for found in storage.list(bad)]
+        success = encode(report)
         results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
 
     def _awaited(self) -> dict[str, str]:

@@ -9,15 +9,22 @@ import secrets
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from io import RawIOBase, TextIOWrapper
 from typing import Any
 
 from mrcelery import layout, marks
+from mrcelery.badrecords import GROUP, BadRecords, killers, losses, too_many
+from mrcelery.badrecords import Mark as RecordMark
+from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
+from mrcelery.config import show_size
 from mrcelery.errors import (
     CorruptDataError,
+    DamagedPartError,
     JobStoppedError,
     MRCeleryError,
     SupersededError,
@@ -31,8 +38,9 @@ from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
 from mrcelery.progress import Mark, mark_path
 from mrcelery.protocols import pickle_allowed
-from mrcelery.records import Commit, Failure, Kind, ShuffleInput, decode, encode
+from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, add_counters, decode, encode
 from mrcelery.reducer import run_reduce
+from mrcelery.repair import MOST, map_task, repaired
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
@@ -40,6 +48,9 @@ from mrcelery.task import Task
 
 POLL_SECONDS = 0.25
 """How often a running task looks whether its job has ended."""
+
+BAD_RECORD = 1 << 18
+"""Bytes that one bad record is written down in, at most: its traceback and repr are cut."""
 
 LOG_LIMIT = 1 << 20
 """Bytes kept of what an attempt prints and logs: the first half and the last."""
@@ -50,51 +61,71 @@ TELL_SECONDS = 1.0
 
 
 def run_attempt(
-    runtime: Runtime, job: str, step: int, kind: Kind, number: int, *, capture: bool = True, worker: str = ""
+    runtime: Runtime,
+    job: str,
+    step: int,
+    kind: Kind,
+    number: int,
+    *,
+    capture: bool = True,
+    worker: str = "",
+    alone: bool = False,
 ) -> Commit:
     """Run a task and return the commit that counts, this attempt's or another one's.
 
     ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker``: the
-    name of this worker, so that a backup of the task can be sent to another.
+    name of this worker, so that a backup of the task can be sent to another. ``alone``: this process runs nothing
+    else meanwhile and is one of a pool, so it may have a memory ceiling, and another process sees to it when it dies.
     Raises :class:`JobStoppedError` where the job has ended, and any other
     :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
     """
     with transfers(behind=True) as moved:
-        return _attempt(runtime, moved, job, step, kind, number, capture, worker or socket.gethostname())
+        worker = worker or socket.gethostname()
+        return _attempt(runtime, moved, job, step, kind, number, capture=capture, worker=worker, alone=alone)
 
 
 def _attempt(
-    runtime: Runtime, moved: Transfers, job: str, step: int, kind: Kind, number: int, capture: bool, worker: str
+    runtime: Runtime,
+    moved: Transfers,
+    job: str,
+    step: int,
+    kind: Kind,
+    number: int,
+    *,
+    capture: bool,
+    worker: str,
+    alone: bool,
 ) -> Commit:
     store = runtime.store
     if store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
     active = runtime.job(job)
     count = store.next_attempt(job, step, kind, number)
+    lost = Losses()
     if count > 1:
         earlier = committed(active.storage, job, step, kind, number)
         if earlier is not None:
-            store.add_commit(job, step, kind, number, encode(earlier))
-            return earlier
-        most = active.spec.request.options.max_attempts
+            return _remember(runtime, active, earlier)
+        lost = losses(store, job, step, kind, number)
+        # Records that are skipped for killing their process took two attempts each to find, and a backup is one more.
+        most = active.spec.request.options.max_attempts + 2 * len(killers(lost))
         if count > most + (number in marks.backups(store, job, step, kind)):
-            raise TaskError(
-                f"{kind} task {number} was started {most} times and never came to an end: its process died or was "
-                "killed each time, by a crash in its code or for want of memory; the workers' logs have the signal"
-            )
+            raise _never_ended(kind, number, most, lost)
     attempt = f"{count}-{secrets.token_hex(3)}"
     try:
         with _collector_off():
-            mine = _run(runtime, active, moved, step, kind, number, attempt, capture, worker)
+            run = partial(_run, runtime, active, moved, step, capture=capture, worker=worker, alone=alone)
+            mine = _on_whole_parts(runtime, active, step, kind, number, attempt, lost, run)
     except MRCeleryError as e:
         if (other := _superseded(runtime, active, step, kind, number, e)) is not None:
             return other
         e.attempt = attempt
         raise
+    except MemoryError as e:
+        raise _too_little_memory(e, active.spec.request.options.memory, attempt) from None
     except OSError as e:
         raise _of_the_machine(e, attempt) from e
-    winner = commit(active.storage, mine)
-    store.add_commit(job, step, kind, number, encode(winner))
+    winner = _remember(runtime, active, commit(active.storage, mine))
     if active.spec.request.options.speculative:
         marks.tell_rate(store, winner)
     return winner
@@ -113,6 +144,67 @@ def _superseded(
     if other is None and isinstance(error, SupersededError):
         raise JobStoppedError(f"job {active.id} has ended")
     return other
+
+
+def _on_whole_parts(
+    runtime: Runtime,
+    active: ActiveJob,
+    step: int,
+    kind: Kind,
+    number: int,
+    attempt: str,
+    lost: Losses,
+    run: Callable[..., Commit],
+) -> Commit:
+    """Run the attempt; where a part of its input is damaged, once more, and then with the part made anew."""
+    met: Counter[str] = Counter()
+    while True:
+        try:
+            return run(kind, number, attempt, lost=lost)
+        except DamagedPartError as e:
+            key = e.part.key
+            met[key] += 1
+            if met[key] > 2 or len(met) > MOST:
+                raise
+            if met[key] == 2:
+                task = map_task(e.part)
+                old = committed(active.storage, active.id, step, "map", task)
+                if old is None:
+                    raise
+                known = losses(runtime.store, active.id, step, "map", task)
+                new = run("map", task, f"{attempt}-for-{number}", lost=known)
+                told = layout.shuffle_input(active.id, step, number)
+                mended = repaired(decode(active.storage.read(told), ShuffleInput, told), key, old, new)
+                active.storage.write(told, encode(mended))
+
+
+def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
+    """Tell the job store of a commit that counts. Raises where the job has skipped too many records with it."""
+    task = (active.id, winner.step, winner.kind, winner.task)
+    runtime.store.add_commit(*task, encode(winner))
+    if winner.bad_records:
+        limit = active.spec.request.options.max_bad_records
+        if runtime.store.note_bad(*task, winner.bad_records) > limit:
+            first = active.storage.read(winner.bad_key, 0, BAD_RECORD).partition(b"\n")[0]
+            raise too_many(limit, decode(first, BadRecord, winner.bad_key))
+    return winner
+
+
+def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> TaskError:
+    reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
+    return TaskError(
+        f"{kind} task {number} was started {most} times and never came to an end: {reason}; correct what "
+        "crashes in the job's code, or raise --memory; `mrcelery logs` and the workers' logs may have more"
+    )
+
+
+def _too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
+    error = TaskError(
+        f"{type(e).__name__}: the task needs more memory than its ceiling allows: raise --memory from "
+        f"{show_size(memory)}"
+    )
+    error.attempt = attempt
+    return error
 
 
 def _of_the_machine(e: OSError, attempt: str) -> TaskError:
@@ -138,8 +230,11 @@ def _run(
     kind: Kind,
     number: int,
     attempt: str,
+    *,
     capture: bool,
     worker: str,
+    alone: bool,
+    lost: Losses,
 ) -> Commit:
     request, storage = active.spec.request, active.storage
     moved.memory = min(moved.memory, request.options.memory // 8)
@@ -152,9 +247,21 @@ def _run(
         mark.touch()
         runtime.store.update(active.id, {"status": text})
 
+    bad: BadRecords | None = None
+    limited = ceiling(request.options.memory) if alone else nullcontext()
     try:
         code = runtime.code(active)
-        with _captured(active, step, kind, number, attempt, capture), _own_environment(), code.activate():
+        if (limit := request.options.max_bad_records) > 0:
+            in_hand = RecordMark(runtime.scratch) if alone else None
+            bad = BadRecords(
+                active.id, step, kind, number, attempt, limit=limit, scratch=scratch, lost=lost, mark=in_hand
+            )  # fmt: skip
+        with (
+            limited,
+            _captured(active, step, kind, number, attempt, capture),
+            _own_environment(),
+            code.activate(),
+        ):
             job = code.job(list(request.args))
             job.status_hook = alive
             task = Task(
@@ -171,6 +278,7 @@ def _run(
                 hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
                 poll=_poller(runtime, active.id, step, kind, number, attempt, worker, mark, lambda: task.records_in),
+                bad=bad,
             )
             if kind == "map":
                 split = runtime.split(active, step, number)
@@ -184,9 +292,21 @@ def _run(
                 str(group): {str(name): int(amount) for name, amount in names.items()}
                 for group, names in job.counters.items()
             }
+        bad_key = ""
+        if bad is not None and bad.count:
+            add_counters(counters, {GROUP: {f"step {step}, {kind}": bad.count}})
+            bad_key = bad.write(storage)
         moved.flush()  # a commit must name nothing that is not there
+    except TaskError:
+        if bad is not None:
+            # What was skipped until then helps to see why; what went wrong now is worth more.
+            with suppress(UnreachableError), transfers():
+                bad.write(storage)
+        raise
     finally:
         mark.close()
+        if bad is not None:
+            bad.close()
         pickle_allowed.reset(allowed)
         shutil.rmtree(scratch, ignore_errors=True)
         if time.monotonic() - began >= TELL_SECONDS:
@@ -209,6 +329,8 @@ def _run(
         seconds=round(time.monotonic() - began, 6),
         host=socket.gethostname(),
         requests=dict(moved.requests),
+        bad_records=bad.count if bad is not None else 0,
+        bad_key=bad_key,
     )
 
 

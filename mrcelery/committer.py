@@ -55,8 +55,7 @@ def publish(
         if overwrite:
             ours = set(names)
             # Only what no run of this job writes: another one may be further than this.
-            old = [o.key for o in output.list("part-") if layout.PART_NAME.fullmatch(o.key)]
-            output.delete([layout.SUCCESS, *(name for name in old if name not in ours)])
+            output.delete([layout.SUCCESS, *(name for name in _published(output) if name not in ours)])
 
     def copy(part: Part, name: str) -> None:
         if store.state(job) in FINAL:
@@ -90,8 +89,13 @@ def withdraw(storage: Storage, job: str, uri: str) -> None:
         return
     output = open_storage(uri)
     if output.stat(_claim_of(job)) is not None or _publisher(output) == job:
-        parts = [o.key for o in output.list("part-") if layout.PART_NAME.fullmatch(o.key)]
-        output.delete([layout.SUCCESS, *parts, _claim_of(job)])
+        output.delete([layout.SUCCESS, *_published(output), _claim_of(job)])
+
+
+def _published(output: Storage) -> list[str]:
+    """What jobs have put at OUTPUT: part files and bad records."""
+    parts = [o.key for o in output.list("part-") if layout.PART_NAME.fullmatch(o.key)]
+    return [*parts, *(o.key for o in output.list(layout.BAD_RECORDS))]
 
 
 def _claim_of(job: str) -> str:

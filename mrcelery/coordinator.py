@@ -332,7 +332,8 @@ def _summarise(
     """
     counters: Counters = {}
     requests: Requests = {}
-    tasks = records_in = records_out = bytes_in = bytes_out = 0
+    tasks = records_in = records_out = bytes_in = bytes_out = bad_records = 0
+    bad_keys: list[str] = []
     for commit in commits:
         add_counters(counters, commit.counters)
         add_requests(requests, commit.requests)
@@ -341,6 +342,8 @@ def _summarise(
         records_out += commit.records_out
         bytes_in += commit.bytes_in
         bytes_out += commit.bytes_out
+        bad_records += commit.bad_records
+        bad_keys += [commit.bad_key] if commit.bad_key else []
     shuffled = bytes_out if kind == "map" and active.spec.steps[step].reducers else 0
     summary = StageSummary(
         counters=counters,
@@ -354,6 +357,8 @@ def _summarise(
             requests=requests,
         ),
         skew=skew(),
+        bad_records=bad_records,
+        bad_keys=tuple(bad_keys),
     )
     data = encode(summary)
     active.storage.write(layout.stage_summary(active.id, step, kind), data)
@@ -409,8 +414,14 @@ def _publish(runtime: Runtime, active: ActiveJob, parts: list[Part], moved: Tran
     def report() -> Report:
         return _report(runtime, active, tuple(names), finished, moved.requests)
 
+    copies = dict(zip(names, parts, strict=False))
+    if request.options.max_bad_records:
+        copies.update(_bad_records(runtime, active))
     try:
-        publish(runtime.store, storage, job, request.output, parts, names, report, overwrite=request.options.overwrite)
+        publish(
+            runtime.store, storage, job, request.output, list(copies.values()), list(copies), report,
+            overwrite=request.options.overwrite,
+        )  # fmt: skip
     except JobStoppedError:
         withdraw_output(runtime, job)
         raise
@@ -418,6 +429,26 @@ def _publish(runtime: Runtime, active: ActiveJob, parts: list[Part], moved: Tran
         runtime.store.put_blob(job, "results", b"".join(storage.read(p.key) for p in parts))
     if not runtime.store.move(job, "succeeded", {"finished": repr(finished), "stage": "finish"}):
         withdraw_output(runtime, job)
+
+
+def _bad_records(runtime: Runtime, active: ActiveJob) -> dict[str, Part]:
+    """What OUTPUT gets of the records that were skipped; those of attempts that do not count are removed."""
+    storage, root = active.storage, layout.job_root(active.id)
+    counted = {key for _, _, summary in _summaries(runtime, active) for key in summary.bad_keys}
+    storage.delete([o.key for o in storage.list(layout.bad_records_root(active.id)) if o.key not in counted])
+    if not active.spec.request.output:
+        return {}  # they lie where the results do
+    return {key.removeprefix(root): Part(-1, key, 0, 0, 0) for key in sorted(counted)}
+
+
+def _summaries(runtime: Runtime, active: ActiveJob) -> Iterator[tuple[int, str, StageSummary]]:
+    """The summaries of a job's stages, each with its step and kind."""
+    fields = runtime.store.fields(active.id)
+    for number, step in enumerate(active.spec.steps):
+        for kind in ("map", "reduce") if step.reducers else ("map",):
+            key = layout.stage_summary(active.id, number, kind)
+            kept = fields.get(f"summary.{number}.{kind}")
+            yield number, kind, decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)
 
 
 def withdraw_output(runtime: Runtime, job: str) -> None:
@@ -436,25 +467,22 @@ def _report(
     totals = Totals()
     requests = dict(publishing)
     add_coordinator_requests(requests, fields)
-    for number, step in enumerate(spec.steps):
-        for kind in ("map", "reduce") if step.reducers else ("map",):
-            key = layout.stage_summary(job, number, kind)
-            kept = fields.get(f"summary.{number}.{kind}")
-            summary = decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)
-            add_counters(counters, summary.all_counters(number))
-            first, last = number == 0 and kind == "map", (number == len(spec.steps) - 1 and kind != "map") or (
-                number == len(spec.steps) - 1 and not step.reducers
-            )
-            stage = summary.totals
-            totals = Totals(
-                records_in=totals.records_in + (stage.records_in if first else 0),
-                bytes_in=totals.bytes_in + (stage.bytes_in if first else 0),
-                records_out=totals.records_out + (stage.records_out if last else 0),
-                bytes_out=totals.bytes_out + (stage.bytes_out if last else 0),
-                shuffle_bytes=totals.shuffle_bytes + stage.shuffle_bytes,
-                tasks=totals.tasks + stage.tasks,
-            )
-            add_requests(requests, stage.requests)
+    bad_records = 0
+    for number, kind, summary in _summaries(runtime, active):
+        add_counters(counters, summary.all_counters(number))
+        bad_records += summary.bad_records
+        ends = number == len(spec.steps) - 1
+        first, last = number == 0 and kind == "map", ends and (kind != "map" or not spec.steps[number].reducers)
+        stage = summary.totals
+        totals = Totals(
+            records_in=totals.records_in + (stage.records_in if first else 0),
+            bytes_in=totals.bytes_in + (stage.bytes_in if first else 0),
+            records_out=totals.records_out + (stage.records_out if last else 0),
+            bytes_out=totals.bytes_out + (stage.bytes_out if last else 0),
+            shuffle_bytes=totals.shuffle_bytes + stage.shuffle_bytes,
+            tasks=totals.tasks + stage.tasks,
+        )
+        add_requests(requests, stage.requests)
     started = float(fields.get("started") or finished)
     return Report(
         job=job,
@@ -467,6 +495,7 @@ def _report(
         seconds=round(finished - started, 6),
         output=spec.request.output,
         parts=names,
+        bad_records=bad_records,
     )
 
 

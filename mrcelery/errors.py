@@ -17,6 +17,7 @@
      |    +-- CodecError                      a key or value no codec takes
      |    +-- RecordTooLongError              a record beyond its share of the memory ceiling
      |    +-- CorruptDataError                bytes that do not match their checksum or format
+     |    |    +-- DamagedPartError           those of a map task's part: that task must run again
      |    +-- UnsignedError                   signing is on and a spec or bundle fails the check
      |    +-- VersionError                    a record written by a version this one does not know
      +-- WaitTimeoutError            exit 4   wait --timeout ran out; the job goes on
@@ -32,7 +33,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrcelery.records import Failure
+    from mrcelery.records import Failure, Part
 
 
 class MRCeleryError(Exception):
@@ -127,6 +128,14 @@ class CorruptDataError(TaskError):
     """Bytes read back do not match their checksum or their format."""
 
     retryable = True
+
+
+class DamagedPartError(CorruptDataError):
+    """A part that a map task has committed is damaged or gone; ``part`` is its entry in the reduce task's input."""
+
+    def __init__(self, message: str, part: Part) -> None:
+        super().__init__(message)
+        self.part = part
 
 
 class UnsignedError(TaskError):

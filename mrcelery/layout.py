@@ -17,10 +17,12 @@ Layout version 1, relative to the storage root::
     jobs/<job>/step-<s>/<kind>.json                   StageSummary of a stage that is done
     jobs/<job>/step-<s>/<kind>-<nnnnn>/log.<attempt>  what user code printed and logged
     jobs/<job>/output/part-<nnnnn>[.suffix]           results of a job without an OUTPUT of its own
+    jobs/<job>/_bad_records/step-<s>-<kind>-<nnnnn>.<attempt>.jsonl   BadRecord: records that an attempt skipped, one
+                                                      a line; those of attempts that count stay
     jobs/<job>/report.json                            Report of a job that has succeeded
 
-An OUTPUT holds part-<nnnnn>[.suffix] and, last, _SUCCESS, the Report; while a job copies its part files
-there, also an empty _PUBLISHING.<job>.
+An OUTPUT holds part-<nnnnn>[.suffix], copies of what lies under _bad_records/, and, last, _SUCCESS, the Report;
+while a job copies its part files there, also an empty _PUBLISHING.<job>.
 
 Numbers have at least five digits and grow beyond, so keys sort by number up to 99,999 tasks.
 """
@@ -32,6 +34,7 @@ import re
 LAYOUT = 1
 SUCCESS = "_SUCCESS"
 CLAIM = "_PUBLISHING."
+BAD_RECORDS = "_bad_records/"
 PART_NAME = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
 
 
@@ -93,6 +96,14 @@ def stage_summary(job: str, step: int, kind: str) -> str:
 
 def log(job: str, step: int, kind: str, task: int, attempt: str) -> str:
     return f"{task_root(job, step, kind, task)}log.{attempt}"
+
+
+def bad_records_root(job: str) -> str:
+    return f"{job_root(job)}{BAD_RECORDS}"
+
+
+def bad_records(job: str, step: int, kind: str, task: int, attempt: str) -> str:
+    return f"{bad_records_root(job)}step-{step}-{kind}-{task:05d}.{attempt}.jsonl"
 
 
 def part_name(partition: int, suffix: str) -> str:

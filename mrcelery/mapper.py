@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -15,6 +16,7 @@ from mrcelery.errors import TaskError
 from mrcelery.formats import input_format, keyed
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.extras import installed
+from mrcelery.guard import guarded, guarded_batches, read_guarded
 from mrcelery.output import decode_pair, feed, results
 from mrcelery.records import Extent, Part, Split
 from mrcelery.storage import locate
@@ -69,14 +71,22 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
             keys: Iterator[Any] = iter(block.keys) if rows and block.keys is not None else repeat(None)
             values: Any = iter(block.values if rows else range(len(block.values)))
             task.position.locate = _locator(block, values)
-            if hooks.mapper_batch is not None:
-                yield task.call(lambda: _batch_pairs(hooks.mapper_batch, block, hooks.batch))  # type: ignore[arg-type]  # noqa: B023
+            if hooks.mapper_batch is not None and task.bad is not None:
+                batch = task.call(lambda: _batch(block, hooks.batch))  # noqa: B023
+                first = task.records_in - len(block.values)
+                yield from guarded_batches(task, partial(_batch_pairs, hooks.mapper_batch), batch, block, first)
+            elif hooks.mapper_batch is not None:
+                yield task.call(lambda: _batch_pairs(hooks.mapper_batch, _batch(block, hooks.batch)))  # type: ignore[arg-type]  # noqa: B023
             elif mapper is not None:
                 # In slices of some time: a mapper may be slow and yield nothing.
                 left = len(block.values)
                 while left > 0:
                     began = time.monotonic()
-                    yield chain.from_iterable(map(mapper, islice(keys, some), islice(values, some)))
+                    if task.bad is None:
+                        yield chain.from_iterable(map(mapper, islice(keys, some), islice(values, some)))
+                    else:
+                        records = zip(islice(keys, some), islice(values, some))  # noqa: B905  # repeat() has no end
+                        yield guarded(task, mapper, records, task.records_in - left)
                     task.poll()
                     left -= some
                     some = min(MOST, some * 4) if time.monotonic() - began < SLICE_SECONDS else max(1, some // 4)
@@ -98,15 +108,18 @@ def _tell_input(extent: Extent) -> None:
         os.environ.update({f"mapreduce_map_input_{name}": text for name, text in told.items()})
 
 
-def _batch_pairs(mapper_batch: Callable[[Any], Any], block: RecordBlock, kind: str) -> Pairs | Block:
+def _batch(block: RecordBlock, kind: str) -> Any:
+    """What ``mapper_batch`` is given for a block."""
     if kind == "table":
         from mrcelery.formats.arrow import table_of
 
-        batch = table_of(block)
-    elif block.table is not None and kind != "list":
-        batch = block.table
-    else:
-        batch = block.values if isinstance(block.values, list) else list(block.values)
+        return table_of(block)
+    if block.table is not None and kind != "list":
+        return block.table
+    return block.values if isinstance(block.values, list) else list(block.values)
+
+
+def _batch_pairs(mapper_batch: Callable[[Any], Any], batch: Any) -> Pairs | Block:
     out = mapper_batch(batch)
     if out is None:
         return ()
@@ -137,8 +150,11 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
         tables = task.hooks.batch == "table"
     else:
         tables = task.hooks.mapper is None and protocol is None and keyed(name) and installed()
-    for block in input_format(name, job=task.job, tables=tables).read(extent, task.max_record):
-        if protocol is not None and name == "lines":
+    on_bad = None if task.bad is None else task.bad.skip
+    for block in input_format(name, on_bad, task.job, tables=tables).read(extent, task.max_record):
+        if protocol is not None and name == "lines" and task.bad is not None:
+            yield read_guarded(task, protocol.read, block)
+        elif protocol is not None and name == "lines":
             lines = iter(block.values)
             task.position.locate = _locator(block, lines)
             pairs = task.call(lambda: [protocol.read(line) for line in lines])  # noqa: B023

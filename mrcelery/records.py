@@ -204,6 +204,36 @@ class Commit(Record, frozen=True, kw_only=True):
     seconds: float
     host: str
     requests: Requests = {}
+    bad_records: int = 0
+    """Records (of a reduce task: keys) that were skipped."""
+    bad_key: str = ""
+    """Where they are written down, a :class:`BadRecord` a line."""
+
+
+class BadRecord(Record, frozen=True, kw_only=True):
+    """A record that a task skipped, or a key of a reduce task; one JSON line under ``_bad_records/``."""
+
+    job: str
+    step: int
+    kind: Kind
+    task: int
+    attempt: str
+    file: str
+    offset: int
+    """Bytes into the uncompressed file; -1 where not known."""
+    record: str
+    """A short ``repr()`` of it."""
+    error: str
+    traceback: str
+
+
+class Losses(Record, frozen=True, kw_only=True):
+    """What is known of a task's attempts whose process died."""
+
+    reason: str = ""
+    """How the last of them ended."""
+    deaths: tuple[tuple[int, int], ...] = ()
+    """For each that was in user code: the number in the task of the first record in hand, and how many."""
 
 
 class ShuffleInput(Record, frozen=True, kw_only=True):
@@ -284,6 +314,9 @@ class StageSummary(Record, frozen=True, kw_only=True):
     totals: Totals
     skew: dict[str, int] = {}
     """Of map tasks: how the partitions differ in size, as counters (:mod:`mrcelery.skew`)."""
+    bad_records: int = 0
+    bad_keys: tuple[str, ...] = ()
+    """Where skipped records are written down."""
 
     def all_counters(self, step: int) -> Counters:
         """The job's own counters, and those of the step's partitions in a group of theirs."""
@@ -303,6 +336,8 @@ class Report(Record, frozen=True, kw_only=True):
     seconds: float
     output: str
     parts: tuple[str, ...]
+    bad_records: int = 0
+    """Records that were skipped."""
 
 
 R = TypeVar("R", bound=Record)

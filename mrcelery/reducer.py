@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, starmap
 
@@ -11,8 +12,9 @@ from mrcelery.buffer import decoded_groups
 from mrcelery.codec import Block, read_blocks
 from mrcelery.colops import fold_of
 from mrcelery.columns import as_list, is_array
-from mrcelery.errors import CorruptDataError
+from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.folding import fold_run
+from mrcelery.guard import guarded
 from mrcelery.index import framed, sliced
 from mrcelery.ops import Op
 from mrcelery.output import Sink, feed, results
@@ -92,7 +94,9 @@ def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
     grouped = iter(groups)
     if hooks.internal_protocol is not None:
         grouped = decoded_groups(hooks.internal_protocol, grouped)
-    if hooks.reducer is not None:
+    if hooks.reducer is not None and task.bad is not None:
+        yield guarded(task, yielding(hooks.reducer), grouped, 0)
+    elif hooks.reducer is not None:
         yield chain.from_iterable(starmap(yielding(hooks.reducer), grouped))
     else:
         yield ((key, value) for key, values in grouped for value in values)
@@ -112,7 +116,7 @@ def _open_runs(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
         ]
     else:
         openers = _fetch(task, parts)
-    return [partial(_polled, task, opener) for opener in openers]
+    return [partial(_polled, task, opener, part) for opener, part in zip(openers, parts, strict=True)]
 
 
 def _read_part(path: str, part: Part, allow_pickle: bool) -> Run:
@@ -126,11 +130,22 @@ def _end(part: Part) -> int | None:
     return None if part.end < 0 else part.end
 
 
-def _polled(task: Task, opener: Callable[[], Run]) -> Run:
+def _polled(task: Task, opener: Callable[[], Run], part: Part) -> Run:
     """A run whose reader looks up at each block: a merge, or a reducer that yields nothing, can take long."""
-    for block in opener():
-        task.poll()
-        yield block
+    with _damage(part):
+        for block in opener():
+            task.poll()
+            yield block
+
+
+@contextmanager
+def _damage(part: Part) -> Iterator[None]:
+    """Tell which part it is that is damaged."""
+    try:
+        yield
+    except (CorruptDataError, FileNotFoundError) as e:
+        what = "is gone" if isinstance(e, FileNotFoundError) else f"is damaged ({e})"
+        raise DamagedPartError(f"{part.key} {what}: submit the job again", part) from e
 
 
 def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
@@ -143,6 +158,10 @@ def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
             in_memory.add(i)
 
     def fetch(i: int) -> partial[Run]:
+        with _damage(parts[i]):
+            return bring(i)
+
+    def bring(i: int) -> partial[Run]:
         part = parts[i]
         task.poll()
         if i in in_memory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -107,6 +108,9 @@ def fetch(
             fresh.mkdir()
             for key in keys:
                 name = key.rpartition("/")[2]
+                if f"/{layout.BAD_RECORDS}" in f"/{key}":
+                    name = layout.BAD_RECORDS + name
+                    (fresh / layout.BAD_RECORDS).mkdir(exist_ok=True)
                 with (fresh / name).open("wb") as part:
                     for chunk in storage.stream(key):
                         part.write(chunk)
@@ -128,5 +132,6 @@ def _replace_parts(fresh: Path, place: Path) -> None:
     for old in place.iterdir():
         if layout.PART_NAME.fullmatch(old.name):
             old.unlink()
+    shutil.rmtree(place / layout.BAD_RECORDS, ignore_errors=True)
     for new in sorted(fresh.iterdir(), key=lambda path: path.name == layout.SUCCESS):
         new.rename(place / new.name)

@@ -6,14 +6,18 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from mrcelery import layout
+from mrcelery.badrecords import BadRecords
+from mrcelery.ceiling import give_way, lifted
 from mrcelery.codec import BlockWriter
 from mrcelery.colops import accumulators
 from mrcelery.columns import Column, as_list
+from mrcelery.config import show_size
 from mrcelery.errors import CodecError, MRCeleryError, RecordTooLongError, TaskError, UserCodeError
 from mrcelery.index import IndexedWriter
 from mrcelery.job import MRJob, StepHooks
@@ -78,6 +82,8 @@ class Task:
     scratch: str
     poll: Callable[[], None]
     position: Position = field(default_factory=Position)
+    bad: BadRecords | None = None
+    """Takes the records to skip; None where none may be."""
     records_in: int = 0
     records_out: int = 0
     bytes_in: int = 0
@@ -227,12 +233,23 @@ class Task:
                 self.position.describe(e)
             raise
         except (Exception, SystemExit) as e:
+            if isinstance(e, MemoryError):
+                give_way()
             if isinstance(e, OSError) and raised_by_us(e):
                 raise  # a merge that user code draws on has no room for its files, say
             raise self.user_error(e) from e
 
     def user_error(self, e: BaseException) -> UserCodeError:
+        with lifted() if isinstance(e, MemoryError) else nullcontext():
+            return self._user_error(e)
+
+    def _user_error(self, e: BaseException) -> UserCodeError:
         error = UserCodeError(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__)
+        if isinstance(e, MemoryError):
+            error = UserCodeError(
+                f"{type(e).__name__}: the job's code holds more memory than a task may: raise --memory from "
+                f"{show_size(self.options.memory)}, or hold less at once"
+            )
         error.traceback = user_traceback(e)
         # A connection that broke may hold at the next attempt; anything else would only fail again.
         error.retryable = isinstance(e, (ConnectionError, TimeoutError))

@@ -21,6 +21,8 @@ TRANSPORTS = {
 }
 """What this process's kombu uses for addresses of a Redis broker, once :func:`make_app` was called."""
 
+POOL_WATCH = "mrcelery.executor.lost:PoolWatch"
+
 SETTINGS: dict[str, Any] = {
     "accept_content": ["json"],  # nothing from the broker is ever unpickled
     "task_serializer": "json",
@@ -55,7 +57,6 @@ def make_app(broker: str, result_backend: str | None = None) -> Celery:
     }
     app.conf.result_backend_transport_options = _sentinel_options(backend)
     add_tasks(app)
-    app.steps["worker"].add(ReconcilerStep)
     return app
 
 
@@ -69,7 +70,7 @@ def use_transports() -> None:
 def add_tasks(app: Celery) -> None:
     """The tasks, and what a worker that runs them does beside."""
     register(app)
-    app.steps["worker"].add(LeaseStep)
+    app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH))
 
 
 def _sentinel_options(url: str) -> dict[str, str]:
@@ -114,7 +115,6 @@ def install(app: Celery) -> Celery:
 
     store_url(app)
     add_tasks(app)
-    app.steps["worker"].add(ReconcilerStep)
     return app
 
 

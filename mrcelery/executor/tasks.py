@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from billiard.process import current_process
 from celery.exceptions import Ignore, Reject
 from celery.signals import worker_init, worker_process_init
 from kombu.exceptions import OperationalError
@@ -49,6 +50,9 @@ OPTIONS = {
 
 REDIS_SCHEMES = ("redis", "rediss", "sentinel", "unix", "socket")
 """How addresses of a Redis broker begin."""
+
+ATTEMPT_REQUEST = "mrcelery.executor.lost:AttemptRequest"
+"""By name: only workers need it, which import much more."""
 
 RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
@@ -100,13 +104,13 @@ def register(app: Celery) -> None:
     if "mrcelery.map" in app.tasks:
         return
 
-    def declare(name: str, function: Callable[..., Any]) -> None:
-        app.task(function, name=f"mrcelery.{name}", **OPTIONS)
+    def declare(name: str, function: Callable[..., Any], **more: Any) -> None:
+        app.task(function, name=f"mrcelery.{name}", **OPTIONS, **more)
 
     declare("start", _start)
-    declare("map", _map)
+    declare("map", _map, Request=ATTEMPT_REQUEST)
     declare("barrier", _barrier)
-    declare("reduce", _reduce)
+    declare("reduce", _reduce, Request=ATTEMPT_REQUEST)
     declare("finish", _finish)
 
 
@@ -209,7 +213,9 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
     """Run the attempt; every delivery of a task returns its number, whoever won."""
     runtime = runtime_of(task.app)
     try:
-        run_attempt(runtime, job, step, kind, number, worker=task.request.hostname or "")
+        # Another process looks after those of a pool of them.
+        alone = current_process().name != "MainProcess"
+        run_attempt(runtime, job, step, kind, number, worker=task.request.hostname or "", alone=alone)
     except JobStoppedError:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number
@@ -228,6 +234,8 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
         raise AttemptFailed(str(e)) from None
     except Exception as e:
         _crashed(runtime, e, job, step, kind, number)
+        if isinstance(e, MemoryError):  # Celery would end the worker with it
+            raise AttemptFailed("MemoryError") from None
         raise
     return number
 

@@ -73,6 +73,10 @@ class JobStore(Protocol):
         """Remember a task's encoded commit (idempotent; the first stays); b"" for one to be read from storage."""
         ...
 
+    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
+        """Remember how many records a committed task has skipped (idempotent); returns the job's sum."""
+        ...
+
     def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
         """Remembered commits by task; those not there must be read from storage."""
         ...

@@ -20,6 +20,7 @@ class MemoryJobStore:
         self._requests: dict[str, bytes] = {}
         self._attempts: defaultdict[tuple[str, int, str, int], int] = defaultdict(int)
         self._commits: defaultdict[tuple[str, int, str], dict[int, bytes]] = defaultdict(dict)
+        self._bad: defaultdict[tuple[str], dict[tuple[int, str, int], int]] = defaultdict(dict)
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._holders: dict[str, tuple[str, float]] = {}
@@ -85,6 +86,11 @@ class MemoryJobStore:
         with self._lock:
             self._commits[job, step, kind].setdefault(task, commit)
 
+    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
+        with self._lock:
+            self._bad[(job,)][step, kind, task] = records
+            return sum(self._bad[(job,)].values())
+
     def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
         with self._lock:
             return {task: data for task, data in self._commits.get((job, step, kind), {}).items() if data}
@@ -135,7 +141,9 @@ class MemoryJobStore:
         with self._lock:
             self._fields.pop(job, None)
             self._requests.pop(job, None)
-            tables: tuple[dict[Any, Any], ...] = (self._attempts, self._commits, self._blobs, self._marks)
+            tables: tuple[dict[Any, Any], ...] = (
+                self._attempts, self._commits, self._bad, self._blobs, self._marks
+            )
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]

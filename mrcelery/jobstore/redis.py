@@ -6,6 +6,7 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>                   hash of the job's fields
     mrcelery:job:<job>:request           the request envelope
     mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started
+    mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
     mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit ("" for one that is too large: read storage)
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
@@ -144,6 +145,13 @@ class RedisJobStore:
         key = _done(job, step, kind)
         kept = commit if len(commit) <= COMMIT_LIMIT else b""
         self.connection.call(("HSETNX", key, task, kept), ("EXPIRE", key, TTL))
+
+    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
+        key = f"{_job(job)}:bad"
+        answers: list[Any] = self.connection.call(
+            ("HSET", key, f"{step}.{kind}.{task}", records), ("EXPIRE", key, TTL), ("HVALS", key)
+        )
+        return sum(map(int, answers[2]))
 
     def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
         commits: dict[int, bytes] = {}

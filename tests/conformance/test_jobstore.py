@@ -94,6 +94,16 @@ def test_a_job_is_entered_once(store: JobStore, job: str) -> None:
     assert store.request(job) == b"request"
 
 
+def test_bad_records_are_summed_over_tasks_not_over_deliveries(store: JobStore, job: str) -> None:
+    assert store.note_bad(job, 0, "map", 3, 5) == 5
+    assert store.note_bad(job, 0, "map", 3, 5) == 5
+    assert store.note_bad(job, 0, "reduce", 3, 2) == 7
+    assert store.note_bad(job, 1, "map", 3, 1) == 8
+    assert store.note_bad("other", 1, "map", 3, 1) == 1
+    store.drop(job)
+    assert store.note_bad(job, 0, "map", 0, 1) == 1
+
+
 def test_of_many_that_enter_one_job_one_does(connect: Open) -> None:
     won = race(connect, 12, lambda store, n: store.create("same", {**FIELDS, "name": str(n)}, b"%d" % n))
     assert sorted(won) == [False] * 11 + [True]

@@ -1,0 +1,194 @@
+"""Records that an attempt skips (the paper's section 4.6), and what is known of those that kill its process.
+
+A skipped record is written down with its traceback, and the commit names what was written: so only
+attempts that count are counted. A record that kills its process leaves its number in a :class:`Mark`, a
+file that outlives the process; the process above finds it there and puts it into the job's
+:class:`mrcelery.records.Losses`. As in the paper, one death may be chance: at the second one at a record,
+that is skipped.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+from typing import BinaryIO
+
+from mrcelery import layout
+from mrcelery.errors import TaskError, UserCodeError
+from mrcelery.jobstore.base import JobStore
+from mrcelery.records import BadRecord, Kind, Losses, decode, encode
+from mrcelery.storage.base import Storage
+
+GROUP = "mrcelery bad records"
+"""Counter group of the records that were skipped, by step and kind of task."""
+
+CHUNK = 1 << 20
+
+_MARK = struct.Struct("<qq")
+
+
+class Mark:
+    """The records that user code has in hand, where the process above finds them when this one has died."""
+
+    def __init__(self, scratch: str) -> None:
+        self._path = mark_path(scratch, os.getpid())
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        with open(self._path, "w+b") as file:
+            file.truncate(_MARK.size)
+            self._map = mmap.mmap(file.fileno(), _MARK.size)
+
+    def set(self, first: int, count: int) -> None:
+        """User code is given ``count`` records (0: none), of which the first has this number in its task."""
+        _MARK.pack_into(self._map, 0, first, count)
+
+    def close(self) -> None:
+        self._map.close()
+        os.unlink(self._path)
+
+
+def mark_path(scratch: str, pid: int) -> str:
+    """Where a process leaves its mark."""
+    return os.path.join(scratch, "marks", str(pid))
+
+
+def take_mark(scratch: str, pid: int) -> tuple[int, int] | None:
+    """The records that a process had in hand when it died, as their first number and how many; its mark is removed."""
+    path = mark_path(scratch, pid)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        os.unlink(path)
+    except OSError:
+        return None
+    if len(data) != _MARK.size:
+        return None
+    first, count = _MARK.unpack(data)
+    return (first, count) if count else None
+
+
+def losses(store: JobStore, job: str, step: int, kind: str, task: int) -> Losses:
+    """What is known of a task's attempts whose process died."""
+    data = store.get_blob(job, _losses_name(step, kind, task))
+    return Losses() if data is None else decode(data, Losses)
+
+
+def note_loss(
+    store: JobStore, job: str, step: int, kind: str, task: int, reason: str, mark: tuple[int, int] | None
+) -> None:
+    """Write down that a process died in an attempt, and with which records in hand."""
+    deaths = losses(store, job, step, kind, task).deaths + (() if mark is None else (mark,))
+    store.put_blob(job, _losses_name(step, kind, task), encode(Losses(reason=reason, deaths=deaths)))
+
+
+def _losses_name(step: int, kind: str, task: int) -> str:
+    return f"losses.{step}.{kind}.{task}"
+
+
+def killers(lost: Losses) -> frozenset[int]:
+    """The records at which a process has died twice."""
+    deaths = Counter(first for first, count in lost.deaths if count == 1)
+    return frozenset(first for first, times in deaths.items() if times > 1)
+
+
+class BadRecords:
+    """The records that one attempt has skipped, at most ``limit``; they are written to a scratch file as they come.
+
+    ``mark`` is None where nobody would look at it: in a pool of threads, and in this process's own run.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        step: int,
+        kind: Kind,
+        task: int,
+        attempt: str,
+        *,
+        limit: int,
+        scratch: str,
+        lost: Losses,
+        mark: Mark | None = None,
+    ) -> None:
+        self.count = 0
+        self._of = {"job": job, "step": step, "kind": kind, "task": task, "attempt": attempt}
+        self._key = layout.bad_records(job, step, kind, task, attempt)
+        self._limit = limit
+        self._path = os.path.join(scratch, "bad-records")
+        self._file: BinaryIO | None = None
+        self._mark = mark
+        self._reason = lost.reason
+        self._suspects = [death for death in lost.deaths if death[1] > 1]
+        self.killers: Collection[int] = killers(lost)
+
+    def begin(self, first: int, count: int = 1) -> None:
+        """User code is about to be given these records."""
+        if self._mark is not None:
+            self._mark.set(first, count)
+
+    def end(self) -> None:
+        """User code has come back."""
+        if self._mark is not None:
+            self._mark.set(0, 0)
+
+    def suspect(self, first: int, stop: int) -> bool:
+        """Whether a process has died with some of the records ``[first, stop)``, and more, in hand."""
+        if any(first <= killer < stop for killer in self.killers):
+            return True
+        return any(begin < stop and first < begin + count for begin, count in self._suspects)
+
+    def killed(self) -> TaskError:
+        """The error to skip a record with that has killed its process."""
+        return UserCodeError(f"the record killed its process twice: {self._reason}")
+
+    def skip(self, error: TaskError) -> None:
+        """Skip a record. Raises a :class:`TaskError` that tells of it where it is one too many."""
+        self.end()
+        self.count += 1
+        record = BadRecord(
+            **self._of,  # type: ignore[arg-type]
+            file=error.file,
+            offset=-1 if error.offset is None else error.offset,
+            record=error.record,
+            error=str(error),
+            traceback=error.traceback,
+        )
+        if self._file is None:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            self._file = open(self._path, "w+b")  # noqa: SIM115  # open until close()
+        self._file.write(encode(record) + b"\n")
+        if self.count > self._limit:
+            raise too_many(self._limit, record)
+
+    def write(self, storage: Storage) -> str:
+        """Put what was skipped into storage, and return its key; "" where nothing was."""
+        if self._file is None:
+            return ""
+        self._file.seek(0)
+        with storage.writer(self._key) as out:
+            while chunk := self._file.read(CHUNK):
+                out.write(chunk)
+        return self._key
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+        if self._mark is not None:
+            self._mark.close()
+
+
+def too_many(limit: int, one: BadRecord) -> TaskError:
+    """The error that ends a job with more bad records than it may skip, of which this is one."""
+    return UserCodeError(
+        f"more than {limit} bad records, here one with {one.error}: correct the job or its input, or raise "
+        "--max-bad-records",
+        file=one.file,
+        offset=None if one.offset < 0 else one.offset,
+        record=one.record,
+        traceback=one.traceback,
+    )

@@ -1,0 +1,73 @@
+"""Tasks whose process died: noticed soon, with the signal that ended it, for the next attempt to tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from celery import bootsteps
+from celery.exceptions import WorkerLostError
+from celery.worker.request import Request
+
+from mrcelery.badrecords import note_loss, take_mark
+from mrcelery.errors import MRCeleryError
+from mrcelery.executor.tasks import runtime_of, store_url
+from mrcelery.jobstore.redis import RedisJobStore
+
+LOOK_SECONDS = 0.25
+"""How often the pool looks for processes that have ended. Celery's own five seconds pass twice: until a death
+is seen, and, once ``worker_lost_wait`` is over, until its task is given up."""
+
+_ENDED = re.compile(r"signal \d+(?: \(\w+\))?|exitcode -?\d+")
+
+
+class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Looks after the pool of processes more often than it does itself."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self._timer: Any = None
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        """Called at the start, and after each reconnect."""
+        look: Callable[[], None] | None = getattr(worker.pool, "maintain_pool", None)
+        if self._timer is not None:
+            self._timer.cancel()
+        if look is not None:
+            self._timer = hub.call_repeatedly(LOOK_SECONDS, look)
+
+
+class AttemptRequest(Request):  # type: ignore[misc]
+    """A map or reduce task in the worker's main process."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, WorkerLostError):
+            self._note(str(error))
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _note(self, message: str) -> None:
+        named, kind = self.kwargs, self.task.name.rpartition(".")[2]
+        pid = self.worker_pid
+        # Not the runtime's own store: that waits for a broker that restarts, and holds up this whole worker.
+        with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
+            mark = None if pid is None else take_mark(runtime_of(self.app).scratch, pid)
+            note_loss(store, named["job"], named["step"], kind, named["task"], told(message), mark)
+
+
+def told(message: str) -> str:
+    """How a process ended, from what Celery says of it."""
+    found = _ENDED.search(message)
+    if found is None:
+        return "its process ended"
+    ended = found[0].replace("exitcode", "exit status")
+    return f"its process ended by {ended}: out of memory?" if "SIGKILL" in ended else (
+        f"its process ended {'by' if ended.startswith('signal') else 'with'} {ended}"
+    )

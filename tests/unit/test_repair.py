@@ -1,0 +1,141 @@
+"""Shuffle parts that are damaged or gone: read again, then made again by their map task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import mrcelery
+from mrcelery.attempt import run_attempt
+from mrcelery.coordinator import barrier, finish, start
+from mrcelery.errors import CorruptDataError, DamagedPartError
+from mrcelery.executor.inline import InlineRunner
+from mrcelery.executor.submit import enter
+from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.runtime import Runtime
+
+JOB = """
+    import os
+    from pathlib import Path
+    from mrcelery import MRJob
+
+    class Job(MRJob):
+        PARTITIONER = {0!r}
+
+        def mapper(self, _, line):
+            self.increment_counter("lines", "mapped")
+            for word in line.split():
+                yield word, {1}
+
+        def reducer_init(self):
+            # Heals the disk before its part is read for the second time.
+            heals, met, whole = (os.path.join({2!r}, name) for name in ("heals", "met", "whole"))
+            if os.path.exists(heals):
+                os.rename(heals, met)
+            elif os.path.exists(met):
+                os.replace(whole, Path(met).read_text())
+                os.unlink(met)
+
+        def reducer(self, key, values):
+            yield key, sum(values)
+"""
+
+TEXT = "".join(f"a b c d{n} e{n}\n" for n in range(300))
+DONE = sorted(
+    [f'"{word}"\t300' for word in "abc"] + [f'"{word}{n}"\t1' for word in "de" for n in range(300)]
+)
+
+
+class Mapped:
+    """A job after its barrier."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, partitioner: str, value: str) -> None:
+        kept: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
+            (folder / "job.py").write_text(dedent(JOB).format(partitioner, value, str(folder)))
+            (folder / "in.txt").write_text(TEXT)
+            mrcelery.submit(
+                f"{folder}/job.py", f"{folder}/in.txt", f"{folder}/out", runner="inline", storage=f"{folder}/storage",
+                reducers=2, split_size=2000,
+            ).close()  # fmt: skip
+        request, envelope, code, blobs = kept[0]
+        self.store = MemoryJobStore()
+        enter(self.store, request, envelope, code, blobs)
+        self.job = request.job
+        self.runtime = Runtime(self.store, scratch=f"{folder}/scratch")
+        self.out = folder / "out"
+        self.maps = start(self.runtime, self.job).tasks  # type: ignore[union-attr]
+        for number in range(self.maps):
+            run_attempt(self.runtime, self.job, 0, "map", number)
+        barrier(self.runtime, self.job, 0)
+        self.parts = sorted(folder.glob("storage/jobs/*/step-0/map-*/[pr][au][rn]*"))
+
+    def reduce(self) -> tuple[list[str], dict[str, dict[str, int]]]:
+        """The lines of the results, and the counters."""
+        for number in range(2):
+            run_attempt(self.runtime, self.job, 0, "reduce", number)
+        assert finish(self.runtime, self.job, 0) is None
+        lines = [line for part in sorted(self.out.glob("part-*")) for line in part.read_text().splitlines()]
+        report = self.runtime.job(self.job).storage.read(f"jobs/{self.job}/report.json")
+        return sorted(lines), json.loads(report)["counters"]["lines"]
+
+
+@pytest.fixture
+def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mapped]:
+    def make(partitioner: str = "hash", value: str = "1") -> Mapped:
+        return Mapped(tmp_path, monkeypatch, partitioner, value)
+
+    return make
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0x10
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "a flipped bit": flip,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:100]) and None,
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("partitioner", ["hash", "range"])
+def test_a_damaged_part_is_made_again(mapped: Callable[..., Mapped], partitioner: str, how: str) -> None:
+    job = mapped(partitioner)
+    assert len(job.parts) == job.maps * (2 if partitioner == "hash" else 1)
+    for part in job.parts[1:4]:
+        DAMAGE[how](part)
+    lines, counters = job.reduce()
+    assert lines == DONE
+    assert counters == {"mapped": 300}
+
+
+def test_a_part_that_reads_wrong_once_is_read_again(mapped: Callable[..., Mapped], tmp_path: Path) -> None:
+    job = mapped()
+    part = job.parts[0]
+    (tmp_path / "whole").write_bytes(part.read_bytes())
+    flip(part)
+    (tmp_path / "heals").write_text(str(part))
+    before = sorted(part.parent.iterdir())
+    assert job.reduce()[0] == DONE
+    assert not (tmp_path / "met").exists()
+    assert sorted(part.parent.iterdir()) == before  # the map did not run again
+
+
+def test_a_run_that_comes_out_otherwise_is_no_repair(mapped: Callable[..., Mapped]) -> None:
+    """In total order a piece is found by the index of the run that is damaged."""
+    job = mapped("range", "int.from_bytes(os.urandom(4), 'big')")
+    flip(job.parts[0])
+    with pytest.raises(CorruptDataError, match="run again, wrote something else") as raised:
+        job.reduce()
+    assert not isinstance(raised.value, DamagedPartError)
+    assert not raised.value.retryable
