@@ -15,7 +15,6 @@ import pytest
 
 import mrcelery
 from mrcelery.executor.local import LocalRunner
-from mrcelery.submission import Submission
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import generate
@@ -137,7 +136,7 @@ def test_local(
     output = tmp_path / "out"
     cluster = clusters[where]
     monkeypatch.setattr(cluster, "close", lambda: None)  # the handle would stop it after the first job
-    monkeypatch.setattr(Submission, "_open", lambda self: cluster)
+    monkeypatch.setattr("mrcelery.submission._local", lambda config, job: cluster)
     with mrcelery.run(job, str(book), str(output), runner="local", **options(book, maps, reducers)) as handle:
         check(handle, output, maps, reducers, expected)
 
