@@ -192,7 +192,9 @@ def _run(
 ) -> Commit:
     request, storage = active.spec.request, active.storage
     moved.memory = min(moved.memory, request.options.memory // 8)
-    scratch = os.path.join(runtime.scratch, "tasks", f"{active.id}-{step}-{kind}-{number}-{attempt}")
+    # The process's number in the name: where it dies, another removes what it leaves.
+    name = f"{active.id}-{step}-{kind}-{number}-{attempt}.{os.getpid()}"
+    scratch = os.path.join(runtime.scratch, "tasks", name)
     began = time.monotonic()
     allowed = pickle_allowed.set(request.options.allow_pickle)
     code = runtime.code(active)
