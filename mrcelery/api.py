@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from mrcelery import layout, results
 from mrcelery.config import Config
 from mrcelery.errors import (
+    BrokerUnreachableError,
     ConfigError,
     JobCancelledError,
     JobFailedError,
@@ -44,7 +45,23 @@ class Runner(Protocol):
     def store(self) -> JobStore: ...
     @property
     def storage(self) -> str: ...
+    @property
+    def patience(self) -> float:
+        """Seconds for which a wait bears that the job store does not answer."""
+        ...
+
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None: ...
+    def start(self, job: str, queue: str) -> None:
+        """Start a job that is in the job store, or have it go on."""
+        ...
+
+    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+        """Called at each look of a wait with the job's fields, none where the store has lost it.
+
+        True where it was entered again.
+        """
+        ...
+
     def check(self) -> None: ...
     def close(self) -> None: ...
 
@@ -209,11 +226,21 @@ class JobHandle:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE
-        while (state := self._fields()["state"]) not in FINAL:
+        state, answered = "", 0.0
+        while True:
+            try:
+                state = self._awaited()["state"]
+                if state in FINAL:
+                    break
+                answered = time.monotonic()
+                if on_progress is not None:
+                    on_progress(self.status())
+            except BrokerUnreachableError:
+                # It may be restarting. One that never answered is rather a wrong address.
+                if self.runner is None or not answered or time.monotonic() - answered > self.runner.patience:
+                    raise
             if self.runner is not None:
                 self.runner.check()
-            if on_progress is not None:
-                on_progress(self.status())
             left = pause if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise WaitTimeoutError(f"job {self.id} is still {state}: wait again, or look with status")
@@ -254,6 +281,41 @@ class JobHandle:
             raise ConfigError(f"cannot cancel {self.id} without its broker: give --broker")
         self._fields()
         return self._store.move(self.id, "cancelled", {"finished": repr(time.time())})
+
+    def retry(self) -> None:
+        """Have a job that failed or was cancelled go on from its committed work, with fresh attempts; then wait again.
+
+        Raises :class:`UsageError` for a job that runs or has succeeded, :class:`ConfigError` without its broker.
+        """
+        if self._store is None or self.runner is None:
+            raise ConfigError(f"cannot retry {self.id} without its broker: give --broker")
+        fields = self._store.fields(self.id)
+        if not fields:
+            fields = self._enter_from_storage(self._store)
+        elif not self._store.revive(self.id):
+            state = self._fields()["state"]
+            raise UsageError(f"job {self.id} is {state}: only a job that failed or was cancelled can be tried again")
+        self._final_report = None
+        self.runner.start(self.id, fields.get("queue") or "celery")
+
+    def _enter_from_storage(self, store: JobStore) -> dict[str, str]:
+        """Enter a job that the job store has forgotten; its fields."""
+        from mrcelery.executor.submit import job_fields
+        from mrcelery.records import JobSpec
+        from mrcelery.signing import seal, unseal
+
+        if not self._storage or self._read_report() is not None:
+            self._fields()  # raises for a job that nobody knows
+            raise UsageError(f"job {self.id} has succeeded: only a job that failed or was cancelled can be tried again")
+        key = layout.spec(self.id)
+        signing_key = Config.load({}).signing_key or None
+        try:
+            request = unseal(self.open_storage().read(key), JobSpec, signing_key, key).request
+        except FileNotFoundError:
+            raise UsageError(f"job {self.id} is not known here, and has no spec in {self._storage}") from None
+        fields = job_fields(request)
+        store.create(self.id, fields, seal(request, signing_key))
+        return fields
 
     def counters(self) -> Counters:
         """Counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""
@@ -348,6 +410,13 @@ class JobHandle:
             keys += [found.key for found in storage.list(bad)]
         success = encode(report)
         results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
+
+    def _awaited(self) -> dict[str, str]:
+        """The fields of a job that is waited for: a job store that lost it is told of it again."""
+        fields = self._store.fields(self.id) if self._store is not None else {}
+        if self.runner is not None and self.runner.look_after(self.id, fields):
+            return {"state": "submitted"}
+        return fields if fields.get("state") else self._fields()
 
     def _fields(self) -> dict[str, str]:
         fields = self._store.fields(self.id) if self._store is not None else {}

@@ -16,8 +16,9 @@ from functools import partial
 from io import RawIOBase, TextIOWrapper
 from typing import Any
 
-from mrcelery import layout
-from mrcelery.badrecords import GROUP, BadRecords, Mark, killers, losses, too_many
+from mrcelery import layout, marks
+from mrcelery.badrecords import GROUP, BadRecords, killers, losses, too_many
+from mrcelery.badrecords import Mark as RecordMark
 from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
@@ -26,6 +27,7 @@ from mrcelery.errors import (
     DamagedPartError,
     JobStoppedError,
     MRCeleryError,
+    SupersededError,
     TaskError,
     UnreachableError,
 )
@@ -34,6 +36,7 @@ from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
+from mrcelery.progress import Mark, mark_path
 from mrcelery.protocols import pickle_allowed
 from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, add_counters, decode, encode
 from mrcelery.reducer import run_reduce
@@ -53,23 +56,45 @@ LOG_LIMIT = 1 << 20
 """Bytes kept of what an attempt prints and logs: the first half and the last."""
 
 
-def run_attempt(
-    runtime: Runtime, job: str, step: int, kind: Kind, number: int, *, capture: bool = True, alone: bool = False
-) -> Commit:
-    """Run a task and return the commit that counts, this attempt's or an earlier one's.
+TELL_SECONDS = 1.0
+"""How often a running task tells how far it is; one that is shorter never does."""
 
-    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``alone``: this process
-    runs nothing else meanwhile and is one of a pool, so it may have a memory ceiling, and another process sees to it
-    when it dies.
+
+def run_attempt(
+    runtime: Runtime,
+    job: str,
+    step: int,
+    kind: Kind,
+    number: int,
+    *,
+    capture: bool = True,
+    worker: str = "",
+    alone: bool = False,
+) -> Commit:
+    """Run a task and return the commit that counts, this attempt's or another one's.
+
+    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker``: the
+    name of this worker, so that a backup of the task can be sent to another. ``alone``: this process runs nothing
+    else meanwhile and is one of a pool, so it may have a memory ceiling, and another process sees to it when it dies.
     Raises :class:`JobStoppedError` where the job has ended, and any other
     :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
     """
     with transfers(behind=True) as moved:
-        return _attempt(runtime, moved, job, step, kind, number, capture, alone)
+        worker = worker or socket.gethostname()
+        return _attempt(runtime, moved, job, step, kind, number, capture=capture, worker=worker, alone=alone)
 
 
 def _attempt(
-    runtime: Runtime, moved: Transfers, job: str, step: int, kind: Kind, number: int, capture: bool, alone: bool
+    runtime: Runtime,
+    moved: Transfers,
+    job: str,
+    step: int,
+    kind: Kind,
+    number: int,
+    *,
+    capture: bool,
+    worker: str,
+    alone: bool,
 ) -> Commit:
     store = runtime.store
     if store.state(job) in FINAL:
@@ -82,23 +107,43 @@ def _attempt(
         if earlier is not None:
             return _remember(runtime, active, earlier)
         lost = losses(store, job, step, kind, number)
-        # Records that are skipped for killing their process took two attempts each to find.
+        # Records that are skipped for killing their process took two attempts each to find, and a backup is one more.
         most = active.spec.request.options.max_attempts + 2 * len(killers(lost))
-        if count > most:
+        if count > most + (number in marks.backups(store, job, step, kind)):
             raise _never_ended(kind, number, most, lost)
     attempt = f"{count}-{secrets.token_hex(3)}"
     try:
         with _collector_off():
-            run = partial(_run, runtime, active, moved, step, capture=capture, alone=alone)
+            run = partial(_run, runtime, active, moved, step, capture=capture, worker=worker, alone=alone)
             mine = _on_whole_parts(runtime, active, step, kind, number, attempt, lost, run)
     except MRCeleryError as e:
+        if (other := _superseded(runtime, active, step, kind, number, e)) is not None:
+            return other
         e.attempt = attempt
         raise
     except MemoryError as e:
         raise _too_little_memory(e, active.spec.request.options.memory, attempt) from None
     except OSError as e:
         raise _of_the_machine(e, attempt) from e
-    return _remember(runtime, active, commit(active.storage, mine))
+    winner = _remember(runtime, active, commit(active.storage, mine))
+    if active.spec.request.options.speculative:
+        marks.tell_rate(store, winner)
+    return winner
+
+
+def _superseded(
+    runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number: int, error: MRCeleryError
+) -> Commit | None:
+    """The commit of another attempt, where there is one: then what went wrong with this one is nobody's concern.
+
+    Raises :class:`JobStoppedError` where the job has ended and its commits are gone.
+    """
+    if isinstance(error, JobStoppedError) or not runtime.store.look(active.id, step, kind, number)[1]:
+        return None
+    other = committed(active.storage, active.id, step, kind, number)
+    if other is None and isinstance(error, SupersededError):
+        raise JobStoppedError(f"job {active.id} has ended")
+    return other
 
 
 def _on_whole_parts(
@@ -127,7 +172,7 @@ def _on_whole_parts(
                 if old is None:
                     raise
                 known = losses(runtime.store, active.id, step, "map", task)
-                new = run("map", task, f"{attempt}-for-{number}", lost=known)
+                new = run("map", task, f"{attempt}-for-{number}", lost=known, instead=number)
                 told = layout.shuffle_input(active.id, step, number)
                 mended = repaired(decode(active.storage.read(told), ShuffleInput, told), key, old, new)
                 active.storage.write(told, encode(mended))
@@ -187,25 +232,39 @@ def _run(
     attempt: str,
     *,
     capture: bool,
+    worker: str,
     alone: bool,
     lost: Losses,
+    instead: int | None = None,
 ) -> Commit:
+    """Run user code and write the parts, which nobody knows of before the commit is made.
+
+    ``instead``: the reduce task within whose attempt this map task runs again. That is the one that others watch, and
+    may commit before us; what kills the process is not told as its records.
+    """
+    watched: tuple[Kind, int] = (kind, number) if instead is None else ("reduce", instead)
     request, storage = active.spec.request, active.storage
     moved.memory = min(moved.memory, request.options.memory // 8)
     # The process's number in the name: where it dies, another removes what it leaves.
     name = f"{active.id}-{step}-{kind}-{number}-{attempt}.{os.getpid()}"
     scratch = os.path.join(runtime.scratch, "tasks", name)
     began = time.monotonic()
+    mark = Mark(mark_path(runtime.scratch, active.id, step, *watched, os.getpid()))
     allowed = pickle_allowed.set(request.options.allow_pickle)
-    code = runtime.code(active)
+
+    def alive(text: str) -> None:
+        mark.touch()
+        runtime.store.update(active.id, {"status": text})
+
     bad: BadRecords | None = None
-    if (limit := request.options.max_bad_records) > 0:
-        mark = Mark(runtime.scratch) if alone else None
-        bad = BadRecords(
-            active.id, step, kind, number, attempt, limit=limit, scratch=scratch, lost=lost, mark=mark
-        )  # fmt: skip
     limited = ceiling(request.options.memory) if alone else nullcontext()
     try:
+        code = runtime.code(active)
+        if (limit := request.options.max_bad_records) > 0:
+            in_hand = RecordMark(runtime.scratch) if alone and instead is None else None
+            bad = BadRecords(
+                active.id, step, kind, number, attempt, limit=limit, scratch=scratch, lost=lost, mark=in_hand
+            )  # fmt: skip
         with (
             limited,
             _captured(active, step, kind, number, attempt, capture),
@@ -213,7 +272,7 @@ def _run(
             code.activate(),
         ):
             job = code.job(list(request.args))
-            job.status_hook = lambda text: runtime.store.update(active.id, {"status": text})
+            job.status_hook = alive
             task = Task(
                 job_id=active.id,
                 step=step,
@@ -227,7 +286,7 @@ def _run(
                 job=job,
                 hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
-                poll=_poller(runtime, active.id),
+                poll=_poller(runtime, active.id, step, *watched, attempt, worker, mark, lambda: task.records_in),
                 bad=bad,
             )
             if kind == "map":
@@ -254,10 +313,14 @@ def _run(
                 bad.write(storage)
         raise
     finally:
+        mark.close()
         if bad is not None:
             bad.close()
         pickle_allowed.reset(allowed)
         shutil.rmtree(scratch, ignore_errors=True)
+        if time.monotonic() - began >= TELL_SECONDS:
+            with suppress(UnreachableError):
+                marks.tell_ended(runtime.store, active.id, step, *watched, attempt)
     if scheme_of(storage.uri) == "s3":
         moved.count("PUT")  # the commit's own, which is about to be made
     return Commit(
@@ -297,26 +360,48 @@ def _collector_off() -> Iterator[None]:
             gc.collect(1)  # the attempt's objects are free by now, and its job's parser is full of cycles
 
 
-def _poller(runtime: Runtime, job: str) -> Callable[[], None]:
-    """A check that asks the job store now and then whether the job has ended.
+def _poller(
+    runtime: Runtime,
+    job: str,
+    step: int,
+    kind: Kind,
+    number: int,
+    attempt: str,
+    worker: str,
+    mark: Mark,
+    records: Callable[[], int],
+) -> Callable[[], None]:
+    """A check that asks the job store now and then whether the job has ended, or another attempt was quicker.
 
-    It also collects garbage, mostly the young: cycles that user code leaves behind must not wait for the
-    end of a long attempt, whose collector is off.
+    It tells the worker that the attempt is alive and, once a second, the job store how far this one is. It also
+    collects garbage, mostly the young: cycles that user code leaves behind must not wait for the end of a long
+    attempt, whose collector is off.
     """
+    began = time.time()
     due = time.monotonic() + POLL_SECONDS
+    tell = time.monotonic() + TELL_SECONDS
     polls = 0
 
     def poll() -> None:
-        nonlocal due, polls
+        nonlocal due, polls, tell
         now = time.monotonic()
         if now >= due:
             due = now + POLL_SECONDS
             polls += 1
+            mark.touch()
             if not gc.isenabled():
                 # What is alive at one of these is passed over by the next ones of its generation.
                 gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
-            if runtime.store.state(job) in FINAL:
+            state, done = runtime.store.look(job, step, kind, number)
+            if state in FINAL:
                 raise JobStoppedError(f"job {job} has ended")
+            if done:
+                raise SupersededError(f"{kind} task {number} of job {job} was committed by another attempt")
+            if now >= tell:
+                tell = now + TELL_SECONDS
+                marks.tell_running(
+                    runtime.store, job, step, kind, number, attempt, began=began, records=records(), worker=worker
+                )
 
     return poll
 

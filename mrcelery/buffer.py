@@ -183,7 +183,6 @@ class MapBuffer:
                 raise self._task.no_pair(f"what is no pair ({e})") from None
             raise
         if others:
-            self._settle()
             rest = iter(others)
             self._add([next(rest) if key is other else (key, constant) for key in keys])
             return len(keys)
@@ -215,6 +214,9 @@ class MapBuffer:
         """Take pairs that nothing changes any more."""
         if not pairs:
             return
+        self._begins = False
+        if self._same is not None:
+            self._settle()
         keys, values = columns(pairs)
         before = len(self._groups) + len(self._folded)
         # A sample of the keys stands for all: this is an estimate on the safe side, not an account.
@@ -264,7 +266,7 @@ class MapBuffer:
 
     def _full(self) -> None:
         """Make room: by combining once more where that helps, else by a spill."""
-        if self._combiner is not None and self._pairs > 4 * len(self._groups):
+        if self._combiner is not None and self._same is None and self._pairs > 4 * len(self._groups):
             before = self._pairs
             block = self._drain()
             if len(block.keys) * 2 < before:

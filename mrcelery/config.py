@@ -91,6 +91,19 @@ def _whole(least: int) -> Callable[[object], int]:
     return parse
 
 
+def _seconds(least: float, *, never: bool = False) -> Callable[[object], float]:
+    """Times of at least so many seconds; where it may be ``never``, 0 too."""
+
+    def parse(value: object) -> float:
+        if isinstance(value, str):
+            value = parse_age(value)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or (value < least and (value or not never)):
+            raise ValueError(f"a time of at least {least:g} s{', or 0 for never' if never else ''}")
+        return float(value)
+
+    return parse
+
+
 def _choice(*allowed: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in allowed:
@@ -147,6 +160,12 @@ class Config:
     owner: str = _setting("", _text, "who submits (this user)")
     signing_key: str = _setting("", _text, "shared secret that signs jobs and code", secret=True)
     scratch: str = _setting("", _text, "folder for temporary files (the system's)")
+    visibility_timeout: float = _setting(
+        15.0, _seconds(1.0), "seconds until a vanished worker's tasks run elsewhere; the same on all workers"
+    )
+    task_timeout: float = _setting(
+        600.0, _seconds(1.0, never=True), "seconds without progress after which a task is killed; 0: never"
+    )
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

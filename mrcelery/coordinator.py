@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import replace as replace_stage
 from hashlib import sha256
 from itertools import islice
 
@@ -55,6 +56,7 @@ from mrcelery.records import (
     encode,
     requests_field,
 )
+from mrcelery.recovery import standing
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.signing import seal
 from mrcelery.skew import Skew
@@ -85,10 +87,31 @@ class Stage:
     then: str
     """``barrier`` or ``finish``."""
     queue: str
+    missing: tuple[int, ...] | None = None
+    """The tasks to publish, of a stage that goes on where it was; None: all."""
+
+    @property
+    def published(self) -> str:
+        """The job's field that says when all of them were on the queue."""
+        return f"published.{self.step}.{self.kind}"
+
+
+def stage_of(request: Request, fields: Mapping[str, str], step: int, kind: Kind) -> Stage:
+    """A stage that has been entered, as the job's fields tell of it."""
+    then = "barrier" if kind == "map" and request.steps[step].has_reducer else "finish"
+    return Stage(request.job, step, kind, int(fields[f"total.{step}.{kind}"]), then, request.options.queue)
+
+
+def has_gone_on(fields: Mapping[str, str], what: str, step: int = 0) -> bool:
+    """Whether the stage that follows a step of the coordinator is on the queue: then another delivery of it is late."""
+    after = {"start": (0, "map"), "barrier": (step, "reduce"), "finish": (step + 1, "map")}[what]
+    return "published.{}.{}".format(*after) in fields
 
 
 def start(runtime: Runtime, job: str) -> Stage | None:
-    """Plan a submitted job, ship its code to storage and write its spec; None where it has ended.
+    """Plan a submitted job, ship its code to storage and write its spec.
+
+    A job that has a spec goes on from what storage holds of it, as after ``retry`` or where Redis lost its data.
 
     Raises :class:`mrcelery.errors.UsageError`, :class:`mrcelery.errors.UnreachableError` or
     :class:`mrcelery.errors.UnsignedError` for a job that cannot start.
@@ -101,13 +124,37 @@ def start(runtime: Runtime, job: str) -> Stage | None:
         check(storage)
         key = layout.spec(job)
         try:
-            spec = runtime.verified(storage.read(key), job)  # a second delivery of this task
+            spec = runtime.verified(storage.read(key), job)
         except FileNotFoundError:
             spec = _plan(runtime, request, storage)
-        runtime.keep(spec, storage)
-        first = _map_stage(spec, 0, spec.plan.splits)
-        _enter(runtime, spec, first, started=True)
-    return first
+            runtime.keep(spec, storage)
+            first = _map_stage(spec, 0, spec.plan.splits)
+            _enter(runtime, spec, first, {"started": repr(time.time())})
+            return first
+        return _resume(runtime, runtime.keep(spec, storage))
+
+
+def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
+    """Enter the stage that a job is in by its commits; the tasks to publish are those without one."""
+    job, store = active.id, runtime.store
+    now = standing(active.storage, active.spec)
+    if len(now.committed) < now.tasks and active.storage.stat(layout.report(job)) is not None:
+        # It had come to its end, and its commits are being removed: only the job store had forgotten.
+        store.move(job, "succeeded", {"finished": repr(time.time()), "stage": "finish"})
+        raise JobStoppedError(f"job {job} has ended")
+    if now.step == 0:
+        _restore_plan(active)
+    for task in now.committed:
+        store.add_commit(job, now.step, now.kind, task, b"")
+    started = store.fields(job).get("started") or repr(active.spec.request.created)
+    totals = {f"total.{step}.{kind}": str(tasks) for (step, kind), tasks in now.totals.items()}
+    if now.kind == "map":
+        stage = _map_stage(active.spec, now.step, now.tasks)
+    else:
+        stage = Stage(job, now.step, "reduce", now.tasks, "finish", active.spec.request.options.queue)
+    stage = replace_stage(stage, missing=tuple(task for task in range(now.tasks) if task not in now.committed))
+    _enter(runtime, active.spec, stage, {**totals, "started": started})
+    return stage
 
 
 @contextmanager
@@ -127,21 +174,27 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     if code is not None:
         _check_digest(code, request.bundle.sha256, f"the code of job {job}")
         storage.write(layout.code(job), code)
+    elif storage.stat(layout.code(job)) is None:
+        raise CorruptDataError(f"the code that was sent with job {job} is gone: submit it again")
     for digest, name in request.blobs.items():
         blob = runtime.store.get_blob(job, digest)
         if blob is None:
             raise CorruptDataError(f"the input {name} that was sent with job {job} is gone: submit it again")
         _check_digest(blob, digest, f"the input {name} of job {job}")
         storage.write(layout.shared_input(digest, name), blob)
-    options = request.options
-    files = list_inputs(request.inputs, input_format(options.input_format))
-    splits = cut(*fitted(files, options.split_size, options.workers))
-    plan = write_plan(splits, lambda page, data: storage.write(layout.plan_page(job, 0, page), data))
+    plan = _write_plan(request, storage)
     spec = JobSpec(request=request, plan=plan, steps=tuple(with_reducers(s, plan) for s in request.steps))
     key = layout.spec(job)
     if not storage.create(key, seal(spec, runtime.signing_key)):
         return runtime.verified(storage.read(key), job)
     return spec
+
+
+def _write_plan(request: Request, storage: Storage) -> PlanSummary:
+    options = request.options
+    files = list_inputs(request.inputs, input_format(options.input_format))
+    splits = cut(*fitted(files, options.split_size, options.workers))
+    return write_plan(splits, lambda page, data: storage.write(layout.plan_page(request.job, 0, page), data))
 
 
 def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
@@ -150,6 +203,15 @@ def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
     if step.reducers > 0:
         return step
     return replace(step, reducers=min(MOST_REDUCERS, max(1, -(-plan.bytes // REDUCER_BYTES))))
+
+
+def _restore_plan(active: ActiveJob) -> None:
+    """Plan a job's first step again where the plan was removed, as a cancelled job's is."""
+    spec, storage = active.spec, active.storage
+    if not spec.plan.splits or storage.stat(layout.plan_page(active.id, 0, 0)) is not None:
+        return
+    if _write_plan(spec.request, storage) != spec.plan:
+        raise CorruptDataError(f"the inputs of job {active.id} have changed since it was planned: submit it again")
 
 
 def _check_digest(data: bytes, digest: str, what: str) -> None:
@@ -163,11 +225,10 @@ def _map_stage(spec: JobSpec, step: int, tasks: int) -> Stage:
     return Stage(spec.request.job, step, "map", tasks, then, spec.request.options.queue)
 
 
-def _enter(runtime: Runtime, spec: JobSpec, stage: Stage, *, started: bool = False) -> None:
+def _enter(runtime: Runtime, spec: JobSpec, stage: Stage, more: Mapping[str, str] | None = None) -> None:
     """Put a stage into the job's fields; raises where the job has ended meanwhile."""
     fields = {"step": str(stage.step), "stage": stage.kind, f"total.{stage.step}.{stage.kind}": str(stage.tasks)}
-    if started:
-        fields["started"] = repr(time.time())
+    fields.update(more or {})
     if not runtime.store.move(stage.job, "running", fields):
         raise JobStoppedError(f"job {stage.job} has ended")
 
@@ -175,6 +236,7 @@ def _enter(runtime: Runtime, spec: JobSpec, stage: Stage, *, started: bool = Fal
 def barrier(runtime: Runtime, job: str, step: int) -> Stage:
     """After all map tasks: tell each reduce task what to read."""
     active = _active(runtime, job)
+    _check_all_committed(runtime, active, step, "map", _tasks(runtime, active, step))
     reducers = active.spec.steps[step].reducers
     skew = Skew(reducers)
     bounds: list[bytes | None] = [None] * (reducers + 1)
@@ -219,6 +281,18 @@ def _tasks(runtime: Runtime, active: ActiveJob, step: int) -> int:
     if step == 0:
         return active.spec.plan.splits
     return int(runtime.store.fields(active.id)[f"total.{step}.map"])
+
+
+def _check_all_committed(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: int) -> None:
+    """Raise where a task has no commit yet: a count that started anew, in a Redis that had lost it, may be wrong."""
+    if runtime.store.done(active.id, step, kind) >= tasks:
+        return
+    known = runtime.store.done_tasks(active.id, step, kind)
+    for task in range(tasks):
+        if task not in known:
+            if committed(active.storage, active.id, step, kind, task) is None:
+                raise JobStoppedError(f"{kind} task {task} of job {active.id} has no commit yet: this comes too early")
+            runtime.store.add_commit(active.id, step, kind, task, b"")
 
 
 def _commits(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: int) -> Iterator[Commit]:
@@ -299,6 +373,7 @@ def finish(runtime: Runtime, job: str, step: int) -> Stage | None:
     spec = active.spec
     reducers = spec.steps[step].reducers
     kind: Kind = "reduce" if reducers else "map"
+    _check_all_committed(runtime, active, step, kind, reducers or _tasks(runtime, active, step))
     parts: list[Part] = []
 
     def gather() -> Iterator[Commit]:
@@ -425,19 +500,24 @@ def _report(
 
 
 def clean_up(runtime: Runtime, job: str) -> None:
-    """Remove what a finished job no longer needs, intermediate data and plans; not its spec, code, logs or results.
+    """Remove what an ended job no longer needs, intermediate data and plans; not its spec, code, logs or results.
 
-    Called after the job has ended, so that nobody waits for it. A failed job keeps all for ``retry``.
+    Called after the job has ended, so that nobody waits for it. A failed job keeps all for ``retry``; a cancelled
+    one the plan of its first step, so that it can be run anew.
     """
+    state = runtime.store.state(job)
+    if state not in ("succeeded", "cancelled"):
+        return
     active = runtime.job(job)
-    if active.spec.request.options.keep or runtime.store.state(job) != "succeeded":
+    if active.spec.request.options.keep:
         return
     storage = active.storage
+    kept = _kept if state == "succeeded" else _kept_of_cancelled
     # Attempts that still run lose their race against a commit that is gone; their job has ended, and
     # they look for that before they start. What they leave is found by `clean`.
     for step in range(len(active.spec.steps)):
         root = layout.step_root(job, step)
-        storage.delete(o.key for o in storage.list(root) if not _kept(o.key))
+        storage.delete(o.key for o in storage.list(root) if not kept(o.key))
         for kind in ("map", "reduce"):
             runtime.store.forget_stage(job, step, kind)
 
@@ -447,4 +527,7 @@ def _kept(key: str) -> bool:
     return name.startswith("log.") or name in ("map.json", "reduce.json")
 
 
-
+def _kept_of_cancelled(key: str) -> bool:
+    # Not the summaries: they would tell of commits that are gone.
+    name = key.rsplit("/", 1)[-1]
+    return name.startswith("log.") or "/step-0/plan-" in key

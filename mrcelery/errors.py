@@ -23,6 +23,7 @@
      +-- WaitTimeoutError            exit 4   wait --timeout ran out; the job goes on
      +-- JobCancelledError           exit 5   the job was cancelled
      +-- JobStoppedError                      raised inside a task whose job has ended; never shown
+     +-- SupersededError                      raised inside an attempt whose task another has committed; never shown
 
 A message is one sentence on what is wrong and one on what to do. It is shown without a traceback.
 """
@@ -159,3 +160,7 @@ class JobCancelledError(MRCeleryError):
 
 class JobStoppedError(MRCeleryError):
     """Raised inside a task when its job has failed or was cancelled meanwhile; the attempt just ends."""
+
+
+class SupersededError(MRCeleryError):
+    """Raised inside an attempt when another one has committed its task meanwhile; the attempt just ends."""

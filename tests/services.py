@@ -52,6 +52,44 @@ WORD_COUNT = """
             yield word, sum(counts)
 """
 
+GATED = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Gated(MRJob):
+        def mapper(self, _, line):
+            open(os.path.join(line, f"{os.getpid()}-{time.time_ns()}"), "w").close()
+            while not os.path.exists(os.path.join(line, "go")):
+                time.sleep(0.02)
+            yield "seen", 1
+
+        def reducer(self, key, values):
+            yield key, sum(values)
+"""
+
+
+class Gate:
+    """Tasks of :data:`GATED` wait in one call of their mapper until it opens, and tell that they started."""
+
+    def __init__(self, folder: Path, tasks: int) -> None:
+        self._seen = folder / "seen"
+        self._seen.mkdir()
+        line = f"{self._seen}\n"
+        self.text = folder / "gate.txt"
+        self.text.write_text(line * tasks)
+        self.split_size = len(line)
+
+    def starts(self) -> int:
+        """How many map tasks have started so far."""
+        return sum(path.name != "go" for path in self._seen.iterdir())
+
+    def pids(self) -> set[int]:
+        """The processes they started in."""
+        return {int(path.name.partition("-")[0]) for path in self._seen.iterdir() if path.name != "go"}
+
+    def open(self) -> None:
+        (self._seen / "go").touch()
+
 
 def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
     """The first true value of ``condition``; fails the test where there is none in time."""
@@ -170,21 +208,33 @@ class Worker:
 
 @contextmanager
 def workers(
-    folder: Path, broker: str, count: int = 1, *, queue: str = "celery", concurrency: int = 2, **variables: str
+    folder: Path,
+    broker: str,
+    count: int = 1,
+    *,
+    queue: str = "celery",
+    concurrency: int = 2,
+    extra: Sequence[str] = (),
+    first: int = 0,
+    **variables: str,
 ) -> Iterator[list[Worker]]:
-    """``count`` processes of ``mrcelery worker`` that answer; they are gone after the block."""
+    """``count`` processes of ``mrcelery worker`` that answer; they are gone after the block.
+
+    ``extra`` are arguments for Celery; names are numbered from ``first``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     started = []
     try:
-        for number in range(count):
+        numbers = range(first, first + count)
+        for number in numbers:
             name = f"{queue}-{number}"
             command = [sys.executable, "-m", "mrcelery", "worker", "--broker", broker, "--queue", queue]
-            command += ["-c", str(concurrency), "--", "--hostname", f"{name}@here"]
+            command += ["-c", str(concurrency), "--", "--hostname", f"{name}@here", *extra]
             # TMPDIR: a worker that is killed leaves a folder behind
             own = {"MRCELERY_SCRATCH": str(folder / f"scratch-{name}"), "TMPDIR": str(folder)}
             env = environment(**own, **variables)
             started.append(Worker(command, folder / f"{name}.log", env=env, cwd=folder))
-        await_workers(broker, started, [f"{queue}-{number}@here" for number in range(count)])
+        await_workers(broker, started, [f"{queue}-{number}@here" for number in numbers])
         yield started
     finally:
         for worker in started:
@@ -319,7 +369,7 @@ def results(handle: JobHandle) -> dict[Any, Any]:
 
 
 @contextmanager
-def tls_redis_server(folder: Path) -> Iterator[tuple[RedisServer, Path]]:
+def tls_redis_server(folder: Path, **more: str) -> Iterator[tuple[RedisServer, Path]]:
     """A server that speaks TLS on its port, and its certificate, which we sign ourselves."""
     program = next((path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))), None)
     if program is None or shutil.which("openssl") is None:
@@ -332,7 +382,7 @@ def tls_redis_server(folder: Path) -> Iterator[tuple[RedisServer, Path]]:
         capture_output=True,
     )
     settings = {"tls_port": str(free_port()), "tls_cert_file": f"{folder}/cert.pem"}
-    settings |= {"tls_key_file": f"{folder}/key.pem", "tls_auth_clients": "no"}
+    settings |= {"tls_key_file": f"{folder}/key.pem", "tls_auth_clients": "no", **more}
     try:
         with redis_server(0, [str(program)], **settings) as server:
             server.port = int(settings["tls_port"])

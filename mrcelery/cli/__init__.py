@@ -27,6 +27,7 @@ COMMANDS = {
     "status": "How a job stands.",
     "wait": "Wait until a job has ended.",
     "cancel": "Stop jobs.",
+    "retry": "Have a job that failed or was cancelled go on.",
     "logs": "What a job's tasks printed and logged.",
     "counters": "A job's counters.",
     "cat": "Print a job's results, or the part files of an OUTPUT.",

@@ -70,7 +70,7 @@ class _Submit(click.Command):
 @click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
 @click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")
 @click.option("--max-bad-records", metavar="N", help="Records that the job may skip  [0]")
-@click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers; not in effect yet.")
+@click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers  [on]")
 @click.option("--input-format", metavar="NAME", help="text, jsonl, csv, parquet, records:N, ...  [text]")
 @click.option("--output-format", metavar="NAME", help="json, text, jsonl, csv, parquet, ...  [json]")
 @click.option("--compress", metavar="CODEC", help="none, gzip, bz2, xz, zstd  [none]")

@@ -37,6 +37,9 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     if config.result_backend:
         os.environ["MRCELERY_RESULT_BACKEND"] = config.result_backend
 
+    # Read as Celery is imported: being told to stop means to requeue what runs, not to wait for its end.
+    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+
     from mrcelery.executor.celeryapp import configured_app, worker_argv
 
     configured_app().worker_main(worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))

@@ -12,8 +12,13 @@ import json
 import os
 import socket
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
+from mrcelery.errors import UsageError
 from mrcelery.executor.submit import enter
+from mrcelery.jobstore.base import is_of_a_run
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import Request
 
@@ -23,17 +28,38 @@ class FleetRunner:
 
     storage = ""  # a fleet has none of its own: it is configured
 
+    patience = 60.0
+
     def __init__(self, broker: str, result_backend: str | None = None) -> None:
         self.store = RedisJobStore(broker)
+        self._queue = ""
+        self._enter: Callable[[], object] | None = None
+        """Enters the job that is waited for again."""
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
         """Hand the job over; it goes on without this process."""
+        self._enter = partial(enter, self.store, request, envelope, code, blobs)
         enter(self.store, request, envelope, code, blobs)
         self.start(request.job, request.options.queue)
 
     def start(self, job: str, queue: str) -> None:
         """Have a worker start a job that was entered; once more does no harm."""
         self.store.push(queue, start_message(job, queue))
+
+    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+        """Enter a job again that Redis has lost: its commits are in storage, and it goes on from there."""
+        if fields.get("state"):
+            if self._enter is None and (envelope := self.store.request(job)) is not None:
+                kept = {name: text for name, text in fields.items() if name != "state" and not is_of_a_run(name)}
+                self._enter = partial(self.store.create, job, kept, envelope)
+            self._queue = fields.get("queue") or "celery"
+            return False
+        if self._enter is None or not self._queue:
+            return False
+        with suppress(UsageError):  # a worker was quicker to enter it
+            self._enter()
+        self.start(job, self._queue)
+        return True
 
     def check(self) -> None:
         """Workers may come and go."""

@@ -23,6 +23,8 @@ class InlineRunner:
     Without a ``storage`` the data lies in a temporary folder, which :meth:`close` removes.
     """
 
+    patience = 0.0
+
     def __init__(self, storage: str | None = None) -> None:
         self._folder = tempfile.mkdtemp(prefix="mrcelery-")
         self.storage = storage or f"{self._folder}/storage"
@@ -32,28 +34,37 @@ class InlineRunner:
         """Run the job; how it ended is in the job store."""
         # A request's signature protects it on its way to the fleet; here it never leaves the process.
         enter(self.store, request, seal(request, None), code, blobs)
+        self.start(request.job, request.options.queue)
+
+    def start(self, job: str, queue: str) -> None:
+        """Run a job that was entered, or what is left of it."""
         runtime = Runtime(self.store, scratch=f"{self._folder}/scratch")
         step, kind, number = -1, "", -1
         try:
-            stage = start(runtime, request.job)
+            stage = start(runtime, job)
             while stage is not None:
                 step, kind = stage.step, stage.kind
-                for number in range(stage.tasks):
+                for number in range(stage.tasks) if stage.missing is None else stage.missing:
                     run_attempt(runtime, stage.job, step, stage.kind, number, capture=False)
                 number = -1
                 stage = (barrier if stage.then == "barrier" else finish)(runtime, stage.job, step)
-            clean_up(runtime, request.job)
+            clean_up(runtime, job)
         except JobStoppedError:
             pass
         except MRCeleryError as e:
-            fail_job(runtime, failure(e, job=request.job, step=step, kind=kind, task=number))
+            fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
             with suppress(MRCeleryError):
-                withdraw_output(runtime, request.job)
+                withdraw_output(runtime, job)
         except KeyboardInterrupt:
-            self.store.move(request.job, "cancelled", {"finished": repr(time.time())})
+            self.store.move(job, "cancelled", {"finished": repr(time.time())})
             with suppress(MRCeleryError):
-                withdraw_output(runtime, request.job)
+                withdraw_output(runtime, job)
+                clean_up(runtime, job)
             raise
+
+    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+        """Nothing is lost while this process lives."""
+        return False
 
     def check(self) -> None:
         """Nothing runs beside this process."""

@@ -42,6 +42,8 @@ class LocalRunner:
     Raises :class:`ConfigError` where there is no Redis or Valkey server to start.
     """
 
+    patience = 0.0
+
     def __init__(
         self, workers: int, storage: str | None = None, preload: Sequence[str] = (), memory: int = 512 << 20
     ) -> None:
@@ -141,7 +143,15 @@ class LocalRunner:
         """Start the job on the cluster."""
         self._wait_for_server()
         enter(self.store, request, envelope, code, blobs)
-        self.store.push(request.options.queue, start_message(request.job, request.options.queue))
+        self.start(request.job, request.options.queue)
+
+    def start(self, job: str, queue: str) -> None:
+        """Start a job that was entered, or have it go on."""
+        self.store.push(queue, start_message(job, queue))
+
+    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+        """The server loses nothing while it lives, and the cluster ends with it."""
+        return False
 
     def check(self) -> None:
         """Raise where the cluster has died."""

@@ -7,6 +7,8 @@ would, with the group's id and index and the body in it, through a pipelined pro
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -24,24 +26,63 @@ def task_id(job: str, step: int, kind: str, task: int, attempt: int = 0) -> str:
     return f"{job}.{step}.{kind}.{task}.{attempt}"
 
 
-def publish_stage(app: Celery, stage: Stage) -> None:
-    """Publish a stage's tasks as a chord with the coordinator's next step as its body."""
-    body = app.signature(
+def coordinator_id(job: str, step: int, what: str) -> str:
+    """Celery's id of a step of the coordinator."""
+    return f"{job}.start" if what == "start" else f"{job}.{step}.{what}"
+
+
+def _body(app: Celery, stage: Stage) -> Any:
+    return app.signature(
         f"mrcelery.{stage.then}",
         kwargs={"job": stage.job, "step": stage.step},
         immutable=True,  # the body reads commits, and needs no list of M results in its message
         queue=stage.queue,
-        task_id=f"{stage.job}.{stage.step}.{stage.then}",
+        task_id=coordinator_id(stage.job, stage.step, stage.then),
     )
-    if stage.tasks == 0:
-        body.apply_async()
+
+
+def publish_stage(app: Celery, stage: Stage) -> None:
+    """Publish a stage's tasks as a chord with the coordinator's next step as its body."""
+    tasks: Sequence[int] = range(stage.tasks) if stage.missing is None else stage.missing
+    if not tasks:
+        _body(app, stage).apply_async()
         return
-    group = f"{stage.job}.{stage.step}.{stage.kind}"
-    app.backend.set_chord_size(group, stage.tasks)
-    name = f"mrcelery.{stage.kind}"
+    group = _group(stage)
+    if stage.missing is not None:
+        group += f".{secrets.token_hex(3)}"  # what an earlier chord of the stage has counted is not this one's
+    app.backend.set_chord_size(group, len(tasks))
+    _send(app, stage, group, ((number, {"attempt": 0}) for number in tasks))
+
+
+def publish_again(app: Celery, stage: Stage, task: int, attempt: int, **more: str | int) -> None:
+    """Publish one task of a stage once more, under the same id: whichever copies return, its chord counts one."""
+    _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more})])
+
+
+def publish_step(app: Celery, job: str, step: int, what: str, queue: str) -> None:
+    """Publish a step of the coordinator, without waiting for a chord to count to its end."""
+    kwargs = {"job": job} if what == "start" else {"job": job, "step": step}
+    app.send_task(
+        f"mrcelery.{what}",
+        kwargs=kwargs,
+        queue=queue,
+        task_id=coordinator_id(job, step, what),
+        root_id=job,
+        ignore_result=True,
+        kwargsrepr=repr(kwargs),
+        argsrepr="()",
+    )
+
+
+def _group(stage: Stage) -> str:
+    return f"{stage.job}.{stage.step}.{stage.kind}"
+
+
+def _send(app: Celery, stage: Stage, group: str, tasks: Iterable[tuple[int, dict[str, Any]]]) -> None:
+    body, name = _body(app, stage), f"mrcelery.{stage.kind}"
     with app.producer_pool.acquire(block=True) as producer, _batch(producer):
-        for number in range(stage.tasks):
-            kwargs = {"job": stage.job, "step": stage.step, "task": number, "attempt": 0}
+        for number, more in tasks:
+            kwargs = {"job": stage.job, "step": stage.step, "task": number, **more}
             message = app.amqp.create_task_message(
                 task_id(stage.job, stage.step, stage.kind, number),
                 name,

@@ -16,15 +16,7 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
 
     Raises :class:`UsageError` where the job's id is taken.
     """
-    fields = {
-        "name": request.name,
-        "owner": request.owner,
-        "created": repr(request.created),
-        "storage": request.storage,
-        "output": request.output,
-        "queue": request.options.queue,
-    }
-    if not store.create(request.job, fields, envelope):
+    if not store.create(request.job, job_fields(request), envelope):
         raise UsageError(f"a job {request.job} exists already: give another --client-token, or none")
     # Nobody looks for these before the job is on the queue.
     if len(code) <= INLINE_CODE:
@@ -36,3 +28,15 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
         open_storage(request.storage).write(layout.code(request.job), code)
     for digest, data in blobs.items():
         store.put_blob(request.job, digest, data)
+
+
+def job_fields(request: Request) -> dict[str, str]:
+    """What the job store says of a job that was submitted."""
+    return {
+        "name": request.name,
+        "owner": request.owner,
+        "created": repr(request.created),
+        "storage": request.storage,
+        "output": request.output,
+        "queue": request.options.queue,
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from redis.exceptions import RedisError
 
 from mrcelery.attempt import fail_job, failure, run_attempt
 from mrcelery.config import Config
-from mrcelery.coordinator import Stage, barrier, clean_up, finish, start, withdraw_output
+from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, stage_of, start, withdraw_output
 from mrcelery.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -24,7 +25,7 @@ from mrcelery.errors import (
     TaskError,
     UnreachableError,
 )
-from mrcelery.executor.publish import publish_stage
+from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import JobOptions
 from mrcelery.runtime import Runtime
@@ -46,6 +47,9 @@ OPTIONS = {
     "serializer": "json",
     "throws": (AttemptFailed,),  # logged as a line: whose fault it was stands in the job's record
 }
+
+REDIS_SCHEMES = ("redis", "rediss", "sentinel", "unix", "socket")
+"""How addresses of a Redis broker begin."""
 
 ATTEMPT_REQUEST = "mrcelery.executor.lost:AttemptRequest"
 """By name: only workers need it, which import much more."""
@@ -77,10 +81,22 @@ def runtime_of(app: Celery) -> Runtime:
 
 def store_url(app: Celery) -> str:
     """The job store's address: the broker's, or the result backend's where that is no Redis."""
-    for url in (app.conf.broker_read_url, app.conf.broker_url, app.conf.result_backend):
-        if url and str(url).startswith(("redis", "rediss", "sentinel", "unix", "socket")):
-            return str(url)
+    conf = app.conf
+    for url, options in (
+        (conf.broker_read_url, conf.broker_transport_options),
+        (conf.broker_url, conf.broker_transport_options),
+        (conf.result_backend, conf.result_backend_transport_options),
+    ):
+        if url and str(url).startswith(REDIS_SCHEMES):
+            return _with_master(str(url), options or {})
     raise ConfigError("mrcelery needs Redis as broker or result backend of the Celery app: set broker_url")
+
+
+def _with_master(url: str, options: Mapping[str, Any]) -> str:
+    """The address with the name of Sentinel's master, which is an option of Celery's."""
+    if not url.startswith("sentinel") or "master_name" not in options:
+        return url
+    return f"{url.partition('?')[0]}?master_name={options['master_name']}"
 
 
 def register(app: Celery) -> None:
@@ -113,19 +129,25 @@ def _finish(self: Task, *, job: str, step: int) -> None:
         # Also where the job had ended before: an earlier run may have been killed as it cleaned up.
         runtime = runtime_of(self.app)
         if runtime.store.state(job) == "succeeded":
-            clean_up(runtime, job)
-            runtime.forget(job)
+            _clean_up(runtime, job)
 
 
 def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
     runtime = runtime_of(task.app)
     try:
+        if has_gone_on(runtime.store.fields(job), kind, step):
+            raise JobStoppedError(f"the {kind} of job {job} has been done")
         if kind in ("barrier", "finish"):
             runtime.store.update(job, {"stage": kind})
         stage = decide(runtime)
         if stage is not None:
             _publish(task.app, stage)
+            runtime.store.update(job, {stage.published: repr(time.time())})
     except JobStoppedError as e:
+        # Of a stage that was cut short this runs when all its tasks have stopped.
+        if runtime.store.state(job) == "cancelled":
+            with suppress(MRCeleryError):  # there may be nothing yet; what stays is found by `clean`
+                _clean_up(runtime, job)
         raise Ignore(str(e)) from None
     except BrokerUnreachableError as e:
         raise Reject(str(e), requeue=True) from None
@@ -143,6 +165,11 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
         raise
 
 
+def _clean_up(runtime: Runtime, job: str) -> None:
+    clean_up(runtime, job)
+    runtime.forget(job)
+
+
 def _publish(app: Celery, stage: Stage) -> None:
     try:
         publish_stage(app, stage)
@@ -157,12 +184,29 @@ def _withdraw(runtime: Runtime, job: str, kind: str) -> None:
             withdraw_output(runtime, job)
 
 
-def _map(self: Task, *, job: str, step: int, task: int, attempt: int) -> int:
+def _map(self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0) -> int:
+    _pass_on(self, job, step, "map", task, attempt, avoid, passes)
     return _attempt(self, job, step, "map", task)
 
 
-def _reduce(self: Task, *, job: str, step: int, task: int, attempt: int) -> int:
+def _reduce(self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0) -> int:
+    _pass_on(self, job, step, "reduce", task, attempt, avoid, passes)
     return _attempt(self, job, step, "reduce", task)
+
+
+def _pass_on(task: Task, job: str, step: int, kind: Any, number: int, attempt: int, avoid: str, passes: int) -> None:
+    """Leave a backup to another worker than the slow one, which takes it only where it comes back each time."""
+    if passes <= 0 or task.request.hostname != avoid:
+        return
+    runtime = runtime_of(task.app)
+    try:
+        stage = stage_of(runtime.request(job), runtime.store.fields(job), step, kind)
+        publish_again(task.app, stage, number, attempt, avoid=avoid, passes=passes - 1)
+    except (JobStoppedError, KeyError) as e:
+        raise Ignore(str(e)) from None  # nobody knows the job any more
+    except (OperationalError, RedisError, BrokerUnreachableError) as e:
+        raise Reject(str(e), requeue=True) from None
+    raise Ignore(f"left to another worker than {avoid}")
 
 
 def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
@@ -170,7 +214,8 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
     runtime = runtime_of(task.app)
     try:
         # Another process looks after those of a pool of them.
-        run_attempt(runtime, job, step, kind, number, alone=current_process().name != "MainProcess")
+        alone = current_process().name != "MainProcess"
+        run_attempt(runtime, job, step, kind, number, worker=task.request.hostname or "", alone=alone)
     except JobStoppedError:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number

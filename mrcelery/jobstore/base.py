@@ -12,11 +12,17 @@ TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
 
 
+def is_of_a_run(field: str) -> bool:
+    """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
+    return field in ("failure", "finished") or field.startswith("published.")
+
+
 class JobStore(Protocol):
     """Live state of jobs: small, and rebuilt from storage where it is lost.
 
     ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
+    ``published.<step>.<kind>`` (when all tasks of a stage were on the queue),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
@@ -46,12 +52,25 @@ class JobStore(Protocol):
         already ended (or is not known); of two that race to end a job one gets True."""
         ...
 
+    def revive(self, job: str) -> bool:
+        """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
+        of it and its attempts are forgotten, its commits are not. False for any other; of two, one gets True."""
+        ...
+
+    def live(self) -> list[str]:
+        """Ids of jobs that have not ended, as far as the store knows."""
+        ...
+
     def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
         """Count an attempt at its start; 1 for the first."""
         ...
 
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
+        """The state, and whether a commit of the task is remembered. Cheap: attempts ask it as they run."""
+        ...
+
     def add_commit(self, job: str, step: int, kind: str, task: int, commit: bytes) -> None:
-        """Remember a task's encoded commit (idempotent; the first stays)."""
+        """Remember a task's encoded commit (idempotent; the first stays); b"" for one to be read from storage."""
         ...
 
     def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
@@ -64,6 +83,24 @@ class JobStore(Protocol):
 
     def done(self, job: str, step: int, kind: str) -> int:
         """How many commits are remembered for a stage."""
+        ...
+
+    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
+        """Tasks of which a commit is remembered."""
+        ...
+
+    def set_mark(self, job: str, table: str, name: str, mark: str) -> None:
+        """Keep a short text under a name in one of the job's tables."""
+        ...
+
+    def marks(self, job: str, table: str) -> dict[str, str]:
+        """All of a table's marks by name."""
+        ...
+
+    def drop_mark(self, job: str, table: str, name: str) -> None: ...
+
+    def hold(self, job: str, owner: str, seconds: float) -> bool:
+        """Whether ``owner`` is now the one that looks after the job, for so long; its holder may call again."""
         ...
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from threading import RLock
+from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, State
+from mrcelery.jobstore.base import FINAL, State, is_of_a_run
 
 
 class MemoryJobStore:
@@ -21,6 +22,8 @@ class MemoryJobStore:
         self._commits: defaultdict[tuple[str, int, str], dict[int, bytes]] = defaultdict(dict)
         self._bad: defaultdict[tuple[str], dict[tuple[int, str, int], int]] = defaultdict(dict)
         self._blobs: dict[tuple[str, str], bytes] = {}
+        self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        self._holders: dict[str, tuple[str, float]] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         with self._lock:
@@ -53,10 +56,31 @@ class MemoryJobStore:
             known.update(fields or {}, state=to)
             return True
 
+    def revive(self, job: str) -> bool:
+        with self._lock:
+            known = self._fields.get(job, {})
+            if known.get("state") not in ("failed", "cancelled"):
+                return False
+            for name in [n for n in known if is_of_a_run(n)]:
+                del known[name]
+            known["state"] = "submitted"
+            tables: tuple[dict[Any, Any], ...] = (self._attempts, self._marks)
+            for keyed in tables:
+                for key in [k for k in keyed if k[0] == job]:
+                    del keyed[key]
+            return True
+
+    def live(self) -> list[str]:
+        with self._lock:
+            return [job for job, fields in self._fields.items() if fields["state"] not in FINAL]
+
     def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
         with self._lock:
             self._attempts[job, step, kind, task] += 1
             return self._attempts[job, step, kind, task]
+
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
+        return self.state(job), task in self._commits.get((job, step, kind), {})
 
     def add_commit(self, job: str, step: int, kind: str, task: int, commit: bytes) -> None:
         with self._lock:
@@ -69,10 +93,34 @@ class MemoryJobStore:
 
     def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
         with self._lock:
-            return dict(self._commits.get((job, step, kind), {}))
+            return {task: data for task, data in self._commits.get((job, step, kind), {}).items() if data}
 
     def done(self, job: str, step: int, kind: str) -> int:
         return len(self._commits.get((job, step, kind), {}))
+
+    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
+        with self._lock:
+            return frozenset(self._commits.get((job, step, kind), {}))
+
+    def set_mark(self, job: str, table: str, name: str, mark: str) -> None:
+        with self._lock:
+            self._marks[job, table][name] = mark
+
+    def marks(self, job: str, table: str) -> dict[str, str]:
+        with self._lock:
+            return dict(self._marks.get((job, table), {}))
+
+    def drop_mark(self, job: str, table: str, name: str) -> None:
+        with self._lock:
+            self._marks.get((job, table), {}).pop(name, None)
+
+    def hold(self, job: str, owner: str, seconds: float) -> bool:
+        with self._lock:
+            holder, until = self._holders.get(job, (owner, 0.0))
+            if holder != owner and monotonic() < until:
+                return False
+            self._holders[job] = owner, monotonic() + seconds
+            return True
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
         with self._lock:
@@ -93,7 +141,9 @@ class MemoryJobStore:
         with self._lock:
             self._fields.pop(job, None)
             self._requests.pop(job, None)
-            tables: tuple[dict[Any, Any], ...] = (self._attempts, self._commits, self._bad, self._blobs)
+            tables: tuple[dict[Any, Any], ...] = (
+                self._attempts, self._commits, self._bad, self._blobs, self._marks
+            )
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]

@@ -9,6 +9,9 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
     mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit ("" for one that is too large: read storage)
     mrcelery:job:<job>:blob:<name>       small objects
+    mrcelery:job:<job>:marks:<table>     hash name -> short text
+    mrcelery:job:<job>:holder            who looks after the job just now
+    mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mrcelery.jobstore.base import TTL, State
+from mrcelery.jobstore.base import FINAL, TTL, State, is_of_a_run
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
+LIVE = "mrcelery:live"
 COMMIT_LIMIT = 2048
 """Bytes of a commit that is kept here; larger ones are read from storage."""
 
@@ -46,6 +50,22 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
 
+_REVIVE = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'failed' and state ~= 'cancelled' then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'submitted')
+redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+
+_HOLD = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
 
 class RedisJobStore:
     """:class:`mrcelery.jobstore.base.JobStore` at a broker address.
@@ -68,6 +88,8 @@ class RedisJobStore:
             ("SET", f"{_job(job)}:request", request, "EX", TTL),
             ("ZADD", JOBS, created, job),
             ("ZREMRANGEBYSCORE", JOBS, "-inf", created - TTL),
+            ("ZADD", LIVE, created, job),
+            ("ZREMRANGEBYSCORE", LIVE, "-inf", created - TTL),
         )
         return True
 
@@ -85,12 +107,39 @@ class RedisJobStore:
         return state.decode() if isinstance(state, bytes) else ""
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
-        return bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
+        moved = bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
+        if moved and to in FINAL:
+            self._one("ZREM", LIVE, job)
+        return moved
+
+    def revive(self, job: str) -> bool:
+        # A name at least: HDEL takes no empty list.
+        names = ["failure", *filter(is_of_a_run, self.fields(job))]
+        if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
+            return False
+        self.connection.call(("UNLINK", f"{_job(job)}:attempts"), ("ZADD", LIVE, time.time(), job))
+        self._unlink(f"{_job(job)}:marks:")
+        return True
+
+    def live(self) -> list[str]:
+        jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
+        states = self.connection.call(*(("HGET", _job(job), "state") for job in jobs)) if jobs else []
+        # Of a client that died before it could say so, or past their time to live.
+        gone = [job for job, state in zip(jobs, states, strict=True) if not state or state.decode() in FINAL]
+        if gone:
+            self._one("ZREM", LIVE, *gone)
+        return [job for job in jobs if job not in set(gone)]
 
     def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
         key = f"{_job(job)}:attempts"
         attempt, _ = self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}", 1), ("EXPIRE", key, TTL))
         return int(attempt)
+
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
+        state, done = self.connection.call(
+            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task)
+        )
+        return state.decode() if isinstance(state, bytes) else "", bool(done)
 
     def add_commit(self, job: str, step: int, kind: str, task: int, commit: bytes) -> None:
         key = _done(job, step, kind)
@@ -117,6 +166,22 @@ class RedisJobStore:
     def done(self, job: str, step: int, kind: str) -> int:
         return int(self._one("HLEN", _done(job, step, kind)))  # type: ignore[call-overload, no-any-return]
 
+    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
+        return frozenset(map(int, self._one("HKEYS", _done(job, step, kind))))  # type: ignore[call-overload]
+
+    def set_mark(self, job: str, table: str, name: str, mark: str) -> None:
+        key = _marks(job, table)
+        self.connection.call(("HSET", key, name, mark), ("EXPIRE", key, TTL))
+
+    def marks(self, job: str, table: str) -> dict[str, str]:
+        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _marks(job, table)))}
+
+    def drop_mark(self, job: str, table: str, name: str) -> None:
+        self._one("HDEL", _marks(job, table), name)
+
+    def hold(self, job: str, owner: str, seconds: float) -> bool:
+        return bool(self._one("EVAL", _HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
+
     def put_blob(self, job: str, name: str, data: bytes) -> None:
         self._one("SET", f"{_job(job)}:blob:{name}", data, "EX", TTL)
 
@@ -130,16 +195,19 @@ class RedisJobStore:
         return [j.decode() for j in self._one("ZREVRANGE", JOBS, 0, limit - 1)]  # type: ignore[attr-defined]
 
     def drop(self, job: str) -> None:
+        self._unlink(f"{_job(job)}:")
+        self.connection.call(("UNLINK", _job(job)), ("ZREM", JOBS, job), ("ZREM", LIVE, job))
+
+    def _unlink(self, prefix: str) -> None:
+        """Remove all keys that start so."""
         cursor = b"0"
         while True:
-            answer: Any = self._one("SCAN", cursor, "MATCH", f"{_job(job)}*", "COUNT", 1000)
+            answer: Any = self._one("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
             cursor, keys = answer
-            own = [k for k in keys if k == _job(job).encode() or k.startswith(f"{_job(job)}:".encode())]
-            if own:
+            if own := [k for k in keys if k.startswith(prefix.encode())]:
                 self._one("UNLINK", *own)
             if cursor == b"0":
-                break
-        self._one("ZREM", JOBS, job)
+                return
 
     def push(self, queue: str, message: bytes) -> None:
         """Put a Celery message, in the transport's format, on a queue."""
@@ -159,6 +227,10 @@ def _job(job: str) -> str:
 
 def _done(job: str, step: int, kind: str) -> str:
     return f"{_job(job)}:done:{step}.{kind}"
+
+
+def _marks(job: str, table: str) -> str:
+    return f"{_job(job)}:marks:{table}"
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

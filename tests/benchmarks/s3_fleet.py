@@ -56,13 +56,13 @@ class S3Fleet(NamedTuple):
 
 
 @contextmanager
-def s3_fleet(workers: int) -> Iterator[S3Fleet]:
-    """Start all of it, and stop it at the end."""
+def s3_fleet(workers: int, endpoint_pid: int = 0) -> Iterator[S3Fleet]:
+    """Start all of it, and stop it at the end; ``endpoint_pid`` is the process of an endpoint that runs already."""
     import boto3
 
     own = _children()
     with s3_endpoint():
-        endpoint = sorted(_children() - own)
+        endpoint = [endpoint_pid] if endpoint_pid else sorted(_children() - own)
         with s3_bucket() as bucket, fleet(workers) as warm:
             environment = {**warm.environment, "MRCELERY_STORAGE": f"s3://{bucket}/mrcelery"}
             boto = boto3.resource("s3").Bucket(bucket)

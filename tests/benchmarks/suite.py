@@ -163,6 +163,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes or threads of each contestant (2)")
     parser.add_argument("--split-size", help="for mrcelery (the default of submit)")
     parser.add_argument("--no-s3", action="store_true", help="leave out the fleet with an S3 endpoint")
+    parser.add_argument(
+        "--endpoint-pid", type=int, default=0,
+        help="process of the endpoint in AWS_ENDPOINT_URL_S3, if it runs here: its CPU is told apart",
+    )
     parser.add_argument("--patience", type=float, default=60, help="what takes more seconds runs once (60)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds of one run (900)")
     parser.add_argument(
@@ -191,7 +195,9 @@ def main() -> None:
     about, results = _about(options), dict[str, Result]()
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="mrcelery-suite-"))
-        fleet = None if options.no_s3 or not field.has_moto() else stack.enter_context(s3_fleet(options.workers))
+        fleet = None if options.no_s3 or not field.has_moto() else stack.enter_context(
+                s3_fleet(options.workers, options.endpoint_pid)
+            )
         suite = Suite(options, Path(scratch), fleet)
         for name, size in options.contests:
             results[name] = suite.contest(name, size)

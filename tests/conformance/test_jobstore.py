@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.jobstore.redis import JOBS, RedisJobStore
+from mrcelery.jobstore.redis import JOBS, LIVE, RedisJobStore
 from mrcelery.jobstore.wire import _RedisPy
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -157,6 +158,84 @@ def test_of_many_that_end_a_job_one_does(connect: Open) -> None:
         assert store.state(job) == states[winner % 3]
 
 
+def test_the_jobs_that_have_not_ended(store: JobStore) -> None:
+    for number, state in enumerate(("submitted", "running", *sorted(FINAL))):
+        store.create(state, {**FIELDS, "created": repr(1000.0 + number)}, b"")
+        if state != "submitted":
+            assert store.move(state, state)  # type: ignore[arg-type]
+    assert store.live() == ["submitted", "running"]
+    store.drop("running")
+    assert store.live() == ["submitted"]
+
+
+@pytest.mark.parametrize("ended", ["failed", "cancelled"])
+def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open, ended: Any) -> None:
+    store = connect()
+    store.create("job-1", FIELDS, b"request")
+    store.move("job-1", "running", {"total.0.map": "7", "published.0.map": "1.0", "started": "1"})
+    store.next_attempt("job-1", 0, "map", 3)
+    store.add_commit("job-1", 0, "map", 1, b"commit")
+    store.set_mark("job-1", "repairs.0.map", "3", "1 2.0")
+    assert not store.revive("job-1")
+    store.move("job-1", ended, {"failure": "{}", "finished": "2"})
+    assert store.live() == []
+    assert sorted(race(connect, 8, lambda one, _: one.revive("job-1"))) == [False] * 7 + [True]
+    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "total.0.map": "7", "started": "1"}
+    assert store.live() == ["job-1"]
+    assert store.request("job-1") == b"request"
+    assert store.commits("job-1", 0, "map") == {1: b"commit"}
+    assert store.next_attempt("job-1", 0, "map", 3) == 1
+    assert store.marks("job-1", "repairs.0.map") == {}
+    assert store.move("job-1", "succeeded")
+    assert not store.revive("job-1")
+    assert not store.revive("no")
+
+
+def test_what_an_attempt_asks_as_it_runs(store: JobStore, job: str) -> None:
+    assert store.look("no", 0, "map", 0) == ("", False)
+    assert store.look(job, 0, "map", 3) == ("submitted", False)
+    store.move(job, "running")
+    store.add_commit(job, 0, "map", 3, b"")
+    assert store.look(job, 0, "map", 3) == ("running", True)
+    assert store.look(job, 0, "map", 4) == store.look(job, 0, "reduce", 3) == ("running", False)
+
+
+def test_a_commit_that_is_only_known_to_be_there(store: JobStore, job: str) -> None:
+    store.add_commit(job, 0, "map", 0, b"")
+    store.add_commit(job, 0, "map", 12, b"commit")
+    assert store.done_tasks(job, 0, "map") == {0, 12}
+    assert store.done_tasks(job, 0, "reduce") == set()
+    assert store.commits(job, 0, "map") == {12: b"commit"}
+    assert store.done(job, 0, "map") == 2
+
+
+def test_marks(store: JobStore, job: str) -> None:
+    assert store.marks(job, "running.0.map") == {}
+    store.set_mark(job, "running.0.map", "7.1-a", "1.5 2.5 10 celery@höst")
+    store.set_mark(job, "running.0.map", "8.1-b", "x")
+    store.set_mark(job, "running.0.map", "8.1-b", "y")
+    store.set_mark(job, "running.1.map", "7.1-a", "other")
+    assert store.marks(job, "running.0.map") == {"7.1-a": "1.5 2.5 10 celery@höst", "8.1-b": "y"}
+    store.drop_mark(job, "running.0.map", "8.1-b")
+    store.drop_mark(job, "running.0.map", "none")
+    assert store.marks(job, "running.0.map") == {"7.1-a": "1.5 2.5 10 celery@höst"}
+    store.drop(job)
+    assert store.marks(job, "running.0.map") == store.marks(job, "running.1.map") == {}
+
+
+def test_one_at_a_time_holds_a_job(connect: Open) -> None:
+    connect().create("job-1", FIELDS, b"")
+    held = race(connect, 8, lambda store, n: store.hold("job-1", f"worker-{n}", 60.0))
+    assert sorted(held) == [False] * 7 + [True]
+    winner = held.index(True)
+    assert connect().hold("job-1", f"worker-{winner}", 0.05)
+    assert connect().hold("job-2", "another", 60.0)
+    deadline = time.monotonic() + 30
+    while not connect().hold("job-1", "another", 60.0):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_attempts_are_counted_by_task(store: JobStore, job: str) -> None:
     assert [store.next_attempt(job, 0, "map", 0) for _ in range(3)] == [1, 2, 3]
     assert store.next_attempt(job, 0, "map", 1) == 1
@@ -254,7 +333,7 @@ def test_a_job_that_is_dropped_leaves_nothing_and_others_stay(store: JobStore) -
 
 
 def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
-    """What a client forgets about must not fill the broker: only the list of jobs, which is cut, may stay."""
+    """What a client forgets about must not fill the broker: only the lists of jobs, which are cut, may stay."""
     store = RedisJobStore(server.tcp_url)
     store.call(("FLUSHALL",))
     store.create("job-1", FIELDS, b"request")
@@ -263,9 +342,11 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
     store.next_attempt("job-1", 0, "map", 0)
     store.update("job-1", {"status": "x"})
     store.move("job-1", "running")
+    store.set_mark("job-1", "running.0.map", "0", "x")
+    assert store.hold("job-1", "me", 60.0)
     (keys,) = store.call(("KEYS", "*"))
     assert isinstance(keys, list)
     endless = {key for key in keys if store.call(("TTL", key)) == [-1]}
     store.close()
-    assert len(keys) == 6
-    assert endless <= {JOBS.encode()}
+    assert len(keys) == 9
+    assert endless <= {JOBS.encode(), LIVE.encode()}

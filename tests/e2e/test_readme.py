@@ -54,6 +54,20 @@ def test_the_first_command_prints_what_is_shown() -> None:
     assert shown == "".join(f'"{word}"\t{count}\n' for word, count in words.most_common(5))
 
 
+def test_the_jobs_in_columns_run(tmp_path: Path) -> None:
+    (tmp_path / "jobs.py").write_text(block("python", "class SortRecords"))
+    (tmp_path / "text").write_text(" a b  a\n\nc a \n")
+    run = f"{sys.executable} -m mrcelery submit --runner inline"
+    shown = shell(f"{run} jobs.py:CountWords text", tmp_path)
+    assert sorted(shown.splitlines()) == ['"a"\t3', '"b"\t1', '"c"\t1']
+    records = [f"{i * 7919 % 1000:010}{i:090}".encode() for i in range(1000)]
+    (tmp_path / "records").write_bytes(b"".join(records))
+    shell(f"{run} jobs.py:SortRecords records -R 3 -o out", tmp_path)
+    parts = sorted((tmp_path / "out").glob("part-*"))
+    assert len(parts) == 3
+    assert b"".join(part.read_bytes() for part in parts) == b"".join(sorted(records))
+
+
 def test_the_class_runs(tmp_path: Path) -> None:
     (tmp_path / "wc.py").write_text(block("python", "class WordCount"))
     text = tmp_path / "text"

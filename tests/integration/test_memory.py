@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.measure import Tree, proportional
 
 MEMORY = 16 << 20
 WORKERS = 2
@@ -112,31 +113,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def proportional(pid: int) -> int:
-    """Bytes of a process's memory, those that several share divided among them."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:")), 0)
-
-
-def tree(root: int) -> list[int]:
-    """A process and all below it."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                parent = int(Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(name))
-    found = [root]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
-
-
 def command(job: str, data: Path, output: Path, runner: str) -> list[str]:
     name = f"{data.parent / 'jobs.py'}:{job}"
     return [
@@ -165,8 +141,9 @@ def test_a_cluster_holds_no_more_than_its_ceilings(job: str, data: Path, tmp_pat
     peak = 0
     with (tmp_path / "errors").open("w+") as errors:
         process = subprocess.Popen(command(job, data, tmp_path / "out", "local"), stderr=errors)
+        tree = Tree([process.pid])
         while process.poll() is None:
-            peak = max(peak, sum(map(proportional, tree(process.pid))))
+            peak = max(peak, sum(map(proportional, tree.sample())))
             time.sleep(0.05)  # between two looks
         errors.seek(0)
         assert process.returncode == 0, errors.read()

@@ -238,6 +238,8 @@ def test_job_ids() -> None:
 class Known:
     """A runner over a job store that a test fills: no tasks run."""
 
+    patience = 0.0
+
     def __init__(self, storage: str) -> None:
         self.store = MemoryJobStore()
         self.storage = storage
@@ -246,6 +248,12 @@ class Known:
 
     def submit(self, *args: object) -> None:
         raise NotImplementedError
+
+    def start(self, job: str, queue: str) -> None:
+        pass
+
+    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+        return False
 
     def check(self) -> None:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -280,6 +281,27 @@ def test_tables_and_pairs_give_one_result(tmp_path_factory, job, inputs, reducer
     assert sum(task.records_out for task in maps) == sum(len(rows) for _, rows in inputs)
     reduces = [task for task in tasks if task.kind == "reduce"]
     assert sum(task.records_out for task in reduces) == len(found)
+
+
+@pytest.mark.parametrize("first", ["pairs", "table"])
+def test_objects_and_arrays_of_one_declared_reducer(tmp_path, first) -> None:
+    """Pairs that are only counted, and a table that arrays cannot sum, whichever comes first."""
+
+    class Both(Summed):
+        def mapper_batch(self, lines):
+            return chain([("a", 1), ("b", 1)], ()) if lines[0] == "pairs" else pa.table({"k": ["a"], "v": [2**63 - 1]})
+
+        def mapper_final(self):
+            yield "a", 1
+
+    class Twice(Both):
+        def mapper_batch(self, lines):
+            table = pa.table({"k": ["a", "a"], "v": [2**62, 2**62]})
+            return table if lines[0] == "table" else super().mapper_batch(lines)
+
+    for job, total in ((Both, 2**63), (Twice, 2**63 + 1)):
+        results, _ = run_job(job, [first], str(tmp_path))
+        assert dict(results[0]) == ({"a": total} if first == "table" else {"a": 2, "b": 1})
 
 
 def test_sums_that_leave_64_bits_between_map_tasks_are_right(tmp_path) -> None:

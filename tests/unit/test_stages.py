@@ -111,6 +111,36 @@ WORDS = ["ab", "c", "dé", "中", "😀", "x0", "x1", "x2", "x3", "x4"]
 texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=60), max_size=4)
 
 
+class Sometimes(Words):
+    """Words that count one, but for those that begin with an x."""
+
+    def mapper(self, _, line):
+        for word in line.split():
+            yield word, int(word[1:]) if word[0] == "x" else 1
+
+
+class SometimesCombined(Sometimes):
+    combiner = Combined.combiner
+
+
+class SometimesDeclared(Sometimes):
+    reducer = ops.Sum()
+
+
+@pytest.mark.parametrize("job", [Combined, Declared, SometimesCombined, SometimesDeclared])
+@pytest.mark.parametrize("budget", [200, 2000, 1 << 20])
+@pytest.mark.parametrize("tail", ["", "x1 x3 x1 "])
+def test_what_is_counted_is_not_lost(tmp_path, job, budget, tail) -> None:
+    """Many of few words, and of so many that the buffer is full of them; then pairs of another value."""
+    inputs = ["a b a\n" * 2000 + tail * 3 + "a c", " ".join(f"w{i % 400}" for i in range(5000)) + "\n" + tail]
+    results, _ = run_job(job, inputs, str(tmp_path), reducers=2, budget=budget)
+    want = Counter()
+    for text in inputs:
+        for word in text.split():
+            want[word] += int(word[1:]) if word[0] == "x" and job.__name__.startswith("Sometimes") else 1
+    assert dict(pair for part in results for pair in part) == want
+
+
 @pytest.mark.parametrize("job", [Words, Combined, Declared, Encoded, EncodedOp])
 @given(words=texts, reducers=st.integers(1, 5), budget=st.sampled_from([200, 1000, 1 << 20]))
 @settings(max_examples=15, deadline=None)

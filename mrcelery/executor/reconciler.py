@@ -1,0 +1,263 @@
+"""Looks after the jobs that run: gathers what is known of each, and does what :mod:`mrcelery.reconcile` says.
+
+Every worker has one, in a thread of its main process. Of all workers one at a time holds a job. A look at a job that
+moves costs a few commands; only for one that has stood still are the queue and the leases searched, by the server
+and in pieces, for the ids of its messages.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+
+from mrcelery import marks
+from mrcelery.attempt import fail_job, failure
+from mrcelery.config import Config
+from mrcelery.coordinator import stage_of
+from mrcelery.errors import MRCeleryError, TaskError
+from mrcelery.executor.fleet import start_message
+from mrcelery.executor.publish import publish_again, publish_step
+from mrcelery.executor.tasks import store_url
+from mrcelery.jobstore.base import is_of_a_run
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
+from mrcelery.records import Kind, Request
+from mrcelery.runtime import Runtime
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+LONGEST_LEASE = 15.0
+"""Seconds after which the same thing is published again at the soonest, however long the visibility timeout is."""
+
+PASSES = 3
+"""Times that the slow worker passes a backup on, before it runs it itself: there may be no other."""
+
+PIECE = 500
+"""Messages that the server looks through at once; everyone else waits for that long."""
+
+_QUEUED = """
+local messages = redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])
+local found = {#messages}
+for _, message in ipairs(messages) do
+    local at = string.find(message, ARGV[3], 1, true)
+    if at then found[#found + 1] = string.match(message, '[^"]+', at + 7) end
+end
+return found
+"""
+
+_LEASED = """
+local answer = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local found = {answer[1]}
+for at = 2, #answer[2], 2 do
+    local id = string.find(answer[2][at], ARGV[3], 1, true)
+    if id then found[#found + 1] = string.match(answer[2][at], '[^"]+', id + 7) end
+end
+return found
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
+    """Ids of the job's messages that are queued or leased, without the job's own at their head."""
+    needle = f'"id": "{job}.'
+    found: set[bytes] = set()
+    answer: Any
+    start = 0
+    while True:
+        (answer,) = store.call(("EVAL", _QUEUED, 1, queue, start, start + PIECE - 1, needle))
+        found.update(answer[1:])
+        start += PIECE
+        if answer[0] < PIECE:
+            break
+    cursor = b"0"
+    while True:
+        (answer,) = store.call(("EVAL", _LEASED, 1, "unacked", cursor, PIECE, needle))
+        found.update(answer[1:])
+        cursor = answer[0]
+        if cursor == b"0":
+            return {identity.decode()[len(job) + 1 :] for identity in found}
+
+
+@dataclass
+class _Watched:
+    """What is remembered of a job from look to look."""
+
+    request: Request
+    envelope: bytes
+    fields: dict[str, str] = field(default_factory=dict)
+    moved: tuple[object, ...] = ()
+    since: float = 0.0
+    """When it last moved."""
+    searched: float = 0.0
+    unseen: dict[str, float] = field(default_factory=dict)
+
+
+class Reconciler:
+    """Looks after all jobs at an app's broker."""
+
+    def __init__(self, app: Celery, policy: Policy | None = None) -> None:
+        self._app = app
+        self.policy = policy or policy_of(app)
+        config = Config.load({})
+        self._store = RedisJobStore(store_url(app))
+        self._runtime = Runtime(self._store, scratch=config.scratch or None, signing_key=config.signing_key or None)
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
+        self._watched: dict[str, _Watched] = {}
+
+    def look(self) -> None:
+        """Look at every job once. Raises :class:`mrcelery.errors.BrokerUnreachableError`."""
+        live = self._store.live()
+        for job in live:
+            try:
+                self._look_at(job)
+            except (KeyError, ValueError, MRCeleryError) as e:
+                # One job's trouble must not keep the others waiting.
+                _log.warning("mrcelery: cannot look after job %s now: %s: %s", job, type(e).__name__, e)
+        for job in self._watched.keys() - set(live):
+            watched = self._watched.pop(job)
+            if not self._store.state(job):
+                self._enter_again(job, watched)
+
+    def _enter_again(self, job: str, watched: _Watched) -> None:
+        """Redis has lost the job. Its spec and its commits are in storage, from which ``start`` goes on."""
+        if watched.fields.get("state") != "running":
+            return  # it may have no spec yet, and its code went with Redis: its client has both
+        fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_a_run(k)}
+        if self._store.create(job, fields, watched.envelope):
+            _log.warning("mrcelery: Redis has lost job %s: it goes on from storage", job)
+            queue = watched.request.options.queue
+            self._store.push(queue, start_message(job, queue))
+
+    def _look_at(self, job: str) -> None:
+        now = time.time()
+        watched = self._watched.get(job)
+        if watched is None:
+            envelope = self._store.request(job)
+            if envelope is None:
+                return
+            watched = self._watched[job] = _Watched(self._runtime.request(job), envelope, since=now)
+        watched.fields = fields = self._store.fields(job)
+        if not fields or not self._store.hold(job, self._owner, 3 * self.policy.grace):
+            watched.unseen = {}
+            return
+        facts = self._facts(job, watched, now)
+        if facts is None:
+            return
+        for action in needs(facts, self.policy):
+            self._do(job, watched.request, facts, action)
+
+    def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
+        """What is known of the job, or None where it moves and need not be looked into."""
+        fields, store, request = watched.fields, self._store, watched.request
+        if fields["state"] == "submitted":
+            step, kind, total, done = 0, None, 0, 0
+        else:
+            step = int(fields["step"])
+            kind = _kind(request, fields)
+            total, done = int(fields[f"total.{step}.{kind}"]), store.done(job, step, kind)
+        moved = (fields["state"], fields.get("step"), fields.get("stage"), done)
+        if moved != watched.moved:
+            watched.moved, watched.since, watched.unseen = moved, now, {}
+        if now - watched.since < self.policy.grace and now - watched.searched < self.policy.lease:
+            return None
+        watched.searched = now
+        flying = in_flight(store, job, request.options.queue)
+        head = f"{step}.{kind}."
+        facts = Facts(
+            now=now,
+            state=fields["state"],
+            step=step,
+            kind=kind,
+            then=stage_of(request, fields, step, kind).then if kind else "finish",  # type: ignore[arg-type]
+            tasks=total,
+            committed=store.done_tasks(job, step, kind) if kind else frozenset(),
+            in_flight=frozenset(int(i.split(".")[2]) for i in flying if kind and i.startswith(head)),
+            coordinating=any(i.rpartition(".")[2] in ("start", "barrier", "finish") for i in flying),
+            running=marks.running(store, job, step, kind, now) if kind else (),
+            repairs=marks.repairs(store, job, step, kind or "start"),
+            rates=marks.rates(store, job, step, kind) if kind else (),
+            backed_up=marks.backups(store, job, step, kind) if kind else frozenset(),
+            speculative=request.options.speculative,
+        )
+        watched.unseen = {name: watched.unseen.get(name, now) for name in missing(facts, self.policy)}
+        return replace(facts, unseen=watched.unseen)
+
+    def _do(self, job: str, request: Request, facts: Facts, action: Action) -> None:
+        store, step, kind = self._store, facts.step, facts.kind
+        _log.warning("mrcelery: job %s, step %d, %s: %s", job, step, kind, action)
+        if isinstance(action, GiveUp):
+            error = TaskError(action.reason)
+            fail_job(self._runtime, failure(error, job=job, step=step, kind=kind or "start", task=action.task))
+            return
+        if isinstance(action, Nudge):
+            self._note(job, facts, action.what)
+            publish_step(self._app, job, step, action.what, request.options.queue)
+            return
+        assert kind is not None
+        stage = stage_of(request, store.fields(job), step, kind)
+        if isinstance(action, Publish):
+            self._note(job, facts, str(action.task))
+            publish_again(self._app, stage, action.task, action.attempt)
+        elif isinstance(action, BackUp):
+            marks.tell_backup(store, job, step, kind, action.task, facts.now)
+            publish_again(self._app, stage, action.task, 1, avoid=action.worker, passes=PASSES)
+
+    def _note(self, job: str, facts: Facts, name: str) -> None:
+        # Before it is published: who is killed between the two publishes it later, not too often.
+        before = facts.repairs.get(name, Repair(0, 0.0))
+        again = Repair(before.times + 1, facts.now)
+        marks.tell_repair(self._store, job, facts.step, facts.kind or "start", name, again)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _kind(request: Request, fields: dict[str, str]) -> Kind:
+    """The kind of the stage a job is in: the coordinator's own steps stand for the stage before them."""
+    reduces = request.steps[int(fields["step"])].has_reducer
+    return "reduce" if fields["stage"] == "reduce" or (fields["stage"] == "finish" and reduces) else "map"
+
+
+def policy_of(app: Celery) -> Policy:
+    """When to act, by the app's visibility timeout: in that time a lease that is not renewed ends."""
+    options = app.conf.broker_transport_options or {}
+    lease = min(LONGEST_LEASE, float(options.get("visibility_timeout", LONGEST_LEASE)))
+    return Policy(lease=lease, grace=lease / 5)
+
+
+class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The thread in a worker; of those that a worker forks later, none has it."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self._stopped = threading.Event()
+        super().__init__(worker, **kwargs)
+
+    def start(self, worker: Any) -> None:
+        reconciler = Reconciler(worker.app)
+        threading.Thread(target=self._run, args=(reconciler,), name="mrcelery-reconciler", daemon=True).start()
+
+    def stop(self, worker: Any) -> None:
+        self._stopped.set()
+
+    terminate = stop
+
+    def _run(self, reconciler: Reconciler) -> None:
+        while not self._stopped.wait(reconciler.policy.grace):
+            try:
+                reconciler.look()
+            except MRCeleryError as e:
+                _log.warning("mrcelery: cannot look after jobs now: %s", e)
+            except Exception:
+                _log.exception("mrcelery: the look after jobs failed; it is tried again")
+        reconciler.close()

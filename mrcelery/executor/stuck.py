@@ -1,0 +1,84 @@
+"""Attempts that do not end by themselves: whose job has ended, or that make no progress.
+
+An attempt looks up at least each quarter of a second, between two records. User code that stays in one call
+for longer cannot be interrupted there: its process is killed. That counts as a failed attempt where the job
+goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from mrcelery.executor.tasks import runtime_of
+from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.progress import last_progress, mark_path
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 1.0
+"""How long an attempt may go on after its job has ended: it looks four times in that time."""
+
+KINDS = {"mrcelery.map": "map", "mrcelery.reduce": "reduce"}
+
+
+class Watch:
+    """Watches over the attempts of one worker. ``timeout``: seconds without progress; 0 for no limit."""
+
+    def __init__(self, app: Any, store: JobStore, timeout: float) -> None:
+        self._app = app
+        self._store = store
+        self._timeout = timeout
+        self._first_seen: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self._ended_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self._killed: WeakSet[Any] = WeakSet()
+        self._looked = 0.0
+
+    @cached_property
+    def _scratch(self) -> str:
+        return runtime_of(self._app).scratch
+
+    def look(self, requests: Iterable[Any]) -> set[Any]:
+        """End what should not go on; return the requests that hang, whose leases are to lapse."""
+        now = time.monotonic()
+        if now - self._looked > 10 * GRACE_SECONDS:
+            self._first_seen.clear()  # first look, or all of us stood still: nobody had time to make progress
+        self._looked = now
+        attempts = [r for r in requests if r.name in KINDS and r.time_start]
+        ended = {job for job in {r.kwargs["job"] for r in attempts} if self._store.state(job) in FINAL}
+        hung = set()
+        for request in attempts:
+            since = self._first_seen.setdefault(request, now)
+            if request.kwargs["job"] in ended:
+                self._ended_since.setdefault(request, now)
+            silent = now - max(since, last_progress(self._mark(request)))
+            if now - self._ended_since.get(request, now) >= GRACE_SECONDS:
+                self._kill(request, "its job has ended")
+            elif self._timeout and silent > self._timeout:
+                hung.add(request)
+                self._kill(request, f"it made no progress for {silent:.0f} s (MRCELERY_TASK_TIMEOUT)")
+        return hung
+
+    def _mark(self, request: Any) -> str:
+        which = request.kwargs
+        return mark_path(
+            self._scratch, which["job"], which["step"], KINDS[request.name], which["task"], request.worker_pid
+        )
+
+    def _kill(self, request: Any, why: str) -> None:
+        pid = request.worker_pid
+        if request in self._killed or pid == os.getpid():  # a thread cannot be killed
+            return
+        self._killed.add(request)
+        log.warning("the process %d of %s is killed: %s", pid, request.id, why)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with suppress(OSError):
+            os.unlink(self._mark(request))

@@ -1,0 +1,85 @@
+"""Short texts about the tasks of a stage that the job store keeps, a table of them per stage.
+
+==============================  ====================  =================================================
+table                           name                  text
+==============================  ====================  =================================================
+``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker
+``rates.<step>.<kind>``         a small number        records a second of a task that has committed
+``repairs.<step>.<kind>``       a task or a step      times published again, and when last
+``backups.<step>.<kind>``       a task                when its backup was started
+==============================  ====================  =================================================
+"""
+
+from __future__ import annotations
+
+import time
+
+from mrcelery.jobstore.base import JobStore
+from mrcelery.reconcile import Repair, Running
+from mrcelery.records import Commit
+
+SAMPLE = 64
+"""Rates kept of a stage, however many tasks it has."""
+
+SHORT = 0.1
+"""Seconds of a task whose rate says nothing: it is over before one could be backed up."""
+
+
+def tell_running(
+    store: JobStore, job: str, step: int, kind: str, task: int, attempt: str, *, began: float, records: int, worker: str
+) -> None:
+    """Say that an attempt runs, since when (epoch seconds), how many records it has taken, and where."""
+    text = f"{began:.3f} {time.time():.3f} {records} {worker}"
+    store.set_mark(job, f"running.{step}.{kind}", f"{task}.{attempt}", text)
+
+
+def tell_ended(store: JobStore, job: str, step: int, kind: str, task: int, attempt: str) -> None:
+    """Take that back."""
+    store.drop_mark(job, f"running.{step}.{kind}", f"{task}.{attempt}")
+
+
+def running(store: JobStore, job: str, step: int, kind: str, now: float) -> tuple[Running, ...]:
+    """The attempts of a stage that have told that they run."""
+    found = []
+    for name, text in store.marks(job, f"running.{step}.{kind}").items():
+        began, told, records, worker = text.split(" ", 3)
+        task = int(name.partition(".")[0])
+        quiet = max(0.0, now - float(told))
+        found.append(Running(task, worker, max(0.001, now - float(began)), int(records), quiet))
+    return tuple(found)
+
+
+def tell_rate(store: JobStore, commit: Commit) -> None:
+    """Keep how quick a task was, as one of a sample."""
+    if commit.seconds >= SHORT and commit.records_in:
+        rate = commit.records_in / commit.seconds
+        store.set_mark(commit.job, f"rates.{commit.step}.{commit.kind}", str(commit.task % SAMPLE), f"{rate:.6g}")
+
+
+def rates(store: JobStore, job: str, step: int, kind: str) -> list[float]:
+    """Records a second of a sample of a stage's tasks."""
+    return [float(text) for text in store.marks(job, f"rates.{step}.{kind}").values()]
+
+
+def tell_repair(store: JobStore, job: str, step: int, kind: str, name: str, repair: Repair) -> None:
+    """Note that something was published again."""
+    store.set_mark(job, f"repairs.{step}.{kind}", name, f"{repair.times} {repair.last:.3f}")
+
+
+def repairs(store: JobStore, job: str, step: int, kind: str) -> dict[str, Repair]:
+    """What was published again in a stage."""
+    found = {}
+    for name, text in store.marks(job, f"repairs.{step}.{kind}").items():
+        times, last = text.split(" ")
+        found[name] = Repair(int(times), float(last))
+    return found
+
+
+def tell_backup(store: JobStore, job: str, step: int, kind: str, task: int, now: float) -> None:
+    """Note that a task got its backup: it may start once more than others."""
+    store.set_mark(job, f"backups.{step}.{kind}", str(task), f"{now:.3f}")
+
+
+def backups(store: JobStore, job: str, step: int, kind: str) -> frozenset[int]:
+    """Tasks that got a backup."""
+    return frozenset(map(int, store.marks(job, f"backups.{step}.{kind}")))

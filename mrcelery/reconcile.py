@@ -1,0 +1,197 @@
+"""What a job needs now: a pure function of what is known about it.
+
+Messages are lost: with a queue that is flushed, a broker that restarts empty, a worker that dies between taking a
+message and noting that it has it, a process that is killed after it has claimed the barrier and before it has
+published it. :func:`needs` finds what should be on its way and is not, and says what to do about it. It does no
+I/O; :mod:`mrcelery.executor.reconciler` gathers the facts and carries the actions out. Every action may be taken
+twice, or too much: a task's first commit counts, and the coordinator's steps do nothing where they have been done.
+
+Backup tasks are those of the paper's section 3.6, chosen by rate: a task that is long because it has much to do
+is as quick by the record as the others, and none is started for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from mrcelery.jobstore.base import FINAL
+from mrcelery.records import Kind
+
+Step = Literal["start", "barrier", "finish"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """When to act; times in seconds."""
+
+    grace: float = 3.0
+    """What is seen nowhere for this long is lost: a message is nowhere for a moment as it changes hands."""
+    lease: float = 15.0
+    """The same thing is published again after this time at the soonest."""
+    most_repairs: int = 10
+    """Times that the same thing is published again before the job is given up."""
+    slower: float = 3.0
+    """A straggler is so many times slower than the median of the tasks that are done."""
+    patience: float = 5.0
+    """A straggler has run for this long, and for as long as its task should have taken."""
+    backups: float = 0.05
+    """Backup tasks of a stage, as a share of its tasks; at least one."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """An attempt that runs, as it told last: seconds it has run, records it has taken, seconds since it told."""
+
+    task: int
+    worker: str
+    seconds: float
+    records: int
+    quiet: float
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How often something was published again, and when last (epoch seconds)."""
+
+    times: int
+    last: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a job, at epoch seconds ``now``; of one stage, the one it is in."""
+
+    now: float
+    state: str
+    """As in the job store; "" where that does not know the job."""
+    step: int = 0
+    kind: Kind | None = None
+    """None before the first stage."""
+    then: Step = "finish"
+    """The coordinator's step after this stage."""
+    tasks: int = 0
+    committed: frozenset[int] = frozenset()
+    in_flight: frozenset[int] = frozenset()
+    """Tasks with a message that is queued or leased."""
+    coordinating: bool = False
+    """Whether a message of the coordinator's is queued or leased."""
+    running: tuple[Running, ...] = ()
+    unseen: Mapping[str, float] = field(default_factory=dict)
+    """Since when what is missing is missing, see :func:`missing`."""
+    repairs: Mapping[str, Repair] = field(default_factory=dict)
+    """What was published again in this stage, by the same names."""
+    rates: Sequence[float] = ()
+    """Records a second of committed tasks, or of a sample of them."""
+    backed_up: frozenset[int] = frozenset()
+    speculative: bool = True
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Publish a task again, as its attempt number so and so."""
+
+    task: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """Publish a step of the coordinator again."""
+
+    what: Step
+
+
+@dataclass(frozen=True)
+class BackUp:
+    """Start a second attempt of a task, elsewhere than at ``worker``."""
+
+    task: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Fail the job; ``task`` is -1 where a step of the coordinator is what cannot be done."""
+
+    task: int
+    reason: str
+
+
+Action = Publish | Nudge | BackUp | GiveUp
+
+
+def missing(facts: Facts, policy: Policy) -> list[str]:
+    """What should be on its way and is nowhere to be seen: numbers of tasks as text, or a step of the coordinator."""
+    if facts.state in FINAL or not facts.state or facts.coordinating:
+        return []
+    awaited = _awaited(facts)
+    if awaited is not None:
+        return [awaited]
+    # Where a broker has lost its records of who holds what, those who run their tasks still tell of them.
+    alive = {one.task for one in facts.running if one.quiet < policy.lease}
+    seen = facts.committed | facts.in_flight | alive
+    return [str(task) for task in range(facts.tasks) if task not in seen]
+
+
+def _awaited(facts: Facts) -> Step | None:
+    """The step of the coordinator whose turn it is, if it is."""
+    if facts.kind is None:
+        return "start"
+    return facts.then if len(facts.committed) >= facts.tasks else None
+
+
+def needs(facts: Facts, policy: Policy) -> list[Action]:
+    """What to do now."""
+    actions: list[Action] = []
+    for name in missing(facts, policy):
+        since, repair = facts.unseen.get(name, facts.now), facts.repairs.get(name)
+        if facts.now - since < policy.grace or (repair and facts.now - repair.last < policy.lease):
+            continue
+        action = _repair(facts, policy, name, repair.times if repair else 0)
+        if isinstance(action, GiveUp):
+            return [action]
+        actions.append(action)
+    return actions + _backups(facts, policy)
+
+
+def _repair(facts: Facts, policy: Policy, name: str, times: int) -> Action:
+    if not name.isdecimal():
+        if times >= policy.most_repairs:
+            return GiveUp(-1, f"{name} was published {times} times and never came to its end: {_SEE_LOGS}")
+        return Nudge(name)  # type: ignore[arg-type]
+    task = int(name)
+    # Attempts are counted, and capped, where they start.
+    if times >= policy.most_repairs:
+        return GiveUp(task, f"{facts.kind} task {task} was published {times} times and lost each time: {_SEE_OTHERS}")
+    return Publish(task, times + 1)
+
+
+_SEE_LOGS = "its process died or vanished each time; the workers' logs have the signal"
+_SEE_OTHERS = "see that no other app's workers listen on the job's queue"
+
+
+def _backups(facts: Facts, policy: Policy) -> list[Action]:
+    """Near the end of a stage, when no task waits: a second attempt of those that are slow by the record."""
+    left = facts.tasks - len(facts.committed)
+    if not facts.speculative or facts.state != "running" or not 0 < left <= facts.tasks / 2 or not facts.rates:
+        return []
+    room = max(1, int(facts.tasks * policy.backups)) - len(facts.backed_up)
+    running = {one.task: one for one in facts.running if one.task not in facts.committed}
+    if room <= 0 or len(running) < left:
+        return []  # while tasks wait for a worker, there is none to spare
+    usual = median(facts.rates)
+    slow = [
+        one
+        for one in running.values()
+        if one.task not in facts.backed_up and _is_slow(one, usual, policy)
+    ]
+    slow.sort(key=lambda one: one.records / one.seconds)
+    return [BackUp(one.task, one.worker) for one in slow[:room]]
+
+
+def _is_slow(one: Running, usual: float, policy: Policy) -> bool:
+    # Records are counted as they are taken, so this is the most that its rate can be.
+    return one.seconds >= policy.patience and one.records / one.seconds * policy.slower < usual

@@ -1,0 +1,181 @@
+"""Leases: tasks longer than the visibility timeout run once; a vanished worker's run elsewhere soon."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services import GATED, PATIENCE, Gate, RedisServer, Worker, environment, eventually, redis_server, workers
+
+import mrcelery
+from mrcelery import JobHandle
+
+JobFile = Callable[..., str]
+
+SHORT = "2"
+"""Visibility timeout of the tests whose tasks take longer."""
+
+TIMED = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Timed(MRJob):
+        def configure_args(self):
+            super().configure_args()
+            self.add_passthru_arg("--seen")
+            self.add_passthru_arg("--seconds", type=float)
+
+        def mapper(self, _, line):
+            open(os.path.join(self.options.seen, f"{line}-{time.time_ns()}"), "w").close()
+            time.sleep(self.options.seconds)
+            yield line, 1
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server() as started:
+        yield started
+
+
+def submit(server: RedisServer, job: str, text: Path, folder: Path, **options: Any) -> JobHandle:
+    storage = str(folder / "storage")
+    return mrcelery.submit(
+        job, str(text), runner="celery", broker=server.tcp_url, storage=storage, queue="q", **options
+    )
+
+
+def unacked(server: RedisServer, handle: JobHandle) -> int:
+    (held,) = handle.runner.store.call(("HLEN", "unacked"))  # type: ignore[union-attr]
+    return int(held)
+
+
+@pytest.mark.parametrize(("pool", "tasks"), [("prefork", 16), ("threads", 8), ("solo", 6)])
+def test_long_tasks_run_once(pool: str, tasks: int, server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    """Each takes one and a half times the visibility timeout, and most wait as long before they start."""
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{number:02d}\n" for number in range(tasks)))
+    extra = ["--pool", pool, "--prefetch-multiplier", "4"]
+    with (
+        workers(tmp_path, server.tcp_url, 2, queue="q", extra=extra, MRCELERY_VISIBILITY_TIMEOUT=SHORT),
+        submit(
+            server,
+            job_file(TIMED),
+            text,
+            tmp_path,
+            split_size=3,
+            args=["--seen", str(seen), "--seconds", "3"],
+            speculative=False,
+        ) as handle,
+    ):
+        handle.wait(PATIENCE)
+        starts = sorted(path.name.partition("-")[0] for path in seen.iterdir())
+        assert starts == [f"{number:02d}" for number in range(tasks)]
+        eventually(lambda: unacked(server, handle) == 0, "all is acknowledged")
+
+
+@pytest.mark.parametrize(("visibility", "bound"), [("15", 20.0), ("4", 5.0)])
+def test_a_killed_workers_tasks_run_elsewhere(
+    visibility: str, bound: float, server: RedisServer, job_file: JobFile, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path, 2)
+    quick = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": visibility}
+    with (
+        workers(tmp_path / "a", server.tcp_url, **quick) as (first,),
+        submit(server, job_file(GATED), gate.text, tmp_path, split_size=gate.split_size, reducers=1) as handle,
+    ):
+        eventually(lambda: gate.starts() == 2, "both maps run")
+        with workers(tmp_path / "b", server.tcp_url, first=1, **quick):
+            os.killpg(first.process.pid, signal.SIGKILL)  # the main process with its children, as a machine goes
+            eventually(lambda: gate.starts() == 4, "both run elsewhere", bound)
+            gate.open()
+            handle.wait(PATIENCE)
+            assert list(handle) == [("seen", 2)]
+
+
+HANGING = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Hanging(MRJob):
+        def mapper(self, _, line):
+            before = len(os.listdir(line))
+            open(os.path.join(line, f"{os.getpid()}-{time.time_ns()}"), "w").close()
+            if before == 0:
+                time.sleep(3600)
+            yield "attempts", before + 1
+"""
+
+TALKING = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Talking(MRJob):
+        def mapper(self, _, line):
+            open(os.path.join(line, f"{os.getpid()}-{time.time_ns()}"), "w").close()
+            for _ in range(16):
+                self.set_status("alive")
+                time.sleep(0.25)
+            yield "attempts", len(os.listdir(line))
+"""
+
+
+@pytest.mark.parametrize(("source", "attempts"), [(HANGING, 2), (TALKING, 1)])
+def test_a_hung_task_is_killed(
+    source: str, attempts: int, server: RedisServer, job_file: JobFile, tmp_path: Path
+) -> None:
+    """A second attempt does the work; code that says it is alive is left alone."""
+    gate = Gate(tmp_path, 1)
+    limits = {"MRCELERY_VISIBILITY_TIMEOUT": SHORT, "MRCELERY_TASK_TIMEOUT": "2"}
+    with (
+        workers(tmp_path, server.tcp_url, queue="q", **limits) as (worker,),
+        submit(server, job_file(source), gate.text, tmp_path) as handle,
+    ):
+        handle.wait(PATIENCE)
+        assert list(handle) == [("attempts", attempts)]
+        assert gate.starts() == attempts
+        assert ("made no progress" in worker.log.read_text()) == (attempts > 1)
+        assert worker.process.poll() is None
+
+
+FAST_CLOCK = """
+import sys, time
+real = time.time
+time.time = lambda: real() + float(sys.argv[1])
+from mrcelery.cli import main
+sys.argv[0:2] = ["mrcelery"]
+main()
+"""
+
+
+def worker_with_clock(ahead: float, server: RedisServer, folder: Path) -> Worker:
+    """A worker that is so many seconds ahead of everybody else."""
+    command = [sys.executable, "-c", FAST_CLOCK, str(ahead), "worker", "--broker", server.tcp_url, "-c", "1"]
+    return Worker(command, folder / "worker.log", env=environment(TMPDIR=str(folder)), cwd=folder)
+
+
+def test_a_clock_that_is_far_off_is_refused(server: RedisServer, tmp_path: Path) -> None:
+    worker = worker_with_clock(60.0, server, tmp_path)
+    try:
+        eventually(lambda: worker.process.poll() is not None, "the worker ends")
+        said = worker.log.read_text()
+        assert re.search(r"clock is (59|60)\.\d s ahead of Redis's", said), said
+    finally:
+        worker.stop()
+
+
+def test_a_clock_that_is_a_little_off_is_told(server: RedisServer, tmp_path: Path) -> None:
+    worker = worker_with_clock(-4.0, server, tmp_path)
+    try:
+        eventually(lambda: "4.0 s behind Redis's" in worker.log.read_text(), "it is told")
+        assert worker.process.poll() is None
+    finally:
+        worker.stop()

@@ -1,0 +1,233 @@
+"""Connections lost while tasks run: the workers live, no task runs twice, and nothing is left unacknowledged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services import (
+    GATED,
+    PATIENCE,
+    Gate,
+    RedisServer,
+    Worker,
+    eventually,
+    find_server,
+    free_port,
+    redis_server,
+    results,
+    tls_redis_server,
+    workers,
+)
+
+import mrcelery
+from mrcelery import JobHandle, layout
+from mrcelery.errors import MRCeleryError
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.storage import open_storage
+
+JobFile = Callable[..., str]
+DURABLE = {"appendonly": "yes", "appendfsync": "always"}
+LONG = "600"
+"""A visibility timeout in seconds after which no test waits: what is delivered again was put back."""
+
+
+def submit(broker: str, job: str, text: Path, folder: Path, **options: Any) -> JobHandle:
+    return mrcelery.submit(
+        job, str(text), runner="celery", broker=broker, storage=str(folder / "storage"), queue="q", **options
+    )
+
+
+@contextmanager
+def running(
+    broker: str, job_file: JobFile, folder: Path, **variables: str
+) -> Iterator[tuple[Gate, JobHandle, Worker]]:
+    """Two map tasks that run on one worker, in one call of their mapper."""
+    gate = Gate(folder, 2)
+    with (
+        workers(folder / "a", broker, queue="q", **variables) as (worker,),
+        submit(broker, job_file(GATED), gate.text, folder, split_size=gate.split_size, reducers=1) as handle,
+    ):
+        eventually(lambda: gate.starts() == 2, "both maps run")
+        yield gate, handle, worker
+
+
+def settled(broker: str) -> bool:
+    """Whether all messages are acknowledged; False while the server does not answer."""
+    store = RedisJobStore(broker)
+    try:
+        return store.call(("HLEN", "unacked"), ("ZCARD", "unacked_index")) == [0, 0]
+    except MRCeleryError:
+        return False
+    finally:
+        store.close()
+
+
+def reconnections(worker: Worker) -> int:
+    return worker.log.read_text().count("Connection to broker lost")
+
+
+def reconnected(server: RedisServer) -> None:
+    """Wait until the worker waits for messages again."""
+    store = RedisJobStore(server.socket_url)
+
+    def waits() -> bool:
+        (clients,) = store.call(("CLIENT", "LIST"))
+        assert isinstance(clients, bytes)
+        return b"cmd=brpop" in clients or b"cmd=psubscribe" in clients
+
+    eventually(waits, "the worker is connected again")
+    store.close()
+
+
+def restart(server: RedisServer, worker: Worker) -> None:
+    before = reconnections(worker)
+    server.stop()
+    eventually(lambda: reconnections(worker) > before, "the worker notices")
+    server.start()
+    reconnected(server)
+
+
+def cut(server: RedisServer, worker: Worker) -> None:
+    """Close all connections; the server stays."""
+    before = reconnections(worker)
+    store = RedisJobStore(server.socket_url)
+    store.call(("CLIENT", "KILL", "TYPE", "pubsub"), ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+    store.close()
+    eventually(lambda: reconnections(worker) > before, "the worker notices")
+    reconnected(server)
+
+
+@pytest.mark.parametrize("trouble", [restart, cut])
+@pytest.mark.parametrize("times", [1, 2])
+def test_connections_lost_while_tasks_run(
+    trouble: Callable[[RedisServer, Worker], None], times: int, job_file: JobFile, tmp_path: Path
+) -> None:
+    with (
+        redis_server(**DURABLE) as server,
+        running(server.tcp_url, job_file, tmp_path) as (gate, handle, worker),
+    ):
+        for _ in range(times):
+            trouble(server, worker)
+        gate.open()
+        handle.wait(PATIENCE)
+        assert list(handle) == [("seen", 2)]
+        assert gate.starts() == 2
+        assert worker.process.poll() is None
+        eventually(lambda: settled(server.tcp_url), "all is acknowledged")
+
+
+def test_over_tls(job_file: JobFile, tmp_path: Path) -> None:
+    with tls_redis_server(tmp_path, **DURABLE) as (server, certificate):
+        broker = f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate}"
+        with running(broker, job_file, tmp_path) as (gate, handle, worker):
+            restart(server, worker)
+            cut(server, worker)
+            gate.open()
+            handle.wait(PATIENCE)
+            assert list(handle) == [("seen", 2)]
+            assert gate.starts() == 2
+            assert worker.process.poll() is None
+            eventually(lambda: settled(broker), "all is acknowledged")
+
+
+def test_a_server_that_forgets(job_file: JobFile, tmp_path: Path, word_count: str, text: Path) -> None:
+    """Without AOF the queues and the job's record are gone; the worker goes on, and does not repeat its tasks."""
+    with redis_server() as server, running(server.tcp_url, job_file, tmp_path) as (gate, handle, worker):
+        restart(server, worker)
+        gate.open()
+        storage = open_storage(str(tmp_path / "storage"))
+        commits = [layout.commit(handle.id, 0, "map", number) for number in range(2)]
+        eventually(lambda: all(storage.stat(key) for key in commits), "both maps have committed")
+        with submit(server.tcp_url, word_count, text, tmp_path) as another:
+            another.wait(PATIENCE)
+            assert results(another) == {"a": 3, "rose": 3, "is": 2}
+        assert gate.starts() == 2
+        assert worker.process.poll() is None
+        eventually(lambda: settled(server.tcp_url), "all is acknowledged")
+
+
+def test_a_worker_that_stops_after_it_reconnected(job_file: JobFile, tmp_path: Path) -> None:
+    """What it runs was delivered on a connection that is gone, and is requeued all the same."""
+    with (
+        redis_server(**DURABLE) as server,
+        running(server.tcp_url, job_file, tmp_path, MRCELERY_VISIBILITY_TIMEOUT=LONG) as (gate, handle, worker),
+    ):
+        cut(server, worker)
+        with workers(tmp_path / "b", server.tcp_url, first=1, queue="q", MRCELERY_VISIBILITY_TIMEOUT=LONG):
+            worker.process.send_signal(signal.SIGTERM)
+            eventually(lambda: gate.starts() == 4, "both run elsewhere")
+            gate.open()
+            handle.wait(PATIENCE)
+            assert list(handle) == [("seen", 2)]
+        assert worker.process.wait(PATIENCE) is not None
+
+
+def test_a_child_killed_after_a_reconnection(job_file: JobFile, tmp_path: Path) -> None:
+    """Its task is requeued on a connection that is gone."""
+    with (
+        redis_server(**DURABLE) as server,
+        running(server.tcp_url, job_file, tmp_path, MRCELERY_VISIBILITY_TIMEOUT=LONG) as (gate, handle, worker),
+    ):
+        cut(server, worker)
+        os.kill(min(gate.pids()), signal.SIGKILL)
+        eventually(lambda: gate.starts() == 3, "it runs again")
+        gate.open()
+        handle.wait(PATIENCE)
+        assert list(handle) == [("seen", 2)]
+        eventually(lambda: settled(server.tcp_url), "all is acknowledged")
+
+
+@contextmanager
+def sentinel(folder: Path, master: int) -> Iterator[int]:
+    """A Sentinel that watches over the master at a port; its own port."""
+    port = free_port()
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"port {port}\ndir {folder}\nsentinel monitor main 127.0.0.1 {master} 1\n"
+        "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+    )
+    with (folder / "sentinel.log").open("wb") as log:
+        process = subprocess.Popen([find_server(), str(config), "--sentinel"], stdout=log, stderr=log)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_failover_by_sentinel(job_file: JobFile, tmp_path: Path) -> None:
+    with (
+        redis_server() as master,
+        redis_server(replicaof=f"127.0.0.1 {master.port}") as replica,
+        sentinel(tmp_path, master.port) as port,
+    ):
+        watcher = RedisJobStore(f"redis://127.0.0.1:{port}/0")
+
+        def told(command: str) -> list[Any]:
+            try:
+                (answer,) = watcher.call(("SENTINEL", command, "main"))
+            except MRCeleryError:
+                return []
+            return answer  # type: ignore[return-value]
+
+        eventually(lambda: told("replicas"), "Sentinel knows the replica")
+        broker = f"sentinel://127.0.0.1:{port}/0?master_name=main"
+        with running(broker, job_file, tmp_path) as (gate, handle, worker):
+            eventually(lambda: b"slave_repl_offset" in told("replicas")[0], "it is in step")
+            master.stop()
+            address = [b"127.0.0.1", str(replica.port).encode()]
+            eventually(lambda: told("get-master-addr-by-name") == address, "the replica is the master")
+            gate.open()
+            handle.wait(PATIENCE)
+            assert list(handle) == [("seen", 2)]
+            assert gate.starts() == 2
+            assert worker.process.poll() is None
+            eventually(lambda: settled(broker), "all is acknowledged")
+        watcher.close()

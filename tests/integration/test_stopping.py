@@ -1,0 +1,169 @@
+"""Workers that are told to stop, and jobs that are cancelled."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
+
+import mrcelery
+from mrcelery import JobHandle, layout
+from mrcelery.errors import JobFailedError
+from mrcelery.storage import open_storage
+
+JobFile = Callable[..., str]
+LONG = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": "600"}
+"""No lease lapses in a test: what runs elsewhere was requeued."""
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server() as started:
+        yield started
+
+
+def submit(server: RedisServer, job: str, gate: Gate, folder: Path, **options: Any) -> JobHandle:
+    return mrcelery.submit(
+        job,
+        str(gate.text),
+        runner="celery",
+        broker=server.tcp_url,
+        storage=str(folder / "storage"),
+        queue="q",
+        split_size=gate.split_size,
+        reducers=2,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_tasks_of_a_worker_that_stops_run_elsewhere(
+    signals: list[signal.Signals], server: RedisServer, job_file: JobFile, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path, 2)
+    with (
+        workers(tmp_path / "a", server.tcp_url, **LONG) as (first,),
+        submit(server, job_file(GATED), gate, tmp_path) as handle,
+    ):
+        eventually(lambda: gate.starts() == 2, "both maps run")
+        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+            for sent in signals:
+                first.process.send_signal(sent)
+                # The next one is another signal only when this one was seen.
+                if sent is not signals[-1]:
+                    eventually(lambda: "Ctrl+C again" in first.log.read_text(), "it is told what another does")
+            eventually(lambda: gate.starts() == 4, "both run elsewhere")
+            assert first.process.wait(PATIENCE) is not None
+            gate.open()
+            handle.wait(PATIENCE)
+            assert list(handle) == [("seen", 2)]
+
+
+def test_the_first_interrupt_lets_tasks_end(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, 2)
+    with (
+        workers(tmp_path / "a", server.tcp_url, **LONG) as (first,),
+        submit(server, job_file(GATED), gate, tmp_path) as handle,
+    ):
+        eventually(lambda: gate.starts() == 2, "both maps run")
+        first.process.send_signal(signal.SIGINT)
+        eventually(lambda: "Ctrl+C again" in first.log.read_text(), "it is told")
+        gate.open()
+        assert first.process.wait(PATIENCE) is not None
+        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+            handle.wait(PATIENCE)
+            assert list(handle) == [("seen", 2)]
+        assert gate.starts() == 2
+
+
+YIELDING = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Yielding(MRJob):
+        def mapper(self, _, line):
+            open(os.path.join(line, f"{os.getpid()}-{time.time_ns()}"), "w").close()
+            while True:
+                time.sleep(0.02)
+                yield "key" * 1000, 1
+
+        def reducer(self, key, values):
+            yield key, sum(values)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(("source", "killed"), [(YIELDING, False), (GATED, True)])
+def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    """Tasks stop on all workers, those too that stay in one call of user code; then the job's data goes."""
+    gate = Gate(tmp_path, 6)
+    storage = open_storage(str(tmp_path / "storage"))
+    with (
+        workers(tmp_path / "w", server.tcp_url, 2, **LONG) as started,
+        submit(server, job_file(source), gate, tmp_path) as handle,
+    ):
+        eventually(lambda: gate.starts() == 4, "four maps run")
+        running = gate.pids()
+        assert handle.cancel()
+        store = handle.runner.store  # type: ignore[union-attr]
+        eventually(lambda: store.call(("HLEN", "unacked"), ("LLEN", "q")) == [0, 0], "all tasks have ended")
+        assert any(map(alive, running)) != killed
+        left = {info.key for info in storage.list(layout.job_root(handle.id))}
+        kept = {layout.spec(handle.id), layout.code(handle.id), layout.plan_page(handle.id, 0, 0)}
+        assert left == kept
+        assert gate.starts() == 4  # none of the others began
+        assert handle.status().state == "cancelled"
+        assert all(worker.process.poll() is None for worker in started)
+
+
+FAILING = """
+    from mrcelery import MRJob
+
+    class Failing(MRJob):
+        def mapper(self, _, line):
+            yield line, 1
+
+        def reducer(self, key, values):
+            raise ValueError("no")
+"""
+
+
+def test_a_failed_job_keeps_its_committed_work(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, 2)
+    with (
+        workers(tmp_path / "w", server.tcp_url, **LONG),
+        submit(server, job_file(FAILING), gate, tmp_path) as handle,
+    ):
+        with pytest.raises(JobFailedError, match="ValueError"):
+            handle.wait(PATIENCE)
+        storage = open_storage(str(tmp_path / "storage"))
+        eventually(
+            lambda: handle.runner.store.call(("HLEN", "unacked")) == [0],  # type: ignore[union-attr]
+            "all tasks have ended",
+        )
+        assert all(storage.stat(layout.commit(handle.id, 0, "map", number)) for number in range(2))
+
+
+def test_the_mark_of_a_stopped_attempt_goes(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, 2)
+    with (
+        workers(tmp_path / "w", server.tcp_url, **LONG),
+        submit(server, job_file(GATED), gate, tmp_path) as handle,
+    ):
+        eventually(lambda: gate.starts() == 2, "both maps run")
+        marks = tmp_path / "w" / "scratch-q-0" / "alive"
+        assert len(os.listdir(marks)) == 2
+        handle.cancel()
+        eventually(lambda: not os.listdir(marks), "no mark is left")
