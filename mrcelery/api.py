@@ -396,9 +396,7 @@ class JobHandle:
     def fetch(
         self, folder: str, *, overwrite: bool = False, on_bytes: Callable[[str, int], None] | None = None
     ) -> None:
-        """Bring the part files, ``_SUCCESS`` and what is told of bad records into a local folder.
-
-        It appears whole or not at all.
+        """Bring part files, ``_SUCCESS`` and bad records into a local folder, which appears whole or not at all.
 
         Raises :class:`OutputExistsError` where it holds something and ``overwrite`` is False.
         """

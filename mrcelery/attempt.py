@@ -172,7 +172,7 @@ def _on_whole_parts(
                 if old is None:
                     raise
                 known = losses(runtime.store, active.id, step, "map", task)
-                new = run("map", task, f"{attempt}-for-{number}", lost=known)
+                new = run("map", task, f"{attempt}-for-{number}", lost=known, instead=number)
                 told = layout.shuffle_input(active.id, step, number)
                 mended = repaired(decode(active.storage.read(told), ShuffleInput, told), key, old, new)
                 active.storage.write(told, encode(mended))
@@ -235,12 +235,21 @@ def _run(
     worker: str,
     alone: bool,
     lost: Losses,
+    instead: int | None = None,
 ) -> Commit:
+    """Run user code and write the parts, which nobody knows of before the commit is made.
+
+    ``instead``: the reduce task within whose attempt this map task runs again. That is the one that others watch, and
+    may commit before us; what kills the process is not told as its records.
+    """
+    watched: tuple[Kind, int] = (kind, number) if instead is None else ("reduce", instead)
     request, storage = active.spec.request, active.storage
     moved.memory = min(moved.memory, request.options.memory // 8)
-    scratch = os.path.join(runtime.scratch, "tasks", f"{active.id}-{step}-{kind}-{number}-{attempt}")
+    # The process's number in the name: where it dies, another removes what it leaves.
+    name = f"{active.id}-{step}-{kind}-{number}-{attempt}.{os.getpid()}"
+    scratch = os.path.join(runtime.scratch, "tasks", name)
     began = time.monotonic()
-    mark = Mark(mark_path(runtime.scratch, active.id, step, kind, number, os.getpid()))
+    mark = Mark(mark_path(runtime.scratch, active.id, step, *watched, os.getpid()))
     allowed = pickle_allowed.set(request.options.allow_pickle)
 
     def alive(text: str) -> None:
@@ -252,7 +261,7 @@ def _run(
     try:
         code = runtime.code(active)
         if (limit := request.options.max_bad_records) > 0:
-            in_hand = RecordMark(runtime.scratch) if alone else None
+            in_hand = RecordMark(runtime.scratch) if alone and instead is None else None
             bad = BadRecords(
                 active.id, step, kind, number, attempt, limit=limit, scratch=scratch, lost=lost, mark=in_hand
             )  # fmt: skip
@@ -277,7 +286,7 @@ def _run(
                 job=job,
                 hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
-                poll=_poller(runtime, active.id, step, kind, number, attempt, worker, mark, lambda: task.records_in),
+                poll=_poller(runtime, active.id, step, *watched, attempt, worker, mark, lambda: task.records_in),
                 bad=bad,
             )
             if kind == "map":
@@ -311,7 +320,7 @@ def _run(
         shutil.rmtree(scratch, ignore_errors=True)
         if time.monotonic() - began >= TELL_SECONDS:
             with suppress(UnreachableError):
-                marks.tell_ended(runtime.store, active.id, step, kind, number, attempt)
+                marks.tell_ended(runtime.store, active.id, step, *watched, attempt)
     if scheme_of(storage.uri) == "s3":
         moved.count("PUT")  # the commit's own, which is about to be made
     return Commit(

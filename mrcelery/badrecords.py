@@ -47,7 +47,8 @@ class Mark:
 
     def close(self) -> None:
         self._map.close()
-        os.unlink(self._path)
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
 
 
 def mark_path(scratch: str, pid: int) -> str:

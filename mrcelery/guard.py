@@ -20,7 +20,7 @@ from mrcelery.partition import check_keys
 from mrcelery.records import Counters, add_counters
 from mrcelery.task import Pair, Pairs, Task, columns, sampled_size
 
-TAKEN = 256
+TAKEN = 64
 """Pairs of a record taken at once."""
 
 
@@ -63,16 +63,19 @@ def _held(task: Task, pairs: Iterator[Pair]) -> tuple[list[Pair], bool]:
     """A record's pairs, and whether these are all of them."""
     held: list[Pair] = []
     size = 0
-    while taken := task.take(pairs, TAKEN):
-        keys, values = columns(taken)
-        if task.kind == "map" and task.hooks.internal_protocol is None:
-            check_keys(keys)
+    checks = task.kind == "map" and task.hooks.internal_protocol is None
+    while True:
+        taken = task.take(pairs, TAKEN)
+        if checks:
+            check_keys([key for key, _ in taken])
         held += taken
-        size += (sampled_size(keys) + sampled_size(values)) * len(taken)
+        if len(taken) < TAKEN:
+            return held, True
+        keys, values = columns(taken)
+        size += (sampled_size(keys) + sampled_size(values)) * TAKEN
         if size > task.budget // 4:
             return held, False
         task.poll()
-    return held, True
 
 
 def _keep(task: Task, before: Counters) -> None:

@@ -1,13 +1,15 @@
-"""A proxy before an S3 endpoint that keeps a log of the requests, and can make them wait for each other."""
+"""A proxy before an S3 endpoint that keeps a log of the requests, and can make them wait for each other, or fail."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -37,30 +39,51 @@ class Asked(NamedTuple):
         return {"HEAD": "GET", "POST": "PUT"}.get(self.method, self.method)
 
 
+@dataclass
+class Fault:
+    """What to do with a request instead of just passing it on.
+
+    ``status`` and ``code``: refuse it with them. ``reset``: pass it on, and break the connection instead of
+    answering. ``keep``: of the body, only this share, then break the connection. ``pieces``: the body in so many,
+    ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong.
+    """
+
+    status: int = 0
+    code: str = ""
+    reset: bool = False
+    keep: float = 1.0
+    pieces: int = 1
+    pause: float = 0.0
+    flip: bool = False
+
+
 class Log:
     """What was asked so far, of how many at once.
 
     No request is answered until ``together`` were under way at the same time; after a minute they are, so
-    that a test fails and does not hang.
+    that a test fails and does not hang. ``fault`` is asked for each request what to do to it.
     """
 
     def __init__(self) -> None:
         self.requests: list[Asked] = []
         self.together = 0
+        self.fault: Callable[[Asked], Fault | None] = lambda asked: None
         self.at_once = 0
         self.most_at_once = 0
         self._change = threading.Condition()
 
     @contextmanager
-    def _passing(self, method: str, key: str, query: str, byte_range: str) -> Iterator[None]:
+    def _passing(self, method: str, key: str, query: str, byte_range: str) -> Iterator[Fault]:
         with self._change:
-            self.requests.append(Asked(method, key, query, byte_range, self.at_once))
+            asked = Asked(method, key, query, byte_range, self.at_once)
+            self.requests.append(asked)
+            fault = self.fault(asked) or Fault()
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             self._change.notify_all()
             self._change.wait_for(lambda: self.most_at_once >= self.together, PATIENCE)
         try:
-            yield
+            yield fault
         finally:
             with self._change:
                 self.at_once -= 1
@@ -102,11 +125,19 @@ def proxy() -> Iterator[Log]:
             parts = urlsplit(self.path)
             key = unquote(parts.path).lstrip("/").partition("/")[2]
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            with log._passing(self.command, key, parts.query, self.headers.get("Range", "")):
+            with log._passing(self.command, key, parts.query, self.headers.get("Range", "")) as fault:
+                if fault.status:
+                    self._refuse(fault)
+                    return
                 headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
                 self.onward.request(self.command, self.path, body, headers)
                 answer = self.onward.getresponse()
                 data = answer.read()
+            if fault.reset:
+                self.close_connection = True
+                return
+            if fault.flip and data:
+                data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
             self.send_response_only(answer.status, answer.reason)
             for name, value in answer.getheaders():
                 if name.lower() not in ("transfer-encoding", "content-length", "connection"):
@@ -116,9 +147,27 @@ def proxy() -> Iterator[Log]:
             self.end_headers()
             if self.command != "HEAD":
                 try:
-                    self.wfile.write(data)
+                    self._send(data, fault)
                 except OSError:
                     self.close_connection = True  # the client has what it wanted
+
+        def _send(self, data: bytes, fault: Fault) -> None:
+            kept = data[: int(len(data) * fault.keep)]
+            step = max(1, -(-len(kept) // fault.pieces))
+            for at in range(0, len(kept), step):
+                self.wfile.write(kept[at : at + step])
+                self.wfile.flush()
+                if fault.pause:
+                    time.sleep(fault.pause)  # a slow network, which is what is tested
+            self.close_connection |= len(kept) < len(data)
+
+        def _refuse(self, fault: Fault) -> None:
+            body = f"<Error><Code>{fault.code}</Code><Message>as the test wants</Message></Error>".encode()
+            self.send_response_only(fault.status)
+            self.send_header("Content-Length", str(0 if self.command == "HEAD" else len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request
 

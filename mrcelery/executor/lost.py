@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
@@ -58,8 +61,15 @@ class AttemptRequest(Request):  # type: ignore[misc]
         pid = self.worker_pid
         # Not the runtime's own store: that waits for a broker that restarts, and holds up this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
-            mark = None if pid is None else take_mark(runtime_of(self.app).scratch, pid)
+            mark = None if pid is None else left_by(runtime_of(self.app).scratch, pid)
             note_loss(store, named["job"], named["step"], kind, named["task"], told(message), mark)
+
+
+def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
+    """Remove what a process that died has left in scratch; returns its mark."""
+    for folder in glob.glob(os.path.join(glob.escape(scratch), "tasks", f"*.{pid}")):
+        shutil.rmtree(folder, ignore_errors=True)
+    return take_mark(scratch, pid)
 
 
 def told(message: str) -> str:

@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    FlexibleChecksumError,
     IncompleteReadError,
     ReadTimeoutError,
     ResponseStreamingError,
@@ -155,6 +156,12 @@ class S3Storage:
                     failures = 0
                     yield data
                 return
+            except FlexibleChecksumError as e:
+                # Known at the body's end only, when its bytes are handed on.
+                raise CorruptDataError(
+                    f"{self.uri}/{key} does not match its checksum: {e}",
+                    file=f"{self.uri}/{key}",
+                ) from None
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, OSError) as e:
                 failures += 1
                 if failures > RESUMES:

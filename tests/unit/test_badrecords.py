@@ -14,7 +14,7 @@ import pytest
 import mrcelery
 from mrcelery.badrecords import GROUP, BadRecords, Mark, killers, losses, mark_path, note_loss, take_mark
 from mrcelery.errors import JobFailedError, TaskError
-from mrcelery.executor.lost import told
+from mrcelery.executor.lost import left_by, told
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Losses
 
@@ -194,6 +194,16 @@ def test_marks(tmp_path: Path) -> None:
     path.write_bytes(data)
     mark.close()
     assert list(path.parent.iterdir()) == []
+
+
+def test_what_a_dead_process_leaves_is_removed(tmp_path: Path) -> None:
+    for name in ("job-0-map-1-1-abc.17", "job-0-map-1-1-abc.171", "job-0-map-1-2-abc.18"):
+        (tmp_path / "tasks" / name).mkdir(parents=True)
+        (tmp_path / "tasks" / name / "spill").touch()
+    assert left_by(str(tmp_path), 17) is None
+    assert sorted(path.name for path in (tmp_path / "tasks").iterdir()) == [
+        "job-0-map-1-1-abc.171", "job-0-map-1-2-abc.18",
+    ]  # fmt: skip
 
 
 def test_losses_are_kept_and_a_killer_is_one_that_killed_twice() -> None:

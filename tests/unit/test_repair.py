@@ -21,6 +21,7 @@ from mrcelery.runtime import Runtime
 
 JOB = """
     import os
+    import time
     from pathlib import Path
     from mrcelery import MRJob
 
@@ -29,6 +30,8 @@ JOB = """
 
         def mapper(self, _, line):
             self.increment_counter("lines", "mapped")
+            if self.counters["lines"]["mapped"] == 5:
+                time.sleep({3})
             for word in line.split():
                 yield word, {1}
 
@@ -54,11 +57,13 @@ DONE = sorted(
 class Mapped:
     """A job after its barrier."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, partitioner: str, value: str) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, partitioner: str, value: str, slow: float
+    ) -> None:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
             patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
-            (folder / "job.py").write_text(dedent(JOB).format(partitioner, value, str(folder)))
+            (folder / "job.py").write_text(dedent(JOB).format(partitioner, value, str(folder), slow))
             (folder / "in.txt").write_text(TEXT)
             mrcelery.submit(
                 f"{folder}/job.py", f"{folder}/in.txt", f"{folder}/out", runner="inline", storage=f"{folder}/storage",
@@ -88,8 +93,8 @@ class Mapped:
 
 @pytest.fixture
 def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mapped]:
-    def make(partitioner: str = "hash", value: str = "1") -> Mapped:
-        return Mapped(tmp_path, monkeypatch, partitioner, value)
+    def make(partitioner: str = "hash", value: str = "1", slow: float = 0.0) -> Mapped:
+        return Mapped(tmp_path, monkeypatch, partitioner, value, slow)
 
     return make
 
@@ -117,6 +122,15 @@ def test_a_damaged_part_is_made_again(mapped: Callable[..., Mapped], partitioner
     lines, counters = job.reduce()
     assert lines == DONE
     assert counters == {"mapped": 300}
+
+
+def test_a_map_task_that_runs_again_is_not_stopped_by_its_commit(
+    mapped: Callable[..., Mapped], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrcelery.attempt.POLL_SECONDS", 0.001)
+    job = mapped(slow=0.002)
+    flip(job.parts[0])
+    assert job.reduce()[0] == DONE
 
 
 def test_a_part_that_reads_wrong_once_is_read_again(mapped: Callable[..., Mapped], tmp_path: Path) -> None:
