@@ -45,8 +45,8 @@ def make_app(broker: str, result_backend: str | None = None) -> Celery:
     Raises :class:`ConfigError` for a setting that cannot be.
     """
     use_transports()
-    backend = _checking_certificates(result_backend or broker)
-    app = Celery("mrcelery", broker=_checking_certificates(broker), backend=backend, set_as_current=False)
+    backend = result_backend or broker
+    app = Celery("mrcelery", broker=_for_celery(broker), backend=_for_celery(backend), set_as_current=False)
     app.conf.update(SETTINGS)
     app.conf.broker_transport_options = {
         **transport_options(Config.load({}).visibility_timeout),
@@ -74,14 +74,17 @@ def _sentinel_options(url: str) -> dict[str, str]:
     """What kombu and Celery want as an option and others in the address: the name of Sentinel's master."""
     if not url.startswith("sentinel://"):
         return {}
-    found = parse_qs(urlsplit(url.split(";")[-1]).query).get("master_name", [SENTINEL_MASTER])
+    found = parse_qs(urlsplit(url.split(";")[-1]).query).get("master_name", ["mymaster"])
     return {"master_name": found[0]}
 
 
-def _checking_certificates(url: str) -> str:
-    """Celery's result backend refuses a ``rediss://`` address that does not say how: as redis-py does by default."""
+def _for_celery(url: str) -> str:
+    """An address as Celery takes it."""
+    if url.startswith("sentinel://"):
+        return url.partition("?")[0]  # the master's name is an option there
     if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
         return url
+    # Its result backend refuses an address that does not say how: as redis-py does by default.
     return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
 
 
@@ -102,7 +105,8 @@ def install(app: Celery) -> Celery:
         app.conf.worker_soft_shutdown_timeout = 1  # and REMAP_SIGTERM=SIGQUIT in the workers' environment
 
     With Celery 5.7 a worker ends when Redis restarts while it runs such tasks; :func:`use_transports`, called
-    where the app is made, cures that. Returns the app. Raises :class:`mrcelery.errors.ConfigError` where there is no Redis.
+    where the app is made, cures that. Returns the app. Raises
+    :class:`mrcelery.errors.ConfigError` where there is no Redis.
     """
     from mrcelery.executor.tasks import store_url
 

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from celery import bootsteps
 from celery.signals import worker_shutdown
@@ -22,7 +22,7 @@ from celery.worker import state
 from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError, ConfigError
 from mrcelery.executor.stuck import Watch
-from mrcelery.executor.tasks import REDIS_SCHEMES
+from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
 from mrcelery.jobstore.redis import RedisJobStore
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Leases:
         commands: list[tuple[Any, ...]] = [("TIME",)]
         if stamps:
             commands.append(("ZADD", self._index, "XX", *stamps))
-        (seconds, micros), *_ = self._store.call(*commands)  # type: ignore[misc]
+        (seconds, micros), *_ = cast("list[Any]", self._store.call(*commands))
         after = time.time()
         self._judge_clock(before - (float(seconds) + float(micros) / 1e6) + (after - before) / 2)
 
@@ -162,8 +162,8 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.leases: Leases | None = None
 
     def start(self, worker: Any) -> None:
-        url = next((u for u in (worker.app.conf.broker_read_url, worker.app.conf.broker_url) if u), "")
-        if not str(url).startswith(REDIS_SCHEMES):
+        conf = worker.app.conf
+        if not str(conf.broker_read_url or conf.broker_url).startswith(REDIS_SCHEMES):
             return  # another broker knows itself when a worker is gone
-        self.leases = Leases(worker, str(url))
+        self.leases = Leases(worker, store_url(worker.app))
         self.leases.start()

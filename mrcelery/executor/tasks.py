@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +76,22 @@ def runtime_of(app: Celery) -> Runtime:
 
 def store_url(app: Celery) -> str:
     """The job store's address: the broker's, or the result backend's where that is no Redis."""
-    for url in (app.conf.broker_read_url, app.conf.broker_url, app.conf.result_backend):
+    conf = app.conf
+    for url, options in (
+        (conf.broker_read_url, conf.broker_transport_options),
+        (conf.broker_url, conf.broker_transport_options),
+        (conf.result_backend, conf.result_backend_transport_options),
+    ):
         if url and str(url).startswith(REDIS_SCHEMES):
-            return str(url)
+            return _with_master(str(url), options or {})
     raise ConfigError("mrcelery needs Redis as broker or result backend of the Celery app: set broker_url")
+
+
+def _with_master(url: str, options: Mapping[str, Any]) -> str:
+    """The address with the name of Sentinel's master, which is an option of Celery's."""
+    if not url.startswith("sentinel") or "master_name" not in options:
+        return url
+    return f"{url.partition('?')[0]}?master_name={options['master_name']}"
 
 
 def register(app: Celery) -> None:

@@ -20,7 +20,7 @@ _running: set[str] = set()
 """Delivery tags, from connections that were lost, of tasks that still run."""
 
 
-class QoS(redis.QoS):  # type: ignore[misc]
+class QoS(redis.QoS):
     """Keeps running tasks when a connection is lost, and puts them back when the worker stops."""
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
@@ -32,16 +32,17 @@ class QoS(redis.QoS):  # type: ignore[misc]
                 del self._delivered[tag]
         else:
             for tag in tuple(_running):
-                self.restore_by_tag(tag)  # does nothing where it was acknowledged
+                # Does nothing where it was acknowledged.
+                self.restore_by_tag(tag)  # type: ignore[no-untyped-call]
                 _running.discard(tag)
-        super().restore_unacked_once(stderr)
+        super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
-        super().ack(delivery_tag)
+        super().ack(delivery_tag)  # type: ignore[no-untyped-call]
         _running.discard(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        super().reject(delivery_tag, requeue)
+        super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
         _running.discard(delivery_tag)
 
 
@@ -57,11 +58,11 @@ class _Reachable:
         self.exchange_types = types  # else a message that is requeued later finds no way, and is lost
 
 
-class Channel(_Reachable, redis.Channel):  # type: ignore[misc]
+class Channel(_Reachable, redis.Channel):
     """A channel to one Redis server."""
 
 
-class SentinelChannel(_Reachable, redis.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(_Reachable, redis.SentinelChannel):
     """A channel to the master that Sentinel names."""
 
 
@@ -84,13 +85,13 @@ class _Lasting:
         channel.connection = self
 
 
-class Transport(_Lasting, redis.Transport):  # type: ignore[misc]
+class Transport(_Lasting, redis.Transport):
     """For ``redis://``, ``rediss://`` and unix sockets."""
 
     Channel = Channel
 
 
-class SentinelTransport(_Lasting, redis.SentinelTransport):  # type: ignore[misc]
+class SentinelTransport(_Lasting, redis.SentinelTransport):
     """For ``sentinel://``."""
 
     Channel = SentinelChannel

@@ -73,11 +73,25 @@ def reconnections(worker: Worker) -> int:
     return worker.log.read_text().count("Connection to broker lost")
 
 
+def reconnected(server: RedisServer) -> None:
+    """Wait until the worker waits for messages again."""
+    store = RedisJobStore(server.socket_url)
+
+    def waits() -> bool:
+        (clients,) = store.call(("CLIENT", "LIST"))
+        assert isinstance(clients, bytes)
+        return b"cmd=brpop" in clients or b"cmd=psubscribe" in clients
+
+    eventually(waits, "the worker is connected again")
+    store.close()
+
+
 def restart(server: RedisServer, worker: Worker) -> None:
     before = reconnections(worker)
     server.stop()
     eventually(lambda: reconnections(worker) > before, "the worker notices")
     server.start()
+    reconnected(server)
 
 
 def cut(server: RedisServer, worker: Worker) -> None:
@@ -87,6 +101,7 @@ def cut(server: RedisServer, worker: Worker) -> None:
     store.call(("CLIENT", "KILL", "TYPE", "pubsub"), ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
     store.close()
     eventually(lambda: reconnections(worker) > before, "the worker notices")
+    reconnected(server)
 
 
 @pytest.mark.parametrize("trouble", [restart, cut])
