@@ -220,7 +220,9 @@ def test_failover_by_sentinel(job_file: JobFile, tmp_path: Path) -> None:
         eventually(lambda: told("replicas"), "Sentinel knows the replica")
         broker = f"sentinel://127.0.0.1:{port}/0?master_name=main"
         with running(broker, job_file, tmp_path) as (gate, handle, worker):
-            eventually(lambda: b"slave_repl_offset" in told("replicas")[0], "it is in step")
+            store = RedisJobStore(master.socket_url)
+            assert store.call(("WAIT", 1, 5000)) == [1]
+            store.close()
             master.stop()
             address = [b"127.0.0.1", str(replica.port).encode()]
             eventually(lambda: told("get-master-addr-by-name") == address, "the replica is the master")
