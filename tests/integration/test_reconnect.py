@@ -48,10 +48,10 @@ def submit(broker: str, job: str, text: Path, folder: Path, **options: Any) -> J
 def running(
     broker: str, job_file: JobFile, folder: Path, **variables: str
 ) -> Iterator[tuple[Gate, JobHandle, Worker]]:
-    """Two map tasks that run on one worker, in one call of their mapper."""
+    """Two map tasks that run on one worker, in one call of their mapper; it waits for more."""
     gate = Gate(folder, 2)
     with (
-        workers(folder / "a", broker, queue="q", **variables) as (worker,),
+        workers(folder / "a", broker, queue="q", concurrency=3, **variables) as (worker,),
         submit(broker, job_file(GATED), gate.text, folder, split_size=gate.split_size, reducers=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
