@@ -15,7 +15,10 @@ from mrcelery.cli.common import connection_options, epilog, json_option, print_j
 @connection_options
 @json_option
 def command(jobs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
-    """Cancel JOBs: tasks that run stop between blocks, no others start. An ended job stays as it is."""
+    """Cancel JOBs: tasks that run stop within 2 s, no others start, and the job's data is removed.
+
+    An ended job stays as it is.
+    """
     found = {}
     for job in jobs:
         with attach(job, **settings) as handle:

@@ -22,7 +22,10 @@ from mrcelery.cli.common import epilog
 @click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Processes  [one per CPU]")
 @click.argument("celery_args", metavar="[-- CELERY ARGS...]", nargs=-1, type=click.UNPROCESSED)
 def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: Any) -> None:
-    """Start a Celery worker for mrcelery's tasks, in this process."""
+    """Start a Celery worker for mrcelery's tasks, in this process.
+
+    SIGTERM gives tasks a second, then requeues them; so does a second SIGINT, while the first waits for their end.
+    """
     import os
 
     from mrcelery.config import Config

@@ -104,7 +104,9 @@ def install(app: Celery) -> Celery:
     tasks set acks_late and the rest for themselves; the app's own settings stay as they are. Its workers
     renew the leases of all messages they hold, so that a short visibility timeout is safe; the app sets it::
 
-        app.conf.broker_transport_options = mrcelery.executor.leases.transport_options(15)  # seconds
+        from mrcelery.executor.leases import transport_options
+
+        app.conf.broker_transport_options = transport_options(15)  # seconds
         app.conf.worker_soft_shutdown_timeout = 1  # and REMAP_SIGTERM=SIGQUIT in the workers' environment
 
     With Celery 5.7 a worker ends when Redis restarts while it runs such tasks; :func:`use_transports`, called

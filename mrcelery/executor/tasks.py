@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from billiard.process import current_process
@@ -215,7 +217,8 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
     try:
         # Another process looks after those of a pool of them.
         alone = current_process().name != "MainProcess"
-        run_attempt(runtime, job, step, kind, number, worker=task.request.hostname or "", alone=alone)
+        with _killable():
+            run_attempt(runtime, job, step, kind, number, worker=task.request.hostname or "", alone=alone)
     except JobStoppedError:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number
@@ -238,6 +241,24 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
             raise AttemptFailed("MemoryError") from None
         raise
     return number
+
+
+@contextmanager
+def _killable() -> Iterator[None]:
+    """End a pool's process at once when its worker stops.
+
+    Its own way, an exception in the midst of user code, could be caught there, and would look like theirs.
+    """
+    ours: dict[int, Any] = {}
+    if current_process().name != "MainProcess" and threading.current_thread() is threading.main_thread():
+        for number in (int(signal.SIGTERM), int(signal.SIGQUIT)):
+            if callable(signal.getsignal(number)):  # else it is ignored, or left to the system
+                ours[number] = signal.signal(number, lambda received, _: os._exit(128 + received))
+    try:
+        yield
+    finally:
+        for number, before in ours.items():
+            signal.signal(number, before)
 
 
 def _most_attempts(runtime: Runtime, job: str) -> int:

@@ -234,6 +234,9 @@ class _RedisPy:
 
     def close(self) -> None:
         self._client.close()
+        manager = getattr(self._client.connection_pool, "sentinel_manager", None)
+        for node in manager.sentinels if manager else ():
+            node.close()
 
 
 def _sentinel_master(url: str) -> Any:

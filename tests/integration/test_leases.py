@@ -148,8 +148,8 @@ def test_a_hung_task_is_killed(
 
 FAST_CLOCK = """
 import sys, time
-real = time.time
-time.time = lambda: real() + float(sys.argv[1])
+real, ahead = time.time, float(sys.argv[1])
+time.time = lambda: real() + ahead
 from mrcelery.cli import main
 sys.argv[0:2] = ["mrcelery"]
 main()

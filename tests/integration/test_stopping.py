@@ -56,7 +56,7 @@ def test_tasks_of_a_worker_that_stops_run_elsewhere(
                 first.process.send_signal(sent)
                 # The next one is another signal only when this one was seen.
                 if sent is not signals[-1]:
-                    eventually(lambda: "Ctrl+C again" in first.log.read_text(), "it is told what another does")
+                    eventually(lambda: "Warm shutdown" in first.log.read_text(), "it stops gently")
             eventually(lambda: gate.starts() == 4, "both run elsewhere")
             assert first.process.wait(PATIENCE) is not None
             gate.open()
