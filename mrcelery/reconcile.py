@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Literal
 
 from mrcelery.jobstore.base import FINAL
@@ -182,7 +181,7 @@ def _backups(facts: Facts, policy: Policy) -> list[Action]:
     running = {one.task: one for one in facts.running if one.task not in facts.committed}
     if room <= 0 or len(running) < left:
         return []  # while tasks wait for a worker, there is none to spare
-    usual = median(facts.rates)
+    usual = sorted(facts.rates)[len(facts.rates) // 2]
     slow = [
         one
         for one in running.values()
