@@ -6,6 +6,10 @@ published it. :func:`needs` finds what should be on its way and is not, and says
 I/O; :mod:`mrcelery.executor.reconciler` gathers the facts and carries the actions out. Every action may be taken
 twice, or too much: a task's first commit counts, and the coordinator's steps do nothing where they have been done.
 
+The chord's count stays the quick way from stage to stage, and is never relied on: the step that follows a stage is
+published here too once all tasks have committed, and a step that comes before that does nothing. So a chord may hang,
+count twice or start anew in a Redis that has forgotten it.
+
 Backup tasks are those of the paper's section 3.6, chosen by rate: a task that is long because it has much to do
 is as quick by the record as the others, and none is started for it.
 """
