@@ -221,8 +221,9 @@ class JobHandle:
     ) -> JobStatus:
         """Wait until the job has ended well, and bring a local OUTPUT home.
 
-        ``timeout`` in seconds; ``on_progress`` is called at each look. Raises :class:`JobFailedError`,
-        :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job goes on.
+        ``timeout`` in seconds; ``on_progress`` is called at each look. A broker that restarts is waited for, a minute
+        at most; one that comes back empty is told of the job again, which goes on from storage. Raises
+        :class:`JobFailedError`, :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job goes on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE

@@ -144,6 +144,11 @@ def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
         raise JobStoppedError(f"job {job} has ended")
     if now.step == 0:
         _restore_plan(active)
+    for step in range(now.step, len(active.spec.steps)):
+        for kind in ("map", "reduce"):
+            known = now.committed if (step, kind) == (now.step, now.kind) else frozenset()
+            if (step, kind) >= (now.step, now.kind) and not store.done_tasks(job, step, kind) <= known:
+                store.forget_stage(job, step, kind)  # what it remembers was removed from storage
     for task in now.committed:
         store.add_commit(job, now.step, now.kind, task, b"")
     started = store.fields(job).get("started") or repr(active.spec.request.created)

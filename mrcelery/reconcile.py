@@ -6,6 +6,10 @@ published it. :func:`needs` finds what should be on its way and is not, and says
 I/O; :mod:`mrcelery.executor.reconciler` gathers the facts and carries the actions out. Every action may be taken
 twice, or too much: a task's first commit counts, and the coordinator's steps do nothing where they have been done.
 
+The chord's count stays the quick way from stage to stage, and is never relied on: the step that follows a stage is
+published here too once all tasks have committed, and a step that comes before that does nothing. So a chord may hang,
+count twice or start anew in a Redis that has forgotten it.
+
 Backup tasks are those of the paper's section 3.6, chosen by rate: a task that is long because it has much to do
 is as quick by the record as the others, and none is started for it.
 """
@@ -14,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Literal
 
 from mrcelery.jobstore.base import FINAL
@@ -182,7 +185,7 @@ def _backups(facts: Facts, policy: Policy) -> list[Action]:
     running = {one.task: one for one in facts.running if one.task not in facts.committed}
     if room <= 0 or len(running) < left:
         return []  # while tasks wait for a worker, there is none to spare
-    usual = median(facts.rates)
+    usual = sorted(facts.rates)[len(facts.rates) // 2]
     slow = [
         one
         for one in running.values()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mrcelery import JobHandle
 from mrcelery.errors import ConfigError, MRCeleryError
@@ -253,8 +254,8 @@ def await_workers(broker: str, started: Sequence[Worker], names: Sequence[str]) 
                 pytest.fail(f"a worker ended: {worker.log.read_text()}")
         try:
             answers = app.control.ping(destination=list(names), timeout=0.5)
-        except app.connection().connection_errors:  # kombu keeps connections, which a test may have cut
-            return False
+        except (RedisConnectionError, *app.connection().connection_errors):
+            return False  # this process's own connection is older than the server, or a test has cut it
         return {name for one in answers for name in one} == set(names)
 
     try:

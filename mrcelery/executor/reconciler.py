@@ -244,20 +244,24 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(worker, **kwargs)
 
     def start(self, worker: Any) -> None:
-        reconciler = Reconciler(worker.app)
-        threading.Thread(target=self._run, args=(reconciler,), name="mrcelery-reconciler", daemon=True).start()
+        threading.Thread(target=self._run, args=(worker.app,), name="mrcelery-reconciler", daemon=True).start()
 
     def stop(self, worker: Any) -> None:
         self._stopped.set()
 
     terminate = stop
 
-    def _run(self, reconciler: Reconciler) -> None:
-        while not self._stopped.wait(reconciler.policy.grace):
+    def _run(self, app: Celery) -> None:
+        policy = policy_of(app)
+        reconciler: Reconciler | None = None
+        while not self._stopped.wait(policy.grace):
             try:
+                # Not at once: a worker that has just started has work to do.
+                reconciler = reconciler or Reconciler(app, policy)
                 reconciler.look()
             except MRCeleryError as e:
                 _log.warning("mrcelery: cannot look after jobs now: %s", e)
             except Exception:
                 _log.exception("mrcelery: the look after jobs failed; it is tried again")
-        reconciler.close()
+        if reconciler is not None:
+            reconciler.close()

@@ -108,8 +108,9 @@ class RedisJobStore:
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
         moved = bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
-        if moved and to in FINAL:
-            self._one("ZREM", LIVE, job)
+        if moved:
+            # Added again, too: of a job that fails and is retried at the same moment the two may come in either order.
+            self._one(*(("ZREM", LIVE, job) if to in FINAL else ("ZADD", LIVE, "NX", time.time(), job)))
         return moved
 
     def revive(self, job: str) -> bool:

@@ -166,7 +166,7 @@ def test_attempts_that_give_different_results(
     text.write_text("a\nb\nb\nc\na\nb\n")
     shared = Shared(job_file(RANDOM), text, root, tmp_path, 3, partitioner)
     stages = [start(runtime, shared.job) for runtime in shared.runtimes]
-    assert stages[0] == stages[1] == stages[2]
+    assert len({stage and (stage.step, stage.kind, stage.tasks, stage.then) for stage in stages}) == 1
     assert stages[0] is not None
     assert stages[0].tasks > 1
     shared.run(stages[0])

@@ -14,8 +14,9 @@ from services import Quiet, RedisServer, command, eventually, redis_server, resu
 
 import mrcelery
 from mrcelery import layout
-from mrcelery.errors import JobFailedError, UsageError
+from mrcelery.errors import JobFailedError, UsageError, WaitTimeoutError
 from mrcelery.executor.reconciler import PIECE, in_flight
+from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
 
 JobFile = Callable[..., str]
@@ -78,6 +79,12 @@ class Traced:
         path = self.folder / name
         path.touch()
         return path
+
+
+def look_once(handle: mrcelery.JobHandle) -> None:
+    """What a wait does before it finds the job lost."""
+    with pytest.raises(WaitTimeoutError):
+        handle.wait(0)
 
 
 @pytest.fixture
@@ -200,9 +207,12 @@ def test_the_queue_is_flushed_in_mid_job(quiet: Quiet, traced: Traced, stage: st
     assert set(traced.runs().values()) == {1}
 
 
+@pytest.mark.parametrize("waits", [True, False])
 @pytest.mark.parametrize("stage", ["c2", "reduce-c"])
-def test_redis_forgets_everything_in_mid_job(server: RedisServer, traced: Traced, tmp_path: Path, stage: str) -> None:
-    """What had committed is not run again. Who waits sees the job to its end."""
+def test_redis_forgets_everything_in_mid_job(
+    server: RedisServer, traced: Traced, tmp_path: Path, stage: str, waits: bool
+) -> None:
+    """What had committed is not run again; the job is entered again by who waits for it, or by a worker."""
     gate = traced.gate(f"wait-{stage}")
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
     with workers(tmp_path, server.tcp_url, queue="q", **QUICK), traced.submit(**settings) as handle:
@@ -214,10 +224,16 @@ def test_redis_forgets_everything_in_mid_job(server: RedisServer, traced: Traced
             return bool(traced.runs().get(stage)) and all(store.stat(key) for key in keys)
 
         eventually(others_done, "all but one task have committed")
-        handle.status()
-        handle.runner.look_after(handle.id, handle._fields())  # type: ignore[union-attr]
-        handle._store.call(("FLUSHALL",))  # type: ignore[union-attr]
+        assert isinstance(handle._store, RedisJobStore)
+        if waits:
+            look_once(handle)
+        else:
+            holder = ("EXISTS", f"mrcelery:job:{handle.id}:holder")
+            eventually(lambda: handle._store.call(holder) == [1], "a worker looks after the job")  # type: ignore[union-attr]
+        handle._store.call(("FLUSHALL",))
         gate.unlink()
+        if not waits:
+            eventually(lambda: handle._store.state(handle.id) == "succeeded", "the job ends")  # type: ignore[union-attr]
         handle.wait(90)
         assert results(handle) == COUNTS
         assert handle.report().totals.tasks == 8
@@ -233,8 +249,7 @@ def test_redis_restarts_empty_and_its_workers_are_replaced(
     with traced.submit(**settings) as handle:
         with workers(tmp_path / "first", server.tcp_url, queue="q", **QUICK):
             eventually(lambda: handle.status().stages and handle.status().stages[0].done == 5, "all but one are done")
-            assert handle.runner is not None
-            handle.runner.look_after(handle.id, handle._fields())
+            look_once(handle)
         server.stop()
         gate.unlink()
         server.start()
@@ -381,7 +396,7 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
         again = folder / "slow-again"
         if not speculative:
             eventually(lambda: handle.status().stages and handle.status().stages[0].done == 3, "all but one are done")
-            with pytest.raises(mrcelery.errors.WaitTimeoutError):
+            with pytest.raises(WaitTimeoutError):
                 handle.wait(12)
             assert not again.exists()
             handle.cancel()

@@ -1,0 +1,219 @@
+"""Jobs that go on from storage: wherever the job store forgets them, and where another attempt was quicker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import mrcelery
+from mrcelery import attempt, layout, marks
+from mrcelery.attempt import run_attempt
+from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, start
+from mrcelery.errors import JobStoppedError, TaskError
+from mrcelery.executor.inline import InlineRunner
+from mrcelery.executor.submit import enter, job_fields
+from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.layout import step_root
+from mrcelery.runtime import Runtime
+from mrcelery.storage import open_storage
+
+TWO_STEPS = """
+    from mrcelery import MRJob, MRStep
+
+    class TwoSteps(MRJob):
+        def steps(self):
+            return [MRStep(mapper=self.words, reducer=self.count), MRStep(mapper=self.swap, reducer=self.collect)]
+
+        def words(self, _, line):
+            self.increment_counter("text", "lines")
+            yield line, 1
+
+        def count(self, word, ones):
+            yield word, sum(ones)
+
+        def swap(self, word, count):
+            yield count, word
+
+        def collect(self, count, words):
+            yield count, sorted(words)
+"""
+RESULTS = b'1\t["b","c"]\n2\t["a"]\n'
+
+
+class Job:
+    """A submitted job, and a job store that can be made to forget it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, source: str = TWO_STEPS, **settings: Any) -> None:
+        sent: list[Any] = []
+        (folder / "job.py").write_text(dedent(source))
+        (folder / "in.txt").write_text("a\nb\na\nc\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(InlineRunner, "submit", lambda self, *request: sent.append(request))
+            settings = {"runner": "inline", "storage": f"{folder}/storage", "reducers": 2, "split_size": 2, **settings}
+            mrcelery.submit(f"{folder}/job.py", f"{folder}/in.txt", **settings).close()
+        ((self.request, self.envelope, self.code, self.blobs),) = sent
+        self.id = self.request.job
+        self.scratch = f"{folder}/scratch"
+        self.storage = open_storage(f"{folder}/storage")
+        self.runtime = Runtime(MemoryJobStore(), scratch=self.scratch)
+        enter(self.runtime.store, self.request, self.envelope, self.code, self.blobs)
+        self.ran: list[tuple[int, str, int]] = []
+
+    def forget(self) -> None:
+        """A job store that has lost everything, in which somebody has entered the job again."""
+        self.runtime = Runtime(MemoryJobStore(), scratch=self.scratch)
+        self.runtime.store.create(self.id, job_fields(self.request), self.envelope)
+
+    def steps(self, stage: Stage | None = None) -> Iterator[Stage]:
+        """All that is left to do, one task or step of the coordinator at a time."""
+        stage = stage or start(self.runtime, self.id)
+        while stage is not None:
+            yield stage
+            for number in range(stage.tasks) if stage.missing is None else stage.missing:
+                run_attempt(self.runtime, self.id, stage.step, stage.kind, number, capture=False)
+                self.ran.append((stage.step, stage.kind, number))
+                yield stage
+            stage = (barrier if stage.then == "barrier" else finish)(self.runtime, self.id, stage.step)
+
+    def results(self) -> bytes:
+        found = [info.key for info in self.storage.list(layout.output(self.id))]
+        return b"".join(sorted(b"".join(map(self.storage.read, found)).splitlines(keepends=True)))
+
+
+def test_wherever_a_job_is_forgotten_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = 0
+    while True:
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        job = Job(folder, monkeypatch)
+        ended = True
+        for number, _ in enumerate(job.steps()):
+            if number == at:
+                ended = False
+                break
+        if ended:
+            break
+        job.forget()
+        for _ in job.steps():
+            pass
+        assert job.runtime.store.state(job.id) == "succeeded"
+        assert job.results() == RESULTS
+        assert len(job.ran) == len(set(job.ran)), "what had committed was run again"
+        at += 1
+    assert at > 10
+
+
+def test_a_job_that_had_ended_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(tmp_path, monkeypatch)
+    for _ in job.steps():
+        pass
+    clean_up(job.runtime, job.id)
+    report = job.storage.read(layout.report(job.id))
+    job.forget()
+    with pytest.raises(JobStoppedError):
+        start(job.runtime, job.id)
+    assert job.runtime.store.state(job.id) == "succeeded"
+    assert job.results() == RESULTS
+    assert job.storage.read(layout.report(job.id)) == report
+
+
+def test_a_job_whose_data_was_removed_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a cancelled job is, but for spec and code."""
+    job = Job(tmp_path, monkeypatch)
+    for _, _ in zip(range(12), job.steps(), strict=False):
+        pass
+    assert job.runtime.store.move(job.id, "cancelled")
+    for step in range(2):
+        job.storage.delete(info.key for info in job.storage.list(step_root(job.id, step)))
+    assert job.runtime.store.revive(job.id)
+    for _ in job.steps():
+        pass
+    assert job.runtime.store.state(job.id) == "succeeded"
+    assert job.results() == RESULTS
+
+
+def test_an_input_that_changed_meanwhile_is_no_base_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(tmp_path, monkeypatch)
+    start(job.runtime, job.id)
+    job.storage.delete([layout.plan_page(job.id, 0, 0)])
+    (tmp_path / "in.txt").write_text("a\n" * 100)
+    with pytest.raises(TaskError, match="have changed since"):
+        start(job.runtime, job.id)
+
+
+def test_a_step_that_comes_too_early_or_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(tmp_path, monkeypatch)
+    stage = start(job.runtime, job.id)
+    assert stage is not None
+    with pytest.raises(JobStoppedError, match="too early"):
+        barrier(job.runtime, job.id, 0)
+    fields = {stage.published: "1.0"}
+    assert has_gone_on(fields, "start")
+    assert not has_gone_on(fields, "barrier", 0)
+    after = {replace(stage, kind="reduce").published: "1.0"}
+    assert has_gone_on(after, "barrier", 0)
+    assert not has_gone_on(after, "finish", 0)
+    assert has_gone_on({replace(stage, step=1).published: "1.0"}, "finish", 0)
+
+
+ENDLESS = """
+    import time
+    from mrcelery import MRJob
+
+    class Endless(MRJob):
+        def mapper(self, _, line):
+            if line == "endless":
+                while True:
+                    yield line, 1
+            yield line, 1
+
+        def reducer(self, key, values):
+            yield key, sum(values)
+"""
+
+
+def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It returns the other's commit, and has told that it runs until then."""
+    job = Job(tmp_path, monkeypatch, ENDLESS.replace('"endless"', '"a"'), split_size=1000)
+    start(job.runtime, job.id)
+    store = job.runtime.store
+    monkeypatch.setattr(attempt, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "TELL_SECONDS", 0.0)
+    told: list[Any] = []
+    tell = marks.tell_running
+
+    def then_commit(*args: Any, **kwargs: Any) -> None:
+        tell(*args, **kwargs)
+        told.extend(marks.running(store, job.id, 0, "map", 2e9))
+        # What another attempt would leave, whatever it did.
+        key = layout.commit(job.id, 0, "map", 0)
+        other = mrcelery.records.Commit(
+            job=job.id, step=0, kind="map", task=0, attempt="2-other", parts=(), counters={}, records_in=1,
+            records_out=1, bytes_in=1, bytes_out=1, seconds=1.0, host="other",
+        )  # fmt: skip
+        if job.storage.create(key, mrcelery.records.encode(other)):
+            store.add_commit(job.id, 0, "map", 0, b"")
+
+    monkeypatch.setattr(marks, "tell_running", then_commit)
+    assert run_attempt(job.runtime, job.id, 0, "map", 0, worker="celery@here").attempt == "2-other"
+    assert [(one.task, one.worker) for one in told] == [(0, "celery@here")]
+    assert told[0].records == 4
+    assert marks.running(store, job.id, 0, "map", 2e9) == ()
+
+
+def test_a_backup_is_no_failed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(tmp_path, monkeypatch, max_attempts=2)
+    start(job.runtime, job.id)
+    for task in (0, 1):
+        assert [job.runtime.store.next_attempt(job.id, 0, "map", task) for _ in range(2)] == [1, 2]
+    marks.tell_backup(job.runtime.store, job.id, 0, "map", 0, 1.0)
+    assert run_attempt(job.runtime, job.id, 0, "map", 0, capture=False).attempt.startswith("3-")
+    with pytest.raises(TaskError, match="was started 2 times"):
+        run_attempt(job.runtime, job.id, 0, "map", 1, capture=False)
