@@ -11,10 +11,13 @@ FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
 
+WORKER_TTL = 3600
+"""Seconds for which a worker that tells nothing any more is remembered."""
+
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying") or field.startswith("published.")
 
 
 class JobStore(Protocol):
@@ -23,7 +26,8 @@ class JobStore(Protocol):
     ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
+    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
+    again), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -119,6 +123,18 @@ class JobStore(Protocol):
 
     def drop(self, job: str) -> None:
         """Forget a job."""
+        ...
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
+        ...
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Workers by name: the seconds since each told of itself, and what it told."""
+        ...
+
+    def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         ...
 
     def close(self) -> None: ...
