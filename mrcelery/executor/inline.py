@@ -60,6 +60,7 @@ class InlineRunner:
             with suppress(MRCeleryError):
                 withdraw_output(runtime, job)
                 clean_up(runtime, job)
+            self.store.update(job, {"cleaned": repr(time.time())})
             raise
 
     def look_after(self, job: str, fields: dict[str, str]) -> bool:

@@ -17,7 +17,12 @@ WORKER_TTL = 3600
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished", "retrying") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
+
+
+def is_of_work(field: str) -> bool:
+    """Whether a field tells of committed work, which a cancelled job has none of."""
+    return field in ("step", "stage") or field.startswith(("total.", "summary."))
 
 
 class JobStore(Protocol):
@@ -27,7 +32,7 @@ class JobStore(Protocol):
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
-    again), ``status`` (the last ``set_status``).
+    again), ``cleaned`` (when a cancelled job's data was removed), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -58,11 +63,16 @@ class JobStore(Protocol):
 
     def revive(self, job: str) -> bool:
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
-        of it and its attempts are forgotten, its commits are not. False for any other; of two, one gets True."""
+        of it and its attempts are forgotten, its commits are not. A cancelled one has none, and forgets also how far
+        it was; before it is ``cleaned`` it cannot be revived. False for any other; of two, one gets True."""
         ...
 
     def live(self) -> list[str]:
         """Ids of jobs that have not ended, as far as the store knows."""
+        ...
+
+    def stopping(self) -> list[str]:
+        """Ids of cancelled jobs that are not ``cleaned``."""
         ...
 
     def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:

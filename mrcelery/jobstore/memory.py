@@ -8,7 +8,7 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, WORKER_TTL, State, is_of_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, State, is_of_a_run, is_of_work
 
 
 class MemoryJobStore:
@@ -60,12 +60,13 @@ class MemoryJobStore:
     def revive(self, job: str) -> bool:
         with self._lock:
             known = self._fields.get(job, {})
-            if known.get("state") not in ("failed", "cancelled"):
+            anew = known.get("state") == "cancelled"
+            if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_a_run(n)]:
+            for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
                 del known[name]
             known["state"] = "submitted"
-            tables: tuple[dict[Any, Any], ...] = (self._attempts, self._marks)
+            tables: tuple[dict[Any, Any], ...] = (self._attempts, self._marks, *((self._bad,) if anew else ()))
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
@@ -74,6 +75,10 @@ class MemoryJobStore:
     def live(self) -> list[str]:
         with self._lock:
             return [job for job, fields in self._fields.items() if fields["state"] not in FINAL]
+
+    def stopping(self) -> list[str]:
+        with self._lock:
+            return [job for job, f in self._fields.items() if f["state"] == "cancelled" and "cleaned" not in f]
 
     def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
         with self._lock:

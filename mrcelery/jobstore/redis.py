@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, State, is_of_a_run
+from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, State, is_of_a_run, is_of_work
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
@@ -57,6 +57,7 @@ return 1
 _REVIVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'failed' and state ~= 'cancelled' then return 0 end
+if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'submitted')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -126,26 +127,43 @@ class RedisJobStore:
         moved = bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
         if moved:
             # Added again, too: of a job that fails and is retried at the same moment the two may come in either order.
-            self._one(*(("ZREM", LIVE, job) if to in FINAL else ("ZADD", LIVE, "NX", time.time(), job)))
+            # A cancelled one stays until it is cleaned.
+            over = to in FINAL - {"cancelled"}
+            self._one(*(("ZREM", LIVE, job) if over else ("ZADD", LIVE, "NX", time.time(), job)))
         return moved
 
     def revive(self, job: str) -> bool:
+        fields = self.fields(job)
+        anew = fields.get("state") == "cancelled"
         # A name at least: HDEL takes no empty list.
-        names = ["failure", *filter(is_of_a_run, self.fields(job))]
+        names = ["failure", *(name for name in fields if is_of_a_run(name) or (anew and is_of_work(name)))]
         if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
             return False
-        self.connection.call(("UNLINK", f"{_job(job)}:attempts"), ("ZADD", LIVE, time.time(), job))
+        gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad"] if anew else [])]
+        self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
         self._unlink(f"{_job(job)}:marks:")
         return True
 
     def live(self) -> list[str]:
+        return [job for job, state in self._unfinished() if state != b"cancelled"]
+
+    def stopping(self) -> list[str]:
+        return [job for job, state in self._unfinished() if state == b"cancelled"]
+
+    def _unfinished(self) -> list[tuple[str, bytes]]:
+        """Jobs that somebody has still to look after, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
-        states = self.connection.call(*(("HGET", _job(job), "state") for job in jobs)) if jobs else []
-        # Of a client that died before it could say so, or past their time to live.
-        gone = [job for job, state in zip(jobs, states, strict=True) if not state or state.decode() in FINAL]
+        known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
+        found, gone = [], []
+        for job, (state, cleaned) in zip(jobs, known, strict=True):
+            # Of a client that died before it could say so, or past their time to live.
+            if not state or cleaned or state.decode() in FINAL - {"cancelled"}:
+                gone.append(job)
+            else:
+                found.append((job, state))
         if gone:
             self._one("ZREM", LIVE, *gone)
-        return [job for job in jobs if job not in set(gone)]
+        return found
 
     def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
         key = f"{_job(job)}:attempts"
