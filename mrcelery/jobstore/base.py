@@ -79,6 +79,14 @@ class JobStore(Protocol):
         """Count an attempt at its start; 1 for the first."""
         ...
 
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        """Count an attempt that ended for no fault of its own."""
+        ...
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        """How many of a task's attempts were."""
+        ...
+
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         """The state, and whether a commit of the task is remembered. Cheap: attempts ask it as they run."""
         ...

@@ -85,6 +85,14 @@ class MemoryJobStore:
             self._attempts[job, step, kind, task] += 1
             return self._attempts[job, step, kind, task]
 
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        with self._lock:
+            self._attempts[job, step, f"{kind}.excused", task] += 1
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        with self._lock:
+            return self._attempts.get((job, step, f"{kind}.excused", task), 0)
+
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         return self.state(job), task in self._commits.get((job, step, kind), {})
 

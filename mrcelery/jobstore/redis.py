@@ -5,7 +5,8 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:jobs                        sorted set of job ids by time of creation
     mrcelery:job:<job>                   hash of the job's fields
     mrcelery:job:<job>:request           the request envelope
-    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started
+    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started; the same and .excused -> those
+                                         that ended for no fault of their own
     mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
     mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit ("" for one that is too large: read storage)
     mrcelery:job:<job>:blob:<name>       small objects
@@ -169,6 +170,14 @@ class RedisJobStore:
         key = f"{_job(job)}:attempts"
         attempt, _ = self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}", 1), ("EXPIRE", key, TTL))
         return int(attempt)
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        key = f"{_job(job)}:attempts"
+        self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}.excused", 1), ("EXPIRE", key, TTL))
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        answers: list[Any] = self.connection.call(("HGET", f"{_job(job)}:attempts", f"{step}.{kind}.{task}.excused"))
+        return int(answers[0] or 0)
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         state, done = self.connection.call(

@@ -253,6 +253,19 @@ def test_attempts_are_counted_by_task(store: JobStore, job: str) -> None:
     assert store.next_attempt("job-2", 0, "map", 0) == 1
 
 
+def test_attempts_that_are_excused(store: JobStore, job: str) -> None:
+    assert store.excused(job, 0, "map", 0) == 0
+    store.next_attempt(job, 0, "map", 0)
+    for _ in range(2):
+        store.excuse_attempt(job, 0, "map", 0)
+    assert store.excused(job, 0, "map", 0) == 2
+    assert store.excused(job, 0, "map", 1) == store.excused(job, 0, "reduce", 0) == 0
+    assert store.next_attempt(job, 0, "map", 0) == 2
+    store.move(job, "failed")
+    store.revive(job)
+    assert store.excused(job, 0, "map", 0) == 0
+
+
 def test_attempts_that_start_together_get_different_numbers(connect: Open) -> None:
     connect().create("job-1", FIELDS, b"")
     given = race(connect, 8, lambda store, _: [store.next_attempt("job-1", 0, "map", 3) for _ in range(10)])
