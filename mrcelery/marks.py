@@ -3,7 +3,7 @@
 ==============================  ====================  =================================================
 table                           name                  text
 ==============================  ====================  =================================================
-``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker
+``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker, process
 ``rates.<step>.<kind>``         a small number        records a second of a task that has committed
 ``repairs.<step>.<kind>``       a task or a step      times published again, and when last
 ``backups.<step>.<kind>``       a task                when its backup was started
@@ -45,7 +45,7 @@ def running(store: JobStore, job: str, step: int, kind: str, now: float) -> tupl
         began, told, records, worker = text.split(" ", 3)
         task = int(name.partition(".")[0])
         quiet = max(0.0, now - float(told))
-        found.append(Running(task, worker, max(0.001, now - float(began)), int(records), quiet))
+        found.append(Running(task, worker.partition(" ")[0], max(0.001, now - float(began)), int(records), quiet))
     return tuple(found)
 
 

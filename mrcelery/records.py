@@ -203,6 +203,10 @@ class Commit(Record, frozen=True, kw_only=True):
     bytes_out: int
     seconds: float
     host: str
+    began: float = 0.0
+    """Epoch seconds."""
+    worker: str = ""
+    """The worker's name and, after a space, the process's id."""
     requests: Requests = {}
     bad_records: int = 0
     """Records (of a reduce task: keys) that were skipped."""
