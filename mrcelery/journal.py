@@ -15,11 +15,16 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from mrcelery import marks
 from mrcelery.jobstore.base import JobStore, Note
 from mrcelery.records import Commit, Kind
 
-Outcome = Literal["running", "done", "failed", "killed", "superseded", "stopped"]
-"""``killed``: its process died. ``superseded``: another attempt was quicker. ``stopped``: its job had ended."""
+Outcome = Literal["running", "done", "failed", "killed", "lost", "superseded", "stopped"]
+"""``killed``: its process died. ``lost``: its worker did, or nobody has heard of it. ``superseded``: another attempt
+was quicker. ``stopped``: its job had ended."""
+
+HEARD_SECONDS = 3.0
+"""An attempt that was heard of so lately, or began so lately, is not lost."""
 
 ERROR_CHARS = 300
 """Characters of an error that the journal keeps; the job's failure has it in full."""
@@ -51,6 +56,7 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     done: int = 0
     failed: int = 0
     killed: int = 0
+    lost: int = 0
     superseded: int = 0
     stopped: int = 0
     records_in: int = 0
@@ -64,7 +70,8 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def running(self) -> int:
         """Attempts that run, but for those whose worker died and that nobody has missed yet."""
-        return max(0, self.started - self.done - self.failed - self.killed - self.superseded - self.stopped)
+        ended = self.done + self.failed + self.killed + self.lost + self.superseded + self.stopped
+        return max(0, self.started - ended)
 
 
 def table(step: int, kind: str) -> str:
@@ -84,7 +91,20 @@ def begin(store: JobStore, job: str, step: int, kind: Kind, task: int, token: st
     """
     entry = Entry(task, f"-{token}", "running", worker, round(time.time(), 3))
     note = (table(step, kind), _name(entry), _text(entry))
-    return store.next_attempt(job, step, kind, task, note=note, add=_sums(step, kind, started=1))
+    number = store.next_attempt(job, step, kind, task, note=note, add=_sums(step, kind, started=1))
+    if number > 1:
+        _lose_earlier(store, job, step, kind, entry)
+    return number
+
+
+def _lose_earlier(store: JobStore, job: str, step: int, kind: Kind, later: Entry) -> None:
+    """Write down of attempts at a task that nobody has heard of lately that they are lost, as another one begins."""
+    heard = {one.attempt for one in marks.running(store, job, step, kind, later.began) if one.quiet < HEARD_SECONDS}
+    for entry in _of_task(store, job, step, kind, later.task):
+        young = later.began - entry.began < HEARD_SECONDS
+        if entry.outcome == "running" and _token(entry) != _token(later) and not young and _token(entry) not in heard:
+            lost = replace(entry, outcome="lost", seconds=round(later.began - entry.began, 3))
+            _end(store, job, step, kind, lost)
 
 
 def committed(commit: Commit) -> tuple[Note, dict[str, int]]:
@@ -137,13 +157,11 @@ def ended(
 
 def killed(store: JobStore, job: str, step: int, kind: str, task: int, worker: str, reason: str) -> None:
     """Write down that a process (:func:`of_process`) died in an attempt at a task, and how."""
-    for name, text in store.marks(job, table(step, kind)).items():
-        if name.startswith(f"{task}."):
-            entry = msgspec.json.decode(text, type=Entry)
-            if entry.outcome == "running" and entry.worker == worker:
-                seconds = round(time.time() - entry.began, 3)
-                dead = replace(entry, outcome="killed", seconds=seconds, error=_short(reason))
-                _end(store, job, step, kind, dead)
+    for entry in _of_task(store, job, step, kind, task):
+        if entry.outcome == "running" and entry.worker == worker:
+            seconds = round(time.time() - entry.began, 3)
+            dead = replace(entry, outcome="killed", seconds=seconds, error=_short(reason))
+            _end(store, job, step, kind, dead)
 
 
 def entries(store: JobStore, job: str, step: int, kind: str) -> list[Entry]:
@@ -163,9 +181,18 @@ def _end(store: JobStore, job: str, step: int, kind: str, entry: Entry) -> None:
     store.set_mark(job, table(step, kind), _name(entry), _text(entry), add=_sums(step, kind, **{entry.outcome: 1}))
 
 
+def _of_task(store: JobStore, job: str, step: int, kind: str, task: int) -> list[Entry]:
+    found = store.marks(job, table(step, kind)).items()
+    return [msgspec.json.decode(text, type=Entry) for name, text in found if name.startswith(f"{task}.")]
+
+
+def _token(entry: Entry) -> str:
+    return entry.attempt.partition("-")[2]
+
+
 def _name(entry: Entry) -> str:
     # Not the whole attempt: its number is not known yet when its first note is written.
-    return f"{entry.task}.{entry.attempt.partition('-')[2]}"
+    return f"{entry.task}.{_token(entry)}"
 
 
 def _text(entry: Entry) -> str:

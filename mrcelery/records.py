@@ -327,23 +327,6 @@ class StageSummary(Record, frozen=True, kw_only=True):
         return {**self.counters, **({f"mrcelery shuffle, step {step}": self.skew} if self.skew else {})}
 
 
-class Report(Record, frozen=True, kw_only=True):
-    """How a finished job went: ``report.json`` in storage and ``_SUCCESS`` in OUTPUT."""
-
-    job: str
-    name: str
-    state: str
-    counters: Counters
-    totals: Totals
-    started: float
-    finished: float
-    seconds: float
-    output: str
-    parts: tuple[str, ...]
-    bad_records: int = 0
-    """Records that were skipped."""
-
-
 R = TypeVar("R", bound=Record)
 
 

@@ -31,7 +31,9 @@ class JobStore(Protocol):
 
     ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
-    ``published.<step>.<kind>`` (when all tasks of a stage were on the queue),
+    ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
+    likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
+    ``steps`` (JSON: a name and whether it reduces, of each),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
