@@ -20,7 +20,7 @@ from celery import bootsteps
 from celery.exceptions import Reject, WorkerLostError
 from celery.worker.request import Request
 
-from mrcelery import marks
+from mrcelery import journal, marks
 from mrcelery.badrecords import note_loss, take_mark
 from mrcelery.errors import MRCeleryError
 from mrcelery.executor.tasks import runtime_of, store_url
@@ -108,8 +108,12 @@ class AttemptRequest(Request):  # type: ignore[misc]
         # Not the runtime's own store: that waits for a broker that restarts, and holds up this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             mark = None if pid is None else left_by(runtime_of(self.app).scratch, pid)
-            note_loss(store, *self._which, self.hung or told(message), mark)
-            marks.tell_died(store, *self._which, self.hostname)
+            reason = self.hung or told(message)
+            note_loss(store, *self._which, reason, mark)
+            if pid is not None:
+                where = journal.of_process(str(self.hostname), pid)
+                marks.tell_died(store, *self._which, where)
+                journal.killed(store, *self._which, where, reason)
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
