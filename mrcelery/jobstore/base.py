@@ -34,6 +34,11 @@ def is_of_work(field: str) -> bool:
     return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
 
 
+def run_of(fields: Mapping[str, str]) -> int:
+    """The number of a job's run: how often it was revived."""
+    return int(fields.get("revived") or 0)
+
+
 class JobStore(Protocol):
     """Live state of jobs: small, and rebuilt from storage where it is lost.
 
@@ -43,7 +48,8 @@ class JobStore(Protocol):
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
-    again), ``cleaned`` (when a cancelled job's data was removed), ``status`` (the last ``set_status``).
+    again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
+    ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 

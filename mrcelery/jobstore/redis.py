@@ -72,6 +72,7 @@ if state ~= 'failed' and state ~= 'cancelled' then return 0 end
 if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'submitted')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
+redis.call('HINCRBY', KEYS[1], 'revived', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
