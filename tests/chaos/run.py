@@ -25,9 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from one import Outcome, run
 from plan import FAULTS, draw
