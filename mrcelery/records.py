@@ -276,6 +276,17 @@ class Presence(Record, frozen=True, kw_only=True):
     processes: int
     every: float
     """Seconds between two times that it tells."""
+    at: float = 0.0
+    """When it told, in epoch seconds by its own clock."""
+    host: str = ""
+    versions: dict[str, str] = {}
+    """Of ``python``, ``mrcelery`` and ``celery``."""
+    visibility: float = 0.0
+    """Its visibility timeout in seconds."""
+    arrow: bool = False
+    """Whether it can read Parquet and make tables."""
+    signed: bool = False
+    """Whether it takes signed jobs only."""
 
 
 def add_counters(into: Counters, counters: Counters) -> None:

@@ -35,7 +35,7 @@ COMMANDS = {
     "clean": "Remove the data of jobs that have ended.",
     "worker": "Start a Celery worker for mrcelery's tasks.",
     "flower": "Start Flower on the fleet.",
-    "doctor": "Check broker and storage.",
+    "doctor": "Check broker, storage, clocks and workers.",
     "config": "Settings and where they come from.",
     "hello": "Run a tiny job through everything.",
     "completion": "Shell completion for bash, zsh or fish.",
