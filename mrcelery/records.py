@@ -151,6 +151,8 @@ class Request(Record, frozen=True, kw_only=True):
     blobs: dict[str, str] = {}
     small_results: bool = False
     """True: the client prints the results, so send them through the job store where they are small."""
+    given: dict[str, str] = {}
+    """With a client token, a digest of each aspect of what was asked for: a repeat must ask for the same."""
 
 
 class JobSpec(Record, frozen=True, kw_only=True):
