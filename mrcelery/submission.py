@@ -190,7 +190,8 @@ class Submission:
         from mrcelery import bundle
 
         built = bundle.build(self.job_class, self.job, **self.shipped)
-        identity = job_id(self.name, self.client_token)
+        created = time.time()
+        identity = job_id(self.name, self.client_token, created)
         if self.client_token and (known := self._submitted_before(identity, built.bundle)):
             return known
         output, bring_home = self._place_output()
@@ -215,7 +216,7 @@ class Submission:
                 found = inputs_module.upload(
                     self.inputs, self._storage, self.options.input_format, self.on_upload
                 )
-            self._send(runner, handle, found, output, built)
+            self._send(runner, handle, created, found, output, built)
         except BaseException:
             handle.close()
             raise
@@ -304,7 +305,13 @@ class Submission:
         }
 
     def _send(
-        self, runner: Runner, handle: JobHandle, found: inputs_module.Inputs, output: str, built: BuiltBundle
+        self,
+        runner: Runner,
+        handle: JobHandle,
+        created: float,
+        found: inputs_module.Inputs,
+        output: str,
+        built: BuiltBundle,
     ) -> None:
         from mrcelery import records, signing
 
@@ -312,7 +319,7 @@ class Submission:
             job=handle.id,
             name=self.name,
             owner=self.config.owner or _user(),
-            created=time.time(),
+            created=created,  # as its id says: what lists jobs by their ids relies on it
             inputs=tuple(found.uris),
             output=output,
             storage=self._storage or runner.storage,
@@ -399,13 +406,16 @@ def _unreadable(line: bytes) -> results.Pair:
     raise UsageError("results in parquet or records are no lines: read the part files at OUTPUT")
 
 
-def job_id(name: str, client_token: str = "") -> str:
-    """``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``; with a token ``job-<20 hex>``, the same for the same token."""
+def job_id(name: str, client_token: str = "", created: float | None = None) -> str:
+    """``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, with the time of ``created`` (epoch seconds; now).
+
+    With a token ``job-<20 hex>``, the same for the same token.
+    """
     if client_token:
         # Not with the name in it: another job with the same token is to be noticed.
         return f"job-{hashlib.sha256(client_token.encode()).hexdigest()[:20]}"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
-    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
 
 
 def _listed(aspects: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "submit": "Run a job over inputs.",
-    "list": "Jobs of the fleet, newest first.",
+    "list": "Jobs, newest first, those of the past too.",
     "status": "How a job stands.",
     "wait": "Wait until a job has ended.",
     "cancel": "Stop jobs.",

@@ -205,8 +205,8 @@ class RedisJobStore:
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         self._one("UNLINK", _done(job, step, kind))
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        return [j.decode() for j in self._one("ZREVRANGE", JOBS, 0, limit - 1)]  # type: ignore[attr-defined]
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        return [j.decode() for j in self._one("ZREVRANGE", JOBS, skip, skip + limit - 1)]  # type: ignore[attr-defined]
 
     def drop(self, job: str) -> None:
         self._unlink(f"{_job(job)}:")
