@@ -122,7 +122,8 @@ def _of_storage(storage: Storage, store: JobStore | None, wanted: Wanted) -> Ite
 
 def _read(storage: Storage, job: str) -> JobStatus | None:
     """A job by what it left in storage; None for one that never started."""
-    from mrcelery.records import JobSpec, Report, decode
+    from mrcelery.records import JobSpec
+    from mrcelery.report import read_report
     from mrcelery.signing import unseal
 
     try:
@@ -140,9 +141,9 @@ def _read(storage: Storage, job: str) -> JobStatus | None:
         "output": request.output,
     }
     try:
-        report = decode(storage.read(layout.report(job)), Report, layout.report(job))
-    except FileNotFoundError:
-        return JobStatus(state=UNKNOWN, **known)  # type: ignore[arg-type]
+        report = read_report(storage, job)
     except MRCeleryError as e:
         return JobStatus(state=UNKNOWN, message=str(e), **known)  # type: ignore[arg-type]
+    if report is None:
+        return JobStatus(state=UNKNOWN, **known)  # type: ignore[arg-type]
     return JobStatus(state=report.state, started=report.started, finished=report.finished, **known)  # type: ignore[arg-type]
