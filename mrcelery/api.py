@@ -141,7 +141,8 @@ def submit(
 
     ``options`` are settings (:class:`mrcelery.config.Config`: ``broker``, ``storage``, ``reducers``,
     ``split_size`` ...) and ``args`` (the job's own arguments, a list of text), ``name``,
-    ``client_token`` (the same token gives the same job, once), ``overwrite``, ``keep`` (the intermediate
+    ``client_token`` (the same token returns the job that was submitted with it; :class:`UsageError` where what is
+    asked for differs), ``overwrite``, ``keep`` (the intermediate
     data of a job that succeeded), ``jobconf`` (a mapping), ``py_files``, ``files`` and ``archives`` (lists
     of paths to ship).
 

@@ -46,7 +46,8 @@ class Fault:
     ``status`` and ``code``: refuse it with them. ``reset``: pass it on, and break the connection instead of
     answering. ``keep``: of the body, only this share, then break the connection. ``pieces``: the body in so many,
     ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong. ``silent``: take the request and
-    say nothing, ever; with ``keep`` nothing after that share of the body.
+    say nothing, ever; with ``keep`` nothing after that share of the body. ``ignore``: the headers, in lower case,
+    that the endpoint does not know.
     """
 
     status: int = 0
@@ -57,6 +58,7 @@ class Fault:
     pause: float = 0.0
     flip: bool = False
     silent: bool = False
+    ignore: tuple[str, ...] = ()
 
 
 class Log:
@@ -135,7 +137,7 @@ def proxy() -> Iterator[Log]:
                 if fault.status:
                     self._refuse(fault)
                     return
-                headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", *fault.ignore)}
                 self.onward.request(self.command, self.path, body, headers)
                 answer = self.onward.getresponse()
                 data = answer.read()

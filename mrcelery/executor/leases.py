@@ -10,6 +10,7 @@ worker holds is its own for as long as it lives, and others' soon after.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -19,14 +20,17 @@ from typing import Any, cast
 from celery import bootsteps
 from celery.signals import worker_shutdown
 from celery.worker import state
+from msgspec.structs import replace
 
 from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError, ConfigError
 from mrcelery.executor.lost import excuse
 from mrcelery.executor.stuck import Watch
 from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
+from mrcelery.formats.extras import installed as arrow_installed
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import Presence, encode
+from mrcelery.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +103,15 @@ class Leases:
         self._due = 0.0
         self._name = str(worker.hostname)
         self._every = min(LONGEST_SILENCE, self._visibility / 4)
-        self._present = encode(
-            Presence(
-                queues=tuple(worker.app.amqp.queues.consume_from),
-                processes=int(worker.concurrency or 1),
-                every=self._every,
-            )
+        self._present = Presence(
+            queues=tuple(worker.app.amqp.queues.consume_from),
+            processes=int(worker.concurrency or 1),
+            every=self._every,
+            host=socket.gethostname(),
+            versions=versions(),
+            visibility=self._visibility,
+            arrow=arrow_installed(),
+            signed=bool(Config.load({}).signing_key),
         )
         self._telling = threading.Lock()
         self._leaves = False
@@ -128,7 +135,7 @@ class Leases:
     def _tell(self) -> None:
         with self._telling:
             if not self._leaves:
-                self._store.tell_worker(self._name, self._present)
+                self._store.tell_worker(self._name, encode(replace(self._present, at=time.time())))
 
     def _run(self) -> None:
         lost = False

@@ -174,8 +174,8 @@ class JobStore(Protocol):
         """Drop a finished stage's commits."""
         ...
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        """Job ids, newest first."""
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """Job ids, newest first, without the ``skip`` newest."""
         ...
 
     def drop(self, job: str) -> None:

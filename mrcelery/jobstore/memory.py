@@ -177,9 +177,10 @@ class MemoryJobStore:
         with self._lock:
             self._commits.pop((job, step, kind), None)
 
-    def jobs(self, limit: int = 100) -> list[str]:
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
         with self._lock:
-            return sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)[:limit]
+            newest = sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)
+            return newest[skip : skip + limit]
 
     def drop(self, job: str) -> None:
         with self._lock:

@@ -46,8 +46,13 @@ COMMIT_LIMIT = 1024
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 5))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[1])
+for at = 3, 4 do
+    redis.call('ZADD', KEYS[at], ARGV[3], ARGV[4])
+    redis.call('ZREMRANGEBYSCORE', KEYS[at], '-inf', ARGV[3] - ARGV[1])
+end
 return 1
 """
 
@@ -123,17 +128,9 @@ class RedisJobStore:
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         created = float(fields.get("created") or time.time())
-        made = self._one("EVAL", _CREATE, 1, _job(job), TTL, *_flat({**fields, "state": "submitted"}))
-        if not made:
-            return False
-        self.connection.call(
-            ("SET", f"{_job(job)}:request", request, "EX", TTL),
-            ("ZADD", JOBS, created, job),
-            ("ZREMRANGEBYSCORE", JOBS, "-inf", created - TTL),
-            ("ZADD", LIVE, created, job),
-            ("ZREMRANGEBYSCORE", LIVE, "-inf", created - TTL),
-        )
-        return True
+        keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE)
+        flat = _flat({**fields, "state": "submitted"})
+        return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
 
     def request(self, job: str) -> bytes | None:
         return self._one("GET", f"{_job(job)}:request")  # type: ignore[return-value]
@@ -280,8 +277,8 @@ class RedisJobStore:
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         self._one("UNLINK", _done(job, step, kind))
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        return [j.decode() for j in self._one("ZREVRANGE", JOBS, 0, limit - 1)]  # type: ignore[attr-defined]
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        return [j.decode() for j in self._one("ZREVRANGE", JOBS, skip, skip + limit - 1)]  # type: ignore[attr-defined]
 
     def drop(self, job: str) -> None:
         self._unlink(f"{_job(job)}:")

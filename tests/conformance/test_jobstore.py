@@ -366,6 +366,8 @@ def test_jobs_newest_first(store: JobStore) -> None:
         assert store.create(name, {**FIELDS, "created": repr(created)}, b"")
     assert store.jobs() == ["d", "c", "b", "a"]
     assert store.jobs(2) == ["d", "c"]
+    assert store.jobs(2, 1) == ["c", "b"]
+    assert store.jobs(2, 4) == []
 
 
 def test_a_job_that_is_dropped_leaves_nothing_and_others_stay(store: JobStore) -> None:
