@@ -80,33 +80,26 @@ def kill(session: int, number: signal.Signals) -> None:
 
 
 @contextmanager
-def slowed(worker: int, others: tuple[int, ...]) -> Iterator[None]:
-    """Have a worker get a tenth of the CPU time that it would have had, by stopping it again and again."""
+def slowed(worker: int, workers: int) -> Iterator[None]:
+    """Have a worker get a tenth of the CPU time that is its share, by stopping it again and again.
+
+    Its share is that of one of so many workers of this machine's processors, also while the others are idle: it
+    stands for a machine of its own.
+    """
     over = threading.Event()
+    rate = min(1.0, len(os.sched_getaffinity(0)) / workers) / SLOWER
 
     def hold_back() -> None:
-        cores = len(os.sched_getaffinity(0))
-        before = {session: busy_seconds(session) for session in (worker, *others)}
-        since, share, mine, stopped = time.monotonic(), 1.0, before[worker], False
-        allowed = 0.0
-        sampled = since
+        used, since, debt = busy_seconds(worker), time.monotonic(), 0.0
+        stopped = False
         while not over.wait(TICK):
-            now = time.monotonic()
-            if now - sampled >= 0.2:
-                # How many want to compute says how much of a core each can have.
-                spent = {session: busy_seconds(session) for session in others}
-                busy = sum(spent[s] - before[s] > 0.02 * (now - sampled) for s in others)
-                before.update(spent)
-                share, sampled = min(1.0, cores / (busy + 1)), now
-            allowed += (now - since) * share / SLOWER
-            since = now
-            used = busy_seconds(worker) - mine
-            if not used:
-                allowed = 0.0  # an idle time saves nothing up
-            stop = used > allowed
-            if stop != stopped:
-                kill(worker, signal.SIGSTOP if stop else signal.SIGCONT)
-                stopped = stop
+            now, spent = time.monotonic(), busy_seconds(worker)
+            # An idle time saves nothing up.
+            debt = max(0.0, debt + spent - used - (now - since) * rate)
+            used, since = spent, now
+            if (debt > 0) != stopped:
+                stopped = not stopped
+                kill(worker, signal.SIGSTOP if stopped else signal.SIGCONT)
 
     thread = threading.Thread(target=hold_back)
     thread.start()
@@ -132,7 +125,7 @@ def run(data: Data, variant: Variant, workers: int, tasks: int, reducers: int, k
             client = subprocess.Popen(command, env=machines.environment, stdout=subprocess.DEVNULL)
             try:
                 if variant.slow:
-                    with slowed(machines.workers[0], machines.workers[1:]):
+                    with slowed(machines.workers[0], workers):
                         client.wait(1200)
                 else:
                     if variant.kill:
