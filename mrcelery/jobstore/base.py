@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
@@ -169,6 +169,10 @@ class JobStore(Protocol):
         ...
 
     def get_blob(self, job: str, name: str) -> bytes | None: ...
+
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed; those that are not there are no error."""
+        ...
 
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         """Drop a finished stage's commits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import RLock
 from time import monotonic
 from typing import Any
@@ -169,6 +169,11 @@ class MemoryJobStore:
     def put_blob(self, job: str, name: str, data: bytes) -> None:
         with self._lock:
             self._blobs[job, name] = data
+
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._blobs.pop((job, name), None)
 
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._blobs.get((job, name))

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mrcelery.jobstore.base import (
@@ -273,6 +273,10 @@ class RedisJobStore:
 
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._one("GET", f"{_job(job)}:blob:{name}")  # type: ignore[return-value]
+
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        if names:
+            self._one("UNLINK", *(f"{_job(job)}:blob:{name}" for name in names))
 
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         self._one("UNLINK", _done(job, step, kind))
