@@ -167,6 +167,9 @@ class Config:
         600.0, _seconds(1.0, never=True), "seconds without progress after which a task is killed; 0: never"
     )
     liveness_file: str = _setting("", _text, "file that a worker touches while it is well, for a probe (none)")
+    storage_timeout: float = _setting(
+        60.0, _seconds(1.0), "seconds until a request to S3 that gets no answer is made again"
+    )
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -216,7 +219,8 @@ SETTINGS = {f.name: f for f in fields(Config) if f.metadata}
 
 def mask(url: str) -> str:
     """A URL whose password is replaced by ``****``; other text as it is."""
-    return re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1****@", url)
+    url = re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1****@", url)
+    return re.sub(r"(sentinel_password=)[^&#]*", r"\1****", url)
 
 
 def _layers(

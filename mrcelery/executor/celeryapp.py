@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
 from kombu import transport as kombu_transport
@@ -13,6 +12,7 @@ from mrcelery.config import Config
 from mrcelery.executor.leases import LeaseStep, transport_options
 from mrcelery.executor.reconciler import ReconcilerStep
 from mrcelery.executor.tasks import register
+from mrcelery.jobstore.wire import sentinel_options
 
 TRANSPORTS = {
     "redis": "mrcelery.executor.transport:Transport",
@@ -75,18 +75,15 @@ def add_tasks(app: Celery) -> None:
     app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
 
 
-def _sentinel_options(url: str) -> dict[str, str]:
-    """What kombu and Celery want as an option and others in the address: the name of Sentinel's master."""
-    if not url.startswith("sentinel://"):
-        return {}
-    found = parse_qs(urlsplit(url.split(";")[-1]).query).get("master_name", ["mymaster"])
-    return {"master_name": found[0]}
+def _sentinel_options(url: str) -> dict[str, Any]:
+    """What kombu and Celery want as options and others in the address."""
+    return sentinel_options(url) if url.startswith("sentinel://") else {}
 
 
 def _for_celery(url: str) -> str:
     """An address as Celery takes it."""
     if url.startswith("sentinel://"):
-        return url.partition("?")[0]  # the master's name is an option there
+        return url.partition("?")[0]  # what stands there are options of theirs
     if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
         return url
     # Its result backend refuses an address that does not say how: as redis-py does by default.

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from kombu.transport.redis import PRIORITY_STEPS, Channel
+
 from mrcelery.jobstore.redis import RedisJobStore
+
+SEPARATOR = Channel.sep
+"""Between the name of a queue and a priority: kombu has a list for each."""
 
 PIECE = 500
 """Messages that the server looks through at once; everyone else waits for that long."""
@@ -35,13 +40,14 @@ def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
     """Ids of the job's messages that are queued or leased, without the job's own at their head."""
     found: set[bytes] = set()
     answer: Any
-    start = 0
-    while True:
-        (answer,) = store.call(("EVAL", _QUEUED, 1, queue, start, start + PIECE - 1, _needle(job)))
-        found.update(answer[1:])
-        start += PIECE
-        if answer[0] < PIECE:
-            break
+    for key in (queue, *(f"{queue}{SEPARATOR}{step}" for step in PRIORITY_STEPS if step)):
+        start = 0
+        while True:
+            (answer,) = store.call(("EVAL", _QUEUED, 1, key, start, start + PIECE - 1, _needle(job)))
+            found.update(answer[1:])
+            start += PIECE
+            if answer[0] < PIECE:
+                break
     return _shortened(job, found) | leased(store, job)
 
 

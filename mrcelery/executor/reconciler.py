@@ -27,7 +27,7 @@ from mrcelery.executor.fleet import start_message
 from mrcelery.executor.inflight import in_flight, leased
 from mrcelery.executor.publish import publish_again, publish_step
 from mrcelery.executor.tasks import store_url
-from mrcelery.jobstore.base import is_of_a_run
+from mrcelery.jobstore.base import is_of_a_run, run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
 from mrcelery.records import Kind, Request
@@ -181,13 +181,14 @@ class Reconciler:
             publish_step(self._app, job, step, action.what, request.options.queue)
             return
         assert kind is not None
-        stage = stage_of(request, store.fields(job), step, kind)
+        fields = store.fields(job)
+        stage = stage_of(request, fields, step, kind)
         if isinstance(action, Publish):
             self._note(job, facts, str(action.task))
-            publish_again(self._app, stage, action.task, action.attempt)
+            publish_again(self._app, stage, action.task, action.attempt, run_of(fields))
         elif isinstance(action, BackUp):
             marks.tell_backup(store, job, step, kind, action.task, facts.now)
-            publish_again(self._app, stage, action.task, 1, avoid=action.worker, passes=PASSES)
+            publish_again(self._app, stage, action.task, 1, run_of(fields), avoid=action.worker, passes=PASSES)
 
     def _note(self, job: str, facts: Facts, name: str) -> None:
         # Before it is published: who is killed between the two publishes it later, not too often.

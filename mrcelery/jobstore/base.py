@@ -31,7 +31,12 @@ def is_of_a_run(field: str) -> bool:
 
 def is_of_work(field: str) -> bool:
     """Whether a field tells of committed work, which a cancelled job has none of."""
-    return field in ("step", "stage") or field.startswith(("total.", "summary.", "entered.", "ended."))
+    return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
+
+
+def run_of(fields: Mapping[str, str]) -> int:
+    """The number of a job's run: how often it was revived."""
+    return int(fields.get("revived") or 0)
 
 
 class JobStore(Protocol):
@@ -43,7 +48,8 @@ class JobStore(Protocol):
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
-    again), ``cleaned`` (when a cancelled job's data was removed), ``status`` (the last ``set_status``).
+    again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
+    ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -74,10 +80,10 @@ class JobStore(Protocol):
 
     def revive(self, job: str) -> bool:
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
-        of it and its count of attempts are forgotten, its commits and the journal are not. A cancelled one has no
-        commits, and forgets also how far it was; before it is ``cleaned`` it cannot be revived.
+        of it and its count of attempts are forgotten, its commits and the journal are not.
 
-        False for any other; of two, one gets True.
+        A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be
+        revived. False for any other; of two, one gets True.
         """
         ...
 

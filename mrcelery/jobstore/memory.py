@@ -66,12 +66,12 @@ class MemoryJobStore:
                 return False
             for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
                 del known[name]
-            known["state"] = "submitted"
+            known.update(state="submitted", revived=str(int(known.get("revived", 0)) + 1))
             tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
-            for marked in [k for k in self._marks if k[0] == job and not outlives_a_run(k[1])]:
+            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
                 del self._marks[marked]
             return True
 

@@ -68,6 +68,7 @@ if state ~= 'failed' and state ~= 'cancelled' then return 0 end
 if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'submitted')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
+redis.call('HINCRBY', KEYS[1], 'revived', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
@@ -153,7 +154,7 @@ class RedisJobStore:
             return False
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
         self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), outlives_a_run)
+        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
         return True
 
     def live(self) -> list[str]:

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
+from mrcelery.config import Config as Settings
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
 from mrcelery.storage.s3_errors import code_of, retries_of, translate
@@ -64,6 +65,7 @@ _SETTINGS = (
     "AWS_DEFAULT_REGION",
     "AWS_ACCESS_KEY_ID",
     "AWS_SESSION_TOKEN",
+    "MRCELERY_STORAGE_TIMEOUT",
 )
 _clients: dict[tuple[object, ...], Any] = {}
 
@@ -79,7 +81,13 @@ def _client() -> Any:
 def _connect() -> Any:
     # A session of our own: boto3's default session is not safe to share between threads.
     session = boto3.session.Session()
-    config = Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, max_pool_connections=2 * THREADS)
+    timeout = Settings.load({}).storage_timeout
+    config = Config(
+        connect_timeout=min(10, timeout),
+        read_timeout=timeout,
+        tcp_keepalive=True,
+        max_pool_connections=2 * THREADS,
+    )
     profile = session._session.get_scoped_config()
     if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys() and "retry_mode" not in profile:
         # boto3's default mode, "legacy", does not retry all that S3 says is worth it.

@@ -188,7 +188,7 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
     assert store.stopping() == []
     assert sorted(race(connect, 8, lambda one, _: one.revive("job-1"))) == [False] * 7 + [True]
     kept = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"} if ended == "failed" else {}
-    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "started": "1", **kept}
+    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "started": "1", "revived": "1", **kept}
     assert store.note_bad("job-1", 0, "map", 2, 1) == (6 if ended == "failed" else 1)
     assert store.live() == ["job-1"]
     assert store.request("job-1") == b"request"

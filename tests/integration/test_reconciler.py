@@ -15,7 +15,7 @@ from services import Quiet, RedisServer, command, eventually, redis_server, resu
 import mrcelery
 from mrcelery import layout
 from mrcelery.errors import JobFailedError, UsageError, WaitTimeoutError
-from mrcelery.executor.inflight import PIECE, in_flight
+from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
 
@@ -108,6 +108,13 @@ def test_ids_of_messages_are_found_wherever_they_are(quiet: Quiet, traced: Trace
         tasks = {f"0.map.{number}.0" for number in range(6)}
         assert in_flight(quiet.store, job, quiet.name) == tasks
         assert in_flight(quiet.store, other.id, quiet.name) == set()
+        for message in quiet.take():
+            quiet.store.push(quiet.name, message)
+        quiet.app.conf.task_default_priority = 6
+        quiet.run("mrcelery.start", job=other.id)
+        quiet.app.conf.task_default_priority = None
+        assert in_flight(quiet.store, other.id, quiet.name) == tasks
+        assert quiet.store.call(("DEL", f"{quiet.name}{SEPARATOR}6")) == [1]
         for message in quiet.take():
             quiet.store.call(("HSET", "unacked", os.urandom(4).hex(), b'[%s, "", "q"]' % message))
         assert in_flight(quiet.store, job, quiet.name) == tasks
@@ -383,8 +390,8 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
             assert len(kept(handle, quiet.settings["storage"])) > 3
             quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
             assert handle.cancel()
-            left = {layout.spec(handle.id), layout.code(handle.id), layout.plan_page(handle.id, 0, 0)}
-            left.add(layout.report(handle.id))
+            names = (layout.spec, layout.code, layout.report)
+            left = {layout.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
             eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
             handle.retry()
             handle.wait(90)
