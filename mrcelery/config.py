@@ -166,10 +166,10 @@ class Config:
     task_timeout: float = _setting(
         600.0, _seconds(1.0, never=True), "seconds without progress after which a task is killed; 0: never"
     )
-    liveness_file: str = _setting("", _text, "file that a worker touches while it is well, for a probe (none)")
     storage_timeout: float = _setting(
         60.0, _seconds(1.0), "seconds until a request to S3 that gets no answer is made again"
     )
+    liveness_file: str = _setting("", _text, "file that a worker touches while it is well, for a probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -45,9 +45,9 @@ class Fault:
 
     ``status`` and ``code``: refuse it with them. ``reset``: pass it on, and break the connection instead of
     answering. ``keep``: of the body, only this share, then break the connection. ``pieces``: the body in so many,
-    ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong. ``ignore``: the headers, in lower
-    case, that the endpoint does not know. ``silent``: take the request and say nothing, ever; with ``keep`` nothing
-    after that share of the body.
+    ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong. ``silent``: take the request and
+    say nothing, ever; with ``keep`` nothing after that share of the body. ``ignore``: the headers, in lower case,
+    that the endpoint does not know.
     """
 
     status: int = 0
@@ -57,8 +57,8 @@ class Fault:
     pieces: int = 1
     pause: float = 0.0
     flip: bool = False
-    ignore: tuple[str, ...] = ()
     silent: bool = False
+    ignore: tuple[str, ...] = ()
 
 
 class Log:

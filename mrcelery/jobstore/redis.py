@@ -25,7 +25,16 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, Note, State, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import (
+    FINAL,
+    TTL,
+    WORKER_TTL,
+    Note,
+    State,
+    is_of_a_run,
+    is_of_work,
+    outlives_a_run,
+)
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
