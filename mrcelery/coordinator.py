@@ -536,6 +536,21 @@ def clean_up(runtime: Runtime, job: str) -> None:
         storage.delete(o.key for o in storage.list(root) if not kept(o.key))
         for kind in ("map", "reduce"):
             runtime.store.forget_stage(job, step, kind)
+    storage.sweep(layout.job_root(job))
+
+
+def take_back(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number: int, attempt: str) -> None:
+    """Remove what an attempt has written that came too late: of a job that succeeded and may be cleaned up already.
+
+    Harmless for any other.
+    """
+    job, storage = active.id, active.storage
+    if active.spec.request.options.keep or runtime.store.state(job) != "succeeded":
+        return
+    root = layout.task_root(job, step, kind, number)
+    storage.delete([o.key for o in storage.list(root) if not _kept(o.key)])
+    storage.delete([layout.bad_records(job, step, kind, number, attempt)])
+    storage.sweep(root)
 
 
 def _kept(key: str) -> bool:
