@@ -58,11 +58,10 @@ class S3Faults:
 
     def _damage(self, asked: Asked) -> Refusal | None:
         """What a map task wrote reads wrong from now on, for one object."""
-        if _reads(asked) and "/step-0/map-" in asked.key and asked.key.rpartition("/")[2].startswith(("part-", "run.")):
-            self.damaged = self.damaged or asked.key
-            if asked.key == self.damaged:
-                return Refusal(flip=True)
-        return None
+        if not (_reads_data(asked) and "/step-0/map-" in asked.key):
+            return None
+        self.damaged = self.damaged or asked.key
+        return Refusal(flip=True) if asked.key == self.damaged else None
 
 
 def _reads(asked: Asked) -> bool:
@@ -70,7 +69,7 @@ def _reads(asked: Asked) -> bool:
 
 
 def _reads_data(asked: Asked) -> bool:
-    return _reads(asked) and "/part-" in asked.key
+    return _reads(asked) and "/step-" in asked.key and asked.key.rpartition("/")[2].startswith(("part-", "run."))
 
 
 _REQUESTS: dict[str, tuple[Callable[[Asked], bool], Refusal]] = {

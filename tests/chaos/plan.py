@@ -42,7 +42,6 @@ FAULTS: dict[str, tuple[float, float]] = {
 """Kinds of faults, each with the least and most seconds that it lasts."""
 
 ON_A_WORKER = frozenset(list(FAULTS)[:9])
-SUBSEQUENT = {"Redis restarted": "Redis restarted empty"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def draw(seed: int) -> Plan:
     tasks = random.randint(6, 30)
     reducers = 0 if job == "MapOnly" else random.randint(1, 5)
     workers, processes = random.choice([(2, 2), (3, 1), (3, 2)])
-    kinds = random.sample(list(FAULTS), random.choices([1, 2, 3], [5, 3, 2])[0])
+    kinds = random.sample(list(FAULTS), random.choices([1, 2, 3, 6], [10, 5, 3, 2])[0])
     if {"Redis restarted", "Redis restarted empty"} <= set(kinds):
         kinds.remove("Redis restarted")
     durable = "Redis restarted" in kinds or ("Redis restarted empty" not in kinds and random.random() < 0.3)
