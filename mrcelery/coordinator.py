@@ -179,7 +179,7 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     job = request.job
     if request.output and not request.options.overwrite:
         check_free(request.output)
-    code = runtime.store.get_blob(job, "code.zip")
+    code = runtime.store.get_blob(job, request.bundle.sha256)
     if code is not None:
         _check_digest(code, request.bundle.sha256, f"the code of job {job}")
         storage.write(layout.code(job), code)

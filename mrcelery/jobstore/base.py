@@ -11,6 +11,9 @@ FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
 
+WORKER_TTL = 3600
+"""Seconds for which a worker that tells nothing any more is remembered."""
+
 
 Note = tuple[str, str, str]
 """A mark to set together with something else: its table, its name, its text."""
@@ -23,7 +26,12 @@ def outlives_a_run(table: str) -> bool:
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
+
+
+def is_of_work(field: str) -> bool:
+    """Whether a field tells of committed work, which a cancelled job has none of."""
+    return field in ("step", "stage") or field.startswith(("total.", "summary.", "entered.", "ended."))
 
 
 class JobStore(Protocol):
@@ -34,7 +42,8 @@ class JobStore(Protocol):
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
+    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
+    again), ``cleaned`` (when a cancelled job's data was removed), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -65,7 +74,8 @@ class JobStore(Protocol):
 
     def revive(self, job: str) -> bool:
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
-        of it and its count of attempts are forgotten, its commits and the journal are not.
+        of it and its count of attempts are forgotten, its commits and the journal are not. A cancelled one has no
+        commits, and forgets also how far it was; before it is ``cleaned`` it cannot be revived.
 
         False for any other; of two, one gets True.
         """
@@ -75,10 +85,22 @@ class JobStore(Protocol):
         """Ids of jobs that have not ended, as far as the store knows."""
         ...
 
+    def stopping(self) -> list[str]:
+        """Ids of cancelled jobs that are not ``cleaned``."""
+        ...
+
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
     ) -> int:
         """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
+        ...
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        """Count an attempt that ended for no fault of its own."""
+        ...
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        """How many of a task's attempts were."""
         ...
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
@@ -146,12 +168,24 @@ class JobStore(Protocol):
         """Drop a finished stage's commits."""
         ...
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        """Job ids, newest first."""
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """Job ids, newest first, without the ``skip`` newest."""
         ...
 
     def drop(self, job: str) -> None:
         """Forget a job."""
+        ...
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
+        ...
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Workers by name: the seconds since each told of itself, and what it told."""
+        ...
+
+    def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         ...
 
     def close(self) -> None: ...
