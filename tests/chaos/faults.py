@@ -40,6 +40,11 @@ class S3Faults:
         with self._lock:
             self._active.pop(kind, None)
 
+    def end_all(self) -> None:
+        """All is well from now on, also what was damaged: the next job has its own trouble."""
+        with self._lock:
+            self._active.clear()
+
     def _decide(self, asked: Asked) -> Refusal | None:
         with self._lock:
             for kind, seen in self._active.items():
@@ -109,6 +114,8 @@ class Injector:
         """Wait until everything is made good."""
         assert self._thread is not None
         self._thread.join(120)
+        if self._s3 is not None:
+            self._s3.end_all()
         if self.error is not None:
             raise self.error
 
