@@ -19,6 +19,7 @@ from mrcelery.capture import captured, own_environment
 from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
+from mrcelery.coordinator import take_back
 from mrcelery.errors import (
     CorruptDataError,
     DamagedPartError,
@@ -46,6 +47,9 @@ from mrcelery.watch import collector_off, poller
 
 BAD_RECORD = 1 << 18
 """Bytes that one bad record is written down in, at most: its traceback and repr are cut."""
+LATE_SECONDS = 1.0
+"""An attempt that took so long looks whether its job goes on when it has committed; no lease is shorter."""
+
 
 def run_attempt(
     runtime: Runtime,
@@ -91,9 +95,15 @@ def _attempt(
     count = journal.begin(store, job, step, kind, number, token, worker)
     attempt = f"{count}-{token}"
     with _journaled(store, job, step, kind, number, attempt, worker) as tell:
-        winner = _first_commit(
-            runtime, moved, active, step, kind, number, count, attempt, capture=capture, worker=worker, alone=alone
-        )
+        try:
+            winner = _first_commit(
+                runtime, moved, active, step, kind, number, count, attempt, capture=capture, worker=worker, alone=alone
+            )
+        except JobStoppedError:
+            moved.drop()
+            with suppress(UnreachableError):  # else it is found by `clean`
+                take_back(runtime, active, step, kind, number, attempt)
+            raise
         if winner.attempt != attempt:
             tell("superseded")
     return winner
@@ -136,7 +146,7 @@ def _first_commit(
     alone: bool,
 ) -> Commit:
     """Run a task, unless it has been committed; the first commit of it."""
-    store, job = runtime.store, active.id
+    store, job, began = runtime.store, active.id, time.monotonic()
     lost = Losses()
     if count > 1:
         earlier = committed(active.storage, job, step, kind, number)
@@ -159,11 +169,21 @@ def _first_commit(
     except MemoryError as e:
         raise _too_little_memory(e, active.spec.request.options.memory, attempt) from None
     except OSError as e:
+        _check_goes_on(store, job)
         raise _of_the_machine(e, attempt) from e
-    winner = _remember(runtime, active, commit(active.storage, mine))
+    winner = commit(active.storage, mine)
+    if time.monotonic() - began >= LATE_SECONDS:
+        _check_goes_on(store, job)  # not before the commit: it could stand still between the two
+    _remember(runtime, active, winner)
     if active.spec.request.options.speculative:
         marks.tell_rate(store, winner)
     return winner
+
+
+def _check_goes_on(store: JobStore, job: str) -> None:
+    """Raise where the job has ended: an attempt that stood still comes back to what has been cleaned up."""
+    if store.state(job) in FINAL:
+        raise JobStoppedError(f"job {job} has ended")
 
 
 def _superseded(

@@ -5,7 +5,8 @@ table                           name                  text
 ==============================  ====================  =================================================
 ``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker, process
 ``rates.<step>.<kind>``         a small number        records a second of a task that has committed
-``repairs.<step>.<kind>``       a task or a step      times published again, and when last
+``repairs.<step>.<kind>``       a task or a step      times published again, and when last; of the kind barrier:
+                                                      a map task that ran again since its run was damaged
 ``backups.<step>.<kind>``       a task                when its backup was started
 ==============================  ====================  =================================================
 """

@@ -53,7 +53,7 @@ def _locked(path: str) -> int:
     while True:
         file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         with suppress(OSError):  # a file system without locks: then nobody takes it for a dead process's either
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_SH)  # shared: threads of a pool may both be at a task
         if os.fstat(file).st_nlink:
             return file
         os.close(file)  # somebody has just removed it as a dead process's

@@ -153,8 +153,12 @@ def _finish(self: Task, *, job: str, step: int) -> None:
 
 def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
     runtime = runtime_of(task.app)
+    began = kind != "start"
     try:
-        if has_gone_on(runtime.store.fields(job), kind, step):
+        fields = runtime.store.fields(job)
+        # A first look at a storage that is not there is the user's to correct; later it may come back.
+        began = began or "started" in fields
+        if has_gone_on(fields, kind, step):
             raise JobStoppedError(f"the {kind} of job {job} has been done")
         if kind in ("barrier", "finish"):
             runtime.store.update(job, {"stage": kind})
@@ -173,8 +177,7 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
     except BrokerUnreachableError as e:
         raise Reject(str(e), requeue=True) from None
     except MRCeleryError as e:
-        # A first look at a storage that is not there is the user's to correct; later it may come back.
-        transient = isinstance(e, UnreachableError) and kind != "start" and task.request.retries < 3
+        transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
             _tell_retry(runtime, e, job, step, kind, -1)
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e

@@ -53,6 +53,7 @@ _BILLED = {
     "complete_multipart_upload": "PUT",
     "abort_multipart_upload": "DELETE",
     "list_objects_v2": "LIST",
+    "list_multipart_uploads": "LIST",
     "delete_objects": "DELETE",
 }
 
@@ -270,6 +271,20 @@ class S3Storage:
                 if failed := answer.get("Errors"):
                     raise ClientError({"Error": failed[0]}, "DeleteObjects")
         return count
+
+    def sweep(self, folder: str) -> None:
+        more: dict[str, str] = {}
+        try:
+            while True:
+                page = self._call("list_multipart_uploads", Prefix=self._prefix + folder, **more)
+                for found in page.get("Uploads", ()):
+                    key = found["Key"][len(self._prefix) :]
+                    self._call("abort_multipart_upload", key, UploadId=found["UploadId"])
+                if not page.get("IsTruncated"):
+                    return
+                more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        except (BotoCoreError, ClientError):
+            pass  # a right that many lack; a lifecycle rule of the bucket's ends them, too
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         if not isinstance(to, S3Storage):

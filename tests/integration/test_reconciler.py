@@ -7,14 +7,17 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from celery.backends.redis import RedisBackend
+from celery.exceptions import Retry
 from services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 import mrcelery
 from mrcelery import layout
-from mrcelery.errors import JobFailedError, UsageError, WaitTimeoutError
+from mrcelery.errors import JobFailedError, StorageUnreachableError, UsageError, WaitTimeoutError
+from mrcelery.executor import tasks
 from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
@@ -453,3 +456,21 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
         assert again.exists()
         assert sorted(path.name for path in folder.glob("*-again")) == ["slow-again"]
         eventually(lambda: not quiet.held(), "the slow attempt has stopped", 20)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_storage_that_is_away_as_a_job_starts(
+    quiet: Quiet, traced: Traced, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for by a job that goes on from it, and told at once to the client of a new one."""
+
+    def away(*_: Any) -> None:
+        raise StorageUnreachableError("away")
+
+    monkeypatch.setattr(tasks, "start", away)
+    with traced.submit(**quiet.settings) as handle:
+        if begun:
+            quiet.store.update(handle.id, {"started": "1.0"})
+        with pytest.raises(Retry if begun else tasks.AttemptFailed):
+            quiet.run("mrcelery.start", job=handle.id)
+        assert handle.status().state == ("submitted" if begun else "failed")

@@ -58,7 +58,13 @@ class Mapped:
     """A job after its barrier."""
 
     def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, partitioner: str, value: str, slow: float
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        partitioner: str,
+        value: str,
+        slow: float,
+        pass_barrier: Callable[[Runtime, str, int], object] = barrier,
     ) -> None:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
@@ -78,7 +84,7 @@ class Mapped:
         self.maps = start(self.runtime, self.job).tasks  # type: ignore[union-attr]
         for number in range(self.maps):
             run_attempt(self.runtime, self.job, 0, "map", number)
-        barrier(self.runtime, self.job, 0)
+        pass_barrier(self.runtime, self.job, 0)
         self.parts = sorted(folder.glob("storage/jobs/*/step-0/map-*/[pr][au][rn]*"))
 
     def reduce(self) -> tuple[list[str], dict[str, dict[str, int]]]:
@@ -221,3 +227,48 @@ def test_damaged_output_of_an_earlier_step(
         assert dict(handle) == {"a": 300, "b": 300, "c": 300, "d": 300, "e": 300}
         assert handle.counters()["lines"] == {"mapped": 300}
     assert len(met) == (4 if deep else 2)
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_run_whose_index_is_damaged_before_the_barrier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its map task runs again: nobody has been told what to read yet."""
+    stages: list[tuple[int, ...]] = []
+
+    def damaged_once(runtime: Runtime, job: str, step: int) -> None:
+        (run,) = tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*")
+        if how == "a flipped bit":
+            run.write_bytes(run.read_bytes()[:-1] + b"?")
+        else:
+            DAMAGE[how](run)
+        stage = barrier(runtime, job, step)
+        assert stage.missing is not None
+        stages.append(stage.missing)
+        assert runtime.store.done(job, 0, "map") == stage.tasks - 1
+        for number in stage.missing:
+            run_attempt(runtime, job, 0, "map", number)
+        barrier(runtime, job, step)
+
+    job = Mapped(tmp_path, monkeypatch, "range", "1", 0.0, damaged_once)
+    assert stages == [(2,)]
+    lines, counters = job.reduce()
+    assert lines == DONE
+    assert counters == {"mapped": 300}
+
+
+def test_a_storage_that_damages_each_run_is_no_place_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged_always(runtime: Runtime, job: str, step: int) -> None:
+        for _ in range(2):
+            for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
+                run.write_bytes(b"?")
+            run_attempt(runtime, job, 0, "map", barrier(runtime, job, step).missing[0])  # type: ignore[index]
+        for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
+            run.write_bytes(b"?")
+        with pytest.raises(DamagedPartError, match=r"the index of jobs/.*/map-00002/run") as raised:
+            barrier(runtime, job, step)
+        assert not raised.value.retryable
+
+    assert Mapped(tmp_path, monkeypatch, "range", "1", 0.0, damaged_always).maps > 2
