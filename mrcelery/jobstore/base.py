@@ -11,6 +11,9 @@ FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
 
+WORKER_TTL = 3600
+"""Seconds for which a worker that tells nothing any more is remembered."""
+
 
 Note = tuple[str, str, str]
 """A mark to set together with something else: its table, its name, its text."""
@@ -23,7 +26,7 @@ def outlives_a_run(table: str) -> bool:
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying") or field.startswith("published.")
 
 
 class JobStore(Protocol):
@@ -34,7 +37,8 @@ class JobStore(Protocol):
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
+    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
+    again), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -152,6 +156,18 @@ class JobStore(Protocol):
 
     def drop(self, job: str) -> None:
         """Forget a job."""
+        ...
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
+        ...
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Workers by name: the seconds since each told of itself, and what it told."""
+        ...
+
+    def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         ...
 
     def close(self) -> None: ...

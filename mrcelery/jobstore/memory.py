@@ -8,7 +8,7 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
 
 
 class MemoryJobStore:
@@ -25,6 +25,7 @@ class MemoryJobStore:
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._holders: dict[str, tuple[str, float]] = {}
+        self._workers: dict[str, tuple[float, bytes]] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         with self._lock:
@@ -175,6 +176,20 @@ class MemoryJobStore:
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        with self._lock:
+            self._workers[name] = monotonic(), about
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        now = monotonic()
+        with self._lock:
+            told = {name: (now - at, about) for name, (at, about) in self._workers.items()}
+        return {name: found for name, found in told.items() if found[0] < WORKER_TTL}
+
+    def drop_worker(self, name: str) -> None:
+        with self._lock:
+            self._workers.pop(name, None)
 
     def close(self) -> None:
         """Nothing to close."""

@@ -13,6 +13,8 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:marks:<table>     hash name -> short text
     mrcelery:job:<job>:holder            who looks after the job just now
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
+    mrcelery:workers                     hash name of a worker -> what it tells of itself
+    mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
+WORKERS = "mrcelery:workers"
+WORKERS_TOLD = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
 """Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
 
@@ -78,6 +82,18 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
+"""
+
+_TELL_WORKER = """
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+redis.call('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[2])
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now[1] - ARGV[1])) do
+    redis.call('HDEL', KEYS[1], name)
+    redis.call('ZREM', KEYS[2], name)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
 """
 
 
@@ -246,6 +262,24 @@ class RedisJobStore:
                 self._one("UNLINK", *own)
             if cursor == b"0":
                 return
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        self._one("EVAL", _TELL_WORKER, 2, WORKERS, WORKERS_TOLD, WORKER_TTL, name, about)
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        answer: list[Any] = self.connection.call(
+            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_TOLD, 0, -1, "WITHSCORES")
+        )
+        (seconds, micros), about, told = answer
+        now, known = float(seconds) + float(micros) / 1e6, dict(_pairs(about))
+        return {
+            name.decode(): (now - float(at), known[name])
+            for name, at in _pairs(told)
+            if name in known and now - float(at) < WORKER_TTL
+        }
+
+    def drop_worker(self, name: str) -> None:
+        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_TOLD, name))
 
     def push(self, queue: str, message: bytes) -> None:
         """Put a Celery message, in the transport's format, on a queue."""

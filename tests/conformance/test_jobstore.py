@@ -350,3 +350,17 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
     store.close()
     assert len(keys) == 9
     assert endless <= {JOBS.encode(), LIVE.encode()}
+
+
+def test_workers_that_tell_of_themselves(store: JobStore) -> None:
+    assert store.workers() == {}
+    store.tell_worker("a@host", b"first")
+    store.tell_worker("b@host", b"other")
+    store.tell_worker("a@host", b"second")
+    told = store.workers()
+    assert {name: about for name, (_, about) in told.items()} == {"a@host": b"second", "b@host": b"other"}
+    assert all(0 <= since < 60 for since, _ in told.values())
+    store.drop_worker("a@host")
+    store.drop_worker("a@host")
+    assert list(store.workers()) == ["b@host"]
+    store.drop_worker("b@host")
