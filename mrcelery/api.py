@@ -396,6 +396,15 @@ class JobHandle:
 
         return self._seen(glance)
 
+    def has_workers(self) -> bool:
+        """Whether a worker listens on the job's queue; True where nobody can tell."""
+        if self._store is None or self.runner is None:
+            return True
+        from mrcelery.monitor import listening
+
+        queue = self._store.fields(self.id).get("queue") or "celery"
+        return bool(listening(self._store.workers(), queue))
+
     def _seen(self, look: Callable[[JobStore, str], Overview | None]) -> Overview:
         found = look(self._store, self.id) if self._store is not None else None
         if found is None and self._fields() and (report := self._read_report()):

@@ -31,7 +31,7 @@ class LiveView:
 
     def say(self, text: str, style: str) -> None:
         """Print a line above; it stays."""
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        self._console.print(Text(text, style=style))
 
     def stop(self) -> None:
         """Take the picture off the terminal."""

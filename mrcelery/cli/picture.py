@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import click
 
+from mrcelery.cli.common import show_seconds
 from mrcelery.config import show_size
 
 if TYPE_CHECKING:
@@ -120,7 +121,9 @@ def _header(found: Overview, no_workers: bool, signs: Signs) -> Line:
     word, colour = phase(found, no_workers)
     sign = {"succeeded": signs.done, "failed": signs.failed, "cancelled": signs.stopped, "running": signs.running}
     since = found.started or found.created
-    lasted = clock((found.finished or found.now) - since) if since else ""
+    lasted = ""
+    if since:
+        lasted = show_seconds(found.finished - since) if found.finished else clock(found.now - since)
     return [
         (f"{sign.get(found.state, signs.waiting)} {word}", f"bold {colour}"),
         (f"  {lasted}", ""),
@@ -218,30 +221,30 @@ def summary(
 
     totals = report.totals if report is not None else totals_of(found)
     lines = [_header(found, False, signs)]
-
-    def row(name: str, text: str, style: str = "") -> None:
-        if text:
-            lines.append([(f"  {name:<9}", "dim"), (text, style)])
-
     if totals.records_in or totals.bytes_in:
         shuffle = f" {signs.arrow} shuffle {show_size(totals.shuffle_bytes)}" if totals.shuffle_bytes else ""
-        row("input", f"{totals.records_in:,} records, {show_size(totals.bytes_in)}{shuffle}")
+        lines += rows("input", [f"{totals.records_in:,} records, {show_size(totals.bytes_in)}{shuffle}"])
     if report is not None and found.state == "succeeded":
         files = f"{len(report.parts):,} part file{'' if len(report.parts) == 1 else 's'}"
         where = f" at {found.output}" if found.output else ""
-        row("output", f"{totals.records_out:,} records, {show_size(totals.bytes_out)} in {files}{where}")
-    row("tasks", _tasks(found.stages))
+        lines += rows("output", [f"{totals.records_out:,} records, {show_size(totals.bytes_out)} in {files}{where}"])
+    lines += rows("tasks", _tasks(found.stages))
     if bad := sum(stage.sums.bad_records for stage in found.stages):
-        row("skipped", f"{bad:,} bad records", "yellow")
-    for number, command in enumerate(after):
-        row("next" if number == 0 else "", command, "bold")
-    return lines
+        lines += rows("skipped", [f"{bad:,} bad records"], "yellow")
+    return lines + rows("next", after, "bold")
 
 
-def _tasks(stages: Iterable[Stage]) -> str:
+def rows(name: str, texts: Sequence[str], style: str = "") -> list[Line]:
+    """Lines under a name, which stands before the first."""
+    return [
+        [(f"  {name if number == 0 else '':<9}", "dim"), (text, style)] for number, text in enumerate(texts)
+    ]
+
+
+def _tasks(stages: Iterable[Stage]) -> list[str]:
     stages = [stage for stage in stages if stage.tasks]
     if not stages:
-        return ""
+        return []
     done, tasks = sum(stage.done for stage in stages), sum(stage.tasks for stage in stages)
     told = [f"{done:,} of {tasks:,} done" if done < tasks else f"{tasks:,}"]
     told.append(f"{sum(stage.sums.started for stage in stages):,} attempts")
@@ -249,7 +252,7 @@ def _tasks(stages: Iterable[Stage]) -> str:
         told.append(f"{failed:,} failed")
     if lost := sum(stage.sums.killed + stage.sums.lost for stage in stages):
         told.append(f"{lost:,} lost")
-    return ", ".join(told)
+    return [", ".join(told)]
 
 
 def name_of(found: Overview, stage: Stage) -> str:
@@ -332,9 +335,11 @@ def _styled(text: str, style: str) -> str:
     return click.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None) if style else text
 
 
-def after_fleet(found: Overview, home: str = "") -> list[str]:
+def after_fleet(found: Overview, home: str = "", *, no_workers: bool = False) -> list[str]:
     """The commands that one may want next of a job on a fleet; ``home``: where its results were brought to."""
     job = found.job
+    if no_workers:
+        return [f"mrcelery worker --queue {found.queue or 'celery'}", f"mrcelery cancel {job}"]
     if found.state == "succeeded":
         return [f"mrcelery cat {home or found.output or job}", f"mrcelery report {job}", f"mrcelery logs {job}"]
     if found.state == "failed":

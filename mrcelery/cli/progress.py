@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import click
 
 from mrcelery.cli import picture, show_error
+from mrcelery.cli.common import show_seconds
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Display:
                     self._tell(event)
             click.echo(story.line(story.ended(found, report)), nl=False)
             return
-        if self.shown:
+        if self.shown and found.state == "succeeded":  # of another, why it ended was said just now
             for event in self._news(found):
                 self._tell(event)
         self.close()
@@ -194,7 +195,7 @@ class Display:
             picture.echo(picture.summary(found, report, after, signs=self._signs), err=True)
         else:
             told = "; next: " + ", ".join(after) if after else ""
-            lasted = picture.clock(found.finished - (found.started or found.created))
+            lasted = show_seconds(found.finished - (found.started or found.created))
             self._say(f"job {found.job}: {picture.phase(found)[0]} after {lasted}{told}")
 
     # -- files ----------------------------------------------------------------------------------
