@@ -26,6 +26,11 @@ NEAR_SECONDS = 1.0
 _OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3transfer")
 
 
+def share_seconds(storage: Storage) -> float:
+    """How often an attempt shares what it says, at most."""
+    return SHARE_SECONDS if scheme_of(storage.uri) == "s3" else NEAR_SECONDS
+
+
 class Kept(RawIOBase):
     """Keeps the first and the last of what is written, within a limit."""
 
@@ -64,7 +69,7 @@ class Log:
         self.kept = Kept()
         self._storage = storage
         self._key = key
-        self._pause = SHARE_SECONDS if scheme_of(storage.uri) == "s3" else NEAR_SECONDS
+        self._pause = share_seconds(storage)
         self._due = 0.0
         self._shared = 0
 

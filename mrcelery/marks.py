@@ -45,6 +45,12 @@ def running(store: JobStore, job: str, step: int, kind: str, now: float) -> tupl
     return _running(store.marks(job, f"running.{step}.{kind}"), now)
 
 
+def attempts(store: JobStore, job: str, step: int, kind: str) -> dict[str, str]:
+    """Names of the attempts that have told that they run, by their random part."""
+    names = store.marks(job, f"running.{step}.{kind}")
+    return {name.rpartition("-")[2]: name.partition(".")[2] for name in names}
+
+
 def _running(table: Mapping[str, str], now: float) -> tuple[Running, ...]:
     found = []
     for name, text in table.items():
