@@ -23,6 +23,9 @@ SHARE_SECONDS = 5.0
 NEAR_SECONDS = 1.0
 """And into a folder."""
 
+LEFT_OUT = b"\n[...]\n"
+"""In the place of what was not kept."""
+
 _OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3transfer")
 
 
@@ -59,7 +62,7 @@ class Kept(RawIOBase):
         """Stays open: user code may close its stdout, and we still read what was written."""
 
     def kept(self) -> bytes:
-        return bytes(self._head) + (b"\n[...]\n" if self._left_out else b"") + bytes(self._tail)
+        return bytes(self._head) + (LEFT_OUT if self._left_out else b"") + bytes(self._tail)
 
 
 class Log:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from mrcelery import journal, layout, marks
+from mrcelery.capture import LEFT_OUT
 from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, Stage
@@ -180,7 +181,8 @@ class Follower:
         else:  # its middle was left out since, and what is new is somewhere before its end
             text = self._storage.read(key)
             where = text.rfind(tail)
-            new = text[where + len(tail) :] if where >= 0 else b"[...]\n" + text
+            # Or that place was left out too.
+            new = text[where + len(tail) :] if where >= 0 else text[text.rfind(LEFT_OUT) + 1 :]
             at = len(text) - len(new)
         if whole_lines:
             new = new[: new.rfind(b"\n") + 1]

@@ -195,7 +195,9 @@ class Narrator:
                 )
             if stage.state == "running":
                 news += self._how_far(found, stage)
-        news += [
+            if stage.state == "done" and stage.entered and self._first("done", stage.step, stage.kind):
+                news.append(_done(found, stage))
+        return news + [
             Warned(
                 job=found.job,
                 at=found.now,
@@ -208,12 +210,6 @@ class Narrator:
             for warn in found.warnings
             if self._first("warned", warn.kind, warn.step, warn.stage, warn.task, _doublings(found, warn))
         ]
-        news += [
-            _done(found, stage)
-            for stage in found.stages
-            if stage.state == "done" and stage.entered and self._first("done", stage.step, stage.kind)
-        ]
-        return news
 
     def _first(self, *what: object) -> bool:
         if what in self._told:

@@ -30,6 +30,9 @@ SLOWEST = 3
 _BAR = 36
 """Width of a bar, at most."""
 
+_INDENT = 4
+"""Of what stands under a stage's name."""
+
 
 class Signs(NamedTuple):
     """The characters that are not letters."""
@@ -144,18 +147,21 @@ def _stage(found: Overview, stage: Stage, speed: Speed, width: int, signs: Signs
         told.append(f"{count(stage.sums.records_in)} records")
         told += [show_size(stage.sums.bytes_in)] if stage.sums.bytes_in else []
         told += [f"{show_size(size)} shuffled"] if (size := _shuffled(found, stage)) else []
-        return [[*head, (_fitting(told, width - len(label) - 18, signs), ""), *again]]
+        room = width - sum(len(text) for text, _ in [*head, *again])
+        return [[*head, (_fitting(told, room, signs), ""), *again]]
     counts = f"  {stage.done:,}/{stage.tasks:,}  {stage.sums.running:,} running"
     room = width - sum(len(text) for text, _ in [*head, *again]) - len(counts)
     bar = _bar(stage.done / stage.tasks if stage.tasks else 0.0, max(6, min(_BAR, room)), signs)
-    told = _rates(found, stage, speed)
     first: Line = [*head, *bar, (counts, ""), *again]
-    if not told:
-        return [first]
-    return [first, [(" " * (len(label) + 6) + _fitting(told, width - len(label) - 6, signs), "")]]
+    room = width - _INDENT
+    told = _rates(found, stage, speed, means=True)
+    if len(signs.dot.join(told)) > room:
+        told = _rates(found, stage, speed, means=False)
+    return [first, [(" " * _INDENT + _fitting(told, room, signs), "")]] if told else [first]
 
 
-def _rates(found: Overview, stage: Stage, speed: Speed) -> list[str]:
+def _rates(found: Overview, stage: Stage, speed: Speed, *, means: bool) -> list[str]:
+    """``means``: with the mean of bytes, which go as the records do."""
     rates = speed.of(stage, found.now)
     told = []
     if stage.left >= 0:
@@ -165,7 +171,7 @@ def _rates(found: Overview, stage: Stage, speed: Speed) -> list[str]:
         told.append(f"{count(now)} records/s, mean {count(rates.mean_records)}")
     if rates.mean_bytes > 0:
         now = rates.bytes if rates.bytes >= 0 else rates.mean_bytes
-        told.append(f"{show_size(int(now))}/s, mean {show_size(int(rates.mean_bytes))}")
+        told.append(f"{show_size(int(now))}/s" + (f", mean {show_size(int(rates.mean_bytes))}" if means else ""))
     if size := _shuffled(found, stage):
         told.append(f"shuffle {show_size(size)}")
     return told
