@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
@@ -69,6 +69,10 @@ class JobStore(Protocol):
         """All fields; empty where the job is not known."""
         ...
 
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        """``fields`` and ``sums`` at once."""
+        ...
+
     def state(self, job: str) -> str:
         """The state alone, ``""`` where the job is not known. Cheap: tasks poll it."""
         ...
@@ -109,8 +113,15 @@ class JobStore(Protocol):
         """How many of a task's attempts were."""
         ...
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        """The state, and whether a commit of the task is remembered. Cheap: attempts ask it as they run."""
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        """The state, whether a commit of the task is remembered, and whether someone follows what the job prints.
+
+        Cheap: attempts ask it as they run.
+        """
+        ...
+
+    def follow(self, job: str, seconds: float) -> None:
+        """Have it known for so long that someone follows what the job prints."""
         ...
 
     def add_commit(
@@ -159,6 +170,12 @@ class JobStore(Protocol):
         ...
 
     def drop_mark(self, job: str, table: str, name: str) -> None: ...
+
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        """``done``, and the ``marks`` of each table, at once."""
+        ...
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         """Whether ``owner`` is now the one that looks after the job, for so long; its holder may call again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import RLock
 from time import monotonic
 from typing import Any
@@ -26,6 +26,7 @@ class MemoryJobStore:
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._holders: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, tuple[float, bytes]] = {}
+        self._followed: dict[str, float] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         with self._lock:
@@ -46,6 +47,9 @@ class MemoryJobStore:
     def fields(self, job: str) -> dict[str, str]:
         with self._lock:
             return dict(self._fields.get(job, {}))
+
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        return self.fields(job), self.sums(job)
 
     def state(self, job: str) -> str:
         return self._fields.get(job, {}).get("state", "")
@@ -99,8 +103,12 @@ class MemoryJobStore:
         with self._lock:
             return self._attempts.get((job, step, f"{kind}.excused", task), 0)
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        return self.state(job), task in self._commits.get((job, step, kind), {})
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        followed = monotonic() < self._followed.get(job, 0.0)
+        return self.state(job), task in self._commits.get((job, step, kind), {}), followed
+
+    def follow(self, job: str, seconds: float) -> None:
+        self._followed[job] = monotonic() + seconds
 
     def add_commit(
         self,
@@ -157,6 +165,11 @@ class MemoryJobStore:
     def drop_mark(self, job: str, table: str, name: str) -> None:
         with self._lock:
             self._marks.get((job, table), {}).pop(name, None)
+
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        return self.done(job, step, kind), [self.marks(job, table) for table in tables]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         with self._lock:

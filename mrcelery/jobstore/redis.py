@@ -13,6 +13,7 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
     mrcelery:job:<job>:holder            who looks after the job just now
+    mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
     mrcelery:workers                     hash name of a worker -> what it tells of itself
     mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mrcelery.jobstore.base import (
@@ -139,7 +140,11 @@ class RedisJobStore:
         self._one("EVAL", _UPDATE, 1, _job(job), TTL, *_flat(fields))
 
     def fields(self, job: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _job(job)))}
+        return _texts(self._one("HGETALL", _job(job)))
+
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        fields, sums = self.connection.call(("HGETALL", _job(job)), ("HGETALL", _sums(job)))
+        return _texts(fields), _numbers(sums)
 
     def state(self, job: str) -> str:
         state = self._one("HGET", _job(job), "state")
@@ -205,11 +210,14 @@ class RedisJobStore:
         answers: list[Any] = self.connection.call(("HGET", f"{_job(job)}:attempts", f"{step}.{kind}.{task}.excused"))
         return int(answers[0] or 0)
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        state, done = self.connection.call(
-            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task)
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        state, done, followed = self.connection.call(
+            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task), ("EXISTS", _followed(job))
         )
-        return state.decode() if isinstance(state, bytes) else "", bool(done)
+        return state.decode() if isinstance(state, bytes) else "", bool(done), bool(followed)
+
+    def follow(self, job: str, seconds: float) -> None:
+        self._one("SET", _followed(job), 1, "PX", int(seconds * 1000))
 
     def add_commit(
         self,
@@ -254,16 +262,23 @@ class RedisJobStore:
         return frozenset(map(int, self._one("HKEYS", _done(job, step, kind))))  # type: ignore[call-overload]
 
     def sums(self, job: str) -> dict[str, int]:
-        return {k.decode(): int(v) for k, v in _pairs(self._one("HGETALL", _sums(job)))}
+        return _numbers(self._one("HGETALL", _sums(job)))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _marks(job, table)))}
+        return _texts(self._one("HGETALL", _marks(job, table)))
 
     def drop_mark(self, job: str, table: str, name: str) -> None:
         self._one("HDEL", _marks(job, table), name)
+
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        reading = [("HGETALL", _marks(job, table)) for table in tables]
+        done, *found = self.connection.call(("HLEN", _done(job, step, kind)), *reading)
+        return int(done), [_texts(marks) for marks in found]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         return bool(self._one("EVAL", _HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
@@ -339,6 +354,10 @@ def _marks(job: str, table: str) -> str:
     return f"{_job(job)}:marks:{table}"
 
 
+def _followed(job: str) -> str:
+    return f"{_job(job)}:followed"
+
+
 def _sums(job: str) -> str:
     return f"{_job(job)}:sums"
 
@@ -357,6 +376,14 @@ def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
     return [text for pair in fields.items() for text in pair]
+
+
+def _texts(flat: object) -> dict[str, str]:
+    return {k.decode(): v.decode() for k, v in _pairs(flat)}
+
+
+def _numbers(flat: object) -> dict[str, int]:
+    return {k.decode(): int(v) for k, v in _pairs(flat)}
 
 
 def _pairs(flat: object) -> list[tuple[bytes, bytes]]:
