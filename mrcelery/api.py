@@ -6,6 +6,7 @@ takes the place of a flag.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import weakref
@@ -29,7 +30,9 @@ from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.results import Pair
 
 if TYPE_CHECKING:
+    from mrcelery.events import Event
     from mrcelery.job import MRJob
+    from mrcelery.monitor import Monitor
     from mrcelery.overview import Overview
     from mrcelery.records import Commit, Counters, Failure, Request, StageSummary
     from mrcelery.report import Report
@@ -219,26 +222,35 @@ class JobHandle:
         self._close()
 
     def wait(
-        self, timeout: float | None = None, on_progress: Callable[[JobStatus], None] | None = None
+        self,
+        timeout: float | None = None,
+        on_progress: Callable[[JobStatus], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> JobStatus:
         """Wait until the job has ended well, and bring a local OUTPUT home.
 
-        ``timeout`` in seconds; ``on_progress`` is called at each look. A broker that restarts is waited for, a minute
+        ``timeout`` in seconds; ``on_progress`` is called at each look, ``on_event`` with what a person who waits
+        would want to know (:mod:`mrcelery.events`): that the broker is away or back, that no worker listens, and so
+        on; by default these are logged as warnings. A broker that restarts is waited for, a minute
         at most; one that comes back empty is told of the job again, which goes on from storage. Raises
         :class:`JobFailedError`, :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job goes on.
         """
+        from mrcelery.monitor import Monitor
+
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE
         state, answered = "", 0.0
+        monitor = Monitor(self.id, on_event or _log, self.runner.patience if self.runner is not None else 0.0)
         while True:
             try:
-                state = self._awaited()["state"]
+                state = self._look(monitor)
                 if state in FINAL:
                     break
                 answered = time.monotonic()
                 if on_progress is not None:
                     on_progress(self.status())
-            except BrokerUnreachableError:
+            except BrokerUnreachableError as e:
+                monitor.unreachable(str(e))
                 # It may be restarting. One that never answered is rather a wrong address.
                 if self.runner is None or not answered or time.monotonic() - answered > self.runner.patience:
                     raise
@@ -426,12 +438,18 @@ class JobHandle:
         success = encode(report)
         results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
 
-    def _awaited(self) -> dict[str, str]:
-        """The fields of a job that is waited for: a job store that lost it is told of it again."""
+    def _look(self, monitor: Monitor) -> str:
+        """The state of a job that is waited for: a job store that lost it is told of it again."""
         fields = self._store.fields(self.id) if self._store is not None else {}
+        monitor.answered(fields)
         if self.runner is not None and self.runner.look_after(self.id, fields):
-            return {"state": "submitted"}
-        return fields if fields.get("state") else self._fields()
+            monitor.reentered()
+            return "submitted"
+        if not fields.get("state"):
+            fields = self._fields()
+        if self.runner is not None and self._store is not None and fields["state"] not in FINAL and monitor.due():
+            monitor.look(fields, self._store.workers(), lambda: self.status().stages)
+        return fields["state"]
 
     def _fields(self) -> dict[str, str]:
         fields = self._store.fields(self.id) if self._store is not None else {}
@@ -534,6 +552,10 @@ class JobHandle:
             key = layout.spec(self.id)
             request = unseal(self.open_storage().read(key), JobSpec, None, key).request
         return results.parse_lenient if request.options.output_format == "json" else results.parse_raw
+
+
+def _log(event: Event) -> None:
+    logging.getLogger("mrcelery").warning("%s", event)
 
 
 def _close(runner: Runner | None, spool: str) -> None:

@@ -20,6 +20,7 @@ from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
 from mrcelery.errors import (
+    AttemptsLostError,
     CorruptDataError,
     DamagedPartError,
     JobStoppedError,
@@ -226,9 +227,9 @@ def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
     return winner
 
 
-def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> TaskError:
+def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> AttemptsLostError:
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
-    return TaskError(
+    return AttemptsLostError(
         f"{kind} task {number} was started {most} times and never came to an end: {reason}; correct what "
         "crashes in the job's code, or raise --memory; `mrcelery logs` and the workers' logs may have more"
     )
@@ -303,7 +304,7 @@ def _run(
             )  # fmt: skip
         with (
             limited,
-            captured(storage, layout.log(active.id, step, kind, number, attempt)) if capture else nullcontext(),
+            captured(storage, layout.log(active.id, step, kind, number, attempt)) if capture else nullcontext() as log,
             own_environment(),
             code.activate(),
         ):
@@ -331,6 +332,7 @@ def _run(
                     worker=worker,
                     mark=mark,
                     records=lambda: task.records_in,
+                    share=log.share if log is not None else None,
                 ),
                 bad=bad,
             )

@@ -14,6 +14,7 @@
      +-- JobFailedError              exit 1   a job ended as failed; carries its Failure record
      +-- TaskError                   exit 1   what makes one attempt fail, raised inside a task
      |    +-- UserCodeError                   the user's own exception, with record, file and offset
+     |    +-- AttemptsLostError               a task's process died in each of its attempts
      |    +-- CodecError                      a key or value no codec takes
      |    +-- RecordTooLongError              a record beyond its share of the memory ceiling
      |    +-- CorruptDataError                bytes that do not match their checksum or format
@@ -114,6 +115,10 @@ class TaskError(MRCeleryError):
 
 class UserCodeError(TaskError):
     """The user's code raised; ``traceback`` is theirs, without our frames."""
+
+
+class AttemptsLostError(TaskError):
+    """A task was started as often as it may, and its process or worker died each time."""
 
 
 class CodecError(TaskError):

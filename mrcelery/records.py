@@ -272,6 +272,16 @@ class Failure(Record, frozen=True, kw_only=True):
     record: str = ""
 
 
+class Presence(Record, frozen=True, kw_only=True):
+    """What a worker tells of itself while it lives."""
+
+    queues: tuple[str, ...]
+    """Those it listens on."""
+    processes: int
+    every: float
+    """Seconds between two times that it tells."""
+
+
 def add_counters(into: Counters, counters: Counters) -> None:
     """Add counters up."""
     for group, names in counters.items():

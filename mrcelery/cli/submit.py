@@ -147,7 +147,7 @@ def execute(
                 _print_detached(handle, as_json)
                 return 0
             try:
-                handle.wait(on_progress=bars.job if bars.on else None)
+                handle.wait(on_progress=bars.job if bars.on else None, on_event=bars.event)
             except KeyboardInterrupt:
                 return _interrupted(handle, submission)
             if prints:

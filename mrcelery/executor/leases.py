@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 from celery import bootsteps
@@ -24,6 +25,7 @@ from mrcelery.errors import BrokerUnreachableError, ConfigError
 from mrcelery.executor.stuck import Watch
 from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.records import Presence, encode
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ SKEW_SECONDS = 2.0
 
 LOOK_SECONDS = 0.5
 """How often a worker that runs tasks looks for those that should be stopped."""
+
+LONGEST_SILENCE = 5.0
+"""A worker tells at least so often that it lives, in seconds, for those who wait for a job."""
 
 
 def transport_options(visibility_timeout: float) -> dict[str, Any]:
@@ -91,6 +96,18 @@ class Leases:
         self._stopped = threading.Event()
         self._clock_told = self._clock_checked = False
         self._due = 0.0
+        self._name = str(worker.hostname)
+        self._every = min(LONGEST_SILENCE, self._visibility / 4)
+        self._present = encode(
+            Presence(
+                queues=tuple(worker.app.amqp.queues.consume_from),
+                processes=int(worker.concurrency or 1),
+                every=self._every,
+            )
+        )
+        self._telling = threading.Lock()
+        self._leaves = False
+        self._tell_due = 0.0
 
     def start(self) -> None:
         worker_shutdown.connect(self._on_shutdown)
@@ -99,6 +116,18 @@ class Leases:
     def _on_shutdown(self, **_: Any) -> None:
         # Not when the worker is told to stop: in a warm shutdown tasks run on.
         self._stopped.set()
+
+    def leave(self) -> None:
+        """Tell nobody any more that this worker listens; leases are renewed on, while tasks run to their end."""
+        with self._telling:
+            self._leaves = True
+            with suppress(BrokerUnreachableError):
+                self._store.drop_worker(self._name)
+
+    def _tell(self) -> None:
+        with self._telling:
+            if not self._leaves:
+                self._store.tell_worker(self._name, self._present)
 
     def _run(self) -> None:
         lost = False
@@ -124,6 +153,9 @@ class Leases:
         requests = held()
         hung = self._watch.look(requests) if requests else set()
         now = time.monotonic()
+        if now >= self._tell_due:
+            self._tell_due = now + self._every
+            self._tell()
         if now >= self._due and (requests or not self._clock_checked):
             self.renew(request.message.delivery_tag for request in requests - hung)
             self._due = now + self._visibility / 4
@@ -167,3 +199,9 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             return  # another broker knows itself when a worker is gone
         self.leases = Leases(worker, store_url(worker.app))
         self.leases.start()
+
+    def stop(self, worker: Any) -> None:
+        if self.leases is not None:
+            self.leases.leave()
+
+    terminate = stop

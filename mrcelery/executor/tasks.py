@@ -29,7 +29,7 @@ from mrcelery.errors import (
 )
 from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.records import JobOptions
+from mrcelery.records import JobOptions, encode
 from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 
@@ -160,6 +160,7 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
         # A first look at a storage that is not there is the user's to correct; later it may come back.
         transient = isinstance(e, UnreachableError) and kind != "start" and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
+            _tell_retry(runtime, e, job, step, kind, -1)
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
         fail_job(runtime, failure(e, job=job, step=step, kind=kind))
         _withdraw(runtime, job, kind)
@@ -241,6 +242,7 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
         retries = task.request.retries
         if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
             kwargs = {**task.request.kwargs, "attempt": retries + 1}
+            _tell_retry(runtime, e, job, step, kind, number)
             raise task.retry(
                 kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
@@ -272,6 +274,13 @@ def _killable() -> Iterator[None]:
     finally:
         for number, before in ours.items():
             signal.signal(number, before)
+
+
+def _tell_retry(runtime: Runtime, e: MRCeleryError, job: str, step: int, kind: str, number: int) -> None:
+    """Say in the job's record why a task is tried again, to those who wait for the job."""
+    why = encode(failure(e, job=job, step=step, kind=kind, task=number)).decode()
+    with suppress(BrokerUnreachableError):  # of no use to anyone then
+        runtime.store.update(job, {"retrying": why})
 
 
 def _most_attempts(runtime: Runtime, job: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
@@ -10,6 +10,9 @@ FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
+
+WORKER_TTL = 3600
+"""Seconds for which a worker that tells nothing any more is remembered."""
 
 
 Note = tuple[str, str, str]
@@ -23,7 +26,7 @@ def outlives_a_run(table: str) -> bool:
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying") or field.startswith("published.")
 
 
 class JobStore(Protocol):
@@ -34,7 +37,8 @@ class JobStore(Protocol):
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
+    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
+    again), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -52,6 +56,10 @@ class JobStore(Protocol):
 
     def fields(self, job: str) -> dict[str, str]:
         """All fields; empty where the job is not known."""
+        ...
+
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        """``fields`` and ``sums`` at once."""
         ...
 
     def state(self, job: str) -> str:
@@ -81,8 +89,15 @@ class JobStore(Protocol):
         """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
         ...
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        """The state, and whether a commit of the task is remembered. Cheap: attempts ask it as they run."""
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        """The state, whether a commit of the task is remembered, and whether someone follows what the job prints.
+
+        Cheap: attempts ask it as they run.
+        """
+        ...
+
+    def follow(self, job: str, seconds: float) -> None:
+        """Have it known for so long that someone follows what the job prints."""
         ...
 
     def add_commit(
@@ -132,6 +147,12 @@ class JobStore(Protocol):
 
     def drop_mark(self, job: str, table: str, name: str) -> None: ...
 
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        """``done``, and the ``marks`` of each table, at once."""
+        ...
+
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         """Whether ``owner`` is now the one that looks after the job, for so long; its holder may call again."""
         ...
@@ -152,6 +173,18 @@ class JobStore(Protocol):
 
     def drop(self, job: str) -> None:
         """Forget a job."""
+        ...
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
+        ...
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Workers by name: the seconds since each told of itself, and what it told."""
+        ...
+
+    def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         ...
 
     def close(self) -> None: ...

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
 
 
 class MemoryJobStore:
@@ -25,6 +25,8 @@ class MemoryJobStore:
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._holders: dict[str, tuple[str, float]] = {}
+        self._workers: dict[str, tuple[float, bytes]] = {}
+        self._followed: dict[str, float] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         with self._lock:
@@ -45,6 +47,9 @@ class MemoryJobStore:
     def fields(self, job: str) -> dict[str, str]:
         with self._lock:
             return dict(self._fields.get(job, {}))
+
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        return self.fields(job), self.sums(job)
 
     def state(self, job: str) -> str:
         return self._fields.get(job, {}).get("state", "")
@@ -83,8 +88,12 @@ class MemoryJobStore:
             self._attempts[job, step, kind, task] += 1
             return self._attempts[job, step, kind, task]
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        return self.state(job), task in self._commits.get((job, step, kind), {})
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        followed = monotonic() < self._followed.get(job, 0.0)
+        return self.state(job), task in self._commits.get((job, step, kind), {}), followed
+
+    def follow(self, job: str, seconds: float) -> None:
+        self._followed[job] = monotonic() + seconds
 
     def add_commit(
         self,
@@ -142,6 +151,11 @@ class MemoryJobStore:
         with self._lock:
             self._marks.get((job, table), {}).pop(name, None)
 
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        return self.done(job, step, kind), [self.marks(job, table) for table in tables]
+
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         with self._lock:
             holder, until = self._holders.get(job, (owner, 0.0))
@@ -175,6 +189,20 @@ class MemoryJobStore:
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        with self._lock:
+            self._workers[name] = monotonic(), about
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        now = monotonic()
+        with self._lock:
+            told = {name: (now - at, about) for name, (at, about) in self._workers.items()}
+        return {name: found for name, found in told.items() if found[0] < WORKER_TTL}
+
+    def drop_worker(self, name: str) -> None:
+        with self._lock:
+            self._workers.pop(name, None)
 
     def close(self) -> None:
         """Nothing to close."""

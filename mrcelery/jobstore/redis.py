@@ -12,21 +12,26 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
     mrcelery:job:<job>:holder            who looks after the job just now
+    mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
+    mrcelery:workers                     hash name of a worker -> what it tells of itself
+    mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
+WORKERS = "mrcelery:workers"
+WORKERS_TOLD = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
 """Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
 
@@ -80,6 +85,18 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
+_TELL_WORKER = """
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+redis.call('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[2])
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now[1] - ARGV[1])) do
+    redis.call('HDEL', KEYS[1], name)
+    redis.call('ZREM', KEYS[2], name)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+"""
+
 
 class RedisJobStore:
     """:class:`mrcelery.jobstore.base.JobStore` at a broker address.
@@ -114,7 +131,11 @@ class RedisJobStore:
         self._one("EVAL", _UPDATE, 1, _job(job), TTL, *_flat(fields))
 
     def fields(self, job: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _job(job)))}
+        return _texts(self._one("HGETALL", _job(job)))
+
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        fields, sums = self.connection.call(("HGETALL", _job(job)), ("HGETALL", _sums(job)))
+        return _texts(fields), _numbers(sums)
 
     def state(self, job: str) -> str:
         state = self._one("HGET", _job(job), "state")
@@ -155,11 +176,14 @@ class RedisJobStore:
         answers: list[Any] = self.connection.call(*counting, *_adding(job, add))
         return int(answers[0])
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        state, done = self.connection.call(
-            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task)
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        state, done, followed = self.connection.call(
+            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task), ("EXISTS", _followed(job))
         )
-        return state.decode() if isinstance(state, bytes) else "", bool(done)
+        return state.decode() if isinstance(state, bytes) else "", bool(done), bool(followed)
+
+    def follow(self, job: str, seconds: float) -> None:
+        self._one("SET", _followed(job), 1, "PX", int(seconds * 1000))
 
     def add_commit(
         self,
@@ -204,16 +228,23 @@ class RedisJobStore:
         return frozenset(map(int, self._one("HKEYS", _done(job, step, kind))))  # type: ignore[call-overload]
 
     def sums(self, job: str) -> dict[str, int]:
-        return {k.decode(): int(v) for k, v in _pairs(self._one("HGETALL", _sums(job)))}
+        return _numbers(self._one("HGETALL", _sums(job)))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _marks(job, table)))}
+        return _texts(self._one("HGETALL", _marks(job, table)))
 
     def drop_mark(self, job: str, table: str, name: str) -> None:
         self._one("HDEL", _marks(job, table), name)
+
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        reading = [("HGETALL", _marks(job, table)) for table in tables]
+        done, *found = self.connection.call(("HLEN", _done(job, step, kind)), *reading)
+        return int(done), [_texts(marks) for marks in found]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         return bool(self._one("EVAL", _HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
@@ -247,6 +278,24 @@ class RedisJobStore:
             if cursor == b"0":
                 return
 
+    def tell_worker(self, name: str, about: bytes) -> None:
+        self._one("EVAL", _TELL_WORKER, 2, WORKERS, WORKERS_TOLD, WORKER_TTL, name, about)
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        answer: list[Any] = self.connection.call(
+            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_TOLD, 0, -1, "WITHSCORES")
+        )
+        (seconds, micros), about, told = answer
+        now, known = float(seconds) + float(micros) / 1e6, dict(_pairs(about))
+        return {
+            name.decode(): (now - float(at), known[name])
+            for name, at in _pairs(told)
+            if name in known and now - float(at) < WORKER_TTL
+        }
+
+    def drop_worker(self, name: str) -> None:
+        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_TOLD, name))
+
     def push(self, queue: str, message: bytes) -> None:
         """Put a Celery message, in the transport's format, on a queue."""
         self._one("LPUSH", queue, message)
@@ -271,6 +320,10 @@ def _marks(job: str, table: str) -> str:
     return f"{_job(job)}:marks:{table}"
 
 
+def _followed(job: str) -> str:
+    return f"{_job(job)}:followed"
+
+
 def _sums(job: str) -> str:
     return f"{_job(job)}:sums"
 
@@ -289,6 +342,14 @@ def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
     return [text for pair in fields.items() for text in pair]
+
+
+def _texts(flat: object) -> dict[str, str]:
+    return {k.decode(): v.decode() for k, v in _pairs(flat)}
+
+
+def _numbers(flat: object) -> dict[str, int]:
+    return {k.decode(): int(v) for k, v in _pairs(flat)}
 
 
 def _pairs(flat: object) -> list[tuple[bytes, bytes]]:

@@ -192,12 +192,12 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
 
 
 def test_what_an_attempt_asks_as_it_runs(store: JobStore, job: str) -> None:
-    assert store.look("no", 0, "map", 0) == ("", False)
-    assert store.look(job, 0, "map", 3) == ("submitted", False)
+    assert store.look("no", 0, "map", 0) == ("", False, False)
+    assert store.look(job, 0, "map", 3) == ("submitted", False, False)
     store.move(job, "running")
     store.add_commit(job, 0, "map", 3, b"")
-    assert store.look(job, 0, "map", 3) == ("running", True)
-    assert store.look(job, 0, "map", 4) == store.look(job, 0, "reduce", 3) == ("running", False)
+    assert store.look(job, 0, "map", 3) == ("running", True, False)
+    assert store.look(job, 0, "map", 4) == store.look(job, 0, "reduce", 3) == ("running", False, False)
 
 
 def test_a_commit_that_is_only_known_to_be_there(store: JobStore, job: str) -> None:
@@ -221,6 +221,27 @@ def test_marks(store: JobStore, job: str) -> None:
     assert store.marks(job, "running.0.map") == {"7.1-a": "1.5 2.5 10 celery@höst"}
     store.drop(job)
     assert store.marks(job, "running.0.map") == store.marks(job, "running.1.map") == {}
+
+
+def test_what_a_look_at_a_job_takes(store: JobStore, job: str) -> None:
+    assert store.head("no") == ({}, {})
+    store.set_mark(job, "a.0.map", "7", "x", add={"0.map.done": 2})
+    store.set_mark(job, "b.0.map", "8", "y")
+    assert store.head(job) == (store.fields(job), {"0.map.done": 2})
+    store.add_commit(job, 0, "map", 3, b"")
+    assert store.done_and_marks(job, 0, "map", ["a.0.map", "b.0.map", "c"]) == (1, [{"7": "x"}, {"8": "y"}, {}])
+    assert store.done_and_marks(job, 1, "map", []) == (0, [])
+
+
+def test_someone_follows_a_job_for_a_while(store: JobStore, job: str) -> None:
+    store.follow(job, 60.0)
+    assert store.look(job, 0, "map", 0) == ("submitted", False, True)
+    assert store.look("another", 0, "map", 0) == ("", False, False)
+    store.follow(job, 0.05)
+    deadline = time.monotonic() + 30
+    while store.look(job, 0, "map", 0)[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_one_at_a_time_holds_a_job(connect: Open) -> None:
@@ -350,3 +371,17 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
     store.close()
     assert len(keys) == 9
     assert endless <= {JOBS.encode(), LIVE.encode()}
+
+
+def test_workers_that_tell_of_themselves(store: JobStore) -> None:
+    assert store.workers() == {}
+    store.tell_worker("a@host", b"first")
+    store.tell_worker("b@host", b"other")
+    store.tell_worker("a@host", b"second")
+    told = store.workers()
+    assert {name: about for name, (_, about) in told.items()} == {"a@host": b"second", "b@host": b"other"}
+    assert all(0 <= since < 60 for since, _ in told.values())
+    store.drop_worker("a@host")
+    store.drop_worker("a@host")
+    assert list(store.workers()) == ["b@host"]
+    store.drop_worker("b@host")
