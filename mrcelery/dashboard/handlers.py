@@ -74,14 +74,14 @@ class Ours(BaseHandler):  # type: ignore[misc]
         if text is None and default is not None:
             return default
         if text is None or not text.isdecimal() or int(text) > most:
-            raise HTTPError(400, reason=f"{name} must be a whole number up to {most}")
+            raise HTTPError(400, f"{name} must be a whole number up to {most}")
         return int(text)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, HTTPError) and status_code != 401:
             self.set_header("Content-Type", "text/plain; charset=UTF-8")
-            self.finish(error.log_message or error.reason or "")
+            self.finish(error.get_message() or error.reason or "")
         else:
             super().write_error(status_code, **kwargs)
 
@@ -103,7 +103,7 @@ class Ours(BaseHandler):  # type: ignore[misc]
             found = self.records.overview(job, attempts=attempts)
             if found is None:
                 raise _unknown(job)
-            return encoded(found, self.records.workers(found.queue))
+            return encoded(found, self.records.workers(found))
 
         return await self.aside(read)
 
@@ -111,15 +111,13 @@ class Ours(BaseHandler):  # type: ignore[misc]
         step, task = self.whole_number("step", None, 10**6), self.whole_number("task", None, 10**9)
         kind, attempt = self.get_argument("kind", ""), self.get_argument("attempt", "", escape=False)
         if kind not in ("map", "reduce") or not attempt or "/" in attempt:
-            raise HTTPError(400, reason="kind must be map or reduce, and attempt as in the list of attempts")
+            raise HTTPError(400, "kind must be map or reduce, and attempt as in the list of attempts")
         text = await self.aside(self.records.log, job, step, kind, task, attempt)
         return text.encode("utf-8", "replace")
 
 
 def _answer(status: int, error: MRCeleryError) -> HTTPError:
-    found = HTTPError(status)
-    found.log_message = str(error)
-    return found
+    return HTTPError(status, "%s", error)
 
 
 def _unknown(job: str) -> UsageError:
@@ -129,7 +127,7 @@ def _unknown(job: str) -> UsageError:
 class JobsPage(Ours):
     """``GET /jobs``"""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self) -> None:
         _ = self.xsrf_token  # makes its cookie
         self.answer(jobs_page(Jobs(jobs=await self.listed(), now=time.time()), self.live), "text/html")
@@ -138,7 +136,7 @@ class JobsPage(Ours):
 class JobsData(Ours):
     """``GET /jobs/data``: what the page shows."""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self) -> None:
         self.answer(msgspec.json.encode(Jobs(jobs=await self.listed(), now=time.time())))
 
@@ -146,7 +144,7 @@ class JobsData(Ours):
 class ApiJobs(BaseApiHandler, Ours):  # type: ignore[misc]
     """``GET /api/jobs``"""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self) -> None:
         self.answer(msgspec.json.encode(Jobs(jobs=await self.listed(), now=time.time())))
 
@@ -154,7 +152,7 @@ class ApiJobs(BaseApiHandler, Ours):  # type: ignore[misc]
 class JobPage(Ours):
     """``GET /jobs/<id>``"""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self, job: str) -> None:
         _ = self.xsrf_token
         live = self.live
@@ -163,7 +161,7 @@ class JobPage(Ours):
             found = self.records.overview(job)
             if found is None:
                 raise _unknown(job)
-            return job_page(found, live=live, workers=self.records.workers(found.queue))
+            return job_page(found, live=live, workers=self.records.workers(found))
 
         self.answer(await self.aside(read), "text/html")
 
@@ -171,7 +169,7 @@ class JobPage(Ours):
 class JobData(Ours):
     """``GET /jobs/<id>/data``: what the page shows."""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self, job: str) -> None:
         self.answer(await self.overview_json(job))
 
@@ -179,7 +177,7 @@ class JobData(Ours):
 class ApiJob(BaseApiHandler, Ours):  # type: ignore[misc]
     """``GET /api/jobs/<id>``"""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self, job: str) -> None:
         self.answer(await self.overview_json(job))
 
@@ -187,7 +185,7 @@ class ApiJob(BaseApiHandler, Ours):  # type: ignore[misc]
 class JobLog(Ours):
     """``GET /jobs/<id>/log?step=&kind=&task=&attempt=``"""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self, job: str) -> None:
         self.answer(await self.log_text(job), "text/plain")
 
@@ -195,7 +193,7 @@ class JobLog(Ours):
 class ApiLog(BaseApiHandler, Ours):  # type: ignore[misc]
     """``GET /api/jobs/<id>/log?step=&kind=&task=&attempt=``"""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self, job: str) -> None:
         self.answer(await self.log_text(job), "text/plain")
 
@@ -203,7 +201,7 @@ class ApiLog(BaseApiHandler, Ours):  # type: ignore[misc]
 class JobEvidence(Ours):
     """``GET /jobs/<id>/evidence``: some of its bad records."""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def get(self, job: str) -> None:
         self.answer(msgspec.json.encode(await self.aside(self.records.evidence, job)))
 
@@ -211,10 +209,10 @@ class JobEvidence(Ours):
 class ApiOrder(BaseApiHandler, Ours):  # type: ignore[misc]
     """``POST /api/jobs/<id>/cancel`` and ``/retry``; 409 for a job in a state where that cannot be."""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated
     async def post(self, job: str, what: str) -> None:
         if self.application.options.read_only:
-            raise HTTPError(403, reason="Flower is in read-only mode")
+            raise HTTPError(403, "Flower is in read-only mode")
 
         def give() -> bool:
             with JobHandle(job, FleetRunner(self.store_url), storage=Config.load({}).storage) as handle:

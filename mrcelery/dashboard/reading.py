@@ -7,12 +7,13 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from mrcelery import journal
-from mrcelery.errors import UsageError
+from mrcelery.errors import MRCeleryError, UsageError
 from mrcelery.evidence import bad_records, log
 from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.monitor import SILENT
 from mrcelery.overview import Overview, glance, overview, stages_of
 from mrcelery.page import Evidence, Row
-from mrcelery.records import Failure, decode
+from mrcelery.records import Failure, Presence, decode
 from mrcelery.report import read_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
@@ -29,14 +30,14 @@ class Records:
         self._storage = storage
 
     def rows(self, limit: int, state: str = "", name: str = "") -> list[Row]:
-        """Jobs, newest first: of the last ``limit`` those in a state (if given), with a name like a pattern (if given)."""
+        """Jobs, newest first: of the last ``limit`` those in a state and with a name like a pattern, where given."""
         found = []
         for job in self.store.jobs(min(limit, MOST_JOBS)):
-            fields = self.store.fields(job)
+            fields, sums = self.store.head(job)
             if not fields.get("state"):
                 continue  # dropped since it was listed
             if state in ("", fields["state"]) and (not name or fnmatchcase(fields.get("name", ""), name)):
-                found.append(_row(self.store, job, fields))
+                found.append(_row(job, fields, sums))
         return found
 
     def overview(self, job: str, *, attempts: bool = True) -> Overview | None:
@@ -46,6 +47,16 @@ class Records:
             return found
         report = read_report(open_storage(self._storage), job)
         return report.overview if report is not None else None
+
+    def workers(self, found: Overview) -> int | None:
+        """How many workers listen on the queue of a job that waits for some; None for one that has ended."""
+        if found.state in FINAL:
+            return None
+        try:
+            told = [(since, decode(about, Presence)) for since, about in self.store.workers().values()]
+        except MRCeleryError:  # of another version: doctor says so
+            return None
+        return sum(found.queue in one.queues and since < SILENT * one.every for since, one in told)
 
     def storage(self, job: str) -> Storage:
         """The storage of a job's data; :class:`UsageError` where nobody knows it."""
@@ -64,9 +75,8 @@ class Records:
         return Evidence(bad_records=records, more_bad_records=more)
 
 
-def _row(store: JobStore, job: str, fields: dict[str, str]) -> Row:
+def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
     ended = fields["state"] in FINAL
-    sums = {} if fields["state"] == "submitted" else store.sums(job)
     stages = stages_of(fields)
     passed = tasks = failed = 0
     now = ("", 0, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from flower import urls
@@ -36,8 +35,9 @@ class Template(TemplateModule):
         made: bytes = super().render(path, **kwargs)
         if path != "navbar.html" or _MENU not in made:
             return made
-        href = self.handler.reverse_url("mrcelery-jobs").encode()
-        return made.replace(_MENU, _MENU + b'<li class="nav-item"><a class="nav-link" href="' + href + b'">Jobs</a></li>', 1)
+        href = self.handler.reverse_url("mrcelery-jobs")
+        link = f'<li class="nav-item"><a class="nav-link" href="{href}">Jobs</a></li>'
+        return made.replace(_MENU, _MENU + link.encode(), 1)
 
 
 def install() -> None:
@@ -46,9 +46,3 @@ def install() -> None:
         return
     urls.handlers[-1:-1] = ROUTES  # the last one takes all that no other does
     urls.settings["ui_modules"] = {**urls.settings.get("ui_modules", {}), "Template": Template}
-
-
-def install_where_flower_starts() -> None:
-    """The same for ``celery -A ... flower``, which loads an app before it starts Flower; nothing for other commands."""
-    if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
-        install()

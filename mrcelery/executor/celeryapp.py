@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -94,7 +95,17 @@ def _for_celery(url: str) -> str:
 def configured_app() -> Celery:
     """The app of this environment's configuration: what ``celery -A mrcelery worker`` runs."""
     config = Config.load({})
-    return make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
+    app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
+    add_pages()
+    return app
+
+
+def add_pages() -> None:
+    """Our pages in Flower, where it is what this process is about to start: ``celery -A ... flower``."""
+    if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
+        from mrcelery.dashboard.routes import install  # Flower is an extra
+
+        install()
 
 
 def install(app: Celery) -> Celery:
@@ -117,6 +128,7 @@ def install(app: Celery) -> Celery:
 
     store_url(app)
     add_tasks(app)
+    add_pages()
     return app
 
 

@@ -17,6 +17,27 @@ import msgspec
 from mrcelery.overview import Overview
 from mrcelery.records import BadRecord
 
+_BEFORE_TITLE = b"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>"""
+_BEFORE_STYLE = b"""</title>
+<style>
+"""
+_BEFORE_DATA = b"""</style>
+</head>
+<body>
+<main id="page"><noscript>This page needs JavaScript; <code>mrcelery status</code> tells the same.</noscript></main>
+<script type="application/json" id="data">"""
+_BEFORE_SCRIPT = b"""</script>
+<script>
+"""
+_END = b"""</script>
+</body>
+</html>
+"""
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What storage holds of a job that a person wants to see with it, within bounds."""
@@ -82,16 +103,11 @@ def jobs_page(found: Jobs, live: Live) -> bytes:
 
 
 def _html(title: str, data: bytes) -> bytes:
-    style, script = _asset("page.css"), _asset("page.js")
-    # In a script element nothing is escaped, and only "<" could end it or begin a comment. In JSON it is in strings only.
+    # In a script element nothing is escaped, and only "<" could end it or begin a comment; JSON has it in texts only.
     inert = data.replace(b"<", b"\\u003c")
-    return b"".join((
-        b'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        b'<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="referrer" content="same-origin">\n',
-        b"<title>", escape(title).encode("utf-8", "replace"), b" - mrcelery</title>\n<style>\n", style, b"</style>\n</head>\n<body>\n",
-        b'<main id="page"><noscript>This page needs JavaScript; <code>mrcelery status</code> tells the same.</noscript></main>\n',
-        b'<script type="application/json" id="data">', inert, b"</script>\n<script>\n", script, b"</script>\n</body>\n</html>\n",
-    ))  # fmt: skip
+    named = escape(title).encode("utf-8", "replace")
+    return b"".join((_BEFORE_TITLE, named, _BEFORE_STYLE, _asset("page.css"), _BEFORE_DATA, inert, _BEFORE_SCRIPT,
+                     _asset("page.js"), _END))  # fmt: skip
 
 
 @cache
