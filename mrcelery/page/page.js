@@ -36,6 +36,7 @@ function seconds(s) {
 }
 const clock = (epoch) => new Date(epoch * 1000).toLocaleString("sv-SE");
 const sum = (all, of) => all.reduce((total, one) => total + of(one), 0);
+const bad = (stage) => stage.sums.failed + stage.sums.killed + stage.sums.lost;
 function median(sorted) { return sorted.length ? sorted[Math.floor((sorted.length - 1) / 2)] : 0; }
 
 const SIGNS = { submitted: "◷", running: "▶", succeeded: "✓", failed: "✕", cancelled: "■", retrying: "↻", done: "✓", killed: "✕",
@@ -78,7 +79,8 @@ function tellOffline(why) {
   if (why) { offline = h("div", { class: "offline", role: "status" }, why); document.body.prepend(offline); }
 }
 async function ask(path, options) {
-  const answer = await fetch(live.base + path, { credentials: "same-origin", ...options });
+  // From the origin: an address that was opened with its password in it could not be asked.
+  const answer = await fetch(new URL(live.base + path, location.origin), { credentials: "same-origin", ...options });
   if (!answer.ok) throw new Error((await answer.text()).slice(0, 300) || `${answer.status} ${answer.statusText}`);
   return answer;
 }
@@ -130,9 +132,9 @@ function showJobs() {
       h("td", { class: "prog" }, h("div", { class: "bar" }, h("i", { class: job.state, style: { width: `${job.progress * 100}%` } })),
         h("div", { class: "dim small" }, ended ? `${plural(job.tasks, "task")}` : job.stage ?
           `${job.stage}: ${count(job.done)} of ${plural(job.tasks, "task")}` : "waits for a worker")),
-      h("td", null, job.owner || "–"),
-      h("td", { class: "n", title: clock(job.created) }, job.created ? seconds(Math.max(0, now - job.created)) : "–"),
-      h("td", { class: "n" }, began && job.started ? seconds(Math.max(0, (job.finished || now) - began)) : "–"));
+      h("td", { class: "owner" }, job.owner || "–"),
+      h("td", { class: "n age", "data-label": "age ", title: clock(job.created) }, job.created ? seconds(Math.max(0, now - job.created)) : "–"),
+      h("td", { class: "n time", "data-label": "time " }, began && job.started ? seconds(Math.max(0, (job.finished || now) - began)) : "–"));
   }
   rows();
   poll(async () => {
@@ -173,13 +175,12 @@ function poll(look) {
 // ---- one job ----
 
 let job = page.overview;
-const filter = { what: "all", text: "", by: "", down: true, shown: 100, open: "" };
+const filter = { what: page.overview && page.overview.state === "failed" && page.overview.stages.some(bad) ? "problems" : "all", text: "", by: "", down: true, shown: 100, open: "" };
 const logs = new Map(Object.entries((page.evidence && page.evidence.logs) || {}));
 const title = document.title;
 let again = () => {};
 
 const stageName = (stage) => (job.stages.some((one) => one.step > 0) ? `step ${stage.step} ` : "") + stage.kind;
-const bad = (stage) => stage.sums.failed + stage.sums.killed + stage.sums.lost;
 
 // Attempts come as arrays: an overview of ten thousand is a megabyte less than with names.
 const ATTEMPT = ["task", "attempt", "outcome", "worker", "began", "seconds", "records_in", "records_out", "bytes_in", "bytes_out",
@@ -289,17 +290,18 @@ function commands() {
   const at = f && f.task >= 0 ? ` --step ${f.step} --kind ${f.kind} --task ${f.task}` : "";
   const lines = { submitted: [["wait for it", `mrcelery wait ${name}`], ["stop it", `mrcelery cancel ${name}`]],
     running: [["wait for it", `mrcelery wait ${name}`], ["what it prints", `mrcelery logs ${name}`], ["stop it", `mrcelery cancel ${name}`]],
-    succeeded: [["print results", `mrcelery cat ${name}`], ["bring them home", `mrcelery fetch ${name} FOLDER`], ["keep this page", `mrcelery report ${name}`]],
-    failed: [["what the task printed", `mrcelery logs ${name}${at}`], ["go on from what is done", `mrcelery retry ${name}`], ["keep this page", `mrcelery report ${name}`]],
+    succeeded: [["print results", `mrcelery cat ${name}`], ["bring them home", `mrcelery fetch ${name} FOLDER`], live && ["keep this page", `mrcelery report ${name}`]],
+    failed: [["what the task printed", `mrcelery logs ${name}${at}`], ["go on from what is done", `mrcelery retry ${name}`], live && ["keep this page", `mrcelery report ${name}`]],
     cancelled: [["run it after all", `mrcelery retry ${name}`], ["remove its data", `mrcelery clean ${name}`]] }[job.state] || [];
-  return card("Next", "", h("div", { class: "commands" }, lines.map(([what, line]) => [h("span", { class: "dim" }, what), h("code", null, line)])));
+  return card("Next", "", h("div", { class: "commands" }, lines.filter(Boolean).map(([what, line]) => [h("span", { class: "dim" }, what), h("code", null, line)])));
 }
 
 function stages() {
   if (!job.stages.length) return null;
   return card("Stages", "", job.stages.map((stage) => {
     const sums = stage.sums, wrong = bad(stage), tasks = stage.tasks || 1;
-    const state = stage.state === "running" && wrong && stage.done < stage.tasks ? "retrying" : stage.state;
+    const culprit = job.state === "failed" && job.failure && job.failure.step === stage.step && job.failure.kind === stage.kind;
+    const state = culprit ? "failed" : stage.state === "running" && wrong && stage.done < stage.tasks ? "retrying" : stage.state;
     const part = (n) => `${Math.min(100, (n / tasks) * 100)}%`;
     const running = stage.state === "running" ? Math.min(sums.started - sums.done - wrong - sums.superseded - sums.stopped, stage.tasks - stage.done) : 0;
     const time = stage.entered ? (stage.ended || job.now) - stage.entered : 0;
@@ -308,11 +310,11 @@ function stages() {
     return h("div", { class: "stage" },
       h("div", { class: "name" }, h("b", null, stageName(stage)), badge(state), stage.name && stage.kind === "map" && h("span", { class: "dim small" }, stage.name)),
       h("div", null,
-        h("div", { class: "count" }, h("span", null, stage.tasks || stage.state !== "waiting" ? `${count(stage.done)} of ${plural(stage.tasks, "task")} done` +
-          (running > 0 ? `, ${count(running)} running` : "") : "not planned yet"),
+        h("div", { class: "count" }, h("span", null, stage.tasks || stage.state === "done" ? `${count(stage.done)} of ${plural(stage.tasks, "task")} done` +
+          (running > 0 ? `, ${count(running)} running` : "") : stage.state === "stopped" ? "not begun" : "not planned yet"),
           h("span", { class: "dim" }, time ? seconds(time) + (stage.left > 0 ? `, about ${seconds(stage.left)} left` : "") : "")),
         h("div", { class: "bar", role: "progressbar", "aria-valuenow": Math.round((stage.done / tasks) * 100), "aria-label": stageName(stage) },
-          h("i", { class: stage.state === "stopped" ? "stopped" : "done", style: { width: part(stage.done) } }),
+          h("i", { class: culprit ? "failed" : stage.state === "stopped" ? "stopped" : "done", style: { width: part(stage.done) } }),
           running > 0 && h("i", { class: "running", style: { width: part(running) } })),
         h("div", { class: "facts" }, sums.records_in > 0 && fact("read", `${plural(sums.records_in, "record")}, ${size(sums.bytes_in)}${rate}`),
           sums.records_out > 0 && fact("wrote", `${plural(sums.records_out, "record")}, ${size(sums.bytes_out)}`),
@@ -328,11 +330,11 @@ function running() {
   const all = job.stages.flatMap((stage) => stage.running.map((one) => ({ ...one, stage })));
   if (!all.length) return null;
   return card("Running now", "", h("div", { class: "scroll" }, h("table", null,
-    h("thead", null, h("tr", null, h("th", null, "Task"), h("th", null, ""), h("th", { class: "less" }, "Worker"), h("th", { class: "n" }, "Time"), h("th", { class: "n" }, "Records"),
+    h("thead", null, h("tr", null, h("th", null, "Task"), h("th", { class: "less" }, "Worker"), h("th", null, ""), h("th", { class: "n" }, "Time"), h("th", { class: "n" }, "Records"),
       h("th", { class: "n" }, "Records/s"))),
-    h("tbody", null, all.map((one) => h("tr", null, h("td", null, `${stageName(one.stage)} ${one.task}`),
+    h("tbody", null, all.map((one) => h("tr", null, h("td", null, `${stageName(one.stage)} ${one.task}`), h("td", { class: "less" }, one.worker),
       h("td", { class: "grow" }, one.slow && badge("retrying", "straggler"), one.backed_up && " backup runs", one.quiet >= 10 && ` silent for ${seconds(one.quiet)}`),
-      h("td", { class: "less" }, one.worker), h("td", { class: "n" }, seconds(one.seconds)), h("td", { class: "n" }, count(one.records)), h("td", { class: "n" }, count(one.rate))))))));
+      h("td", { class: "n" }, seconds(one.seconds)), h("td", { class: "n" }, count(one.records)), h("td", { class: "n" }, count(one.rate))))))));
 }
 
 // ---- timeline: a lane for each process slot of a worker, a bar for each attempt ----
@@ -343,8 +345,9 @@ function lanes(attempts) {
   for (const one of attempts) {
     const [worker, pid] = [one.worker.split(" ")[0] || "?", one.worker.split(" ")[1] || ""];
     if (!workers.has(worker)) workers.set(worker, []);
-    const slots = workers.get(worker), free = (slot) => slot.end <= one.began + 0.02;
-    let slot = slots.find((s) => s.pid === pid && free(s)) || slots.find(free);
+    const slots = workers.get(worker), free = (slot, slack) => slot.end <= one.began + slack;
+    // A process that died leaves its slot to the one that takes its place.
+    let slot = slots.find((s) => s.pid === pid && free(s, 0.02)) || slots.find((s) => free(s, 0));
     if (!slot) { slot = { end: 0, pid, bars: [] }; slots.push(slot); }
     slot.pid = pid;
     slot.end = one.began + one.seconds;
@@ -356,7 +359,7 @@ function timeline(attempts) {
   if (!attempts.length) return null;
   const workers = lanes(attempts), all = workers.reduce((n, [, slots]) => n + slots.length, 0), most = Math.min(all, LANES);
   const start = Math.min(...job.stages.filter((s) => s.entered).map((s) => s.entered), attempts[0].began);
-  const end = Math.max(job.finished || job.now, start + 0.001);
+  const end = attempts.reduce((latest, one) => Math.max(latest, one.began + one.seconds), Math.max(job.finished || job.now, start + 0.001));
   const lane = Math.max(4, Math.min(18, Math.floor(520 / most))), gap = lane > 7 ? 2 : 1, head = 34, between = 6;
   const canvas = h("canvas", { role: "img", "aria-label": `Timeline of ${attempts.length} attempts on ${workers.length} workers; the table of attempts tells the same` });
   const box = h("div", { class: "timeline" }, canvas), tip = h("div", { class: "tip", hidden: true });
@@ -522,9 +525,9 @@ function badSection() {
   }
   return h("section", { class: "card" }, h("h2", null, "Bad records", h("span", { class: "dim" }, `${count(skipped)} skipped`)),
     badRecords.loading && "looking...", badRecords.error && h("div", { class: "error" }, badRecords.error),
-    badRecords.records.map((one) => h("details", null, h("summary", null, h("code", null, one.record || one.error)),
+    h("div", { class: "list" }, badRecords.records.map((one) => h("details", null, h("summary", null, h("code", null, one.record || one.error), h("span", { class: "dim small" }, ` ${one.record ? one.error : ""}`)),
       h("div", { class: "dim small" }, `step ${one.step}, ${one.kind} task ${one.task}`, one.file && `, ${one.file}`, one.offset >= 0 && `, byte ${count(one.offset)}`),
-      h("pre", null, one.traceback ? one.traceback.trimEnd() : one.error))),
+      h("pre", null, one.traceback ? one.traceback.trimEnd() : one.error)))),
     badRecords.more > 0 && h("p", { class: "dim small" }, "and more, under _bad_records/"));
 }
 
@@ -577,11 +580,12 @@ function attemptTable(attempts) {
   }
   function rows(one) {
     const open = filter.open === one.key;
-    const row = h("tr", null,
+    const row = h("tr", { class: one.error || open ? "told" : null },
       h("td", null, h("button", { class: "row", "aria-expanded": String(open), onclick: () => { filter.open = open ? "" : one.key; fill(); } }, `${open ? "▾" : "▸"} ${stageName(one.stage)} ${one.task}`)),
       h("td", { class: "n less" }, one.number || "–"), h("td", null, badge(one.outcome, OUTCOMES[one.outcome]), one.slow && [" ", badge("retrying", "straggler")]),
       h("td", { class: "less" }, one.worker), h("td", { class: "n less" }, `+${seconds(Math.max(0, one.began - start))}`), h("td", { class: "n" }, seconds(one.seconds)),
-      h("td", { class: "n" }, count(one.records_in)), h("td", { class: "n less" }, count(one.records_out)), h("td", { class: "n less" }, size(one.bytes_in)), h("td", { class: "n less" }, size(one.bytes_out)));
+      ...[["n", count(one.records_in)], ["n less", count(one.records_out)], ["n less", size(one.bytes_in)], ["n less", size(one.bytes_out)]]
+        .map(([kind, text]) => h("td", { class: kind }, one.outcome === "done" ? text : "–")));
     const told = one.error && !open ? [h("tr", null, h("td", { colspan: 10, class: "error small" }, one.error))] : [];
     const detail = open ? [h("tr", { class: "detail" }, h("td", { colspan: 10 }, one.error && h("div", { class: "error" }, one.error),
       h("div", { class: "facts" }, h("span", null, "attempt ", h("b", { class: "mono" }, one.attempt)), h("span", null, "on ", h("b", null, one.worker)), h("span", null, "began ", h("b", null, clock(one.began))),
