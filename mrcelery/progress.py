@@ -1,7 +1,8 @@
 """Progress marks: by these a worker's main process tells a slow attempt from one that hangs.
 
 An attempt runs in a child process and keeps a small file, ``alive/<task>.<pid>`` in the scratch folder,
-with the monotonic time of its last progress, which is the same clock in all processes of a machine.
+with the monotonic time of its last progress, which is the same clock in all processes of a machine, and the records
+that it has read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import struct
 import time
 from contextlib import suppress
 
-_TIME = struct.Struct("d")
+_PROGRESS = struct.Struct("dq")
 
 
 def mark_path(scratch: str, job: str, step: int, kind: str, task: int, pid: int) -> str:
@@ -28,10 +29,10 @@ class Mark:
         self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self.touch()
 
-    def touch(self) -> None:
-        """Tell that the attempt goes on."""
+    def touch(self, records: int = 0) -> None:
+        """Tell that the attempt goes on, and how many records it has read."""
         with suppress(OSError):  # a full disk is no reason to fail: the attempt says so itself if it minds
-            os.pwrite(self._file, _TIME.pack(time.monotonic()), 0)
+            os.pwrite(self._file, _PROGRESS.pack(time.monotonic(), records), 0)
 
     def close(self) -> None:
         """Remove the mark: the attempt has ended."""
@@ -43,8 +44,18 @@ class Mark:
 
 def last_progress(path: str) -> float:
     """When an attempt last touched its mark, as ``time.monotonic()`` tells it; 0 where there is none (yet)."""
+    return _read(path)[0]
+
+
+def records_read(path: str) -> int:
+    """Records that an attempt had read when it last touched its mark; 0 where there is none (yet)."""
+    return _read(path)[1]
+
+
+def _read(path: str) -> tuple[float, int]:
     try:
         with open(path, "rb") as file:
-            return float(_TIME.unpack(file.read(_TIME.size))[0])
+            when, records = _PROGRESS.unpack(file.read(_PROGRESS.size))
+            return float(when), int(records)
     except (OSError, struct.error):
-        return 0.0
+        return 0.0, 0

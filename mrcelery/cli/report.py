@@ -14,9 +14,11 @@ from mrcelery.errors import UsageError
 
 @click.command(
     epilog=epilog(
-        "mrcelery report JOB", "mrcelery report JOB --open", "mrcelery report JOB -o - > page.html",
+        "mrcelery report JOB",
+        "mrcelery report JOB --open",
+        "mrcelery report JOB -o - > page.html",
         "mrcelery report JOB --json",
-    )  # fmt: skip
+    )
 )
 @JOB
 @click.option("-o", "--output", "path", metavar="FILE", help="Where to, - for stdout  [JOB.html]")

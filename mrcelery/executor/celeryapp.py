@@ -23,6 +23,7 @@ TRANSPORTS = {
 """What this process's kombu uses for addresses of a Redis broker, once :func:`make_app` was called."""
 
 POOL_WATCH = "mrcelery.executor.lost:PoolWatch"
+PROGRESS = "mrcelery.executor.telling:ProgressStep"
 
 SETTINGS: dict[str, Any] = {
     "accept_content": ["json"],  # nothing from the broker is ever unpickled
@@ -36,7 +37,7 @@ SETTINGS: dict[str, Any] = {
     "worker_lost_wait": 0.5,  # seconds until a killed process's task is delivered again; Celery waits ten
     "worker_cancel_long_running_tasks_on_connection_loss": False,  # True lost tasks where Redis restarted
     "worker_redirect_stdouts": False,  # what user code prints is kept per attempt
-    "worker_send_task_events": False,  # half the time of a small task; `mrcelery worker -- -E` turns them on
+    "worker_send_task_events": False,  # half the time of a small task; Flower turns them on where it runs
     "result_expires": 24 * 3600,
     "worker_soft_shutdown_timeout": 1.0,  # told to stop: so long for tasks to end, then they are requeued
 }
@@ -72,6 +73,7 @@ def add_tasks(app: Celery) -> None:
     """The tasks, and what a worker that runs them does beside."""
     register(app)
     app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH))
+    app.steps["consumer"].add(PROGRESS)
 
 
 def _sentinel_options(url: str) -> dict[str, str]:
@@ -137,12 +139,12 @@ def worker_argv(
 ) -> list[str]:
     """Arguments of ``celery worker`` for a worker that starts fast and says little.
 
-    Gossip, mingle and heartbeats cost more than a second at the start and are of use only where
-    something listens to events: with ``-E`` among ``extra`` they stay on.
+    Gossip and mingle cost more than a second at the start and are of no use to us; with ``-E`` among ``extra`` they
+    stay on. Heartbeats stay: a worker without them would not send events of its tasks when Flower asks for them.
     """
     argv = ["worker", "--queues", queue, "--loglevel", loglevel]
     if concurrency:
         argv += ["--concurrency", str(concurrency)]
     if "-E" not in extra and "--task-events" not in extra:
-        argv += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        argv += ["--without-gossip", "--without-mingle"]
     return [*argv, *extra]
