@@ -433,6 +433,17 @@ class JobHandle:
             raise UsageError(f"job {self.id} has no history: it was run by an earlier version")
         return found
 
+    def page(self) -> bytes:
+        """The job's page as one HTML file, which needs nothing else: as it stands now, or the report it left.
+
+        Raises as :meth:`overview` does.
+        """
+        from mrcelery.evidence import gather
+        from mrcelery.page import job_page
+
+        seen = self.overview()
+        return job_page(seen, gather(self.open_storage(), seen))
+
     def report(self) -> Report:
         """The final report; :class:`UsageError` while the job runs or where it left none."""
         report = self._read_report()

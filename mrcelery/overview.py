@@ -148,7 +148,7 @@ def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str =
     add_coordinator_requests(requests, fields)
     ended = fields["state"] in FINAL
     finished = float(fields.get("finished") or (now if ended else 0))
-    for step, kind, name in _stages(fields):
+    for step, kind, name in stages_of(fields):
         summary = fields.get(f"summary.{step}.{kind}")
         summed = decode(summary.encode(), StageSummary) if summary else None
         if summed is not None:
@@ -181,7 +181,7 @@ def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str =
     return replace(found, warnings=tuple(warnings(found)))
 
 
-def _stages(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
+def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
     """All stages of a job in their order, also those to come."""
     steps: list[tuple[str, bool]] = msgspec.json.decode(fields.get("steps") or b"[]", type=list[tuple[str, bool]])
     found: list[tuple[int, Kind, str]] = []

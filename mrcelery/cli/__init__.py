@@ -30,6 +30,7 @@ COMMANDS = {
     "retry": "Have a job that failed or was cancelled go on.",
     "logs": "What a job's tasks printed and logged.",
     "counters": "A job's counters.",
+    "report": "A job's page as an HTML file.",
     "cat": "Print a job's results, or the part files of an OUTPUT.",
     "fetch": "Bring a job's results into a local folder.",
     "clean": "Remove the data of jobs that have ended.",
