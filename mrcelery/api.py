@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from mrcelery.events import Event
     from mrcelery.job import MRJob
     from mrcelery.monitor import Monitor
-    from mrcelery.records import Commit, Counters, Failure, Report, Request, StageSummary
+    from mrcelery.overview import Overview
+    from mrcelery.records import Commit, Counters, Failure, Request, StageSummary
+    from mrcelery.report import Report
     from mrcelery.storage.base import Storage
 
 _STAGES = {"map": 1, "reduce": 2, "finish": 3}
@@ -318,7 +320,8 @@ class JobHandle:
         from mrcelery.records import JobSpec
         from mrcelery.signing import seal, unseal
 
-        if not self._storage or self._read_report() is not None:
+        report = self._read_report() if self._storage else None
+        if not self._storage or (report is not None and report.state == "succeeded"):
             self._fields()  # raises for a job that nobody knows
             raise UsageError(f"job {self.id} has succeeded: only a job that failed or was cancelled can be tried again")
         key = layout.spec(self.id)
@@ -375,6 +378,17 @@ class JobHandle:
     def failure(self) -> Failure | None:
         """Why the job failed, or None where it did not."""
         return self._failure(self._fields())
+
+    def overview(self) -> Overview:
+        """The job as its page shows it, with its attempts: live, or out of its report."""
+        from mrcelery.overview import overview
+
+        found = overview(self._store, self.id) if self._store is not None else None
+        if found is None and self._fields() and (report := self._read_report()):
+            found = report.overview
+        if found is None:
+            raise UsageError(f"job {self.id} has no history: it was run by an earlier version")
+        return found
 
     def report(self) -> Report:
         """The final report; :class:`UsageError` while the job runs or where it left none."""
@@ -443,7 +457,10 @@ class JobHandle:
         if fields.get("state"):
             return fields
         if self._storage and (report := self._read_report()):
+            from mrcelery.records import encode
+
             # the job store forgets a job in time; its report stays
+            seen = report.overview
             return {
                 "state": report.state,
                 "name": report.name,
@@ -451,6 +468,8 @@ class JobHandle:
                 "finished": repr(report.finished),
                 "storage": self._storage,
                 "output": report.output,
+                "owner": seen.owner if seen else "",
+                "failure": encode(seen.failure).decode() if seen and seen.failure else "",
             }
         raise UsageError(f"job {self.id} is not known here: see `mrcelery list`, or correct --broker or --storage")
 
@@ -509,13 +528,9 @@ class JobHandle:
 
     def _read_report(self) -> Report | None:
         if self._final_report is None:
-            from mrcelery.records import Report, decode
+            from mrcelery.report import read_report
 
-            key = layout.report(self.id)
-            try:
-                self._final_report = decode(self.open_storage().read(key), Report, key)
-            except FileNotFoundError:
-                return None
+            self._final_report = read_report(self.open_storage(), self.id)
         return self._final_report
 
     def _parts(self) -> tuple[Storage, list[str]]:

@@ -12,7 +12,7 @@ from math import inf
 
 from mrcelery import layout
 from mrcelery.api import JobHandle, JobStatus
-from mrcelery.errors import MRCeleryError, UsageError
+from mrcelery.errors import CorruptDataError, UsageError, VersionError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.storage.base import Storage
 
@@ -122,14 +122,15 @@ def _of_storage(storage: Storage, store: JobStore | None, wanted: Wanted) -> Ite
 
 def _read(storage: Storage, job: str) -> JobStatus | None:
     """A job by what it left in storage; None for one that never started."""
-    from mrcelery.records import JobSpec, Report, decode
+    from mrcelery.records import JobSpec
+    from mrcelery.report import read_report
     from mrcelery.signing import unseal
 
     try:
         request = unseal(storage.read(layout.spec(job)), JobSpec, None, layout.spec(job)).request
     except FileNotFoundError:
         return None
-    except MRCeleryError as e:
+    except (CorruptDataError, VersionError) as e:
         return JobStatus(job=job, state=UNKNOWN, created=created_by_id(job) or 0.0, storage=storage.uri, message=str(e))
     known = {
         "job": job,
@@ -140,9 +141,9 @@ def _read(storage: Storage, job: str) -> JobStatus | None:
         "output": request.output,
     }
     try:
-        report = decode(storage.read(layout.report(job)), Report, layout.report(job))
-    except FileNotFoundError:
-        return JobStatus(state=UNKNOWN, **known)  # type: ignore[arg-type]
-    except MRCeleryError as e:
+        report = read_report(storage, job)
+    except (CorruptDataError, VersionError) as e:
         return JobStatus(state=UNKNOWN, message=str(e), **known)  # type: ignore[arg-type]
+    if report is None:
+        return JobStatus(state=UNKNOWN, **known)  # type: ignore[arg-type]
     return JobStatus(state=report.state, started=report.started, finished=report.finished, **known)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 ==============================  ====================  =================================================
 table                           name                  text
 ==============================  ====================  =================================================
-``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker
+``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker, process
 ``rates.<step>.<kind>``         a small number        records a second of a task that has committed
 ``repairs.<step>.<kind>``       a task or a step      times published again, and when last
 ``backups.<step>.<kind>``       a task                when its backup was started
@@ -43,9 +43,10 @@ def running(store: JobStore, job: str, step: int, kind: str, now: float) -> tupl
     found = []
     for name, text in store.marks(job, f"running.{step}.{kind}").items():
         began, told, records, worker = text.split(" ", 3)
-        task = int(name.partition(".")[0])
-        quiet = max(0.0, now - float(told))
-        found.append(Running(task, worker, max(0.001, now - float(began)), int(records), quiet))
+        task, _, attempt = name.partition(".")
+        seconds, quiet = max(0.001, now - float(began)), max(0.0, now - float(told))
+        host, token = worker.partition(" ")[0], attempt.partition("-")[2]
+        found.append(Running(int(task), host, seconds, int(records), quiet, token, worker))
     return tuple(found)
 
 

@@ -205,6 +205,10 @@ class Commit(Record, frozen=True, kw_only=True):
     bytes_out: int
     seconds: float
     host: str
+    began: float = 0.0
+    """Epoch seconds."""
+    worker: str = ""
+    """The worker's name and, after a space, the process's id."""
     requests: Requests = {}
     bad_records: int = 0
     """Records (of a reduce task: keys) that were skipped."""
@@ -344,23 +348,6 @@ class StageSummary(Record, frozen=True, kw_only=True):
     def all_counters(self, step: int) -> Counters:
         """The job's own counters, and those of the step's partitions in a group of theirs."""
         return {**self.counters, **({f"mrcelery shuffle, step {step}": self.skew} if self.skew else {})}
-
-
-class Report(Record, frozen=True, kw_only=True):
-    """How a finished job went: ``report.json`` in storage and ``_SUCCESS`` in OUTPUT."""
-
-    job: str
-    name: str
-    state: str
-    counters: Counters
-    totals: Totals
-    started: float
-    finished: float
-    seconds: float
-    output: str
-    parts: tuple[str, ...]
-    bad_records: int = 0
-    """Records that were skipped."""
 
 
 R = TypeVar("R", bound=Record)

@@ -91,13 +91,10 @@ def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, na
 
 def _reported(storage: Storage, job: str) -> float:
     """When the job ended by its report, in epoch seconds; 0 where it left none."""
-    from mrcelery.records import Report, decode
+    from mrcelery.report import read_report
 
-    key = layout.report(job)
-    try:
-        return decode(storage.read(key), Report, key).finished
-    except FileNotFoundError:
-        return 0.0
+    report = read_report(storage, job)
+    return 0.0 if report is None else report.finished
 
 
 def _created(job: str) -> float:

@@ -15,6 +15,7 @@ from celery import bootsteps
 from celery.exceptions import WorkerLostError
 from celery.worker.request import Request
 
+from mrcelery import journal
 from mrcelery.badrecords import note_loss, take_mark
 from mrcelery.errors import MRCeleryError
 from mrcelery.executor.tasks import runtime_of, store_url
@@ -63,6 +64,9 @@ class AttemptRequest(Request):  # type: ignore[misc]
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             mark = None if pid is None else left_by(runtime_of(self.app).scratch, pid)
             note_loss(store, named["job"], named["step"], kind, named["task"], told(message), mark)
+            if pid is not None:
+                where = journal.of_process(str(self.hostname), pid)
+                journal.killed(store, named["job"], named["step"], kind, named["task"], where, told(message))
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:

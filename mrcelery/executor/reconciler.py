@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from mrcelery.jobstore.base import is_of_a_run
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
 from mrcelery.records import Kind, Request
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -197,6 +199,8 @@ class Reconciler:
         if isinstance(action, GiveUp):
             error = TaskError(action.reason)
             fail_job(self._runtime, failure(error, job=job, step=step, kind=kind or "start", task=action.task))
+            with suppress(MRCeleryError):
+                write_report(store, job)
             return
         if isinstance(action, Nudge):
             self._note(job, facts, action.what)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mrcelery import layout
 from mrcelery.errors import UsageError
 from mrcelery.jobstore.base import JobStore
@@ -39,4 +41,5 @@ def job_fields(request: Request) -> dict[str, str]:
         "storage": request.storage,
         "output": request.output,
         "queue": request.options.queue,
+        "steps": msgspec.json.encode([(step.name, step.has_reducer) for step in request.steps]).decode(),
     }

@@ -30,6 +30,7 @@ from mrcelery.errors import (
 from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import JobOptions, encode
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -147,9 +148,11 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
             runtime.store.update(job, {stage.published: repr(time.time())})
     except JobStoppedError as e:
         # Of a stage that was cut short this runs when all its tasks have stopped.
-        if runtime.store.state(job) == "cancelled":
-            with suppress(MRCeleryError):  # there may be nothing yet; what stays is found by `clean`
-                _clean_up(runtime, job)
+        with suppress(MRCeleryError):  # there may be nothing yet; what stays is found by `clean`
+            if runtime.store.state(job) == "cancelled":
+                clean_up(runtime, job)
+            _tell_end(runtime, job)
+            runtime.forget(job)
         raise Ignore(str(e)) from None
     except BrokerUnreachableError as e:
         raise Reject(str(e), requeue=True) from None
@@ -161,16 +164,24 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
         fail_job(runtime, failure(e, job=job, step=step, kind=kind))
         _withdraw(runtime, job, kind)
+        _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
         _crashed(runtime, e, job, step, kind, -1)
         _withdraw(runtime, job, kind)
+        _tell_end(runtime, job)
         raise
 
 
 def _clean_up(runtime: Runtime, job: str) -> None:
     clean_up(runtime, job)
     runtime.forget(job)
+
+
+def _tell_end(runtime: Runtime, job: str) -> None:
+    """Write the report of a job that has not succeeded; again, as its last attempts end."""
+    with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
+        write_report(runtime.store, job)
 
 
 def _publish(app: Celery, stage: Stage) -> None:
@@ -236,9 +247,11 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
                 kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
         fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
+        _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
         _crashed(runtime, e, job, step, kind, number)
+        _tell_end(runtime, job)
         if isinstance(e, MemoryError):  # Celery would end the worker with it
             raise AttemptFailed("MemoryError") from None
         raise

@@ -7,7 +7,8 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:request           the request envelope
     mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started
     mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
-    mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit ("" for one that is too large: read storage)
+    mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit, deflated ("" for one that is too large: read storage)
+    mrcelery:job:<job>:sums              hash name -> sum
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
     mrcelery:job:<job>:holder            who looks after the job just now
@@ -19,18 +20,19 @@ Keys, all under ``mrcelery:`` and all with a time to live::
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, State, is_of_a_run
+from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
 WORKERS = "mrcelery:workers"
 WORKERS_TOLD = f"{WORKERS}:told"
-COMMIT_LIMIT = 2048
-"""Bytes of a commit that is kept here; larger ones are read from storage."""
+COMMIT_LIMIT = 1024
+"""Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -65,6 +67,18 @@ if state ~= 'failed' and state ~= 'cancelled' then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'submitted')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+
+_ADD_COMMIT = """
+if redis.call('HSETNX', KEYS[1], ARGV[2], ARGV[3]) == 0 then return 0 end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+if ARGV[4] ~= '' then
+    redis.call('HSET', KEYS[3], ARGV[4], ARGV[5])
+    redis.call('EXPIRE', KEYS[3], ARGV[1])
+end
+for i = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
+redis.call('EXPIRE', KEYS[2], ARGV[1])
 return 1
 """
 
@@ -132,7 +146,7 @@ class RedisJobStore:
         if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
             return False
         self.connection.call(("UNLINK", f"{_job(job)}:attempts"), ("ZADD", LIVE, time.time(), job))
-        self._unlink(f"{_job(job)}:marks:")
+        self._unlink(_marks(job, ""), outlives_a_run)
         return True
 
     def live(self) -> list[str]:
@@ -144,10 +158,15 @@ class RedisJobStore:
             self._one("ZREM", LIVE, *gone)
         return [job for job in jobs if job not in set(gone)]
 
-    def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
+    def next_attempt(
+        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
+    ) -> int:
         key = f"{_job(job)}:attempts"
-        attempt, _ = self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}", 1), ("EXPIRE", key, TTL))
-        return int(attempt)
+        counting: list[Command] = [("HINCRBY", key, f"{step}.{kind}.{task}", 1), ("EXPIRE", key, TTL)]
+        if note is not None:
+            counting += _setting(job, *note)
+        answers: list[Any] = self.connection.call(*counting, *_adding(job, add))
+        return int(answers[0])
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         state, done = self.connection.call(
@@ -155,10 +174,24 @@ class RedisJobStore:
         )
         return state.decode() if isinstance(state, bytes) else "", bool(done)
 
-    def add_commit(self, job: str, step: int, kind: str, task: int, commit: bytes) -> None:
-        key = _done(job, step, kind)
-        kept = commit if len(commit) <= COMMIT_LIMIT else b""
-        self.connection.call(("HSETNX", key, task, kept), ("EXPIRE", key, TTL))
+    def add_commit(
+        self,
+        job: str,
+        step: int,
+        kind: str,
+        task: int,
+        commit: bytes,
+        *,
+        note: Note | None = None,
+        add: Mapping[str, int] = {},
+    ) -> None:
+        kept = zlib.compress(commit, 1) if commit else b""
+        if len(kept) > COMMIT_LIMIT:
+            kept = b""
+        table, name, text = note or ("", "", "")
+        keys = (_done(job, step, kind), _sums(job), _marks(job, table))
+        amounts = [item for pair in add.items() for item in pair]
+        self._one("EVAL", _ADD_COMMIT, 3, *keys, TTL, task, kept, name, text, *amounts)
 
     def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
         key = f"{_job(job)}:bad"
@@ -173,7 +206,7 @@ class RedisJobStore:
         while True:  # in pieces: a large answer would hold up everyone else on the server
             answer: Any = self._one("HSCAN", _done(job, step, kind), cursor, "COUNT", 1000)
             cursor, found = answer
-            commits.update((int(k), v) for k, v in _pairs(found) if v)
+            commits.update((int(k), zlib.decompress(v)) for k, v in _pairs(found) if v)
             if cursor == b"0":
                 return commits
 
@@ -183,9 +216,11 @@ class RedisJobStore:
     def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
         return frozenset(map(int, self._one("HKEYS", _done(job, step, kind))))  # type: ignore[call-overload]
 
-    def set_mark(self, job: str, table: str, name: str, mark: str) -> None:
-        key = _marks(job, table)
-        self.connection.call(("HSET", key, name, mark), ("EXPIRE", key, TTL))
+    def sums(self, job: str) -> dict[str, int]:
+        return {k.decode(): int(v) for k, v in _pairs(self._one("HGETALL", _sums(job)))}
+
+    def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
+        self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
         return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _marks(job, table)))}
@@ -212,13 +247,15 @@ class RedisJobStore:
         self._unlink(f"{_job(job)}:")
         self.connection.call(("UNLINK", _job(job)), ("ZREM", JOBS, job), ("ZREM", LIVE, job))
 
-    def _unlink(self, prefix: str) -> None:
-        """Remove all keys that start so."""
+    def _unlink(self, prefix: str, stays: Callable[[str], bool] = lambda rest: False) -> None:
+        """Remove all keys that start so, but for those of which the rest stays."""
         cursor = b"0"
         while True:
             answer: Any = self._one("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
             cursor, keys = answer
-            if own := [k for k in keys if k.startswith(prefix.encode())]:
+            names = [k.decode() for k in keys]
+            own = [k for k in names if k.startswith(prefix) and not stays(k.removeprefix(prefix))]
+            if own:
                 self._one("UNLINK", *own)
             if cursor == b"0":
                 return
@@ -263,6 +300,22 @@ def _done(job: str, step: int, kind: str) -> str:
 
 def _marks(job: str, table: str) -> str:
     return f"{_job(job)}:marks:{table}"
+
+
+def _sums(job: str) -> str:
+    return f"{_job(job)}:sums"
+
+
+def _setting(job: str, table: str, name: str, text: str) -> list[Command]:
+    key = _marks(job, table)
+    return [("HSET", key, name, text), ("EXPIRE", key, TTL)]
+
+
+def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
+    if not amounts:
+        return []
+    key = _sums(job)
+    return [*(("HINCRBY", key, name, amount) for name, amount in amounts.items()), ("EXPIRE", key, TTL)]
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

@@ -251,6 +251,41 @@ def test_attempts_that_start_together_get_different_numbers(connect: Open) -> No
     assert all(numbers == sorted(numbers) for numbers in given)
 
 
+def test_notes_and_sums_come_with_what_they_tell_of(store: JobStore, job: str) -> None:
+    assert store.sums(job) == {}
+    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.a", "began"), add={"0.map.started": 1})
+    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.b", "began"), add={"0.map.started": 1})
+    assert store.marks(job, "attempts.0.map") == {"3.a": "began", "3.b": "began"}
+    store.set_mark(job, "attempts.0.map", "3.a", "failed", add={"0.map.failed": 1})
+    assert store.sums(job) == {"0.map.started": 2, "0.map.failed": 1}
+    store.drop(job)
+    assert store.sums(job) == {}
+
+
+def test_a_commit_is_summed_once_however_often_it_is_told(connect: Open) -> None:
+    connect().create("job-1", FIELDS, b"")
+
+    def commit(store: JobStore, number: int) -> None:
+        note = ("attempts.0.map", f"3.{number}", "done")
+        store.add_commit("job-1", 0, "map", 3, b"%d" % number, note=note, add={"records": 1000 + number, "done": 1})
+
+    race(connect, 8, commit)
+    commit(connect(), 9)
+    store = connect()
+    winner = int(store.commits("job-1", 0, "map")[3])
+    assert store.sums("job-1") == {"records": 1000 + winner, "done": 1}
+    assert store.marks("job-1", "attempts.0.map") == {f"3.{winner}": "done"}
+
+
+def test_the_journal_of_a_job_outlives_its_retry(store: JobStore, job: str) -> None:
+    store.set_mark(job, "attempts.0.map", "3.a", "failed")
+    store.set_mark(job, "running.0.map", "3.a", "1 2 3 worker")
+    store.move(job, "failed")
+    assert store.revive(job)
+    assert store.marks(job, "attempts.0.map") == {"3.a": "failed"}
+    assert store.marks(job, "running.0.map") == {}
+
+
 def test_the_first_commit_of_a_task_stays(store: JobStore, job: str) -> None:
     store.add_commit(job, 0, "map", 3, b"first")
     store.add_commit(job, 0, "map", 3, b"second")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import attempt, layout, marks
+from mrcelery import layout, marks, watch
 from mrcelery.attempt import run_attempt
 from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, start
 from mrcelery.errors import JobStoppedError, TaskError
@@ -184,8 +184,8 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
     job = Job(tmp_path, monkeypatch, ENDLESS.replace('"endless"', '"a"'), split_size=1000)
     start(job.runtime, job.id)
     store = job.runtime.store
-    monkeypatch.setattr(attempt, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(attempt, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "TELL_SECONDS", 0.0)
     told: list[Any] = []
     tell = marks.tell_running
 
