@@ -42,6 +42,9 @@ _STAGES = {"map": 1, "reduce": 2, "finish": 3}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 """Seconds between two looks at a job: a short job is seen to end at once, a long one costs 5 looks a second."""
 
+_STOPPING = 30.0
+"""Seconds that a retry waits for a cancelled job's tasks to stop and its data to go."""
+
 
 class Runner(Protocol):
     """Where a job runs; see :mod:`mrcelery.executor`."""
@@ -301,18 +304,34 @@ class JobHandle:
     def retry(self) -> None:
         """Have a job that failed or was cancelled go on from its committed work, with fresh attempts; then wait again.
 
-        Raises :class:`UsageError` for a job that runs or has succeeded, :class:`ConfigError` without its broker.
+        A cancelled job starts anew; one whose tasks have not all stopped yet is waited for, for half a minute.
+        Raises :class:`UsageError` for a job that runs, still stops or has succeeded, :class:`ConfigError` without its
+        broker.
         """
         if self._store is None or self.runner is None:
             raise ConfigError(f"cannot retry {self.id} without its broker: give --broker")
         fields = self._store.fields(self.id)
         if not fields:
             fields = self._enter_from_storage(self._store)
-        elif not self._store.revive(self.id):
-            state = self._fields()["state"]
-            raise UsageError(f"job {self.id} is {state}: only a job that failed or was cancelled can be tried again")
+        else:
+            self._revive(self._store)
         self._final_report = None
         self.runner.start(self.id, fields.get("queue") or "celery")
+
+    def _revive(self, store: JobStore) -> None:
+        deadline = time.monotonic() + _STOPPING
+        while not store.revive(self.id):
+            state = self._fields()["state"]
+            if state != "cancelled":
+                raise UsageError(
+                    f"job {self.id} is {state}: only a job that failed or was cancelled can be tried again"
+                )
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"job {self.id} was cancelled, and no worker has removed its data yet: try again when workers "
+                    "listen on its queue"
+                )
+            time.sleep(_LONGEST_PAUSE)
 
     def _enter_from_storage(self, store: JobStore) -> dict[str, str]:
         """Enter a job that the job store has forgotten; its fields."""

@@ -33,7 +33,7 @@ from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
-from mrcelery.progress import Mark, mark_path
+from mrcelery.progress import HUNG, Mark, mark_path
 from mrcelery.protocols import pickle_allowed
 from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, add_counters, decode, encode
 from mrcelery.reducer import run_reduce
@@ -143,9 +143,9 @@ def _first_commit(
         if earlier is not None:
             return _remember(runtime, active, earlier)
         lost = losses(store, job, step, kind, number)
-        # Records that are skipped for killing their process took two attempts each to find, and a backup is one more.
+        # Records that are skipped for killing their process took two attempts each to find.
         most = active.spec.request.options.max_attempts + 2 * len(killers(lost))
-        if count > most + (number in marks.backups(store, job, step, kind)):
+        if count > most and count > most + marks.not_failed(store, job, step, kind, number):
             raise _never_ended(kind, number, most, lost)
     try:
         with collector_off():
@@ -228,9 +228,13 @@ def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
 
 def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> TaskError:
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
+    remedy = "correct what crashes in the job's code, or raise --memory"
+    if HUNG in reason:
+        remedy = f"have code that takes long say that it goes on (set_status), or raise {HUNG} on the workers"
+    times = f"{most} time{'s' if most > 1 else ''}"
     return TaskError(
-        f"{kind} task {number} was started {most} times and never came to an end: {reason}; correct what "
-        "crashes in the job's code, or raise --memory; `mrcelery logs` and the workers' logs may have more"
+        f"{kind} task {number} was started {times} and never came to an end: {reason}; {remedy}; "
+        "`mrcelery logs` and the workers' logs may have more"
     )
 
 

@@ -11,6 +11,9 @@ import struct
 import time
 from contextlib import suppress
 
+HUNG = "MRCELERY_TASK_TIMEOUT"
+"""Names, in the reason of an attempt's end, the limit that it ran into."""
+
 _TIME = struct.Struct("d")
 
 

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError, ConfigError
+from mrcelery.executor.lost import excuse
 from mrcelery.executor.stuck import Watch
 from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
 from mrcelery.formats.extras import installed as arrow_installed
@@ -159,6 +160,7 @@ class Leases:
     def _look(self) -> None:
         requests = held()
         hung = self._watch.look(requests) if requests else set()
+        excuse(self._store)
         now = time.monotonic()
         if now >= self._tell_due:
             self._tell_due = now + self._every

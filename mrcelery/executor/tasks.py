@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from billiard.process import current_process
 from celery.exceptions import Ignore, Reject
@@ -27,6 +28,7 @@ from mrcelery.errors import (
     TaskError,
     UnreachableError,
 )
+from mrcelery.executor.inflight import has_attempts, leased
 from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import JobOptions, encode
@@ -59,6 +61,10 @@ ATTEMPT_REQUEST = "mrcelery.executor.lost:AttemptRequest"
 
 RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
+
+
+CLEANING_SECONDS = 120.0
+"""After which another worker removes a cancelled job's data, where one died of it."""
 
 
 BROKER_PATIENCE = 60.0
@@ -148,9 +154,9 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
             runtime.store.update(job, {stage.published: repr(time.time())})
     except JobStoppedError as e:
         # Of a stage that was cut short this runs when all its tasks have stopped.
-        with suppress(MRCeleryError):  # there may be nothing yet; what stays is found by `clean`
+        with suppress(MRCeleryError):  # it is tried again
             if runtime.store.state(job) == "cancelled":
-                clean_up(runtime, job)
+                _clean_up_cancelled(runtime, job, kind)
             _tell_end(runtime, job)
             runtime.forget(job)
         raise Ignore(str(e)) from None
@@ -176,6 +182,23 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
 def _clean_up(runtime: Runtime, job: str) -> None:
     clean_up(runtime, job)
     runtime.forget(job)
+
+
+def _clean_up_cancelled(runtime: Runtime, job: str, kind: str) -> None:
+    """Remove a cancelled job's data, once: when that is told, the job may be tried again."""
+    store = cast("RedisJobStore", runtime.store)
+    if kind == "start" and has_attempts(leased(store, job)):
+        return  # a late delivery: those that run would commit what is gone
+    lock, owner = f"{job}:cleaning", secrets.token_hex(8)
+    if not store.hold(lock, owner, CLEANING_SECONDS):
+        return
+    try:
+        if "cleaned" not in store.fields(job):
+            with suppress(TaskError):  # without a spec that is to be trusted there is nothing to remove
+                _clean_up(runtime, job)
+            store.update(job, {"cleaned": repr(time.time())})
+    finally:
+        store.hold(lock, owner, 0.001)
 
 
 def _tell_end(runtime: Runtime, job: str) -> None:

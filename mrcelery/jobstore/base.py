@@ -26,7 +26,12 @@ def outlives_a_run(table: str) -> bool:
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished", "retrying") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
+
+
+def is_of_work(field: str) -> bool:
+    """Whether a field tells of committed work, which a cancelled job has none of."""
+    return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
 
 
 class JobStore(Protocol):
@@ -38,7 +43,7 @@ class JobStore(Protocol):
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
-    again), ``status`` (the last ``set_status``).
+    again), ``cleaned`` (when a cancelled job's data was removed), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -71,7 +76,8 @@ class JobStore(Protocol):
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
         of it and its count of attempts are forgotten, its commits and the journal are not.
 
-        False for any other; of two, one gets True.
+        A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be
+        revived. False for any other; of two, one gets True.
         """
         ...
 
@@ -79,10 +85,22 @@ class JobStore(Protocol):
         """Ids of jobs that have not ended, as far as the store knows."""
         ...
 
+    def stopping(self) -> list[str]:
+        """Ids of cancelled jobs that are not ``cleaned``."""
+        ...
+
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
     ) -> int:
         """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
+        ...
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        """Count an attempt that ended for no fault of its own."""
+        ...
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        """How many of a task's attempts were."""
         ...
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:

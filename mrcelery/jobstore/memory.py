@@ -8,7 +8,7 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, is_of_work, outlives_a_run
 
 
 class MemoryJobStore:
@@ -61,20 +61,27 @@ class MemoryJobStore:
     def revive(self, job: str) -> bool:
         with self._lock:
             known = self._fields.get(job, {})
-            if known.get("state") not in ("failed", "cancelled"):
+            anew = known.get("state") == "cancelled"
+            if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_a_run(n)]:
+            for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
                 del known[name]
             known["state"] = "submitted"
-            for counted in [k for k in self._attempts if k[0] == job]:
-                del self._attempts[counted]
-            for marked in [k for k in self._marks if k[0] == job and not outlives_a_run(k[1])]:
+            tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
+            for keyed in tables:
+                for key in [k for k in keyed if k[0] == job]:
+                    del keyed[key]
+            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
                 del self._marks[marked]
             return True
 
     def live(self) -> list[str]:
         with self._lock:
             return [job for job, fields in self._fields.items() if fields["state"] not in FINAL]
+
+    def stopping(self) -> list[str]:
+        with self._lock:
+            return [job for job, f in self._fields.items() if f["state"] == "cancelled" and "cleaned" not in f]
 
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
@@ -83,6 +90,14 @@ class MemoryJobStore:
             self._note(job, note, add)
             self._attempts[job, step, kind, task] += 1
             return self._attempts[job, step, kind, task]
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        with self._lock:
+            self._attempts[job, step, f"{kind}.excused", task] += 1
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        with self._lock:
+            return self._attempts.get((job, step, f"{kind}.excused", task), 0)
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         return self.state(job), task in self._commits.get((job, step, kind), {})

@@ -5,7 +5,8 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:jobs                        sorted set of job ids by time of creation
     mrcelery:job:<job>                   hash of the job's fields
     mrcelery:job:<job>:request           the request envelope
-    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started
+    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started; the same and .excused -> those
+                                         that ended for no fault of their own
     mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
     mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit, deflated ("" for one that is too large: read storage)
     mrcelery:job:<job>:sums              hash name -> sum
@@ -24,7 +25,16 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import (
+    FINAL,
+    TTL,
+    WORKER_TTL,
+    Note,
+    State,
+    is_of_a_run,
+    is_of_work,
+    outlives_a_run,
+)
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
@@ -64,6 +74,7 @@ return 1
 _REVIVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'failed' and state ~= 'cancelled' then return 0 end
+if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'submitted')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -137,26 +148,43 @@ class RedisJobStore:
         moved = bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
         if moved:
             # Added again, too: of a job that fails and is retried at the same moment the two may come in either order.
-            self._one(*(("ZREM", LIVE, job) if to in FINAL else ("ZADD", LIVE, "NX", time.time(), job)))
+            # A cancelled one stays until it is cleaned.
+            over = to in FINAL - {"cancelled"}
+            self._one(*(("ZREM", LIVE, job) if over else ("ZADD", LIVE, "NX", time.time(), job)))
         return moved
 
     def revive(self, job: str) -> bool:
+        fields = self.fields(job)
+        anew = fields.get("state") == "cancelled"
         # A name at least: HDEL takes no empty list.
-        names = ["failure", *filter(is_of_a_run, self.fields(job))]
+        names = ["failure", *(name for name in fields if is_of_a_run(name) or (anew and is_of_work(name)))]
         if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
             return False
-        self.connection.call(("UNLINK", f"{_job(job)}:attempts"), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), outlives_a_run)
+        gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
+        self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
+        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
         return True
 
     def live(self) -> list[str]:
+        return [job for job, state in self._unfinished() if state != b"cancelled"]
+
+    def stopping(self) -> list[str]:
+        return [job for job, state in self._unfinished() if state == b"cancelled"]
+
+    def _unfinished(self) -> list[tuple[str, bytes]]:
+        """Jobs that somebody has still to look after, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
-        states = self.connection.call(*(("HGET", _job(job), "state") for job in jobs)) if jobs else []
-        # Of a client that died before it could say so, or past their time to live.
-        gone = [job for job, state in zip(jobs, states, strict=True) if not state or state.decode() in FINAL]
+        known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
+        found, gone = [], []
+        for job, (state, cleaned) in zip(jobs, known, strict=True):
+            # Of a client that died before it could say so, or past their time to live.
+            if not state or cleaned or state.decode() in FINAL - {"cancelled"}:
+                gone.append(job)
+            else:
+                found.append((job, state))
         if gone:
             self._one("ZREM", LIVE, *gone)
-        return [job for job in jobs if job not in set(gone)]
+        return found
 
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
@@ -167,6 +195,14 @@ class RedisJobStore:
             counting += _setting(job, *note)
         answers: list[Any] = self.connection.call(*counting, *_adding(job, add))
         return int(answers[0])
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        key = f"{_job(job)}:attempts"
+        self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}.excused", 1), ("EXPIRE", key, TTL))
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        answers: list[Any] = self.connection.call(("HGET", f"{_job(job)}:attempts", f"{step}.{kind}.{task}.excused"))
+        return int(answers[0] or 0)
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         state, done = self.connection.call(

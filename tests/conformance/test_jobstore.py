@@ -172,15 +172,24 @@ def test_the_jobs_that_have_not_ended(store: JobStore) -> None:
 def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open, ended: Any) -> None:
     store = connect()
     store.create("job-1", FIELDS, b"request")
-    store.move("job-1", "running", {"total.0.map": "7", "published.0.map": "1.0", "started": "1"})
+    work = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"}
+    store.move("job-1", "running", {**work, "published.0.map": "1.0", "started": "1"})
     store.next_attempt("job-1", 0, "map", 3)
     store.add_commit("job-1", 0, "map", 1, b"commit")
     store.set_mark("job-1", "repairs.0.map", "3", "1 2.0")
     assert not store.revive("job-1")
+    store.note_bad("job-1", 0, "map", 1, 5)
     store.move("job-1", ended, {"failure": "{}", "finished": "2"})
     assert store.live() == []
+    if ended == "cancelled":
+        assert store.stopping() == ["job-1"]
+        assert not store.revive("job-1")  # before its data is gone
+        store.update("job-1", {"cleaned": "3"})
+    assert store.stopping() == []
     assert sorted(race(connect, 8, lambda one, _: one.revive("job-1"))) == [False] * 7 + [True]
-    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "total.0.map": "7", "started": "1"}
+    kept = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"} if ended == "failed" else {}
+    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "started": "1", **kept}
+    assert store.note_bad("job-1", 0, "map", 2, 1) == (6 if ended == "failed" else 1)
     assert store.live() == ["job-1"]
     assert store.request("job-1") == b"request"
     assert store.commits("job-1", 0, "map") == {1: b"commit"}
@@ -242,6 +251,19 @@ def test_attempts_are_counted_by_task(store: JobStore, job: str) -> None:
     assert store.next_attempt(job, 0, "reduce", 0) == 1
     assert store.next_attempt(job, 1, "map", 0) == 1
     assert store.next_attempt("job-2", 0, "map", 0) == 1
+
+
+def test_attempts_that_are_excused(store: JobStore, job: str) -> None:
+    assert store.excused(job, 0, "map", 0) == 0
+    store.next_attempt(job, 0, "map", 0)
+    for _ in range(2):
+        store.excuse_attempt(job, 0, "map", 0)
+    assert store.excused(job, 0, "map", 0) == 2
+    assert store.excused(job, 0, "map", 1) == store.excused(job, 0, "reduce", 0) == 0
+    assert store.next_attempt(job, 0, "map", 0) == 2
+    store.move(job, "failed")
+    store.revive(job)
+    assert store.excused(job, 0, "map", 0) == 0
 
 
 def test_attempts_that_start_together_get_different_numbers(connect: Open) -> None:
