@@ -16,7 +16,7 @@ from s3_proxy import Asked, Fault, Log, proxy
 from services import Fleet, RedisServer, command, environment, eventually, free_port, redis_server, workers
 
 from mrcelery.config import Config
-from mrcelery.doctor import Doctor, judge_clock
+from mrcelery.doctor import Doctor, judge_clock, workers_seen
 from mrcelery.findings import Finding, judge
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import Presence, encode
@@ -166,7 +166,8 @@ def test_storages_that_do_not_answer(bucket: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_all_is_well(fleet: Fleet) -> None:
-    eventually(lambda: len(found(broker=fleet.server.tcp_url, queue="fleet")) == 2, "both workers have told")
+    with closing(RedisJobStore(fleet.server.tcp_url)) as store:
+        eventually(lambda: sum("fleet" in one.queues for one in workers_seen(store)) == 2, "both workers have told")
     ran = command("doctor", "--json", env=fleet.env)
     told = json.loads(ran.stdout)
     assert (ran.returncode, told["ok"]) == (0, True), ran.stderr
