@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +13,7 @@ from kombu import transport as kombu_transport
 from mrcelery.config import Config
 from mrcelery.executor.leases import LeaseStep, transport_options
 from mrcelery.executor.reconciler import ReconcilerStep
-from mrcelery.executor.tasks import register
+from mrcelery.executor.tasks import register, store_url
 
 TRANSPORTS = {
     "redis": "mrcelery.executor.transport:Transport",
@@ -94,7 +95,17 @@ def _for_celery(url: str) -> str:
 def configured_app() -> Celery:
     """The app of this environment's configuration: what ``celery -A mrcelery worker`` runs."""
     config = Config.load({})
-    return make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
+    app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
+    add_metrics(app)
+    return app
+
+
+def add_metrics(app: Celery) -> None:
+    """Our metrics at Flower's ``/metrics``, where it is what this process is about to start: ``celery ... flower``."""
+    if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
+        from mrcelery.metrics import register  # Flower is an extra, and brings what this needs
+
+        register(store_url(app), Config.load({}).queue)
 
 
 def install(app: Celery) -> Celery:
@@ -113,10 +124,9 @@ def install(app: Celery) -> Celery:
     where the app is made, cures that. Returns the app. Raises
     :class:`mrcelery.errors.ConfigError` where there is no Redis.
     """
-    from mrcelery.executor.tasks import store_url
-
     store_url(app)
     add_tasks(app)
+    add_metrics(app)
     return app
 
 
