@@ -289,7 +289,8 @@ def _run(
     name = f"{active.id}-{step}-{kind}-{number}-{attempt}.{os.getpid()}"
     scratch = os.path.join(runtime.scratch, "tasks", name)
     began, since = time.monotonic(), time.time()
-    mark = Mark(mark_path(runtime.scratch, active.id, step, *watched, os.getpid()))
+    keeper = os.getppid() if alone else os.getpid()
+    mark = Mark(mark_path(runtime.scratch, active.id, step, *watched, os.getpid()), keeper)
     allowed = pickle_allowed.set(request.options.allow_pickle)
 
     def alive(text: str) -> None:

@@ -166,6 +166,7 @@ class Config:
     task_timeout: float = _setting(
         600.0, _seconds(1.0, never=True), "seconds without progress after which a task is killed; 0: never"
     )
+    liveness_file: str = _setting("", _text, "file that a worker touches while it is well, for a probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

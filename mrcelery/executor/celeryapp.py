@@ -24,6 +24,8 @@ TRANSPORTS = {
 
 POOL_WATCH = "mrcelery.executor.lost:PoolWatch"
 
+LIVENESS = "mrcelery.executor.liveness:LivenessStep"
+
 SETTINGS: dict[str, Any] = {
     "accept_content": ["json"],  # nothing from the broker is ever unpickled
     "task_serializer": "json",
@@ -71,7 +73,7 @@ def use_transports() -> None:
 def add_tasks(app: Celery) -> None:
     """The tasks, and what a worker that runs them does beside."""
     register(app)
-    app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH))
+    app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
 
 
 def _sentinel_options(url: str) -> dict[str, str]:

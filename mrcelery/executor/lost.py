@@ -6,10 +6,12 @@ not count against ``--max-attempts``.
 
 from __future__ import annotations
 
+import atexit
 import glob
 import os
 import re
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -26,6 +28,10 @@ from mrcelery.errors import MRCeleryError
 from mrcelery.executor.tasks import runtime_of, store_url
 from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.leftovers import sweep
+
+SWEEP_SECONDS = 10.0
+"""How often a worker removes what others that died have left in its scratch folder."""
 
 LOOK_SECONDS = 0.25
 """How often the pool looks for processes that have ended. Celery's own five seconds pass twice: until a death
@@ -42,6 +48,25 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._timer: Any = None
+        self._stopped = threading.Event()
+
+    def start(self, worker: Any) -> None:
+        threading.Thread(target=self._sweep, args=(worker.app,), name="mrcelery-sweep", daemon=True).start()
+
+    def _sweep(self, app: Any) -> None:
+        try:
+            scratch = runtime_of(app).scratch
+        except MRCeleryError:
+            return  # the first task says so
+        atexit.register(sweep, scratch, own=True)  # the processes of the pool are told to stop after this step
+        sweep(scratch)
+        while not self._stopped.wait(SWEEP_SECONDS):
+            sweep(scratch)
+
+    def stop(self, worker: Any) -> None:
+        self._stopped.set()
+
+    terminate = stop
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Called at the start, and after each reconnect."""
@@ -108,18 +133,20 @@ class AttemptRequest(Request):  # type: ignore[misc]
         # Not the runtime's own store: that waits for a broker that restarts, and holds up this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             mark = None if pid is None else left_by(runtime_of(self.app).scratch, pid)
-            reason = self.hung or told(message)
-            note_loss(store, *self._which, reason, mark)
+            note_loss(store, *self._which, self.hung or told(message), mark)
+            marks.tell_died(store, *self._which, self.hostname)
             if pid is not None:
                 where = journal.of_process(str(self.hostname), pid)
-                marks.tell_died(store, *self._which, where)
-                journal.killed(store, *self._which, where, reason)
+                journal.killed(store, *self._which, where, self.hung or told(message))
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
     """Remove what a process that died has left in scratch; returns its mark."""
     for folder in glob.glob(os.path.join(glob.escape(scratch), "tasks", f"*.{pid}")):
         shutil.rmtree(folder, ignore_errors=True)
+    for mark in glob.glob(os.path.join(glob.escape(scratch), "alive", f"*.{pid}")):
+        with suppress(OSError):
+            os.unlink(mark)
     return take_mark(scratch, pid)
 
 

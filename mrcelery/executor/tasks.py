@@ -184,6 +184,12 @@ def _clean_up(runtime: Runtime, job: str) -> None:
     runtime.forget(job)
 
 
+def _tell_end(runtime: Runtime, job: str) -> None:
+    """Write the report of a job that has not succeeded; again, as its last attempts end."""
+    with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
+        write_report(runtime.store, job)
+
+
 def _clean_up_cancelled(runtime: Runtime, job: str, kind: str) -> None:
     """Remove a cancelled job's data, once: when that is told, the job may be tried again."""
     store = cast("RedisJobStore", runtime.store)
@@ -199,12 +205,6 @@ def _clean_up_cancelled(runtime: Runtime, job: str, kind: str) -> None:
             store.update(job, {"cleaned": repr(time.time())})
     finally:
         store.hold(lock, owner, 0.001)
-
-
-def _tell_end(runtime: Runtime, job: str) -> None:
-    """Write the report of a job that has not succeeded; again, as its last attempts end."""
-    with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
-        write_report(runtime.store, job)
 
 
 def _publish(app: Celery, stage: Stage) -> None:

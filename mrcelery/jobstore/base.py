@@ -49,7 +49,7 @@ def is_of_a_run(field: str) -> bool:
 
 def is_of_work(field: str) -> bool:
     """Whether a field tells of committed work, which a cancelled job has none of."""
-    return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
+    return field in ("step", "stage") or field.startswith(("total.", "summary.", "entered.", "ended."))
 
 
 class JobStore(Protocol):
@@ -92,10 +92,10 @@ class JobStore(Protocol):
 
     def revive(self, job: str) -> bool:
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
-        of it and its count of attempts are forgotten, its commits and the journal are not.
+        of it and its count of attempts are forgotten, its commits and the journal are not. A cancelled one has no
+        commits, and forgets also how far it was; before it is ``cleaned`` it cannot be revived.
 
-        A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be
-        revived. False for any other; of two, one gets True.
+        False for any other; of two, one gets True.
         """
         ...
 

@@ -75,7 +75,7 @@ class MemoryJobStore:
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
-            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
+            for marked in [k for k in self._marks if k[0] == job and not outlives_a_run(k[1])]:
                 del self._marks[marked]
             return True
 

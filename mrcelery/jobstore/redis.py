@@ -174,7 +174,7 @@ class RedisJobStore:
             return False
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
         self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
+        self._unlink(_marks(job, ""), outlives_a_run)
         return True
 
     def live(self) -> list[str]:

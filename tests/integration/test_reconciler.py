@@ -401,8 +401,8 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
             assert len(kept(handle, quiet.settings["storage"])) > 3
             quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
             assert handle.cancel()
-            names = (layout.spec, layout.code, layout.report)
-            left = {layout.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
+            left = {layout.spec(handle.id), layout.code(handle.id), layout.plan_page(handle.id, 0, 0)}
+            left.add(layout.report(handle.id))
             eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
             handle.retry()
             handle.wait(90)
