@@ -12,7 +12,7 @@ from kombu import transport as kombu_transport
 from mrcelery.config import Config
 from mrcelery.executor.leases import LeaseStep, transport_options
 from mrcelery.executor.reconciler import ReconcilerStep
-from mrcelery.executor.tasks import register
+from mrcelery.executor.tasks import register, store_url
 from mrcelery.jobstore.wire import sentinel_options
 
 TRANSPORTS = {
@@ -97,16 +97,18 @@ def configured_app() -> Celery:
     """The app of this environment's configuration: what ``celery -A mrcelery worker`` runs."""
     config = Config.load({})
     app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
-    add_pages()
+    extend_flower(app)
     return app
 
 
-def add_pages() -> None:
-    """Our pages in Flower, where it is what this process is about to start: ``celery -A ... flower``."""
+def extend_flower(app: Celery) -> None:
+    """Our pages and our metrics in Flower, where it is what this process is about to start: ``celery ... flower``."""
     if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
-        from mrcelery.dashboard.routes import install  # Flower is an extra
+        from mrcelery.dashboard.routes import install  # Flower is an extra, and brings what these need
+        from mrcelery.metrics import register as register_metrics
 
         install()
+        register_metrics(store_url(app), Config.load({}).queue)
 
 
 def install(app: Celery) -> Celery:
@@ -125,11 +127,9 @@ def install(app: Celery) -> Celery:
     where the app is made, cures that. Returns the app. Raises
     :class:`mrcelery.errors.ConfigError` where there is no Redis.
     """
-    from mrcelery.executor.tasks import store_url
-
     store_url(app)
     add_tasks(app)
-    add_pages()
+    extend_flower(app)
     return app
 
 
