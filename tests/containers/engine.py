@@ -151,6 +151,6 @@ def cluster(folder: Path, **worker: str) -> Iterator[Cluster]:
     try:
         made.compose("up", "--detach", "--no-build", "--pull", "never" if base_images() is STAND_INS else "missing")
         yield made
-        print(made.compose("logs", "worker", "--no-log-prefix", "--tail", "200"))
+        print(made.compose("logs", "worker", "--no-log-prefix", "--tail", "400", "--timestamps"))
     finally:
         made.compose("down", "--volumes", "--timeout", "1")
