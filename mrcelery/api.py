@@ -6,6 +6,7 @@ takes the place of a flag.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import weakref
@@ -29,13 +30,20 @@ from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.results import Pair
 
 if TYPE_CHECKING:
+    from mrcelery.events import Event
     from mrcelery.job import MRJob
-    from mrcelery.records import Commit, Counters, Failure, Report, Request, StageSummary
+    from mrcelery.monitor import Monitor
+    from mrcelery.overview import Overview
+    from mrcelery.records import Commit, Counters, Failure, Request, StageSummary
+    from mrcelery.report import Report
     from mrcelery.storage.base import Storage
 
 _STAGES = {"map": 1, "reduce": 2, "finish": 3}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 """Seconds between two looks at a job: a short job is seen to end at once, a long one costs 5 looks a second."""
+
+_STOPPING = 30.0
+"""Seconds that a retry waits for a cancelled job's tasks to stop and its data to go."""
 
 
 class Runner(Protocol):
@@ -133,7 +141,8 @@ def submit(
 
     ``options`` are settings (:class:`mrcelery.config.Config`: ``broker``, ``storage``, ``reducers``,
     ``split_size`` ...) and ``args`` (the job's own arguments, a list of text), ``name``,
-    ``client_token`` (the same token gives the same job, once), ``overwrite``, ``keep`` (the intermediate
+    ``client_token`` (the same token returns the job that was submitted with it; :class:`UsageError` where what is
+    asked for differs), ``overwrite``, ``keep`` (the intermediate
     data of a job that succeeded), ``jobconf`` (a mapping), ``py_files``, ``files`` and ``archives`` (lists
     of paths to ship).
 
@@ -217,26 +226,35 @@ class JobHandle:
         self._close()
 
     def wait(
-        self, timeout: float | None = None, on_progress: Callable[[JobStatus], None] | None = None
+        self,
+        timeout: float | None = None,
+        on_progress: Callable[[JobStatus], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> JobStatus:
         """Wait until the job has ended well, and bring a local OUTPUT home.
 
-        ``timeout`` in seconds; ``on_progress`` is called at each look. A broker that restarts is waited for, a minute
+        ``timeout`` in seconds; ``on_progress`` is called at each look, ``on_event`` with what a person who waits
+        would want to know (:mod:`mrcelery.events`): that the broker is away or back, that no worker listens, and so
+        on; by default these are logged as warnings. A broker that restarts is waited for, a minute
         at most; one that comes back empty is told of the job again, which goes on from storage. Raises
         :class:`JobFailedError`, :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job goes on.
         """
+        from mrcelery.monitor import Monitor
+
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE
         state, answered = "", 0.0
+        monitor = Monitor(self.id, on_event or _log, self.runner.patience if self.runner is not None else 0.0)
         while True:
             try:
-                state = self._awaited()["state"]
+                state = self._look(monitor)
                 if state in FINAL:
                     break
                 answered = time.monotonic()
                 if on_progress is not None:
                     on_progress(self.status())
-            except BrokerUnreachableError:
+            except BrokerUnreachableError as e:
+                monitor.unreachable(str(e))
                 # It may be restarting. One that never answered is rather a wrong address.
                 if self.runner is None or not answered or time.monotonic() - answered > self.runner.patience:
                     raise
@@ -286,18 +304,34 @@ class JobHandle:
     def retry(self) -> None:
         """Have a job that failed or was cancelled go on from its committed work, with fresh attempts; then wait again.
 
-        Raises :class:`UsageError` for a job that runs or has succeeded, :class:`ConfigError` without its broker.
+        A cancelled job starts anew; one whose tasks have not all stopped yet is waited for, for half a minute.
+        Raises :class:`UsageError` for a job that runs, still stops or has succeeded, :class:`ConfigError` without its
+        broker.
         """
         if self._store is None or self.runner is None:
             raise ConfigError(f"cannot retry {self.id} without its broker: give --broker")
         fields = self._store.fields(self.id)
         if not fields:
             fields = self._enter_from_storage(self._store)
-        elif not self._store.revive(self.id):
-            state = self._fields()["state"]
-            raise UsageError(f"job {self.id} is {state}: only a job that failed or was cancelled can be tried again")
+        else:
+            self._revive(self._store)
         self._final_report = None
         self.runner.start(self.id, fields.get("queue") or "celery")
+
+    def _revive(self, store: JobStore) -> None:
+        deadline = time.monotonic() + _STOPPING
+        while not store.revive(self.id):
+            state = self._fields()["state"]
+            if state != "cancelled":
+                raise UsageError(
+                    f"job {self.id} is {state}: only a job that failed or was cancelled can be tried again"
+                )
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"job {self.id} was cancelled, and no worker has removed its data yet: try again when workers "
+                    "listen on its queue"
+                )
+            time.sleep(_LONGEST_PAUSE)
 
     def _enter_from_storage(self, store: JobStore) -> dict[str, str]:
         """Enter a job that the job store has forgotten; its fields."""
@@ -305,7 +339,8 @@ class JobHandle:
         from mrcelery.records import JobSpec
         from mrcelery.signing import seal, unseal
 
-        if not self._storage or self._read_report() is not None:
+        report = self._read_report() if self._storage else None
+        if not self._storage or (report is not None and report.state == "succeeded"):
             self._fields()  # raises for a job that nobody knows
             raise UsageError(f"job {self.id} has succeeded: only a job that failed or was cancelled can be tried again")
         key = layout.spec(self.id)
@@ -363,6 +398,17 @@ class JobHandle:
         """Why the job failed, or None where it did not."""
         return self._failure(self._fields())
 
+    def overview(self) -> Overview:
+        """The job as its page shows it, with its attempts: live, or out of its report."""
+        from mrcelery.overview import overview
+
+        found = overview(self._store, self.id) if self._store is not None else None
+        if found is None and self._fields() and (report := self._read_report()):
+            found = report.overview
+        if found is None:
+            raise UsageError(f"job {self.id} has no history: it was run by an earlier version")
+        return found
+
     def report(self) -> Report:
         """The final report; :class:`UsageError` while the job runs or where it left none."""
         report = self._read_report()
@@ -412,19 +458,28 @@ class JobHandle:
         success = encode(report)
         results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
 
-    def _awaited(self) -> dict[str, str]:
-        """The fields of a job that is waited for: a job store that lost it is told of it again."""
+    def _look(self, monitor: Monitor) -> str:
+        """The state of a job that is waited for: a job store that lost it is told of it again."""
         fields = self._store.fields(self.id) if self._store is not None else {}
+        monitor.answered(fields)
         if self.runner is not None and self.runner.look_after(self.id, fields):
-            return {"state": "submitted"}
-        return fields if fields.get("state") else self._fields()
+            monitor.reentered()
+            return "submitted"
+        if not fields.get("state"):
+            fields = self._fields()
+        if self.runner is not None and self._store is not None and fields["state"] not in FINAL and monitor.due():
+            monitor.look(fields, self._store.workers(), lambda: self.status().stages)
+        return fields["state"]
 
     def _fields(self) -> dict[str, str]:
         fields = self._store.fields(self.id) if self._store is not None else {}
         if fields.get("state"):
             return fields
         if self._storage and (report := self._read_report()):
+            from mrcelery.records import encode
+
             # the job store forgets a job in time; its report stays
+            seen = report.overview
             return {
                 "state": report.state,
                 "name": report.name,
@@ -432,6 +487,8 @@ class JobHandle:
                 "finished": repr(report.finished),
                 "storage": self._storage,
                 "output": report.output,
+                "owner": seen.owner if seen else "",
+                "failure": encode(seen.failure).decode() if seen and seen.failure else "",
             }
         raise UsageError(f"job {self.id} is not known here: see `mrcelery list`, or correct --broker or --storage")
 
@@ -490,13 +547,9 @@ class JobHandle:
 
     def _read_report(self) -> Report | None:
         if self._final_report is None:
-            from mrcelery.records import Report, decode
+            from mrcelery.report import read_report
 
-            key = layout.report(self.id)
-            try:
-                self._final_report = decode(self.open_storage().read(key), Report, key)
-            except FileNotFoundError:
-                return None
+            self._final_report = read_report(self.open_storage(), self.id)
         return self._final_report
 
     def _parts(self) -> tuple[Storage, list[str]]:
@@ -519,6 +572,10 @@ class JobHandle:
             key = layout.spec(self.id)
             request = unseal(self.open_storage().read(key), JobSpec, None, key).request
         return results.parse_lenient if request.options.output_format == "json" else results.parse_raw
+
+
+def _log(event: Event) -> None:
+    logging.getLogger("mrcelery").warning("%s", event)
 
 
 def _close(runner: Runner | None, spool: str) -> None:

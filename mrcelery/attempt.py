@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import os
 import secrets
 import shutil
@@ -11,14 +9,13 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from io import RawIOBase, TextIOWrapper
-from typing import Any
 
-from mrcelery import layout, marks
+from mrcelery import journal, layout, marks, watch
 from mrcelery.badrecords import GROUP, BadRecords, killers, losses, too_many
 from mrcelery.badrecords import Mark as RecordMark
+from mrcelery.capture import captured, own_environment
 from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
@@ -33,10 +30,10 @@ from mrcelery.errors import (
 )
 from mrcelery.formats.source import in_turn
 from mrcelery.job import hooks
-from mrcelery.jobstore.base import FINAL
+from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
-from mrcelery.progress import Mark, mark_path
+from mrcelery.progress import HUNG, Mark, mark_path
 from mrcelery.protocols import pickle_allowed
 from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, add_counters, decode, encode
 from mrcelery.reducer import run_reduce
@@ -45,20 +42,10 @@ from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
 from mrcelery.task import Task
-
-POLL_SECONDS = 0.25
-"""How often a running task looks whether its job has ended."""
+from mrcelery.watch import collector_off, poller
 
 BAD_RECORD = 1 << 18
 """Bytes that one bad record is written down in, at most: its traceback and repr are cut."""
-
-LOG_LIMIT = 1 << 20
-"""Bytes kept of what an attempt prints and logs: the first half and the last."""
-
-
-TELL_SECONDS = 1.0
-"""How often a running task tells how far it is; one that is shorter never does."""
-
 
 def run_attempt(
     runtime: Runtime,
@@ -80,8 +67,8 @@ def run_attempt(
     :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
     """
     with transfers(behind=True) as moved:
-        worker = worker or socket.gethostname()
-        return _attempt(runtime, moved, job, step, kind, number, capture=capture, worker=worker, alone=alone)
+        where = journal.of_process(worker or socket.gethostname(), os.getpid())
+        return _attempt(runtime, moved, job, step, kind, number, capture=capture, worker=where, alone=alone)
 
 
 def _attempt(
@@ -100,20 +87,68 @@ def _attempt(
     if store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
     active = runtime.job(job)
-    count = store.next_attempt(job, step, kind, number)
+    token = secrets.token_hex(3)
+    count = journal.begin(store, job, step, kind, number, token, worker)
+    attempt = f"{count}-{token}"
+    with _journaled(store, job, step, kind, number, attempt, worker) as tell:
+        winner = _first_commit(
+            runtime, moved, active, step, kind, number, count, attempt, capture=capture, worker=worker, alone=alone
+        )
+        if winner.attempt != attempt:
+            tell("superseded")
+    return winner
+
+
+@contextmanager
+def _journaled(
+    store: JobStore, job: str, step: int, kind: Kind, number: int, attempt: str, worker: str
+) -> Iterator[Callable[..., None]]:
+    """Write down how an attempt ends that has no commit of its own."""
+    began = time.monotonic()
+
+    def tell(outcome: journal.Outcome, error: str = "") -> None:
+        seconds = time.monotonic() - began
+        with suppress(UnreachableError):  # what went wrong, if anything did, is worth more
+            journal.ended(store, job, step, kind, number, attempt, outcome, worker=worker, seconds=seconds, error=error)
+
+    try:
+        yield tell
+    except JobStoppedError:
+        tell("stopped")
+        raise
+    except Exception as e:
+        tell("failed", str(e) if isinstance(e, MRCeleryError) else f"{type(e).__name__}: {e}")
+        raise
+
+
+def _first_commit(
+    runtime: Runtime,
+    moved: Transfers,
+    active: ActiveJob,
+    step: int,
+    kind: Kind,
+    number: int,
+    count: int,
+    attempt: str,
+    *,
+    capture: bool,
+    worker: str,
+    alone: bool,
+) -> Commit:
+    """Run a task, unless it has been committed; the first commit of it."""
+    store, job = runtime.store, active.id
     lost = Losses()
     if count > 1:
         earlier = committed(active.storage, job, step, kind, number)
         if earlier is not None:
             return _remember(runtime, active, earlier)
         lost = losses(store, job, step, kind, number)
-        # Records that are skipped for killing their process took two attempts each to find, and a backup is one more.
+        # Records that are skipped for killing their process took two attempts each to find.
         most = active.spec.request.options.max_attempts + 2 * len(killers(lost))
-        if count > most + (number in marks.backups(store, job, step, kind)):
+        if count > most and count > most + marks.not_failed(store, job, step, kind, number):
             raise _never_ended(kind, number, most, lost)
-    attempt = f"{count}-{secrets.token_hex(3)}"
     try:
-        with _collector_off():
+        with collector_off():
             run = partial(_run, runtime, active, moved, step, capture=capture, worker=worker, alone=alone)
             mine = _on_whole_parts(runtime, active, step, kind, number, attempt, lost, run)
     except MRCeleryError as e:
@@ -181,7 +216,8 @@ def _on_whole_parts(
 def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
     """Tell the job store of a commit that counts. Raises where the job has skipped too many records with it."""
     task = (active.id, winner.step, winner.kind, winner.task)
-    runtime.store.add_commit(*task, encode(winner))
+    note, sums = journal.committed(winner)
+    runtime.store.add_commit(*task, encode(winner), note=note, add=sums)
     if winner.bad_records:
         limit = active.spec.request.options.max_bad_records
         if runtime.store.note_bad(*task, winner.bad_records) > limit:
@@ -192,9 +228,13 @@ def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
 
 def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> TaskError:
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
+    remedy = "correct what crashes in the job's code, or raise --memory"
+    if HUNG in reason:
+        remedy = f"have code that takes long say that it goes on (set_status), or raise {HUNG} on the workers"
+    times = f"{most} time{'s' if most > 1 else ''}"
     return TaskError(
-        f"{kind} task {number} was started {most} times and never came to an end: {reason}; correct what "
-        "crashes in the job's code, or raise --memory; `mrcelery logs` and the workers' logs may have more"
+        f"{kind} task {number} was started {times} and never came to an end: {reason}; {remedy}; "
+        "`mrcelery logs` and the workers' logs may have more"
     )
 
 
@@ -248,8 +288,9 @@ def _run(
     # The process's number in the name: where it dies, another removes what it leaves.
     name = f"{active.id}-{step}-{kind}-{number}-{attempt}.{os.getpid()}"
     scratch = os.path.join(runtime.scratch, "tasks", name)
-    began = time.monotonic()
-    mark = Mark(mark_path(runtime.scratch, active.id, step, *watched, os.getpid()))
+    began, since = time.monotonic(), time.time()
+    keeper = os.getppid() if alone else os.getpid()
+    mark = Mark(mark_path(runtime.scratch, active.id, step, *watched, os.getpid()), keeper)
     allowed = pickle_allowed.set(request.options.allow_pickle)
 
     def alive(text: str) -> None:
@@ -267,8 +308,8 @@ def _run(
             )  # fmt: skip
         with (
             limited,
-            _captured(active, step, kind, number, attempt, capture),
-            _own_environment(),
+            captured(storage, layout.log(active.id, step, kind, number, attempt)) if capture else nullcontext(),
+            own_environment(),
             code.activate(),
         ):
             job = code.job(list(request.args))
@@ -286,7 +327,16 @@ def _run(
                 job=job,
                 hooks=with_partitioner(hooks(job, step), active.spec.steps[step]),
                 scratch=scratch,
-                poll=_poller(runtime, active.id, step, *watched, attempt, worker, mark, lambda: task.records_in),
+                poll=poller(
+                    runtime.store,
+                    active.id,
+                    step,
+                    *watched,
+                    attempt=attempt,
+                    worker=worker,
+                    mark=mark,
+                    records=lambda: task.records_in,
+                ),
                 bad=bad,
             )
             if kind == "map":
@@ -318,7 +368,7 @@ def _run(
             bad.close()
         pickle_allowed.reset(allowed)
         shutil.rmtree(scratch, ignore_errors=True)
-        if time.monotonic() - began >= TELL_SECONDS:
+        if time.monotonic() - began >= watch.TELL_SECONDS:
             with suppress(UnreachableError):
                 marks.tell_ended(runtime.store, active.id, step, *watched, attempt)
     if scheme_of(storage.uri) == "s3":
@@ -337,150 +387,12 @@ def _run(
         bytes_out=sum(part.bytes for part in parts),
         seconds=round(time.monotonic() - began, 6),
         host=socket.gethostname(),
+        began=round(since, 3),
+        worker=worker,
         requests=dict(moved.requests),
         bad_records=bad.count if bad is not None else 0,
         bad_key=bad_key,
     )
-
-
-@contextmanager
-def _collector_off() -> Iterator[None]:
-    """Do without the cyclic collector in an attempt; the poller collects what is young instead.
-
-    Blocks of fresh tuples make it scan millions of live objects for nothing: a merge is eight times
-    slower with it.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-            gc.collect(1)  # the attempt's objects are free by now, and its job's parser is full of cycles
-
-
-def _poller(
-    runtime: Runtime,
-    job: str,
-    step: int,
-    kind: Kind,
-    number: int,
-    attempt: str,
-    worker: str,
-    mark: Mark,
-    records: Callable[[], int],
-) -> Callable[[], None]:
-    """A check that asks the job store now and then whether the job has ended, or another attempt was quicker.
-
-    It tells the worker that the attempt is alive and, once a second, the job store how far this one is. It also
-    collects garbage, mostly the young: cycles that user code leaves behind must not wait for the end of a long
-    attempt, whose collector is off.
-    """
-    began = time.time()
-    due = time.monotonic() + POLL_SECONDS
-    tell = time.monotonic() + TELL_SECONDS
-    polls = 0
-
-    def poll() -> None:
-        nonlocal due, polls, tell
-        now = time.monotonic()
-        if now >= due:
-            due = now + POLL_SECONDS
-            polls += 1
-            mark.touch()
-            if not gc.isenabled():
-                # What is alive at one of these is passed over by the next ones of its generation.
-                gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
-            state, done = runtime.store.look(job, step, kind, number)
-            if state in FINAL:
-                raise JobStoppedError(f"job {job} has ended")
-            if done:
-                raise SupersededError(f"{kind} task {number} of job {job} was committed by another attempt")
-            if now >= tell:
-                tell = now + TELL_SECONDS
-                marks.tell_running(
-                    runtime.store, job, step, kind, number, attempt, began=began, records=records(), worker=worker
-                )
-
-    return poll
-
-
-class _Kept(RawIOBase):
-    """Keeps the first and the last of what is written, within a limit."""
-
-    def __init__(self) -> None:
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._left_out = False
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        piece = bytes(data)
-        room = LOG_LIMIT // 2 - len(self._head)
-        self._head += piece[:room]
-        self._tail += piece[room:]
-        if len(self._tail) > LOG_LIMIT:
-            del self._tail[: -LOG_LIMIT // 2]
-            self._left_out = True
-        return len(piece)
-
-    def close(self) -> None:
-        """Stays open: user code may close its stdout, and we still read what was written."""
-
-    def kept(self) -> bytes:
-        return bytes(self._head) + (b"\n[...]\n" if self._left_out else b"") + bytes(self._tail)
-
-
-class _LogHandler(logging.StreamHandler[Any]):
-    """An attempt's own; in a pool of threads there are several at once."""
-
-
-@contextmanager
-def _captured(
-    active: ActiveJob, step: int, kind: str, number: int, attempt: str, capture: bool
-) -> Iterator[None]:
-    """Keep what user code prints and logs meanwhile as the attempt's log in storage."""
-    if not capture:
-        yield
-        return
-    kept = _Kept()
-    log = TextIOWrapper(kept, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
-    handler = _LogHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(lambda record: not record.name.startswith(_OURS))
-    root = logging.getLogger()
-    before, level = [h for h in root.handlers if not isinstance(h, _LogHandler)], root.level
-    root.addHandler(handler)
-    try:
-        with redirect_stdout(log), redirect_stderr(log):
-            yield
-    finally:
-        # User code may call logging.basicConfig(): not for the tasks that this process runs after it.
-        root.removeHandler(handler)
-        root.handlers[:] = before + [h for h in root.handlers if isinstance(h, _LogHandler)]
-        root.setLevel(level)
-        if text := kept.kept():
-            # What went wrong, if anything did, is worth more than the log of it.
-            with suppress(UnreachableError):
-                active.storage.write(layout.log(active.id, step, kind, number, attempt), text)
-
-
-@contextmanager
-def _own_environment() -> Iterator[None]:
-    """What user code does to the environment's variables ends with its attempt."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            os.environ.pop(name, None)
-        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
-
-
-_OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3transfer")
 
 
 def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1) -> Failure:

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from msgspec.structs import replace
+
 from mrcelery import layout
 from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, VersionError
 from mrcelery.jobstore.base import FINAL, JobStore
-from mrcelery.records import Part, Report, decode, encode
+from mrcelery.records import Part, decode, encode
+from mrcelery.report import Report, read_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import carried
@@ -70,14 +73,14 @@ def publish(
         if store.state(job) != "succeeded":
             raise
         # Another run has come to the end, and the parts may be gone. Its mark may be what we removed.
-        if uri:
-            output.write(layout.SUCCESS, storage.read(layout.report(job)))
+        if uri and (told := read_report(storage, job)) is not None:
+            output.write(layout.SUCCESS, _success(told))
             output.delete([_claim_of(job)])
         raise JobStoppedError(f"job {job} has ended") from None
-    data = encode(report())
-    storage.write(layout.report(job), data)
+    told = report()
+    storage.write(layout.report(job), encode(told))
     if uri:
-        output.write(layout.SUCCESS, data)
+        output.write(layout.SUCCESS, _success(told))
         output.delete([_claim_of(job)])
 
 
@@ -90,6 +93,11 @@ def withdraw(storage: Storage, job: str, uri: str) -> None:
     output = open_storage(uri)
     if output.stat(_claim_of(job)) is not None or _publisher(output) == job:
         output.delete([layout.SUCCESS, *_published(output), _claim_of(job)])
+
+
+def _success(report: Report) -> bytes:
+    """What OUTPUT bears of a report: not the history of its attempts."""
+    return encode(replace(report, overview=None))
 
 
 def _published(output: Storage) -> list[str]:

@@ -31,6 +31,7 @@ from mrcelery.formats import input_format
 from mrcelery.index import encode_key
 from mrcelery.jobstore.base import FINAL
 from mrcelery.output import output_suffix
+from mrcelery.overview import overview
 from mrcelery.partlists import PartLists
 from mrcelery.plan import cut, fitted, list_inputs, write_plan
 from mrcelery.ranges import Ranges
@@ -42,7 +43,6 @@ from mrcelery.records import (
     Kind,
     Part,
     PlanSummary,
-    Report,
     Request,
     Requests,
     Split,
@@ -57,6 +57,7 @@ from mrcelery.records import (
     requests_field,
 )
 from mrcelery.recovery import standing
+from mrcelery.report import Report, read_report
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.signing import seal
 from mrcelery.skew import Skew
@@ -138,7 +139,10 @@ def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
     """Enter the stage that a job is in by its commits; the tasks to publish are those without one."""
     job, store = active.id, runtime.store
     now = standing(active.storage, active.spec)
-    if len(now.committed) < now.tasks and active.storage.stat(layout.report(job)) is not None:
+    earlier = read_report(active.storage, job)
+    if earlier is not None and earlier.state != "succeeded":
+        active.storage.delete([layout.report(job)])  # it tells of a run before this one
+    elif earlier is not None and len(now.committed) < now.tasks:
         # It had come to its end, and its commits are being removed: only the job store had forgotten.
         store.move(job, "succeeded", {"finished": repr(time.time()), "stage": "finish"})
         raise JobStoppedError(f"job {job} has ended")
@@ -175,7 +179,7 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     job = request.job
     if request.output and not request.options.overwrite:
         check_free(request.output)
-    code = runtime.store.get_blob(job, "code.zip")
+    code = runtime.store.get_blob(job, request.bundle.sha256)
     if code is not None:
         _check_digest(code, request.bundle.sha256, f"the code of job {job}")
         storage.write(layout.code(job), code)
@@ -232,7 +236,12 @@ def _map_stage(spec: JobSpec, step: int, tasks: int) -> Stage:
 
 def _enter(runtime: Runtime, spec: JobSpec, stage: Stage, more: Mapping[str, str] | None = None) -> None:
     """Put a stage into the job's fields; raises where the job has ended meanwhile."""
-    fields = {"step": str(stage.step), "stage": stage.kind, f"total.{stage.step}.{stage.kind}": str(stage.tasks)}
+    fields = {
+        "step": str(stage.step),
+        "stage": stage.kind,
+        f"total.{stage.step}.{stage.kind}": str(stage.tasks),
+        f"entered.{stage.step}.{stage.kind}": f"{time.time():.3f}",
+    }
     fields.update(more or {})
     if not runtime.store.move(stage.job, "running", fields):
         raise JobStoppedError(f"job {stage.job} has ended")
@@ -367,7 +376,8 @@ def _summarise(
     )
     data = encode(summary)
     active.storage.write(layout.stage_summary(active.id, step, kind), data)
-    runtime.store.update(active.id, {f"summary.{step}.{kind}": data.decode()})
+    ended = f"{time.time():.3f}"
+    runtime.store.update(active.id, {f"summary.{step}.{kind}": data.decode(), f"ended.{step}.{kind}": ended})
     return summary
 
 
@@ -501,6 +511,7 @@ def _report(
         output=spec.request.output,
         parts=names,
         bad_records=bad_records,
+        overview=overview(runtime.store, job, finished, state="succeeded"),
     )
 
 

@@ -3,7 +3,7 @@
 ==============================  ====================  =================================================
 table                           name                  text
 ==============================  ====================  =================================================
-``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker
+``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker, process
 ``rates.<step>.<kind>``         a small number        records a second of a task that has committed
 ``repairs.<step>.<kind>``       a task or a step      times published again, and when last
 ``backups.<step>.<kind>``       a task                when its backup was started
@@ -24,6 +24,9 @@ SAMPLE = 64
 SHORT = 0.1
 """Seconds of a task whose rate says nothing: it is over before one could be backed up."""
 
+QUIET = 3.0
+"""Seconds after which an attempt that has not told again is not taken for one that runs; it tells each second."""
+
 
 def tell_running(
     store: JobStore, job: str, step: int, kind: str, task: int, attempt: str, *, began: float, records: int, worker: str
@@ -38,15 +41,29 @@ def tell_ended(store: JobStore, job: str, step: int, kind: str, task: int, attem
     store.drop_mark(job, f"running.{step}.{kind}", f"{task}.{attempt}")
 
 
+def tell_died(store: JobStore, job: str, step: int, kind: str, task: int, worker: str) -> None:
+    """Take it back for an attempt whose process died; another one of the task, of this worker, tells again."""
+    for name, text in store.marks(job, f"running.{step}.{kind}").items():
+        if name.partition(".")[0] == str(task) and text.split(" ", 3)[3] == worker:
+            store.drop_mark(job, f"running.{step}.{kind}", name)
+
+
 def running(store: JobStore, job: str, step: int, kind: str, now: float) -> tuple[Running, ...]:
     """The attempts of a stage that have told that they run."""
     found = []
     for name, text in store.marks(job, f"running.{step}.{kind}").items():
         began, told, records, worker = text.split(" ", 3)
-        task = int(name.partition(".")[0])
-        quiet = max(0.0, now - float(told))
-        found.append(Running(task, worker, max(0.001, now - float(began)), int(records), quiet))
+        task, _, attempt = name.partition(".")
+        seconds, quiet = max(0.001, now - float(began)), max(0.0, now - float(told))
+        host, token = worker.partition(" ")[0], attempt.partition("-")[2]
+        found.append(Running(int(task), host, seconds, int(records), quiet, token, worker))
     return tuple(found)
+
+
+def not_failed(store: JobStore, job: str, step: int, kind: str, task: int) -> int:
+    """Starts of a task that are no failed attempts: its backup, those that still run, and those that were excused."""
+    alive = [one for one in running(store, job, step, kind, time.time()) if one.task == task and one.quiet < QUIET]
+    return (task in backups(store, job, step, kind)) + len(alive) + store.excused(job, step, kind, task)
 
 
 def tell_rate(store: JobStore, commit: Commit) -> None:

@@ -53,6 +53,10 @@ class Running:
     seconds: float
     records: int
     quiet: float
+    attempt: str = ""
+    """Its random part alone."""
+    where: str = ""
+    """Its worker's name and, after a space, its process's id."""
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,8 @@ class Request(Record, frozen=True, kw_only=True):
     blobs: dict[str, str] = {}
     small_results: bool = False
     """True: the client prints the results, so send them through the job store where they are small."""
+    given: dict[str, str] = {}
+    """With a client token, a digest of each aspect of what was asked for: a repeat must ask for the same."""
 
 
 class JobSpec(Record, frozen=True, kw_only=True):
@@ -203,6 +205,10 @@ class Commit(Record, frozen=True, kw_only=True):
     bytes_out: int
     seconds: float
     host: str
+    began: float = 0.0
+    """Epoch seconds."""
+    worker: str = ""
+    """The worker's name and, after a space, the process's id."""
     requests: Requests = {}
     bad_records: int = 0
     """Records (of a reduce task: keys) that were skipped."""
@@ -268,6 +274,27 @@ class Failure(Record, frozen=True, kw_only=True):
     record: str = ""
 
 
+class Presence(Record, frozen=True, kw_only=True):
+    """What a worker tells of itself while it lives."""
+
+    queues: tuple[str, ...]
+    """Those it listens on."""
+    processes: int
+    every: float
+    """Seconds between two times that it tells."""
+    at: float = 0.0
+    """When it told, in epoch seconds by its own clock."""
+    host: str = ""
+    versions: dict[str, str] = {}
+    """Of ``python``, ``mrcelery`` and ``celery``."""
+    visibility: float = 0.0
+    """Its visibility timeout in seconds."""
+    arrow: bool = False
+    """Whether it can read Parquet and make tables."""
+    signed: bool = False
+    """Whether it takes signed jobs only."""
+
+
 def add_counters(into: Counters, counters: Counters) -> None:
     """Add counters up."""
     for group, names in counters.items():
@@ -321,23 +348,6 @@ class StageSummary(Record, frozen=True, kw_only=True):
     def all_counters(self, step: int) -> Counters:
         """The job's own counters, and those of the step's partitions in a group of theirs."""
         return {**self.counters, **({f"mrcelery shuffle, step {step}": self.skew} if self.skew else {})}
-
-
-class Report(Record, frozen=True, kw_only=True):
-    """How a finished job went: ``report.json`` in storage and ``_SUCCESS`` in OUTPUT."""
-
-    job: str
-    name: str
-    state: str
-    counters: Counters
-    totals: Totals
-    started: float
-    finished: float
-    seconds: float
-    output: str
-    parts: tuple[str, ...]
-    bad_records: int = 0
-    """Records that were skipped."""
 
 
 R = TypeVar("R", bound=Record)

@@ -45,7 +45,8 @@ class Fault:
 
     ``status`` and ``code``: refuse it with them. ``reset``: pass it on, and break the connection instead of
     answering. ``keep``: of the body, only this share, then break the connection. ``pieces``: the body in so many,
-    ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong.
+    ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong. ``ignore``: the headers, in lower
+    case, that the endpoint does not know.
     """
 
     status: int = 0
@@ -55,6 +56,7 @@ class Fault:
     pieces: int = 1
     pause: float = 0.0
     flip: bool = False
+    ignore: tuple[str, ...] = ()
 
 
 class Log:
@@ -129,7 +131,7 @@ def proxy() -> Iterator[Log]:
                 if fault.status:
                     self._refuse(fault)
                     return
-                headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", *fault.ignore)}
                 self.onward.request(self.command, self.path, body, headers)
                 answer = self.onward.getresponse()
                 data = answer.read()

@@ -8,10 +8,14 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import click
+
 from mrcelery.api import JobStatus
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from mrcelery.events import Event
 
 _QUIET_SECONDS = 0.5
 """A job that ends sooner shows nothing, and does not pay for the import of rich."""
@@ -44,6 +48,13 @@ class Bars:
         """Show a job's stages; called at each look of a wait."""
         for stage in status.stages:
             self._show(f"step {stage.step} {stage.kind}", stage.done, stage.total, "tasks")
+
+    def event(self, event: Event) -> None:
+        """Say what happens to a job, on stderr; also where there are no bars."""
+        if self._rich is not None:
+            self._rich.console.print(f"mrcelery: {event}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(f"mrcelery: {event}", err=True)
 
     def upload(self, name: str, sent: int, size: int) -> None:
         """Show a file on its way to storage; sizes in bytes."""

@@ -28,7 +28,7 @@ def command(job: str, detach: bool, quiet: bool, as_json: bool, **settings: Any)
     """
     with attach(job, **settings) as handle, Bars(quiet) as bars:
         handle.retry()
-        status = handle.status() if detach else handle.wait(on_progress=bars.job if bars.on else None)
+        status = handle.status() if detach else handle.wait(None, bars.job if bars.on else None, bars.event)
         if as_json:
             print_json(status)
         elif detach:

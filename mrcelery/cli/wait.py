@@ -23,6 +23,6 @@ from mrcelery.cli.progress import Bars
 def command(job: str, timeout: float | None, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Wait until JOB has ended."""
     with attach(job, **settings) as handle, Bars(quiet) as bars:
-        status = handle.wait(timeout, bars.job if bars.on else None)
+        status = handle.wait(timeout, bars.job if bars.on else None, bars.event)
         if as_json:
             print_json(status)

@@ -13,6 +13,7 @@ from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.signing import seal
 
@@ -55,11 +56,14 @@ class InlineRunner:
             fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
             with suppress(MRCeleryError):
                 withdraw_output(runtime, job)
+                write_report(self.store, job)
         except KeyboardInterrupt:
             self.store.move(job, "cancelled", {"finished": repr(time.time())})
             with suppress(MRCeleryError):
                 withdraw_output(runtime, job)
                 clean_up(runtime, job)
+                write_report(self.store, job)
+            self.store.update(job, {"cleaned": repr(time.time())})
             raise
 
     def look_after(self, job: str, fields: dict[str, str]) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from billiard.process import current_process
 from celery.exceptions import Ignore, Reject
@@ -27,9 +28,11 @@ from mrcelery.errors import (
     TaskError,
     UnreachableError,
 )
+from mrcelery.executor.inflight import has_attempts, leased
 from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.records import JobOptions
+from mrcelery.records import JobOptions, encode
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -58,6 +61,10 @@ ATTEMPT_REQUEST = "mrcelery.executor.lost:AttemptRequest"
 
 RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
+
+
+CLEANING_SECONDS = 120.0
+"""After which another worker removes a cancelled job's data, where one died of it."""
 
 
 BROKER_PATIENCE = 60.0
@@ -147,9 +154,11 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
             runtime.store.update(job, {stage.published: repr(time.time())})
     except JobStoppedError as e:
         # Of a stage that was cut short this runs when all its tasks have stopped.
-        if runtime.store.state(job) == "cancelled":
-            with suppress(MRCeleryError):  # there may be nothing yet; what stays is found by `clean`
-                _clean_up(runtime, job)
+        with suppress(MRCeleryError):  # it is tried again
+            if runtime.store.state(job) == "cancelled":
+                _clean_up_cancelled(runtime, job, kind)
+            _tell_end(runtime, job)
+            runtime.forget(job)
         raise Ignore(str(e)) from None
     except BrokerUnreachableError as e:
         raise Reject(str(e), requeue=True) from None
@@ -157,19 +166,45 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
         # A first look at a storage that is not there is the user's to correct; later it may come back.
         transient = isinstance(e, UnreachableError) and kind != "start" and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
+            _tell_retry(runtime, e, job, step, kind, -1)
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
         fail_job(runtime, failure(e, job=job, step=step, kind=kind))
         _withdraw(runtime, job, kind)
+        _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
         _crashed(runtime, e, job, step, kind, -1)
         _withdraw(runtime, job, kind)
+        _tell_end(runtime, job)
         raise
 
 
 def _clean_up(runtime: Runtime, job: str) -> None:
     clean_up(runtime, job)
     runtime.forget(job)
+
+
+def _tell_end(runtime: Runtime, job: str) -> None:
+    """Write the report of a job that has not succeeded; again, as its last attempts end."""
+    with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
+        write_report(runtime.store, job)
+
+
+def _clean_up_cancelled(runtime: Runtime, job: str, kind: str) -> None:
+    """Remove a cancelled job's data, once: when that is told, the job may be tried again."""
+    store = cast("RedisJobStore", runtime.store)
+    if kind == "start" and has_attempts(leased(store, job)):
+        return  # a late delivery: those that run would commit what is gone
+    lock, owner = f"{job}:cleaning", secrets.token_hex(8)
+    if not store.hold(lock, owner, CLEANING_SECONDS):
+        return
+    try:
+        if "cleaned" not in store.fields(job):
+            with suppress(TaskError):  # without a spec that is to be trusted there is nothing to remove
+                _clean_up(runtime, job)
+            store.update(job, {"cleaned": repr(time.time())})
+    finally:
+        store.hold(lock, owner, 0.001)
 
 
 def _publish(app: Celery, stage: Stage) -> None:
@@ -230,13 +265,16 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
         retries = task.request.retries
         if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
             kwargs = {**task.request.kwargs, "attempt": retries + 1}
+            _tell_retry(runtime, e, job, step, kind, number)
             raise task.retry(
                 kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
         fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
+        _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
         _crashed(runtime, e, job, step, kind, number)
+        _tell_end(runtime, job)
         if isinstance(e, MemoryError):  # Celery would end the worker with it
             raise AttemptFailed("MemoryError") from None
         raise
@@ -259,6 +297,13 @@ def _killable() -> Iterator[None]:
     finally:
         for number, before in ours.items():
             signal.signal(number, before)
+
+
+def _tell_retry(runtime: Runtime, e: MRCeleryError, job: str, step: int, kind: str, number: int) -> None:
+    """Say in the job's record why a task is tried again, to those who wait for the job."""
+    why = encode(failure(e, job=job, step=step, kind=kind, task=number)).decode()
+    with suppress(BrokerUnreachableError):  # of no use to anyone then
+        runtime.store.update(job, {"retrying": why})
 
 
 def _most_attempts(runtime: Runtime, job: str) -> int:

@@ -11,10 +11,27 @@ FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
 
+WORKER_TTL = 3600
+"""Seconds for which a worker that tells nothing any more is remembered."""
+
+
+Note = tuple[str, str, str]
+"""A mark to set together with something else: its table, its name, its text."""
+
+
+def outlives_a_run(table: str) -> bool:
+    """Whether a table of marks stays when a job is tried again: the journal of its attempts."""
+    return table.startswith("attempts.")
+
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
+
+
+def is_of_work(field: str) -> bool:
+    """Whether a field tells of committed work, which a cancelled job has none of."""
+    return field in ("step", "stage") or field.startswith(("total.", "summary.", "entered.", "ended."))
 
 
 class JobStore(Protocol):
@@ -22,8 +39,11 @@ class JobStore(Protocol):
 
     ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
-    ``published.<step>.<kind>`` (when all tasks of a stage were on the queue),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
+    ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
+    likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
+    ``steps`` (JSON: a name and whether it reduces, of each),
+    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
+    again), ``cleaned`` (when a cancelled job's data was removed), ``status`` (the last ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -54,23 +74,54 @@ class JobStore(Protocol):
 
     def revive(self, job: str) -> bool:
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
-        of it and its attempts are forgotten, its commits are not. False for any other; of two, one gets True."""
+        of it and its count of attempts are forgotten, its commits and the journal are not. A cancelled one has no
+        commits, and forgets also how far it was; before it is ``cleaned`` it cannot be revived.
+
+        False for any other; of two, one gets True.
+        """
         ...
 
     def live(self) -> list[str]:
         """Ids of jobs that have not ended, as far as the store knows."""
         ...
 
-    def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
-        """Count an attempt at its start; 1 for the first."""
+    def stopping(self) -> list[str]:
+        """Ids of cancelled jobs that are not ``cleaned``."""
+        ...
+
+    def next_attempt(
+        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
+    ) -> int:
+        """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
+        ...
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        """Count an attempt that ended for no fault of its own."""
+        ...
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        """How many of a task's attempts were."""
         ...
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         """The state, and whether a commit of the task is remembered. Cheap: attempts ask it as they run."""
         ...
 
-    def add_commit(self, job: str, step: int, kind: str, task: int, commit: bytes) -> None:
-        """Remember a task's encoded commit (idempotent; the first stays); b"" for one to be read from storage."""
+    def add_commit(
+        self,
+        job: str,
+        step: int,
+        kind: str,
+        task: int,
+        commit: bytes,
+        *,
+        note: Note | None = None,
+        add: Mapping[str, int] = {},
+    ) -> None:
+        """Remember a task's encoded commit (idempotent; the first stays); b"" for one to be read from storage.
+
+        With the first, and only with that, ``note`` is set and ``add`` added to the job's sums.
+        """
         ...
 
     def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
@@ -89,8 +140,12 @@ class JobStore(Protocol):
         """Tasks of which a commit is remembered."""
         ...
 
-    def set_mark(self, job: str, table: str, name: str, mark: str) -> None:
-        """Keep a short text under a name in one of the job's tables."""
+    def sums(self, job: str) -> dict[str, int]:
+        """All of the job's sums by name."""
+        ...
+
+    def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
+        """Keep a short text under a name in one of the job's tables; ``add`` is added to the job's sums."""
         ...
 
     def marks(self, job: str, table: str) -> dict[str, str]:
@@ -113,12 +168,24 @@ class JobStore(Protocol):
         """Drop a finished stage's commits."""
         ...
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        """Job ids, newest first."""
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """Job ids, newest first, without the ``skip`` newest."""
         ...
 
     def drop(self, job: str) -> None:
         """Forget a job."""
+        ...
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
+        ...
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Workers by name: the seconds since each told of itself, and what it told."""
+        ...
+
+    def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         ...
 
     def close(self) -> None: ...

@@ -8,7 +8,7 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, State, is_of_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, is_of_work, outlives_a_run
 
 
 class MemoryJobStore:
@@ -21,9 +21,11 @@ class MemoryJobStore:
         self._attempts: defaultdict[tuple[str, int, str, int], int] = defaultdict(int)
         self._commits: defaultdict[tuple[str, int, str], dict[int, bytes]] = defaultdict(dict)
         self._bad: defaultdict[tuple[str], dict[tuple[int, str, int], int]] = defaultdict(dict)
+        self._sums: defaultdict[tuple[str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._holders: dict[str, tuple[str, float]] = {}
+        self._workers: dict[str, tuple[float, bytes]] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         with self._lock:
@@ -59,32 +61,74 @@ class MemoryJobStore:
     def revive(self, job: str) -> bool:
         with self._lock:
             known = self._fields.get(job, {})
-            if known.get("state") not in ("failed", "cancelled"):
+            anew = known.get("state") == "cancelled"
+            if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_a_run(n)]:
+            for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
                 del known[name]
             known["state"] = "submitted"
-            tables: tuple[dict[Any, Any], ...] = (self._attempts, self._marks)
+            tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
+            for marked in [k for k in self._marks if k[0] == job and not outlives_a_run(k[1])]:
+                del self._marks[marked]
             return True
 
     def live(self) -> list[str]:
         with self._lock:
             return [job for job, fields in self._fields.items() if fields["state"] not in FINAL]
 
-    def next_attempt(self, job: str, step: int, kind: str, task: int) -> int:
+    def stopping(self) -> list[str]:
         with self._lock:
+            return [job for job, f in self._fields.items() if f["state"] == "cancelled" and "cleaned" not in f]
+
+    def next_attempt(
+        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
+    ) -> int:
+        with self._lock:
+            self._note(job, note, add)
             self._attempts[job, step, kind, task] += 1
             return self._attempts[job, step, kind, task]
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        with self._lock:
+            self._attempts[job, step, f"{kind}.excused", task] += 1
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        with self._lock:
+            return self._attempts.get((job, step, f"{kind}.excused", task), 0)
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
         return self.state(job), task in self._commits.get((job, step, kind), {})
 
-    def add_commit(self, job: str, step: int, kind: str, task: int, commit: bytes) -> None:
+    def add_commit(
+        self,
+        job: str,
+        step: int,
+        kind: str,
+        task: int,
+        commit: bytes,
+        *,
+        note: Note | None = None,
+        add: Mapping[str, int] = {},
+    ) -> None:
         with self._lock:
-            self._commits[job, step, kind].setdefault(task, commit)
+            known = self._commits[job, step, kind]
+            if task not in known:
+                known[task] = commit
+                self._note(job, note, add)
+
+    def _note(self, job: str, note: Note | None, add: Mapping[str, int]) -> None:
+        if note is not None:
+            table, name, text = note
+            self._marks[job, table][name] = text
+        for name, amount in add.items():
+            self._sums[(job,)][name] += amount
+
+    def sums(self, job: str) -> dict[str, int]:
+        with self._lock:
+            return dict(self._sums.get((job,), {}))
 
     def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
         with self._lock:
@@ -102,9 +146,9 @@ class MemoryJobStore:
         with self._lock:
             return frozenset(self._commits.get((job, step, kind), {}))
 
-    def set_mark(self, job: str, table: str, name: str, mark: str) -> None:
+    def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         with self._lock:
-            self._marks[job, table][name] = mark
+            self._note(job, (table, name, mark), add)
 
     def marks(self, job: str, table: str) -> dict[str, str]:
         with self._lock:
@@ -133,20 +177,35 @@ class MemoryJobStore:
         with self._lock:
             self._commits.pop((job, step, kind), None)
 
-    def jobs(self, limit: int = 100) -> list[str]:
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
         with self._lock:
-            return sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)[:limit]
+            newest = sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)
+            return newest[skip : skip + limit]
 
     def drop(self, job: str) -> None:
         with self._lock:
             self._fields.pop(job, None)
             self._requests.pop(job, None)
             tables: tuple[dict[Any, Any], ...] = (
-                self._attempts, self._commits, self._bad, self._blobs, self._marks
+                self._attempts, self._commits, self._bad, self._sums, self._blobs, self._marks
             )
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        with self._lock:
+            self._workers[name] = monotonic(), about
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        now = monotonic()
+        with self._lock:
+            told = {name: (now - at, about) for name, (at, about) in self._workers.items()}
+        return {name: found for name, found in told.items() if found[0] < WORKER_TTL}
+
+    def drop_worker(self, name: str) -> None:
+        with self._lock:
+            self._workers.pop(name, None)
 
     def close(self) -> None:
         """Nothing to close."""

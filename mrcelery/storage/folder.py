@@ -134,6 +134,11 @@ class FolderStorage:
             else:
                 stack.pop()
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        for key, is_folder in _entries(self._path(prefix.rstrip("/")), "", ""):
+            if is_folder:
+                yield key
+
     def delete(self, keys: Iterable[str]) -> int:
         count = 0
         source = iter(keys)

@@ -72,6 +72,10 @@ class MemoryStorage:
             if (info := self.stat(full[len(self._prefix) :])) is not None:
                 yield info
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        rests = (info.key[len(prefix) :] for info in self.list(prefix))
+        yield from dict.fromkeys(rest.partition("/")[0] for rest in rests if "/" in rest)
+
     def delete(self, keys: Iterable[str]) -> int:
         count = 0
         for key in keys:

@@ -239,6 +239,18 @@ class S3Storage:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        full = self._prefix + prefix
+        more: dict[str, str] = {}
+        while True:
+            with self._errors("s3:ListBucket", prefix):
+                page = self._call("list_objects_v2", Prefix=full, Delimiter="/", **more)
+            for found in page.get("CommonPrefixes", ()):
+                yield found["Prefix"][len(full) : -1]
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
     def delete(self, keys: Iterable[str]) -> int:
         count = 0
         source = iter(keys)

@@ -212,6 +212,14 @@ def test_locate_finds_an_object_by_its_address(storage: Storage, root: str) -> N
     assert found.read(key) == b"text"
 
 
+def test_folders(storage: Storage) -> None:
+    assert list(storage.folders("jobs/")) == []
+    for key in ("jobs/b/spec.json", "jobs/b/step-0/x", "jobs/a.1/y", "jobs/file", "jobs2/c/z", "x"):
+        storage.write(key, b"")
+    assert sorted(storage.folders("jobs/")) == ["a.1", "b"]
+    assert sorted(storage.folders("jobs/b/")) == ["step-0"]
+
+
 def test_check_probes_once(storage: Storage, root: str) -> None:
     check(storage)
     assert keys(storage) == ["mrcelery.json"]

@@ -183,7 +183,7 @@ def test_attempts_that_give_different_results(
         assert finish(runtime, shared.job, 0) is None
         assert runtime.store.state(shared.job) == "succeeded"
         reports.append(shared.storage.read(layout.report(shared.job)))
-    from mrcelery.records import Report
+    from mrcelery.report import Report
 
     found = [decode(data, Report) for data in reports]
     assert found[0].counters == found[1].counters == found[2].counters

@@ -15,7 +15,7 @@ from services import Quiet, RedisServer, command, eventually, redis_server, resu
 import mrcelery
 from mrcelery import layout
 from mrcelery.errors import JobFailedError, UsageError, WaitTimeoutError
-from mrcelery.executor.reconciler import PIECE, in_flight
+from mrcelery.executor.inflight import PIECE, in_flight
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
 
@@ -349,6 +349,46 @@ def test_a_job_that_redis_has_forgotten_is_retried_from_storage(
         handle.retry()
         handle.wait(90)
         assert results(handle) == COUNTS
+
+
+def kept(handle: mrcelery.JobHandle, storage: str) -> set[str]:
+    return {info.key for info in open_storage(storage).list(layout.job_root(handle.id))}
+
+
+def test_a_cancelled_job_is_retried_from_its_beginning(quiet: Quiet, traced: Traced) -> None:
+    gate = traced.gate("wait-reduce-b")
+    with quiet.workers(**QUICK), traced.submit(**quiet.settings) as handle:
+        eventually(lambda: traced.runs().get("reduce-b"), "a reducer runs")
+        assert handle.cancel()
+        gate.unlink()
+        gate = traced.gate("wait-a1")
+        handle.retry()
+        eventually(lambda: traced.runs().get("a1") == 2, "its maps run again")
+        assert [(stage.kind, stage.total) for stage in handle.status().stages] == [("map", 6)]
+        gate.unlink()
+        handle.wait(90)
+        assert results(handle) == COUNTS
+        assert handle.report().totals.tasks == 8
+    assert [traced.runs()[line] for line in LINES] == [2] * 6
+
+
+def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Quiet, traced: Traced) -> None:
+    with traced.submit(**quiet.settings) as handle:
+        quiet.take()
+        quiet.run("mrcelery.start", job=handle.id)
+        first, *_ = quiet.take()
+        quiet.store.push(quiet.name, first)
+        with quiet.workers(**QUICK):
+            eventually(lambda: handle.status().stages[0].done == 1, "one map has committed")
+            assert len(kept(handle, quiet.settings["storage"])) > 3
+            quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
+            assert handle.cancel()
+            left = {layout.spec(handle.id), layout.code(handle.id), layout.plan_page(handle.id, 0, 0)}
+            left.add(layout.report(handle.id))
+            eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
+            handle.retry()
+            handle.wait(90)
+            assert results(handle) == COUNTS
 
 
 # The first attempt at the slow lines takes a minute or two, another attempt none.

@@ -14,6 +14,7 @@ import pytest
 from services import (
     GATED,
     PATIENCE,
+    YIELDING_GATED,
     Gate,
     RedisServer,
     Worker,
@@ -182,6 +183,45 @@ def test_a_child_killed_after_a_reconnection(job_file: JobFile, tmp_path: Path) 
         handle.wait(PATIENCE)
         assert list(handle) == [("seen", 2)]
         eventually(lambda: settled(server.tcp_url), "all is acknowledged")
+
+
+IMPATIENT = """
+from celery.signals import worker_process_init
+
+@worker_process_init.connect(weak=False)
+def patch(**_):
+    import mrcelery.executor.tasks
+    mrcelery.executor.tasks.BROKER_PATIENCE = 1.0
+"""
+
+
+def test_an_attempt_that_the_brokers_loss_ends_does_not_count(job_file: JobFile, tmp_path: Path) -> None:
+    patch = tmp_path / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(IMPATIENT)
+    path = os.pathsep.join([str(patch), os.environ.get("PYTHONPATH", "")])
+    gate = Gate(tmp_path, 2)
+    with (
+        redis_server(**DURABLE) as server,
+        workers(
+            tmp_path / "a", server.tcp_url, queue="q", PYTHONPATH=path, MRCELERY_VISIBILITY_TIMEOUT="4"
+        ) as (worker,),
+        submit(
+            server.tcp_url, job_file(YIELDING_GATED), gate.text, tmp_path,
+            split_size=gate.split_size, reducers=1, max_attempts=1,
+        ) as handle,
+    ):  # fmt: skip
+        eventually(lambda: gate.starts() == 2, "both maps run")
+        alive = tmp_path / "a" / "scratch-q-0" / "alive"
+        assert len(os.listdir(alive)) == 2
+        server.stop()
+        eventually(lambda: not os.listdir(alive), "both attempts have given up")
+        gate.open()
+        server.start()
+        handle.wait(PATIENCE)
+        assert results(handle)["seen"] == 2
+        assert gate.starts() == 4
+        assert worker.process.poll() is None
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachab
 from mrcelery.executor.submit import enter
 from mrcelery.executor.tasks import BROKER_PATIENCE
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Report, Request, decode
+from mrcelery.records import Request, decode
+from mrcelery.report import Report
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage

@@ -23,7 +23,8 @@ from mrcelery.errors import (
 )
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.protocols import ReprProtocol
-from mrcelery.records import Commit, Failure, Report, StageSummary, Totals, encode
+from mrcelery.records import Commit, Failure, StageSummary, Totals, encode
+from mrcelery.report import Report
 from mrcelery.storage import open_storage
 from mrcelery.submission import Submission, job_id
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import attempt, layout
-from mrcelery.attempt import _Kept, run_attempt
+from mrcelery import capture, layout
+from mrcelery.attempt import run_attempt
+from mrcelery.capture import Kept
 from mrcelery.coordinator import start
 from mrcelery.errors import (
     ConfigError,
@@ -95,15 +96,15 @@ def test_what_user_code_does_to_its_process_ends_with_the_attempt(
 
 
 def test_a_long_log_keeps_its_head_and_its_tail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "LOG_LIMIT", 100)
-    kept = _Kept()
+    monkeypatch.setattr(capture, "LOG_LIMIT", 100)
+    kept = Kept()
     for number in range(1000):
         kept.write(b"%03d\n" % number)
         assert len(kept.kept()) < 200
     assert kept.kept().startswith(b"000\n001\n")
     assert kept.kept().endswith(b"998\n999\n")
     assert kept.kept().count(b"[...]") == 1
-    short = _Kept()
+    short = Kept()
     for _ in range(37):
         short.write(b"abcd")
     assert short.kept() == b"abcd" * 37
@@ -147,7 +148,7 @@ def test_a_full_disk_is_told_and_tried_again(
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", "/scratch/spill-0")
 
-    monkeypatch.setattr(attempt, "run_map", full)
+    monkeypatch.setattr("mrcelery.attempt.run_map", full)
     with pytest.raises(TaskError, match=r"/scratch/spill-0: No space left on device: .*MRCELERY_SCRATCH") as raised:
         run_attempt(runtime, job, 0, "map", 0)
     assert raised.value.retryable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import attempt, layout, marks
+from mrcelery import layout, marks, watch
 from mrcelery.attempt import run_attempt
 from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, start
 from mrcelery.errors import JobStoppedError, TaskError
@@ -130,6 +131,7 @@ def test_a_job_whose_data_was_removed_starts_anew(tmp_path: Path, monkeypatch: p
     assert job.runtime.store.move(job.id, "cancelled")
     for step in range(2):
         job.storage.delete(info.key for info in job.storage.list(step_root(job.id, step)))
+    job.runtime.store.update(job.id, {"cleaned": "1.0"})
     assert job.runtime.store.revive(job.id)
     for _ in job.steps():
         pass
@@ -184,8 +186,8 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
     job = Job(tmp_path, monkeypatch, ENDLESS.replace('"endless"', '"a"'), split_size=1000)
     start(job.runtime, job.id)
     store = job.runtime.store
-    monkeypatch.setattr(attempt, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(attempt, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "TELL_SECONDS", 0.0)
     told: list[Any] = []
     tell = marks.tell_running
 
@@ -206,6 +208,25 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
     assert [(one.task, one.worker) for one in told] == [(0, "celery@here")]
     assert told[0].records == 4
     assert marks.running(store, job.id, 0, "map", 2e9) == ()
+
+
+def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a worker that was stopped, and one that still runs; not one whose process has died since it told."""
+    job = Job(tmp_path, monkeypatch, max_attempts=2)
+    start(job.runtime, job.id)
+    store, now = job.runtime.store, time.time()
+    for task in (0, 1, 2):
+        assert [store.next_attempt(job.id, 0, "map", task) for _ in range(2)] == [1, 2]
+        marks.tell_running(store, job.id, 0, "map", 9, "1-other", began=now, records=1, worker="w")
+    store.excuse_attempt(job.id, 0, "map", 0)
+    for task in (1, 2):
+        marks.tell_running(store, job.id, 0, "map", task, "1-a", began=now, records=1, worker="w")
+    marks.tell_died(store, job.id, 0, "map", 2, "another")
+    assert run_attempt(job.runtime, job.id, 0, "map", 0, capture=False).attempt.startswith("3-")
+    assert run_attempt(job.runtime, job.id, 0, "map", 1, capture=False).attempt.startswith("3-")
+    marks.tell_died(store, job.id, 0, "map", 2, "w")
+    with pytest.raises(TaskError, match="was started 2 times"):
+        run_attempt(job.runtime, job.id, 0, "map", 2, capture=False)
 
 
 def test_a_backup_is_no_failed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

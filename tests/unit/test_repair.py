@@ -127,7 +127,7 @@ def test_a_damaged_part_is_made_again(mapped: Callable[..., Mapped], partitioner
 def test_a_map_task_that_runs_again_is_not_stopped_by_its_commit(
     mapped: Callable[..., Mapped], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrcelery.attempt.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("mrcelery.watch.POLL_SECONDS", 0.001)
     job = mapped(slow=0.002)
     flip(job.parts[0])
     assert job.reduce()[0] == DONE

@@ -1,0 +1,314 @@
+"""A job as a person looks at it: what it does, why it is slow, why it failed.
+
+One record, :class:`Overview`, is what the progress of a waiting command, the pages in Flower, the report that stays in
+storage and ``--json`` show. :func:`glance` makes it at a cost that does not grow with the job's tasks; :func:`overview`
+adds its attempts. Both read the job store only; they may look at any moment, and what they find may be a moment old.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from mrcelery import journal, marks
+from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.journal import Entry, Sums
+from mrcelery.records import (
+    Counters,
+    Failure,
+    Kind,
+    Record,
+    Requests,
+    StageSummary,
+    add_coordinator_requests,
+    add_counters,
+    add_requests,
+    decode,
+)
+
+STAGE_ATTEMPTS = 20_000
+"""Attempts of a stage that an overview lists: of more, those that went wrong and the longest."""
+
+UNEVEN = 200
+"""Percent of the mean that the largest partition has at least, to be worth a warning."""
+
+SLOWER = 3.0
+"""A straggler is so many times slower by the record than the median of the tasks that are done."""
+
+STRAGGLER_SECONDS = 5.0
+"""A task that runs for less is no straggler."""
+
+SILENT = 10.0
+"""Seconds without a word after which a running attempt is said to be silent."""
+
+
+class Straggler(msgspec.Struct, frozen=True, kw_only=True):
+    """A running attempt, of those that have told how far they are; ``rate`` in records a second."""
+
+    task: int
+    attempt: str
+    worker: str
+    seconds: float
+    records: int
+    rate: float
+    quiet: float
+    """Seconds since it told."""
+    slow: bool
+    """Whether it is a straggler by its rate."""
+    backed_up: bool
+
+
+class Warn(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to know; ``kind`` is retries, lost, skew, straggler, silent or bad_records, ``stage`` map or reduce."""
+
+    kind: str
+    text: str
+    step: int = -1
+    stage: str = ""
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage. Times are epoch seconds, 0 for not yet; sums are those of the attempts that count."""
+
+    step: int
+    kind: Kind
+    name: str = ""
+    """The step's."""
+    state: str
+    """``waiting``, ``running``, ``done``; ``stopped`` where the job ended before it."""
+    tasks: int = 0
+    """0 where it is not known yet."""
+    done: int = 0
+    sums: Sums = Sums()
+    entered: float = 0.0
+    ended: float = 0.0
+    shuffle_bytes: int = 0
+    left: float = -1.0
+    """Seconds until it should be done, by what it has done so far; -1 where nobody can tell."""
+    skew: dict[str, int] = {}
+    """How the partitions that it wrote differ in size, as counters (:mod:`mrcelery.skew`)."""
+    running: tuple[Straggler, ...] = ()
+    """Attempts that run for a second or more, the slowest first; at most 20."""
+    attempts: tuple[Entry, ...] = ()
+    """By when they began; in a glance none."""
+    left_out: int = 0
+    """Attempts that are not listed."""
+
+
+class Overview(Record, frozen=True, kw_only=True):
+    """A job at a moment, ``now``; all times are epoch seconds, 0 for not yet."""
+
+    job: str
+    name: str = ""
+    owner: str = ""
+    state: str
+    queue: str = ""
+    now: float
+    created: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+    storage: str = ""
+    output: str = ""
+    message: str = ""
+    """What the job last said through ``set_status``."""
+    failure: Failure | None = None
+    stages: tuple[Stage, ...] = ()
+    counters: Counters = {}
+    """Of stages that are done."""
+    requests: Requests = {}
+    warnings: tuple[Warn, ...] = ()
+
+
+def glance(store: JobStore, job: str, now: float | None = None) -> Overview | None:
+    """A job without its attempts; None where the job store does not know it."""
+    return _look(store, job, time.time() if now is None else now, attempts=False)
+
+
+def overview(store: JobStore, job: str, now: float | None = None, *, state: str = "") -> Overview | None:
+    """A job with its attempts; None where the job store does not know it. ``state``: the one it is about to have."""
+    return _look(store, job, time.time() if now is None else now, attempts=True, state=state)
+
+
+def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str = "") -> Overview | None:
+    fields = store.fields(job)
+    if not fields.get("state"):
+        return None
+    if state:
+        fields["state"] = state
+    sums = store.sums(job)
+    stages = []
+    counters: Counters = {}
+    requests: Requests = {}
+    add_coordinator_requests(requests, fields)
+    ended = fields["state"] in FINAL
+    finished = float(fields.get("finished") or (now if ended else 0))
+    for step, kind, name in _stages(fields):
+        summary = fields.get(f"summary.{step}.{kind}")
+        summed = decode(summary.encode(), StageSummary) if summary else None
+        if summed is not None:
+            add_counters(counters, summed.all_counters(step))
+            add_requests(requests, summed.totals.requests)
+        stage = _stage(
+            store, job, fields, step, kind, name, journal.sums_of(sums, step, kind), summed, now, attempts
+        )  # fmt: skip
+        stages.append(stage)
+    stages = _ends(stages, finished, ended)
+    failure = fields.get("failure")
+    found = Overview(
+        job=job,
+        name=fields.get("name", ""),
+        owner=fields.get("owner", ""),
+        state=fields["state"],
+        queue=fields.get("queue", ""),
+        now=now,
+        created=float(fields.get("created") or 0),
+        started=float(fields.get("started") or 0),
+        finished=finished,
+        storage=fields.get("storage", ""),
+        output=fields.get("output", ""),
+        message=fields.get("status", ""),
+        failure=decode(failure.encode(), Failure) if failure else None,
+        stages=tuple(stages),
+        counters=counters,
+        requests=requests,
+    )
+    return replace(found, warnings=tuple(warnings(found)))
+
+
+def _stages(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
+    """All stages of a job in their order, also those to come."""
+    steps: list[tuple[str, bool]] = msgspec.json.decode(fields.get("steps") or b"[]", type=list[tuple[str, bool]])
+    found: list[tuple[int, Kind, str]] = []
+    for number, (name, reduces) in enumerate(steps):
+        found.append((number, "map", name))
+        if reduces:
+            found.append((number, "reduce", name))
+    return found
+
+
+def _stage(
+    store: JobStore,
+    job: str,
+    fields: Mapping[str, str],
+    step: int,
+    kind: Kind,
+    name: str,
+    sums: Sums,
+    summed: StageSummary | None,
+    now: float,
+    attempts: bool,
+) -> Stage:
+    total = fields.get(f"total.{step}.{kind}")
+    entered = float(fields.get(f"entered.{step}.{kind}") or 0)
+    if total is None:
+        return Stage(step=step, kind=kind, name=name, state="waiting")
+    tasks = int(total)
+    # A stage that is done may have its commits forgotten.
+    over = summed is not None or _passed(fields, step, kind)
+    done = tasks if over else store.done(job, step, kind)
+    running = not over and fields["state"] not in FINAL
+    listed, left_out = _listed(store, job, step, kind, over=not running) if attempts else ((), 0)
+    return Stage(
+        step=step,
+        kind=kind,
+        name=name,
+        state="done" if over else "running",
+        tasks=tasks,
+        done=done,
+        sums=sums,
+        entered=entered,
+        ended=float(fields.get(f"ended.{step}.{kind}") or 0),
+        shuffle_bytes=summed.totals.shuffle_bytes if summed is not None else 0,
+        left=_left(tasks, done, now - entered) if running and entered else -1.0,
+        skew=summed.skew if summed is not None else {},
+        running=_running(store, job, step, kind, now) if running else (),
+        attempts=listed,
+        left_out=left_out,
+    )
+
+
+def _passed(fields: Mapping[str, str], step: int, kind: Kind) -> bool:
+    """Whether the job has gone on to a later stage: its sums may be gone with a Redis that lost its data."""
+    now = int(fields.get("step") or 0)
+    return step < now or (step == now and kind == "map" and fields.get("stage") in ("reduce", "finish"))
+
+
+def _ends(stages: list[Stage], finished: float, ended: bool) -> list[Stage]:
+    """What a job's end says of the stages that it did not come to the end of."""
+    if not ended:
+        return stages
+    cut = [stage if stage.state == "done" else replace(stage, state="stopped") for stage in stages]
+    return [replace(stage, ended=finished) if stage.entered and not stage.ended else stage for stage in cut]
+
+
+def _left(tasks: int, done: int, seconds: float) -> float:
+    """Seconds until all tasks are done, where the rest takes as long as what is done."""
+    return round(seconds / done * (tasks - done), 1) if done and seconds > 0 else -1.0
+
+
+def _running(store: JobStore, job: str, step: int, kind: Kind, now: float) -> tuple[Straggler, ...]:
+    rates = sorted(marks.rates(store, job, step, kind))
+    usual = rates[len(rates) // 2] if rates else 0.0
+    backed_up = marks.backups(store, job, step, kind)
+    found = []
+    for one in marks.running(store, job, step, kind, now):
+        rate = one.records / one.seconds
+        slow = one.seconds >= STRAGGLER_SECONDS and rate * SLOWER < usual
+        found.append(Straggler(
+            task=one.task, attempt=one.attempt, worker=one.where, seconds=round(one.seconds, 1), records=one.records,
+            rate=round(rate, 1), quiet=round(one.quiet, 1), slow=slow, backed_up=one.task in backed_up,
+        ))  # fmt: skip
+    found.sort(key=lambda one: (not one.slow, -one.seconds))
+    return tuple(found[:20])
+
+
+def _listed(store: JobStore, job: str, step: int, kind: Kind, *, over: bool) -> tuple[tuple[Entry, ...], int]:
+    """A stage's attempts; where it is over, those that still seem to run were lost."""
+    found = journal.entries(store, job, step, kind)
+    if over:
+        found = [replace(one, outcome="lost") if one.outcome == "running" else one for one in found]
+    return shortened(found, STAGE_ATTEMPTS)
+
+
+def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], int]:
+    """At most so many of the attempts, and how many were left out: those that went well and were quick."""
+    if len(attempts) <= most:
+        return tuple(attempts), 0
+    by_worth = sorted(attempts, key=lambda one: (one.outcome == "done", -one.seconds))
+    kept = sorted(by_worth[:most], key=lambda one: one.began)
+    return tuple(kept), len(attempts) - most
+
+
+def warnings(found: Overview) -> list[Warn]:
+    """What a person should know of a job: a pure function of the rest of its overview."""
+    told = []
+    for stage in found.stages:
+        where = f"step {stage.step} {stage.kind}"
+
+        def warn(kind: str, text: str, where: str = where, stage: Stage = stage) -> None:
+            told.append(Warn(kind=kind, text=f"{where}: {text}", step=stage.step, stage=stage.kind))
+
+        sums = stage.sums
+        if sums.failed:
+            warn("retries", f"{_attempts(sums.failed)} failed")
+        if sums.killed or sums.lost:
+            warn("lost", f"{_attempts(sums.killed + sums.lost)} lost with a process or worker")
+        if sums.bad_records:
+            warn("bad_records", f"{sums.bad_records:,} bad records skipped")
+        if (percent := stage.skew.get("largest to mean, percent", 0)) >= UNEVEN:
+            partitions = stage.skew["partitions"]
+            warn("skew", f"the largest of {partitions} partitions has {percent / 100:.1f} times the mean of records")
+        for one in stage.running:
+            if one.slow:
+                again = "; a backup runs" if one.backed_up else ""
+                warn("straggler", f"task {one.task} on {one.worker} takes {one.rate:,.0f} records a second{again}")
+            elif one.quiet >= SILENT:
+                warn("silent", f"task {one.task} on {one.worker} has said nothing for {one.quiet:.0f} s")
+    return told
+
+
+def _attempts(number: int) -> str:
+    return f"{number:,} attempt{'s' if number != 1 else ''}"

@@ -1,0 +1,76 @@
+"""The report of a job that has ended: what stays of it in storage when the job store has forgotten it."""
+
+from __future__ import annotations
+
+from mrcelery import layout
+from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.overview import Overview, overview
+from mrcelery.records import Counters, Record, Totals, decode, encode
+from mrcelery.storage import open_storage
+from mrcelery.storage.base import Storage
+
+
+class Report(Record, frozen=True, kw_only=True):
+    """How a job went: ``report.json`` in storage and, of one that succeeded, ``_SUCCESS`` in OUTPUT."""
+
+    job: str
+    name: str
+    state: str
+    counters: Counters
+    totals: Totals
+    started: float
+    finished: float
+    seconds: float
+    output: str
+    parts: tuple[str, ...]
+    bad_records: int = 0
+    """Records that were skipped."""
+    overview: Overview | None = None
+    """The job as its page showed it, with its attempts; not in ``_SUCCESS``."""
+
+
+def read_report(storage: Storage, job: str) -> Report | None:
+    """A job's report, None where it has none (yet)."""
+    key = layout.report(job)
+    try:
+        return decode(storage.read(key), Report, key)
+    except FileNotFoundError:
+        return None
+
+
+def write_report(store: JobStore, job: str) -> None:
+    """Write the report of a job that failed or was cancelled; may be done again as more of its attempts end.
+
+    One that succeeded has its report before it is called so: nothing is done for it.
+    """
+    found = overview(store, job)
+    if found is None or found.state == "succeeded" or found.state not in FINAL or not found.storage:
+        return
+    started = found.started or found.created
+    report = Report(
+        job=job,
+        name=found.name,
+        state=found.state,
+        counters=found.counters,
+        totals=_totals(found),
+        started=started,
+        finished=found.finished,
+        seconds=round(found.finished - started, 6),
+        output=found.output,
+        parts=(),
+        bad_records=sum(stage.sums.bad_records for stage in found.stages),
+        overview=found,
+    )
+    open_storage(found.storage).write(layout.report(job), encode(report))
+
+
+def _totals(found: Overview) -> Totals:
+    """What the committed attempts of a job came to that did not come to its end."""
+    first = found.stages[0].sums if found.stages else None
+    return Totals(
+        records_in=first.records_in if first else 0,
+        bytes_in=first.bytes_in if first else 0,
+        shuffle_bytes=sum(stage.shuffle_bytes for stage in found.stages),
+        tasks=sum(stage.done for stage in found.stages),
+        requests=found.requests,
+    )
