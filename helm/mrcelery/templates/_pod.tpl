@@ -1,8 +1,9 @@
 {{/* What all of mrcelery's containers have in their environment. Secrets come by reference only. Of root. */}}
 {{- define "mrcelery.env" -}}
-{{- with include "mrcelery.brokerSecret" . | fromJson }}
+{{- with include "mrcelery.brokerSecret" . }}
+{{- $secret := fromJson . }}
 - name: MRCELERY_BROKER
-  valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}
+  valueFrom: {secretKeyRef: {name: {{ $secret.name }}, key: {{ $secret.key }}}}
 {{- end }}
 {{- if and .Values.brokerSecret.name .Values.brokerSecret.resultBackendKey }}
 - name: MRCELERY_RESULT_BACKEND
