@@ -41,7 +41,6 @@ SETTINGS: dict[str, Any] = {
     "worker_redirect_stdouts": False,  # what user code prints is kept per attempt
     "worker_send_task_events": False,  # half the time of a small task; Flower turns them on where it runs
     "result_expires": 24 * 3600,
-    "worker_soft_shutdown_timeout": 1.0,  # told to stop: so long for tasks to end, then they are requeued
 }
 
 
@@ -55,8 +54,11 @@ def make_app(broker: str, result_backend: str | None = None) -> Celery:
     backend = result_backend or broker
     app = Celery("mrcelery", broker=_for_celery(broker), backend=_for_celery(backend), set_as_current=False)
     app.conf.update(SETTINGS)
+    config = Config.load({})
+    # Told to stop: so long for tasks to end, then they are requeued.
+    app.conf.worker_soft_shutdown_timeout = config.soft_shutdown_timeout
     app.conf.broker_transport_options = {
-        **transport_options(Config.load({}).visibility_timeout),
+        **transport_options(config.visibility_timeout),
         **_sentinel_options(broker),
     }
     app.conf.result_backend_transport_options = _sentinel_options(backend)
