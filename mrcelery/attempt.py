@@ -21,6 +21,7 @@ from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
 from mrcelery.coordinator import take_back
 from mrcelery.errors import (
+    AttemptsLostError,
     CorruptDataError,
     DamagedPartError,
     JobStoppedError,
@@ -253,13 +254,13 @@ def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
     return winner
 
 
-def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> TaskError:
+def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> AttemptsLostError:
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
     remedy = "correct what crashes in the job's code, or raise --memory"
     if HUNG in reason:
         remedy = f"have code that takes long say that it goes on (set_status), or raise {HUNG} on the workers"
     times = f"{most} time{'s' if most > 1 else ''}"
-    return TaskError(
+    return AttemptsLostError(
         f"{kind} task {number} was started {times} and never came to an end: {reason}; {remedy}; "
         "`mrcelery logs` and the workers' logs may have more"
     )
@@ -337,7 +338,7 @@ def _run(
             )  # fmt: skip
         with (
             limited,
-            captured(storage, layout.log(active.id, step, kind, number, attempt)) if capture else nullcontext(),
+            captured(storage, layout.log(active.id, step, kind, number, attempt)) if capture else nullcontext() as log,
             own_environment(),
             code.activate(),
         ):
@@ -364,6 +365,7 @@ def _run(
                     worker=worker,
                     mark=mark,
                     records=lambda: task.records_in,
+                    share=log.share if log is not None else None,
                 ),
                 bad=bad,
             )

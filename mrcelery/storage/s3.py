@@ -57,6 +57,9 @@ _BILLED = {
     "delete_objects": "DELETE",
 }
 
+# The operations that say how an object is encrypted.
+_ENCRYPTED = {"put_object", "copy_object", "create_multipart_upload"}
+
 # A client holds to the settings it was made with, so one is kept per process and settings.
 _SETTINGS = (
     "AWS_ENDPOINT_URL_S3",
@@ -96,6 +99,15 @@ def _connect() -> Any:
     return session.client("s3", config=config)
 
 
+def _encryption() -> dict[str, str]:
+    """What the configuration asks for with each object that is written."""
+    config = Settings.load({})
+    if config.s3_kms_key and not (config.s3_encryption or "").startswith("aws:kms"):
+        raise ConfigError("s3_kms_key is of no use without s3_encryption: set that to aws:kms (MRCELERY_S3_ENCRYPTION)")
+    asked = {"ServerSideEncryption": config.s3_encryption, "SSEKMSKeyId": config.s3_kms_key}
+    return {name: value for name, value in asked.items() if value}
+
+
 class S3Storage:
     """Objects of a bucket below a prefix, ``s3://bucket/prefix``.
 
@@ -108,6 +120,7 @@ class S3Storage:
         self._prefix = prefix + "/" if prefix else ""
         if not self.bucket:
             raise ConfigError(f"{uri} names no bucket: write s3://bucket/prefix")
+        self._encryption = _encryption()
 
     def __repr__(self) -> str:
         return f"S3Storage({self.uri!r})"
@@ -117,6 +130,8 @@ class S3Storage:
         moved.count(_BILLED[operation])
         if key is not None:
             params["Key"] = self._prefix + key
+        if operation in _ENCRYPTED:
+            params |= self._encryption
         try:
             answer = getattr(_client(), operation)(Bucket=self.bucket, **params)
             again = retries_of(answer)
