@@ -58,7 +58,7 @@ from mrcelery.records import (
     requests_field,
 )
 from mrcelery.recovery import standing
-from mrcelery.report import Report, read_report
+from mrcelery.report import Report, read_report, remove_report
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.signing import seal
 from mrcelery.skew import Skew
@@ -145,7 +145,7 @@ def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
     now = standing(active.storage, active.spec)
     earlier = read_report(active.storage, job)
     if earlier is not None and earlier.state != "succeeded":
-        active.storage.delete([layout.report(job)])  # it tells of a run before this one
+        remove_report(active.storage, job)  # it tells of a run before this one
     elif earlier is not None and len(now.committed) < now.tasks:
         # It had come to its end, and its commits are being removed: only the job store had forgotten.
         store.move(job, "succeeded", {"finished": repr(time.time()), "stage": "finish"})

@@ -161,6 +161,74 @@ def test_a_run_that_comes_out_otherwise_is_no_repair(mapped: Callable[..., Mappe
     assert not raised.value.retryable
 
 
+CHAIN = """
+    from mrcelery import MRJob, MRStep
+
+    class Chain(MRJob):
+        def steps(self):
+            return [
+                MRStep(mapper=self.words, reducer=self.sums),
+                MRStep(mapper=self.shorten),
+                MRStep(mapper=self.firsts, reducer=self.sums),
+            ]
+
+        def words(self, _, line):
+            self.increment_counter("lines", "mapped")
+            for word in line.split():
+                yield word, 1
+
+        def sums(self, key, values):
+            yield key, sum(values)
+
+        def shorten(self, word, count):
+            yield word[:2], count
+
+        def firsts(self, word, count):
+            yield word[:1], count
+"""
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("deep", [False, True])
+def test_damaged_output_of_an_earlier_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deep: bool, how: str
+) -> None:
+    """Of a reducer, and of a map-only step after it; deep: with what its own task would read again, and so on."""
+    (tmp_path / "job.py").write_text(dedent(CHAIN))
+    (tmp_path / "in.txt").write_text(TEXT)
+    met: list[str] = []
+
+    def damage(step: int, pattern: str) -> None:
+        for path in sorted(tmp_path.glob(f"storage/jobs/*/step-{step}/{pattern}"))[:1]:
+            DAMAGE[how](path)
+            met.append(pattern)
+
+    def damaging_start(runner: InlineRunner, job: str, queue: str) -> None:
+        runtime = Runtime(runner.store, scratch=str(tmp_path / "scratch"))
+        stage = start(runtime, job)
+        while stage is not None:
+            if (stage.step, stage.kind) == (1, "map"):
+                damage(0, "reduce-*/part-*")
+                if deep:
+                    damage(0, "map-00001/part-*")
+            if (stage.step, stage.kind) == (2, "map"):
+                damage(1, "map-00001/part-*")
+                if deep:
+                    damage(0, "reduce-00001/part-*")
+            for number in range(stage.tasks):
+                run_attempt(runtime, job, stage.step, stage.kind, number)
+            stage = (barrier if stage.then == "barrier" else finish)(runtime, job, stage.step)
+
+    monkeypatch.setattr(InlineRunner, "start", damaging_start)
+    with mrcelery.run(
+        f"{tmp_path}/job.py", f"{tmp_path}/in.txt", f"{tmp_path}/out", runner="inline", reducers=2, split_size=2000,
+        storage=f"{tmp_path}/storage",
+    ) as handle:  # fmt: skip
+        assert dict(handle) == {"a": 300, "b": 300, "c": 300, "d": 300, "e": 300}
+        assert handle.counters()["lines"] == {"mapped": 300}
+    assert len(met) == (4 if deep else 2)
+
+
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_run_whose_index_is_damaged_before_the_barrier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
