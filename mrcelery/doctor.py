@@ -254,7 +254,7 @@ def judge_workers(workers: list[WorkerSeen], config: Config) -> Iterator[Finding
     else:
         processes = sum(worker.processes for worker in ours)
         yield Finding("workers", "ok", f"{_count(len(ours))} with {processes} processes on queue {config.queue}")
-    if lost := [worker.name for worker in workers if worker.silent]:
+    if lost := [worker.name for worker in workers if worker.silent and config.queue in worker.queues]:
         yield Finding(
             "workers: lost",
             "warn",

@@ -1,8 +1,8 @@
 """Progress marks: by these a worker's main process tells a slow attempt from one that hangs.
 
 An attempt runs in a child process and keeps a small file, ``alive/<task>.<pid>`` in the scratch folder,
-with the monotonic time of its last progress, which is the same clock in all processes of a machine. The file is
-locked while the process lives, and names the process that sees to it when it dies.
+with the monotonic time of its last progress, which is the same clock in all processes of a machine, and the records
+that it has read. The file is locked while the process lives, and names the process that sees to it when it dies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 HUNG = "MRCELERY_TASK_TIMEOUT"
 """Names, in the reason of an attempt's end, the limit that it ran into."""
 
-_TIME = struct.Struct("d")
+_PROGRESS = struct.Struct("dq")
 _KEEPER = struct.Struct("q")
 
 
@@ -33,13 +33,13 @@ class Mark:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         self._file = _locked(path)
         with suppress(OSError):
-            os.pwrite(self._file, _KEEPER.pack(keeper), _TIME.size)
+            os.pwrite(self._file, _KEEPER.pack(keeper), _PROGRESS.size)
         self.touch()
 
-    def touch(self) -> None:
-        """Tell that the attempt goes on."""
+    def touch(self, records: int = 0) -> None:
+        """Tell that the attempt goes on, and how many records it has read."""
         with suppress(OSError):  # a full disk is no reason to fail: the attempt says so itself if it minds
-            os.pwrite(self._file, _TIME.pack(time.monotonic()), 0)
+            os.pwrite(self._file, _PROGRESS.pack(time.monotonic(), records), 0)
 
     def close(self) -> None:
         """Remove the mark: the attempt has ended."""
@@ -53,7 +53,7 @@ def _locked(path: str) -> int:
     while True:
         file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         with suppress(OSError):  # a file system without locks: then nobody takes it for a dead process's either
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_SH)  # shared: threads of a pool may both be at a task
         if os.fstat(file).st_nlink:
             return file
         os.close(file)  # somebody has just removed it as a dead process's
@@ -67,7 +67,7 @@ def keeper_of_dead(path: str) -> int | None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        data = os.pread(file, _KEEPER.size, _TIME.size)
+        data = os.pread(file, _KEEPER.size, _PROGRESS.size)
         return int(_KEEPER.unpack(data)[0]) if len(data) == _KEEPER.size else 0
     except OSError:
         return None
@@ -77,8 +77,18 @@ def keeper_of_dead(path: str) -> int | None:
 
 def last_progress(path: str) -> float:
     """When an attempt last touched its mark, as ``time.monotonic()`` tells it; 0 where there is none (yet)."""
+    return _read(path)[0]
+
+
+def records_read(path: str) -> int:
+    """Records that an attempt had read when it last touched its mark; 0 where there is none (yet)."""
+    return _read(path)[1]
+
+
+def _read(path: str) -> tuple[float, int]:
     try:
         with open(path, "rb") as file:
-            return float(_TIME.unpack(file.read(_TIME.size))[0])
+            when, records = _PROGRESS.unpack(file.read(_PROGRESS.size))
+            return float(when), int(records)
     except (OSError, struct.error):
-        return 0.0
+        return 0.0, 0

@@ -175,16 +175,19 @@ class Submission:
         )
         return Plan(summary, tuple(step.reducers for step in steps), cost)
 
-    def submit(self) -> JobHandle:
-        """Start the runner and hand it the job. The inline runner has run it when this returns."""
+    def submit(self, on_handle: Callable[[JobHandle], None] | None = None) -> JobHandle:
+        """Start the runner and hand it the job. The inline runner has run it when this returns.
+
+        ``on_handle`` is called with the handle just before the job is entered.
+        """
         with ExitStack() as undo:
             if self.started is not None:
                 undo.enter_context(closing(self.started))
-            handle = self._submit()
+            handle = self._submit(on_handle)
             undo.pop_all()
             return handle
 
-    def _submit(self) -> JobHandle:
+    def _submit(self, on_handle: Callable[[JobHandle], None] | None) -> JobHandle:
         if not self.inputs:
             raise UsageError("no input: give files, folders, globs, s3:// or http(s):// addresses, or - for stdin")
         from mrcelery import bundle
@@ -216,6 +219,8 @@ class Submission:
                 found = inputs_module.upload(
                     self.inputs, self._storage, self.options.input_format, self.on_upload
                 )
+            if on_handle is not None:
+                on_handle(handle)
             self._send(runner, handle, created, found, output, built)
         except BaseException:
             handle.close()

@@ -52,6 +52,7 @@ def command(
             if not dry_run:
                 # the report and the spec last: what is interrupted here can still be told and cleaned
                 storage.delete(sorted(keys, key=lambda key: key in (layout.spec(job), layout.report(job))))
+                storage.sweep(layout.job_root(job))
                 if runner is not None:
                     runner.store.drop(job)
             removed.append({"job": job, "objects": len(keys), "bytes": size})

@@ -106,7 +106,7 @@ class Leases:
     def __init__(self, worker: Any, url: str) -> None:
         options = worker.app.conf.broker_transport_options or {}
         self._visibility = float(options.get("visibility_timeout", KOMBU_VISIBILITY))
-        self._index = f"{options.get('global_keyprefix', '')}{options.get('unacked_index_key', 'unacked_index')}"
+        self._index = str(options.get("unacked_index_key", "unacked_index"))
         self._store = RedisJobStore(url)
         self._watch = Watch(worker.app, self._store, Config.load({}).task_timeout)
         self._stopped = threading.Event()

@@ -133,11 +133,12 @@ class AttemptRequest(Request):  # type: ignore[misc]
         # Not the runtime's own store: that waits for a broker that restarts, and holds up this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             mark = None if pid is None else left_by(runtime_of(self.app).scratch, pid)
-            note_loss(store, *self._which, self.hung or told(message), mark)
-            marks.tell_died(store, *self._which, self.hostname)
+            reason = self.hung or told(message)
+            note_loss(store, *self._which, reason, mark)
             if pid is not None:
                 where = journal.of_process(str(self.hostname), pid)
-                journal.killed(store, *self._which, where, self.hung or told(message))
+                marks.tell_died(store, *self._which, where)
+                journal.killed(store, *self._which, where, reason)
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
@@ -19,6 +19,24 @@ Note = tuple[str, str, str]
 """A mark to set together with something else: its table, its name, its text."""
 
 
+BUCKETS = (100, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000)
+"""Upper bounds, in milliseconds, of the times of committed attempts that :meth:`JobStore.totals` counts apart."""
+
+
+def in_total(add: Mapping[str, int]) -> dict[str, int]:
+    """What amounts added to a job's sums, ``<step>.<kind>.<name>``, add to the totals of all jobs."""
+    totals: dict[str, int] = {}
+    for name, amount in add.items():
+        summed = name.partition(".")[2]
+        if not summed:
+            continue  # of no stage
+        totals[summed] = totals.get(summed, 0) + amount
+        if summed.endswith(".milliseconds"):
+            bound = next((str(bound) for bound in BUCKETS if amount <= bound), "more")
+            totals[f"{summed.partition('.')[0]}.within.{bound}"] = 1
+    return totals
+
+
 def outlives_a_run(table: str) -> bool:
     """Whether a table of marks stays when a job is tried again: the journal of its attempts."""
     return table.startswith("attempts.")
@@ -31,7 +49,12 @@ def is_of_a_run(field: str) -> bool:
 
 def is_of_work(field: str) -> bool:
     """Whether a field tells of committed work, which a cancelled job has none of."""
-    return field in ("step", "stage") or field.startswith(("total.", "summary.", "entered.", "ended."))
+    return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
+
+
+def run_of(fields: Mapping[str, str]) -> int:
+    """The number of a job's run: how often it was revived."""
+    return int(fields.get("revived") or 0)
 
 
 class JobStore(Protocol):
@@ -43,7 +66,8 @@ class JobStore(Protocol):
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
-    again), ``cleaned`` (when a cancelled job's data was removed), ``status`` (the last ``set_status``).
+    again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
+    ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -63,6 +87,10 @@ class JobStore(Protocol):
         """All fields; empty where the job is not known."""
         ...
 
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        """``fields`` and ``sums`` at once."""
+        ...
+
     def state(self, job: str) -> str:
         """The state alone, ``""`` where the job is not known. Cheap: tasks poll it."""
         ...
@@ -74,10 +102,10 @@ class JobStore(Protocol):
 
     def revive(self, job: str) -> bool:
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
-        of it and its count of attempts are forgotten, its commits and the journal are not. A cancelled one has no
-        commits, and forgets also how far it was; before it is ``cleaned`` it cannot be revived.
+        of it and its count of attempts are forgotten, its commits and the journal are not.
 
-        False for any other; of two, one gets True.
+        A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be
+        revived. False for any other; of two, one gets True.
         """
         ...
 
@@ -103,8 +131,15 @@ class JobStore(Protocol):
         """How many of a task's attempts were."""
         ...
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        """The state, and whether a commit of the task is remembered. Cheap: attempts ask it as they run."""
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        """The state, whether a commit of the task is remembered, and whether someone follows what the job prints.
+
+        Cheap: attempts ask it as they run.
+        """
+        ...
+
+    def follow(self, job: str, seconds: float) -> None:
+        """Have it known for so long that someone follows what the job prints."""
         ...
 
     def add_commit(
@@ -144,6 +179,15 @@ class JobStore(Protocol):
         """All of the job's sums by name."""
         ...
 
+    def totals(self) -> dict[str, int]:
+        """Over all jobs, also those that have ended, since the store began or was last emptied.
+
+        ``jobs.submitted`` and ``jobs.<state>`` for those that ended so; for each kind of task the sums of all jobs as
+        ``<kind>.<name>``, and ``<kind>.within.<bound>``, the committed attempts whose milliseconds were above the bound
+        before and at most this one (:data:`BUCKETS`, and ``more``). They only grow.
+        """
+        ...
+
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         """Keep a short text under a name in one of the job's tables; ``add`` is added to the job's sums."""
         ...
@@ -153,6 +197,12 @@ class JobStore(Protocol):
         ...
 
     def drop_mark(self, job: str, table: str, name: str) -> None: ...
+
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        """``done``, and the ``marks`` of each table, at once."""
+        ...
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         """Whether ``owner`` is now the one that looks after the job, for so long; its holder may call again."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, in_total, is_of_a_run, is_of_work, outlives_a_run
 
 
 class MemoryJobStore:
@@ -21,11 +21,13 @@ class MemoryJobStore:
         self._attempts: defaultdict[tuple[str, int, str, int], int] = defaultdict(int)
         self._commits: defaultdict[tuple[str, int, str], dict[int, bytes]] = defaultdict(dict)
         self._bad: defaultdict[tuple[str], dict[tuple[int, str, int], int]] = defaultdict(dict)
+        self._totals: defaultdict[str, int] = defaultdict(int)
         self._sums: defaultdict[tuple[str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._holders: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, tuple[float, bytes]] = {}
+        self._followed: dict[str, float] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         with self._lock:
@@ -33,6 +35,7 @@ class MemoryJobStore:
                 return False
             self._fields[job] = {**fields, "state": "submitted"}
             self._requests[job] = request
+            self._totals["jobs.submitted"] += 1
             return True
 
     def request(self, job: str) -> bytes | None:
@@ -47,6 +50,9 @@ class MemoryJobStore:
         with self._lock:
             return dict(self._fields.get(job, {}))
 
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        return self.fields(job), self.sums(job)
+
     def state(self, job: str) -> str:
         return self._fields.get(job, {}).get("state", "")
 
@@ -56,6 +62,8 @@ class MemoryJobStore:
             if known is None or known["state"] in FINAL:
                 return False
             known.update(fields or {}, state=to)
+            if to in FINAL:
+                self._totals[f"jobs.{to}"] += 1
             return True
 
     def revive(self, job: str) -> bool:
@@ -66,12 +74,12 @@ class MemoryJobStore:
                 return False
             for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
                 del known[name]
-            known["state"] = "submitted"
+            known.update(state="submitted", revived=str(int(known.get("revived", 0)) + 1))
             tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
-            for marked in [k for k in self._marks if k[0] == job and not outlives_a_run(k[1])]:
+            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
                 del self._marks[marked]
             return True
 
@@ -99,8 +107,12 @@ class MemoryJobStore:
         with self._lock:
             return self._attempts.get((job, step, f"{kind}.excused", task), 0)
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        return self.state(job), task in self._commits.get((job, step, kind), {})
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        followed = monotonic() < self._followed.get(job, 0.0)
+        return self.state(job), task in self._commits.get((job, step, kind), {}), followed
+
+    def follow(self, job: str, seconds: float) -> None:
+        self._followed[job] = monotonic() + seconds
 
     def add_commit(
         self,
@@ -125,6 +137,12 @@ class MemoryJobStore:
             self._marks[job, table][name] = text
         for name, amount in add.items():
             self._sums[(job,)][name] += amount
+        for name, amount in in_total(add).items():
+            self._totals[name] += amount
+
+    def totals(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._totals)
 
     def sums(self, job: str) -> dict[str, int]:
         with self._lock:
@@ -157,6 +175,11 @@ class MemoryJobStore:
     def drop_mark(self, job: str, table: str, name: str) -> None:
         with self._lock:
             self._marks.get((job, table), {}).pop(name, None)
+
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        return self.done(job, step, kind), [self.marks(job, table) for table in tables]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         with self._lock:

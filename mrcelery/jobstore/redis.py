@@ -13,7 +13,9 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
     mrcelery:job:<job>:holder            who looks after the job just now
+    mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
+    mrcelery:totals                      hash name -> sum over all jobs
     mrcelery:workers                     hash name of a worker -> what it tells of itself
     mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
 """
@@ -22,14 +24,25 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, Note, State, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import (
+    FINAL,
+    TTL,
+    WORKER_TTL,
+    Note,
+    State,
+    in_total,
+    is_of_a_run,
+    is_of_work,
+    outlives_a_run,
+)
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
+TOTALS = "mrcelery:totals"
 WORKERS = "mrcelery:workers"
 WORKERS_TOLD = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
@@ -44,14 +57,20 @@ for at = 3, 4 do
     redis.call('ZADD', KEYS[at], ARGV[3], ARGV[4])
     redis.call('ZREMRANGEBYSCORE', KEYS[at], '-inf', ARGV[3] - ARGV[1])
 end
+redis.call('HINCRBY', KEYS[5], 'jobs.submitted', 1)
+redis.call('EXPIRE', KEYS[5], ARGV[1])
 return 1
 """
 
 _MOVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+if ARGV[2] ~= '' then
+    redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
+    redis.call('EXPIRE', KEYS[2], ARGV[1])
+end
 return 1
 """
 
@@ -68,6 +87,7 @@ if state ~= 'failed' and state ~= 'cancelled' then return 0 end
 if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'submitted')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
+redis.call('HINCRBY', KEYS[1], 'revived', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
@@ -79,8 +99,9 @@ if ARGV[4] ~= '' then
     redis.call('HSET', KEYS[3], ARGV[4], ARGV[5])
     redis.call('EXPIRE', KEYS[3], ARGV[1])
 end
-for i = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
+for i = 7, #ARGV, 2 do redis.call('HINCRBY', KEYS[i <= 6 + 2 * ARGV[6] and 2 or 4], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('EXPIRE', KEYS[4], ARGV[1])
 return 1
 """
 
@@ -118,7 +139,7 @@ class RedisJobStore:
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         created = float(fields.get("created") or time.time())
-        keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE)
+        keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE, TOTALS)
         flat = _flat({**fields, "state": "submitted"})
         return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
 
@@ -129,14 +150,20 @@ class RedisJobStore:
         self._one("EVAL", _UPDATE, 1, _job(job), TTL, *_flat(fields))
 
     def fields(self, job: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _job(job)))}
+        return _texts(self._one("HGETALL", _job(job)))
+
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        fields, sums = self.connection.call(("HGETALL", _job(job)), ("HGETALL", _sums(job)))
+        return _texts(fields), _numbers(sums)
 
     def state(self, job: str) -> str:
         state = self._one("HGET", _job(job), "state")
         return state.decode() if isinstance(state, bytes) else ""
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
-        moved = bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
+        counted = f"jobs.{to}" if to in FINAL else ""
+        flat = _flat({**(fields or {}), "state": to})
+        moved = bool(self._one("EVAL", _MOVE, 2, _job(job), TOTALS, TTL, counted, *flat))
         if moved:
             # Added again, too: of a job that fails and is retried at the same moment the two may come in either order.
             # A cancelled one stays until it is cleaned.
@@ -153,7 +180,7 @@ class RedisJobStore:
             return False
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
         self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), outlives_a_run)
+        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
         return True
 
     def live(self) -> list[str]:
@@ -195,11 +222,14 @@ class RedisJobStore:
         answers: list[Any] = self.connection.call(("HGET", f"{_job(job)}:attempts", f"{step}.{kind}.{task}.excused"))
         return int(answers[0] or 0)
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        state, done = self.connection.call(
-            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task)
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        state, done, followed = self.connection.call(
+            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task), ("EXISTS", _followed(job))
         )
-        return state.decode() if isinstance(state, bytes) else "", bool(done)
+        return state.decode() if isinstance(state, bytes) else "", bool(done), bool(followed)
+
+    def follow(self, job: str, seconds: float) -> None:
+        self._one("SET", _followed(job), 1, "PX", int(seconds * 1000))
 
     def add_commit(
         self,
@@ -216,9 +246,9 @@ class RedisJobStore:
         if len(kept) > COMMIT_LIMIT:
             kept = b""
         table, name, text = note or ("", "", "")
-        keys = (_done(job, step, kind), _sums(job), _marks(job, table))
-        amounts = [item for pair in add.items() for item in pair]
-        self._one("EVAL", _ADD_COMMIT, 3, *keys, TTL, task, kept, name, text, *amounts)
+        keys = (_done(job, step, kind), _sums(job), _marks(job, table), TOTALS)
+        amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
+        self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task, kept, name, text, len(add), *amounts)
 
     def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
         key = f"{_job(job)}:bad"
@@ -244,16 +274,26 @@ class RedisJobStore:
         return frozenset(map(int, self._one("HKEYS", _done(job, step, kind))))  # type: ignore[call-overload]
 
     def sums(self, job: str) -> dict[str, int]:
-        return {k.decode(): int(v) for k, v in _pairs(self._one("HGETALL", _sums(job)))}
+        return _numbers(self._one("HGETALL", _sums(job)))
+
+    def totals(self) -> dict[str, int]:
+        return _numbers(self._one("HGETALL", TOTALS))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _marks(job, table)))}
+        return _texts(self._one("HGETALL", _marks(job, table)))
 
     def drop_mark(self, job: str, table: str, name: str) -> None:
         self._one("HDEL", _marks(job, table), name)
+
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        reading = [("HGETALL", _marks(job, table)) for table in tables]
+        done, *found = self.connection.call(("HLEN", _done(job, step, kind)), *reading)
+        return int(done), [_texts(marks) for marks in found]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         return bool(self._one("EVAL", _HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
@@ -329,6 +369,10 @@ def _marks(job: str, table: str) -> str:
     return f"{_job(job)}:marks:{table}"
 
 
+def _followed(job: str) -> str:
+    return f"{_job(job)}:followed"
+
+
 def _sums(job: str) -> str:
     return f"{_job(job)}:sums"
 
@@ -341,12 +385,24 @@ def _setting(job: str, table: str, name: str, text: str) -> list[Command]:
 def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
     if not amounts:
         return []
-    key = _sums(job)
-    return [*(("HINCRBY", key, name, amount) for name, amount in amounts.items()), ("EXPIRE", key, TTL)]
+    return [
+        *(("HINCRBY", _sums(job), name, amount) for name, amount in amounts.items()),
+        *(("HINCRBY", TOTALS, name, amount) for name, amount in in_total(amounts).items()),
+        ("EXPIRE", _sums(job), TTL),
+        ("EXPIRE", TOTALS, TTL),
+    ]
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
     return [text for pair in fields.items() for text in pair]
+
+
+def _texts(flat: object) -> dict[str, str]:
+    return {k.decode(): v.decode() for k, v in _pairs(flat)}
+
+
+def _numbers(flat: object) -> dict[str, int]:
+    return {k.decode(): int(v) for k, v in _pairs(flat)}
 
 
 def _pairs(flat: object) -> list[tuple[bytes, bytes]]:

@@ -96,6 +96,13 @@ class Storage(Protocol):
         """Delete objects in batches; a missing one is no error. Returns how many were asked for."""
         ...
 
+    def sweep(self, folder: str) -> None:
+        """Remove what writes to keys below ``folder`` have left that never came to their end, a dead process's say.
+
+        ``folder`` ends in a slash. A write that is still under way there fails.
+        """
+        ...
+
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         """Copy an object, by the server or the file system where both ends allow it; atomic as ``write``."""
         ...

@@ -159,6 +159,9 @@ class HttpStorage:
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
         self._read_only()
 
+    def sweep(self, folder: str) -> None:
+        self._read_only()
+
     def delete(self, keys: Iterable[str]) -> int:
         self._read_only()
 

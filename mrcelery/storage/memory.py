@@ -86,6 +86,9 @@ class MemoryStorage:
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         copy_through(self, key, to, to_key)
 
+    def sweep(self, folder: str) -> None:
+        """A dead process has taken all with it."""
+
     def local_path(self, key: str) -> str | None:
         return None
 

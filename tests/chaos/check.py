@@ -120,6 +120,14 @@ def redis_left(store: RedisJobStore, job: str) -> list[str]:
     return problems
 
 
+def repeated(store: RedisJobStore, job: str) -> list[str]:
+    """Tasks of a job that were started more than once."""
+    (found,) = store.call(("HGETALL", f"mrcelery:job:{job}:attempts"))
+    assert isinstance(found, list)
+    starts = zip(found[::2], found[1::2], strict=True)
+    return [f"task {task.decode()} was started {int(times)} times" for task, times in starts if int(times) > 1]
+
+
 def _identity(message: bytes) -> str:
     match = re.search(rb'"id": "([^"]+)"', message)
     return match[1].decode() if match else repr(message[:100])

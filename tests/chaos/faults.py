@@ -40,6 +40,11 @@ class S3Faults:
         with self._lock:
             self._active.pop(kind, None)
 
+    def end_all(self) -> None:
+        """All is well from now on, also what was damaged: the next job has its own trouble."""
+        with self._lock:
+            self._active.clear()
+
     def _decide(self, asked: Asked) -> Refusal | None:
         with self._lock:
             for kind, seen in self._active.items():
@@ -58,11 +63,10 @@ class S3Faults:
 
     def _damage(self, asked: Asked) -> Refusal | None:
         """What a map task wrote reads wrong from now on, for one object."""
-        if _reads(asked) and "/step-0/map-" in asked.key and asked.key.rpartition("/")[2].startswith(("part-", "run.")):
-            self.damaged = self.damaged or asked.key
-            if asked.key == self.damaged:
-                return Refusal(flip=True)
-        return None
+        if not (_reads_data(asked) and "/step-0/map-" in asked.key):
+            return None
+        self.damaged = self.damaged or asked.key
+        return Refusal(flip=True) if asked.key == self.damaged else None
 
 
 def _reads(asked: Asked) -> bool:
@@ -70,7 +74,7 @@ def _reads(asked: Asked) -> bool:
 
 
 def _reads_data(asked: Asked) -> bool:
-    return _reads(asked) and "/part-" in asked.key
+    return _reads(asked) and "/step-" in asked.key and asked.key.rpartition("/")[2].startswith(("part-", "run."))
 
 
 _REQUESTS: dict[str, tuple[Callable[[Asked], bool], Refusal]] = {
@@ -110,6 +114,8 @@ class Injector:
         """Wait until everything is made good."""
         assert self._thread is not None
         self._thread.join(120)
+        if self._s3 is not None:
+            self._s3.end_all()
         if self.error is not None:
             raise self.error
 

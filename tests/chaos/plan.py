@@ -42,7 +42,7 @@ FAULTS: dict[str, tuple[float, float]] = {
 """Kinds of faults, each with the least and most seconds that it lasts."""
 
 ON_A_WORKER = frozenset(list(FAULTS)[:9])
-SUBSEQUENT = {"Redis restarted": "Redis restarted empty"}
+FORGETFUL = frozenset({"Redis restarted empty", "Redis flushed"})
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Plan:
     output: bool
     """Whether the job has an OUTPUT of its own."""
     speculative: bool
+    waits: bool
+    """Whether a client waits for the job: it too brings back what a Redis has lost."""
     durable: bool
     """Whether Redis keeps its data (AOF)."""
     workers: int
@@ -96,6 +98,7 @@ class Plan:
             *(["OUTPUT"] if self.output else []),
             *(["AOF"] if self.durable else []),
             *(["backups"] if self.speculative else []),
+            *(["detached"] if not self.waits else []),
         ]
         return f"seed {self.seed}: {' '.join(what)} | {'; '.join(map(str, self.faults))}"
 
@@ -107,7 +110,7 @@ def draw(seed: int) -> Plan:
     tasks = random.randint(6, 30)
     reducers = 0 if job == "MapOnly" else random.randint(1, 5)
     workers, processes = random.choice([(2, 2), (3, 1), (3, 2)])
-    kinds = random.sample(list(FAULTS), random.choices([1, 2, 3], [5, 3, 2])[0])
+    kinds = random.sample(list(FAULTS), random.choices([1, 2, 3, 6], [10, 5, 3, 2])[0])
     if {"Redis restarted", "Redis restarted empty"} <= set(kinds):
         kinds.remove("Redis restarted")
     durable = "Redis restarted" in kinds or ("Redis restarted empty" not in kinds and random.random() < 0.3)
@@ -133,6 +136,7 @@ def draw(seed: int) -> Plan:
         s3=s3,
         output=random.random() < 0.5,
         speculative=random.random() < 0.5,
+        waits=random.random() < 0.6 or any(kind in FORGETFUL for kind in kinds),
         durable=durable,
         workers=workers,
         processes=processes,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -47,6 +46,7 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="tell what the seeds mean, and run nothing")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)
     if args.show:
         print(*(draw(seed) for seed in numbers(args.seeds)), sep="\n")
         return 0
@@ -79,6 +79,16 @@ def main() -> int:
     return bool(wrong)
 
 
+running: set[subprocess.Popen[bytes]] = set()
+
+
+def end(number: int, _: object) -> None:
+    """Told to stop: all that was started must stop too."""
+    for process in tuple(running):
+        process.terminate()
+    raise SystemExit(128 + number)
+
+
 def numbers(text: str) -> list[int]:
     found: list[int] = []
     for piece in text.split(","):
@@ -91,11 +101,14 @@ def in_its_own_process(seed: int, folder: Path) -> Outcome:
     """Run a seed where its environment, its threads and what they do wrong are nobody else's."""
     command = [sys.executable, __file__, "--alone", str(seed), "--keep", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    running.add(process)
     try:
         told, said = process.communicate(timeout=LONGEST)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         told, said = process.communicate()
+    finally:
+        running.discard(process)
     try:
         return Outcome(**json.loads(told.splitlines()[-1]))
     except (ValueError, IndexError):

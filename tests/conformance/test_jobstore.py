@@ -188,7 +188,7 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
     assert store.stopping() == []
     assert sorted(race(connect, 8, lambda one, _: one.revive("job-1"))) == [False] * 7 + [True]
     kept = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"} if ended == "failed" else {}
-    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "started": "1", **kept}
+    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "started": "1", "revived": "1", **kept}
     assert store.note_bad("job-1", 0, "map", 2, 1) == (6 if ended == "failed" else 1)
     assert store.live() == ["job-1"]
     assert store.request("job-1") == b"request"
@@ -201,12 +201,12 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
 
 
 def test_what_an_attempt_asks_as_it_runs(store: JobStore, job: str) -> None:
-    assert store.look("no", 0, "map", 0) == ("", False)
-    assert store.look(job, 0, "map", 3) == ("submitted", False)
+    assert store.look("no", 0, "map", 0) == ("", False, False)
+    assert store.look(job, 0, "map", 3) == ("submitted", False, False)
     store.move(job, "running")
     store.add_commit(job, 0, "map", 3, b"")
-    assert store.look(job, 0, "map", 3) == ("running", True)
-    assert store.look(job, 0, "map", 4) == store.look(job, 0, "reduce", 3) == ("running", False)
+    assert store.look(job, 0, "map", 3) == ("running", True, False)
+    assert store.look(job, 0, "map", 4) == store.look(job, 0, "reduce", 3) == ("running", False, False)
 
 
 def test_a_commit_that_is_only_known_to_be_there(store: JobStore, job: str) -> None:
@@ -230,6 +230,27 @@ def test_marks(store: JobStore, job: str) -> None:
     assert store.marks(job, "running.0.map") == {"7.1-a": "1.5 2.5 10 celery@höst"}
     store.drop(job)
     assert store.marks(job, "running.0.map") == store.marks(job, "running.1.map") == {}
+
+
+def test_what_a_look_at_a_job_takes(store: JobStore, job: str) -> None:
+    assert store.head("no") == ({}, {})
+    store.set_mark(job, "a.0.map", "7", "x", add={"0.map.done": 2})
+    store.set_mark(job, "b.0.map", "8", "y")
+    assert store.head(job) == (store.fields(job), {"0.map.done": 2})
+    store.add_commit(job, 0, "map", 3, b"")
+    assert store.done_and_marks(job, 0, "map", ["a.0.map", "b.0.map", "c"]) == (1, [{"7": "x"}, {"8": "y"}, {}])
+    assert store.done_and_marks(job, 1, "map", []) == (0, [])
+
+
+def test_someone_follows_a_job_for_a_while(store: JobStore, job: str) -> None:
+    store.follow(job, 60.0)
+    assert store.look(job, 0, "map", 0) == ("submitted", False, True)
+    assert store.look("another", 0, "map", 0) == ("", False, False)
+    store.follow(job, 0.05)
+    deadline = time.monotonic() + 30
+    while store.look(job, 0, "map", 0)[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_one_at_a_time_holds_a_job(connect: Open) -> None:
@@ -282,6 +303,31 @@ def test_notes_and_sums_come_with_what_they_tell_of(store: JobStore, job: str) -
     assert store.sums(job) == {"0.map.started": 2, "0.map.failed": 1}
     store.drop(job)
     assert store.sums(job) == {}
+
+
+def test_totals_outlive_their_jobs(store: JobStore, job: str) -> None:
+    assert store.totals() == {"jobs.submitted": 1}
+    store.move(job, "running")
+    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.a", "began"), add={"0.map.started": 1})
+    store.next_attempt(job, 1, "map", 3, note=("attempts.1.map", "3.b", "began"), add={"1.map.started": 1})
+    store.set_mark(job, "attempts.0.map", "3.a", "failed", add={"0.map.failed": 1})
+    for task, milliseconds in enumerate((1, 100, 101, 2_000_000)):
+        for _ in range(2):  # the second time it has been counted
+            store.add_commit(job, 0, "map", task, b"x", add={"0.map.done": 1, "0.map.milliseconds": milliseconds})
+    assert store.move(job, "failed")
+    assert not store.move(job, "cancelled")
+    store.drop(job)
+    assert store.totals() == {
+        "jobs.submitted": 1,
+        "jobs.failed": 1,
+        "map.started": 2,
+        "map.failed": 1,
+        "map.done": 4,
+        "map.milliseconds": 2_000_202,
+        "map.within.100": 2,
+        "map.within.500": 1,
+        "map.within.more": 1,
+    }
 
 
 def test_a_commit_is_summed_once_however_often_it_is_told(connect: Open) -> None:
@@ -407,7 +453,7 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
     assert isinstance(keys, list)
     endless = {key for key in keys if store.call(("TTL", key)) == [-1]}
     store.close()
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert endless <= {JOBS.encode(), LIVE.encode()}
 
 

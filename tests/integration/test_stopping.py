@@ -72,6 +72,24 @@ def test_tasks_of_a_worker_that_stops_run_elsewhere(
             assert list(handle) == [("seen", 2)]
 
 
+def test_tasks_that_end_in_time_do_not_run_again(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, 2)
+    patient = {**LONG, "MRCELERY_SOFT_SHUTDOWN_TIMEOUT": "4"}
+    with (
+        workers(tmp_path / "a", server.tcp_url, **patient) as (first,),
+        submit(server, job_file(GATED), gate, tmp_path) as handle,
+    ):
+        eventually(lambda: gate.starts() == 2, "both maps run")
+        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+            first.process.send_signal(signal.SIGTERM)
+            eventually(lambda: "terminating in 4.0 seconds" in first.log.read_text(), "it stops")
+            gate.open()
+            handle.wait(PATIENCE)
+            assert list(handle) == [("seen", 2)]
+            assert gate.starts() == 2
+            assert first.process.wait(PATIENCE) is not None
+
+
 def test_the_first_interrupt_lets_tasks_end(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     gate = Gate(tmp_path, 2)
     with (

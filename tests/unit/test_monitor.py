@@ -128,5 +128,5 @@ def test_other_retries_are_told_once_each(wait: Wait) -> None:
 
 def test_events_are_records_for_programs() -> None:
     event = events.NoWorkers(job="j", at=1.0, queue="q", seconds=5.0)
-    expected: dict[str, Any] = {"event": "no-workers", "job": "j", "at": 1.0, "queue": "q", "seconds": 5.0}
+    expected: dict[str, Any] = {"event": "no_workers", "v": 1, "job": "j", "at": 1.0, "queue": "q", "seconds": 5.0}
     assert msgspec.json.decode(msgspec.json.encode(event)) == expected
