@@ -45,6 +45,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _LATENESS = 1 / 50
 """A job is seen to have ended so much of its time later, at most, but for the first pause."""
 
+_STOPPING = 30.0
+"""Seconds that a retry waits for a cancelled job's tasks to stop and its data to go."""
+
 
 class Runner(Protocol):
     """Where a job runs; see :mod:`mrcelery.executor`."""
@@ -141,7 +144,8 @@ def submit(
 
     ``options`` are settings (:class:`mrcelery.config.Config`: ``broker``, ``storage``, ``reducers``,
     ``split_size`` ...) and ``args`` (the job's own arguments, a list of text), ``name``,
-    ``client_token`` (the same token gives the same job, once), ``overwrite``, ``keep`` (the intermediate
+    ``client_token`` (the same token returns the job that was submitted with it; :class:`UsageError` where what is
+    asked for differs), ``overwrite``, ``keep`` (the intermediate
     data of a job that succeeded), ``jobconf`` (a mapping), ``py_files``, ``files`` and ``archives`` (lists
     of paths to ship).
 
@@ -306,18 +310,34 @@ class JobHandle:
     def retry(self) -> None:
         """Have a job that failed or was cancelled go on from its committed work, with fresh attempts; then wait again.
 
-        Raises :class:`UsageError` for a job that runs or has succeeded, :class:`ConfigError` without its broker.
+        A cancelled job starts anew; one whose tasks have not all stopped yet is waited for, for half a minute.
+        Raises :class:`UsageError` for a job that runs, still stops or has succeeded, :class:`ConfigError` without its
+        broker.
         """
         if self._store is None or self.runner is None:
             raise ConfigError(f"cannot retry {self.id} without its broker: give --broker")
         fields = self._store.fields(self.id)
         if not fields:
             fields = self._enter_from_storage(self._store)
-        elif not self._store.revive(self.id):
-            state = self._fields()["state"]
-            raise UsageError(f"job {self.id} is {state}: only a job that failed or was cancelled can be tried again")
+        else:
+            self._revive(self._store)
         self._final_report = None
         self.runner.start(self.id, fields.get("queue") or "celery")
+
+    def _revive(self, store: JobStore) -> None:
+        deadline = time.monotonic() + _STOPPING
+        while not store.revive(self.id):
+            state = self._fields()["state"]
+            if state != "cancelled":
+                raise UsageError(
+                    f"job {self.id} is {state}: only a job that failed or was cancelled can be tried again"
+                )
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"job {self.id} was cancelled, and no worker has removed its data yet: try again when workers "
+                    "listen on its queue"
+                )
+            time.sleep(_LONGEST_PAUSE)
 
     def _enter_from_storage(self, store: JobStore) -> dict[str, str]:
         """Enter a job that the job store has forgotten; its fields."""
@@ -412,6 +432,17 @@ class JobHandle:
         if found is None:
             raise UsageError(f"job {self.id} has no history: it was run by an earlier version")
         return found
+
+    def page(self) -> bytes:
+        """The job's page as one HTML file, which needs nothing else: as it stands now, or the report it left.
+
+        Raises as :meth:`overview` does.
+        """
+        from mrcelery.evidence import gather
+        from mrcelery.page import job_page
+
+        seen = self.overview()
+        return job_page(seen, gather(self.open_storage(), seen))
 
     def report(self) -> Report:
         """The final report; :class:`UsageError` while the job runs or where it left none."""

@@ -106,7 +106,7 @@ class TaskError(MRCeleryError):
     def __init__(
         self, message: str, *, file: str = "", offset: int | None = None, record: str = "", traceback: str = ""
     ) -> None:
-        super().__init__(message)
+        super().__init__(writable(message))
         self.file = file
         self.offset = offset
         self.record = record
@@ -169,3 +169,8 @@ class JobStoppedError(MRCeleryError):
 
 class SupersededError(MRCeleryError):
     """Raised inside an attempt when another one has committed its task meanwhile; the attempt just ends."""
+
+
+def writable(text: str) -> str:
+    """The text without lone surrogates, which input that is no UTF-8 leaves in it, and no record can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -52,7 +52,7 @@ def poller(
             return
         due = now + POLL_SECONDS
         polls += 1
-        mark.touch()
+        mark.touch(records())
         if not gc.isenabled():
             # What is alive at one of these is passed over by the next ones of its generation.
             gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)

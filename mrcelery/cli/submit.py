@@ -83,7 +83,7 @@ class _Submit(click.Command):
 @click.option("--files", multiple=True, metavar="PATH", help="Files for the tasks' working folder: PATH[#NAME].")
 @click.option("--archives", multiple=True, metavar="PATH", help="Archives to unpack there: PATH[#NAME].")
 @click.option("--name", metavar="TEXT", help="Name of the job  [its class]")
-@click.option("--client-token", metavar="TEXT", help="The same token gives the same job, once.")
+@click.option("--client-token", metavar="TEXT", help="A repeat with the same token returns its job.")
 @click.option("--detach", is_flag=True, help="Print the job id and leave; the fleet goes on.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it costs; run nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
