@@ -19,7 +19,7 @@ STAGES = {"steps": '[["",true]]', "total.0.map": "2", "entered.0.map": "100.0", 
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_QUIET_SECONDS", 0.0)
     monkeypatch.setattr(progress, "LOOK_SECONDS", 0.0)
 
 
@@ -89,7 +89,7 @@ def test_quiet_is_quiet(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -
 def test_a_job_that_was_never_shown_says_nothing(
     handle: JobHandle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 3600.0)
+    monkeypatch.setattr(progress, "PLAIN_QUIET_SECONDS", 3600.0)
     with Display() as display:
         display.look(handle)
         assert not display.ends(True)
