@@ -16,7 +16,7 @@ from mrcelery import layout
 from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, VersionError
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.records import Part, decode, encode
-from mrcelery.report import Report, read_report
+from mrcelery.report import Report, put_report, read_report, remove_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import carried
@@ -78,7 +78,7 @@ def publish(
             output.delete([_claim_of(job)])
         raise JobStoppedError(f"job {job} has ended") from None
     told = report()
-    storage.write(layout.report(job), encode(told))
+    put_report(storage, told)
     if uri:
         output.write(layout.SUCCESS, _success(told))
         output.delete([_claim_of(job)])
@@ -87,7 +87,7 @@ def publish(
 def withdraw(storage: Storage, job: str, uri: str) -> None:
     """Take back what a job that failed or was cancelled has published, all or in part; nobody else's."""
     storage.delete([o.key for o in storage.list(layout.output(job))])
-    storage.delete([layout.report(job)])
+    remove_report(storage, job)
     if not uri:
         return
     output = open_storage(uri)

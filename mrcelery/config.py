@@ -173,6 +173,10 @@ class Config:
         None, _choice("AES256", "aws:kms", "aws:kms:dsse"), "encryption asked for with each object (the bucket's)"
     )
     s3_kms_key: str = _setting("", _text, "key of aws:kms, by ARN or id (the bucket's, else aws/s3)")
+    storage_timeout: float = _setting(
+        60.0, _seconds(1.0), "seconds until a request to S3 that gets no answer is made again"
+    )
+    liveness_file: str = _setting("", _text, "file that a worker touches while it is well, for a probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -222,7 +226,8 @@ SETTINGS = {f.name: f for f in fields(Config) if f.metadata}
 
 def mask(url: str) -> str:
     """A URL whose password is replaced by ``****``; other text as it is."""
-    return re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1****@", url)
+    url = re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1****@", url)
+    return re.sub(r"(sentinel_password=)[^&#]*", r"\1****", url)
 
 
 def _layers(

@@ -14,6 +14,7 @@
      +-- JobFailedError              exit 1   a job ended as failed; carries its Failure record
      +-- TaskError                   exit 1   what makes one attempt fail, raised inside a task
      |    +-- UserCodeError                   the user's own exception, with record, file and offset
+     |    +-- AttemptsLostError               a task's process died in each of its attempts
      |    +-- CodecError                      a key or value no codec takes
      |    +-- RecordTooLongError              a record beyond its share of the memory ceiling
      |    +-- CorruptDataError                bytes that do not match their checksum or format
@@ -105,7 +106,7 @@ class TaskError(MRCeleryError):
     def __init__(
         self, message: str, *, file: str = "", offset: int | None = None, record: str = "", traceback: str = ""
     ) -> None:
-        super().__init__(message)
+        super().__init__(writable(message))
         self.file = file
         self.offset = offset
         self.record = record
@@ -114,6 +115,10 @@ class TaskError(MRCeleryError):
 
 class UserCodeError(TaskError):
     """The user's code raised; ``traceback`` is theirs, without our frames."""
+
+
+class AttemptsLostError(TaskError):
+    """A task was started as often as it may, and its process or worker died each time."""
 
 
 class CodecError(TaskError):
@@ -164,3 +169,8 @@ class JobStoppedError(MRCeleryError):
 
 class SupersededError(MRCeleryError):
     """Raised inside an attempt when another one has committed its task meanwhile; the attempt just ends."""
+
+
+def writable(text: str) -> str:
+    """The text without lone surrogates, which input that is no UTF-8 leaves in it, and no record can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()

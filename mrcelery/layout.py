@@ -20,6 +20,7 @@ Layout version 1, relative to the storage root::
     jobs/<job>/_bad_records/step-<s>-<kind>-<nnnnn>.<attempt>.jsonl   BadRecord: records that an attempt skipped, one
                                                       a line; those of attempts that count stay
     jobs/<job>/report.json                            Report of a job that has ended
+    jobs/<job>/report.html                            the same as a page that needs nothing else
 
 An OUTPUT holds part-<nnnnn>[.suffix], copies of what lies under _bad_records/, and, last, _SUCCESS, the Report;
 while a job copies its part files there, also an empty _PUBLISHING.<job>.
@@ -34,6 +35,7 @@ import re
 LAYOUT = 1
 SUCCESS = "_SUCCESS"
 CLAIM = "_PUBLISHING."
+JOBS = "jobs/"
 BAD_RECORDS = "_bad_records/"
 PART_NAME = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
 
@@ -56,6 +58,10 @@ def code(job: str) -> str:
 
 def report(job: str) -> str:
     return f"jobs/{job}/report.json"
+
+
+def report_page(job: str) -> str:
+    return f"jobs/{job}/report.html"
 
 
 def output(job: str) -> str:

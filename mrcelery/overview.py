@@ -68,6 +68,8 @@ class Warn(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     step: int = -1
     stage: str = ""
+    task: int = -1
+    """Of a straggler or a silent attempt."""
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until it should be done, by what it has done so far; -1 where nobody can tell."""
     skew: dict[str, int] = {}
     """How the partitions that it wrote differ in size, as counters (:mod:`mrcelery.skew`)."""
+    reading: int = 0
+    """Records that running attempts have read so far, of those that have told; not in ``sums``."""
     running: tuple[Straggler, ...] = ()
     """Attempts that run for a second or more, the slowest first; at most 20."""
     attempts: tuple[Entry, ...] = ()
@@ -133,19 +137,18 @@ def overview(store: JobStore, job: str, now: float | None = None, *, state: str 
 
 
 def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str = "") -> Overview | None:
-    fields = store.fields(job)
+    fields, sums = store.head(job)
     if not fields.get("state"):
         return None
     if state:
         fields["state"] = state
-    sums = store.sums(job)
     stages = []
     counters: Counters = {}
     requests: Requests = {}
     add_coordinator_requests(requests, fields)
     ended = fields["state"] in FINAL
     finished = float(fields.get("finished") or (now if ended else 0))
-    for step, kind, name in _stages(fields):
+    for step, kind, name in stages_of(fields):
         summary = fields.get(f"summary.{step}.{kind}")
         summed = decode(summary.encode(), StageSummary) if summary else None
         if summed is not None:
@@ -178,7 +181,7 @@ def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str =
     return replace(found, warnings=tuple(warnings(found)))
 
 
-def _stages(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
+def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
     """All stages of a job in their order, also those to come."""
     steps: list[tuple[str, bool]] = msgspec.json.decode(fields.get("steps") or b"[]", type=list[tuple[str, bool]])
     found: list[tuple[int, Kind, str]] = []
@@ -208,9 +211,12 @@ def _stage(
     tasks = int(total)
     # A stage that is done may have its commits forgotten.
     over = summed is not None or _passed(fields, step, kind)
-    done = tasks if over else store.done(job, step, kind)
     running = not over and fields["state"] not in FINAL
-    listed, left_out = _listed(store, job, step, kind, over=not running) if attempts else ((), 0)
+    seen = marks.glimpse(store, job, step, kind, now) if not over else None
+    done = tasks if seen is None else seen.done
+    ended = float(fields.get(f"ended.{step}.{kind}") or 0)
+    until = 0.0 if running else ended or float(fields.get("finished") or now)
+    listed, left_out = _listed(store, job, step, kind, until) if attempts else ((), 0)
     return Stage(
         step=step,
         kind=kind,
@@ -220,11 +226,12 @@ def _stage(
         done=done,
         sums=sums,
         entered=entered,
-        ended=float(fields.get(f"ended.{step}.{kind}") or 0),
+        ended=ended,
         shuffle_bytes=summed.totals.shuffle_bytes if summed is not None else 0,
         left=_left(tasks, done, now - entered) if running and entered else -1.0,
         skew=summed.skew if summed is not None else {},
-        running=_running(store, job, step, kind, now) if running else (),
+        reading=sum(one.records for one in seen.running) if seen is not None and running else 0,
+        running=_running(seen) if seen is not None and running else (),
         attempts=listed,
         left_out=left_out,
     )
@@ -249,28 +256,31 @@ def _left(tasks: int, done: int, seconds: float) -> float:
     return round(seconds / done * (tasks - done), 1) if done and seconds > 0 else -1.0
 
 
-def _running(store: JobStore, job: str, step: int, kind: Kind, now: float) -> tuple[Straggler, ...]:
-    rates = sorted(marks.rates(store, job, step, kind))
+def _running(seen: marks.Glimpse) -> tuple[Straggler, ...]:
+    rates = sorted(seen.rates)
     usual = rates[len(rates) // 2] if rates else 0.0
-    backed_up = marks.backups(store, job, step, kind)
     found = []
-    for one in marks.running(store, job, step, kind, now):
+    for one in seen.running:
         rate = one.records / one.seconds
         slow = one.seconds >= STRAGGLER_SECONDS and rate * SLOWER < usual
         found.append(Straggler(
             task=one.task, attempt=one.attempt, worker=one.where, seconds=round(one.seconds, 1), records=one.records,
-            rate=round(rate, 1), quiet=round(one.quiet, 1), slow=slow, backed_up=one.task in backed_up,
+            rate=round(rate, 1), quiet=round(one.quiet, 1), slow=slow, backed_up=one.task in seen.backups,
         ))  # fmt: skip
     found.sort(key=lambda one: (not one.slow, -one.seconds))
     return tuple(found[:20])
 
 
-def _listed(store: JobStore, job: str, step: int, kind: Kind, *, over: bool) -> tuple[tuple[Entry, ...], int]:
-    """A stage's attempts; where it is over, those that still seem to run were lost."""
+def _listed(store: JobStore, job: str, step: int, kind: Kind, until: float) -> tuple[tuple[Entry, ...], int]:
+    """A stage's attempts; where it was over at ``until``, those that still seem to run were lost."""
     found = journal.entries(store, job, step, kind)
-    if over:
-        found = [replace(one, outcome="lost") if one.outcome == "running" else one for one in found]
+    if until:
+        found = [_lost(one, until) if one.outcome == "running" else one for one in found]
     return shortened(found, STAGE_ATTEMPTS)
+
+
+def _lost(one: Entry, until: float) -> Entry:
+    return replace(one, outcome="lost", seconds=round(max(0.0, until - one.began), 3))
 
 
 def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], int]:
@@ -288,8 +298,8 @@ def warnings(found: Overview) -> list[Warn]:
     for stage in found.stages:
         where = f"step {stage.step} {stage.kind}"
 
-        def warn(kind: str, text: str, where: str = where, stage: Stage = stage) -> None:
-            told.append(Warn(kind=kind, text=f"{where}: {text}", step=stage.step, stage=stage.kind))
+        def warn(kind: str, text: str, where: str = where, stage: Stage = stage, task: int = -1) -> None:
+            told.append(Warn(kind=kind, text=f"{where}: {text}", step=stage.step, stage=stage.kind, task=task))
 
         sums = stage.sums
         if sums.failed:
@@ -304,9 +314,10 @@ def warnings(found: Overview) -> list[Warn]:
         for one in stage.running:
             if one.slow:
                 again = "; a backup runs" if one.backed_up else ""
-                warn("straggler", f"task {one.task} on {one.worker} takes {one.rate:,.0f} records a second{again}")
+                slow = f"task {one.task} on {one.worker} takes {one.rate:,.0f} records a second{again}"
+                warn("straggler", slow, task=one.task)
             elif one.quiet >= SILENT:
-                warn("silent", f"task {one.task} on {one.worker} has said nothing for {one.quiet:.0f} s")
+                warn("silent", f"task {one.task} on {one.worker} has said nothing for {one.quiet:.0f} s", task=one.task)
     return told
 
 

@@ -1,10 +1,15 @@
-"""The report of a job that has ended: what stays of it in storage when the job store has forgotten it."""
+"""The report of a job that has ended: what stays of it in storage when the job store has forgotten it.
+
+``report.json`` is for programs, ``report.html`` the same for a person.
+"""
 
 from __future__ import annotations
 
 from mrcelery import layout
+from mrcelery.evidence import gather
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.overview import Overview, overview
+from mrcelery.page import job_page
 from mrcelery.records import Counters, Record, Totals, decode, encode
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
@@ -38,6 +43,19 @@ def read_report(storage: Storage, job: str) -> Report | None:
         return None
 
 
+def put_report(storage: Storage, report: Report) -> None:
+    """Write a job's report; its page first, since who finds ``report.json`` may look for that."""
+    if report.overview is not None:
+        seen = report.overview
+        storage.write(layout.report_page(report.job), job_page(seen, gather(storage, seen)))
+    storage.write(layout.report(report.job), encode(report))
+
+
+def remove_report(storage: Storage, job: str) -> None:
+    """Remove a job's report, where it has one."""
+    storage.delete([layout.report(job), layout.report_page(job)])
+
+
 def write_report(store: JobStore, job: str) -> None:
     """Write the report of a job that failed or was cancelled; may be done again as more of its attempts end.
 
@@ -52,7 +70,7 @@ def write_report(store: JobStore, job: str) -> None:
         name=found.name,
         state=found.state,
         counters=found.counters,
-        totals=_totals(found),
+        totals=totals_of(found),
         started=started,
         finished=found.finished,
         seconds=round(found.finished - started, 6),
@@ -61,10 +79,10 @@ def write_report(store: JobStore, job: str) -> None:
         bad_records=sum(stage.sums.bad_records for stage in found.stages),
         overview=found,
     )
-    open_storage(found.storage).write(layout.report(job), encode(report))
+    put_report(open_storage(found.storage), report)
 
 
-def _totals(found: Overview) -> Totals:
+def totals_of(found: Overview) -> Totals:
     """What the committed attempts of a job came to that did not come to its end."""
     first = found.stages[0].sums if found.stages else None
     return Totals(

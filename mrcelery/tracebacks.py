@@ -6,6 +6,8 @@ import re
 import traceback
 from pathlib import Path
 
+from mrcelery.errors import writable
+
 _HERE = Path(__file__).parent
 _HEAD, _TAIL = 4_000, 12_000
 # Where the loader unpacks a bundle: <scratch>/<sha256>/lib/wc.py is the user's wc.py.
@@ -24,7 +26,7 @@ def user_traceback(exc: BaseException, skip_package: str | Path = _HERE) -> str:
     text = "".join(report.format())
     if len(text) > _HEAD + _TAIL:
         text = f"{text[:_HEAD]}\n  [{len(text) - _HEAD - _TAIL} characters left out]\n{text[-_TAIL:]}"
-    return text
+    return writable(text)
 
 
 def raised_by_us(exc: BaseException, package: str | Path = _HERE) -> bool:

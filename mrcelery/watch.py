@@ -31,12 +31,14 @@ def poller(
     worker: str,
     mark: Mark,
     records: Callable[[], int],
+    share: Callable[[], None] | None = None,
 ) -> Callable[[], None]:
     """A check that asks the job store now and then whether the job has ended, or another attempt was quicker.
 
     It tells the worker that the attempt is alive and, once a second, the job store how far this one is: ``records``
-    says it. It also collects garbage, mostly the young: cycles that user code leaves behind must not wait for the end
-    of a long attempt, whose collector is off (:func:`collector_off`).
+    says it. ``share`` is called while someone follows what the job prints. It also collects garbage, mostly the
+    young: cycles that user code leaves behind must not wait for the end of a long attempt, whose collector is off
+    (:func:`collector_off`).
     """
     began = time.time()
     due = time.monotonic() + POLL_SECONDS
@@ -50,15 +52,17 @@ def poller(
             return
         due = now + POLL_SECONDS
         polls += 1
-        mark.touch()
+        mark.touch(records())
         if not gc.isenabled():
             # What is alive at one of these is passed over by the next ones of its generation.
             gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
-        state, done = store.look(job, step, kind, number)
+        state, done, followed = store.look(job, step, kind, number)
         if state in FINAL:
             raise JobStoppedError(f"job {job} has ended")
         if done:
             raise SupersededError(f"{kind} task {number} of job {job} was committed by another attempt")
+        if followed and share is not None:
+            share()
         if now >= tell:
             tell = now + TELL_SECONDS
             marks.tell_running(store, job, step, kind, number, attempt, began=began, records=records(), worker=worker)

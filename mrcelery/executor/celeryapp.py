@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
 from kombu import transport as kombu_transport
@@ -13,6 +13,7 @@ from mrcelery.config import Config
 from mrcelery.executor.leases import LeaseStep, transport_options
 from mrcelery.executor.reconciler import ReconcilerStep
 from mrcelery.executor.tasks import register
+from mrcelery.jobstore.wire import sentinel_options
 
 TRANSPORTS = {
     "redis": "mrcelery.executor.transport:Transport",
@@ -22,6 +23,9 @@ TRANSPORTS = {
 """What this process's kombu uses for addresses of a Redis broker, once :func:`make_app` was called."""
 
 POOL_WATCH = "mrcelery.executor.lost:PoolWatch"
+PROGRESS = "mrcelery.executor.telling:ProgressStep"
+
+LIVENESS = "mrcelery.executor.liveness:LivenessStep"
 
 SETTINGS: dict[str, Any] = {
     "accept_content": ["json"],  # nothing from the broker is ever unpickled
@@ -35,7 +39,7 @@ SETTINGS: dict[str, Any] = {
     "worker_lost_wait": 0.5,  # seconds until a killed process's task is delivered again; Celery waits ten
     "worker_cancel_long_running_tasks_on_connection_loss": False,  # True lost tasks where Redis restarted
     "worker_redirect_stdouts": False,  # what user code prints is kept per attempt
-    "worker_send_task_events": False,  # half the time of a small task; `mrcelery worker -- -E` turns them on
+    "worker_send_task_events": False,  # half the time of a small task; Flower turns them on where it runs
     "result_expires": 24 * 3600,
 }
 
@@ -72,21 +76,19 @@ def use_transports() -> None:
 def add_tasks(app: Celery) -> None:
     """The tasks, and what a worker that runs them does beside."""
     register(app)
-    app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH))
+    app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
+    app.steps["consumer"].add(PROGRESS)
 
 
-def _sentinel_options(url: str) -> dict[str, str]:
-    """What kombu and Celery want as an option and others in the address: the name of Sentinel's master."""
-    if not url.startswith("sentinel://"):
-        return {}
-    found = parse_qs(urlsplit(url.split(";")[-1]).query).get("master_name", ["mymaster"])
-    return {"master_name": found[0]}
+def _sentinel_options(url: str) -> dict[str, Any]:
+    """What kombu and Celery want as options and others in the address."""
+    return sentinel_options(url) if url.startswith("sentinel://") else {}
 
 
 def _for_celery(url: str) -> str:
     """An address as Celery takes it."""
     if url.startswith("sentinel://"):
-        return url.partition("?")[0]  # the master's name is an option there
+        return url.partition("?")[0]  # what stands there are options of theirs
     if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
         return url
     # Its result backend refuses an address that does not say how: as redis-py does by default.
@@ -96,7 +98,17 @@ def _for_celery(url: str) -> str:
 def configured_app() -> Celery:
     """The app of this environment's configuration: what ``celery -A mrcelery worker`` runs."""
     config = Config.load({})
-    return make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
+    app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
+    add_pages()
+    return app
+
+
+def add_pages() -> None:
+    """Our pages in Flower, where it is what this process is about to start: ``celery -A ... flower``."""
+    if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
+        from mrcelery.dashboard.routes import install  # Flower is an extra
+
+        install()
 
 
 def install(app: Celery) -> Celery:
@@ -119,6 +131,7 @@ def install(app: Celery) -> Celery:
 
     store_url(app)
     add_tasks(app)
+    add_pages()
     return app
 
 
@@ -127,12 +140,12 @@ def worker_argv(
 ) -> list[str]:
     """Arguments of ``celery worker`` for a worker that starts fast and says little.
 
-    Gossip, mingle and heartbeats cost more than a second at the start and are of use only where
-    something listens to events: with ``-E`` among ``extra`` they stay on.
+    Gossip and mingle cost more than a second at the start and are of no use to us; with ``-E`` among ``extra`` they
+    stay on. Heartbeats stay: a worker without them would not send events of its tasks when Flower asks for them.
     """
     argv = ["worker", "--queues", queue, "--loglevel", loglevel]
     if concurrency:
         argv += ["--concurrency", str(concurrency)]
     if "-E" not in extra and "--task-events" not in extra:
-        argv += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        argv += ["--without-gossip", "--without-mingle"]
     return [*argv, *extra]

@@ -63,6 +63,7 @@ class InlineRunner:
                 withdraw_output(runtime, job)
                 clean_up(runtime, job)
                 write_report(self.store, job)
+            self.store.update(job, {"cleaned": repr(time.time())})
             raise
 
     def look_after(self, job: str, fields: dict[str, str]) -> bool:

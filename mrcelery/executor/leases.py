@@ -10,20 +10,27 @@ worker holds is its own for as long as it lives, and others' soon after.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 from celery import bootsteps
 from celery.signals import worker_shutdown
 from celery.worker import state
+from msgspec.structs import replace
 
 from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError, ConfigError
+from mrcelery.executor.lost import excuse
 from mrcelery.executor.stuck import Watch
 from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
+from mrcelery.formats.extras import installed as arrow_installed
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.records import Presence, encode
+from mrcelery.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +42,9 @@ SKEW_SECONDS = 2.0
 
 LOOK_SECONDS = 0.5
 """How often a worker that runs tasks looks for those that should be stopped."""
+
+LONGEST_SILENCE = 5.0
+"""A worker tells at least so often that it lives, in seconds, for those who wait for a job."""
 
 
 def transport_options(visibility_timeout: float) -> dict[str, Any]:
@@ -85,12 +95,27 @@ class Leases:
     def __init__(self, worker: Any, url: str) -> None:
         options = worker.app.conf.broker_transport_options or {}
         self._visibility = float(options.get("visibility_timeout", KOMBU_VISIBILITY))
-        self._index = f"{options.get('global_keyprefix', '')}{options.get('unacked_index_key', 'unacked_index')}"
+        self._index = str(options.get("unacked_index_key", "unacked_index"))
         self._store = RedisJobStore(url)
         self._watch = Watch(worker.app, self._store, Config.load({}).task_timeout)
         self._stopped = threading.Event()
         self._clock_told = self._clock_checked = False
         self._due = 0.0
+        self._name = str(worker.hostname)
+        self._every = min(LONGEST_SILENCE, self._visibility / 4)
+        self._present = Presence(
+            queues=tuple(worker.app.amqp.queues.consume_from),
+            processes=int(worker.concurrency or 1),
+            every=self._every,
+            host=socket.gethostname(),
+            versions=versions(),
+            visibility=self._visibility,
+            arrow=arrow_installed(),
+            signed=bool(Config.load({}).signing_key),
+        )
+        self._telling = threading.Lock()
+        self._leaves = False
+        self._tell_due = 0.0
 
     def start(self) -> None:
         worker_shutdown.connect(self._on_shutdown)
@@ -99,6 +124,18 @@ class Leases:
     def _on_shutdown(self, **_: Any) -> None:
         # Not when the worker is told to stop: in a warm shutdown tasks run on.
         self._stopped.set()
+
+    def leave(self) -> None:
+        """Tell nobody any more that this worker listens; leases are renewed on, while tasks run to their end."""
+        with self._telling:
+            self._leaves = True
+            with suppress(BrokerUnreachableError):
+                self._store.drop_worker(self._name)
+
+    def _tell(self) -> None:
+        with self._telling:
+            if not self._leaves:
+                self._store.tell_worker(self._name, encode(replace(self._present, at=time.time())))
 
     def _run(self) -> None:
         lost = False
@@ -123,7 +160,11 @@ class Leases:
     def _look(self) -> None:
         requests = held()
         hung = self._watch.look(requests) if requests else set()
+        excuse(self._store)
         now = time.monotonic()
+        if now >= self._tell_due:
+            self._tell_due = now + self._every
+            self._tell()
         if now >= self._due and (requests or not self._clock_checked):
             self.renew(request.message.delivery_tag for request in requests - hung)
             self._due = now + self._visibility / 4
@@ -167,3 +208,9 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             return  # another broker knows itself when a worker is gone
         self.leases = Leases(worker, store_url(worker.app))
         self.leases.start()
+
+    def stop(self, worker: Any) -> None:
+        if self.leases is not None:
+            self.leases.leave()
+
+    terminate = stop

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from mrcelery.executor.tasks import runtime_of
 from mrcelery.jobstore.base import FINAL, JobStore
-from mrcelery.progress import last_progress, mark_path
+from mrcelery.progress import HUNG, last_progress, mark_path
 
 log = logging.getLogger(__name__)
 
@@ -58,19 +58,16 @@ class Watch:
             since = self._first_seen.setdefault(request, now)
             if request.kwargs["job"] in ended:
                 self._ended_since.setdefault(request, now)
-            silent = now - max(since, last_progress(self._mark(request)))
+            silent = now - max(since, last_progress(mark_of(self._scratch, request)))
             if now - self._ended_since.get(request, now) >= GRACE_SECONDS:
                 self._kill(request, "its job has ended")
             elif self._timeout and silent > self._timeout:
                 hung.add(request)
-                self._kill(request, f"it made no progress for {silent:.0f} s (MRCELERY_TASK_TIMEOUT)")
+                why = f"it made no progress for {silent:.0f} s ({HUNG})"
+                # Before it is killed: what is seen of it next is its death.
+                request.hung = f"{why} and was killed"
+                self._kill(request, why)
         return hung
-
-    def _mark(self, request: Any) -> str:
-        which = request.kwargs
-        return mark_path(
-            self._scratch, which["job"], which["step"], KINDS[request.name], which["task"], request.worker_pid
-        )
 
     def _kill(self, request: Any, why: str) -> None:
         pid = request.worker_pid
@@ -81,4 +78,10 @@ class Watch:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         with suppress(OSError):
-            os.unlink(self._mark(request))
+            os.unlink(mark_of(self._scratch, request))
+
+
+def mark_of(scratch: str, request: Any) -> str:
+    """Where the attempt that a request runs keeps its mark."""
+    which = request.kwargs
+    return mark_path(scratch, which["job"], which["step"], KINDS[request.name], which["task"], request.worker_pid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
@@ -10,6 +10,9 @@ FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
+
+WORKER_TTL = 3600
+"""Seconds for which a worker that tells nothing any more is remembered."""
 
 
 Note = tuple[str, str, str]
@@ -23,7 +26,17 @@ def outlives_a_run(table: str) -> bool:
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
+
+
+def is_of_work(field: str) -> bool:
+    """Whether a field tells of committed work, which a cancelled job has none of."""
+    return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
+
+
+def run_of(fields: Mapping[str, str]) -> int:
+    """The number of a job's run: how often it was revived."""
+    return int(fields.get("revived") or 0)
 
 
 class JobStore(Protocol):
@@ -34,7 +47,9 @@ class JobStore(Protocol):
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``status`` (the last ``set_status``).
+    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
+    again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
+    ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -54,6 +69,10 @@ class JobStore(Protocol):
         """All fields; empty where the job is not known."""
         ...
 
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        """``fields`` and ``sums`` at once."""
+        ...
+
     def state(self, job: str) -> str:
         """The state alone, ``""`` where the job is not known. Cheap: tasks poll it."""
         ...
@@ -67,12 +86,17 @@ class JobStore(Protocol):
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
         of it and its count of attempts are forgotten, its commits and the journal are not.
 
-        False for any other; of two, one gets True.
+        A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be
+        revived. False for any other; of two, one gets True.
         """
         ...
 
     def live(self) -> list[str]:
         """Ids of jobs that have not ended, as far as the store knows."""
+        ...
+
+    def stopping(self) -> list[str]:
+        """Ids of cancelled jobs that are not ``cleaned``."""
         ...
 
     def next_attempt(
@@ -81,8 +105,23 @@ class JobStore(Protocol):
         """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
         ...
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        """The state, and whether a commit of the task is remembered. Cheap: attempts ask it as they run."""
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        """Count an attempt that ended for no fault of its own."""
+        ...
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        """How many of a task's attempts were."""
+        ...
+
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        """The state, whether a commit of the task is remembered, and whether someone follows what the job prints.
+
+        Cheap: attempts ask it as they run.
+        """
+        ...
+
+    def follow(self, job: str, seconds: float) -> None:
+        """Have it known for so long that someone follows what the job prints."""
         ...
 
     def add_commit(
@@ -132,6 +171,12 @@ class JobStore(Protocol):
 
     def drop_mark(self, job: str, table: str, name: str) -> None: ...
 
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        """``done``, and the ``marks`` of each table, at once."""
+        ...
+
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         """Whether ``owner`` is now the one that looks after the job, for so long; its holder may call again."""
         ...
@@ -146,12 +191,24 @@ class JobStore(Protocol):
         """Drop a finished stage's commits."""
         ...
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        """Job ids, newest first."""
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """Job ids, newest first, without the ``skip`` newest."""
         ...
 
     def drop(self, job: str) -> None:
         """Forget a job."""
+        ...
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
+        ...
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Workers by name: the seconds since each told of itself, and what it told."""
+        ...
+
+    def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         ...
 
     def close(self) -> None: ...

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, is_of_work, outlives_a_run
 
 
 class MemoryJobStore:
@@ -25,6 +25,8 @@ class MemoryJobStore:
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._holders: dict[str, tuple[str, float]] = {}
+        self._workers: dict[str, tuple[float, bytes]] = {}
+        self._followed: dict[str, float] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         with self._lock:
@@ -46,6 +48,9 @@ class MemoryJobStore:
         with self._lock:
             return dict(self._fields.get(job, {}))
 
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        return self.fields(job), self.sums(job)
+
     def state(self, job: str) -> str:
         return self._fields.get(job, {}).get("state", "")
 
@@ -60,20 +65,27 @@ class MemoryJobStore:
     def revive(self, job: str) -> bool:
         with self._lock:
             known = self._fields.get(job, {})
-            if known.get("state") not in ("failed", "cancelled"):
+            anew = known.get("state") == "cancelled"
+            if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_a_run(n)]:
+            for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
                 del known[name]
-            known["state"] = "submitted"
-            for counted in [k for k in self._attempts if k[0] == job]:
-                del self._attempts[counted]
-            for marked in [k for k in self._marks if k[0] == job and not outlives_a_run(k[1])]:
+            known.update(state="submitted", revived=str(int(known.get("revived", 0)) + 1))
+            tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
+            for keyed in tables:
+                for key in [k for k in keyed if k[0] == job]:
+                    del keyed[key]
+            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
                 del self._marks[marked]
             return True
 
     def live(self) -> list[str]:
         with self._lock:
             return [job for job, fields in self._fields.items() if fields["state"] not in FINAL]
+
+    def stopping(self) -> list[str]:
+        with self._lock:
+            return [job for job, f in self._fields.items() if f["state"] == "cancelled" and "cleaned" not in f]
 
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
@@ -83,8 +95,20 @@ class MemoryJobStore:
             self._attempts[job, step, kind, task] += 1
             return self._attempts[job, step, kind, task]
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        return self.state(job), task in self._commits.get((job, step, kind), {})
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        with self._lock:
+            self._attempts[job, step, f"{kind}.excused", task] += 1
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        with self._lock:
+            return self._attempts.get((job, step, f"{kind}.excused", task), 0)
+
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        followed = monotonic() < self._followed.get(job, 0.0)
+        return self.state(job), task in self._commits.get((job, step, kind), {}), followed
+
+    def follow(self, job: str, seconds: float) -> None:
+        self._followed[job] = monotonic() + seconds
 
     def add_commit(
         self,
@@ -142,6 +166,11 @@ class MemoryJobStore:
         with self._lock:
             self._marks.get((job, table), {}).pop(name, None)
 
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        return self.done(job, step, kind), [self.marks(job, table) for table in tables]
+
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         with self._lock:
             holder, until = self._holders.get(job, (owner, 0.0))
@@ -161,9 +190,10 @@ class MemoryJobStore:
         with self._lock:
             self._commits.pop((job, step, kind), None)
 
-    def jobs(self, limit: int = 100) -> list[str]:
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
         with self._lock:
-            return sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)[:limit]
+            newest = sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)
+            return newest[skip : skip + limit]
 
     def drop(self, job: str) -> None:
         with self._lock:
@@ -175,6 +205,20 @@ class MemoryJobStore:
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        with self._lock:
+            self._workers[name] = monotonic(), about
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        now = monotonic()
+        with self._lock:
+            told = {name: (now - at, about) for name, (at, about) in self._workers.items()}
+        return {name: found for name, found in told.items() if found[0] < WORKER_TTL}
+
+    def drop_worker(self, name: str) -> None:
+        with self._lock:
+            self._workers.pop(name, None)
 
     def close(self) -> None:
         """Nothing to close."""

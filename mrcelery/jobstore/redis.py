@@ -5,35 +5,55 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:jobs                        sorted set of job ids by time of creation
     mrcelery:job:<job>                   hash of the job's fields
     mrcelery:job:<job>:request           the request envelope
-    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started
+    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started; the same and .excused -> those
+                                         that ended for no fault of their own
     mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
     mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit, deflated ("" for one that is too large: read storage)
     mrcelery:job:<job>:sums              hash name -> sum
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
     mrcelery:job:<job>:holder            who looks after the job just now
+    mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
+    mrcelery:workers                     hash name of a worker -> what it tells of itself
+    mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import (
+    FINAL,
+    TTL,
+    WORKER_TTL,
+    Note,
+    State,
+    is_of_a_run,
+    is_of_work,
+    outlives_a_run,
+)
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
+WORKERS = "mrcelery:workers"
+WORKERS_TOLD = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
 """Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 5))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[1])
+for at = 3, 4 do
+    redis.call('ZADD', KEYS[at], ARGV[3], ARGV[4])
+    redis.call('ZREMRANGEBYSCORE', KEYS[at], '-inf', ARGV[3] - ARGV[1])
+end
 return 1
 """
 
@@ -55,8 +75,10 @@ return 1
 _REVIVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'failed' and state ~= 'cancelled' then return 0 end
+if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'submitted')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
+redis.call('HINCRBY', KEYS[1], 'revived', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
@@ -80,6 +102,18 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
+_TELL_WORKER = """
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+redis.call('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[2])
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now[1] - ARGV[1])) do
+    redis.call('HDEL', KEYS[1], name)
+    redis.call('ZREM', KEYS[2], name)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+"""
+
 
 class RedisJobStore:
     """:class:`mrcelery.jobstore.base.JobStore` at a broker address.
@@ -95,17 +129,9 @@ class RedisJobStore:
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         created = float(fields.get("created") or time.time())
-        made = self._one("EVAL", _CREATE, 1, _job(job), TTL, *_flat({**fields, "state": "submitted"}))
-        if not made:
-            return False
-        self.connection.call(
-            ("SET", f"{_job(job)}:request", request, "EX", TTL),
-            ("ZADD", JOBS, created, job),
-            ("ZREMRANGEBYSCORE", JOBS, "-inf", created - TTL),
-            ("ZADD", LIVE, created, job),
-            ("ZREMRANGEBYSCORE", LIVE, "-inf", created - TTL),
-        )
-        return True
+        keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE)
+        flat = _flat({**fields, "state": "submitted"})
+        return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
 
     def request(self, job: str) -> bytes | None:
         return self._one("GET", f"{_job(job)}:request")  # type: ignore[return-value]
@@ -114,7 +140,11 @@ class RedisJobStore:
         self._one("EVAL", _UPDATE, 1, _job(job), TTL, *_flat(fields))
 
     def fields(self, job: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _job(job)))}
+        return _texts(self._one("HGETALL", _job(job)))
+
+    def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        fields, sums = self.connection.call(("HGETALL", _job(job)), ("HGETALL", _sums(job)))
+        return _texts(fields), _numbers(sums)
 
     def state(self, job: str) -> str:
         state = self._one("HGET", _job(job), "state")
@@ -124,26 +154,43 @@ class RedisJobStore:
         moved = bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
         if moved:
             # Added again, too: of a job that fails and is retried at the same moment the two may come in either order.
-            self._one(*(("ZREM", LIVE, job) if to in FINAL else ("ZADD", LIVE, "NX", time.time(), job)))
+            # A cancelled one stays until it is cleaned.
+            over = to in FINAL - {"cancelled"}
+            self._one(*(("ZREM", LIVE, job) if over else ("ZADD", LIVE, "NX", time.time(), job)))
         return moved
 
     def revive(self, job: str) -> bool:
+        fields = self.fields(job)
+        anew = fields.get("state") == "cancelled"
         # A name at least: HDEL takes no empty list.
-        names = ["failure", *filter(is_of_a_run, self.fields(job))]
+        names = ["failure", *(name for name in fields if is_of_a_run(name) or (anew and is_of_work(name)))]
         if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
             return False
-        self.connection.call(("UNLINK", f"{_job(job)}:attempts"), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), outlives_a_run)
+        gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
+        self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
+        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
         return True
 
     def live(self) -> list[str]:
+        return [job for job, state in self._unfinished() if state != b"cancelled"]
+
+    def stopping(self) -> list[str]:
+        return [job for job, state in self._unfinished() if state == b"cancelled"]
+
+    def _unfinished(self) -> list[tuple[str, bytes]]:
+        """Jobs that somebody has still to look after, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
-        states = self.connection.call(*(("HGET", _job(job), "state") for job in jobs)) if jobs else []
-        # Of a client that died before it could say so, or past their time to live.
-        gone = [job for job, state in zip(jobs, states, strict=True) if not state or state.decode() in FINAL]
+        known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
+        found, gone = [], []
+        for job, (state, cleaned) in zip(jobs, known, strict=True):
+            # Of a client that died before it could say so, or past their time to live.
+            if not state or cleaned or state.decode() in FINAL - {"cancelled"}:
+                gone.append(job)
+            else:
+                found.append((job, state))
         if gone:
             self._one("ZREM", LIVE, *gone)
-        return [job for job in jobs if job not in set(gone)]
+        return found
 
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
@@ -155,11 +202,22 @@ class RedisJobStore:
         answers: list[Any] = self.connection.call(*counting, *_adding(job, add))
         return int(answers[0])
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool]:
-        state, done = self.connection.call(
-            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task)
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        key = f"{_job(job)}:attempts"
+        self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}.excused", 1), ("EXPIRE", key, TTL))
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        answers: list[Any] = self.connection.call(("HGET", f"{_job(job)}:attempts", f"{step}.{kind}.{task}.excused"))
+        return int(answers[0] or 0)
+
+    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+        state, done, followed = self.connection.call(
+            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task), ("EXISTS", _followed(job))
         )
-        return state.decode() if isinstance(state, bytes) else "", bool(done)
+        return state.decode() if isinstance(state, bytes) else "", bool(done), bool(followed)
+
+    def follow(self, job: str, seconds: float) -> None:
+        self._one("SET", _followed(job), 1, "PX", int(seconds * 1000))
 
     def add_commit(
         self,
@@ -204,16 +262,23 @@ class RedisJobStore:
         return frozenset(map(int, self._one("HKEYS", _done(job, step, kind))))  # type: ignore[call-overload]
 
     def sums(self, job: str) -> dict[str, int]:
-        return {k.decode(): int(v) for k, v in _pairs(self._one("HGETALL", _sums(job)))}
+        return _numbers(self._one("HGETALL", _sums(job)))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in _pairs(self._one("HGETALL", _marks(job, table)))}
+        return _texts(self._one("HGETALL", _marks(job, table)))
 
     def drop_mark(self, job: str, table: str, name: str) -> None:
         self._one("HDEL", _marks(job, table), name)
+
+    def done_and_marks(
+        self, job: str, step: int, kind: str, tables: Sequence[str]
+    ) -> tuple[int, list[dict[str, str]]]:
+        reading = [("HGETALL", _marks(job, table)) for table in tables]
+        done, *found = self.connection.call(("HLEN", _done(job, step, kind)), *reading)
+        return int(done), [_texts(marks) for marks in found]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         return bool(self._one("EVAL", _HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
@@ -227,8 +292,8 @@ class RedisJobStore:
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         self._one("UNLINK", _done(job, step, kind))
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        return [j.decode() for j in self._one("ZREVRANGE", JOBS, 0, limit - 1)]  # type: ignore[attr-defined]
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        return [j.decode() for j in self._one("ZREVRANGE", JOBS, skip, skip + limit - 1)]  # type: ignore[attr-defined]
 
     def drop(self, job: str) -> None:
         self._unlink(f"{_job(job)}:")
@@ -246,6 +311,24 @@ class RedisJobStore:
                 self._one("UNLINK", *own)
             if cursor == b"0":
                 return
+
+    def tell_worker(self, name: str, about: bytes) -> None:
+        self._one("EVAL", _TELL_WORKER, 2, WORKERS, WORKERS_TOLD, WORKER_TTL, name, about)
+
+    def workers(self) -> dict[str, tuple[float, bytes]]:
+        answer: list[Any] = self.connection.call(
+            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_TOLD, 0, -1, "WITHSCORES")
+        )
+        (seconds, micros), about, told = answer
+        now, known = float(seconds) + float(micros) / 1e6, dict(_pairs(about))
+        return {
+            name.decode(): (now - float(at), known[name])
+            for name, at in _pairs(told)
+            if name in known and now - float(at) < WORKER_TTL
+        }
+
+    def drop_worker(self, name: str) -> None:
+        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_TOLD, name))
 
     def push(self, queue: str, message: bytes) -> None:
         """Put a Celery message, in the transport's format, on a queue."""
@@ -271,6 +354,10 @@ def _marks(job: str, table: str) -> str:
     return f"{_job(job)}:marks:{table}"
 
 
+def _followed(job: str) -> str:
+    return f"{_job(job)}:followed"
+
+
 def _sums(job: str) -> str:
     return f"{_job(job)}:sums"
 
@@ -289,6 +376,14 @@ def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
     return [text for pair in fields.items() for text in pair]
+
+
+def _texts(flat: object) -> dict[str, str]:
+    return {k.decode(): v.decode() for k, v in _pairs(flat)}
+
+
+def _numbers(flat: object) -> dict[str, int]:
+    return {k.decode(): int(v) for k, v in _pairs(flat)}
 
 
 def _pairs(flat: object) -> list[tuple[bytes, bytes]]:

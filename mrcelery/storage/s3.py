@@ -53,6 +53,7 @@ _BILLED = {
     "complete_multipart_upload": "PUT",
     "abort_multipart_upload": "DELETE",
     "list_objects_v2": "LIST",
+    "list_multipart_uploads": "LIST",
     "delete_objects": "DELETE",
 }
 
@@ -68,6 +69,7 @@ _SETTINGS = (
     "AWS_DEFAULT_REGION",
     "AWS_ACCESS_KEY_ID",
     "AWS_SESSION_TOKEN",
+    "MRCELERY_STORAGE_TIMEOUT",
 )
 _clients: dict[tuple[object, ...], Any] = {}
 
@@ -83,7 +85,13 @@ def _client() -> Any:
 def _connect() -> Any:
     # A session of our own: boto3's default session is not safe to share between threads.
     session = boto3.session.Session()
-    config = Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, max_pool_connections=2 * THREADS)
+    timeout = Settings.load({}).storage_timeout
+    config = Config(
+        connect_timeout=min(10, timeout),
+        read_timeout=timeout,
+        tcp_keepalive=True,
+        max_pool_connections=2 * THREADS,
+    )
     profile = session._session.get_scoped_config()
     if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys() and "retry_mode" not in profile:
         # boto3's default mode, "legacy", does not retry all that S3 says is worth it.
@@ -255,6 +263,18 @@ class S3Storage:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        full = self._prefix + prefix
+        more: dict[str, str] = {}
+        while True:
+            with self._errors("s3:ListBucket", prefix):
+                page = self._call("list_objects_v2", Prefix=full, Delimiter="/", **more)
+            for found in page.get("CommonPrefixes", ()):
+                yield found["Prefix"][len(full) : -1]
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
     def delete(self, keys: Iterable[str]) -> int:
         count = 0
         source = iter(keys)
@@ -266,6 +286,20 @@ class S3Storage:
                 if failed := answer.get("Errors"):
                     raise ClientError({"Error": failed[0]}, "DeleteObjects")
         return count
+
+    def sweep(self, folder: str) -> None:
+        more: dict[str, str] = {}
+        try:
+            while True:
+                page = self._call("list_multipart_uploads", Prefix=self._prefix + folder, **more)
+                for found in page.get("Uploads", ()):
+                    key = found["Key"][len(self._prefix) :]
+                    self._call("abort_multipart_upload", key, UploadId=found["UploadId"])
+                if not page.get("IsTruncated"):
+                    return
+                more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        except (BotoCoreError, ClientError):
+            pass  # a right that many lack; a lifecycle rule of the bucket's ends them, too
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         if not isinstance(to, S3Storage):

@@ -171,10 +171,10 @@ def test_cancel(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: P
 def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
     """kill -9 of the waiting client: the job goes on, and another client finds it by its token."""
     token = os.urandom(8).hex()
-    args = ["submit", gate_job, str(text), "--client-token", token]
+    args = ["submit", gate_job, str(text), "--client-token", token, "-o", str(tmp_path / "out")]
     own = ["--", "--gate", str(gate)]
     client = subprocess.Popen(
-        [sys.executable, "-m", "mrcelery", *args, "-o", str(tmp_path / "out"), *own],
+        [sys.executable, "-m", "mrcelery", *args, *own],
         env=fleet.env,
         stderr=subprocess.DEVNULL,
     )

@@ -201,3 +201,24 @@ def test_the_default_scratch_folder_must_be_our_own(tmp_path: Path, monkeypatch:
     scratch.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="not this user's alone"):
         Runtime(MemoryJobStore())
+
+
+@pytest.mark.parametrize("bad_records", [0, 5])
+def test_an_error_about_input_that_is_no_text_can_be_told(tmp_path: Path, bad_records: int) -> None:
+    job, text = tmp_path / "job.py", tmp_path / "text"
+    source = """
+        from mrcelery import MRJob
+
+        class Odd(MRJob):
+            def mapper(self, _, line):
+                raise ValueError(f"odd: {line}")
+    """
+    job.write_text(dedent(source))
+    text.write_bytes(b"b\xffd\n")
+    with mrcelery.submit(str(job), str(text), runner="inline", max_bad_records=bad_records) as handle:
+        if bad_records:
+            handle.wait()
+            return
+        with pytest.raises(mrcelery.JobFailedError, match=r"^ValueError: odd: b\\udcffd$") as caught:
+            handle.wait()
+        assert r"b\udcffd" in caught.value.failure.traceback

@@ -1,0 +1,51 @@
+"""``mrcelery report``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from mrcelery.api import attach
+from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, write_bytes
+from mrcelery.errors import UsageError
+
+
+@click.command(
+    epilog=epilog(
+        "mrcelery report JOB",
+        "mrcelery report JOB --open",
+        "mrcelery report JOB -o - > page.html",
+        "mrcelery report JOB --json",
+    )
+)
+@JOB
+@click.option("-o", "--output", "path", metavar="FILE", help="Where to, - for stdout  [JOB.html]")
+@click.option("--open", "opens", is_flag=True, help="Show it in the browser.")
+@connection_options
+@json_option
+def command(job: str, path: str | None, opens: bool, as_json: bool, **settings: Any) -> None:
+    """Write JOB's page as one HTML file that needs nothing else, and print the file's path.
+
+    Of a job that has ended it is its report; of one that runs, how it stands now. --json prints report.json instead.
+    """
+    if opens and (as_json or path == "-"):
+        raise UsageError("--open shows a file: leave --json out, or give -o FILE")
+    with attach(job, **settings) as handle:
+        if as_json:
+            print_json(handle.report())
+            return
+        page = handle.page()
+    if path == "-":
+        write_bytes([page])
+        return
+    file = os.path.abspath(path or f"{job}.html")
+    try:
+        with open(file, "wb") as out:
+            out.write(page)
+    except OSError as e:
+        raise UsageError(f"cannot write {file} ({e.strerror}): give another -o FILE") from None
+    click.echo(file)
+    if opens:
+        click.launch(file)

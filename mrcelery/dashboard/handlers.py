@@ -1,0 +1,238 @@
+"""What answers in Flower.
+
+The pages follow Flower's rule for its own pages: open, unless Flower was started with a login. ``/api/jobs`` follows
+that of its API: refused without a login, unless ``FLOWER_UNAUTHENTICATED_API`` is set; so are cancel and retry, which
+are part of it. All reading is done in threads: Flower's own loop must not wait for Redis or S3.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from flower.api import BaseApiHandler
+from flower.views import BaseHandler
+from tornado.ioloop import IOLoop
+from tornado.web import HTTPError, authenticated
+
+from mrcelery.api import JobHandle
+from mrcelery.config import Config
+from mrcelery.dashboard.reading import MOST_JOBS, Records, encoded
+from mrcelery.errors import MRCeleryError, UnreachableError, UsageError
+from mrcelery.executor.fleet import FleetRunner
+from mrcelery.executor.tasks import store_url
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.page import Jobs, Live, Row, job_page, jobs_page
+
+T = TypeVar("T")
+
+LISTED = 200
+"""Jobs of a list where nothing else is asked for."""
+
+_records: dict[str, Records] = {}
+"""By address of the job store. A connection of its own serves all threads in turn."""
+
+
+class Ours(BaseHandler):  # type: ignore[misc]
+    """What all of ours have in common."""
+
+    @property
+    def store_url(self) -> str:
+        return store_url(self.capp)
+
+    @property
+    def records(self) -> Records:
+        url = self.store_url
+        if url not in _records:
+            _records[url] = Records(RedisJobStore(url), Config.load({}).storage)
+        return _records[url]
+
+    @property
+    def live(self) -> Live:
+        prefix = (self.application.options.url_prefix or "").strip("/")
+        return Live(base=f"/{prefix}" if prefix else "", actions=self.may_act)
+
+    @property
+    def may_act(self) -> bool:
+        options = self.application.options
+        return not options.read_only and bool(options.basic_auth or options.auth or self.unauthenticated_api)
+
+    async def aside(self, call: Callable[..., T], *args: Any, **more: Any) -> T:
+        """Call in a thread; our errors become answers that say what is wrong."""
+        try:
+            return await IOLoop.current().run_in_executor(None, lambda: call(*args, **more))
+        except UsageError as e:
+            raise _answer(404, e) from None
+        except UnreachableError as e:
+            raise _answer(503, e) from None
+
+    def whole_number(self, name: str, default: int | None, most: int) -> int:
+        """An argument of the address."""
+        text = self.get_argument(name, default=None)
+        if text is None and default is not None:
+            return default
+        if text is None or not text.isdecimal() or int(text) > most:
+            raise HTTPError(400, f"{name} must be a whole number up to {most}")
+        return int(text)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None))[1]
+        if isinstance(error, HTTPError) and status_code != 401:
+            self.set_header("Content-Type", "text/plain; charset=UTF-8")
+            self.finish(error.get_message() or error.reason or "")
+        else:
+            super().write_error(status_code, **kwargs)
+
+    def answer(self, body: bytes, kind: str = "application/json") -> None:
+        """The answer to a question that may be asked again in a second."""
+        self.set_header("Content-Type", f"{kind}; charset=UTF-8")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(body)
+
+    async def listed(self) -> list[Row]:
+        limit = self.whole_number("limit", LISTED, MOST_JOBS)
+        state, name = self.get_argument("state", "", escape=False), self.get_argument("name", "", escape=False)
+        return await self.aside(self.records.rows, limit, state, name)
+
+    async def overview_json(self, job: str) -> bytes:
+        attempts = self.get_argument("attempts", "1") != "0"
+
+        def read() -> bytes:
+            found = self.records.overview(job, attempts=attempts)
+            if found is None:
+                raise _unknown(job)
+            return encoded(found, self.records.workers(found))
+
+        return await self.aside(read)
+
+    async def log_text(self, job: str) -> bytes:
+        step, task = self.whole_number("step", None, 10**6), self.whole_number("task", None, 10**9)
+        kind, attempt = self.get_argument("kind", ""), self.get_argument("attempt", "", escape=False)
+        if kind not in ("map", "reduce") or not attempt or "/" in attempt:
+            raise HTTPError(400, "kind must be map or reduce, and attempt as in the list of attempts")
+        text = await self.aside(self.records.log, job, step, kind, task, attempt)
+        return text.encode("utf-8", "replace")
+
+
+def _answer(status: int, error: MRCeleryError) -> HTTPError:
+    return HTTPError(status, "%s", error)
+
+
+def _unknown(job: str) -> UsageError:
+    return UsageError(f"job {job} is not known here: see the list of jobs, or set MRCELERY_STORAGE where Flower runs")
+
+
+class JobsPage(Ours):
+    """``GET /jobs``"""
+
+    @authenticated
+    async def get(self) -> None:
+        _ = self.xsrf_token  # makes its cookie
+        self.answer(jobs_page(Jobs(jobs=await self.listed(), now=time.time()), self.live), "text/html")
+
+
+class JobsData(Ours):
+    """``GET /jobs/data``: what the page shows."""
+
+    @authenticated
+    async def get(self) -> None:
+        self.answer(msgspec.json.encode(Jobs(jobs=await self.listed(), now=time.time())))
+
+
+class ApiJobs(BaseApiHandler, Ours):  # type: ignore[misc]
+    """``GET /api/jobs``"""
+
+    @authenticated
+    async def get(self) -> None:
+        self.answer(msgspec.json.encode(Jobs(jobs=await self.listed(), now=time.time())))
+
+
+class JobPage(Ours):
+    """``GET /jobs/<id>``"""
+
+    @authenticated
+    async def get(self, job: str) -> None:
+        _ = self.xsrf_token
+        live = self.live
+
+        def read() -> bytes:
+            found = self.records.overview(job)
+            if found is None:
+                raise _unknown(job)
+            return job_page(found, live=live, workers=self.records.workers(found))
+
+        self.answer(await self.aside(read), "text/html")
+
+
+class JobData(Ours):
+    """``GET /jobs/<id>/data``: what the page shows."""
+
+    @authenticated
+    async def get(self, job: str) -> None:
+        self.answer(await self.overview_json(job))
+
+
+class ApiJob(BaseApiHandler, Ours):  # type: ignore[misc]
+    """``GET /api/jobs/<id>``"""
+
+    @authenticated
+    async def get(self, job: str) -> None:
+        self.answer(await self.overview_json(job))
+
+
+class JobLog(Ours):
+    """``GET /jobs/<id>/log?step=&kind=&task=&attempt=``"""
+
+    @authenticated
+    async def get(self, job: str) -> None:
+        self.answer(await self.log_text(job), "text/plain")
+
+
+class ApiLog(BaseApiHandler, Ours):  # type: ignore[misc]
+    """``GET /api/jobs/<id>/log?step=&kind=&task=&attempt=``"""
+
+    @authenticated
+    async def get(self, job: str) -> None:
+        self.answer(await self.log_text(job), "text/plain")
+
+
+class JobEvidence(Ours):
+    """``GET /jobs/<id>/evidence``: some of its bad records."""
+
+    @authenticated
+    async def get(self, job: str) -> None:
+        self.answer(msgspec.json.encode(await self.aside(self.records.evidence, job)))
+
+
+class ApiOrder(BaseApiHandler, Ours):  # type: ignore[misc]
+    """``POST /api/jobs/<id>/cancel`` and ``/retry``; 409 for a job in a state where that cannot be."""
+
+    @authenticated
+    async def post(self, job: str, what: str) -> None:
+        if self.application.options.read_only:
+            raise HTTPError(403, "Flower is in read-only mode")
+
+        def give() -> bool:
+            with JobHandle(job, FleetRunner(self.store_url), storage=Config.load({}).storage) as handle:
+                handle.status()  # raises where nobody knows it
+                if what == "cancel":
+                    return handle.cancel()
+                try:
+                    handle.retry()
+                except UsageError as e:
+                    raise _Conflict(str(e)) from None
+                return True
+
+        try:
+            done = await self.aside(give)
+        except _Conflict as e:
+            raise _answer(409, e) from None
+        if not done:
+            raise _answer(409, UsageError(f"job {job} has ended"))
+        self.answer(msgspec.json.encode({"job": job, "done": what}))
+
+
+class _Conflict(MRCeleryError):
+    """The job is not in a state for that."""

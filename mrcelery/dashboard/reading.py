@@ -1,0 +1,117 @@
+"""What the pages show, read from the job store, and from storage for jobs that it has forgotten."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from mrcelery import journal
+from mrcelery.errors import MRCeleryError, UsageError
+from mrcelery.evidence import bad_records, log
+from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.monitor import SILENT
+from mrcelery.overview import Overview, glance, overview, stages_of
+from mrcelery.page import Evidence, Row
+from mrcelery.records import Failure, Presence, decode
+from mrcelery.report import read_report
+from mrcelery.storage import open_storage
+from mrcelery.storage.base import Storage
+
+MOST_JOBS = 1000
+"""Jobs of a list at most."""
+
+
+class Records:
+    """The records of a fleet's jobs. ``storage``: where those lie that the job store forgot, "" for nowhere."""
+
+    def __init__(self, store: JobStore, storage: str) -> None:
+        self.store = store
+        self._storage = storage
+
+    def rows(self, limit: int, state: str = "", name: str = "") -> list[Row]:
+        """Jobs, newest first: of the last ``limit`` those in a state and with a name like a pattern, where given."""
+        found = []
+        for job in self.store.jobs(min(limit, MOST_JOBS)):
+            fields, sums = self.store.head(job)
+            if not fields.get("state"):
+                continue  # dropped since it was listed
+            if state in ("", fields["state"]) and (not name or fnmatchcase(fields.get("name", ""), name)):
+                found.append(_row(job, fields, sums))
+        return found
+
+    def overview(self, job: str, *, attempts: bool = True) -> Overview | None:
+        """The job; None where nobody knows it."""
+        found = overview(self.store, job) if attempts else glance(self.store, job)
+        if found is not None or not self._storage:
+            return found
+        report = read_report(open_storage(self._storage), job)
+        return report.overview if report is not None else None
+
+    def workers(self, found: Overview) -> int | None:
+        """How many workers listen on the queue of a job that waits for some; None for one that has ended."""
+        if found.state in FINAL:
+            return None
+        try:
+            told = [(since, decode(about, Presence)) for since, about in self.store.workers().values()]
+        except MRCeleryError:  # of another version: doctor says so
+            return None
+        return sum(found.queue in one.queues and since < SILENT * one.every for since, one in told)
+
+    def storage(self, job: str) -> Storage:
+        """The storage of a job's data; :class:`UsageError` where nobody knows it."""
+        root = self.store.fields(job).get("storage") or self._storage
+        if not root:
+            raise UsageError(f"the storage of job {job} is not known here: set MRCELERY_STORAGE where Flower runs")
+        return open_storage(root)
+
+    def log(self, job: str, step: int, kind: str, task: int, attempt: str) -> str:
+        """The end of an attempt's log, "" where there is none."""
+        return log(self.storage(job), job, step, kind, task, attempt)
+
+    def evidence(self, job: str) -> Evidence:
+        """Some of a job's bad records; logs are asked for one by one."""
+        records, more = bad_records(self.storage(job), job)
+        return Evidence(bad_records=records, more_bad_records=more)
+
+
+def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
+    ended = fields["state"] in FINAL
+    stages = stages_of(fields)
+    passed = tasks = failed = 0
+    now = ("", 0, 0)
+    share = 0.0
+    for step, kind, _ in stages:
+        total = int(fields.get(f"total.{step}.{kind}") or 0)
+        of = journal.sums_of(sums, step, kind)
+        tasks += total
+        if f"ended.{step}.{kind}" in fields:
+            passed += 1
+        elif total and not now[0]:
+            done = min(of.done, total)
+            now, share = (f"step {step} {kind}" if len(stages) > 2 else kind, done, total), done / total
+            failed = of.failed + of.killed + of.lost if done < total else 0
+    progress = 1.0 if fields["state"] == "succeeded" else (passed + share) / (len(stages) or 1)
+    message = fields.get("status", "")
+    if failure := fields.get("failure"):
+        message = decode(failure.encode(), Failure).message
+    return Row(
+        job=job,
+        name=fields.get("name", ""),
+        owner=fields.get("owner", ""),
+        state=fields["state"],
+        created=float(fields.get("created") or 0),
+        started=float(fields.get("started") or 0),
+        finished=float(fields.get("finished") or 0),
+        progress=round(progress, 4),
+        stage="" if ended else now[0],
+        done=0 if ended else now[1],
+        tasks=tasks if ended else now[2],
+        failed=0 if ended else failed,
+        message=message,
+    )
+
+
+def encoded(found: Overview, workers: int | None) -> bytes:
+    """What a page asks for again and again."""
+    return msgspec.json.encode({"overview": found, "workers": workers})

@@ -1,0 +1,136 @@
+"""What happens to a job beside its progress, as a waiting client learns of it: see ``on_event`` of
+:meth:`mrcelery.JobHandle.wait`.
+
+``str()`` of an event is one line for a person. ``msgspec.json.encode`` gives an object for a program, whose ``event``
+is the kind: ``broker_lost``, ``no_workers`` and so on. What lasts is told again now and then, with its ``seconds``.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+VERSION = 1
+"""Of the events, as they are written for programs."""
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=_kind):
+    """Base of all: the id of the job that is waited for, and when it was seen, in epoch seconds."""
+
+    v: int = VERSION
+    job: str
+    at: float
+
+
+class BrokerLost(Event, frozen=True, kw_only=True):
+    """The broker does not answer; the wait goes on for ``patience`` seconds of silence."""
+
+    seconds: float
+    """Since its last answer."""
+    patience: float
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"broker not reachable since {self.seconds:.0f} s: waiting, at most {self.patience:.0f} s ({self.reason})"
+        )
+
+
+class BrokerBack(Event, frozen=True, kw_only=True):
+    """The broker answers again."""
+
+    seconds: float
+    """That it was away."""
+
+    def __str__(self) -> str:
+        return f"broker is back after {self.seconds:.0f} s: waiting on"
+
+
+class JobReentered(Event, frozen=True, kw_only=True):
+    """The broker had lost the job; this client has told it again, and it goes on from its commits in storage."""
+
+    def __str__(self) -> str:
+        return f"broker had lost job {self.job}: entered again, it goes on from what it has committed"
+
+
+class StorageLost(Event, frozen=True, kw_only=True):
+    """A task could not reach its storage, and is tried again. ``kind`` is map, reduce, barrier or finish."""
+
+    step: int
+    kind: str
+    task: int
+    """-1 for the coordinator's steps."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{_task(self.step, self.kind, self.task)} is tried again: {self.message}"
+
+
+class StorageBack(Event, frozen=True, kw_only=True):
+    """Tasks commit again after a :class:`StorageLost`."""
+
+    seconds: float
+    """Since the first of those."""
+
+    def __str__(self) -> str:
+        return f"storage is back: tasks commit again, after {self.seconds:.0f} s"
+
+
+class TaskRetried(Event, frozen=True, kw_only=True):
+    """An attempt failed for another reason that may pass, and the task is tried again."""
+
+    step: int
+    kind: str
+    task: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{_task(self.step, self.kind, self.task)} is tried again: {self.message}"
+
+
+class NoWorkers(Event, frozen=True, kw_only=True):
+    """No worker listens on the job's queue."""
+
+    queue: str
+    seconds: float
+    """That this is so, as far as this client has seen."""
+
+    def __str__(self) -> str:
+        return (
+            f"no worker listens on queue {self.queue} since {self.seconds:.0f} s: start one with "
+            f"`mrcelery worker --queue {self.queue}`, or cancel the job"
+        )
+
+
+class WorkersFound(Event, frozen=True, kw_only=True):
+    """Workers listen again, after :class:`NoWorkers`."""
+
+    queue: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{_workers(self.count)} on queue {self.queue} now"
+
+
+class WorkersLost(Event, frozen=True, kw_only=True):
+    """Workers of the job's queue fell silent without having been stopped; their tasks run elsewhere."""
+
+    count: int
+    left: int
+    """Workers that still listen."""
+
+    def __str__(self) -> str:
+        return f"{_workers(self.count)} lost, {self.left} left: tasks of lost workers run elsewhere"
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"
+
+
+def _task(step: int, kind: str, task: int) -> str:
+    return f"step {step}, {kind}" + (f" task {task}" if task >= 0 else "")

@@ -1,0 +1,153 @@
+"""What a waiting client makes of what it sees: the events that it tells of (:mod:`mrcelery.events`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from mrcelery import events
+from mrcelery.errors import StorageUnreachableError
+from mrcelery.records import Failure, Presence, decode
+
+LOOK_SECONDS = 2.0
+"""How often the workers are looked at: it takes a round trip."""
+
+AGAIN_SECONDS = 15.0
+"""How often what lasts is told again."""
+
+BLIP_SECONDS = 1.0
+"""A broker that is back sooner is not worth a line."""
+
+NONE_SECONDS = 5.0
+"""How long no worker listens before that is told: they may be about to start."""
+
+SILENT = 3.0
+"""A worker that has not told of itself for so many times its usual is lost."""
+
+Workers = Mapping[str, tuple[float, bytes]]
+"""By name: seconds since a worker told of itself, and what it told, a :class:`mrcelery.records.Presence`."""
+
+
+class Monitor:
+    """Told of each look at a job, it tells what has changed. ``patience`` in seconds, see the wait."""
+
+    def __init__(
+        self,
+        job: str,
+        tell: Callable[[events.Event], None],
+        patience: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job = job
+        self._tell = tell
+        self._patience = patience
+        self._clock = clock
+        self._answered = self._looked = clock()
+        self._broker_told = 0.0
+        self._none_since: float | None = None
+        self._none_told = 0.0
+        self._alive: frozenset[str] = frozenset()
+        self._retried: str | None = None
+        self._storage_lost: tuple[float, object] | None = None
+        self._storage_told = 0.0
+
+    def unreachable(self, reason: str) -> None:
+        """The broker did not answer."""
+        now = self._clock()
+        away = now - self._answered
+        if away >= BLIP_SECONDS and (not self._broker_told or now - self._broker_told >= AGAIN_SECONDS):
+            self._broker_told = now
+            self._tell(
+                events.BrokerLost(
+                    job=self._job, at=time.time(), seconds=away, patience=self._patience, reason=reason
+                )
+            )
+
+    def answered(self, fields: Mapping[str, str]) -> None:
+        """The broker did, with the job's fields."""
+        now = self._clock()
+        if self._retried is None:
+            self._retried = fields.get("retrying", "")  # was told before this wait began
+        if self._broker_told:
+            self._tell(events.BrokerBack(job=self._job, at=time.time(), seconds=now - self._answered))
+            self._broker_told = 0.0
+            # The workers have to find it again, too, before they can be missed.
+            self._alive, self._none_since, self._looked = frozenset(), None, now
+        self._answered = now
+
+    def reentered(self) -> None:
+        """The job was told to a broker that had lost it."""
+        self._tell(events.JobReentered(job=self._job, at=time.time()))
+
+    def due(self) -> bool:
+        """Whether it is time for :meth:`look`."""
+        return self._clock() - self._looked >= LOOK_SECONDS
+
+    def look(self, fields: Mapping[str, str], workers: Workers, progress: Callable[[], object]) -> None:
+        """Look at the job's fields, at all workers, and, only where it matters, at how far the job is."""
+        self._looked = self._clock()
+        self._look_at_workers(fields.get("queue") or "celery", workers)
+        self._look_at_storage(progress)
+        self._look_at_retries(fields.get("retrying", ""), progress)
+
+    def _look_at_workers(self, queue: str, workers: Workers) -> None:
+        now = self._clock()
+        ours = _of_queue(workers, queue)
+        alive = listening(workers, queue)
+        # One that was stopped has taken its entry with it.
+        if lost := {name for name in self._alive - alive if name in ours}:
+            self._tell(events.WorkersLost(job=self._job, at=time.time(), count=len(lost), left=len(alive)))
+        self._alive = alive
+        if alive:
+            if self._none_told:
+                self._tell(events.WorkersFound(job=self._job, at=time.time(), queue=queue, count=len(alive)))
+            self._none_since, self._none_told = None, 0.0
+            return
+        if self._none_since is None:
+            self._none_since = now
+        since = now - self._none_since
+        if since >= NONE_SECONDS and (not self._none_told or now - self._none_told >= AGAIN_SECONDS):
+            self._none_told = now
+            self._tell(events.NoWorkers(job=self._job, at=time.time(), queue=queue, seconds=since))
+
+    def _look_at_retries(self, told: str, progress: Callable[[], object]) -> None:
+        if not told or told == self._retried:
+            return
+        self._retried = told
+        why = decode(told.encode(), Failure)
+        if why.error != StorageUnreachableError.__name__:
+            self._tell(
+                events.TaskRetried(
+                    job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
+                )
+            )
+            return
+        now = self._clock()
+        if self._storage_lost is None:
+            self._storage_lost = now, progress()
+        if not self._storage_told or now - self._storage_told >= AGAIN_SECONDS:
+            self._storage_told = now
+            self._tell(
+                events.StorageLost(
+                    job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
+                )
+            )
+
+    def _look_at_storage(self, progress: Callable[[], object]) -> None:
+        if self._storage_lost is None:
+            return
+        since, before = self._storage_lost
+        if progress() != before:
+            self._tell(events.StorageBack(job=self._job, at=time.time(), seconds=self._clock() - since))
+            self._storage_lost, self._storage_told = None, 0.0
+
+
+def listening(workers: Workers, queue: str) -> frozenset[str]:
+    """Workers that take tasks from a queue just now."""
+    ours = _of_queue(workers, queue)
+    return frozenset(name for name, (since, told) in ours.items() if since < SILENT * told.every)
+
+
+def _of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
+    known = {name: (since, decode(about, Presence)) for name, (since, about) in workers.items()}
+    return {name: (since, told) for name, (since, told) in known.items() if queue in told.queues}

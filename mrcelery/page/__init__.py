@@ -1,0 +1,115 @@
+"""The pages of jobs and of one job as HTML: pure functions of what they show.
+
+A page is one file that needs nothing else: its data as JSON, and the style and the script that draw it. So the page
+in Flower and the report that stays in storage are the same, but that the first goes on asking for what is new
+(:class:`Live`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+import msgspec
+
+from mrcelery.overview import Overview
+from mrcelery.records import BadRecord
+
+_BEFORE_TITLE = b"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>"""
+_BEFORE_STYLE = b"""</title>
+<style>
+"""
+_BEFORE_DATA = b"""</style>
+</head>
+<body>
+<main id="page"><noscript>This page needs JavaScript; <code>mrcelery status</code> tells the same.</noscript></main>
+<script type="application/json" id="data">"""
+_BEFORE_SCRIPT = b"""</script>
+<script>
+"""
+_END = b"""</script>
+</body>
+</html>
+"""
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What storage holds of a job that a person wants to see with it, within bounds."""
+
+    logs: dict[str, str] = {}
+    """What attempts that went wrong printed and logged, by ``<step>.<kind>.<task>.<attempt>``."""
+    bad_records: tuple[BadRecord, ...] = ()
+    more_bad_records: int = 0
+    """1 where there are more than these."""
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a page asks for what is new."""
+
+    base: str = ""
+    """What comes before all paths: Flower's ``url_prefix``."""
+    actions: bool = False
+    """Whether jobs may be cancelled and retried from here."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A job in the list of jobs. Times are epoch seconds, 0 for not yet; ``progress`` is 0 to 1."""
+
+    job: str
+    name: str = ""
+    owner: str = ""
+    state: str
+    created: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+    progress: float = 0.0
+    stage: str = ""
+    """The one that runs; ``done`` and ``tasks`` are its. Of a job that has ended they are all it had."""
+    done: int = 0
+    tasks: int = 0
+    failed: int = 0
+    """Attempts that failed, or were lost with their process or worker, and whose job goes on."""
+    message: str = ""
+    """Why it failed, or what the job last said through ``set_status``."""
+
+
+class Jobs(msgspec.Struct, frozen=True, kw_only=True):
+    """The list of jobs, newest first, at a moment."""
+
+    jobs: Sequence[Row]
+    now: float
+
+
+def job_page(
+    found: Overview, evidence: Evidence | None = None, live: Live | None = None, workers: int | None = None
+) -> bytes:
+    """The page of a job; without ``live`` its report.
+
+    ``workers``: how many listen on its queue, None where that is not known.
+    """
+    told = {"kind": "job", "overview": found, "evidence": evidence, "live": live, "workers": workers}
+    return _html(found.name or found.job, msgspec.json.encode(told))
+
+
+def jobs_page(found: Jobs, live: Live) -> bytes:
+    """The page of all jobs."""
+    return _html("Jobs", msgspec.json.encode({"kind": "jobs", "jobs": found.jobs, "now": found.now, "live": live}))
+
+
+def _html(title: str, data: bytes) -> bytes:
+    # In a script element nothing is escaped, and only "<" could end it or begin a comment; JSON has it in texts only.
+    inert = data.replace(b"<", b"\\u003c")
+    named = escape(title).encode("utf-8", "replace")
+    return b"".join((_BEFORE_TITLE, named, _BEFORE_STYLE, _asset("page.css"), _BEFORE_DATA, inert, _BEFORE_SCRIPT,
+                     _asset("page.js"), _END))  # fmt: skip
+
+
+@cache
+def _asset(name: str) -> bytes:
+    return files(__name__).joinpath(name).read_bytes()

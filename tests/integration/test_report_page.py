@@ -1,0 +1,133 @@
+"""A job leaves report.html beside report.json, however it ended, and ``mrcelery report`` writes it as a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mrcelery
+from mrcelery import layout
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from services import Fleet, command, eventually
+
+JobFile = Callable[..., str]
+
+FAILING = """
+    from mrcelery import MRJob
+
+    class Failing(MRJob):
+        def mapper(self, _, line):
+            print("said before")
+            raise ValueError("of no use")
+"""
+
+ENDLESS = """
+    import time
+    from mrcelery import MRJob
+
+    class Endless(MRJob):
+        def mapper(self, _, line):
+            while True:
+                yield "waiting", 0
+                time.sleep(0.01)
+"""
+
+
+def told(page: bytes) -> Any:
+    data = page.split(b'<script type="application/json" id="data">')[1].split(b"</script>")[0]
+    return json.loads(data)
+
+
+def reports(handle: mrcelery.JobHandle) -> tuple[Any, Any]:
+    """What the page and the record say."""
+    storage = handle.open_storage()
+    page, record = layout.report_page(handle.id), layout.report(handle.id)
+    return told(storage.read(page)), json.loads(storage.read(record))
+
+
+@pytest.mark.parametrize("runner", ["inline", "local"])
+def test_of_a_job_that_succeeded(runner: str, word_count: str, text: Path, tmp_path: Path) -> None:
+    with mrcelery.run(word_count, str(text), runner=runner, storage=str(tmp_path / "storage")) as handle:
+        page, record = reports(handle)
+        assert page["overview"] == record["overview"]
+        assert page["overview"]["state"] == "succeeded"
+        assert page["live"] is None
+
+
+def test_of_a_job_that_failed_with_its_log(fleet: Fleet, job_file: JobFile, text: Path) -> None:
+    with mrcelery.submit(job_file(FAILING), str(text), **fleet.settings) as handle:
+        with pytest.raises(mrcelery.JobFailedError):
+            handle.wait(60)
+        storage, key = handle.open_storage(), layout.report(handle.id)
+        eventually(lambda: storage.stat(key) is not None, "its report is there")
+        page, record = reports(handle)
+        assert page["overview"]["failure"]["message"] == "ValueError: of no use"
+        assert record["state"] == page["overview"]["state"] == "failed"
+        assert list(page["evidence"]["logs"].values()) == ["said before\n"]
+        handle.retry()
+        with pytest.raises(mrcelery.JobFailedError):
+            handle.wait(60)
+
+
+def test_of_a_job_that_was_cancelled(fleet: Fleet, job_file: JobFile, text: Path) -> None:
+    with mrcelery.submit(job_file(ENDLESS), str(text), **fleet.settings) as handle:
+        eventually(lambda: handle.status().stages, "it runs")
+        handle.cancel()
+        storage, key = handle.open_storage(), layout.report(handle.id)
+        eventually(lambda: storage.stat(key) is not None, "its report is there")
+        page, _ = reports(handle)
+        assert page["overview"]["state"] == "cancelled"
+
+
+def test_the_command(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:
+    with mrcelery.run(word_count, str(text), **fleet.settings) as handle:
+        job = handle.id
+    done = command("report", job, env=fleet.env, cwd=tmp_path)
+    assert done.stdout == f"{tmp_path / job}.html\n", done.stderr
+    page = (tmp_path / f"{job}.html").read_bytes()
+    assert told(page)["overview"]["job"] == job
+    done = command("report", job, "-o", "-", env=fleet.env)
+    assert told(done.stdout.encode())["overview"]["job"] == job
+    done = command("report", job, "--json", env=fleet.env)
+    assert json.loads(done.stdout)["overview"]["job"] == job
+    # From storage alone.
+    kept = {name: value for name, value in fleet.env.items() if name != "MRCELERY_BROKER"}
+    done = command("report", job, "-o", str(tmp_path / "again.html"), env=kept)
+    assert done.returncode == 0, done.stderr
+    assert told((tmp_path / "again.html").read_bytes())["overview"]["stages"] == told(page)["overview"]["stages"]
+
+
+def test_the_command_shows_the_page(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:
+    with mrcelery.run(word_count, str(text), **fleet.settings) as handle:
+        job = handle.id
+    seen, browser = tmp_path / "seen", tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
+    browser.chmod(0o755)
+    for name in ("xdg-open", "open"):
+        os.symlink(browser, tmp_path / name)
+    env = {**fleet.env, "PATH": f"{tmp_path}:{fleet.env['PATH']}"}
+    done = command("report", job, "-o", "page.html", "--open", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    eventually(seen.exists, "the browser was started")
+    assert seen.read_text().strip().endswith("page.html")
+
+
+def test_what_the_command_refuses(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:
+    assert "is not known here" in command("report", "none", env=fleet.env).stderr
+    with mrcelery.run(word_count, str(text), **fleet.settings) as handle:
+        job = handle.id
+    for args, words in (
+        (["--open", "--json"], "--open shows a file"),
+        (["-o", str(tmp_path / "no" / "where.html")], "cannot write"),
+    ):
+        done = command("report", job, *args, env=fleet.env)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,134 @@
+"""The pages as files: what is in them, and what never is."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from typing import Any
+
+import pytest
+
+from mrcelery import evidence, layout
+from mrcelery.journal import Entry
+from mrcelery.overview import Overview, Stage
+from mrcelery.page import Evidence, Jobs, Live, Row, job_page, jobs_page
+from mrcelery.records import BadRecord, Failure, Totals, encode
+from mrcelery.report import Report, put_report, read_report, remove_report
+from mrcelery.storage import open_storage
+from mrcelery.storage.base import Storage
+
+EVIL = "</script><script>alert('x')</script><!--"
+
+
+def told(page: bytes) -> Any:
+    """The data in a page, as a browser finds it: up to the first end of a script element."""
+    text = page.decode()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def attempts(number: int, outcome: Any = "done") -> tuple[Entry, ...]:
+    return tuple(
+        Entry(n, f"1-{n:06x}", outcome, f"worker-{n % 20}@batch-host {10000 + n % 80}", 1.7e9 + n / 7, 12.345, 123456,
+              7890, 64 << 20, 1 << 20)
+        for n in range(number)
+    )  # fmt: skip
+
+
+def job(**more: Any) -> Overview:
+    return Overview(**{"job": "job-1", "state": "succeeded", "now": 1.7e9, "queue": "celery", **more})
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return open_storage(f"memory://{secrets.token_hex(8)}")
+
+
+def test_nothing_that_a_user_names_is_html() -> None:
+    failed = Failure(error="UserCodeError", message=EVIL, traceback=EVIL, record=EVIL, step=0, kind="map", task=0)
+    entry = Entry(0, "1-aaaaaa", "failed", EVIL, 1.7e9, 1.0, error=EVIL)
+    seen = job(
+        name=EVIL, owner=EVIL, message=EVIL, state="failed", failure=failed, counters={EVIL: {EVIL: 1}},
+        stages=(Stage(step=0, kind="map", name=EVIL, state="stopped", tasks=1, attempts=(entry,)),),
+    )  # fmt: skip
+    page = job_page(seen, Evidence(logs={"0.map.0.1-aaaaaa": EVIL}))
+    listed = jobs_page(Jobs(jobs=[Row(job="job-1", name=EVIL, state="failed", message=EVIL)], now=1.0), Live())
+    for html in (page, listed):
+        assert html.count(b"<script") == 2
+        assert html.count(b"</script") == 2
+        assert html.count(b"<!--") == 0
+    found = told(page)
+    assert found["overview"]["name"] == found["overview"]["failure"]["traceback"] == EVIL
+    assert found["evidence"]["logs"] == {"0.map.0.1-aaaaaa": EVIL}
+    assert told(listed)["jobs"][0]["name"] == EVIL
+
+
+def test_a_page_asks_nobody_else() -> None:
+    page = job_page(job()).decode()
+    assert not re.search(r"https?://", page)
+    assert not re.search(r"<link|<img|@import|url\(|\ssrc=", page)
+
+
+def test_the_title_is_the_jobs_name_or_its_id() -> None:
+    assert b"<title>job-1 - mrcelery<" in job_page(job())
+    assert "<title>café - mrcelery<".encode() in job_page(job(name="café"))
+
+
+def test_ten_thousand_attempts_are_less_than_two_megabytes() -> None:
+    seen = job(stages=(Stage(step=0, kind="map", state="done", tasks=10_000, done=10_000, attempts=attempts(10_000)),))
+    page = job_page(seen, Evidence())
+    assert len(page) < 2_000_000
+    assert len(told(page)["overview"]["stages"][0]["attempts"]) == 10_000
+
+
+def test_a_report_lies_beside_its_page(storage: Storage) -> None:
+    seen = job(name="mine")
+    report = Report(
+        job="job-1", name="mine", state="succeeded", counters={}, totals=Totals(), started=1.0, finished=2.0,
+        seconds=1.0, output="", parts=(), overview=seen,
+    )  # fmt: skip
+    put_report(storage, report)
+    assert read_report(storage, "job-1") == report
+    assert told(storage.read(layout.report_page("job-1")))["overview"]["name"] == "mine"
+    remove_report(storage, "job-1")
+    assert list(storage.list()) == []
+
+
+def test_logs_are_those_of_what_went_wrong_the_cause_first_and_bounded(storage: Storage) -> None:
+    for n in range(evidence.LOGS + 30):
+        storage.write(layout.log("job-1", 0, "map", n, f"1-{n:06x}"), b"said %d" % n)
+    cause = evidence.LOGS + 25
+    long = b"x" * evidence.LOG_BYTES + b"the end"
+    storage.write(layout.log("job-1", 0, "map", cause, f"1-{cause:06x}"), long)
+    failed = attempts(evidence.LOGS + 30, "failed")
+    fine = Stage(step=0, kind="reduce", state="waiting", attempts=attempts(5))
+    stages = (Stage(step=0, kind="map", state="stopped", attempts=failed), fine)
+    failure = Failure(error="UserCodeError", message="no", step=0, kind="map", task=cause)
+    found = evidence.gather(storage, job(state="failed", stages=stages, failure=failure))
+    assert len(found.logs) == evidence.LOGS
+    name, text = next(iter(found.logs.items()))
+    assert name == f"0.map.{cause}.1-{cause:06x}"
+    assert text == "[...]\n" + long[-evidence.LOG_BYTES :].decode()
+
+
+def test_the_log_of_an_attempt_whose_number_is_not_known(storage: Storage) -> None:
+    storage.write(layout.log("job-1", 0, "map", 3, "2-abcdef"), b"mine")
+    storage.write(layout.log("job-1", 0, "map", 3, "1-123456"), b"another's")
+    assert evidence.log(storage, "job-1", 0, "map", 3, "-abcdef") == "mine"
+    assert evidence.log(storage, "job-1", 0, "map", 3, "-000000") == ""
+    assert evidence.log(storage, "job-1", 0, "map", 3, "1-000000") == ""
+
+
+@pytest.mark.parametrize(
+    ("each", "files", "shown", "more"), [(3, 2, 6, 0), (50, 1, 50, 0), (51, 1, 50, 1), (1, 30, 20, 1)]
+)
+def test_bad_records_are_bounded(storage: Storage, each: int, files: int, shown: int, more: int) -> None:
+    one = BadRecord(
+        job="job-1", step=0, kind="map", task=0, attempt="1-a", file="f", offset=0, record="r", error="e", traceback=""
+    )  # fmt: skip
+    for n in range(files):
+        storage.write(layout.bad_records("job-1", 0, "map", n, "1-a"), (encode(one) + b"\n") * each)
+    records, rest = evidence.bad_records(storage, "job-1")
+    assert (len(records), rest) == (shown, more)
