@@ -26,7 +26,7 @@ from mrcelery.errors import (
     WaitTimeoutError,
 )
 from mrcelery.inputs import is_remote, local
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.base import FINAL, JobStore, run_of
 from mrcelery.results import Pair
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Runner(Protocol):
         ...
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None: ...
-    def start(self, job: str, queue: str) -> None:
+    def start(self, job: str, queue: str, run: int = 0) -> None:
         """Start a job that is in the job store, or have it go on."""
         ...
 
@@ -321,8 +321,9 @@ class JobHandle:
             fields = self._enter_from_storage(self._store)
         else:
             self._revive(self._store)
+            fields = self._store.fields(self.id)
         self._final_report = None
-        self.runner.start(self.id, fields.get("queue") or "celery")
+        self.runner.start(self.id, fields.get("queue") or "celery", run_of(fields))
 
     def _revive(self, store: JobStore) -> None:
         deadline = time.monotonic() + _STOPPING
