@@ -20,6 +20,9 @@ from pathlib import Path
 import pytest
 from services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
+from mrcelery import journal
+from mrcelery.overview import glance
+
 JobFile = Callable[..., str]
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -208,6 +211,21 @@ def test_lines_and_events(fleet: Fleet, job_file: JobFile, tmp_path: Path) -> No
     kinds = [one["event"] for one in seen if one["event"] != "progress"]
     assert kinds == ["submitted", *["stage_started", "stage_done"] * 2, "done"]
     assert (seen[-1]["state"], seen[-1]["totals"]["records_in"], len(seen[-1]["parts"])) == ("succeeded", 2, 1)
+
+
+def test_a_glance_takes_two_round_trips(quiet: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {"steps": '[["",true]]', "total.0.map": "9", "entered.0.map": "1.0"}
+    quiet.store.create(quiet.name, stages, b"")
+    quiet.store.move(quiet.name, "running")
+    for task in range(9):
+        journal.begin(quiet.store, quiet.name, 0, "map", task, f"a{task}", "w 1")
+    sent = []
+    call = quiet.store.connection.call
+    monkeypatch.setattr(quiet.store.connection, "call", lambda *commands: sent.append(len(commands)) or call(*commands))
+    found = glance(quiet.store, quiet.name)
+    assert found is not None
+    assert [(stage.state, stage.sums.running) for stage in found.stages] == [("running", 9), ("waiting", 0)]
+    assert sent == [2, 4]
 
 
 def test_logs_are_followed(fleet: Fleet, job_file: JobFile, tmp_path: Path) -> None:
