@@ -355,12 +355,21 @@ function lanes(attempts) {
   }
   return [...workers].sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
 }
+// What all names of workers have in common says nothing: "celery@" before the host, a domain after it.
+function shortNames(names) {
+  const same = (of) => names.length > 1 && new Set(names.map(of)).size === 1;
+  let short = (name) => name;
+  if (same((name) => name.split("@")[0]) && !same((name) => name.split("@")[1])) short = (name) => name.slice(name.indexOf("@") + 1);
+  const domain = (name) => (short(name).includes(".") ? short(name).slice(short(name).indexOf(".")) : "");
+  return same(domain) ? (name) => short(name).slice(0, short(name).length - domain(name).length) : short;
+}
 function timeline(attempts) {
   if (!attempts.length) return null;
   const workers = lanes(attempts), all = workers.reduce((n, [, slots]) => n + slots.length, 0), most = Math.min(all, LANES);
   const start = Math.min(...job.stages.filter((s) => s.entered).map((s) => s.entered), attempts[0].began);
   const end = attempts.reduce((latest, one) => Math.max(latest, one.began + one.seconds), Math.max(job.finished || job.now, start + 0.001));
   const lane = Math.max(4, Math.min(18, Math.floor(520 / most))), gap = lane > 7 ? 2 : 1, head = 34, between = 6;
+  const named = shortNames(workers.map(([worker]) => worker));
   const canvas = h("canvas", { role: "img", "aria-label": `Timeline of ${attempts.length} attempts on ${workers.length} workers; the table of attempts tells the same` });
   const box = h("div", { class: "timeline" }, canvas), tip = h("div", { class: "tip", hidden: true });
   let bars = [];
@@ -408,7 +417,7 @@ function timeline(attempts) {
     for (const [worker, slots] of workers) {
       if (shown >= most) break;
       g.fillStyle = inks.dim;
-      let name = worker;
+      let name = named(worker);
       while (name.length > 4 && g.measureText(name).width > (narrow ? width - 20 : left - 16)) name = `${name.slice(0, -2)}…`;
       if (narrow) { g.fillText(name, left, y + 6); y += labels; }
       else g.fillText(name, 4, y + Math.max(lane, 12) / 2);
@@ -423,7 +432,7 @@ function timeline(attempts) {
           g.fillRect(from, y, wide, lane - gap);
           g.globalAlpha = 1;
           if (lane >= 7 && BAD.includes(one.outcome) && wide >= 7) mark(g, from + wide / 2, y + (lane - gap) / 2, Math.min(lane - gap, 9) / 2 - 1.5);
-          if (one.slow) { g.fillStyle = inks.lost; g.fillRect(from, y + lane - gap - 2, wide, 2); triangle(g, from + wide, y + (lane - gap) / 2, inks.lost); }
+          if (one.slow) { g.fillStyle = inks.lost; g.fillRect(from, y + lane - gap - (lane > 7 ? 2 : 1), wide, lane > 7 ? 2 : 1); triangle(g, from + wide, y + (lane - gap) / 2, inks.lost); }
           if (one.key === filter.open) { g.strokeStyle = inks.ink; g.lineWidth = 2; g.strokeRect(from - 1, y - 1, wide + 2, lane - gap + 2); }
           bars.push([from, y, wide, one]);
         }
