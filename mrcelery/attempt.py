@@ -19,6 +19,7 @@ from mrcelery.capture import captured, own_environment
 from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
+from mrcelery.coordinator import take_back
 from mrcelery.errors import (
     AttemptsLostError,
     CorruptDataError,
@@ -34,11 +35,11 @@ from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
-from mrcelery.progress import Mark, mark_path
+from mrcelery.progress import HUNG, Mark, mark_path
 from mrcelery.protocols import pickle_allowed
-from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, add_counters, decode, encode
+from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, Split, add_counters, decode, encode
 from mrcelery.reducer import run_reduce
-from mrcelery.repair import MOST, map_task, repaired
+from mrcelery.repair import MOST, mended, repaired, writer
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
@@ -47,6 +48,9 @@ from mrcelery.watch import collector_off, poller
 
 BAD_RECORD = 1 << 18
 """Bytes that one bad record is written down in, at most: its traceback and repr are cut."""
+LATE_SECONDS = 1.0
+"""An attempt that took so long looks whether its job goes on when it has committed; no lease is shorter."""
+
 
 def run_attempt(
     runtime: Runtime,
@@ -92,9 +96,15 @@ def _attempt(
     count = journal.begin(store, job, step, kind, number, token, worker)
     attempt = f"{count}-{token}"
     with _journaled(store, job, step, kind, number, attempt, worker) as tell:
-        winner = _first_commit(
-            runtime, moved, active, step, kind, number, count, attempt, capture=capture, worker=worker, alone=alone
-        )
+        try:
+            winner = _first_commit(
+                runtime, moved, active, step, kind, number, count, attempt, capture=capture, worker=worker, alone=alone
+            )
+        except JobStoppedError:
+            moved.drop()
+            with suppress(UnreachableError):  # else it is found by `clean`
+                take_back(runtime, active, step, kind, number, attempt)
+            raise
         if winner.attempt != attempt:
             tell("superseded")
     return winner
@@ -137,20 +147,20 @@ def _first_commit(
     alone: bool,
 ) -> Commit:
     """Run a task, unless it has been committed; the first commit of it."""
-    store, job = runtime.store, active.id
+    store, job, began = runtime.store, active.id, time.monotonic()
     lost = Losses()
     if count > 1:
         earlier = committed(active.storage, job, step, kind, number)
         if earlier is not None:
             return _remember(runtime, active, earlier)
         lost = losses(store, job, step, kind, number)
-        # Records that are skipped for killing their process took two attempts each to find, and a backup is one more.
+        # Records that are skipped for killing their process took two attempts each to find.
         most = active.spec.request.options.max_attempts + 2 * len(killers(lost))
-        if count > most + (number in marks.backups(store, job, step, kind)):
+        if count > most and count > most + marks.not_failed(store, job, step, kind, number):
             raise _never_ended(kind, number, most, lost)
     try:
         with collector_off():
-            run = partial(_run, runtime, active, moved, step, capture=capture, worker=worker, alone=alone)
+            run = partial(_run, runtime, active, moved, capture=capture, worker=worker, alone=alone)
             mine = _on_whole_parts(runtime, active, step, kind, number, attempt, lost, run)
     except MRCeleryError as e:
         if (other := _superseded(runtime, active, step, kind, number, e)) is not None:
@@ -160,11 +170,21 @@ def _first_commit(
     except MemoryError as e:
         raise _too_little_memory(e, active.spec.request.options.memory, attempt) from None
     except OSError as e:
+        _check_goes_on(store, job)
         raise _of_the_machine(e, attempt) from e
-    winner = _remember(runtime, active, commit(active.storage, mine))
+    winner = commit(active.storage, mine)
+    if time.monotonic() - began >= LATE_SECONDS:
+        _check_goes_on(store, job)  # not before the commit: it could stand still between the two
+    _remember(runtime, active, winner)
     if active.spec.request.options.speculative:
         marks.tell_rate(store, winner)
     return winner
+
+
+def _check_goes_on(store: JobStore, job: str) -> None:
+    """Raise where the job has ended: an attempt that stood still comes back to what has been cleaned up."""
+    if store.state(job) in FINAL:
+        raise JobStoppedError(f"job {job} has ended")
 
 
 def _superseded(
@@ -191,27 +211,34 @@ def _on_whole_parts(
     attempt: str,
     lost: Losses,
     run: Callable[..., Commit],
+    within: tuple[int, Kind, int] | None = None,
 ) -> Commit:
     """Run the attempt; where a part of its input is damaged, once more, and then with the part made anew."""
     met: Counter[str] = Counter()
+    split: Split | None = None
     while True:
         try:
-            return run(kind, number, attempt, lost=lost)
+            return run(step, kind, number, attempt, lost=lost, within=within, split=split)
         except DamagedPartError as e:
             key = e.part.key
             met[key] += 1
             if met[key] > 2 or len(met) > MOST:
                 raise
             if met[key] == 2:
-                task = map_task(e.part)
-                old = committed(active.storage, active.id, step, "map", task)
+                wrote = writer(e.part)
+                old = committed(active.storage, active.id, *wrote)
                 if old is None:
                     raise
-                known = losses(runtime.store, active.id, step, "map", task)
-                new = run("map", task, f"{attempt}-for-{number}", lost=known, instead=number)
+                known = losses(runtime.store, active.id, *wrote)
+                # Its input may be damaged in its turn.
+                mine, named = within or (step, kind, number), f"{attempt}-for-{number}"
+                new = _on_whole_parts(runtime, active, *wrote, named, known, run, mine)
+                if kind == "map":
+                    split = mended(split or runtime.split(active, step, number), active.storage.uri, key, new)
+                    continue
                 told = layout.shuffle_input(active.id, step, number)
-                mended = repaired(decode(active.storage.read(told), ShuffleInput, told), key, old, new)
-                active.storage.write(told, encode(mended))
+                whole = repaired(decode(active.storage.read(told), ShuffleInput, told), key, old, new)
+                active.storage.write(told, encode(whole))
 
 
 def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
@@ -229,9 +256,13 @@ def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
 
 def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> AttemptsLostError:
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
+    remedy = "correct what crashes in the job's code, or raise --memory"
+    if HUNG in reason:
+        remedy = f"have code that takes long say that it goes on (set_status), or raise {HUNG} on the workers"
+    times = f"{most} time{'s' if most > 1 else ''}"
     return AttemptsLostError(
-        f"{kind} task {number} was started {most} times and never came to an end: {reason}; correct what "
-        "crashes in the job's code, or raise --memory; `mrcelery logs` and the workers' logs may have more"
+        f"{kind} task {number} was started {times} and never came to an end: {reason}; {remedy}; "
+        "`mrcelery logs` and the workers' logs may have more"
     )
 
 
@@ -272,21 +303,24 @@ def _run(
     worker: str,
     alone: bool,
     lost: Losses,
-    instead: int | None = None,
+    within: tuple[int, Kind, int] | None = None,
+    split: Split | None = None,
 ) -> Commit:
     """Run user code and write the parts, which nobody knows of before the commit is made.
 
-    ``instead``: the reduce task within whose attempt this map task runs again. That is the one that others watch, and
-    may commit before us; what kills the process is not told as its records.
+    ``within``: the task within whose attempt this one runs again. That is the one that others watch, and
+    may commit before us; what kills the process is not told as its records. ``split``: what a map task reads, where
+    that is not what its plan says.
     """
-    watched: tuple[Kind, int] = (kind, number) if instead is None else ("reduce", instead)
+    watched = within or (step, kind, number)
     request, storage = active.spec.request, active.storage
     moved.memory = min(moved.memory, request.options.memory // 8)
     # The process's number in the name: where it dies, another removes what it leaves.
     name = f"{active.id}-{step}-{kind}-{number}-{attempt}.{os.getpid()}"
     scratch = os.path.join(runtime.scratch, "tasks", name)
     began, since = time.monotonic(), time.time()
-    mark = Mark(mark_path(runtime.scratch, active.id, step, *watched, os.getpid()))
+    keeper = os.getppid() if alone else os.getpid()
+    mark = Mark(mark_path(runtime.scratch, active.id, *watched, os.getpid()), keeper)
     allowed = pickle_allowed.set(request.options.allow_pickle)
 
     def alive(text: str) -> None:
@@ -298,7 +332,7 @@ def _run(
     try:
         code = runtime.code(active)
         if (limit := request.options.max_bad_records) > 0:
-            in_hand = RecordMark(runtime.scratch) if alone and instead is None else None
+            in_hand = RecordMark(runtime.scratch) if alone and within is None else None
             bad = BadRecords(
                 active.id, step, kind, number, attempt, limit=limit, scratch=scratch, lost=lost, mark=in_hand
             )  # fmt: skip
@@ -326,7 +360,6 @@ def _run(
                 poll=poller(
                     runtime.store,
                     active.id,
-                    step,
                     *watched,
                     attempt=attempt,
                     worker=worker,
@@ -337,7 +370,7 @@ def _run(
                 bad=bad,
             )
             if kind == "map":
-                split = runtime.split(active, step, number)
+                split = split or runtime.split(active, step, number)
                 with in_turn(split.extents):
                     parts = run_map(task, split)
             else:
@@ -367,7 +400,7 @@ def _run(
         shutil.rmtree(scratch, ignore_errors=True)
         if time.monotonic() - began >= watch.TELL_SECONDS:
             with suppress(UnreachableError):
-                marks.tell_ended(runtime.store, active.id, step, *watched, attempt)
+                marks.tell_ended(runtime.store, active.id, *watched, attempt)
     if scheme_of(storage.uri) == "s3":
         moved.count("PUT")  # the commit's own, which is about to be made
     return Commit(

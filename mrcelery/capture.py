@@ -23,7 +23,15 @@ SHARE_SECONDS = 5.0
 NEAR_SECONDS = 1.0
 """And into a folder."""
 
+LEFT_OUT = b"\n[...]\n"
+"""In the place of what was not kept."""
+
 _OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3transfer")
+
+
+def share_seconds(storage: Storage) -> float:
+    """How often an attempt shares what it says, at most."""
+    return SHARE_SECONDS if scheme_of(storage.uri) == "s3" else NEAR_SECONDS
 
 
 class Kept(RawIOBase):
@@ -54,7 +62,7 @@ class Kept(RawIOBase):
         """Stays open: user code may close its stdout, and we still read what was written."""
 
     def kept(self) -> bytes:
-        return bytes(self._head) + (b"\n[...]\n" if self._left_out else b"") + bytes(self._tail)
+        return bytes(self._head) + (LEFT_OUT if self._left_out else b"") + bytes(self._tail)
 
 
 class Log:
@@ -64,7 +72,7 @@ class Log:
         self.kept = Kept()
         self._storage = storage
         self._key = key
-        self._pause = SHARE_SECONDS if scheme_of(storage.uri) == "s3" else NEAR_SECONDS
+        self._pause = share_seconds(storage)
         self._due = 0.0
         self._shared = 0
 

@@ -23,10 +23,10 @@ from itertools import islice
 
 from msgspec.structs import replace
 
-from mrcelery import layout
+from mrcelery import layout, marks
 from mrcelery.commit import committed
 from mrcelery.committer import check_free, publish, withdraw
-from mrcelery.errors import CorruptDataError, JobStoppedError, TaskError, UnsignedError
+from mrcelery.errors import CorruptDataError, DamagedPartError, JobStoppedError, TaskError, UnsignedError
 from mrcelery.formats import input_format
 from mrcelery.index import encode_key
 from mrcelery.jobstore.base import FINAL
@@ -35,6 +35,7 @@ from mrcelery.overview import overview
 from mrcelery.partlists import PartLists
 from mrcelery.plan import cut, fitted, list_inputs, write_plan
 from mrcelery.ranges import Ranges
+from mrcelery.reconcile import Repair
 from mrcelery.records import (
     Commit,
     Counters,
@@ -67,6 +68,9 @@ from mrcelery.storage.transfers import Transfers, carried, transfers
 
 REDUCER_BYTES = 32 << 20
 """Input bytes per reduce task where the job does not say R."""
+MOST_AGAIN = 2
+"""Times that a map task runs again since what it wrote reads wrong."""
+
 MOST_REDUCERS = 64
 """R at most where the job does not say it."""
 
@@ -131,8 +135,11 @@ def start(runtime: Runtime, job: str) -> Stage | None:
             runtime.keep(spec, storage)
             first = _map_stage(spec, 0, spec.plan.splits)
             _enter(runtime, spec, first, {"started": repr(time.time())})
-            return first
-        return _resume(runtime, runtime.keep(spec, storage))
+        else:
+            first = _resume(runtime, runtime.keep(spec, storage))
+    # They are in storage with the spec: what came through the job store takes its memory for nothing.
+    runtime.store.drop_blobs(job, [request.bundle.sha256, *request.blobs])
+    return first
 
 
 def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
@@ -179,7 +186,7 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     job = request.job
     if request.output and not request.options.overwrite:
         check_free(request.output)
-    code = runtime.store.get_blob(job, "code.zip")
+    code = runtime.store.get_blob(job, request.bundle.sha256)
     if code is not None:
         _check_digest(code, request.bundle.sha256, f"the code of job {job}")
         storage.write(layout.code(job), code)
@@ -187,6 +194,8 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
         raise CorruptDataError(f"the code that was sent with job {job} is gone: submit it again")
     for digest, name in request.blobs.items():
         blob = runtime.store.get_blob(job, digest)
+        if blob is None and storage.stat(layout.shared_input(digest, name)) is not None:
+            continue  # another delivery was quicker
         if blob is None:
             raise CorruptDataError(f"the input {name} that was sent with job {job} is gone: submit it again")
         _check_digest(blob, digest, f"the input {name} of job {job}")
@@ -248,8 +257,39 @@ def _enter(runtime: Runtime, spec: JobSpec, stage: Stage, more: Mapping[str, str
 
 
 def barrier(runtime: Runtime, job: str, step: int) -> Stage:
-    """After all map tasks: tell each reduce task what to read."""
+    """After all map tasks: tell each reduce task what to read.
+
+    In total order that takes the index of each map task's run: where one is damaged, its task runs again.
+    """
     active = _active(runtime, job)
+    try:
+        return _shuffle(runtime, active, step)
+    except DamagedPartError as e:
+        return _again(runtime, active, step, e)
+
+
+def _again(runtime: Runtime, active: ActiveJob, step: int, error: DamagedPartError) -> Stage:
+    """Forget the commit of the map task whose run is damaged, which no reduce task has been told of, and run that."""
+    job, store, tasks = active.id, runtime.store, _tasks(runtime, active, step)
+    roots = (layout.task_root(job, step, "map", task) for task in range(tasks))
+    damaged = next(task for task, root in enumerate(roots) if error.part.key.startswith(root))
+    before = marks.repairs(store, job, step, "barrier").get(str(damaged), Repair(0, 0.0))
+    if before.times >= MOST_AGAIN:
+        error.retryable = False
+        raise error
+    marks.tell_repair(store, job, step, "barrier", str(damaged), Repair(before.times + 1, time.time()))
+    active.storage.delete([layout.commit(job, step, "map", damaged)])
+    known = store.done_tasks(job, step, "map")
+    store.forget_stage(job, step, "map")
+    for task in known - {damaged}:
+        store.add_commit(job, step, "map", task, b"")  # to be read from storage
+    stage = replace_stage(_map_stage(active.spec, step, tasks), missing=(damaged,))
+    _enter(runtime, active.spec, stage)
+    return stage
+
+
+def _shuffle(runtime: Runtime, active: ActiveJob, step: int) -> Stage:
+    job = active.id
     _check_all_committed(runtime, active, step, "map", _tasks(runtime, active, step))
     reducers = active.spec.steps[step].reducers
     skew = Skew(reducers)
@@ -536,6 +576,21 @@ def clean_up(runtime: Runtime, job: str) -> None:
         storage.delete(o.key for o in storage.list(root) if not kept(o.key))
         for kind in ("map", "reduce"):
             runtime.store.forget_stage(job, step, kind)
+    storage.sweep(layout.job_root(job))
+
+
+def take_back(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number: int, attempt: str) -> None:
+    """Remove what an attempt has written that came too late: of a job that succeeded and may be cleaned up already.
+
+    Harmless for any other.
+    """
+    job, storage = active.id, active.storage
+    if active.spec.request.options.keep or runtime.store.state(job) != "succeeded":
+        return
+    root = layout.task_root(job, step, kind, number)
+    storage.delete([o.key for o in storage.list(root) if not _kept(o.key)])
+    storage.delete([layout.bad_records(job, step, kind, number, attempt)])
+    storage.sweep(root)
 
 
 def _kept(key: str) -> bool:

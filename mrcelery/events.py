@@ -2,7 +2,7 @@
 :meth:`mrcelery.JobHandle.wait`.
 
 ``str()`` of an event is one line for a person. ``msgspec.json.encode`` gives an object for a program, whose ``event``
-is the kind: ``broker-lost``, ``no-workers`` and so on. What lasts is told again now and then, with its ``seconds``.
+is the kind: ``broker_lost``, ``no_workers`` and so on. What lasts is told again now and then, with its ``seconds``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import re
 
 import msgspec
 
+VERSION = 1
+"""Of the events, as they are written for programs."""
+
 
 def _kind(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=_kind):
     """Base of all: the id of the job that is waited for, and when it was seen, in epoch seconds."""
 
+    v: int = VERSION
     job: str
     at: float
 

@@ -34,8 +34,8 @@ def load_job(spec: str, py_files: Sequence[str] = ()) -> type[MRJob]:
     for given in py_files:
         _first_on_path(str(path_entry(Path(given).expanduser().absolute())))
     path = Path(target).expanduser()
-    if target.endswith(".py") or os.sep in target or path.is_file():
-        if not path.is_file():
+    if target.endswith(".py") or os.sep in target or os.path.isfile(path):  # pathlib's may raise
+        if not os.path.isfile(path):
             raise JobLoadError(f"{target}: no such file: give the path of a job file, or pkg.module:Class")
         module = _run(target, lambda: _load_file(path))
     else:

@@ -35,6 +35,7 @@ import re
 LAYOUT = 1
 SUCCESS = "_SUCCESS"
 CLAIM = "_PUBLISHING."
+JOBS = "jobs/"
 BAD_RECORDS = "_bad_records/"
 PART_NAME = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
 

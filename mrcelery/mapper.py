@@ -19,6 +19,7 @@ from mrcelery.formats.extras import installed
 from mrcelery.guard import guarded, guarded_batches, read_guarded
 from mrcelery.output import decode_pair, feed, results
 from mrcelery.records import Extent, Part, Split
+from mrcelery.repair import damage
 from mrcelery.storage import locate
 from mrcelery.task import SLICE_SECONDS, Pairs, Task, yielding
 
@@ -163,13 +164,19 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
             yield block
 
 
+def _whole(blocks: Iterator[Block], extent: Extent) -> Iterator[Block]:
+    """The blocks; where they are damaged the error says so, as that of a part of the step before."""
+    with damage(Part(-1, extent.uri, extent.end, 0, 0)):
+        yield from blocks
+
+
 def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     """Records that the step before left: its output blocks."""
     storage, key = locate(extent.uri)
     allow_pickle = task.options.allow_pickle
     protocol = task.hooks.internal_protocol
     start = 0
-    for block in read_blocks(storage.stream(key), extent.uri, allow_pickle=allow_pickle):
+    for block in _whole(read_blocks(storage.stream(key), extent.uri, allow_pickle=allow_pickle), extent):
         keys, values = as_list(block.keys), as_list(block.values)
         if protocol is not None:
             try:

@@ -5,7 +5,8 @@ table                           name                  text
 ==============================  ====================  =================================================
 ``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker, process
 ``rates.<step>.<kind>``         a small number        records a second of a task that has committed
-``repairs.<step>.<kind>``       a task or a step      times published again, and when last
+``repairs.<step>.<kind>``       a task or a step      times published again, and when last; of the kind barrier:
+                                                      a map task that ran again since its run was damaged
 ``backups.<step>.<kind>``       a task                when its backup was started
 ==============================  ====================  =================================================
 """
@@ -26,6 +27,9 @@ SAMPLE = 64
 SHORT = 0.1
 """Seconds of a task whose rate says nothing: it is over before one could be backed up."""
 
+QUIET = 3.0
+"""Seconds after which an attempt that has not told again is not taken for one that runs; it tells each second."""
+
 
 def tell_running(
     store: JobStore, job: str, step: int, kind: str, task: int, attempt: str, *, began: float, records: int, worker: str
@@ -40,9 +44,22 @@ def tell_ended(store: JobStore, job: str, step: int, kind: str, task: int, attem
     store.drop_mark(job, f"running.{step}.{kind}", f"{task}.{attempt}")
 
 
+def tell_died(store: JobStore, job: str, step: int, kind: str, task: int, worker: str) -> None:
+    """Take it back for an attempt whose process died; another one of the task, of this worker, tells again."""
+    for name, text in store.marks(job, f"running.{step}.{kind}").items():
+        if name.partition(".")[0] == str(task) and text.split(" ", 3)[3] == worker:
+            store.drop_mark(job, f"running.{step}.{kind}", name)
+
+
 def running(store: JobStore, job: str, step: int, kind: str, now: float) -> tuple[Running, ...]:
     """The attempts of a stage that have told that they run."""
     return _running(store.marks(job, f"running.{step}.{kind}"), now)
+
+
+def attempts(store: JobStore, job: str, step: int, kind: str) -> dict[str, str]:
+    """Names of the attempts that have told that they run, by their random part."""
+    names = store.marks(job, f"running.{step}.{kind}")
+    return {name.rpartition("-")[2]: name.partition(".")[2] for name in names}
 
 
 def _running(table: Mapping[str, str], now: float) -> tuple[Running, ...]:
@@ -54,6 +71,12 @@ def _running(table: Mapping[str, str], now: float) -> tuple[Running, ...]:
         host, token = worker.partition(" ")[0], attempt.partition("-")[2]
         found.append(Running(int(task), host, seconds, int(records), quiet, token, worker))
     return tuple(found)
+
+
+def not_failed(store: JobStore, job: str, step: int, kind: str, task: int) -> int:
+    """Starts of a task that are no failed attempts: its backup, those that still run, and those that were excused."""
+    alive = [one for one in running(store, job, step, kind, time.time()) if one.task == task and one.quiet < QUIET]
+    return (task in backups(store, job, step, kind)) + len(alive) + store.excused(job, step, kind, task)
 
 
 def tell_rate(store: JobStore, commit: Commit) -> None:

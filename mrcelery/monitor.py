@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
-from mrcelery.errors import StorageUnreachableError
+from mrcelery.errors import StorageUnreachableError, TaskError
 from mrcelery.records import Failure, Presence, decode
 
 LOOK_SECONDS = 2.0
@@ -92,9 +92,8 @@ class Monitor:
 
     def _look_at_workers(self, queue: str, workers: Workers) -> None:
         now = self._clock()
-        known = {name: (since, decode(about, Presence)) for name, (since, about) in workers.items()}
-        ours = {name: (since, told) for name, (since, told) in known.items() if queue in told.queues}
-        alive = frozenset(name for name, (since, told) in ours.items() if since < SILENT * told.every)
+        ours = _of_queue(workers, queue)
+        alive = listening(workers, queue)
         # One that was stopped has taken its entry with it.
         if lost := {name for name in self._alive - alive if name in ours}:
             self._tell(events.WorkersLost(job=self._job, at=time.time(), count=len(lost), left=len(alive)))
@@ -141,3 +140,22 @@ class Monitor:
         if progress() != before:
             self._tell(events.StorageBack(job=self._job, at=time.time(), seconds=self._clock() - since))
             self._storage_lost, self._storage_told = None, 0.0
+
+
+def listening(workers: Workers, queue: str) -> frozenset[str]:
+    """Workers that take tasks from a queue just now."""
+    ours = _of_queue(workers, queue)
+    return frozenset(name for name, (since, told) in ours.items() if since < SILENT * told.every)
+
+
+def _of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
+    known = {name: (since, _presence(about)) for name, (since, about) in workers.items()}
+    return {name: (since, told) for name, (since, told) in known.items() if told and queue in told.queues}
+
+
+def _presence(about: bytes) -> Presence | None:
+    """What a worker tells; None for one of another version, with which the job's tasks will settle it."""
+    try:
+        return decode(about, Presence)
+    except TaskError:
+        return None

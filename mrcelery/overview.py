@@ -214,7 +214,9 @@ def _stage(
     running = not over and fields["state"] not in FINAL
     seen = marks.glimpse(store, job, step, kind, now) if not over else None
     done = tasks if seen is None else seen.done
-    listed, left_out = _listed(store, job, step, kind, over=not running) if attempts else ((), 0)
+    ended = float(fields.get(f"ended.{step}.{kind}") or 0)
+    until = 0.0 if running else ended or float(fields.get("finished") or now)
+    listed, left_out = _listed(store, job, step, kind, until) if attempts else ((), 0)
     return Stage(
         step=step,
         kind=kind,
@@ -224,7 +226,7 @@ def _stage(
         done=done,
         sums=sums,
         entered=entered,
-        ended=float(fields.get(f"ended.{step}.{kind}") or 0),
+        ended=ended,
         shuffle_bytes=summed.totals.shuffle_bytes if summed is not None else 0,
         left=_left(tasks, done, now - entered) if running and entered else -1.0,
         skew=summed.skew if summed is not None else {},
@@ -269,12 +271,16 @@ def _running(seen: marks.Glimpse) -> tuple[Straggler, ...]:
     return tuple(found[:20])
 
 
-def _listed(store: JobStore, job: str, step: int, kind: Kind, *, over: bool) -> tuple[tuple[Entry, ...], int]:
-    """A stage's attempts; where it is over, those that still seem to run were lost."""
+def _listed(store: JobStore, job: str, step: int, kind: Kind, until: float) -> tuple[tuple[Entry, ...], int]:
+    """A stage's attempts; where it was over at ``until``, those that still seem to run were lost."""
     found = journal.entries(store, job, step, kind)
-    if over:
-        found = [replace(one, outcome="lost") if one.outcome == "running" else one for one in found]
+    if until:
+        found = [_lost(one, until) if one.outcome == "running" else one for one in found]
     return shortened(found, STAGE_ATTEMPTS)
+
+
+def _lost(one: Entry, until: float) -> Entry:
+    return replace(one, outcome="lost", seconds=round(max(0.0, until - one.began), 3))
 
 
 def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], int]:

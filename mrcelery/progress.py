@@ -2,17 +2,22 @@
 
 An attempt runs in a child process and keeps a small file, ``alive/<task>.<pid>`` in the scratch folder,
 with the monotonic time of its last progress, which is the same clock in all processes of a machine, and the records
-that it has read.
+that it has read. The file is locked while the process lives, and names the process that sees to it when it dies.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 import time
 from contextlib import suppress
 
+HUNG = "MRCELERY_TASK_TIMEOUT"
+"""Names, in the reason of an attempt's end, the limit that it ran into."""
+
 _PROGRESS = struct.Struct("dq")
+_KEEPER = struct.Struct("q")
 
 
 def mark_path(scratch: str, job: str, step: int, kind: str, task: int, pid: int) -> str:
@@ -21,12 +26,14 @@ def mark_path(scratch: str, job: str, step: int, kind: str, task: int, pid: int)
 
 
 class Mark:
-    """The mark of an attempt that runs in this process."""
+    """The mark of an attempt that runs in this process; ``keeper``: the process that sees to it when this one dies."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, keeper: int = 0) -> None:
         self._path = path
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._file = _locked(path)
+        with suppress(OSError):
+            os.pwrite(self._file, _KEEPER.pack(keeper), _PROGRESS.size)
         self.touch()
 
     def touch(self, records: int = 0) -> None:
@@ -40,6 +47,32 @@ class Mark:
             os.unlink(self._path)
         with suppress(OSError):  # user code may have closed it
             os.close(self._file)
+
+
+def _locked(path: str) -> int:
+    while True:
+        file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        with suppress(OSError):  # a file system without locks: then nobody takes it for a dead process's either
+            fcntl.flock(file, fcntl.LOCK_SH)  # shared: threads of a pool may both be at a task
+        if os.fstat(file).st_nlink:
+            return file
+        os.close(file)  # somebody has just removed it as a dead process's
+
+
+def keeper_of_dead(path: str) -> int | None:
+    """The process that sees to an attempt's, if that has died; None for one that lives, or has no mark (any more)."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        data = os.pread(file, _KEEPER.size, _PROGRESS.size)
+        return int(_KEEPER.unpack(data)[0]) if len(data) == _KEEPER.size else 0
+    except OSError:
+        return None
+    finally:
+        os.close(file)
 
 
 def last_progress(path: str) -> float:

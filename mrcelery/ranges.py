@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from mrcelery.errors import CorruptDataError
+from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.index import Index, decode_index
 from mrcelery.partition import argsort, starts_of_groups
 from mrcelery.partlists import PartLists
@@ -128,21 +128,34 @@ class Ranges:
         self._file.close()
 
     def gather(self, storage: Storage, commits: Iterator[Commit]) -> Iterator[Commit]:
-        """The commits as they come, while the index of each one's run is read from storage and added."""
+        """The commits as they come, while the index of each one's run is read from storage and added.
+
+        Raises :class:`mrcelery.errors.DamagedPartError` for a run that is gone, or whose index reads wrong twice.
+        """
 
         def read(run: Part) -> bytes:
             try:
                 return storage.read(run.key, run.end, run.bytes)
             except FileNotFoundError:
-                raise CorruptDataError(f"{run.key} is gone, which the job still needs: submit it again") from None
+                message = f"{run.key} is gone, which the job still needs: submit it again"
+                raise DamagedPartError(message, run) from None
 
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
             # As many indexes in memory at once as are read at the same time.
             while portion := list(islice(commits, THREADS)):
                 runs = [run for commit in portion for run in commit.parts]
                 for run, index in zip(runs, pool.map(carried(read), runs), strict=True):
-                    self.add(run, index)
+                    try:
+                        self.add(run, index)
+                    except CorruptDataError:
+                        self._add_again(run, read(run))
                 yield from portion
+
+    def _add_again(self, run: Part, index: bytes) -> None:
+        try:
+            self.add(run, index)
+        except CorruptDataError as e:
+            raise DamagedPartError(str(e), run) from None
 
     def add(self, run: Part, index: bytes) -> None:
         """Take a run, as its commit names it, with the bytes of its index.

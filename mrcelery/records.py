@@ -151,6 +151,8 @@ class Request(Record, frozen=True, kw_only=True):
     blobs: dict[str, str] = {}
     small_results: bool = False
     """True: the client prints the results, so send them through the job store where they are small."""
+    given: dict[str, str] = {}
+    """With a client token, a digest of each aspect of what was asked for: a repeat must ask for the same."""
 
 
 class JobSpec(Record, frozen=True, kw_only=True):
@@ -280,6 +282,17 @@ class Presence(Record, frozen=True, kw_only=True):
     processes: int
     every: float
     """Seconds between two times that it tells."""
+    at: float = 0.0
+    """When it told, in epoch seconds by its own clock."""
+    host: str = ""
+    versions: dict[str, str] = {}
+    """Of ``python``, ``mrcelery`` and ``celery``."""
+    visibility: float = 0.0
+    """Its visibility timeout in seconds."""
+    arrow: bool = False
+    """Whether it can read Parquet and make tables."""
+    signed: bool = False
+    """Whether it takes signed jobs only."""
 
 
 def add_counters(into: Counters, counters: Counters) -> None:

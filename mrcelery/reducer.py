@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain, starmap
 
@@ -12,13 +11,14 @@ from mrcelery.buffer import decoded_groups
 from mrcelery.codec import Block, read_blocks
 from mrcelery.colops import fold_of
 from mrcelery.columns import as_list, is_array
-from mrcelery.errors import CorruptDataError, DamagedPartError
+from mrcelery.errors import CorruptDataError
 from mrcelery.folding import fold_run
 from mrcelery.guard import guarded
 from mrcelery.index import framed, sliced
 from mrcelery.ops import Op
 from mrcelery.output import Sink, feed, results
 from mrcelery.records import Part, ShuffleInput
+from mrcelery.repair import damage
 from mrcelery.shuffle import Groups, Run, as_lists, file_chunks, read_run_file
 from mrcelery.step import StepHooks, identity_reducer
 from mrcelery.storage.transfers import carried
@@ -132,20 +132,10 @@ def _end(part: Part) -> int | None:
 
 def _polled(task: Task, opener: Callable[[], Run], part: Part) -> Run:
     """A run whose reader looks up at each block: a merge, or a reducer that yields nothing, can take long."""
-    with _damage(part):
+    with damage(part):
         for block in opener():
             task.poll()
             yield block
-
-
-@contextmanager
-def _damage(part: Part) -> Iterator[None]:
-    """Tell which part it is that is damaged."""
-    try:
-        yield
-    except (CorruptDataError, FileNotFoundError) as e:
-        what = "is gone" if isinstance(e, FileNotFoundError) else f"is damaged ({e})"
-        raise DamagedPartError(f"{part.key} {what}: submit the job again", part) from e
 
 
 def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
@@ -158,7 +148,7 @@ def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
             in_memory.add(i)
 
     def fetch(i: int) -> partial[Run]:
-        with _damage(parts[i]):
+        with damage(parts[i]):
             return bring(i)
 
     def bring(i: int) -> partial[Run]:

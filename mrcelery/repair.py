@@ -1,30 +1,55 @@
-"""A shuffle part that is damaged or gone: the map task that wrote it runs again (the paper's section 3.3).
+"""A part that is damaged or gone: the task that wrote it runs again (the paper's section 3.3).
 
-The reduce task that met it runs that map task itself, as an attempt that is never committed, and reads what it
-wrote instead. Nobody else's input changes: other reduce tasks may be reading what the commit names, and
-what of it is whole stays. A mapper that gives the same for the same input, as mappers should, leaves no trace.
+The reduce task that met it in the shuffle, or the map task whose input it is, runs that task itself, as an attempt
+that is never committed, and reads what it wrote instead. Nobody else's input changes: other reduce tasks may be
+reading what the commit names, and what of it is whole stays. Code that gives the same for the same input, as
+mappers and reducers should, leaves no trace.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from msgspec.structs import replace
 
-from mrcelery.errors import CorruptDataError
-from mrcelery.records import Commit, Part, ShuffleInput
+from mrcelery.errors import CorruptDataError, DamagedPartError
+from mrcelery.records import Commit, Extent, Kind, Part, ShuffleInput, Split
 
 MOST = 16
 """Parts that one attempt repairs: where more are damaged, the storage is no place to go on with."""
 
-_MAP = re.compile(r".*/map-(\d+)/[^/]+")
+_TASK = re.compile(r".*/step-(\d+)/(map|reduce)-(\d+)/[^/]+")
 
 
-def map_task(part: Part) -> int:
-    """The map task that wrote a part."""
-    match = _MAP.fullmatch(part.key)
+def writer(part: Part) -> tuple[int, Kind, int]:
+    """Step, kind and number of the task that wrote a part."""
+    match = _TASK.fullmatch(part.key)
     assert match is not None, part.key
-    return int(match[1])
+    return int(match[1]), match[2], int(match[3])  # type: ignore[return-value]
+
+
+@contextmanager
+def damage(part: Part) -> Iterator[None]:
+    """Tell which part it is that is damaged."""
+    try:
+        yield
+    except (CorruptDataError, FileNotFoundError) as e:
+        what = "is gone" if isinstance(e, FileNotFoundError) else f"is damaged ({e})"
+        raise DamagedPartError(f"{part.key} {what}: submit the job again", part) from e
+
+
+def mended(split: Split, root: str, uri: str, new: Commit) -> Split:
+    """The split of a map task whose input at the address ``uri`` is damaged, with what ``new`` wrote below ``root``.
+
+    That is of the task of the step before, run again. Raises :class:`CorruptDataError` where that wrote nothing.
+    """
+    if not new.parts:
+        raise _no_repair(uri)
+    part = new.parts[0]
+    whole = Extent(f"{root}/{part.key}", 0, part.bytes, part.bytes, True)
+    return replace(split, extents=tuple(whole if extent.uri == uri else extent for extent in split.extents))
 
 
 def repaired(told: ShuffleInput, key: str, old: Commit, new: Commit) -> ShuffleInput:
@@ -49,7 +74,7 @@ def repaired(told: ShuffleInput, key: str, old: Commit, new: Commit) -> ShuffleI
 
 def _no_repair(key: str) -> CorruptDataError:
     error = CorruptDataError(
-        f"{key} is damaged, and its map task, run again, wrote something else: submit the job again"
+        f"{key} is damaged, and its task, run again, wrote something else: submit the job again"
     )
     error.retryable = False
     return error

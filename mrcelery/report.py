@@ -70,7 +70,7 @@ def write_report(store: JobStore, job: str) -> None:
         name=found.name,
         state=found.state,
         counters=found.counters,
-        totals=_totals(found),
+        totals=totals_of(found),
         started=started,
         finished=found.finished,
         seconds=round(found.finished - started, 6),
@@ -82,7 +82,7 @@ def write_report(store: JobStore, job: str) -> None:
     put_report(open_storage(found.storage), report)
 
 
-def _totals(found: Overview) -> Totals:
+def totals_of(found: Overview) -> Totals:
     """What the committed attempts of a job came to that did not come to its end."""
     first = found.stages[0].sums if found.stages else None
     return Totals(

@@ -23,10 +23,11 @@ from mrcelery.errors import ConfigError, UsageError
 from mrcelery.layout import SUCCESS
 
 if TYPE_CHECKING:
+    from mrcelery.bundle import BuiltBundle
     from mrcelery.executor.fleet import FleetRunner
     from mrcelery.job import MRJob
     from mrcelery.plan import Cost
-    from mrcelery.records import JobOptions, PlanSummary, Split, StepSpec
+    from mrcelery.records import Bundle, JobOptions, PlanSummary, Request, Split, StepSpec
 
 
 class Plan(NamedTuple):
@@ -88,6 +89,11 @@ class Submission:
         runner = config.runner or ("celery" if config.broker else "local")
         if runner == "celery":
             _check_fleet(config)
+        elif client_token and not config.storage:
+            raise UsageError(
+                f"a client token needs a storage that outlives the {runner} runner, where a repeat finds the job: "
+                "give --storage or a --broker, or no token"
+            )
         with ExitStack() as undo:
             started = undo.enter_context(closing(_local(config, job))) if ahead and runner == "local" else None
             from mrcelery import bundle
@@ -169,20 +175,27 @@ class Submission:
         )
         return Plan(summary, tuple(step.reducers for step in steps), cost)
 
-    def submit(self) -> JobHandle:
-        """Start the runner and hand it the job. The inline runner has run it when this returns."""
+    def submit(self, on_handle: Callable[[JobHandle], None] | None = None) -> JobHandle:
+        """Start the runner and hand it the job. The inline runner has run it when this returns.
+
+        ``on_handle`` is called with the handle just before the job is entered.
+        """
         with ExitStack() as undo:
             if self.started is not None:
                 undo.enter_context(closing(self.started))
-            handle = self._submit()
+            handle = self._submit(on_handle)
             undo.pop_all()
             return handle
 
-    def _submit(self) -> JobHandle:
+    def _submit(self, on_handle: Callable[[JobHandle], None] | None) -> JobHandle:
         if not self.inputs:
             raise UsageError("no input: give files, folders, globs, s3:// or http(s):// addresses, or - for stdin")
-        identity = job_id(self.name, self.client_token)
-        if self.client_token and (known := self._submitted_before(identity)):
+        from mrcelery import bundle
+
+        built = bundle.build(self.job_class, self.job, **self.shipped)
+        created = time.time()
+        identity = job_id(self.name, self.client_token, created)
+        if self.client_token and (known := self._submitted_before(identity, built.bundle)):
             return known
         output, bring_home = self._place_output()
         spool = ""
@@ -206,23 +219,33 @@ class Submission:
                 found = inputs_module.upload(
                     self.inputs, self._storage, self.options.input_format, self.on_upload
                 )
-            self._send(runner, handle, found, output)
+            if on_handle is not None:
+                on_handle(handle)
+            self._send(runner, handle, created, found, output, built)
         except BaseException:
             handle.close()
             raise
         return handle
 
-    def _submitted_before(self, identity: str) -> JobHandle | None:
+    def _submitted_before(self, identity: str, code: Bundle) -> JobHandle | None:
         """The job of the same client token, maybe by a client that died since: it runs once."""
-        if self.runner != "celery":
-            return None  # a runner of our own knows no jobs yet
-        runner = self._fleet()
-        state = runner.store.state(identity)
-        if not state:
-            runner.close()
-            return None
-        if state == "submitted":
-            runner.start(identity, self.options.queue)  # its client may have died before it could
+        runner = self._fleet() if self.runner == "celery" else None  # a runner of our own knows no jobs yet
+        try:
+            known = runner.store.request(identity) if runner is not None else None
+            if runner is not None and known is not None:
+                self._check_same(known, identity, code)
+                if runner.store.state(identity) == "submitted":
+                    runner.start(identity, self.options.queue)  # its client may have died before it could
+            elif not self._ended_in_storage(identity, code):
+                if runner is not None:
+                    runner.close()
+                return None
+        except BaseException:
+            if runner is not None:
+                runner.close()
+            raise
+        if self.started is not None:
+            self.started.close()  # there is nothing to run
         bring_home = None
         if self.brings_home:
             path = inputs_module.local(self.output or "")
@@ -237,15 +260,71 @@ class Submission:
             parse=self._parse(),
         )
 
-    def _send(self, runner: Runner, handle: JobHandle, found: inputs_module.Inputs, output: str) -> None:
-        from mrcelery import bundle, records, signing
+    def _ended_in_storage(self, identity: str, code: Bundle) -> bool:
+        """Whether storage has the report of a job that the job store does not know (any more).
 
-        built = bundle.build(self.job_class, self.job, **self.shipped)
+        One that left a spec and no report goes on from its commits when it is submitted again.
+        """
+        from mrcelery import layout, records, signing
+        from mrcelery.storage import open_storage
+
+        storage, key = open_storage(self._storage), layout.spec(identity)
+        try:
+            spec = signing.unseal(storage.read(key), records.JobSpec, self.config.signing_key or None, key)
+        except FileNotFoundError:
+            return False
+        self._check_given(spec.request, code)
+        return storage.stat(layout.report(identity)) is not None
+
+    def _check_same(self, envelope: bytes, identity: str, code: Bundle) -> None:
+        from mrcelery import records, signing
+
+        key = self.config.signing_key or None
+        self._check_given(signing.unseal(envelope, records.Request, key, f"the request of job {identity}"), code)
+
+    def _check_given(self, request: Request, code: Bundle) -> None:
+        """Refuse a token that was given for something else."""
+        given = self._given(code)
+        # Of another version's request nothing may be told.
+        differ = [aspect for aspect, digest in request.given.items() if given.get(aspect, digest) != digest]
+        if differ:
+            raise UsageError(
+                f"the client token {self.client_token!r} stands for job {request.job}, which was submitted with "
+                f"{_listed(differ)}: give another token for another job, or the same arguments"
+            )
+
+    def _given(self, code: Bundle) -> dict[str, str]:
+        """A digest of each aspect of what is asked for, as it was asked for; what inputs hold is not looked at."""
+        import msgspec
+
+        output = self.output or ""
+        aspects = {
+            "another job": (self.name, code.entry, code.sha256, self.args),
+            "other inputs": [uri if uri == "-" else here for uri, here in zip(self.inputs, self._here(), strict=True)],
+            "another output": inputs_module.local(output) if output and not inputs_module.is_remote(output) else output,
+            "other options": (self.options, self.steps),
+        }
+        return {
+            aspect: hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]
+            for aspect, value in aspects.items()
+        }
+
+    def _send(
+        self,
+        runner: Runner,
+        handle: JobHandle,
+        created: float,
+        found: inputs_module.Inputs,
+        output: str,
+        built: BuiltBundle,
+    ) -> None:
+        from mrcelery import records, signing
+
         request = records.Request(
             job=handle.id,
             name=self.name,
             owner=self.config.owner or _user(),
-            created=time.time(),
+            created=created,  # as its id says: what lists jobs by their ids relies on it
             inputs=tuple(found.uris),
             output=output,
             storage=self._storage or runner.storage,
@@ -255,14 +334,17 @@ class Submission:
             bundle=built.bundle,
             blobs=found.names,
             small_results=self.wants_results and not output,
+            given=self._given(built.bundle) if self.client_token else {},
         )
         envelope = signing.seal(request, self.config.signing_key or None)
         try:
             runner.submit(request, envelope, built.data, found.blobs)
         except UsageError:
             # two clients with one token at the same time: one of them entered the job
-            if not (self.client_token and runner.store.state(handle.id)):
+            known = runner.store.request(handle.id) if self.client_token else None
+            if known is None:
                 raise
+            self._check_same(known, handle.id, built.bundle)
 
     @property
     def brings_home(self) -> bool:
@@ -291,7 +373,8 @@ class Submission:
     def _spool(self, identity: str) -> str:
         """A folder for standard input, which the workers can read."""
         if self.runner == "celery":
-            folder = Path(self._storage) / "inputs" / identity
+            # With a token others may have the same id, and write at the same time.
+            folder = Path(self._storage) / "inputs" / f"{identity}-{secrets.token_hex(3)}"
             folder.mkdir(parents=True)
             return str(folder)
         return tempfile.mkdtemp(prefix="mrcelery-", dir=self.config.scratch or None)
@@ -328,12 +411,21 @@ def _unreadable(line: bytes) -> results.Pair:
     raise UsageError("results in parquet or records are no lines: read the part files at OUTPUT")
 
 
-def job_id(name: str, client_token: str = "") -> str:
-    """``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, or the same id for the same name and token."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
+def job_id(name: str, client_token: str = "", created: float | None = None) -> str:
+    """``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, with the time of ``created`` (epoch seconds; now).
+
+    With a token ``job-<20 hex>``, the same for the same token.
+    """
     if client_token:
-        return f"{slug}-{hashlib.sha256(client_token.encode()).hexdigest()[:20]}"
-    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+        # Not with the name in it: another job with the same token is to be noticed.
+        return f"job-{hashlib.sha256(client_token.encode()).hexdigest()[:20]}"
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
+    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
+
+
+def _listed(aspects: Sequence[str]) -> str:
+    *first, last = aspects
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _check_fleet(config: Config) -> None:

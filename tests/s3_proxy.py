@@ -45,7 +45,9 @@ class Fault:
 
     ``status`` and ``code``: refuse it with them. ``reset``: pass it on, and break the connection instead of
     answering. ``keep``: of the body, only this share, then break the connection. ``pieces``: the body in so many,
-    ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong.
+    ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong. ``silent``: take the request and
+    say nothing, ever; with ``keep`` nothing after that share of the body. ``ignore``: the headers, in lower case,
+    that the endpoint does not know.
     """
 
     status: int = 0
@@ -55,6 +57,8 @@ class Fault:
     pieces: int = 1
     pause: float = 0.0
     flip: bool = False
+    silent: bool = False
+    ignore: tuple[str, ...] = ()
 
 
 class Log:
@@ -70,6 +74,7 @@ class Log:
         self.fault: Callable[[Asked], Fault | None] = lambda asked: None
         self.at_once = 0
         self.most_at_once = 0
+        self.over = threading.Event()
         self._change = threading.Condition()
 
     @contextmanager
@@ -126,10 +131,13 @@ def proxy() -> Iterator[Log]:
             key = unquote(parts.path).lstrip("/").partition("/")[2]
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with log._passing(self.command, key, parts.query, self.headers.get("Range", "")) as fault:
+                if fault.silent and fault.keep == 1:
+                    self._say_nothing()
+                    return
                 if fault.status:
                     self._refuse(fault)
                     return
-                headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", *fault.ignore)}
                 self.onward.request(self.command, self.path, body, headers)
                 answer = self.onward.getresponse()
                 data = answer.read()
@@ -159,7 +167,13 @@ def proxy() -> Iterator[Log]:
                 self.wfile.flush()
                 if fault.pause:
                     time.sleep(fault.pause)  # a slow network, which is what is tested
+            if fault.silent:
+                self._say_nothing()
             self.close_connection |= len(kept) < len(data)
+
+        def _say_nothing(self) -> None:
+            log.over.wait()
+            self.close_connection = True
 
         def _refuse(self, fault: Fault) -> None:
             body = f"<Error><Code>{fault.code}</Code><Message>as the test wants</Message></Error>".encode()
@@ -180,5 +194,6 @@ def proxy() -> Iterator[Log]:
             yield log
         finally:
             os.environ[VARIABLE] = target
+            log.over.set()
             server.shutdown()
             thread.join()

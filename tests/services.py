@@ -68,6 +68,22 @@ GATED = """
             yield key, sum(values)
 """
 
+YIELDING_GATED = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Gated(MRJob):
+        def mapper(self, _, line):
+            open(os.path.join(line, f"{os.getpid()}-{time.time_ns()}"), "w").close()
+            while not os.path.exists(os.path.join(line, "go")):
+                time.sleep(0.02)
+                yield "waits", 0
+            yield "seen", 1
+
+        def reducer(self, key, values):
+            yield key, sum(values)
+"""
+
 
 class Gate:
     """Tasks of :data:`GATED` wait in one call of their mapper until it opens, and tell that they started."""

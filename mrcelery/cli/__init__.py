@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "submit": "Run a job over inputs.",
-    "list": "Jobs of the fleet, newest first.",
+    "list": "Jobs, newest first, those of the past too.",
     "status": "How a job stands.",
     "wait": "Wait until a job has ended.",
     "cancel": "Stop jobs.",
@@ -36,7 +36,8 @@ COMMANDS = {
     "clean": "Remove the data of jobs that have ended.",
     "worker": "Start a Celery worker for mrcelery's tasks.",
     "flower": "Start Flower on the fleet.",
-    "doctor": "Check broker and storage.",
+    "metrics": "Serve the fleet's metrics to Prometheus.",
+    "doctor": "Check broker, storage, clocks and workers.",
     "config": "Settings and where they come from.",
     "hello": "Run a tiny job through everything.",
     "completion": "Shell completion for bash, zsh or fish.",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -16,10 +14,10 @@ from mrcelery.api import Runner, connect, storage_root
 from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
 from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
+from mrcelery.history import created_by_id
 from mrcelery.jobstore.base import FINAL, TTL
 from mrcelery.storage.base import Storage
 
-_CREATED = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")
 _WEEK = "7d"
 
 
@@ -54,6 +52,7 @@ def command(
             if not dry_run:
                 # the report and the spec last: what is interrupted here can still be told and cleaned
                 storage.delete(sorted(keys, key=lambda key: key in (layout.spec(job), layout.report(job))))
+                storage.sweep(layout.job_root(job))
                 if runner is not None:
                     runner.store.drop(job)
             removed.append({"job": job, "objects": len(keys), "bytes": size})
@@ -69,7 +68,7 @@ def command(
 
 def _jobs(storage: Storage, named: tuple[str, ...]) -> Iterator[tuple[str, list[str], int]]:
     """Each job that has data in the storage, with its keys and bytes; one job's keys in memory at a time."""
-    prefixes = [layout.job_root(job) for job in named] or ["jobs/"]
+    prefixes = [layout.job_root(job) for job in named] or [layout.JOBS]
     for prefix in prefixes:
         for job, objects in groupby(storage.list(prefix), key=lambda info: info.key.split("/")[1]):
             found = list(objects)
@@ -101,7 +100,5 @@ def _reported(storage: Storage, job: str) -> float:
 
 def _created(job: str) -> float:
     """When a job was submitted by its id, in epoch seconds; now where the id does not tell."""
-    match = _CREATED.search(job)
-    if match is None:
-        return time.time()
-    return datetime.strptime(match[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
+    created = created_by_id(job)
+    return time.time() if created is None else created

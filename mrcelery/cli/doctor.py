@@ -2,64 +2,55 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from mrcelery import __version__
-from mrcelery.cli.common import connection_options, epilog, json_option, print_json
-from mrcelery.config import Config, mask
-from mrcelery.errors import MRCeleryError
+from mrcelery.cli.common import connection_options, epilog, json_option, print_json, print_table, show_seconds
+from mrcelery.config import Config
+from mrcelery.errors import UnreachableError
+
+_SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
 @click.command(epilog=epilog("mrcelery doctor", "mrcelery doctor --storage s3://bucket/prefix --json"))
 @connection_options
+@click.option("--queue", metavar="NAME", help="Celery queue of the jobs  [celery]")
 @json_option
 def command(as_json: bool, **settings: Any) -> int:
-    """Check that the broker answers, and that the storage keeps the rules that the commits need."""
-    config = Config.load(settings)
-    found = [{"check": "mrcelery", "ok": True, "says": f"{__version__}, Python {platform.python_version()}"}]
-    code = 0
-    for name, target, check in (
-        ("broker", config.broker, _broker),
-        ("storage", config.storage, _storage),
-    ):
-        if not target:
-            found.append({"check": name, "ok": True, "says": "not configured: the local runner needs none"})
-            continue
-        problem, exit_code = _try(check, config)
-        code = code or exit_code
-        found.append({"check": name, "ok": not problem, "says": problem or f"{mask(target)} works"})
+    """Check broker, storage, clocks and workers, and say what to do about what is wrong.
+
+    Exits with 0, also where there are warnings, and with 3 where something fails. With --json: ok, findings (check,
+    level ok, warn or fail, saw, do) and workers.
+    """
+    from mrcelery.doctor import Doctor
+
+    doctor = Doctor(Config.load(settings))
+    findings = []
+    for finding in doctor.findings():
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{_SIGNS[finding.level]}  {finding.check}: {finding.saw}")
+            if finding.do:
+                click.echo(f"      {finding.do}")
+    failed = any(finding.level == "fail" for finding in findings)
     if as_json:
-        print_json(found)
-    else:
-        for line in found:
-            click.echo(f"{'ok  ' if line['ok'] else 'FAIL'}  {line['check']}: {line['says']}")
-    return code
-
-
-def _try(check: Callable[[Config], None], config: Config) -> tuple[str, int]:
-    try:
-        check(config)
-    except MRCeleryError as e:
-        return str(e), e.exit_code
-    return "", 0
-
-
-def _broker(config: Config) -> None:
-    from mrcelery.executor.fleet import FleetRunner
-
-    runner = FleetRunner(config.broker, config.result_backend or None)
-    try:
-        runner.store.jobs(1)
-    finally:
-        runner.close()
-
-
-def _storage(config: Config) -> None:
-    from mrcelery.api import storage_root
-    from mrcelery.storage import check, open_storage
-
-    check(open_storage(storage_root(config)))
+        print_json({"ok": not failed, "findings": findings, "workers": doctor.workers})
+    elif doctor.workers:
+        click.echo()
+        print_table(
+            ("WORKER", "HOST", "QUEUES", "PROCESSES", "PYTHON", "MRCELERY", "CELERY", "CLOCK", "TOLD"),
+            (
+                (
+                    w.name,
+                    w.host,
+                    ",".join(w.queues),
+                    str(w.processes),
+                    *(w.versions.get(name, "?") for name in ("python", "mrcelery", "celery")),
+                    f"{w.skew:+.1f} s",
+                    f"{show_seconds(w.age)} ago{', lost' if w.silent else ''}",
+                )
+                for w in doctor.workers
+            ),
+        )
+    return UnreachableError.exit_code if failed else 0

@@ -8,7 +8,7 @@ import click
 
 from mrcelery.api import attach
 from mrcelery.cli.common import JOB, connection_options, epilog
-from mrcelery.cli.progress import Bars
+from mrcelery.cli.progress import Display
 
 
 @click.command(epilog=epilog("mrcelery fetch JOB ./counts"))
@@ -18,5 +18,5 @@ from mrcelery.cli.progress import Bars
 @connection_options
 def command(job: str, folder: str, overwrite: bool, **settings: Any) -> None:
     """Bring the part files of JOB into DIR, which appears whole or not at all."""
-    with attach(job, **settings) as handle, Bars() as bars:
-        handle.fetch(folder, overwrite=overwrite, on_bytes=bars.download)
+    with attach(job, **settings) as handle, Display() as display:
+        handle.fetch(folder, overwrite=overwrite, on_bytes=display.download)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from itertools import islice
+from math import inf
 from typing import Any
 
 import click
 
-from mrcelery.api import JobHandle, connect
+from mrcelery.api import JobStatus, connect, storage_root
 from mrcelery.cli.common import (
+    Age,
     connection_options,
     epilog,
     json_option,
@@ -17,41 +21,72 @@ from mrcelery.cli.common import (
     show_time,
 )
 from mrcelery.config import Config
-from mrcelery.errors import ConfigError, UsageError
+from mrcelery.errors import StorageUnreachableError
+
+_STATES = ("submitted", "running", "succeeded", "failed", "cancelled", "unknown")
 
 
-@click.command(epilog=epilog("mrcelery list", "mrcelery list --state running --json"))
-@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Look at so many jobs.")
-@click.option("--state", help="Only jobs in this state.")
+@click.command(
+    epilog=epilog(
+        "mrcelery list",
+        "mrcelery list --state running --state submitted --json",
+        "mrcelery list --name 'Word*' --since 30d --storage s3://bucket/prefix",
+    )
+)
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Show so many jobs at most.")
+@click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these; may be repeated.")
+@click.option("--name", default="", metavar="GLOB", help="Only jobs of such a name: 'Word*'.")
+@click.option("--owner", default="", metavar="NAME", help="Only jobs that this user submitted.")
+@click.option("--since", type=Age(), metavar="AGE", help="Only jobs submitted in this time: 12h, 7d.")
+@click.option("--until", type=Age(), metavar="AGE", help="Only jobs submitted before that: 1d.")
 @connection_options
 @json_option
-def command(limit: int, state: str | None, as_json: bool, **settings: Any) -> None:
-    """Jobs of the fleet, newest first."""
-    runner = connect(Config.load(settings))
-    if runner is None:
-        raise ConfigError("list needs the fleet's broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
-    with JobHandle("", runner):
-        found = []
-        for job in runner.store.jobs(limit):
-            try:
-                status = JobHandle(job, None, store=runner.store).status()
-            except UsageError:
-                continue  # dropped since it was listed
-            if state in (None, status.state):
-                found.append(status)
+def command(
+    limit: int,
+    states: tuple[str, ...],
+    name: str,
+    owner: str,
+    since: float | None,
+    until: float | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Jobs, newest first: those that the fleet knows, and those that it has forgotten and storage still has.
+
+    A job is unknown where storage has it and neither tells how it ended.
+    """
+    config = Config.load(settings)
+    runner = connect(config)
+    from mrcelery import history
+    from mrcelery.storage import open_storage
+
+    now = time.time()
+    wanted = history.Wanted(
+        states=frozenset(states),
+        name=name,
+        owner=owner,
+        since=0.0 if since is None else now - since,
+        until=inf if until is None else now - until,
+    )
+    store = runner.store if runner is not None else None
+    try:
+        storage = open_storage(storage_root(config)) if config.storage else None
+        try:
+            found = list(islice(history.jobs(store, storage, wanted), limit))
+        except StorageUnreachableError as e:
+            if store is None:
+                raise
+            click.echo(f"mrcelery: only jobs that the fleet knows are shown: {e}", err=True)
+            found = list(islice(history.jobs(store, None, wanted), limit))
+    finally:
+        if runner is not None:
+            runner.close()
     if as_json:
         print_json(found)
         return
-    print_table(
-        ("JOB", "STATE", "STARTED", "TOOK", "OWNER"),
-        (
-            (
-                s.job,
-                s.state,
-                show_time(s.started or s.created),
-                show_seconds(s.finished - s.started) if s.finished and s.started else "-",
-                s.owner or "-",
-            )
-            for s in found
-        ),
-    )
+    print_table(("JOB", "STATE", "NAME", "SUBMITTED", "TOOK", "OWNER"), map(_row, found))
+
+
+def _row(status: JobStatus) -> tuple[str, ...]:
+    took = show_seconds(status.finished - status.started) if status.finished and status.started else "-"
+    return status.job, status.state, status.name or "-", show_time(status.created), took, status.owner or "-"

@@ -2,50 +2,146 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery import layout
 from mrcelery.api import attach
-from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, write_bytes
-from mrcelery.storage.base import Storage
+from mrcelery.cli import picture, where
+from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
+from mrcelery.errors import ConfigError, UsageError
+from mrcelery.jobstore.base import FINAL
 
-_LOG = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
+if TYPE_CHECKING:
+    from mrcelery.api import JobHandle
+    from mrcelery.joblogs import Attempt, Wanted
+    from mrcelery.overview import Overview
+    from mrcelery.storage.base import Storage
 
 
-@click.command(epilog=epilog("mrcelery logs JOB", "mrcelery logs JOB --step 0 --kind map --task 17"))
+@click.command(
+    epilog=epilog(
+        "mrcelery logs JOB",
+        "mrcelery logs JOB --failed",
+        "mrcelery logs JOB -f",
+        "mrcelery logs JOB --step 0 --kind map --task 17",
+    )
+)
 @JOB
 @click.option("--step", type=click.IntRange(0), help="Only this step, counted from 0.")
 @click.option("--kind", type=click.Choice(["map", "reduce"]), help="Only this stage.")
 @click.option("--task", type=click.IntRange(0), help="Only this task.")
+@click.option("--attempt", metavar="ATTEMPT", help="Only this attempt: 2-a1b2c3, or its number, or its random part.")
+@click.option("--failed", is_flag=True, help="Only attempts that failed or died.")
+@click.option("-f", "--follow", is_flag=True, help="Show what running tasks print, until the job ends.")
 @connection_options
 @json_option
 def command(
-    job: str, step: int | None, kind: str | None, task: int | None, as_json: bool, **settings: Any
+    job: str,
+    step: int | None,
+    kind: str | None,
+    task: int | None,
+    attempt: str | None,
+    failed: bool,
+    follow: bool,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
-    """What the tasks of JOB printed and logged, task by task."""
+    """What the tasks of JOB printed and logged, attempt by attempt.
+
+    Of a job that failed, where it failed is said first, on stderr. With -f the lines come as they are printed, a few
+    seconds late, each after its task. --json prints an object per attempt, one a line; with -f, one per piece.
+    """
+    from mrcelery.joblogs import Wanted
+
+    wanted = Wanted(step, kind, task, attempt, failed)
     with attach(job, **settings) as handle:
         storage = handle.open_storage()
-        found = False
-        for key, match in _logs(storage, job, step):
-            if kind not in (None, match["kind"]) or task not in (None, int(match["task"])):
-                continue
-            found = True
-            if as_json:
-                text = storage.read(key).decode("utf-8", "replace")
-                print_json({**match.groupdict(), "text": text})
-                continue
-            click.echo(f"==> step {match['step']} {match['kind']} {int(match['task'])} attempt {match['attempt']} <==")
-            write_bytes(storage.stream(key))
-    if not found:
+        if follow:
+            _follow(handle, storage, wanted, as_json)
+            return
+        found = None
+        with suppress(UsageError):  # of another version, or one whose data is all that is left
+            found = handle.overview()
+        _tell_failure(found)
+        _list(storage, job, found, wanted, as_json)
+
+
+def _tell_failure(found: Overview | None) -> None:
+    if found is not None and found.failure is not None:
+        at = where(found.failure)
+        message = found.failure.message.partition("\n")[0]
+        click.echo(f"mrcelery: {picture.phase(found)[0]}: {at[0] if at else found.job}: {message}", err=True)
+
+
+def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as_json: bool) -> None:
+    from mrcelery.joblogs import listed
+
+    none = True
+    for one, key in listed(storage, job, found, wanted):
+        none = False
+        if as_json:
+            _print(one, storage.read(key) if key else b"")
+            continue
+        click.echo(f"==> {_name(one)} attempt {one.attempt}{_how(one)} <==")
+        if key:
+            write_bytes(_ended(storage.stream(key)))
+        if one.ending:
+            click.echo(f"[{one.ending}]")
+    if none:
         click.echo(f"mrcelery: job {job} has no logs of that kind", err=True)
 
 
-def _logs(storage: Storage, job: str, step: int | None) -> Iterator[tuple[str, re.Match[str]]]:
-    prefix = layout.job_root(job) if step is None else layout.step_root(job, step)
-    for info in storage.list(prefix):
-        if match := _LOG.fullmatch(info.key):
-            yield info.key, match
+def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same, and a newline where there is none at the end."""
+    last = b"\n"
+    for last in chunks:
+        yield last
+    if not last.endswith(b"\n"):
+        yield b"\n"
+
+
+def _follow(handle: JobHandle, storage: Storage, wanted: Wanted, as_json: bool) -> None:
+    from mrcelery.capture import share_seconds
+    from mrcelery.joblogs import Follower
+
+    if handle.runner is None:
+        raise ConfigError(f"cannot follow {handle.id} without its broker: give --broker, or leave -f out")
+    follower = Follower(handle.runner.store, storage, handle.id, wanted)
+    write = _print if as_json else _lines(alone=wanted.kind is not None and wanted.task is not None)
+    pause = share_seconds(storage)
+    while True:
+        found = handle.glance()
+        # Known for long enough that a look which is late does not stop what is shared.
+        for one, new in follower.look(found.stages, 4 * pause):
+            write(one, new)
+        if found.state in FINAL:
+            _tell_failure(found)
+            return
+        time.sleep(pause)
+
+
+def _lines(*, alone: bool) -> Callable[[Attempt, bytes], None]:
+    def write(one: Attempt, new: bytes) -> None:
+        prefix = b"" if alone else f"{_name(one)} | ".encode()
+        write_bytes([b"".join(prefix + line + b"\n" for line in new.splitlines())])
+
+    return write
+
+
+def _name(one: Attempt) -> str:
+    return f"step {one.step} {one.kind} {one.task}"
+
+
+def _how(one: Attempt) -> str:
+    return f" {one.outcome}" if one.outcome and one.outcome != "done" else ""
+
+
+def _print(one: Attempt, text: bytes) -> None:
+    import json
+
+    click.echo(json.dumps({**asdict(one), "text": text.decode("utf-8", "replace")}))

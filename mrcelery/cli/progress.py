@@ -1,35 +1,69 @@
-"""Progress of a waiting command: a bar per stage on stderr, on a terminal only."""
+"""What a waiting command shows of its job: a live picture on a terminal, lines elsewhere, or events as JSON."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import click
 
-from mrcelery.api import JobStatus
+from mrcelery.cli import picture, show_error
+from mrcelery.cli.common import show_seconds
+from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
+    from mrcelery.api import JobHandle
+    from mrcelery.cli.live import LiveView, Transfers
     from mrcelery.events import Event
+    from mrcelery.overview import Overview
+    from mrcelery.report import Report
+    from mrcelery.story import Narrator
 
-_QUIET_SECONDS = 0.5
+QUIET_SECONDS = 0.5
 """A job that ends sooner shows nothing, and does not pay for the import of rich."""
 
+PLAIN_QUIET_SECONDS = 5.0
+"""Nor does one that ends so soon where there is no terminal: of one that fails, why is said first."""
 
-class Bars:
-    """A context manager; its methods are called as a job or an upload moves on."""
+LOOK_SECONDS = 0.5
+"""How often a job is looked at to be shown; to know when it ends, more often."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.on = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._since = time.monotonic()
-        self._rich: Progress | None = None
+PLAIN_SECONDS = 10.0
+"""How often a line tells how far a stage is, where there is no terminal."""
+
+Mode = Literal["off", "json", "plain", "live"]
+
+
+class Display:
+    """A context manager; its methods are called as a job or a file moves on.
+
+    ``quiet``: show nothing (of ``as_json``: the last event only). ``live``: whether a picture may be drawn, where
+    there is a terminal for it.
+    """
+
+    def __init__(self, quiet: bool = False, as_json: bool = False, *, live: bool = True) -> None:
+        self.quiet = quiet
+        self.mode: Mode = "json" if as_json else "off" if quiet else "live" if live and _terminal() else "plain"
+        self.shown = False
+        """Whether anything of the job was shown."""
+        self._began = time.monotonic()
+        quiet_for = {"json": 0.0, "plain": PLAIN_QUIET_SECONDS}.get(self.mode, QUIET_SECONDS)
+        self._due = self._began + quiet_for
+        self._signs = picture.signs(sys.stderr)
+        self._narrator: Narrator | None = None
+        self._plain: dict[tuple[int, str], float] = {}
+        self._no_workers = False
+        self._view: LiveView | None = None
+        self._transfers: Transfers | None = None
         self._fetched = 0
-        self._bars: dict[str, TaskID] = {}
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -40,51 +74,191 @@ class Bars:
         self.close()
 
     def close(self) -> None:
-        """Take the bars off the terminal."""
-        if self._rich is not None:
-            self._rich.stop()
+        """Leave the terminal as it was."""
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join()
+            self._watcher = None
+        for shown in (self._view, self._transfers):
+            if shown is not None:
+                shown.stop()
+        self._view = self._transfers = None
 
-    def job(self, status: JobStatus) -> None:
-        """Show a job's stages; called at each look of a wait."""
-        for stage in status.stages:
-            self._show(f"step {stage.step} {stage.kind}", stage.done, stage.total, "tasks")
+    # -- a job ----------------------------------------------------------------------------------
+
+    def watch(self, handle: JobHandle) -> None:
+        """Look at a job from a thread until :meth:`close`, while it runs in this process."""
+        if self.mode == "off" or (self.mode == "json" and self.quiet):
+            return
+        if self.mode == "live":
+            # A picture would be in the way of what the job prints, and of a debugger.
+            self.mode, self._due = "plain", self._began + PLAIN_QUIET_SECONDS
+
+        def look_on() -> None:
+            while not self._stop.wait(0.05 if self.mode == "json" else LOOK_SECONDS):
+                self.look(handle)
+
+        self._watcher = threading.Thread(target=look_on, daemon=True)
+        self._watcher.start()
+
+    def look(self, handle: JobHandle) -> None:
+        """Look at a job where it is time to, and show it."""
+        if time.monotonic() < self._due or self.mode == "off" or (self.mode == "json" and self.quiet):
+            return
+        with suppress(UsageError):  # a broker that came back empty may not know it for a moment
+            self._show(handle.glance())
+            # What a look takes on a slow line must stay a small part of it.
+            self._due = time.monotonic() + LOOK_SECONDS
+
+    def _show(self, found: Overview) -> None:
+        for event in self._news(found):
+            self._tell(event)
+        self.shown = True
+        if self.mode == "live":
+            if self._view is None:
+                from mrcelery.cli.live import LiveView
+
+                self.close()
+                self._view = LiveView()
+            self._view.show(lambda width, height: self._picture(found, width, height))
+
+    def _news(self, found: Overview) -> list[Event]:
+        from mrcelery import story
+
+        news: list[Event] = []
+        if self._narrator is None:
+            self._narrator = story.Narrator()
+            if self.mode == "json":
+                news.append(story.submitted(found))
+            elif self.mode == "plain" and found.finished == 0:
+                self._say(f"job {found.job}: {picture.phase(found)[0]}")
+        return news + self._narrator.look(found)
+
+    def _picture(self, found: Overview, width: int, height: int) -> list[picture.Line]:
+        assert self._narrator is not None
+        return picture.running(
+            found, self._narrator.speed, width, height, no_workers=self._no_workers, signs=self._signs
+        )
 
     def event(self, event: Event) -> None:
-        """Say what happens to a job, on stderr; also where there are no bars."""
-        if self._rich is not None:
-            self._rich.console.print(f"mrcelery: {event}", markup=False, highlight=False, soft_wrap=True)
+        """Say what happens to a job, as :meth:`mrcelery.JobHandle.wait` tells it."""
+        kind = type(event).__name__
+        again = kind == "NoWorkers" and self._no_workers
+        if kind in ("NoWorkers", "WorkersFound"):
+            self._no_workers = kind == "NoWorkers"
+        # The picture says it all the time.
+        if not (again and self._view is not None):
+            self._tell(event, style="green" if kind in ("BrokerBack", "StorageBack", "WorkersFound") else "yellow")
+
+    def _tell(self, event: Event, style: str = "yellow") -> None:
+        kind = type(event).__name__
+        if self.mode == "json":
+            from mrcelery.story import line
+
+            if not self.quiet:
+                click.echo(line(event), nl=False)
+        elif kind in ("StageStarted", "StageDone", "Progress"):
+            if self.mode == "plain" and self._worth_a_line(event):
+                self._say(str(event))
         else:
-            click.echo(f"mrcelery: {event}", err=True)
+            self._say(str(event), style)
+
+    def _worth_a_line(self, event: Event) -> bool:
+        stage = event.step, event.kind  # type: ignore[attr-defined]
+        if type(event).__name__ == "Progress" and event.at - self._plain.get(stage, 0.0) < PLAIN_SECONDS:
+            return False
+        self._plain[stage] = event.at
+        return True
+
+    def _say(self, text: str, style: str = "") -> None:
+        if self.mode == "off":
+            return
+        if self._view is not None:
+            self._view.say(f"mrcelery: {text}", style)
+        else:
+            click.echo(f"mrcelery: {text}", err=True)
+
+    def ends(self, always: bool) -> bool:
+        """Whether :meth:`end` has anything to show."""
+        return self.mode == "json" or self.shown or (always and self.mode == "live")
+
+    def end(self, found: Overview, report: Report | None, after: Sequence[str] = ()) -> None:
+        """Show how a job ended, and the commands that one may want next, where it :meth:`ends`."""
+        if self.mode == "json":
+            from mrcelery import story
+
+            if not self.quiet:
+                for event in self._news(found):
+                    self._tell(event)
+            click.echo(story.line(story.ended(found, report)), nl=False)
+            return
+        if self.shown and found.state == "succeeded":  # of another, why it ended was said just now
+            for event in self._news(found):
+                self._tell(event)
+        self.close()
+        if self.mode == "live":
+            picture.echo(picture.summary(found, report, after, signs=self._signs), err=True)
+        else:
+            told = "; next: " + ", ".join(after) if after else ""
+            lasted = show_seconds(found.finished - (found.started or found.created))
+            self._say(f"job {found.job}: {picture.phase(found)[0]} after {lasted}{told}")
+
+    # -- files ----------------------------------------------------------------------------------
 
     def upload(self, name: str, sent: int, size: int) -> None:
         """Show a file on its way to storage; sizes in bytes."""
-        self._show(f"upload {name}", sent, size, "bytes")
+        self._move(f"upload {name}", sent, size)
 
     def download(self, name: str, size: int) -> None:
         """Show a part file on its way home; called with the bytes of each piece."""
         self._fetched += size
-        self._show("fetch", self._fetched, None, "bytes")
+        self._move("fetch", self._fetched, None)
 
-    def _show(self, label: str, done: int, total: int | None, unit: str) -> None:
-        if not self.on or time.monotonic() - self._since < _QUIET_SECONDS:
+    def _move(self, label: str, done: int, total: int | None) -> None:
+        if self.mode != "live" or time.monotonic() - self._began < QUIET_SECONDS:
             return
-        if self._rich is None:
-            self._rich = _rich_progress()
-            self._rich.start()
-        if label not in self._bars:
-            self._bars[label] = self._rich.add_task(label, total=total, unit=unit)
-        self._rich.update(self._bars[label], completed=done, total=total)
+        if self._transfers is None:
+            from mrcelery.cli.live import Transfers
+
+            self._transfers = Transfers()
+        self._transfers.show(label, done, total)
 
 
-def _rich_progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+def see_through(
+    handle: JobHandle,
+    display: Display,
+    after: Callable[[Overview], Sequence[str]],
+    timeout: float | None = None,
+    *,
+    always: bool = False,
+    then: Callable[[], None] | None = None,
+) -> int:
+    """Wait for a job's end and show it meanwhile; returns the exit code.
 
-    columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f} {task.fields[unit]}"),
-        TimeElapsedColumn(),
-    ]
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    ``after`` makes the commands that one may want next; ``then`` is called before they are shown, where the job has
+    succeeded, with the terminal left alone.
+    """
+    error: JobFailedError | JobCancelledError | None = None
+    watches = display.mode != "off"
+    try:
+        handle.wait(timeout, (lambda _: display.look(handle)) if watches else None, display.event)
+    except (JobFailedError, JobCancelledError) as e:
+        error = e
+    found, report = None, None
+    if display.ends(always or error is not None):
+        with suppress(MRCeleryError):  # how it ended is known; the storage may be out of this client's reach
+            found = handle.glance()
+            report = handle.report() if error is None else None
+    if error is not None:
+        display.close()
+        show_error(error)
+    elif then is not None:
+        display.close()
+        then()
+    if found is not None:
+        display.end(found, report, after(found))
+    return error.exit_code if error is not None else 0
+
+
+def _terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

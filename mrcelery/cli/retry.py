@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from mrcelery.api import attach
+from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json
-from mrcelery.cli.progress import Bars
+from mrcelery.cli.progress import Display, see_through
 
 
 @click.command(
@@ -20,16 +21,18 @@ from mrcelery.cli.progress import Bars
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @connection_options
 @json_option
-def command(job: str, detach: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
+def command(job: str, detach: bool, quiet: bool, as_json: bool, **settings: Any) -> int:
     """Have a JOB that failed or was cancelled go on from what it has committed, and wait for its end.
 
     Its code, inputs and options are those it was submitted with; attempts are counted anew. The results go where
     they were to go: print them with `mrcelery cat JOB` where it has no OUTPUT.
     """
-    with attach(job, **settings) as handle, Bars(quiet) as bars:
+    with attach(job, **settings) as handle, Display(quiet, as_json and not detach) as display:
         handle.retry()
-        status = handle.status() if detach else handle.wait(None, bars.job if bars.on else None, bars.event)
+        if not detach:
+            return see_through(handle, display, picture.after_fleet)
         if as_json:
-            print_json(status)
-        elif detach:
+            print_json(handle.status())
+        else:
             click.echo(job)
+    return 0

@@ -2,36 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mrcelery.api import attach
-from mrcelery.cli import where
-from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, show_seconds, show_time
+from mrcelery.cli import picture, where
+from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, show_time
+from mrcelery.errors import MRCeleryError, UsageError
+from mrcelery.jobstore.base import FINAL
+
+if TYPE_CHECKING:
+    from mrcelery.api import JobHandle
+    from mrcelery.overview import Overview
 
 
-@click.command(epilog=epilog("mrcelery status wordcount-20261120-201530-a1b2c3"))
+@click.command(
+    epilog=epilog("mrcelery status wordcount-20261120-201530-a1b2c3", "mrcelery status JOB --json | jq .overview")
+)
 @JOB
 @connection_options
 @json_option
 def command(job: str, as_json: bool, **settings: Any) -> None:
-    """How JOB stands: its state, and the tasks done of each stage."""
+    """How JOB stands: its state, its stages, the slowest tasks and warnings, and why it failed if it did.
+
+    With --json: status, failure, requests and overview, which lists the attempts.
+    """
     with attach(job, **settings) as handle:
-        status, failure = handle.status(), handle.failure()
-        requests = handle.requests() if as_json else {}
-    if as_json:
-        print_json({"status": status, "failure": failure, "requests": requests})
-        return
-    rows = [("job", status.job), ("name", status.name), ("owner", status.owner), ("state", status.state)]
-    rows.append(("started", show_time(status.started or status.created)))
-    if status.finished:
-        rows.append(("took", show_seconds(status.finished - (status.started or status.created))))
-    rows += [(f"step {s.step} {s.kind}", f"{s.done:,} of {s.total:,} tasks") for s in status.stages]
-    rows += [("storage", status.storage), ("output", status.output), ("says", status.message)]
-    for name, value in rows:
-        if value:
-            click.echo(f"{name:<14} {value}")
-    if failure is not None:
-        for line in where(failure):
-            click.echo(f"{'at':<14} {line}")
+        if as_json:
+            print_json(_record(handle))
+            return
+        found = handle.glance()
+        lines = _ended(handle, found) if found.state in FINAL else _running(handle, found)
+    picture.echo(lines)
+
+
+def _record(handle: JobHandle) -> dict[str, Any]:
+    found = None
+    with suppress(UsageError):  # of an earlier version
+        found = handle.overview()
+    return {
+        "status": handle.status(),
+        "failure": handle.failure(),
+        "requests": handle.requests(),
+        "overview": found,
+    }
+
+
+def _running(handle: JobHandle, found: Overview) -> list[picture.Line]:
+    from mrcelery.speed import Speed
+
+    signs, idle = picture.signs(sys.stdout), not handle.has_workers()
+    width, height = _size()
+    lines = picture.running(found, Speed(), width, height, no_workers=idle, signs=signs)
+    return [*lines, *_more(found), *picture.rows("next", picture.after_fleet(found, no_workers=idle), "bold")]
+
+
+def _ended(handle: JobHandle, found: Overview) -> list[picture.Line]:
+    report = None
+    with suppress(MRCeleryError):
+        report = handle.report() if found.state == "succeeded" else None
+    lines = picture.summary(found, report, signs=picture.signs(sys.stdout))
+    if found.failure is not None:
+        lines += picture.rows("why", [*found.failure.message.splitlines(), *where(found.failure)], "red")
+    elif found.message:
+        lines += picture.rows("says", [found.message])
+    return [*lines, *_more(found), *picture.rows("next", picture.after_fleet(found), "bold")]
+
+
+def _more(found: Overview) -> list[picture.Line]:
+    lines = picture.rows("warning", [warn.text for warn in found.warnings], "yellow")
+    about = [text for text in (found.name, found.owner and f"of {found.owner}") if text]
+    lines += picture.rows("job", [", ".join([*about, f"submitted {show_time(found.created)}"])])
+    return lines + picture.rows("storage", [found.storage] if found.storage else [])
+
+
+def _size() -> tuple[int, int]:
+    """Columns and lines; elsewhere than on a terminal nothing is cut."""
+    try:
+        size = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return 1000, 1000
+    return size.columns, size.lines

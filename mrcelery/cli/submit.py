@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.cli import INTERRUPTED
-from mrcelery.cli.common import connection_options, epilog, json_option, print_json, show_seconds, write_bytes
+from mrcelery.cli import INTERRUPTED, picture
+from mrcelery.cli.common import connection_options, epilog, json_option, print_json, write_bytes
 from mrcelery.config import RUNNERS, show_size
 from mrcelery.errors import UsageError
 
 if TYPE_CHECKING:
     from mrcelery.api import JobHandle
     from mrcelery.job import MRJob
+    from mrcelery.overview import Overview
     from mrcelery.submission import Submission
 
 
@@ -82,7 +83,7 @@ class _Submit(click.Command):
 @click.option("--files", multiple=True, metavar="PATH", help="Files for the tasks' working folder: PATH[#NAME].")
 @click.option("--archives", multiple=True, metavar="PATH", help="Archives to unpack there: PATH[#NAME].")
 @click.option("--name", metavar="TEXT", help="Name of the job  [its class]")
-@click.option("--client-token", metavar="TEXT", help="The same token gives the same job, once.")
+@click.option("--client-token", metavar="TEXT", help="A repeat with the same token returns its job.")
 @click.option("--detach", is_flag=True, help="Print the job id and leave; the fleet goes on.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it costs; run nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
@@ -116,11 +117,11 @@ def execute(
     **flags: Any,
 ) -> int:
     """Submit a job as the flags say, and see it through; returns the exit code."""
-    from mrcelery.cli.progress import Bars
+    from mrcelery.cli.progress import Display, see_through
     from mrcelery.submission import Submission
 
     prints = output is None and not (no_output or as_json or detach)
-    with Bars(quiet) as bars:
+    with Display(quiet, as_json and not dry_run) as display:
         submission = Submission.prepare(
             job,
             inputs,
@@ -130,7 +131,7 @@ def execute(
             client_token=client_token or "",
             jobconf=_definitions(defines),
             wants_results=prints,
-            on_upload=bars.upload,
+            on_upload=display.upload,
             ahead=not dry_run,
             **flags,
         )
@@ -141,24 +142,22 @@ def execute(
         if submission.runner == "local":
             # kill: unwind, so that the cluster is stopped and its folder removed
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        handle = submission.submit()
+        handle = submission.submit(display.watch if submission.runner == "inline" else None)
         with handle:
             if detach:
                 _print_detached(handle, as_json)
                 return 0
             try:
-                handle.wait(on_progress=bars.job if bars.on else None, on_event=bars.event)
+                return see_through(
+                    handle,
+                    display,
+                    lambda found: _after(found, handle, submission),
+                    always=output is not None,
+                    then=(lambda: write_bytes(handle.output())) if prints else None,
+                )
             except KeyboardInterrupt:
+                display.close()
                 return _interrupted(handle, submission)
-            if prints:
-                bars.close()
-                write_bytes(handle.output())
-            elif as_json:
-                print_json(handle.report())
-            elif bars.on:
-                bars.close()
-                _print_summary(handle, output)
-    return 0
 
 
 def _definitions(defines: Sequence[str]) -> dict[str, str]:
@@ -202,21 +201,20 @@ def _interrupted(handle: JobHandle, submission: Submission) -> int:
     return INTERRUPTED
 
 
+def _after(found: Overview, handle: JobHandle, submission: Submission) -> list[str]:
+    """The commands that one may want next."""
+    if submission.runner == "celery":
+        return picture.after_fleet(found, submission.output or "")
+    return picture.after_here(found, submission.config.storage, submission.output or "")
+
+
 def _print_detached(handle: JobHandle, as_json: bool) -> None:
     if as_json:
-        print_json({"job": handle.id, "state": handle.status().state})
+        from mrcelery import story
+
+        click.echo(story.line(story.submitted(handle.glance())), nl=False)
     else:
         click.echo(handle.id)
-
-
-def _print_summary(handle: JobHandle, output: str | None) -> None:
-    report = handle.report()
-    click.echo(
-        f"{report.job}: {report.totals.records_out:,} records, {show_size(report.totals.bytes_out)} "
-        f"in {len(report.parts)} part files at {output or handle.status().storage}, "
-        f"{show_seconds(report.seconds)}",
-        err=True,
-    )
 
 
 def _print_plan(submission: Submission, as_json: bool) -> None:

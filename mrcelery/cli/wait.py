@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from mrcelery.api import attach
-from mrcelery.cli.common import JOB, Age, connection_options, epilog, json_option, print_json
-from mrcelery.cli.progress import Bars
+from mrcelery.cli import picture
+from mrcelery.cli.common import JOB, Age, connection_options, epilog, json_option
+from mrcelery.cli.progress import Display, see_through
 
 
 @click.command(
@@ -20,9 +21,7 @@ from mrcelery.cli.progress import Bars
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @connection_options
 @json_option
-def command(job: str, timeout: float | None, quiet: bool, as_json: bool, **settings: Any) -> None:
+def command(job: str, timeout: float | None, quiet: bool, as_json: bool, **settings: Any) -> int:
     """Wait until JOB has ended."""
-    with attach(job, **settings) as handle, Bars(quiet) as bars:
-        status = handle.wait(timeout, bars.job if bars.on else None, bars.event)
-        if as_json:
-            print_json(status)
+    with attach(job, **settings) as handle, Display(quiet, as_json) as display:
+        return see_through(handle, display, picture.after_fleet, timeout)

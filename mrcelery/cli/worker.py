@@ -20,6 +20,7 @@ from mrcelery.cli.common import epilog
 @click.option("--result-backend", metavar="URL", help="Redis of the barrier and the job store  [the broker]")
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
 @click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Processes  [one per CPU]")
+@click.option("--liveness-file", metavar="FILE", help="File to touch while it is well, for a probe.")
 @click.argument("celery_args", metavar="[-- CELERY ARGS...]", nargs=-1, type=click.UNPROCESSED)
 def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: Any) -> None:
     """Start a Celery worker for mrcelery's tasks, in this process.
@@ -39,6 +40,8 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     os.environ["MRCELERY_QUEUE"] = config.queue
     if config.result_backend:
         os.environ["MRCELERY_RESULT_BACKEND"] = config.result_backend
+    if config.liveness_file:
+        os.environ["MRCELERY_LIVENESS_FILE"] = config.liveness_file
 
     # Read as Celery is imported: being told to stop means to requeue what runs, not to wait for its end.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
 from kombu import transport as kombu_transport
 
 from mrcelery.config import Config
-from mrcelery.executor.leases import LeaseStep, transport_options
+from mrcelery.executor.leases import SILENCE_SECONDS, LeaseStep, transport_options
 from mrcelery.executor.reconciler import ReconcilerStep
-from mrcelery.executor.tasks import register
+from mrcelery.executor.tasks import register, store_url
+from mrcelery.jobstore.wire import sentinel_options
 
 TRANSPORTS = {
     "redis": "mrcelery.executor.transport:Transport",
@@ -24,6 +24,8 @@ TRANSPORTS = {
 
 POOL_WATCH = "mrcelery.executor.lost:PoolWatch"
 PROGRESS = "mrcelery.executor.telling:ProgressStep"
+
+LIVENESS = "mrcelery.executor.liveness:LivenessStep"
 
 SETTINGS: dict[str, Any] = {
     "accept_content": ["json"],  # nothing from the broker is ever unpickled
@@ -39,7 +41,8 @@ SETTINGS: dict[str, Any] = {
     "worker_redirect_stdouts": False,  # what user code prints is kept per attempt
     "worker_send_task_events": False,  # half the time of a small task; Flower turns them on where it runs
     "result_expires": 24 * 3600,
-    "worker_soft_shutdown_timeout": 1.0,  # told to stop: so long for tasks to end, then they are requeued
+    "redis_socket_timeout": SILENCE_SECONDS,  # Celery waits two minutes for the barrier's counters,
+    "redis_socket_connect_timeout": SILENCE_SECONDS,  # and for ever for a connection
 }
 
 
@@ -53,8 +56,11 @@ def make_app(broker: str, result_backend: str | None = None) -> Celery:
     backend = result_backend or broker
     app = Celery("mrcelery", broker=_for_celery(broker), backend=_for_celery(backend), set_as_current=False)
     app.conf.update(SETTINGS)
+    config = Config.load({})
+    # Told to stop: so long for tasks to end, then they are requeued.
+    app.conf.worker_soft_shutdown_timeout = config.soft_shutdown_timeout
     app.conf.broker_transport_options = {
-        **transport_options(Config.load({}).visibility_timeout),
+        **transport_options(config.visibility_timeout),
         **_sentinel_options(broker),
     }
     app.conf.result_backend_transport_options = _sentinel_options(backend)
@@ -72,22 +78,19 @@ def use_transports() -> None:
 def add_tasks(app: Celery) -> None:
     """The tasks, and what a worker that runs them does beside."""
     register(app)
-    app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH))
+    app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
     app.steps["consumer"].add(PROGRESS)
 
 
-def _sentinel_options(url: str) -> dict[str, str]:
-    """What kombu and Celery want as an option and others in the address: the name of Sentinel's master."""
-    if not url.startswith("sentinel://"):
-        return {}
-    found = parse_qs(urlsplit(url.split(";")[-1]).query).get("master_name", ["mymaster"])
-    return {"master_name": found[0]}
+def _sentinel_options(url: str) -> dict[str, Any]:
+    """What kombu and Celery want as options and others in the address."""
+    return sentinel_options(url) if url.startswith("sentinel://") else {}
 
 
 def _for_celery(url: str) -> str:
     """An address as Celery takes it."""
     if url.startswith("sentinel://"):
-        return url.partition("?")[0]  # the master's name is an option there
+        return url.partition("?")[0]  # what stands there are options of theirs
     if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
         return url
     # Its result backend refuses an address that does not say how: as redis-py does by default.
@@ -98,16 +101,18 @@ def configured_app() -> Celery:
     """The app of this environment's configuration: what ``celery -A mrcelery worker`` runs."""
     config = Config.load({})
     app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
-    add_pages()
+    extend_flower(app)
     return app
 
 
-def add_pages() -> None:
-    """Our pages in Flower, where it is what this process is about to start: ``celery -A ... flower``."""
+def extend_flower(app: Celery) -> None:
+    """Our pages and our metrics in Flower, where it is what this process is about to start: ``celery ... flower``."""
     if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
-        from mrcelery.dashboard.routes import install  # Flower is an extra
+        from mrcelery.dashboard.routes import install  # Flower is an extra, and brings what these need
+        from mrcelery.metrics import register as register_metrics
 
         install()
+        register_metrics(store_url(app), Config.load({}).queue)
 
 
 def install(app: Celery) -> Celery:
@@ -126,11 +131,9 @@ def install(app: Celery) -> Celery:
     where the app is made, cures that. Returns the app. Raises
     :class:`mrcelery.errors.ConfigError` where there is no Redis.
     """
-    from mrcelery.executor.tasks import store_url
-
     store_url(app)
     add_tasks(app)
-    add_pages()
+    extend_flower(app)
     return app
 
 

@@ -33,6 +33,7 @@ class FleetRunner:
     def __init__(self, broker: str, result_backend: str | None = None) -> None:
         self.store = RedisJobStore(broker)
         self._queue = ""
+        self._started = ""
         self._enter: Callable[[], object] | None = None
         """Enters the job that is waited for again."""
 
@@ -53,11 +54,14 @@ class FleetRunner:
                 kept = {name: text for name, text in fields.items() if name != "state" and not is_of_a_run(name)}
                 self._enter = partial(self.store.create, job, kept, envelope)
             self._queue = fields.get("queue") or "celery"
+            self._started = fields.get("started") or self._started
             return False
         if self._enter is None or not self._queue:
             return False
         with suppress(UsageError):  # a worker was quicker to enter it
             self._enter()
+            if self._started:
+                self.store.update(job, {"started": self._started})
         self.start(job, self._queue)
         return True
 

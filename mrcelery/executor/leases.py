@@ -10,6 +10,7 @@ worker holds is its own for as long as it lives, and others' soon after.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -19,13 +20,17 @@ from typing import Any, cast
 from celery import bootsteps
 from celery.signals import worker_shutdown
 from celery.worker import state
+from msgspec.structs import replace
 
 from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError, ConfigError
+from mrcelery.executor.lost import excuse
 from mrcelery.executor.stuck import Watch
 from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
+from mrcelery.formats.extras import installed as arrow_installed
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import Presence, encode
+from mrcelery.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,12 @@ SKEW_SECONDS = 2.0
 
 LOOK_SECONDS = 0.5
 """How often a worker that runs tasks looks for those that should be stopped."""
+
+SILENCE_SECONDS = 10.0
+"""How long Redis may take to answer or to be connected to, before its connection is given up."""
+
+HEALTH_SECONDS = 5
+"""How often a connection on which nothing comes is tried; kombu wants whole seconds."""
 
 LONGEST_SILENCE = 5.0
 """A worker tells at least so often that it lives, in seconds, for those who wait for a job."""
@@ -54,6 +65,11 @@ def transport_options(visibility_timeout: float) -> dict[str, Any]:
         # The lock of who looks. One who died with it holds the others up for so long; kombu's 300 s would be too
         # long, and two at once do no harm.
         "unacked_mutex_expire": max(1.0, visibility_timeout / 4),
+        # A network that is cut says nothing. kombu would wait for an answer for as long as the kernel sends again,
+        # which is a quarter of an hour, and longer than the cut in any case; and look every 25 s whether one is due.
+        "socket_timeout": SILENCE_SECONDS,
+        "socket_connect_timeout": SILENCE_SECONDS,
+        "health_check_interval": HEALTH_SECONDS,
     }
 
 
@@ -90,7 +106,7 @@ class Leases:
     def __init__(self, worker: Any, url: str) -> None:
         options = worker.app.conf.broker_transport_options or {}
         self._visibility = float(options.get("visibility_timeout", KOMBU_VISIBILITY))
-        self._index = f"{options.get('global_keyprefix', '')}{options.get('unacked_index_key', 'unacked_index')}"
+        self._index = str(options.get("unacked_index_key", "unacked_index"))
         self._store = RedisJobStore(url)
         self._watch = Watch(worker.app, self._store, Config.load({}).task_timeout)
         self._stopped = threading.Event()
@@ -98,12 +114,15 @@ class Leases:
         self._due = 0.0
         self._name = str(worker.hostname)
         self._every = min(LONGEST_SILENCE, self._visibility / 4)
-        self._present = encode(
-            Presence(
-                queues=tuple(worker.app.amqp.queues.consume_from),
-                processes=int(worker.concurrency or 1),
-                every=self._every,
-            )
+        self._present = Presence(
+            queues=tuple(worker.app.amqp.queues.consume_from),
+            processes=int(worker.concurrency or 1),
+            every=self._every,
+            host=socket.gethostname(),
+            versions=versions(),
+            visibility=self._visibility,
+            arrow=arrow_installed(),
+            signed=bool(Config.load({}).signing_key),
         )
         self._telling = threading.Lock()
         self._leaves = False
@@ -127,7 +146,7 @@ class Leases:
     def _tell(self) -> None:
         with self._telling:
             if not self._leaves:
-                self._store.tell_worker(self._name, self._present)
+                self._store.tell_worker(self._name, encode(replace(self._present, at=time.time())))
 
     def _run(self) -> None:
         lost = False
@@ -152,6 +171,7 @@ class Leases:
     def _look(self) -> None:
         requests = held()
         hung = self._watch.look(requests) if requests else set()
+        excuse(self._store)
         now = time.monotonic()
         if now >= self._tell_due:
             self._tell_due = now + self._every

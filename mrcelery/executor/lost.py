@@ -1,25 +1,37 @@
-"""Tasks whose process died: noticed soon, with the signal that ended it, for the next attempt to tell."""
+"""Tasks whose process died: noticed soon, with the signal that ended it, for the next attempt to tell.
+
+And those whose attempt ended for no fault of its own, since its worker was stopped or had lost the broker: these do
+not count against ``--max-attempts``.
+"""
 
 from __future__ import annotations
 
+import atexit
 import glob
 import os
 import re
 import shutil
+import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import bootsteps
-from celery.exceptions import WorkerLostError
+from celery.exceptions import Reject, WorkerLostError
 from celery.worker.request import Request
 
-from mrcelery import journal
+from mrcelery import journal, marks
 from mrcelery.badrecords import note_loss, take_mark
 from mrcelery.errors import MRCeleryError
 from mrcelery.executor.tasks import runtime_of, store_url
+from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.leftovers import sweep
+
+SWEEP_SECONDS = 10.0
+"""How often a worker removes what others that died have left in its scratch folder."""
 
 LOOK_SECONDS = 0.25
 """How often the pool looks for processes that have ended. Celery's own five seconds pass twice: until a death
@@ -36,6 +48,25 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._timer: Any = None
+        self._stopped = threading.Event()
+
+    def start(self, worker: Any) -> None:
+        threading.Thread(target=self._sweep, args=(worker.app,), name="mrcelery-sweep", daemon=True).start()
+
+    def _sweep(self, app: Any) -> None:
+        try:
+            scratch = runtime_of(app).scratch
+        except MRCeleryError:
+            return  # the first task says so
+        atexit.register(sweep, scratch, own=True)  # the processes of the pool are told to stop after this step
+        sweep(scratch)
+        while not self._stopped.wait(SWEEP_SECONDS):
+            sweep(scratch)
+
+    def stop(self, worker: Any) -> None:
+        self._stopped.set()
+
+    terminate = stop
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Called at the start, and after each reconnect."""
@@ -46,33 +77,77 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
             self._timer = hub.call_repeatedly(LOOK_SECONDS, look)
 
 
+owed: deque[tuple[str, int, str, int]] = deque(maxlen=10_000)
+"""Tasks (job, step, kind, number) with an attempt to excuse once the broker answers again; see :func:`excuse`."""
+
+
+def excuse(store: JobStore) -> None:
+    """Excuse the attempts that are owed it."""
+    while owed:
+        try:
+            which = owed.popleft()  # another thread may be at it, too
+        except IndexError:
+            return
+        try:
+            store.excuse_attempt(*which)
+        except MRCeleryError:
+            owed.appendleft(which)
+            raise
+
+
 class AttemptRequest(Request):  # type: ignore[misc]
     """A map or reduce task in the worker's main process."""
+
+    hung = ""
+    """Why its process is being killed, where it made no progress."""
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Called where the worker is told to stop, and the task will run elsewhere."""
+        if self.time_start:
+            self._excuse()
+        super().cancel(pool, signal, emit_retry)
+
+    def _excuse(self) -> None:
+        owed.append(self._which)
+        # Before it is delivered again, or this process has ended; else later.
+        with suppress(MRCeleryError), closing(RedisJobStore(store_url(self.app))) as store:
+            excuse(store)
+
+    @property
+    def _which(self) -> tuple[str, int, str, int]:
+        named = self.kwargs
+        return named["job"], named["step"], self.task.name.rpartition(".")[2], named["task"]
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        if isinstance(error, WorkerLostError):
+        if isinstance(error, WorkerLostError) and not self._already_cancelled:
             self._note(str(error))
+        elif isinstance(error, Reject) and error.requeue:
+            self._excuse()
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _note(self, message: str) -> None:
-        named, kind = self.kwargs, self.task.name.rpartition(".")[2]
         pid = self.worker_pid
         # Not the runtime's own store: that waits for a broker that restarts, and holds up this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             mark = None if pid is None else left_by(runtime_of(self.app).scratch, pid)
-            note_loss(store, named["job"], named["step"], kind, named["task"], told(message), mark)
+            reason = self.hung or told(message)
+            note_loss(store, *self._which, reason, mark)
             if pid is not None:
                 where = journal.of_process(str(self.hostname), pid)
-                journal.killed(store, named["job"], named["step"], kind, named["task"], where, told(message))
+                marks.tell_died(store, *self._which, where)
+                journal.killed(store, *self._which, where, reason)
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
     """Remove what a process that died has left in scratch; returns its mark."""
     for folder in glob.glob(os.path.join(glob.escape(scratch), "tasks", f"*.{pid}")):
         shutil.rmtree(folder, ignore_errors=True)
+    for mark in glob.glob(os.path.join(glob.escape(scratch), "alive", f"*.{pid}")):
+        with suppress(OSError):
+            os.unlink(mark)
     return take_mark(scratch, pid)
 
 

@@ -41,8 +41,11 @@ def _body(app: Celery, stage: Stage) -> Any:
     )
 
 
-def publish_stage(app: Celery, stage: Stage) -> None:
-    """Publish a stage's tasks as a chord with the coordinator's next step as its body."""
+def publish_stage(app: Celery, stage: Stage, run: int = 0) -> None:
+    """Publish a stage's tasks as a chord with the coordinator's next step as its body.
+
+    ``run``: how often the job was revived before; what a task of an earlier run meets is no concern of this one.
+    """
     tasks: Sequence[int] = range(stage.tasks) if stage.missing is None else stage.missing
     if not tasks:
         _body(app, stage).apply_async()
@@ -51,12 +54,12 @@ def publish_stage(app: Celery, stage: Stage) -> None:
     if stage.missing is not None:
         group += f".{secrets.token_hex(3)}"  # what an earlier chord of the stage has counted is not this one's
     app.backend.set_chord_size(group, len(tasks))
-    _send(app, stage, group, ((number, {"attempt": 0}) for number in tasks))
+    _send(app, stage, group, ((number, {"attempt": 0, **_of(run)}) for number in tasks))
 
 
-def publish_again(app: Celery, stage: Stage, task: int, attempt: int, **more: str | int) -> None:
+def publish_again(app: Celery, stage: Stage, task: int, attempt: int, run: int = 0, **more: str | int) -> None:
     """Publish one task of a stage once more, under the same id: whichever copies return, its chord counts one."""
-    _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more})])
+    _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more, **_of(run)})])
 
 
 def publish_step(app: Celery, job: str, step: int, what: str, queue: str) -> None:
@@ -72,6 +75,11 @@ def publish_step(app: Celery, job: str, step: int, what: str, queue: str) -> Non
         kwargsrepr=repr(kwargs),
         argsrepr="()",
     )
+
+
+def _of(run: int) -> dict[str, int]:
+    """The keyword argument that names a run, of which most jobs have one."""
+    return {"run": run} if run else {}
 
 
 def _group(stage: Stage) -> str:

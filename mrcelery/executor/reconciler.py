@@ -18,20 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
-from mrcelery import marks
+from mrcelery import layout, marks
 from mrcelery.attempt import fail_job, failure
 from mrcelery.config import Config
 from mrcelery.coordinator import stage_of
-from mrcelery.errors import MRCeleryError, TaskError
+from mrcelery.errors import MRCeleryError, StorageUnreachableError, TaskError
 from mrcelery.executor.fleet import start_message
+from mrcelery.executor.inflight import in_flight, leased
 from mrcelery.executor.publish import publish_again, publish_step
 from mrcelery.executor.tasks import store_url
-from mrcelery.jobstore.base import is_of_a_run
+from mrcelery.jobstore.base import is_of_a_run, run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
 from mrcelery.records import Kind, Request
 from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
+from mrcelery.storage import open_storage
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,51 +44,7 @@ LONGEST_LEASE = 15.0
 PASSES = 3
 """Times that the slow worker passes a backup on, before it runs it itself: there may be no other."""
 
-PIECE = 500
-"""Messages that the server looks through at once; everyone else waits for that long."""
-
-_QUEUED = """
-local messages = redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])
-local found = {#messages}
-for _, message in ipairs(messages) do
-    local at = string.find(message, ARGV[3], 1, true)
-    if at then found[#found + 1] = string.match(message, '[^"]+', at + 7) end
-end
-return found
-"""
-
-_LEASED = """
-local answer = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
-local found = {answer[1]}
-for at = 2, #answer[2], 2 do
-    local id = string.find(answer[2][at], ARGV[3], 1, true)
-    if id then found[#found + 1] = string.match(answer[2][at], '[^"]+', id + 7) end
-end
-return found
-"""
-
 _log = logging.getLogger(__name__)
-
-
-def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
-    """Ids of the job's messages that are queued or leased, without the job's own at their head."""
-    needle = f'"id": "{job}.'
-    found: set[bytes] = set()
-    answer: Any
-    start = 0
-    while True:
-        (answer,) = store.call(("EVAL", _QUEUED, 1, queue, start, start + PIECE - 1, needle))
-        found.update(answer[1:])
-        start += PIECE
-        if answer[0] < PIECE:
-            break
-    cursor = b"0"
-    while True:
-        (answer,) = store.call(("EVAL", _LEASED, 1, "unacked", cursor, PIECE, needle))
-        found.update(answer[1:])
-        cursor = answer[0]
-        if cursor == b"0":
-            return {identity.decode()[len(job) + 1 :] for identity in found}
 
 
 @dataclass
@@ -118,21 +76,28 @@ class Reconciler:
     def look(self) -> None:
         """Look at every job once. Raises :class:`mrcelery.errors.BrokerUnreachableError`."""
         live = self._store.live()
-        for job in live:
-            try:
-                self._look_at(job)
-            except (KeyError, ValueError, MRCeleryError) as e:
-                # One job's trouble must not keep the others waiting.
-                _log.warning("mrcelery: cannot look after job %s now: %s: %s", job, type(e).__name__, e)
+        for look, jobs in ((self._look_at, live), (self._look_at_cancelled, self._store.stopping())):
+            for job in jobs:
+                try:
+                    look(job)
+                except (KeyError, ValueError, MRCeleryError) as e:
+                    # One job's trouble must not keep the others waiting.
+                    _log.warning("mrcelery: cannot look after job %s now: %s: %s", job, type(e).__name__, e)
         for job in self._watched.keys() - set(live):
-            watched = self._watched.pop(job)
-            if not self._store.state(job):
-                self._enter_again(job, watched)
+            try:
+                if not self._store.state(job):
+                    self._enter_again(job, self._watched[job])
+            except StorageUnreachableError as e:
+                _log.warning("mrcelery: cannot tell now whether job %s is lost: %s", job, e)
+            else:
+                del self._watched[job]
 
     def _enter_again(self, job: str, watched: _Watched) -> None:
         """Redis has lost the job. Its spec and its commits are in storage, from which ``start`` goes on."""
         if watched.fields.get("state") != "running":
             return  # it may have no spec yet, and its code went with Redis: its client has both
+        if open_storage(watched.request.storage).stat(layout.spec(job)) is None:
+            return  # it is not lost: it came to its end since the last look, and was cleaned
         fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_a_run(k)}
         if self._store.create(job, fields, watched.envelope):
             _log.warning("mrcelery: Redis has lost job %s: it goes on from storage", job)
@@ -156,6 +121,22 @@ class Reconciler:
             return
         for action in needs(facts, self.policy):
             self._do(job, watched.request, facts, action)
+
+    def _look_at_cancelled(self, job: str) -> None:
+        """Have a cancelled job's data removed where the message that would have done it is lost."""
+        now, store = time.time(), self._store
+        fields = store.fields(job)
+        if now - float(fields.get("finished") or 0) < self.policy.grace:
+            return
+        before = marks.repairs(store, job, 0, "cancelled").get("start", Repair(0, 0.0))
+        if before.times >= self.policy.most_repairs or now - before.last < self.policy.lease:
+            return
+        if leased(store, job) or not store.hold(job, self._owner, 3 * self.policy.grace):
+            return
+        marks.tell_repair(store, job, 0, "cancelled", "start", Repair(before.times + 1, now))
+        _log.warning("mrcelery: job %s was cancelled, and its data is still there", job)
+        queue = fields.get("queue") or "celery"
+        store.push(queue, start_message(job, queue))
 
     def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
         """What is known of the job, or None where it moves and need not be looked into."""
@@ -207,13 +188,14 @@ class Reconciler:
             publish_step(self._app, job, step, action.what, request.options.queue)
             return
         assert kind is not None
-        stage = stage_of(request, store.fields(job), step, kind)
+        fields = store.fields(job)
+        stage = stage_of(request, fields, step, kind)
         if isinstance(action, Publish):
             self._note(job, facts, str(action.task))
-            publish_again(self._app, stage, action.task, action.attempt)
+            publish_again(self._app, stage, action.task, action.attempt, run_of(fields))
         elif isinstance(action, BackUp):
             marks.tell_backup(store, job, step, kind, action.task, facts.now)
-            publish_again(self._app, stage, action.task, 1, avoid=action.worker, passes=PASSES)
+            publish_again(self._app, stage, action.task, 1, run_of(fields), avoid=action.worker, passes=PASSES)
 
     def _note(self, job: str, facts: Facts, name: str) -> None:
         # Before it is published: who is killed between the two publishes it later, not too often.

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from mrcelery.executor.tasks import runtime_of
 from mrcelery.jobstore.base import FINAL, JobStore
-from mrcelery.progress import last_progress, mark_path
+from mrcelery.progress import HUNG, last_progress, mark_path
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,10 @@ class Watch:
                 self._kill(request, "its job has ended")
             elif self._timeout and silent > self._timeout:
                 hung.add(request)
-                self._kill(request, f"it made no progress for {silent:.0f} s (MRCELERY_TASK_TIMEOUT)")
+                why = f"it made no progress for {silent:.0f} s ({HUNG})"
+                # Before it is killed: what is seen of it next is its death.
+                request.hung = f"{why} and was killed"
+                self._kill(request, why)
         return hung
 
     def _kill(self, request: Any, why: str) -> None:

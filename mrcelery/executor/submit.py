@@ -18,11 +18,9 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
 
     Raises :class:`UsageError` where the job's id is taken.
     """
-    if not store.create(request.job, job_fields(request), envelope):
-        raise UsageError(f"a job {request.job} exists already: give another --client-token, or none")
-    # Nobody looks for these before the job is on the queue.
+    # First, under names by content: a job that is entered is complete, and may be started by others at once.
     if len(code) <= INLINE_CODE:
-        store.put_blob(request.job, "code.zip", code)
+        store.put_blob(request.job, request.bundle.sha256, code)
     else:
         # Imported here: a client that has nothing to upload needs no storage, nor boto3 behind it.
         from mrcelery.storage import open_storage
@@ -30,6 +28,8 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
         open_storage(request.storage).write(layout.code(request.job), code)
     for digest, data in blobs.items():
         store.put_blob(request.job, digest, data)
+    if not store.create(request.job, job_fields(request), envelope):
+        raise UsageError(f"a job {request.job} exists already: give another --client-token, or none")
 
 
 def job_fields(request: Request) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlencode
 
 from billiard.process import current_process
 from celery.exceptions import Ignore, Reject
@@ -27,7 +29,9 @@ from mrcelery.errors import (
     TaskError,
     UnreachableError,
 )
+from mrcelery.executor.inflight import has_attempts, leased
 from mrcelery.executor.publish import publish_again, publish_stage
+from mrcelery.jobstore.base import run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import JobOptions, encode
 from mrcelery.report import write_report
@@ -61,6 +65,10 @@ RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
 
 
+CLEANING_SECONDS = 120.0
+"""After which another worker removes a cancelled job's data, where one died of it."""
+
+
 BROKER_PATIENCE = 60.0
 """Seconds that a running task waits for a broker that restarts: what it has computed is not thrown away."""
 
@@ -91,15 +99,23 @@ def store_url(app: Celery) -> str:
         (conf.result_backend, conf.result_backend_transport_options),
     ):
         if url and str(url).startswith(REDIS_SCHEMES):
+            # A prefix of results only is no concern of ours.
+            if (options or {}).get("global_keyprefix") and options is not conf.result_backend_transport_options:
+                raise ConfigError(
+                    "the app's broker has a global_keyprefix, under which mrcelery's clients would not find its "
+                    "queues: leave it out of broker_transport_options, or give the app a Redis database of its own"
+                )
             return _with_master(str(url), options or {})
     raise ConfigError("mrcelery needs Redis as broker or result backend of the Celery app: set broker_url")
 
 
 def _with_master(url: str, options: Mapping[str, Any]) -> str:
-    """The address with the name of Sentinel's master, which is an option of Celery's."""
+    """The address with the name of Sentinel's master, and its Sentinels' password, which are options of Celery's."""
     if not url.startswith("sentinel") or "master_name" not in options:
         return url
-    return f"{url.partition('?')[0]}?master_name={options['master_name']}"
+    query = {"master_name": options["master_name"]}
+    query.update({f"sentinel_{name}": value for name, value in (options.get("sentinel_kwargs") or {}).items()})
+    return f"{url.partition('?')[0]}?{urlencode(query)}"
 
 
 def register(app: Celery) -> None:
@@ -137,8 +153,12 @@ def _finish(self: Task, *, job: str, step: int) -> None:
 
 def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
     runtime = runtime_of(task.app)
+    began = kind != "start"
     try:
-        if has_gone_on(runtime.store.fields(job), kind, step):
+        fields = runtime.store.fields(job)
+        # A first look at a storage that is not there is the user's to correct; later it may come back.
+        began = began or "started" in fields
+        if has_gone_on(fields, kind, step):
             raise JobStoppedError(f"the {kind} of job {job} has been done")
         if kind in ("barrier", "finish"):
             runtime.store.update(job, {"stage": kind})
@@ -148,17 +168,16 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
             runtime.store.update(job, {stage.published: repr(time.time())})
     except JobStoppedError as e:
         # Of a stage that was cut short this runs when all its tasks have stopped.
-        with suppress(MRCeleryError):  # there may be nothing yet; what stays is found by `clean`
+        with suppress(MRCeleryError):  # it is tried again
             if runtime.store.state(job) == "cancelled":
-                clean_up(runtime, job)
+                _clean_up_cancelled(runtime, job, kind)
             _tell_end(runtime, job)
             runtime.forget(job)
         raise Ignore(str(e)) from None
     except BrokerUnreachableError as e:
         raise Reject(str(e), requeue=True) from None
     except MRCeleryError as e:
-        # A first look at a storage that is not there is the user's to correct; later it may come back.
-        transient = isinstance(e, UnreachableError) and kind != "start" and task.request.retries < 3
+        transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
             _tell_retry(runtime, e, job, step, kind, -1)
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
@@ -178,6 +197,23 @@ def _clean_up(runtime: Runtime, job: str) -> None:
     runtime.forget(job)
 
 
+def _clean_up_cancelled(runtime: Runtime, job: str, kind: str) -> None:
+    """Remove a cancelled job's data, once: when that is told, the job may be tried again."""
+    store = cast("RedisJobStore", runtime.store)
+    if kind == "start" and has_attempts(leased(store, job)):
+        return  # a late delivery: those that run would commit what is gone
+    lock, owner = f"{job}:cleaning", secrets.token_hex(8)
+    if not store.hold(lock, owner, CLEANING_SECONDS):
+        return
+    try:
+        if "cleaned" not in store.fields(job):
+            with suppress(TaskError):  # without a spec that is to be trusted there is nothing to remove
+                _clean_up(runtime, job)
+            store.update(job, {"cleaned": repr(time.time())})
+    finally:
+        store.hold(lock, owner, 0.001)
+
+
 def _tell_end(runtime: Runtime, job: str) -> None:
     """Write the report of a job that has not succeeded; again, as its last attempts end."""
     with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
@@ -186,7 +222,7 @@ def _tell_end(runtime: Runtime, job: str) -> None:
 
 def _publish(app: Celery, stage: Stage) -> None:
     try:
-        publish_stage(app, stage)
+        publish_stage(app, stage, run_of(runtime_of(app).store.fields(stage.job)))
     except (OperationalError, RedisError) as e:
         raise BrokerUnreachableError(f"the broker did not take all tasks ({e}): they are published again") from e
 
@@ -198,24 +234,30 @@ def _withdraw(runtime: Runtime, job: str, kind: str) -> None:
             withdraw_output(runtime, job)
 
 
-def _map(self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0) -> int:
-    _pass_on(self, job, step, "map", task, attempt, avoid, passes)
-    return _attempt(self, job, step, "map", task)
+def _map(
+    self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0, run: int = 0
+) -> int:
+    _pass_on(self, job, step, "map", task, attempt, avoid, passes, run)
+    return _attempt(self, job, step, "map", task, run)
 
 
-def _reduce(self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0) -> int:
-    _pass_on(self, job, step, "reduce", task, attempt, avoid, passes)
-    return _attempt(self, job, step, "reduce", task)
+def _reduce(
+    self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0, run: int = 0
+) -> int:
+    _pass_on(self, job, step, "reduce", task, attempt, avoid, passes, run)
+    return _attempt(self, job, step, "reduce", task, run)
 
 
-def _pass_on(task: Task, job: str, step: int, kind: Any, number: int, attempt: int, avoid: str, passes: int) -> None:
+def _pass_on(
+    task: Task, job: str, step: int, kind: Any, number: int, attempt: int, avoid: str, passes: int, run: int
+) -> None:
     """Leave a backup to another worker than the slow one, which takes it only where it comes back each time."""
     if passes <= 0 or task.request.hostname != avoid:
         return
     runtime = runtime_of(task.app)
     try:
         stage = stage_of(runtime.request(job), runtime.store.fields(job), step, kind)
-        publish_again(task.app, stage, number, attempt, avoid=avoid, passes=passes - 1)
+        publish_again(task.app, stage, number, attempt, run, avoid=avoid, passes=passes - 1)
     except (JobStoppedError, KeyError) as e:
         raise Ignore(str(e)) from None  # nobody knows the job any more
     except (OperationalError, RedisError, BrokerUnreachableError) as e:
@@ -223,7 +265,7 @@ def _pass_on(task: Task, job: str, step: int, kind: Any, number: int, attempt: i
     raise Ignore(f"left to another worker than {avoid}")
 
 
-def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
+def _attempt(task: Task, job: str, step: int, kind: Any, number: int, run: int) -> int:
     """Run the attempt; every delivery of a task returns its number, whoever won."""
     runtime = runtime_of(task.app)
     try:
@@ -246,6 +288,7 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
             raise task.retry(
                 kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
+        _check_run(runtime, job, run)
         fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
         _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
@@ -256,6 +299,12 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int) -> int:
             raise AttemptFailed("MemoryError") from None
         raise
     return number
+
+
+def _check_run(runtime: Runtime, job: str, run: int) -> None:
+    """Leave it at that where an attempt fails whose job was retried meanwhile: the new run has its own."""
+    if run_of(runtime.store.fields(job)) != run:
+        raise Ignore(f"job {job} was retried meanwhile")
 
 
 @contextmanager

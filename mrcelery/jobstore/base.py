@@ -19,6 +19,24 @@ Note = tuple[str, str, str]
 """A mark to set together with something else: its table, its name, its text."""
 
 
+BUCKETS = (100, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000)
+"""Upper bounds, in milliseconds, of the times of committed attempts that :meth:`JobStore.totals` counts apart."""
+
+
+def in_total(add: Mapping[str, int]) -> dict[str, int]:
+    """What amounts added to a job's sums, ``<step>.<kind>.<name>``, add to the totals of all jobs."""
+    totals: dict[str, int] = {}
+    for name, amount in add.items():
+        summed = name.partition(".")[2]
+        if not summed:
+            continue  # of no stage
+        totals[summed] = totals.get(summed, 0) + amount
+        if summed.endswith(".milliseconds"):
+            bound = next((str(bound) for bound in BUCKETS if amount <= bound), "more")
+            totals[f"{summed.partition('.')[0]}.within.{bound}"] = 1
+    return totals
+
+
 def outlives_a_run(table: str) -> bool:
     """Whether a table of marks stays when a job is tried again: the journal of its attempts."""
     return table.startswith("attempts.")
@@ -26,7 +44,17 @@ def outlives_a_run(table: str) -> bool:
 
 def is_of_a_run(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
-    return field in ("failure", "finished", "retrying") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
+
+
+def is_of_work(field: str) -> bool:
+    """Whether a field tells of committed work, which a cancelled job has none of."""
+    return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
+
+
+def run_of(fields: Mapping[str, str]) -> int:
+    """The number of a job's run: how often it was revived."""
+    return int(fields.get("revived") or 0)
 
 
 class JobStore(Protocol):
@@ -38,7 +66,8 @@ class JobStore(Protocol):
     likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
     ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
-    again), ``status`` (the last ``set_status``).
+    again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
+    ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
     """
 
@@ -75,7 +104,8 @@ class JobStore(Protocol):
         """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
         of it and its count of attempts are forgotten, its commits and the journal are not.
 
-        False for any other; of two, one gets True.
+        A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be
+        revived. False for any other; of two, one gets True.
         """
         ...
 
@@ -83,10 +113,22 @@ class JobStore(Protocol):
         """Ids of jobs that have not ended, as far as the store knows."""
         ...
 
+    def stopping(self) -> list[str]:
+        """Ids of cancelled jobs that are not ``cleaned``."""
+        ...
+
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
     ) -> int:
         """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
+        ...
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        """Count an attempt that ended for no fault of its own."""
+        ...
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        """How many of a task's attempts were."""
         ...
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
@@ -137,6 +179,15 @@ class JobStore(Protocol):
         """All of the job's sums by name."""
         ...
 
+    def totals(self) -> dict[str, int]:
+        """Over all jobs, also those that have ended, since the store began or was last emptied.
+
+        ``jobs.submitted`` and ``jobs.<state>`` for those that ended so; for each kind of task the sums of all jobs as
+        ``<kind>.<name>``, and ``<kind>.within.<bound>``, the committed attempts whose milliseconds were above the bound
+        before and at most this one (:data:`BUCKETS`, and ``more``). They only grow.
+        """
+        ...
+
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         """Keep a short text under a name in one of the job's tables; ``add`` is added to the job's sums."""
         ...
@@ -163,12 +214,16 @@ class JobStore(Protocol):
 
     def get_blob(self, job: str, name: str) -> bytes | None: ...
 
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed; those that are not there are no error."""
+        ...
+
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         """Drop a finished stage's commits."""
         ...
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        """Job ids, newest first."""
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """Job ids, newest first, without the ``skip`` newest."""
         ...
 
     def drop(self, job: str) -> None:

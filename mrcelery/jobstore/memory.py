@@ -8,7 +8,7 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, in_total, is_of_a_run, is_of_work, outlives_a_run
 
 
 class MemoryJobStore:
@@ -21,6 +21,7 @@ class MemoryJobStore:
         self._attempts: defaultdict[tuple[str, int, str, int], int] = defaultdict(int)
         self._commits: defaultdict[tuple[str, int, str], dict[int, bytes]] = defaultdict(dict)
         self._bad: defaultdict[tuple[str], dict[tuple[int, str, int], int]] = defaultdict(dict)
+        self._totals: defaultdict[str, int] = defaultdict(int)
         self._sums: defaultdict[tuple[str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
@@ -34,6 +35,7 @@ class MemoryJobStore:
                 return False
             self._fields[job] = {**fields, "state": "submitted"}
             self._requests[job] = request
+            self._totals["jobs.submitted"] += 1
             return True
 
     def request(self, job: str) -> bytes | None:
@@ -60,25 +62,34 @@ class MemoryJobStore:
             if known is None or known["state"] in FINAL:
                 return False
             known.update(fields or {}, state=to)
+            if to in FINAL:
+                self._totals[f"jobs.{to}"] += 1
             return True
 
     def revive(self, job: str) -> bool:
         with self._lock:
             known = self._fields.get(job, {})
-            if known.get("state") not in ("failed", "cancelled"):
+            anew = known.get("state") == "cancelled"
+            if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_a_run(n)]:
+            for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
                 del known[name]
-            known["state"] = "submitted"
-            for counted in [k for k in self._attempts if k[0] == job]:
-                del self._attempts[counted]
-            for marked in [k for k in self._marks if k[0] == job and not outlives_a_run(k[1])]:
+            known.update(state="submitted", revived=str(int(known.get("revived", 0)) + 1))
+            tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
+            for keyed in tables:
+                for key in [k for k in keyed if k[0] == job]:
+                    del keyed[key]
+            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
                 del self._marks[marked]
             return True
 
     def live(self) -> list[str]:
         with self._lock:
             return [job for job, fields in self._fields.items() if fields["state"] not in FINAL]
+
+    def stopping(self) -> list[str]:
+        with self._lock:
+            return [job for job, f in self._fields.items() if f["state"] == "cancelled" and "cleaned" not in f]
 
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
@@ -87,6 +98,14 @@ class MemoryJobStore:
             self._note(job, note, add)
             self._attempts[job, step, kind, task] += 1
             return self._attempts[job, step, kind, task]
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        with self._lock:
+            self._attempts[job, step, f"{kind}.excused", task] += 1
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        with self._lock:
+            return self._attempts.get((job, step, f"{kind}.excused", task), 0)
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
         followed = monotonic() < self._followed.get(job, 0.0)
@@ -118,6 +137,12 @@ class MemoryJobStore:
             self._marks[job, table][name] = text
         for name, amount in add.items():
             self._sums[(job,)][name] += amount
+        for name, amount in in_total(add).items():
+            self._totals[name] += amount
+
+    def totals(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._totals)
 
     def sums(self, job: str) -> dict[str, int]:
         with self._lock:
@@ -168,6 +193,11 @@ class MemoryJobStore:
         with self._lock:
             self._blobs[job, name] = data
 
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._blobs.pop((job, name), None)
+
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._blobs.get((job, name))
 
@@ -175,9 +205,10 @@ class MemoryJobStore:
         with self._lock:
             self._commits.pop((job, step, kind), None)
 
-    def jobs(self, limit: int = 100) -> list[str]:
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
         with self._lock:
-            return sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)[:limit]
+            newest = sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)
+            return newest[skip : skip + limit]
 
     def drop(self, job: str) -> None:
         with self._lock:

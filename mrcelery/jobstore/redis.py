@@ -5,7 +5,8 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:jobs                        sorted set of job ids by time of creation
     mrcelery:job:<job>                   hash of the job's fields
     mrcelery:job:<job>:request           the request envelope
-    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started
+    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started; the same and .excused -> those
+                                         that ended for no fault of their own
     mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
     mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit, deflated ("" for one that is too large: read storage)
     mrcelery:job:<job>:sums              hash name -> sum
@@ -14,6 +15,7 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:holder            who looks after the job just now
     mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
+    mrcelery:totals                      hash name -> sum over all jobs
     mrcelery:workers                     hash name of a worker -> what it tells of itself
     mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
 """
@@ -25,11 +27,22 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, TTL, WORKER_TTL, Note, State, is_of_a_run, outlives_a_run
+from mrcelery.jobstore.base import (
+    FINAL,
+    TTL,
+    WORKER_TTL,
+    Note,
+    State,
+    in_total,
+    is_of_a_run,
+    is_of_work,
+    outlives_a_run,
+)
 from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
+TOTALS = "mrcelery:totals"
 WORKERS = "mrcelery:workers"
 WORKERS_TOLD = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
@@ -37,16 +50,27 @@ COMMIT_LIMIT = 1024
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 5))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[1])
+for at = 3, 4 do
+    redis.call('ZADD', KEYS[at], ARGV[3], ARGV[4])
+    redis.call('ZREMRANGEBYSCORE', KEYS[at], '-inf', ARGV[3] - ARGV[1])
+end
+redis.call('HINCRBY', KEYS[5], 'jobs.submitted', 1)
+redis.call('EXPIRE', KEYS[5], ARGV[1])
 return 1
 """
 
 _MOVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+if ARGV[2] ~= '' then
+    redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
+    redis.call('EXPIRE', KEYS[2], ARGV[1])
+end
 return 1
 """
 
@@ -60,8 +84,10 @@ return 1
 _REVIVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'failed' and state ~= 'cancelled' then return 0 end
+if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'submitted')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
+redis.call('HINCRBY', KEYS[1], 'revived', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
@@ -73,8 +99,9 @@ if ARGV[4] ~= '' then
     redis.call('HSET', KEYS[3], ARGV[4], ARGV[5])
     redis.call('EXPIRE', KEYS[3], ARGV[1])
 end
-for i = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
+for i = 7, #ARGV, 2 do redis.call('HINCRBY', KEYS[i <= 6 + 2 * ARGV[6] and 2 or 4], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('EXPIRE', KEYS[4], ARGV[1])
 return 1
 """
 
@@ -112,17 +139,9 @@ class RedisJobStore:
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         created = float(fields.get("created") or time.time())
-        made = self._one("EVAL", _CREATE, 1, _job(job), TTL, *_flat({**fields, "state": "submitted"}))
-        if not made:
-            return False
-        self.connection.call(
-            ("SET", f"{_job(job)}:request", request, "EX", TTL),
-            ("ZADD", JOBS, created, job),
-            ("ZREMRANGEBYSCORE", JOBS, "-inf", created - TTL),
-            ("ZADD", LIVE, created, job),
-            ("ZREMRANGEBYSCORE", LIVE, "-inf", created - TTL),
-        )
-        return True
+        keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE, TOTALS)
+        flat = _flat({**fields, "state": "submitted"})
+        return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
 
     def request(self, job: str) -> bytes | None:
         return self._one("GET", f"{_job(job)}:request")  # type: ignore[return-value]
@@ -142,29 +161,48 @@ class RedisJobStore:
         return state.decode() if isinstance(state, bytes) else ""
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
-        moved = bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
+        counted = f"jobs.{to}" if to in FINAL else ""
+        flat = _flat({**(fields or {}), "state": to})
+        moved = bool(self._one("EVAL", _MOVE, 2, _job(job), TOTALS, TTL, counted, *flat))
         if moved:
             # Added again, too: of a job that fails and is retried at the same moment the two may come in either order.
-            self._one(*(("ZREM", LIVE, job) if to in FINAL else ("ZADD", LIVE, "NX", time.time(), job)))
+            # A cancelled one stays until it is cleaned.
+            over = to in FINAL - {"cancelled"}
+            self._one(*(("ZREM", LIVE, job) if over else ("ZADD", LIVE, "NX", time.time(), job)))
         return moved
 
     def revive(self, job: str) -> bool:
+        fields = self.fields(job)
+        anew = fields.get("state") == "cancelled"
         # A name at least: HDEL takes no empty list.
-        names = ["failure", *filter(is_of_a_run, self.fields(job))]
+        names = ["failure", *(name for name in fields if is_of_a_run(name) or (anew and is_of_work(name)))]
         if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
             return False
-        self.connection.call(("UNLINK", f"{_job(job)}:attempts"), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), outlives_a_run)
+        gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
+        self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
+        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
         return True
 
     def live(self) -> list[str]:
+        return [job for job, state in self._unfinished() if state != b"cancelled"]
+
+    def stopping(self) -> list[str]:
+        return [job for job, state in self._unfinished() if state == b"cancelled"]
+
+    def _unfinished(self) -> list[tuple[str, bytes]]:
+        """Jobs that somebody has still to look after, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
-        states = self.connection.call(*(("HGET", _job(job), "state") for job in jobs)) if jobs else []
-        # Of a client that died before it could say so, or past their time to live.
-        gone = [job for job, state in zip(jobs, states, strict=True) if not state or state.decode() in FINAL]
+        known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
+        found, gone = [], []
+        for job, (state, cleaned) in zip(jobs, known, strict=True):
+            # Of a client that died before it could say so, or past their time to live.
+            if not state or cleaned or state.decode() in FINAL - {"cancelled"}:
+                gone.append(job)
+            else:
+                found.append((job, state))
         if gone:
             self._one("ZREM", LIVE, *gone)
-        return [job for job in jobs if job not in set(gone)]
+        return found
 
     def next_attempt(
         self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
@@ -175,6 +213,14 @@ class RedisJobStore:
             counting += _setting(job, *note)
         answers: list[Any] = self.connection.call(*counting, *_adding(job, add))
         return int(answers[0])
+
+    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+        key = f"{_job(job)}:attempts"
+        self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}.excused", 1), ("EXPIRE", key, TTL))
+
+    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+        answers: list[Any] = self.connection.call(("HGET", f"{_job(job)}:attempts", f"{step}.{kind}.{task}.excused"))
+        return int(answers[0] or 0)
 
     def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
         state, done, followed = self.connection.call(
@@ -200,9 +246,9 @@ class RedisJobStore:
         if len(kept) > COMMIT_LIMIT:
             kept = b""
         table, name, text = note or ("", "", "")
-        keys = (_done(job, step, kind), _sums(job), _marks(job, table))
-        amounts = [item for pair in add.items() for item in pair]
-        self._one("EVAL", _ADD_COMMIT, 3, *keys, TTL, task, kept, name, text, *amounts)
+        keys = (_done(job, step, kind), _sums(job), _marks(job, table), TOTALS)
+        amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
+        self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task, kept, name, text, len(add), *amounts)
 
     def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
         key = f"{_job(job)}:bad"
@@ -230,6 +276,9 @@ class RedisJobStore:
     def sums(self, job: str) -> dict[str, int]:
         return _numbers(self._one("HGETALL", _sums(job)))
 
+    def totals(self) -> dict[str, int]:
+        return _numbers(self._one("HGETALL", TOTALS))
+
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
@@ -255,11 +304,15 @@ class RedisJobStore:
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._one("GET", f"{_job(job)}:blob:{name}")  # type: ignore[return-value]
 
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        if names:
+            self._one("UNLINK", *(f"{_job(job)}:blob:{name}" for name in names))
+
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         self._one("UNLINK", _done(job, step, kind))
 
-    def jobs(self, limit: int = 100) -> list[str]:
-        return [j.decode() for j in self._one("ZREVRANGE", JOBS, 0, limit - 1)]  # type: ignore[attr-defined]
+    def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        return [j.decode() for j in self._one("ZREVRANGE", JOBS, skip, skip + limit - 1)]  # type: ignore[attr-defined]
 
     def drop(self, job: str) -> None:
         self._unlink(f"{_job(job)}:")
@@ -336,8 +389,12 @@ def _setting(job: str, table: str, name: str, text: str) -> list[Command]:
 def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
     if not amounts:
         return []
-    key = _sums(job)
-    return [*(("HINCRBY", key, name, amount) for name, amount in amounts.items()), ("EXPIRE", key, TTL)]
+    return [
+        *(("HINCRBY", _sums(job), name, amount) for name, amount in amounts.items()),
+        *(("HINCRBY", TOTALS, name, amount) for name, amount in in_total(amounts).items()),
+        ("EXPIRE", _sums(job), TTL),
+        ("EXPIRE", TOTALS, TTL),
+    ]
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

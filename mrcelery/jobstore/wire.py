@@ -87,10 +87,11 @@ class _Patient:
 
 def masked(url: str) -> str:
     """The address without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    return re.sub(r"(//[^/?#@]*?:)[^/?#;]*@|(sentinel_password=)[^&#]*", _starred, url)
+
+
+def _starred(match: re.Match[str]) -> str:
+    return f"{match[1]}***@" if match[1] else f"{match[2]}***"
 
 
 def _address(url: str) -> tuple[str | None, tuple[str, int], str | None, str | None, int]:
@@ -240,14 +241,35 @@ class _RedisPy:
 
 
 def _sentinel_master(url: str) -> Any:
-    """The master behind ``sentinel://host:port[;sentinel://host:port...][/db]?master_name=NAME``."""
+    """The master behind ``sentinel://[:PASSWORD@]host:port[;sentinel://host:port...][/db]?master_name=NAME``.
+
+    The password is the master's; those of the Sentinels are in the query, see :func:`sentinel_options`.
+    """
     from redis.sentinel import Sentinel
 
-    nodes, options, database = [], {}, 0
+    nodes, database = [], 0
+    login: dict[str, str] = {}
     for node in url.split(";"):
         parts = urlsplit(node)
         nodes.append((parts.hostname or "localhost", parts.port or 26379))
         database = int(parts.path.lstrip("/") or database)
-        options.update(parse_qs(parts.query))
-    sentinel: Any = Sentinel(nodes, socket_timeout=TIMEOUT)  # type: ignore[no-untyped-call]
-    return sentinel.master_for(options.get("master_name", ["mymaster"])[0], db=database, protocol=_PROTOCOL)
+        for name, value in (("username", parts.username), ("password", parts.password)):
+            if value:
+                login.setdefault(name, unquote(value))
+    options = sentinel_options(url)
+    timeouts = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        nodes, sentinel_kwargs={**timeouts, **options.get("sentinel_kwargs", {})}, **timeouts
+    )
+    return sentinel.master_for(options["master_name"], db=database, protocol=_PROTOCOL, **login)
+
+
+def sentinel_options(url: str) -> dict[str, Any]:
+    """What the query of a ``sentinel://`` address says, as kombu and Celery take it.
+
+    ``master_name``, and ``sentinel_username`` and ``sentinel_password`` as ``sentinel_kwargs``.
+    """
+    query = parse_qs(urlsplit(url.split(";")[-1]).query)
+    options: dict[str, Any] = {"master_name": query.get("master_name", ["mymaster"])[0]}
+    login = {name: query[f"sentinel_{name}"][0] for name in ("username", "password") if f"sentinel_{name}" in query}
+    return {**options, "sentinel_kwargs": login} if login else options

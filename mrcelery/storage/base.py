@@ -85,8 +85,22 @@ class Storage(Protocol):
         """Objects whose key starts with ``prefix``, in order of key (by code point), streamed."""
         ...
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names, up to the next slash, of what lies below ``prefix``, which ends with a slash; in no order.
+
+        Costs a request for a thousand of them, however much lies in each. One that has been emptied may be named.
+        """
+        ...
+
     def delete(self, keys: Iterable[str]) -> int:
         """Delete objects in batches; a missing one is no error. Returns how many were asked for."""
+        ...
+
+    def sweep(self, folder: str) -> None:
+        """Remove what writes to keys below ``folder`` have left that never came to their end, a dead process's say.
+
+        ``folder`` ends in a slash. A write that is still under way there fails.
+        """
         ...
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:

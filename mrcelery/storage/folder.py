@@ -12,7 +12,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -134,6 +134,11 @@ class FolderStorage:
             else:
                 stack.pop()
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        for key, is_folder in _entries(self._path(prefix.rstrip("/")), "", ""):
+            if is_folder:
+                yield key
+
     def delete(self, keys: Iterable[str]) -> int:
         count = 0
         source = iter(keys)
@@ -151,6 +156,16 @@ class FolderStorage:
             while emptied:  # level by level: a folder of thousands is looked at once, not for each of them
                 emptied = {folder.parent for folder in emptied if self._prune(folder)}
         return count
+
+    def sweep(self, folder: str) -> None:
+        root = self._path(folder.removesuffix("/"))
+        with _errors(root):
+            for where, _, names in os.walk(root, topdown=False):
+                for name in names:
+                    if name.startswith(TEMPORARY):
+                        Path(where, name).unlink(missing_ok=True)
+                with suppress(OSError):  # it holds something, or is gone
+                    os.rmdir(where)
 
     def _prune(self, folder: Path) -> bool:
         """Remove a folder if it is empty; whether it is gone. The root stays."""

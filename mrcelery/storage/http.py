@@ -144,6 +144,9 @@ class HttpStorage:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         raise ConfigError(f"{self.uri}/{prefix} cannot be listed: name each http(s) file as an input of its own")
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        return (found.key for found in self.list(prefix))
+
     def _read_only(self) -> NoReturn:
         raise ConfigError(f"{self.uri} can only be read: set --storage or --output to s3://bucket/prefix or a folder")
 
@@ -154,6 +157,9 @@ class HttpStorage:
         self._read_only()
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        self._read_only()
+
+    def sweep(self, folder: str) -> None:
         self._read_only()
 
     def delete(self, keys: Iterable[str]) -> int:

@@ -72,6 +72,10 @@ class MemoryStorage:
             if (info := self.stat(full[len(self._prefix) :])) is not None:
                 yield info
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        rests = (info.key[len(prefix) :] for info in self.list(prefix))
+        yield from dict.fromkeys(rest.partition("/")[0] for rest in rests if "/" in rest)
+
     def delete(self, keys: Iterable[str]) -> int:
         count = 0
         for key in keys:
@@ -81,6 +85,9 @@ class MemoryStorage:
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         copy_through(self, key, to, to_key)
+
+    def sweep(self, folder: str) -> None:
+        """A dead process has taken all with it."""
 
     def local_path(self, key: str) -> str | None:
         return None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 
 from mrcelery.errors import StorageUnreachableError, VersionError
 from mrcelery.layout import LAYOUT
@@ -16,6 +17,9 @@ from mrcelery.storage.base import Storage
 
 MARKER = "mrcelery.json"
 """Key, at the root, of the object that says a storage was probed, and its layout's version."""
+
+Key = Callable[[str], str]
+"""Makes the key of an object to probe with, by a name."""
 
 LARGE = (8 << 20) + 1
 """Bytes of the probe's object that goes up in two parts."""
@@ -27,24 +31,54 @@ def check(storage: Storage) -> None:
     Raises :class:`StorageUnreachableError` with what the storage got wrong, :class:`VersionError`
     where the root was laid out by another version of mrcelery.
     """
-    try:
-        marker = storage.read(MARKER)
-    except FileNotFoundError:
-        pass
-    else:
-        _layout(storage, marker)
+    if is_marked(storage):
         return
-    keys: list[str] = []
-    try:
-        _probe(storage, keys)
-    finally:
-        storage.delete(keys)
+    with closing(probe(storage)) as found:
+        for _, wrong in found:
+            if wrong:
+                raise StorageUnreachableError(wrong)
     storage.create(MARKER, json.dumps({"layout": LAYOUT}).encode())
 
 
-def _layout(storage: Storage, marker: bytes) -> None:
+def probe(storage: Storage) -> Generator[tuple[str, str], None, None]:
+    """Probe each promise, as it is iterated over: its name, and what is wrong with it, "" where it is kept.
+
+    What the probe writes is removed.
+    """
+    keys: list[str] = []
+    folder = f"probe-{os.urandom(6).hex()}"
+
+    def key(name: str) -> str:
+        keys.append(f"{folder}/{name}")
+        return keys[-1]
+
     try:
-        found = json.loads(marker)["layout"]
+        for name, keeps in PROMISES.items():
+            if keeps is not _multipart or storage.uri.startswith("s3://"):
+                yield name, _broken(storage, keeps, key)
+    finally:
+        with suppress(StorageUnreachableError):  # told before, by what deletes as it probes
+            storage.delete(keys)
+
+
+def _broken(storage: Storage, keeps: Callable[[Storage, Key], str], key: Key) -> str:
+    try:
+        broken = keeps(storage, key)
+    except StorageUnreachableError as e:
+        return str(e)
+    except FileNotFoundError:
+        broken = "loses what was just written"
+    if not broken:
+        return ""
+    return f"{storage.uri}: the endpoint {broken}: use another storage, or a newer version of this one"
+
+
+def is_marked(storage: Storage) -> bool:
+    """Whether the root says that it was probed; :class:`VersionError` where that was by another layout's version."""
+    try:
+        found = json.loads(storage.read(MARKER))["layout"]
+    except FileNotFoundError:
+        return False
     except (ValueError, KeyError, TypeError):
         found = None
     if found != LAYOUT:
@@ -52,62 +86,57 @@ def _layout(storage: Storage, marker: bytes) -> None:
             f"{storage.uri}/{MARKER} says layout {found}, this mrcelery reads layout {LAYOUT}: "
             "use the mrcelery that made it, or another --storage"
         )
+    return True
 
 
-def _probe(storage: Storage, keys: list[str]) -> None:
-    folder = f"probe-{os.urandom(6).hex()}"
-
-    def key(name: str) -> str:
-        keys.append(f"{folder}/{name}")
-        return keys[-1]
-
-    def require(kept: bool, promise: str) -> None:
-        if not kept:
-            raise StorageUnreachableError(
-                f"{storage.uri}: the endpoint {promise}: use another storage, or a newer version of this one"
-            )
-
-    _probe_create(storage, key, require)
-    _probe_order(storage, key, require)
-    if storage.uri.startswith("s3://"):
-        _probe_large(storage, key, require)
-
-
-Key = Callable[[str], str]
-Require = Callable[[bool, str], None]
-
-
-def _probe_create(storage: Storage, key: Key, require: Require) -> None:
+def _conditional(storage: Storage, key: Key) -> str:
     commit = key("commit")
-    require(storage.create(commit, b"first"), "refuses If-None-Match for an object that is not there")
-    again = storage.create(commit, b"second")
-    require(
-        not again and storage.read(commit) == b"first",
-        "ignores If-None-Match: two attempts of one task could both commit, and results would be wrong",
-    )
-    require(storage.read(commit, 1, 3) == b"ir", "ignores byte ranges, so that inputs could not be split")
+    if not storage.create(commit, b"first"):
+        return "refuses If-None-Match for an object that is not there"
+    if storage.create(commit, b"second") or storage.read(commit) != b"first":
+        return "ignores If-None-Match: two attempts of one task could both commit, and results would be wrong"
+    return ""
 
 
-def _probe_order(storage: Storage, key: Key, require: Require) -> None:
+def _ranges(storage: Storage, key: Key) -> str:
+    name = key("ranges")
+    storage.write(name, b"first")
+    kept = storage.read(name, 1, 3) == b"ir"
+    return "" if kept else "ignores byte ranges, so that inputs could not be split"
+
+
+def _listing(storage: Storage, key: Key) -> str:
     names = sorted(key(name) for name in ("b/c", "b.c", "b-c"))
     for name in reversed(names):
         storage.write(name, b"x")
     listed = [info.key for info in storage.list(names[0].rpartition("/")[0] + "/b")]
-    require(listed == names, "does not list what was just written, or not in order of key")
+    if listed != names:
+        return "does not list what was just written, or not in order of key"
     storage.delete(names[:1])
     listed = [info.key for info in storage.list(names[0])]
-    require(listed == [] and storage.stat(names[0]) is None, "still lists what was just deleted")
+    return "" if listed == [] and storage.stat(names[0]) is None else "still lists what was just deleted"
 
 
-def _probe_large(storage: Storage, key: Key, require: Require) -> None:
+def _multipart(storage: Storage, key: Key) -> str:
     large, copied = key("large"), key("copied")
     block = bytes(range(256)) * 4096
     with storage.writer(large) as out:
         for at in range(0, LARGE, len(block)):
             out.write(block[: LARGE - at])
     info = storage.stat(large)
-    require(info is not None and info.size == LARGE, "loses bytes of an object written in several parts")
-    require(storage.read(large, LARGE - 3, LARGE) == b"\xfe\xff\x00", "mixes up the parts of a multipart upload")
+    if info is None or info.size != LARGE:
+        return "loses bytes of an object written in several parts"
+    if storage.read(large, LARGE - 3, LARGE) != b"\xfe\xff\x00":
+        return "mixes up the parts of a multipart upload"
     storage.copy(large, storage, copied)
     info = storage.stat(copied)
-    require(info is not None and info.size == LARGE, "does not copy objects")
+    return "" if info is not None and info.size == LARGE else "does not copy objects"
+
+
+PROMISES: dict[str, Callable[[Storage, Key], str]] = {
+    "conditional write": _conditional,
+    "byte ranges": _ranges,
+    "listing": _listing,
+    "multipart": _multipart,
+}
+"""What is probed, by name; each returns how the endpoint fails it, "" where it does not."""

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
+from mrcelery.config import Config as Settings
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
 from mrcelery.storage.s3_errors import code_of, retries_of, translate
@@ -52,8 +53,12 @@ _BILLED = {
     "complete_multipart_upload": "PUT",
     "abort_multipart_upload": "DELETE",
     "list_objects_v2": "LIST",
+    "list_multipart_uploads": "LIST",
     "delete_objects": "DELETE",
 }
+
+# The operations that say how an object is encrypted.
+_ENCRYPTED = {"put_object", "copy_object", "create_multipart_upload"}
 
 # A client holds to the settings it was made with, so one is kept per process and settings.
 _SETTINGS = (
@@ -64,6 +69,7 @@ _SETTINGS = (
     "AWS_DEFAULT_REGION",
     "AWS_ACCESS_KEY_ID",
     "AWS_SESSION_TOKEN",
+    "MRCELERY_STORAGE_TIMEOUT",
 )
 _clients: dict[tuple[object, ...], Any] = {}
 
@@ -79,12 +85,27 @@ def _client() -> Any:
 def _connect() -> Any:
     # A session of our own: boto3's default session is not safe to share between threads.
     session = boto3.session.Session()
-    config = Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, max_pool_connections=2 * THREADS)
+    timeout = Settings.load({}).storage_timeout
+    config = Config(
+        connect_timeout=min(10, timeout),
+        read_timeout=timeout,
+        tcp_keepalive=True,
+        max_pool_connections=2 * THREADS,
+    )
     profile = session._session.get_scoped_config()
     if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys() and "retry_mode" not in profile:
         # boto3's default mode, "legacy", does not retry all that S3 says is worth it.
         config = config.merge(Config(retries={"mode": "standard", "total_max_attempts": 4}))
     return session.client("s3", config=config)
+
+
+def _encryption() -> dict[str, str]:
+    """What the configuration asks for with each object that is written."""
+    config = Settings.load({})
+    if config.s3_kms_key and not (config.s3_encryption or "").startswith("aws:kms"):
+        raise ConfigError("s3_kms_key is of no use without s3_encryption: set that to aws:kms (MRCELERY_S3_ENCRYPTION)")
+    asked = {"ServerSideEncryption": config.s3_encryption, "SSEKMSKeyId": config.s3_kms_key}
+    return {name: value for name, value in asked.items() if value}
 
 
 class S3Storage:
@@ -99,6 +120,7 @@ class S3Storage:
         self._prefix = prefix + "/" if prefix else ""
         if not self.bucket:
             raise ConfigError(f"{uri} names no bucket: write s3://bucket/prefix")
+        self._encryption = _encryption()
 
     def __repr__(self) -> str:
         return f"S3Storage({self.uri!r})"
@@ -108,6 +130,8 @@ class S3Storage:
         moved.count(_BILLED[operation])
         if key is not None:
             params["Key"] = self._prefix + key
+        if operation in _ENCRYPTED:
+            params |= self._encryption
         try:
             answer = getattr(_client(), operation)(Bucket=self.bucket, **params)
             again = retries_of(answer)
@@ -239,6 +263,18 @@ class S3Storage:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        full = self._prefix + prefix
+        more: dict[str, str] = {}
+        while True:
+            with self._errors("s3:ListBucket", prefix):
+                page = self._call("list_objects_v2", Prefix=full, Delimiter="/", **more)
+            for found in page.get("CommonPrefixes", ()):
+                yield found["Prefix"][len(full) : -1]
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
     def delete(self, keys: Iterable[str]) -> int:
         count = 0
         source = iter(keys)
@@ -250,6 +286,20 @@ class S3Storage:
                 if failed := answer.get("Errors"):
                     raise ClientError({"Error": failed[0]}, "DeleteObjects")
         return count
+
+    def sweep(self, folder: str) -> None:
+        more: dict[str, str] = {}
+        try:
+            while True:
+                page = self._call("list_multipart_uploads", Prefix=self._prefix + folder, **more)
+                for found in page.get("Uploads", ()):
+                    key = found["Key"][len(self._prefix) :]
+                    self._call("abort_multipart_upload", key, UploadId=found["UploadId"])
+                if not page.get("IsTruncated"):
+                    return
+                more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        except (BotoCoreError, ClientError):
+            pass  # a right that many lack; a lifecycle rule of the bucket's ends them, too
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         if not isinstance(to, S3Storage):

@@ -1,4 +1,4 @@
-"""A fleet for a benchmark: a Redis or Valkey server on a unix socket and one worker, in a temporary folder."""
+"""A fleet for a benchmark: a Redis or Valkey server on a unix socket and workers, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ START_SECONDS = 30
 
 
 class Fleet(NamedTuple):
-    """``environment`` makes ``mrcelery`` use the fleet; ``worker`` and ``server`` are process ids."""
+    """``environment`` makes ``mrcelery`` use the fleet; ``workers`` and ``server`` are process ids, each of which leads
+    a session of its own.
+    """
 
     environment: dict[str, str]
     broker: str
-    worker: int
+    workers: tuple[int, ...]
     server: int
+
+    @property
+    def worker(self) -> int:
+        """The first one."""
+        return self.workers[0]
 
 
 @contextmanager
-def fleet(processes: int) -> Iterator[Fleet]:
-    """Start it, and wait until it has run a job; stop it and remove its folder at the end."""
+def fleet(processes: int, workers: int = 1) -> Iterator[Fleet]:
+    """Start workers of so many processes, and wait until they have run a job; at the end nothing is left of them."""
     folder = Path(tempfile.mkdtemp(prefix="mrcelery-bench-"))
     address = folder / "redis.sock"
     broker = f"redis+socket://{address}"
@@ -47,15 +54,17 @@ def fleet(processes: int) -> Iterator[Fleet]:
     try:
         started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
         _wait_for(broker)
-        command = [sys.executable, "-m", "mrcelery", "worker", "-c", str(processes)]
-        started.append(
-            subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        )
+        for number in range(workers):
+            command = [sys.executable, "-m", "mrcelery", "worker", "-c", str(processes), "-n", f"w{number}@bench"]
+            started.append(
+                subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            )
         subprocess.run(
             [sys.executable, "-m", "mrcelery", "hello"],
             env=environment, check=True, capture_output=True, timeout=START_SECONDS,
         )
-        yield Fleet(environment, broker, worker=started[1].pid, server=started[0].pid)
+        server, *others = (process.pid for process in started)
+        yield Fleet(environment, broker, workers=tuple(others), server=server)
     finally:
         for process in reversed(started):
             try:

@@ -172,15 +172,24 @@ def test_the_jobs_that_have_not_ended(store: JobStore) -> None:
 def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open, ended: Any) -> None:
     store = connect()
     store.create("job-1", FIELDS, b"request")
-    store.move("job-1", "running", {"total.0.map": "7", "published.0.map": "1.0", "started": "1"})
+    work = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"}
+    store.move("job-1", "running", {**work, "published.0.map": "1.0", "started": "1"})
     store.next_attempt("job-1", 0, "map", 3)
     store.add_commit("job-1", 0, "map", 1, b"commit")
     store.set_mark("job-1", "repairs.0.map", "3", "1 2.0")
     assert not store.revive("job-1")
+    store.note_bad("job-1", 0, "map", 1, 5)
     store.move("job-1", ended, {"failure": "{}", "finished": "2"})
     assert store.live() == []
+    if ended == "cancelled":
+        assert store.stopping() == ["job-1"]
+        assert not store.revive("job-1")  # before its data is gone
+        store.update("job-1", {"cleaned": "3"})
+    assert store.stopping() == []
     assert sorted(race(connect, 8, lambda one, _: one.revive("job-1"))) == [False] * 7 + [True]
-    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "total.0.map": "7", "started": "1"}
+    kept = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"} if ended == "failed" else {}
+    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "started": "1", "revived": "1", **kept}
+    assert store.note_bad("job-1", 0, "map", 2, 1) == (6 if ended == "failed" else 1)
     assert store.live() == ["job-1"]
     assert store.request("job-1") == b"request"
     assert store.commits("job-1", 0, "map") == {1: b"commit"}
@@ -265,11 +274,84 @@ def test_attempts_are_counted_by_task(store: JobStore, job: str) -> None:
     assert store.next_attempt("job-2", 0, "map", 0) == 1
 
 
+def test_attempts_that_are_excused(store: JobStore, job: str) -> None:
+    assert store.excused(job, 0, "map", 0) == 0
+    store.next_attempt(job, 0, "map", 0)
+    for _ in range(2):
+        store.excuse_attempt(job, 0, "map", 0)
+    assert store.excused(job, 0, "map", 0) == 2
+    assert store.excused(job, 0, "map", 1) == store.excused(job, 0, "reduce", 0) == 0
+    assert store.next_attempt(job, 0, "map", 0) == 2
+    store.move(job, "failed")
+    store.revive(job)
+    assert store.excused(job, 0, "map", 0) == 0
+
+
 def test_attempts_that_start_together_get_different_numbers(connect: Open) -> None:
     connect().create("job-1", FIELDS, b"")
     given = race(connect, 8, lambda store, _: [store.next_attempt("job-1", 0, "map", 3) for _ in range(10)])
     assert sorted(number for numbers in given for number in numbers) == list(range(1, 81))
     assert all(numbers == sorted(numbers) for numbers in given)
+
+
+def test_notes_and_sums_come_with_what_they_tell_of(store: JobStore, job: str) -> None:
+    assert store.sums(job) == {}
+    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.a", "began"), add={"0.map.started": 1})
+    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.b", "began"), add={"0.map.started": 1})
+    assert store.marks(job, "attempts.0.map") == {"3.a": "began", "3.b": "began"}
+    store.set_mark(job, "attempts.0.map", "3.a", "failed", add={"0.map.failed": 1})
+    assert store.sums(job) == {"0.map.started": 2, "0.map.failed": 1}
+    store.drop(job)
+    assert store.sums(job) == {}
+
+
+def test_totals_outlive_their_jobs(store: JobStore, job: str) -> None:
+    assert store.totals() == {"jobs.submitted": 1}
+    store.move(job, "running")
+    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.a", "began"), add={"0.map.started": 1})
+    store.next_attempt(job, 1, "map", 3, note=("attempts.1.map", "3.b", "began"), add={"1.map.started": 1})
+    store.set_mark(job, "attempts.0.map", "3.a", "failed", add={"0.map.failed": 1})
+    for task, milliseconds in enumerate((1, 100, 101, 2_000_000)):
+        for _ in range(2):  # the second time it has been counted
+            store.add_commit(job, 0, "map", task, b"x", add={"0.map.done": 1, "0.map.milliseconds": milliseconds})
+    assert store.move(job, "failed")
+    assert not store.move(job, "cancelled")
+    store.drop(job)
+    assert store.totals() == {
+        "jobs.submitted": 1,
+        "jobs.failed": 1,
+        "map.started": 2,
+        "map.failed": 1,
+        "map.done": 4,
+        "map.milliseconds": 2_000_202,
+        "map.within.100": 2,
+        "map.within.500": 1,
+        "map.within.more": 1,
+    }
+
+
+def test_a_commit_is_summed_once_however_often_it_is_told(connect: Open) -> None:
+    connect().create("job-1", FIELDS, b"")
+
+    def commit(store: JobStore, number: int) -> None:
+        note = ("attempts.0.map", f"3.{number}", "done")
+        store.add_commit("job-1", 0, "map", 3, b"%d" % number, note=note, add={"records": 1000 + number, "done": 1})
+
+    race(connect, 8, commit)
+    commit(connect(), 9)
+    store = connect()
+    winner = int(store.commits("job-1", 0, "map")[3])
+    assert store.sums("job-1") == {"records": 1000 + winner, "done": 1}
+    assert store.marks("job-1", "attempts.0.map") == {f"3.{winner}": "done"}
+
+
+def test_the_journal_of_a_job_outlives_its_retry(store: JobStore, job: str) -> None:
+    store.set_mark(job, "attempts.0.map", "3.a", "failed")
+    store.set_mark(job, "running.0.map", "3.a", "1 2 3 worker")
+    store.move(job, "failed")
+    assert store.revive(job)
+    assert store.marks(job, "attempts.0.map") == {"3.a": "failed"}
+    assert store.marks(job, "running.0.map") == {}
 
 
 def test_the_first_commit_of_a_task_stays(store: JobStore, job: str) -> None:
@@ -318,6 +400,14 @@ def test_blobs(store: JobStore, job: str, size: int) -> None:
     assert store.get_blob(job, "code.zip") == b"new"
 
 
+def test_blobs_that_are_dropped(store: JobStore, job: str) -> None:
+    for name in ("code", "input", "results"):
+        store.put_blob(job, name, b"data")
+    store.drop_blobs(job, [])
+    store.drop_blobs(job, ["code", "input", "none"])
+    assert [store.get_blob(job, name) for name in ("code", "input", "results")] == [None, None, b"data"]
+
+
 def test_a_blob_may_be_there_before_its_job(store: JobStore) -> None:
     store.put_blob("later", "code.zip", b"x")
     assert store.state("later") == ""
@@ -330,6 +420,8 @@ def test_jobs_newest_first(store: JobStore) -> None:
         assert store.create(name, {**FIELDS, "created": repr(created)}, b"")
     assert store.jobs() == ["d", "c", "b", "a"]
     assert store.jobs(2) == ["d", "c"]
+    assert store.jobs(2, 1) == ["c", "b"]
+    assert store.jobs(2, 4) == []
 
 
 def test_a_job_that_is_dropped_leaves_nothing_and_others_stay(store: JobStore) -> None:
@@ -369,7 +461,7 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
     assert isinstance(keys, list)
     endless = {key for key in keys if store.call(("TTL", key)) == [-1]}
     store.close()
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert endless <= {JOBS.encode(), LIVE.encode()}
 
 

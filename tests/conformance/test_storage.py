@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +193,41 @@ def test_a_writer_that_fails_leaves_nothing(storage: Storage, size: int, root: s
         assert uploads.get("Uploads", []) == []
 
 
+UNFINISHED = """
+import os, sys
+from mrcelery.storage import open_storage
+with open_storage(sys.argv[1]).writer("a/b/new") as out:
+    out.write(bytes(20 << 20))
+    os._exit(0)
+"""
+
+
+def test_what_a_dead_process_left_of_a_write_is_swept_away(storage: Storage, root: str) -> None:
+    storage.write("a/b/old", b"old")
+    if root.startswith("memory:"):
+        storage.sweep("a/")
+        assert storage.read("a/b/old") == b"old"
+        return
+
+    def unfinished() -> int:
+        if root.startswith("s3:"):
+            import boto3
+
+            bucket, prefix = root.removeprefix("s3://").split("/")
+            found = boto3.client("s3").list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+            return len(found.get("Uploads", []))
+        return len(list(Path(root).glob("**/.mrcelery-tmp-*")))
+
+    subprocess.run([sys.executable, "-c", UNFINISHED, root], check=True)
+    assert unfinished() == 1
+    storage.sweep("a/c/")
+    storage.sweep("b/")
+    assert unfinished() == 1
+    storage.sweep("a/")
+    assert unfinished() == 0
+    assert keys(storage) == ["a/b/old"]
+
+
 def test_copy_within_and_across(storage: Storage, tmp_path: Path) -> None:
     storage.write("a", b"content")
     storage.write("taken", b"old")
@@ -210,6 +247,14 @@ def test_locate_finds_an_object_by_its_address(storage: Storage, root: str) -> N
     storage.write("in/a b.txt", b"text")
     found, key = locate(f"{root}/in/a b.txt")
     assert found.read(key) == b"text"
+
+
+def test_folders(storage: Storage) -> None:
+    assert list(storage.folders("jobs/")) == []
+    for key in ("jobs/b/spec.json", "jobs/b/step-0/x", "jobs/a.1/y", "jobs/file", "jobs2/c/z", "x"):
+        storage.write(key, b"")
+    assert sorted(storage.folders("jobs/")) == ["a.1", "b"]
+    assert sorted(storage.folders("jobs/b/")) == ["step-0"]
 
 
 def test_check_probes_once(storage: Storage, root: str) -> None:

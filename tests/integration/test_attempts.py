@@ -72,12 +72,17 @@ def test_a_poison_task_ends_its_job_with_the_reason(
     for how, said in (("SIGSEGV", "signal 11 (SIGSEGV)"), ("3", "exit status 3")):
         args = ["--how", how, "--folder", str(marks)]
         submitted = mrcelery.submit(job_file(DIES), str(text), args=args, max_attempts=3, **settings)
-        with submitted as handle, pytest.raises(JobFailedError) as raised:
-            handle.wait(60)
+        with submitted as handle:
+            with pytest.raises(JobFailedError) as raised:
+                handle.wait(60)
+            attempts = handle.overview().stages[0].attempts
         assert "started 3 times" in str(raised.value)
         assert said in str(raised.value)
         assert raised.value.failure.kind == "map"
         assert (marks / "die-map").read_text() == "xxx"
+        told = [one for one in attempts if one.outcome != "done"]
+        assert [one.outcome for one in told] == ["killed"] * 3 + ["failed"]
+        assert all(said in one.error for one in told)
         (marks / "die-map").unlink()
     text.write_text("a\nb\n")  # the worker goes on
     with mrcelery.submit(job_file(DIES), str(text), args=args, **settings) as handle:

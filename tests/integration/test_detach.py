@@ -93,7 +93,9 @@ def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gat
     gate.touch()
     waited = command("wait", job, env=fleet.env)
     assert (waited.returncode, waited.stdout) == (0, "")
-    status = read(fleet, "wait", job)
+    *_, last = command("wait", job, "--json", env=fleet.env).stdout.splitlines()
+    assert (json.loads(last)["event"], json.loads(last)["state"]) == ("done", "succeeded")
+    status = read(fleet, "status", job)["status"]
     assert status["state"] == "succeeded"
     assert status["finished"] >= status["started"] >= status["created"]
     assert [(s["kind"], s["done"], s["total"]) for s in status["stages"]] == [("map", 1, 1), ("reduce", 2, 2)]
@@ -171,10 +173,10 @@ def test_cancel(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: P
 def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
     """kill -9 of the waiting client: the job goes on, and another client finds it by its token."""
     token = os.urandom(8).hex()
-    args = ["submit", gate_job, str(text), "--client-token", token]
+    args = ["submit", gate_job, str(text), "--client-token", token, "-o", str(tmp_path / "out")]
     own = ["--", "--gate", str(gate)]
     client = subprocess.Popen(
-        [sys.executable, "-m", "mrcelery", *args, "-o", str(tmp_path / "out"), *own],
+        [sys.executable, "-m", "mrcelery", *args, *own],
         env=fleet.env,
         stderr=subprocess.DEVNULL,
     )

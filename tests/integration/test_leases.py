@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import GATED, PATIENCE, Gate, RedisServer, Worker, environment, eventually, redis_server, workers
+from services import (
+    GATED,
+    PATIENCE,
+    YIELDING_GATED,
+    Gate,
+    RedisServer,
+    Worker,
+    environment,
+    eventually,
+    redis_server,
+    workers,
+)
 
 import mrcelery
-from mrcelery import JobHandle
+from mrcelery import JobFailedError, JobHandle
 
 JobFile = Callable[..., str]
 
@@ -144,6 +155,46 @@ def test_a_hung_task_is_killed(
         assert gate.starts() == attempts
         assert ("made no progress" in worker.log.read_text()) == (attempts > 1)
         assert worker.process.poll() is None
+
+
+STUCK = """
+    import time
+    from mrcelery import MRJob
+
+    class Stuck(MRJob):
+        def mapper(self, _, line):
+            time.sleep(3600)
+            yield line, 1
+"""
+
+
+def test_a_task_that_hangs_each_time_ends_its_job_with_the_reason(
+    server: RedisServer, job_file: JobFile, text: Path, tmp_path: Path
+) -> None:
+    limits = {"MRCELERY_VISIBILITY_TIMEOUT": SHORT, "MRCELERY_TASK_TIMEOUT": "1"}
+    with (
+        workers(tmp_path, server.tcp_url, queue="q", **limits),
+        submit(server, job_file(STUCK), text, tmp_path, max_attempts=2) as handle,
+        pytest.raises(JobFailedError, match=r"it made no progress for \d+ s \(MRCELERY_TASK_TIMEOUT\).*set_status"),
+    ):
+        handle.wait(PATIENCE)
+
+
+def test_an_attempt_that_still_runs_has_not_failed(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    """A worker's main process stands still, and so do its leases, while its child goes on."""
+    gate = Gate(tmp_path, 1)
+    quick = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": SHORT}
+    with (
+        workers(tmp_path / "a", server.tcp_url, **quick) as (first,),
+        submit(server, job_file(YIELDING_GATED), gate.text, tmp_path, max_attempts=1, speculative=False) as handle,
+    ):
+        eventually(lambda: gate.starts() == 1, "the map runs")
+        with workers(tmp_path / "b", server.tcp_url, first=1, **quick):
+            os.kill(first.process.pid, signal.SIGSTOP)
+            eventually(lambda: gate.starts() == 2, "it runs elsewhere, too")
+            gate.open()
+            handle.wait(PATIENCE)
+            assert dict(handle) == {"seen": 1, "waits": 0}
 
 
 FAST_CLOCK = """

@@ -7,15 +7,19 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from celery.backends.redis import RedisBackend
+from celery.exceptions import Retry
 from services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 import mrcelery
 from mrcelery import layout
-from mrcelery.errors import JobFailedError, UsageError, WaitTimeoutError
-from mrcelery.executor.reconciler import PIECE, in_flight
+from mrcelery.errors import JobFailedError, StorageUnreachableError, UsageError, WaitTimeoutError
+from mrcelery.executor import tasks
+from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
+from mrcelery.executor.reconciler import Reconciler
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
 
@@ -108,6 +112,13 @@ def test_ids_of_messages_are_found_wherever_they_are(quiet: Quiet, traced: Trace
         tasks = {f"0.map.{number}.0" for number in range(6)}
         assert in_flight(quiet.store, job, quiet.name) == tasks
         assert in_flight(quiet.store, other.id, quiet.name) == set()
+        for message in quiet.take():
+            quiet.store.push(quiet.name, message)
+        quiet.app.conf.task_default_priority = 6
+        quiet.run("mrcelery.start", job=other.id)
+        quiet.app.conf.task_default_priority = None
+        assert in_flight(quiet.store, other.id, quiet.name) == tasks
+        assert quiet.store.call(("DEL", f"{quiet.name}{SEPARATOR}6")) == [1]
         for message in quiet.take():
             quiet.store.call(("HSET", "unacked", os.urandom(4).hex(), b'[%s, "", "q"]' % message))
         assert in_flight(quiet.store, job, quiet.name) == tasks
@@ -240,6 +251,23 @@ def test_redis_forgets_everything_in_mid_job(
     assert [traced.runs()[line] for line in committed] == [1] * len(committed)
 
 
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: bool) -> None:
+    """To one who saw a job run at its last look, it is gone either way; storage tells the two apart."""
+    with traced.submit(**quiet.settings) as handle:
+        quiet.run("mrcelery.start", job=handle.id)
+        reconciler = Reconciler(quiet.app)
+        reconciler.look()
+        storage = open_storage(quiet.settings["storage"])
+        if cleaned:
+            storage.delete([info.key for info in storage.list(layout.job_root(handle.id))])
+        quiet.store.drop(handle.id)
+        reconciler.look()
+        assert quiet.store.state(handle.id) == ("" if cleaned else "submitted")
+        quiet.store.drop(handle.id)
+        reconciler.close()
+
+
 def test_redis_restarts_empty_and_its_workers_are_replaced(
     server: RedisServer, traced: Traced, tmp_path: Path
 ) -> None:
@@ -351,6 +379,46 @@ def test_a_job_that_redis_has_forgotten_is_retried_from_storage(
         assert results(handle) == COUNTS
 
 
+def kept(handle: mrcelery.JobHandle, storage: str) -> set[str]:
+    return {info.key for info in open_storage(storage).list(layout.job_root(handle.id))}
+
+
+def test_a_cancelled_job_is_retried_from_its_beginning(quiet: Quiet, traced: Traced) -> None:
+    gate = traced.gate("wait-reduce-b")
+    with quiet.workers(**QUICK), traced.submit(**quiet.settings) as handle:
+        eventually(lambda: traced.runs().get("reduce-b"), "a reducer runs")
+        assert handle.cancel()
+        gate.unlink()
+        gate = traced.gate("wait-a1")
+        handle.retry()
+        eventually(lambda: traced.runs().get("a1") == 2, "its maps run again")
+        assert [(stage.kind, stage.total) for stage in handle.status().stages] == [("map", 6)]
+        gate.unlink()
+        handle.wait(90)
+        assert results(handle) == COUNTS
+        assert handle.report().totals.tasks == 8
+    assert [traced.runs()[line] for line in LINES] == [2] * 6
+
+
+def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Quiet, traced: Traced) -> None:
+    with traced.submit(**quiet.settings) as handle:
+        quiet.take()
+        quiet.run("mrcelery.start", job=handle.id)
+        first, *_ = quiet.take()
+        quiet.store.push(quiet.name, first)
+        with quiet.workers(**QUICK):
+            eventually(lambda: handle.status().stages[0].done == 1, "one map has committed")
+            assert len(kept(handle, quiet.settings["storage"])) > 3
+            quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
+            assert handle.cancel()
+            names = (layout.spec, layout.code, layout.report)
+            left = {layout.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
+            eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
+            handle.retry()
+            handle.wait(90)
+            assert results(handle) == COUNTS
+
+
 # The first attempt at the slow lines takes a minute or two, another attempt none.
 SLOW = """
     import os, time
@@ -406,3 +474,21 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
         assert again.exists()
         assert sorted(path.name for path in folder.glob("*-again")) == ["slow-again"]
         eventually(lambda: not quiet.held(), "the slow attempt has stopped", 20)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_storage_that_is_away_as_a_job_starts(
+    quiet: Quiet, traced: Traced, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for by a job that goes on from it, and told at once to the client of a new one."""
+
+    def away(*_: Any) -> None:
+        raise StorageUnreachableError("away")
+
+    monkeypatch.setattr(tasks, "start", away)
+    with traced.submit(**quiet.settings) as handle:
+        if begun:
+            quiet.store.update(handle.id, {"started": "1.0"})
+        with pytest.raises(Retry if begun else tasks.AttemptFailed):
+            quiet.run("mrcelery.start", job=handle.id)
+        assert handle.status().state == ("submitted" if begun else "failed")

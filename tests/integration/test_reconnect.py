@@ -14,6 +14,7 @@ import pytest
 from services import (
     GATED,
     PATIENCE,
+    YIELDING_GATED,
     Gate,
     RedisServer,
     Worker,
@@ -184,14 +185,54 @@ def test_a_child_killed_after_a_reconnection(job_file: JobFile, tmp_path: Path) 
         eventually(lambda: settled(server.tcp_url), "all is acknowledged")
 
 
+IMPATIENT = """
+from celery.signals import worker_process_init
+
+@worker_process_init.connect(weak=False)
+def patch(**_):
+    import mrcelery.executor.tasks
+    mrcelery.executor.tasks.BROKER_PATIENCE = 1.0
+"""
+
+
+def test_an_attempt_that_the_brokers_loss_ends_does_not_count(job_file: JobFile, tmp_path: Path) -> None:
+    patch = tmp_path / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(IMPATIENT)
+    path = os.pathsep.join([str(patch), os.environ.get("PYTHONPATH", "")])
+    gate = Gate(tmp_path, 2)
+    with (
+        redis_server(**DURABLE) as server,
+        workers(
+            tmp_path / "a", server.tcp_url, queue="q", PYTHONPATH=path, MRCELERY_VISIBILITY_TIMEOUT="4"
+        ) as (worker,),
+        submit(
+            server.tcp_url, job_file(YIELDING_GATED), gate.text, tmp_path,
+            split_size=gate.split_size, reducers=1, max_attempts=1,
+        ) as handle,
+    ):  # fmt: skip
+        eventually(lambda: gate.starts() == 2, "both maps run")
+        alive = tmp_path / "a" / "scratch-q-0" / "alive"
+        assert len(os.listdir(alive)) == 2
+        server.stop()
+        eventually(lambda: not os.listdir(alive), "both attempts have given up")
+        gate.open()
+        server.start()
+        handle.wait(PATIENCE)
+        assert results(handle)["seen"] == 2
+        assert gate.starts() == 4
+        assert worker.process.poll() is None
+
+
 @contextmanager
-def sentinel(folder: Path, master: int) -> Iterator[int]:
-    """A Sentinel that watches over the master at a port; its own port."""
+def sentinel(folder: Path, master: int, *settings: str) -> Iterator[int]:
+    """A Sentinel that watches over the master at a port; its own port. ``settings``: lines of its configuration."""
     port = free_port()
     config = folder / "sentinel.conf"
     config.write_text(
         f"port {port}\ndir {folder}\nsentinel monitor main 127.0.0.1 {master} 1\n"
         "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+        + "".join(f"{line}\n" for line in settings)
     )
     with (folder / "sentinel.log").open("wb") as log:
         process = subprocess.Popen([find_server(), str(config), "--sentinel"], stdout=log, stderr=log)
@@ -241,3 +282,18 @@ def test_failover_by_sentinel(job_file: JobFile, tmp_path: Path) -> None:
             assert worker.process.poll() is None
             eventually(lambda: settled(broker), "all is acknowledged")
         watcher.close()
+
+
+def test_passwords_of_master_and_sentinel(word_count: str, text: Path, tmp_path: Path) -> None:
+    with (
+        redis_server(requirepass="of-master") as master,
+        sentinel(tmp_path, master.port, "requirepass of-sentinel", "sentinel auth-pass main of-master") as port,
+    ):
+        broker = f"sentinel://:of-master@127.0.0.1:{port}/0?master_name=main&sentinel_password=of-sentinel"
+        with (
+            workers(tmp_path / "w", broker, queue="q", MRCELERY_VISIBILITY_TIMEOUT="4"),
+            submit(broker, word_count, text, tmp_path) as handle,
+        ):
+            handle.wait(PATIENCE)
+            assert results(handle) == {"a": 3, "rose": 3, "is": 2}
+            eventually(lambda: settled(broker), "all is acknowledged")

@@ -15,6 +15,7 @@ import pytest
 from s3_proxy import Asked, Fault, Log, proxy
 
 import mrcelery
+from mrcelery import events
 from mrcelery.errors import JobFailedError
 from mrcelery.storage import check, open_storage
 
@@ -133,6 +134,38 @@ def test_a_part_that_stays_damaged_is_made_again(log: Log, root: str, word_count
         assert handle.counters()["text"] == {"lines": 4000, "words": len(WORDS)}
         assert dict(handle) == WORDS
     assert len(bad) == 2
+
+
+def test_an_endpoint_that_is_silent_now_and_then(
+    log: Log, root: str, word_count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a request and never answers, or stops in the midst of a body."""
+    monkeypatch.setenv("MRCELERY_STORAGE_TIMEOUT", "1")
+    silent, stalled = some(20, Fault(silent=True)), some(4, Fault(silent=True, keep=0.5), reads)
+    log.fault = lambda asked: stalled(asked) if reads(asked) else silent(asked)
+    with submitted(root, word_count) as handle:
+        handle.wait(120)
+        log.fault = lambda asked: None
+        assert dict(handle) == WORDS
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_an_endpoint_that_falls_silent(
+    keep: float, log: Log, root: str, word_count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job fails in bounded time and says why; `retry` goes on when it answers again."""
+    monkeypatch.setenv("MRCELERY_STORAGE_TIMEOUT", "1")
+    log.fault = lambda asked: Fault(silent=True, keep=keep) if reads(asked) and asked.key.endswith("in.txt") else None
+    with submitted(root, word_count, max_attempts=2) as handle:
+        told: list[events.Event] = []
+        with pytest.raises(JobFailedError, match=r"breaks off at byte|cannot be reached") as raised:
+            handle.wait(120, on_event=told.append)
+        assert raised.value.exit_code == 3
+        assert [event.kind for event in told if isinstance(event, events.StorageLost)] == ["map"]
+        log.fault = lambda asked: None
+        handle.retry()
+        handle.wait(120)
+        assert dict(handle) == WORDS
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,10 @@ class Ran:
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
 
+    def last(self) -> Any:
+        """The last line of what ``--json`` printed."""
+        return json.loads(self.out.splitlines()[-1])
+
     def counts(self) -> dict[str, int]:
         return {json.loads(k): json.loads(v) for k, v in (line.split("\t") for line in self.out.splitlines())}
 
@@ -83,7 +88,7 @@ def test_total_order_and_its_counters(mr, tmp_path: Path, monkeypatch: pytest.Mo
         if not option:
             monkeypatch.setenv("MRCELERY_PARTITIONER", "range")
         out = f"out-{number}"
-        job = json.loads(mr("submit", "wc.py", "in.txt", "-o", out, "-R", "2", "--json", *option, *here).out)["job"]
+        job = mr("submit", "wc.py", "in.txt", "-o", out, "-R", "2", "--json", *option, *here).last()["job"]
         assert list(mr("cat", out).counts()) == sorted(set(TEXT.split()))
         shown = mr("counters", job, *here).out
         assert "mrcelery shuffle, step 0\n" in shown
@@ -100,7 +105,7 @@ def test_what_follows_two_dashes_is_the_jobs(mr) -> None:
 
 def test_output_json_and_cat(mr, tmp_path: Path) -> None:
     ran = mr("submit", "wc.py", "in.txt", "-o", "out", "--json", "-R", "3", "--compress", "gzip")
-    report = json.loads(ran.out)
+    report = ran.last()
     assert (ran.code, report["state"], report["counters"]["words"]) == (0, "succeeded", {"seen": 6})
     assert len(report["parts"]) == 3
     assert mr("cat", "out").counts() == Counter(TEXT.split())
@@ -229,7 +234,7 @@ def test_where_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_jobs_of_a_storage(mr) -> None:
-    job = json.loads(mr("submit", "wc.py", "in.txt", "-o", "out", "--json", "--storage", "store").out)["job"]
+    job = mr("submit", "wc.py", "in.txt", "-o", "out", "--json", "--storage", "store").last()["job"]
     here = ("--storage", "store")
     assert "succeeded" in mr("status", job, *here).out
     assert json.loads(mr("status", job, "--json", *here).out)["status"]["state"] == "succeeded"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from celery import Celery
 
+from mrcelery.config import mask
 from mrcelery.errors import ConfigError
+from mrcelery.executor.celeryapp import install, make_app
 from mrcelery.executor.leases import check_skew, transport_options
+from mrcelery.executor.tasks import store_url
+from mrcelery.jobstore.wire import masked, sentinel_options
 
 
 @pytest.mark.parametrize("visibility", [1.0, 4.0, 15.0, 3600.0])
@@ -25,3 +30,27 @@ def test_clocks_that_will_do(skew: float, visibility: float) -> None:
 def test_clocks_that_will_not(skew: float, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_skew(skew, 15.0)
+
+
+SENTINEL = "sentinel://:pw@a:1;sentinel://b:2/3?master_name=main&sentinel_password=s%26cret"
+
+
+def test_sentinels_passwords_reach_celery_and_the_job_store() -> None:
+    options = {"master_name": "main", "sentinel_kwargs": {"password": "s&cret"}}
+    app = make_app(SENTINEL)
+    assert app.conf.broker_transport_options.items() >= options.items()
+    assert app.conf.result_backend_transport_options == options
+    assert "s&cret" not in app.conf.broker_url
+    assert sentinel_options(store_url(app)) == options
+    assert masked(SENTINEL) == "sentinel://:***@a:1;sentinel://b:2/3?master_name=main&sentinel_password=***"
+    assert mask(SENTINEL) == "sentinel://:****@a:1;sentinel://b:2/3?master_name=main&sentinel_password=****"
+
+
+def test_a_key_prefix_is_refused() -> None:
+    app = Celery(broker="redis://h", backend="redis://h", set_as_current=False)
+    app.conf.broker_transport_options = {"global_keyprefix": "shop-"}
+    with pytest.raises(ConfigError, match="global_keyprefix"):
+        install(app)
+    app.conf.broker_transport_options = {}
+    app.conf.result_backend_transport_options = {"global_keyprefix": "shop-"}
+    install(app)

@@ -69,6 +69,7 @@ def test_a_blip_is_not_worth_a_line(wait: Wait) -> None:
 def test_no_worker_listens(wait: Wait) -> None:
     wait.listens("elsewhere", queue="p")
     wait.listens("gone", since=12.0)
+    wait.workers["of another version"] = 0.0, b'{"v":2,"queue":"q"}'
     assert wait.look() == []
     assert wait.look(NONE_SECONDS) == ["NoWorkers"]
     assert "no worker listens on queue q since 5 s: start one with `mrcelery worker --queue q`" in str(wait.told[-1])
@@ -128,5 +129,5 @@ def test_other_retries_are_told_once_each(wait: Wait) -> None:
 
 def test_events_are_records_for_programs() -> None:
     event = events.NoWorkers(job="j", at=1.0, queue="q", seconds=5.0)
-    expected: dict[str, Any] = {"event": "no-workers", "job": "j", "at": 1.0, "queue": "q", "seconds": 5.0}
+    expected: dict[str, Any] = {"event": "no_workers", "v": 1, "job": "j", "at": 1.0, "queue": "q", "seconds": 5.0}
     assert msgspec.json.decode(msgspec.json.encode(event)) == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import layout, marks, watch
+from mrcelery import attempt, layout, marks, watch
 from mrcelery.attempt import run_attempt
 from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, start
 from mrcelery.errors import JobStoppedError, TaskError
@@ -108,6 +110,20 @@ def test_wherever_a_job_is_forgotten_it_goes_on(tmp_path: Path, monkeypatch: pyt
     assert at > 10
 
 
+def test_what_came_through_the_job_store_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another delivery of the start, which saw no spec yet, finds it in storage."""
+    job = Job(tmp_path, monkeypatch)
+    digest = job.request.bundle.sha256
+    assert job.runtime.store.get_blob(job.id, digest) == job.code
+    start(job.runtime, job.id)
+    assert job.runtime.store.get_blob(job.id, digest) is None
+    job.storage.delete([layout.spec(job.id)])
+    start(job.runtime, job.id)
+    for _ in job.steps():
+        pass
+    assert job.results() == RESULTS
+
+
 def test_a_job_that_had_ended_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(tmp_path, monkeypatch)
     for _ in job.steps():
@@ -130,6 +146,7 @@ def test_a_job_whose_data_was_removed_starts_anew(tmp_path: Path, monkeypatch: p
     assert job.runtime.store.move(job.id, "cancelled")
     for step in range(2):
         job.storage.delete(info.key for info in job.storage.list(step_root(job.id, step)))
+    job.runtime.store.update(job.id, {"cleaned": "1.0"})
     assert job.runtime.store.revive(job.id)
     for _ in job.steps():
         pass
@@ -208,6 +225,25 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
     assert marks.running(store, job.id, 0, "map", 2e9) == ()
 
 
+def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a worker that was stopped, and one that still runs; not one whose process has died since it told."""
+    job = Job(tmp_path, monkeypatch, max_attempts=2)
+    start(job.runtime, job.id)
+    store, now = job.runtime.store, time.time()
+    for task in (0, 1, 2):
+        assert [store.next_attempt(job.id, 0, "map", task) for _ in range(2)] == [1, 2]
+        marks.tell_running(store, job.id, 0, "map", 9, "1-other", began=now, records=1, worker="w")
+    store.excuse_attempt(job.id, 0, "map", 0)
+    for task in (1, 2):
+        marks.tell_running(store, job.id, 0, "map", task, "1-a", began=now, records=1, worker="w")
+    marks.tell_died(store, job.id, 0, "map", 2, "another")
+    assert run_attempt(job.runtime, job.id, 0, "map", 0, capture=False).attempt.startswith("3-")
+    assert run_attempt(job.runtime, job.id, 0, "map", 1, capture=False).attempt.startswith("3-")
+    marks.tell_died(store, job.id, 0, "map", 2, "w")
+    with pytest.raises(TaskError, match="was started 2 times"):
+        run_attempt(job.runtime, job.id, 0, "map", 2, capture=False)
+
+
 def test_a_backup_is_no_failed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(tmp_path, monkeypatch, max_attempts=2)
     start(job.runtime, job.id)
@@ -217,3 +253,37 @@ def test_a_backup_is_no_failed_attempt(tmp_path: Path, monkeypatch: pytest.Monke
     assert run_attempt(job.runtime, job.id, 0, "map", 0, capture=False).attempt.startswith("3-")
     with pytest.raises(TaskError, match="was started 2 times"):
         run_attempt(job.runtime, job.id, 0, "map", 1, capture=False)
+
+
+@pytest.mark.parametrize("stands_still", ["in a block", "before its commit"])
+def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stands_still: str
+) -> None:
+    job = Job(tmp_path, monkeypatch, max_bad_records=1)
+    patched = {"in a block": "run_map", "before its commit": "commit"}[stands_still]
+    real = getattr(attempt, patched)
+    done: list[bytes] = []
+
+    def meanwhile(*args: Any) -> Any:
+        if not done:
+            done.append(b"")
+            before = os.environ.copy()
+            for _ in job.steps(stage):
+                pass
+            clean_up(job.runtime, job.id)
+            os.environ.update(before)
+            done.append(job.results())
+        return real(*args)
+
+    stage = start(job.runtime, job.id)
+    assert stage is not None
+    monkeypatch.setattr(attempt, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(attempt, patched, meanwhile)
+    with pytest.raises(JobStoppedError):
+        run_attempt(job.runtime, job.id, 0, "map", 0, capture=False)
+    assert done == [b"", RESULTS]
+    left = {info.key.removeprefix(layout.job_root(job.id)) for info in job.storage.list(layout.job_root(job.id))}
+    summaries = {f"step-{step}/{kind}.json" for step in range(2) for kind in ("map", "reduce")}
+    output = {f"output/part-{number:05d}" for number in range(2)}
+    assert left == {"spec.json", "code.zip", "report.json", *summaries, *output}
+    assert not os.path.exists(f"{tmp_path}/storage/{layout.task_root(job.id, 0, 'map', 0)}")

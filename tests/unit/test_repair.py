@@ -58,7 +58,13 @@ class Mapped:
     """A job after its barrier."""
 
     def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, partitioner: str, value: str, slow: float
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        partitioner: str,
+        value: str,
+        slow: float,
+        pass_barrier: Callable[[Runtime, str, int], object] = barrier,
     ) -> None:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
@@ -78,7 +84,7 @@ class Mapped:
         self.maps = start(self.runtime, self.job).tasks  # type: ignore[union-attr]
         for number in range(self.maps):
             run_attempt(self.runtime, self.job, 0, "map", number)
-        barrier(self.runtime, self.job, 0)
+        pass_barrier(self.runtime, self.job, 0)
         self.parts = sorted(folder.glob("storage/jobs/*/step-0/map-*/[pr][au][rn]*"))
 
     def reduce(self) -> tuple[list[str], dict[str, dict[str, int]]]:
@@ -153,3 +159,116 @@ def test_a_run_that_comes_out_otherwise_is_no_repair(mapped: Callable[..., Mappe
         job.reduce()
     assert not isinstance(raised.value, DamagedPartError)
     assert not raised.value.retryable
+
+
+CHAIN = """
+    from mrcelery import MRJob, MRStep
+
+    class Chain(MRJob):
+        def steps(self):
+            return [
+                MRStep(mapper=self.words, reducer=self.sums),
+                MRStep(mapper=self.shorten),
+                MRStep(mapper=self.firsts, reducer=self.sums),
+            ]
+
+        def words(self, _, line):
+            self.increment_counter("lines", "mapped")
+            for word in line.split():
+                yield word, 1
+
+        def sums(self, key, values):
+            yield key, sum(values)
+
+        def shorten(self, word, count):
+            yield word[:2], count
+
+        def firsts(self, word, count):
+            yield word[:1], count
+"""
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("deep", [False, True])
+def test_damaged_output_of_an_earlier_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deep: bool, how: str
+) -> None:
+    """Of a reducer, and of a map-only step after it; deep: with what its own task would read again, and so on."""
+    (tmp_path / "job.py").write_text(dedent(CHAIN))
+    (tmp_path / "in.txt").write_text(TEXT)
+    met: list[str] = []
+
+    def damage(step: int, pattern: str) -> None:
+        for path in sorted(tmp_path.glob(f"storage/jobs/*/step-{step}/{pattern}"))[:1]:
+            DAMAGE[how](path)
+            met.append(pattern)
+
+    def damaging_start(runner: InlineRunner, job: str, queue: str) -> None:
+        runtime = Runtime(runner.store, scratch=str(tmp_path / "scratch"))
+        stage = start(runtime, job)
+        while stage is not None:
+            if (stage.step, stage.kind) == (1, "map"):
+                damage(0, "reduce-*/part-*")
+                if deep:
+                    damage(0, "map-00001/part-*")
+            if (stage.step, stage.kind) == (2, "map"):
+                damage(1, "map-00001/part-*")
+                if deep:
+                    damage(0, "reduce-00001/part-*")
+            for number in range(stage.tasks):
+                run_attempt(runtime, job, stage.step, stage.kind, number)
+            stage = (barrier if stage.then == "barrier" else finish)(runtime, job, stage.step)
+
+    monkeypatch.setattr(InlineRunner, "start", damaging_start)
+    with mrcelery.run(
+        f"{tmp_path}/job.py", f"{tmp_path}/in.txt", f"{tmp_path}/out", runner="inline", reducers=2, split_size=2000,
+        storage=f"{tmp_path}/storage",
+    ) as handle:  # fmt: skip
+        assert dict(handle) == {"a": 300, "b": 300, "c": 300, "d": 300, "e": 300}
+        assert handle.counters()["lines"] == {"mapped": 300}
+    assert len(met) == (4 if deep else 2)
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_run_whose_index_is_damaged_before_the_barrier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its map task runs again: nobody has been told what to read yet."""
+    stages: list[tuple[int, ...]] = []
+
+    def damaged_once(runtime: Runtime, job: str, step: int) -> None:
+        (run,) = tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*")
+        if how == "a flipped bit":
+            run.write_bytes(run.read_bytes()[:-1] + b"?")
+        else:
+            DAMAGE[how](run)
+        stage = barrier(runtime, job, step)
+        assert stage.missing is not None
+        stages.append(stage.missing)
+        assert runtime.store.done(job, 0, "map") == stage.tasks - 1
+        for number in stage.missing:
+            run_attempt(runtime, job, 0, "map", number)
+        barrier(runtime, job, step)
+
+    job = Mapped(tmp_path, monkeypatch, "range", "1", 0.0, damaged_once)
+    assert stages == [(2,)]
+    lines, counters = job.reduce()
+    assert lines == DONE
+    assert counters == {"mapped": 300}
+
+
+def test_a_storage_that_damages_each_run_is_no_place_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged_always(runtime: Runtime, job: str, step: int) -> None:
+        for _ in range(2):
+            for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
+                run.write_bytes(b"?")
+            run_attempt(runtime, job, 0, "map", barrier(runtime, job, step).missing[0])  # type: ignore[index]
+        for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
+            run.write_bytes(b"?")
+        with pytest.raises(DamagedPartError, match=r"the index of jobs/.*/map-00002/run") as raised:
+            barrier(runtime, job, step)
+        assert not raised.value.retryable
+
+    assert Mapped(tmp_path, monkeypatch, "range", "1", 0.0, damaged_always).maps > 2

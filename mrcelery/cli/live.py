@@ -1,0 +1,58 @@
+"""A picture on a terminal that is drawn anew in its place, with what is said above it. Imported with rich, when a job
+takes long enough to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from mrcelery.cli.picture import Line
+
+
+class LiveView:
+    """On stderr; nothing of it stays after :meth:`stop`."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        # Drawn as it is looked at and not by a thread. What user code or we write to stdout is data, and passes by.
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
+        self._live.start()
+
+    def show(self, picture: Callable[[int, int], list[Line]]) -> None:
+        """Draw what ``picture`` makes for a width and a height."""
+        lines = picture(self._console.width - 1, self._console.height)[: self._console.height - 1]
+        text = [Text.assemble(*line, no_wrap=True, overflow="crop", end="") for line in lines]
+        self._live.update(Text("\n").join(text), refresh=True)
+
+    def say(self, text: str, style: str) -> None:
+        """Print a line above; it stays."""
+        self._console.print(Text(text, style=style))
+
+    def stop(self) -> None:
+        """Take the picture off the terminal."""
+        self._live.stop()
+
+
+class Transfers:
+    """Bars of files on their way."""
+
+    def __init__(self) -> None:
+        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()]
+        self._rich = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+        self._bars: dict[str, TaskID] = {}
+        self._rich.start()
+
+    def show(self, label: str, done: int, total: int | None) -> None:
+        """So many bytes of a file, of a total that may be unknown."""
+        if label not in self._bars:
+            self._bars[label] = self._rich.add_task(label, total=total)
+        self._rich.update(self._bars[label], completed=done, total=total)
+
+    def stop(self) -> None:
+        """Take the bars off the terminal."""
+        self._rich.stop()

@@ -1,0 +1,366 @@
+"""How a job looks on a terminal: while it runs, and when it has ended.
+
+Both are made as lines of styled pieces, without a terminal: a live display, ``status`` and a summary show them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+import click
+
+from mrcelery.cli.common import show_seconds
+from mrcelery.config import show_size
+
+if TYPE_CHECKING:
+    from mrcelery.overview import Overview, Stage, Straggler
+    from mrcelery.report import Report
+    from mrcelery.speed import Speed
+
+Piece = tuple[str, str]
+"""A text and its style: words of bold, dim and a colour."""
+
+Line = list[Piece]
+
+SLOWEST = 3
+"""Running attempts that are shown."""
+
+_BAR = 36
+"""Width of a bar, at most."""
+
+_INDENT = 4
+"""Of what stands under a stage's name."""
+
+
+class Signs(NamedTuple):
+    """The characters that are not letters."""
+
+    done: str
+    failed: str
+    stopped: str
+    running: str
+    waiting: str
+    full: str
+    empty: str
+    arrow: str
+    dot: str
+    more: str
+
+
+UNICODE = Signs("✔", "✘", "■", "▶", "◌", "━", "─", "→", " · ", "…")
+ASCII = Signs("+", "x", "#", ">", ".", "#", "-", "->", ", ", "~")
+
+
+def signs(out: TextIO) -> Signs:
+    """Those that a stream can take."""
+    try:
+        "".join(UNICODE).encode(out.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII
+    return UNICODE
+
+
+def phase(found: Overview, no_workers: bool = False) -> tuple[str, str]:
+    """A job's state in words, and its colour. ``no_workers``: that none listens on its queue."""
+    if found.state == "succeeded":
+        return "succeeded", "green"
+    if found.state == "cancelled":
+        return "cancelled", "magenta"
+    if found.state == "failed":
+        return _how_failed(found), "red"
+    if no_workers:
+        waits = "queued" if found.state == "submitted" else "waiting"
+        return f"{waits}, no worker listens on queue {found.queue or 'celery'}", "yellow"
+    if found.state == "submitted":
+        return "queued", "yellow"
+    return ("retrying", "yellow") if any(_retries(stage) for stage in found.stages) else ("running", "cyan")
+
+
+def _how_failed(found: Overview) -> str:
+    failure = found.failure
+    if failure is None:
+        return "failed"
+    if failure.error == "UserCodeError":
+        return "failed in user code"
+    if failure.error == "AttemptsLostError":
+        return "failed by a worker's death"
+    return "failed, broker or storage unreachable" if failure.exit_code == 3 else "failed"
+
+
+def _retries(stage: Stage) -> bool:
+    """Whether what is left of a stage is mostly what came to nothing before."""
+    bad = _bad(stage)
+    return stage.state == "running" and bad > 0 and (stage.sums.running == 0 or stage.tasks - stage.done <= bad)
+
+
+def _bad(stage: Stage) -> int:
+    return stage.sums.failed + stage.sums.killed + stage.sums.lost
+
+
+def running(
+    found: Overview,
+    speed: Speed,
+    width: int = 80,
+    height: int = 24,
+    *,
+    no_workers: bool = False,
+    signs: Signs = UNICODE,
+) -> list[Line]:
+    """A job that runs, in lines of ``width`` at most, and not many more than ``height`` of them."""
+    lines = [_header(found, no_workers, signs)]
+    if found.message:
+        lines.append([("  says ", "dim"), (found.message, "")])
+    blocks = [(stage.state, _stage(found, stage, speed, width, signs)) for stage in found.stages]
+    slow = [line for stage in found.stages for line in _slowest(stage)]
+    if sum(len(block) for _, block in blocks) > height - len(lines) - len(slow) - 1:
+        blocks = _folded(blocks, signs)
+    lines += [line for _, block in blocks for line in block]
+    return [cut(line, width, signs) for line in lines + slow]
+
+
+def _header(found: Overview, no_workers: bool, signs: Signs) -> Line:
+    word, colour = phase(found, no_workers)
+    sign = {"succeeded": signs.done, "failed": signs.failed, "cancelled": signs.stopped, "running": signs.running}
+    since = found.started or found.created
+    lasted = ""
+    if since:
+        lasted = show_seconds(found.finished - since) if found.finished else clock(found.now - since)
+    return [
+        (f"{sign.get(found.state, signs.waiting)} {word}", f"bold {colour}"),
+        (f"  {lasted}", ""),
+        (f"  {found.job}", "dim"),
+    ]
+
+
+def _stage(found: Overview, stage: Stage, speed: Speed, width: int, signs: Signs) -> list[Line]:
+    label = name_of(found, stage).ljust(max(len(name_of(found, other)) for other in found.stages))
+    head: Line = [(f"  {_sign(stage, signs)} ", _colour(stage)), (label, "bold"), ("  ", "")]
+    if stage.state == "waiting" or not stage.entered:
+        return [[*head, ("waiting" if stage.state == "waiting" else stage.state, "dim")]]
+    again: Line = [(f"  {_bad(stage):,} retried", "yellow")] if _bad(stage) else []
+    if stage.state != "running":
+        seconds = clock(max(0.0, stage.ended - stage.entered))
+        tasks = f"{stage.done:,} of {stage.tasks:,}" if stage.done < stage.tasks else f"{stage.tasks:,}"
+        told = [f"{tasks} task{'' if stage.tasks == 1 else 's'} in {seconds}"]
+        told.append(f"{count(stage.sums.records_in)} records")
+        told += [show_size(stage.sums.bytes_in)] if stage.sums.bytes_in else []
+        told += [f"{show_size(size)} shuffled"] if (size := _shuffled(found, stage)) else []
+        room = width - sum(len(text) for text, _ in [*head, *again])
+        return [[*head, (_fitting(told, room, signs), ""), *again]]
+    counts = f"  {stage.done:,}/{stage.tasks:,}  {stage.sums.running:,} running"
+    room = width - sum(len(text) for text, _ in [*head, *again]) - len(counts)
+    bar = _bar(stage.done / stage.tasks if stage.tasks else 0.0, max(6, min(_BAR, room)), signs)
+    first: Line = [*head, *bar, (counts, ""), *again]
+    room = width - _INDENT
+    told = _rates(found, stage, speed, means=True)
+    if len(signs.dot.join(told)) > room:
+        told = _rates(found, stage, speed, means=False)
+    return [first, [(" " * _INDENT + _fitting(told, room, signs), "")]] if told else [first]
+
+
+def _rates(found: Overview, stage: Stage, speed: Speed, *, means: bool) -> list[str]:
+    """``means``: with the mean of bytes, which go as the records do."""
+    rates = speed.of(stage, found.now)
+    told = []
+    if stage.left >= 0:
+        told.append(f"{clock(stage.left)} left")
+    if rates.mean_records >= 0:
+        now = rates.records if rates.records >= 0 else rates.mean_records
+        told.append(f"{count(now)} records/s, mean {count(rates.mean_records)}")
+    if rates.mean_bytes > 0:
+        now = rates.bytes if rates.bytes >= 0 else rates.mean_bytes
+        told.append(f"{show_size(int(now))}/s" + (f", mean {show_size(int(rates.mean_bytes))}" if means else ""))
+    if size := _shuffled(found, stage):
+        told.append(f"shuffle {show_size(size)}")
+    return told
+
+
+def _shuffled(found: Overview, stage: Stage) -> int:
+    from mrcelery.story import shuffled
+
+    return shuffled(found, stage)
+
+
+def _slowest(stage: Stage) -> list[Line]:
+    running = stage.running[:SLOWEST]
+    if not running:
+        return []
+    workers = [_middle(one.worker, 30) for one in running]
+    wide = max(map(len, workers))
+    tasks = max(len(f"{one.task:,}") for one in running)
+    return [
+        [
+            ("    slowest" if number == 0 else " " * 11, "dim"),
+            (f"  {stage.kind} {one.task:>{tasks},}  {clock(one.seconds):>6}  {count(one.rate):>5}/s", ""),
+            (_marks(one), "yellow"),
+            (f"  {worker.ljust(wide)}", "dim"),
+        ]
+        for number, (one, worker) in enumerate(zip(running, workers, strict=True))
+    ]
+
+
+def _marks(one: Straggler) -> str:
+    marks = (["straggler"] if one.slow else []) + (["backup runs"] if one.backed_up else [])
+    return f"  {', '.join(marks)}" if marks else ""
+
+
+def _folded(blocks: list[tuple[str, list[Line]]], signs: Signs) -> list[tuple[str, list[Line]]]:
+    """Done stages as one line, and those to come as another."""
+    folded: list[tuple[str, list[Line]]] = []
+    for state, text, style in (("done", "done", "green"), ("running", "", ""), ("waiting", "to come", "dim")):
+        some = [block for block in blocks if block[0] == state]
+        if not text or len(some) < 2:
+            folded += some
+            continue
+        sign = signs.done if state == "done" else signs.waiting
+        folded.append((state, [[(f"  {sign} {len(some)} stages {text}", style)]]))
+    return folded
+
+
+def summary(
+    found: Overview, report: Report | None, after: Sequence[str] = (), *, signs: Signs = UNICODE
+) -> list[Line]:
+    """A job that has ended: how, what it read and wrote, and the commands that one may want next."""
+    from mrcelery.report import totals_of
+
+    totals = report.totals if report is not None else totals_of(found)
+    lines = [_header(found, False, signs)]
+    if totals.records_in or totals.bytes_in:
+        shuffle = f" {signs.arrow} shuffle {show_size(totals.shuffle_bytes)}" if totals.shuffle_bytes else ""
+        lines += rows("input", [f"{totals.records_in:,} records, {show_size(totals.bytes_in)}{shuffle}"])
+    if report is not None and found.state == "succeeded":
+        files = f"{len(report.parts):,} part file{'' if len(report.parts) == 1 else 's'}"
+        where = f" at {found.output}" if found.output else ""
+        lines += rows("output", [f"{totals.records_out:,} records, {show_size(totals.bytes_out)} in {files}{where}"])
+    lines += rows("tasks", _tasks(found.stages))
+    if bad := sum(stage.sums.bad_records for stage in found.stages):
+        lines += rows("skipped", [f"{bad:,} bad records"], "yellow")
+    return lines + rows("next", after, "bold")
+
+
+def rows(name: str, texts: Sequence[str], style: str = "") -> list[Line]:
+    """Lines under a name, which stands before the first."""
+    return [
+        [(f"  {name if number == 0 else '':<9}", "dim"), (text, style)] for number, text in enumerate(texts)
+    ]
+
+
+def _tasks(stages: Iterable[Stage]) -> list[str]:
+    stages = [stage for stage in stages if stage.tasks]
+    if not stages:
+        return []
+    done, tasks = sum(stage.done for stage in stages), sum(stage.tasks for stage in stages)
+    told = [f"{done:,} of {tasks:,} done" if done < tasks else f"{tasks:,}"]
+    told.append(f"{sum(stage.sums.started for stage in stages):,} attempts")
+    if failed := sum(stage.sums.failed for stage in stages):
+        told.append(f"{failed:,} failed")
+    if lost := sum(stage.sums.killed + stage.sums.lost for stage in stages):
+        told.append(f"{lost:,} lost")
+    return [", ".join(told)]
+
+
+def name_of(found: Overview, stage: Stage) -> str:
+    """What a stage is called in its job."""
+    return stage.kind if max(other.step for other in found.stages) == 0 else f"step {stage.step} {stage.kind}"
+
+
+def _sign(stage: Stage, signs: Signs) -> str:
+    names = {"done": signs.done, "running": signs.running, "stopped": signs.stopped}
+    return names.get(stage.state, signs.waiting)
+
+
+def _colour(stage: Stage) -> str:
+    return {"done": "green", "running": "cyan"}.get(stage.state, "dim")
+
+
+def _bar(part: float, width: int, signs: Signs) -> Line:
+    full = int(part * width)
+    return [(signs.full * full, "cyan"), (signs.empty * (width - full), "dim")]
+
+
+def _fitting(told: Sequence[str], room: int, signs: Signs) -> str:
+    """As many of the texts as there is room for, the first in any case."""
+    text = told[0]
+    for more in told[1:]:
+        if len(text) + len(signs.dot) + len(more) <= room:
+            text += signs.dot + more
+    return text
+
+
+def _middle(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}..{text[-(most - most // 2 - 1) :]}"
+
+
+def cut(line: Line, width: int, signs: Signs) -> Line:
+    """A line of ``width`` at most."""
+    found: Line = []
+    room = width
+    for text, style in line:
+        text = text.replace("\n", " ")
+        if len(text) > room:
+            return [*found, (text[: max(0, room - 1)] + signs.more, style)] if room > 0 else found
+        found.append((text, style))
+        room -= len(text)
+    return found
+
+
+def clock(seconds: float) -> str:
+    """A duration in whole seconds: ``42 s``, ``4m05s`` or ``2h07m``."""
+    if seconds < 60:
+        return f"{max(0, int(seconds))} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def count(number: float) -> str:
+    """``1234567`` as ``1.2M``."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= limit:
+            scaled = number / (1e3 if unit == "k" else limit)
+            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
+    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"
+
+
+def text_of(line: Line) -> str:
+    """A line without its styles."""
+    return "".join(text for text, _ in line).rstrip()
+
+
+def echo(lines: Iterable[Line], *, err: bool = False) -> None:
+    """Print lines; in colours on a terminal, unless NO_COLOR is set."""
+    plain = bool(os.environ.get("NO_COLOR"))
+    for line in lines:
+        click.echo(text_of(line) if plain else "".join(_styled(*piece) for piece in line), err=err)
+
+
+def _styled(text: str, style: str) -> str:
+    words = style.split()
+    colour = next((word for word in words if word not in ("bold", "dim")), None)
+    return click.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None) if style else text
+
+
+def after_fleet(found: Overview, home: str = "", *, no_workers: bool = False) -> list[str]:
+    """The commands that one may want next of a job on a fleet; ``home``: where its results were brought to."""
+    job = found.job
+    if no_workers:
+        return [f"mrcelery worker --queue {found.queue or 'celery'}", f"mrcelery cancel {job}"]
+    if found.state == "succeeded":
+        return [f"mrcelery cat {home or found.output or job}", f"mrcelery report {job}", f"mrcelery logs {job}"]
+    if found.state == "failed":
+        return [f"mrcelery logs {job} --failed", f"mrcelery report {job}", f"mrcelery retry {job}"]
+    if found.state == "cancelled":
+        return [f"mrcelery retry {job}"]
+    return [f"mrcelery wait {job}", f"mrcelery logs {job} -f", f"mrcelery cancel {job}"]
+
+
+def after_here(found: Overview, storage: str, output: str = "") -> list[str]:
+    """Of a job that ran on this machine: what it left there, which is nothing without a ``storage`` or an output."""
+    cat = [f"mrcelery cat {output}"] if output and found.state == "succeeded" else []
+    if not storage:
+        return cat
+    job = f"{found.job} --storage {storage}"
+    if found.state == "succeeded":
+        return [*(cat or [f"mrcelery cat {job}"]), f"mrcelery report {job}", f"mrcelery logs {job}"]
+    return [f"mrcelery logs {job} --failed", f"mrcelery report {job}"]

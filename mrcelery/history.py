@@ -1,0 +1,149 @@
+"""Jobs of the present and the past, newest first: those that the job store knows, and those that storage tells of."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from math import inf
+
+from mrcelery import layout
+from mrcelery.api import JobHandle, JobStatus
+from mrcelery.errors import CorruptDataError, UsageError, VersionError
+from mrcelery.jobstore.base import JobStore
+from mrcelery.storage.base import Storage
+
+UNKNOWN = "unknown"
+"""State of a job that storage has the spec of, and nothing says how it ended."""
+
+PAGE = 100
+"""Jobs that the job store names at once."""
+
+MOST = 1000
+"""Jobs of a storage that are looked at, the newest of them by their ids."""
+
+_DATED = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which jobs: any of the ``states`` (none: all), a glob over names, an owner, submitted in ``[since, until)``."""
+
+    states: frozenset[str] = frozenset()
+    name: str = ""
+    owner: str = ""
+    since: float = 0.0
+    until: float = inf
+
+    def takes(self, *, state: str, name: str, owner: str, created: float) -> bool:
+        """Whether a job is wanted; ``created`` in epoch seconds."""
+        return (
+            (not self.states or state in self.states)
+            and (not self.name or fnmatchcase(name, self.name))
+            and (not self.owner or owner == self.owner)
+            and self.since <= created < self.until
+        )
+
+
+def created_by_id(job: str) -> float | None:
+    """When a job was submitted, by its id, in epoch seconds; None where the id does not tell."""
+    match = _DATED.search(job)
+    if match is None:
+        return None
+    try:
+        return datetime.strptime(match[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def jobs(store: JobStore | None, storage: Storage | None, wanted: Wanted) -> Iterator[JobStatus]:
+    """Jobs that are wanted, newest first; what is read grows with the jobs that are taken.
+
+    Storage is asked for its newest :data:`MOST` jobs. Raises :class:`mrcelery.errors.UnreachableError`.
+    """
+    known = _of_store(store, wanted) if store is not None else iter(())
+    kept = _of_storage(storage, store, wanted) if storage is not None else iter(())
+    return heapq.merge(known, kept, key=lambda status: status.created, reverse=True)
+
+
+def _of_store(store: JobStore, wanted: Wanted) -> Iterator[JobStatus]:
+    skip = 0
+    # A job that comes meanwhile moves the pages on: one may be seen twice.
+    seen: set[str] = set()
+    while page := store.jobs(PAGE, skip):
+        skip += len(page)
+        for job in page:
+            fields = store.fields(job)
+            if not fields or job in seen:
+                continue
+            seen.add(job)
+            created = float(fields.get("created") or 0)
+            if created < wanted.since:
+                return
+            if not _wanted(wanted, fields, created):
+                continue
+            try:
+                yield JobHandle(job, None, store=store).status()
+            except UsageError:
+                continue  # dropped since it was listed
+
+
+def _wanted(wanted: Wanted, fields: Mapping[str, str], created: float) -> bool:
+    return wanted.takes(
+        state=fields.get("state", ""), name=fields.get("name", ""), owner=fields.get("owner", ""), created=created
+    )
+
+
+def _of_storage(storage: Storage, store: JobStore | None, wanted: Wanted) -> Iterator[JobStatus]:
+    dated = ((created_by_id(job), job) for job in storage.folders(layout.JOBS))
+    # By the latest that each can be: an id has whole seconds, and where it does not tell, the job is read first.
+    ids = ((-(inf if created is None else created + 1), job) for created, job in dated)
+    heap: list[tuple[float, str, JobStatus | None]] = [(key, job, None) for key, job in heapq.nsmallest(MOST, ids)]
+    while heap:
+        key, job, status = heapq.heappop(heap)
+        if -key < wanted.since:
+            return
+        if status is not None:
+            yield status
+            continue
+        if -key - 1 >= wanted.until and key != -inf:
+            continue
+        if store is not None and store.state(job):
+            continue
+        status = _read(storage, job)
+        if status is not None and wanted.takes(
+            state=status.state, name=status.name, owner=status.owner, created=status.created
+        ):
+            heapq.heappush(heap, (-status.created, job, status))
+
+
+def _read(storage: Storage, job: str) -> JobStatus | None:
+    """A job by what it left in storage; None for one that never started."""
+    from mrcelery.records import JobSpec
+    from mrcelery.report import read_report
+    from mrcelery.signing import unseal
+
+    try:
+        request = unseal(storage.read(layout.spec(job)), JobSpec, None, layout.spec(job)).request
+    except FileNotFoundError:
+        return None
+    except (CorruptDataError, VersionError) as e:
+        return JobStatus(job=job, state=UNKNOWN, created=created_by_id(job) or 0.0, storage=storage.uri, message=str(e))
+    known = {
+        "job": job,
+        "name": request.name,
+        "owner": request.owner,
+        "created": request.created,
+        "storage": storage.uri,
+        "output": request.output,
+    }
+    try:
+        report = read_report(storage, job)
+    except (CorruptDataError, VersionError) as e:
+        return JobStatus(state=UNKNOWN, message=str(e), **known)  # type: ignore[arg-type]
+    if report is None:
+        return JobStatus(state=UNKNOWN, **known)  # type: ignore[arg-type]
+    return JobStatus(state=report.state, started=report.started, finished=report.finished, **known)  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""How quickly a job's stages read: now, and on the whole."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from mrcelery.overview import Overview, Stage
+
+WINDOW = 10.0
+"""Seconds over which ``now`` is taken: tasks tell how far they are once a second, or only when they commit."""
+
+
+class Rates(NamedTuple):
+    """Read per second, records and bytes; -1 where nobody can tell (yet).
+
+    Tasks do not tell their bytes before they commit: those of running ones are taken by their records.
+    """
+
+    records: float = -1.0
+    bytes: float = -1.0
+    mean_records: float = -1.0
+    mean_bytes: float = -1.0
+
+
+class Speed:
+    """Told of each look at a job, it knows the rates of the stages that run."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, str], deque[tuple[float, float, float]]] = {}
+
+    def look(self, found: Overview) -> None:
+        """Take note of a look."""
+        for stage in found.stages:
+            key = stage.step, stage.kind
+            if stage.state != "running":
+                self._seen.pop(key, None)
+                continue
+            seen = self._seen.setdefault(key, deque())
+            while len(seen) > 1 and seen[1][0] < found.now - WINDOW:
+                seen.popleft()
+            if not seen or found.now > seen[-1][0]:
+                seen.append((found.now, *read(stage)))
+
+    def of(self, stage: Stage, now: float) -> Rates:
+        """A stage's rates; of one that is done only the mean."""
+        seconds = (stage.ended or now) - stage.entered if stage.entered else 0.0
+        records, size = read(stage)
+        mean = (records / seconds, size / seconds) if seconds > 0 and records else (-1.0, -1.0)
+        seen = self._seen.get((stage.step, stage.kind))
+        if not seen or seen[-1][0] <= seen[0][0]:
+            return Rates(-1.0, -1.0, *mean)
+        first, last = seen[0], seen[-1]
+        passed = last[0] - first[0]
+        # What an attempt that failed had read counts no more.
+        return Rates(max(0.0, last[1] - first[1]) / passed, max(0.0, last[2] - first[2]) / passed, *mean)
+
+
+def read(stage: Stage) -> tuple[float, float]:
+    """Records and bytes that a stage's tasks have read so far."""
+    sums = stage.sums
+    per_record = sums.bytes_in / sums.records_in if sums.records_in else 0.0
+    return sums.records_in + stage.reading, sums.bytes_in + stage.reading * per_record

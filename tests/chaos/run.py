@@ -1,0 +1,143 @@
+"""Chaos: real jobs on real workers, while processes die, networks fail, Redis forgets and S3 errs, as a seed says.
+
+::
+
+    python tests/chaos/run.py --seeds 0-199 --jobs 3 --markdown
+    python tests/chaos/run.py --seeds 17 --keep /tmp/chaos --show
+
+The result must be that of the undisturbed run, byte for byte, counters too, within that run's time, the faults'
+and what a recovery may take, and nothing may be left behind. Exits with 1 where that is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from one import Outcome, run
+from plan import FAULTS, draw
+from s3_endpoint import s3_endpoint
+
+LONGEST = 400
+"""Seconds after which a seed's process is killed."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog=__doc__.partition("::")[2],
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--seeds", default="0-7", metavar="LIST", help="such as 3,17 or 0-199 [%(default)s]")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="seeds that run side by side [%(default)s]")
+    parser.add_argument("--keep", metavar="DIR", help="where seeds that went wrong leave logs and state [a new folder]")
+    parser.add_argument("--json", metavar="FILE", help="write what each seed gave, one JSON line each")
+    parser.add_argument("--markdown", action="store_true", help="the table at the end in Markdown")
+    parser.add_argument("--show", action="store_true", help="tell what the seeds mean, and run nothing")
+    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)
+    if args.show:
+        print(*(draw(seed) for seed in numbers(args.seeds)), sep="\n")
+        return 0
+    if args.alone is not None:
+        print(json.dumps(asdict(run(args.alone, Path(args.keep)))))
+        return 0
+    outcomes: list[Outcome] = []
+    keep = Path(args.keep or tempfile.mkdtemp(prefix="mrcelery-chaos-")).absolute()
+    seeds = numbers(args.seeds)
+    with ExitStack() as stack:
+        if any(draw(seed).s3 for seed in seeds):
+            stack.enter_context(s3_endpoint())  # one for all
+        out = stack.enter_context(open(args.json, "w")) if args.json else None
+        telling = threading.Lock()
+
+        def one(seed: int) -> None:
+            outcome = in_its_own_process(seed, keep / f"seed-{seed}")
+            with telling:
+                outcomes.append(outcome)
+                print(line(outcome), flush=True)
+                if out is not None:
+                    print(json.dumps(asdict(outcome)), file=out, flush=True)
+
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(one, seeds))
+    print(f"\n{table(outcomes, markdown=args.markdown)}")
+    wrong = sorted(outcome.seed for outcome in outcomes if outcome.verdict != "right")
+    if wrong:
+        print(f"\nnot right: {','.join(map(str, wrong))}; see {keep}")
+    return bool(wrong)
+
+
+running: set[subprocess.Popen[bytes]] = set()
+
+
+def end(number: int, _: object) -> None:
+    """Told to stop: all that was started must stop too."""
+    for process in tuple(running):
+        process.terminate()
+    raise SystemExit(128 + number)
+
+
+def numbers(text: str) -> list[int]:
+    found: list[int] = []
+    for piece in text.split(","):
+        first, _, last = piece.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def in_its_own_process(seed: int, folder: Path) -> Outcome:
+    """Run a seed where its environment, its threads and what they do wrong are nobody else's."""
+    command = [sys.executable, __file__, "--alone", str(seed), "--keep", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    running.add(process)
+    try:
+        told, said = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        told, said = process.communicate()
+    finally:
+        running.discard(process)
+    try:
+        return Outcome(**json.loads(told.splitlines()[-1]))
+    except (ValueError, IndexError):
+        return Outcome(seed, str(draw(seed)), verdict="error", problems=[said.decode(errors="replace")[-4000:]])
+
+
+def line(outcome: Outcome) -> str:
+    seconds = f"{outcome.undisturbed:.1f} -> {outcome.disturbed:.1f} s of {outcome.bound:.1f}"
+    problems = "".join(f"\n    {problem}" for problem in outcome.problems[:12])
+    return f"{outcome.verdict:7} {seconds:26} +{outcome.settled:.1f} {outcome.plan}{problems}"
+
+
+def table(outcomes: list[Outcome], *, markdown: bool) -> str:
+    """Runs by the kinds of faults they met, and what those cost that met only this one."""
+    rows = [("fault", "runs", "right", "hangs", "alone", "median s more", "worst s more")]
+    for kind in [*FAULTS, "all"]:
+        met = [one for one in outcomes if kind == "all" or kind in one.kinds]
+        alone = [one.disturbed - one.undisturbed for one in met if one.kinds == [kind] and one.disturbed]
+        if kind == "all":
+            alone = [one.disturbed - one.undisturbed for one in met if one.disturbed]
+        cost = (f"{median(alone):.1f}", f"{max(alone):.1f}") if alone else ("", "")
+        counts = [sum(one.verdict == verdict for one in met) for verdict in ("right", "hang")]
+        rows.append((kind, *map(str, (len(met), *counts, len(alone))), *cost))
+    if markdown:
+        rows.insert(1, ("---",) * len(rows[0]))
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

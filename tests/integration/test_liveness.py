@@ -1,0 +1,73 @@
+"""A worker's sign of life: there while it is well or waits for its broker, and not where it hangs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from services import await_workers, eventually, redis_server, workers
+
+HANG = """
+import os, time
+from celery.signals import worker_ready
+from kombu.asynchronous import get_event_loop
+
+def hang():
+    while os.path.exists("hang"):
+        time.sleep(0.02)
+
+@worker_ready.connect
+def begin(**_):
+    get_event_loop().call_repeatedly(0.1, hang)
+"""
+"""A module that keeps a worker's event loop busy for as long as there is a file of this name."""
+
+
+def said(file: Path, max_age: float) -> str:
+    """What the probe says: nothing where all is well."""
+    probe = [sys.executable, "-m", "mrcelery.executor.alive", str(file), "--max-age", str(max_age)]
+    run = subprocess.run(probe, capture_output=True, text=True, check=False)
+    assert (run.returncode == 0) == (run.stdout == ""), run
+    return run.stdout
+
+
+def touched_after(file: Path, moment: float) -> bool:
+    return file.exists() and file.stat().st_mtime > moment
+
+
+def test_a_worker_whose_broker_is_gone_is_alive(tmp_path: Path) -> None:
+    file = tmp_path / "liveness"
+    file.touch()
+    os.utime(file, (0, 0))  # an earlier worker's
+    with (
+        redis_server() as server,
+        workers(tmp_path / "w", server.tcp_url, MRCELERY_LIVENESS_FILE=str(file)) as (worker,),
+    ):
+        eventually(lambda: not said(file, 30), "the worker is ready")
+        server.stop()
+        eventually(lambda: "Connection to broker lost" in worker.log.read_text(), "it has noticed")
+        gone = time.time()
+        eventually(lambda: touched_after(file, gone + 2), "it is alive in spite of that")
+        server.start()
+        await_workers(server.tcp_url, [worker], ["celery-0@here"])
+        back = time.time()
+        eventually(lambda: touched_after(file, back + 2), "it is alive")
+
+
+def test_a_worker_that_hangs_is_not_alive(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/hanging.py").write_text(HANG)
+    file, hang = tmp_path / "liveness", tmp_path / "w/hang"
+    extra = ["--include", "hanging"]
+    with (
+        redis_server() as server,
+        workers(tmp_path / "w", server.tcp_url, extra=extra, MRCELERY_LIVENESS_FILE=str(file)),
+    ):
+        eventually(lambda: not said(file, 30), "the worker is ready")
+        hang.touch()
+        eventually(lambda: "sign of life is" in said(file, 5), "it hangs")
+        hang.unlink()
+        eventually(lambda: not said(file, 5), "it goes on")
