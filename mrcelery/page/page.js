@@ -88,24 +88,38 @@ async function ask(path, options) {
 // ---- the list of jobs ----
 
 function showJobs() {
-  let jobs = page.jobs;
+  let jobs = page.jobs, kept = [];
   const chosen = { state: "", name: "" };
   document.body.prepend(top("jobs", ""));
   root.append(h("h1", null, "Jobs"));
   const list = h("section", { class: "card" });
   const chips = h("div", { class: "chips" });
   const search = h("input", { type: "search", placeholder: "name, id or owner", "aria-label": "Search jobs",
-    oninput: () => { chosen.name = search.value.toLowerCase(); rows(); } });
+    oninput: () => { chosen.name = search.value.toLowerCase(); show(); } });
   list.append(chips);
   const table = h("div", { class: "scroll" });
-  list.append(table);
+  const older = h("button", { class: "button", onclick: async () => {
+    older.disabled = true;
+    older.textContent = "Looking...";
+    try {
+      kept = (await (await ask("/jobs/data?kept=1")).json()).jobs;
+      older.remove();
+      if (!kept.length) list.append(h("p", { class: "dim small" }, "Storage has no other jobs, or Flower does not know it (MRCELERY_STORAGE)."));
+      show();
+    } catch (error) { older.disabled = false; older.textContent = `Try again: ${error.message}`; }
+  } }, "Look for older jobs in storage");
+  list.append(table, h("div", null, older));
   root.append(list);
 
-  function rows() {
-    const states = ["", "submitted", "running", "succeeded", "failed", "cancelled"];
+  function show() {
+    const known = new Set(jobs.map((job) => job.job));
+    rows([...jobs, ...kept.filter((job) => !known.has(job.job))]);
+  }
+  function rows(jobs) {
+    const states = ["", "submitted", "running", "succeeded", "failed", "cancelled", "unknown"];
     const known = states.filter((state) => !state || jobs.some((job) => job.state === state));
     chips.replaceChildren(...known.map((state) => h("button", { class: "chip", "aria-pressed": String(chosen.state === state),
-      onclick: () => { chosen.state = state; rows(); } },
+      onclick: () => { chosen.state = state; show(); } },
       `${state ? WORDS[state] || state : "all"} ${state ? jobs.filter((job) => job.state === state).length : jobs.length}`)), search);
     if (document.activeElement === document.body && chosen.name) search.focus();
     const shown = jobs.filter((job) => (!chosen.state || job.state === chosen.state) &&
@@ -122,7 +136,7 @@ function showJobs() {
   }
   function row(job) {
     const now = page.now, began = job.started || job.created;
-    const ended = FINAL.includes(job.state);
+    const ended = FINAL.includes(job.state) || job.state === "unknown";
     const bad = job.failed && !ended;
     return h("tr", null,
       h("td", null, badge(bad ? "retrying" : job.state, bad ? "retrying" : null)),
@@ -130,18 +144,18 @@ function showJobs() {
         h("div", { class: "dim small mono" }, job.job),
         job.message && h("div", { class: job.state === "failed" ? "error small" : "dim small" }, job.message)),
       h("td", { class: "prog" }, h("div", { class: "bar" }, h("i", { class: job.state, style: { width: `${job.progress * 100}%` } })),
-        h("div", { class: "dim small" }, ended ? `${plural(job.tasks, "task")}` : job.stage ?
+        h("div", { class: "dim small" }, ended ? job.tasks > 0 && plural(job.tasks, "task") : job.stage ?
           `${job.stage}: ${count(job.done)} of ${plural(job.tasks, "task")}` : "waits for a worker")),
       h("td", { class: "owner" }, job.owner || "–"),
       h("td", { class: "n age", "data-label": "age ", title: clock(job.created) }, job.created ? seconds(Math.max(0, now - job.created)) : "–"),
-      h("td", { class: "n time", "data-label": "time " }, began && job.started ? seconds(Math.max(0, (job.finished || now) - began)) : "–"));
+      h("td", { class: "n time", "data-label": "time " }, began && job.started ? seconds(Math.max(0, (job.finished || (ended ? began : now)) - began)) : "–"));
   }
-  rows();
+  show();
   poll(async () => {
     const found = await (await ask("/jobs/data")).json();
     jobs = found.jobs;
     page.now = found.now;
-    rows();
+    show();
     return jobs.some((job) => !FINAL.includes(job.state)) ? 2000 : 5000;
   });
 }
