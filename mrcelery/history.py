@@ -12,7 +12,7 @@ from math import inf
 
 from mrcelery import layout
 from mrcelery.api import JobHandle, JobStatus
-from mrcelery.errors import MRCeleryError, UsageError
+from mrcelery.errors import CorruptDataError, UsageError, VersionError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.storage.base import Storage
 
@@ -130,7 +130,7 @@ def _read(storage: Storage, job: str) -> JobStatus | None:
         request = unseal(storage.read(layout.spec(job)), JobSpec, None, layout.spec(job)).request
     except FileNotFoundError:
         return None
-    except MRCeleryError as e:
+    except (CorruptDataError, VersionError) as e:
         return JobStatus(job=job, state=UNKNOWN, created=created_by_id(job) or 0.0, storage=storage.uri, message=str(e))
     known = {
         "job": job,
@@ -142,7 +142,7 @@ def _read(storage: Storage, job: str) -> JobStatus | None:
     }
     try:
         report = read_report(storage, job)
-    except MRCeleryError as e:
+    except (CorruptDataError, VersionError) as e:
         return JobStatus(state=UNKNOWN, message=str(e), **known)  # type: ignore[arg-type]
     if report is None:
         return JobStatus(state=UNKNOWN, **known)  # type: ignore[arg-type]

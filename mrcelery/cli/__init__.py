@@ -36,6 +36,7 @@ COMMANDS = {
     "clean": "Remove the data of jobs that have ended.",
     "worker": "Start a Celery worker for mrcelery's tasks.",
     "flower": "Start Flower on the fleet.",
+    "metrics": "Serve the fleet's metrics to Prometheus.",
     "doctor": "Check broker, storage, clocks and workers.",
     "config": "Settings and where they come from.",
     "hello": "Run a tiny job through everything.",

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.cli.common import connection_options, epilog
-from mrcelery.config import RUNNERS
+from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
+from mrcelery.config import RUNNERS, mask
+from mrcelery.errors import WaitTimeoutError
+
+if TYPE_CHECKING:
+    from mrcelery.api import JobHandle
+    from mrcelery.overview import Overview
+    from mrcelery.submission import Submission
 
 _TEXT = "hello map\nhello shuffle\nhello reduce\n"
 _EXPECTED = {"hello": 3, "map": 1, "reduce": 1, "shuffle": 1}
 
 
-@click.command(epilog=epilog("mrcelery hello", "mrcelery hello --broker redis://host --storage s3://bucket/mr"))
+@click.command(
+    epilog=epilog("mrcelery hello", "mrcelery hello --broker redis://host --storage s3://bucket/mr --timeout 20s")
+)
 @click.option("-r", "--runner", type=click.Choice(RUNNERS), help="Where to run.")
 @connection_options
-def command(**settings: Any) -> int:
-    """Count four words: plan, map, shuffle, reduce and output, on the runner that is configured."""
+@click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
+@click.option("--timeout", type=Age(), default="60s", show_default=True, metavar="TIME", help="Wait for so long.")
+@json_option
+def command(timeout: float, as_json: bool, **settings: Any) -> int:
+    """Count four words: plan, map, shuffle, reduce and output, on the runner that is configured.
+
+    Tells on stderr how long each stage took and which workers ran it.
+    """
     from mrcelery.submission import Submission
 
     started = time.monotonic()
@@ -31,13 +46,58 @@ def command(**settings: Any) -> int:
             "mrcelery.examples.word_count:WordCount", str(text), name="hello", ahead=True, **settings
         )
         with submission.submit() as handle:
-            handle.wait()
+            try:
+                handle.wait(timeout, on_event=lambda event: click.echo(f"mrcelery: {event}", err=True))
+            except WaitTimeoutError:
+                handle.cancel()
+                raise WaitTimeoutError(_why(handle, submission, timeout)) from None
             counts = dict(handle.results())
+            seconds = time.monotonic() - started
+            stages = list(_stages(handle.overview()))
             job = handle.id
+    right = counts == _EXPECTED
+    if as_json:
+        print_json({
+            "works": right, "job": job, "runner": submission.runner, "seconds": seconds, "counts": counts,
+            "stages": stages,
+        })  # fmt: skip
+        return 0 if right else 1
     for word, count in sorted(counts.items()):
         click.echo(f"{word}\t{count}")
-    right = counts == _EXPECTED
+    for stage in stages:
+        where = f"  on {', '.join(stage['workers'])}" if stage["workers"] else ""
+        click.echo(f"{stage['stage']:<10} {stage['seconds']:6.2f} s{where}", err=True)
     verdict = "works" if right else f"gives a wrong result, expected {_EXPECTED}: please report this"
-    seconds = time.monotonic() - started
     click.echo(f"mrcelery {verdict}: job {job} on the {submission.runner} runner, {seconds:.2f} s", err=True)
     return 0 if right else 1
+
+
+def _stages(found: Overview) -> Iterator[dict[str, Any]]:
+    """What took how long, in seconds, and where."""
+    for number, stage in enumerate(found.stages):
+        if number == 0:
+            yield {"stage": "wait, plan", "seconds": stage.entered - found.created, "workers": []}
+        workers = sorted({one.worker.rpartition(" ")[0] for one in stage.attempts})
+        yield {"stage": stage.kind, "seconds": stage.ended - stage.entered, "workers": workers}
+
+
+def _why(handle: JobHandle, submission: Submission, timeout: float) -> str:
+    """Why nothing came of it: nobody listens, or somebody is busy."""
+    from mrcelery.doctor import workers_seen
+    from mrcelery.jobstore.redis import RedisJobStore
+
+    queue, broker = submission.options.queue, mask(submission.config.broker)
+    store = handle.runner.store if handle.runner is not None else None
+    after = f"hello did not come to its end in {timeout:g} s"
+    if not isinstance(store, RedisJobStore) or submission.runner != "celery":
+        return f"{after}: give it a longer --timeout"
+    listening = [one for one in workers_seen(store) if queue in one.queues and not one.silent]
+    if not listening:
+        return (
+            f"{after}: no worker listens on queue {queue} at {broker}: start one with "
+            f"`mrcelery worker --broker {broker} --queue {queue}`, or see `mrcelery doctor`"
+        )
+    return (
+        f"{after}, though {len(listening)} worker(s) listen on queue {queue}: they may be busy; give a longer "
+        "--timeout, or see `mrcelery doctor` and the workers' logs"
+    )

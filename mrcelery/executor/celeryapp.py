@@ -10,9 +10,9 @@ from celery import Celery
 from kombu import transport as kombu_transport
 
 from mrcelery.config import Config
-from mrcelery.executor.leases import LeaseStep, transport_options
+from mrcelery.executor.leases import SILENCE_SECONDS, LeaseStep, transport_options
 from mrcelery.executor.reconciler import ReconcilerStep
-from mrcelery.executor.tasks import register
+from mrcelery.executor.tasks import register, store_url
 from mrcelery.jobstore.wire import sentinel_options
 
 TRANSPORTS = {
@@ -41,6 +41,8 @@ SETTINGS: dict[str, Any] = {
     "worker_redirect_stdouts": False,  # what user code prints is kept per attempt
     "worker_send_task_events": False,  # half the time of a small task; Flower turns them on where it runs
     "result_expires": 24 * 3600,
+    "redis_socket_timeout": SILENCE_SECONDS,  # Celery waits two minutes for the barrier's counters,
+    "redis_socket_connect_timeout": SILENCE_SECONDS,  # and for ever for a connection
 }
 
 
@@ -99,16 +101,18 @@ def configured_app() -> Celery:
     """The app of this environment's configuration: what ``celery -A mrcelery worker`` runs."""
     config = Config.load({})
     app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
-    add_pages()
+    extend_flower(app)
     return app
 
 
-def add_pages() -> None:
-    """Our pages in Flower, where it is what this process is about to start: ``celery -A ... flower``."""
+def extend_flower(app: Celery) -> None:
+    """Our pages and our metrics in Flower, where it is what this process is about to start: ``celery ... flower``."""
     if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
-        from mrcelery.dashboard.routes import install  # Flower is an extra
+        from mrcelery.dashboard.routes import install  # Flower is an extra, and brings what these need
+        from mrcelery.metrics import register as register_metrics
 
         install()
+        register_metrics(store_url(app), Config.load({}).queue)
 
 
 def install(app: Celery) -> Celery:
@@ -127,11 +131,9 @@ def install(app: Celery) -> Celery:
     where the app is made, cures that. Returns the app. Raises
     :class:`mrcelery.errors.ConfigError` where there is no Redis.
     """
-    from mrcelery.executor.tasks import store_url
-
     store_url(app)
     add_tasks(app)
-    add_pages()
+    extend_flower(app)
     return app
 
 

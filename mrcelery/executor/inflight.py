@@ -1,7 +1,8 @@
-"""What of a job's messages is queued or leased: the server looks for their ids, in pieces."""
+"""What is queued or leased, of a job's messages or of all: the server looks through them, in pieces."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -35,6 +36,23 @@ end
 return found
 """
 
+# A leased message is kept as [message, exchange, routing key], the last of which is its queue. Its end is cut off
+# first: the server would try the pattern at each quotation mark of the message.
+_LEASED_OF = """
+local answer = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local counts = {}
+for at = 2, #answer[2], 2 do
+    local queue = string.match(string.sub(answer[2][at], -256), '"([^"]*)"%]$') or ''
+    counts[queue] = (counts[queue] or 0) + 1
+end
+local found = {answer[1]}
+for queue, count in pairs(counts) do
+    found[#found + 1] = queue
+    found[#found + 1] = count
+end
+return found
+"""
+
 
 def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
     """Ids of the job's messages that are queued or leased, without the job's own at their head."""
@@ -62,6 +80,23 @@ def leased(store: RedisJobStore, job: str) -> set[str]:
         cursor = answer[0]
         if cursor == b"0":
             return _shortened(job, found)
+
+
+def leased_by_queue(store: RedisJobStore) -> Counter[str]:
+    """How many messages workers hold, or held when they vanished, by queue; of all apps at the broker.
+
+    The work grows with what workers can hold, not with what is queued.
+    """
+    found: Counter[str] = Counter()
+    answer: Any
+    cursor = b"0"
+    while True:
+        (answer,) = store.call(("EVAL", _LEASED_OF, 1, "unacked", cursor, PIECE))
+        cursor, *counts = answer
+        for queue, count in zip(counts[::2], counts[1::2], strict=True):
+            found[queue.decode()] += count
+        if cursor == b"0":
+            return found
 
 
 def has_attempts(ids: Collection[str]) -> bool:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
-from mrcelery import marks
+from mrcelery import layout, marks
 from mrcelery.attempt import fail_job, failure
 from mrcelery.config import Config
 from mrcelery.coordinator import stage_of
-from mrcelery.errors import MRCeleryError, TaskError
+from mrcelery.errors import MRCeleryError, StorageUnreachableError, TaskError
 from mrcelery.executor.fleet import start_message
 from mrcelery.executor.inflight import in_flight, leased
 from mrcelery.executor.publish import publish_again, publish_step
@@ -33,6 +33,7 @@ from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Pub
 from mrcelery.records import Kind, Request
 from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
+from mrcelery.storage import open_storage
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -83,14 +84,20 @@ class Reconciler:
                     # One job's trouble must not keep the others waiting.
                     _log.warning("mrcelery: cannot look after job %s now: %s: %s", job, type(e).__name__, e)
         for job in self._watched.keys() - set(live):
-            watched = self._watched.pop(job)
-            if not self._store.state(job):
-                self._enter_again(job, watched)
+            try:
+                if not self._store.state(job):
+                    self._enter_again(job, self._watched[job])
+            except StorageUnreachableError as e:
+                _log.warning("mrcelery: cannot tell now whether job %s is lost: %s", job, e)
+            else:
+                del self._watched[job]
 
     def _enter_again(self, job: str, watched: _Watched) -> None:
         """Redis has lost the job. Its spec and its commits are in storage, from which ``start`` goes on."""
         if watched.fields.get("state") != "running":
             return  # it may have no spec yet, and its code went with Redis: its client has both
+        if open_storage(watched.request.storage).stat(layout.spec(job)) is None:
+            return  # it is not lost: it came to its end since the last look, and was cleaned
         fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_a_run(k)}
         if self._store.create(job, fields, watched.envelope):
             _log.warning("mrcelery: Redis has lost job %s: it goes on from storage", job)

@@ -19,6 +19,24 @@ Note = tuple[str, str, str]
 """A mark to set together with something else: its table, its name, its text."""
 
 
+BUCKETS = (100, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000)
+"""Upper bounds, in milliseconds, of the times of committed attempts that :meth:`JobStore.totals` counts apart."""
+
+
+def in_total(add: Mapping[str, int]) -> dict[str, int]:
+    """What amounts added to a job's sums, ``<step>.<kind>.<name>``, add to the totals of all jobs."""
+    totals: dict[str, int] = {}
+    for name, amount in add.items():
+        summed = name.partition(".")[2]
+        if not summed:
+            continue  # of no stage
+        totals[summed] = totals.get(summed, 0) + amount
+        if summed.endswith(".milliseconds"):
+            bound = next((str(bound) for bound in BUCKETS if amount <= bound), "more")
+            totals[f"{summed.partition('.')[0]}.within.{bound}"] = 1
+    return totals
+
+
 def outlives_a_run(table: str) -> bool:
     """Whether a table of marks stays when a job is tried again: the journal of its attempts."""
     return table.startswith("attempts.")
@@ -161,6 +179,15 @@ class JobStore(Protocol):
         """All of the job's sums by name."""
         ...
 
+    def totals(self) -> dict[str, int]:
+        """Over all jobs, also those that have ended, since the store began or was last emptied.
+
+        ``jobs.submitted`` and ``jobs.<state>`` for those that ended so; for each kind of task the sums of all jobs as
+        ``<kind>.<name>``, and ``<kind>.within.<bound>``, the committed attempts whose milliseconds were above the bound
+        before and at most this one (:data:`BUCKETS`, and ``more``). They only grow.
+        """
+        ...
+
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         """Keep a short text under a name in one of the job's tables; ``add`` is added to the job's sums."""
         ...
@@ -186,6 +213,10 @@ class JobStore(Protocol):
         ...
 
     def get_blob(self, job: str, name: str) -> bytes | None: ...
+
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed; those that are not there are no error."""
+        ...
 
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         """Drop a finished stage's commits."""

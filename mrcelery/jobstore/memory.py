@@ -8,7 +8,7 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, in_total, is_of_a_run, is_of_work, outlives_a_run
 
 
 class MemoryJobStore:
@@ -21,6 +21,7 @@ class MemoryJobStore:
         self._attempts: defaultdict[tuple[str, int, str, int], int] = defaultdict(int)
         self._commits: defaultdict[tuple[str, int, str], dict[int, bytes]] = defaultdict(dict)
         self._bad: defaultdict[tuple[str], dict[tuple[int, str, int], int]] = defaultdict(dict)
+        self._totals: defaultdict[str, int] = defaultdict(int)
         self._sums: defaultdict[tuple[str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._marks: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
@@ -34,6 +35,7 @@ class MemoryJobStore:
                 return False
             self._fields[job] = {**fields, "state": "submitted"}
             self._requests[job] = request
+            self._totals["jobs.submitted"] += 1
             return True
 
     def request(self, job: str) -> bytes | None:
@@ -60,6 +62,8 @@ class MemoryJobStore:
             if known is None or known["state"] in FINAL:
                 return False
             known.update(fields or {}, state=to)
+            if to in FINAL:
+                self._totals[f"jobs.{to}"] += 1
             return True
 
     def revive(self, job: str) -> bool:
@@ -133,6 +137,12 @@ class MemoryJobStore:
             self._marks[job, table][name] = text
         for name, amount in add.items():
             self._sums[(job,)][name] += amount
+        for name, amount in in_total(add).items():
+            self._totals[name] += amount
+
+    def totals(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._totals)
 
     def sums(self, job: str) -> dict[str, int]:
         with self._lock:
@@ -182,6 +192,11 @@ class MemoryJobStore:
     def put_blob(self, job: str, name: str, data: bytes) -> None:
         with self._lock:
             self._blobs[job, name] = data
+
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._blobs.pop((job, name), None)
 
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._blobs.get((job, name))

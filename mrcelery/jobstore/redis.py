@@ -15,6 +15,7 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:holder            who looks after the job just now
     mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
+    mrcelery:totals                      hash name -> sum over all jobs
     mrcelery:workers                     hash name of a worker -> what it tells of itself
     mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
 """
@@ -32,6 +33,7 @@ from mrcelery.jobstore.base import (
     WORKER_TTL,
     Note,
     State,
+    in_total,
     is_of_a_run,
     is_of_work,
     outlives_a_run,
@@ -40,6 +42,7 @@ from mrcelery.jobstore.wire import Command, Connection, connect
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
+TOTALS = "mrcelery:totals"
 WORKERS = "mrcelery:workers"
 WORKERS_TOLD = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
@@ -54,14 +57,20 @@ for at = 3, 4 do
     redis.call('ZADD', KEYS[at], ARGV[3], ARGV[4])
     redis.call('ZREMRANGEBYSCORE', KEYS[at], '-inf', ARGV[3] - ARGV[1])
 end
+redis.call('HINCRBY', KEYS[5], 'jobs.submitted', 1)
+redis.call('EXPIRE', KEYS[5], ARGV[1])
 return 1
 """
 
 _MOVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+if ARGV[2] ~= '' then
+    redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
+    redis.call('EXPIRE', KEYS[2], ARGV[1])
+end
 return 1
 """
 
@@ -90,8 +99,9 @@ if ARGV[4] ~= '' then
     redis.call('HSET', KEYS[3], ARGV[4], ARGV[5])
     redis.call('EXPIRE', KEYS[3], ARGV[1])
 end
-for i = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
+for i = 7, #ARGV, 2 do redis.call('HINCRBY', KEYS[i <= 6 + 2 * ARGV[6] and 2 or 4], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('EXPIRE', KEYS[4], ARGV[1])
 return 1
 """
 
@@ -129,7 +139,7 @@ class RedisJobStore:
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         created = float(fields.get("created") or time.time())
-        keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE)
+        keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE, TOTALS)
         flat = _flat({**fields, "state": "submitted"})
         return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
 
@@ -151,7 +161,9 @@ class RedisJobStore:
         return state.decode() if isinstance(state, bytes) else ""
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
-        moved = bool(self._one("EVAL", _MOVE, 1, _job(job), TTL, *_flat({**(fields or {}), "state": to})))
+        counted = f"jobs.{to}" if to in FINAL else ""
+        flat = _flat({**(fields or {}), "state": to})
+        moved = bool(self._one("EVAL", _MOVE, 2, _job(job), TOTALS, TTL, counted, *flat))
         if moved:
             # Added again, too: of a job that fails and is retried at the same moment the two may come in either order.
             # A cancelled one stays until it is cleaned.
@@ -234,9 +246,9 @@ class RedisJobStore:
         if len(kept) > COMMIT_LIMIT:
             kept = b""
         table, name, text = note or ("", "", "")
-        keys = (_done(job, step, kind), _sums(job), _marks(job, table))
-        amounts = [item for pair in add.items() for item in pair]
-        self._one("EVAL", _ADD_COMMIT, 3, *keys, TTL, task, kept, name, text, *amounts)
+        keys = (_done(job, step, kind), _sums(job), _marks(job, table), TOTALS)
+        amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
+        self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task, kept, name, text, len(add), *amounts)
 
     def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
         key = f"{_job(job)}:bad"
@@ -264,6 +276,9 @@ class RedisJobStore:
     def sums(self, job: str) -> dict[str, int]:
         return _numbers(self._one("HGETALL", _sums(job)))
 
+    def totals(self) -> dict[str, int]:
+        return _numbers(self._one("HGETALL", TOTALS))
+
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
@@ -288,6 +303,10 @@ class RedisJobStore:
 
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._one("GET", f"{_job(job)}:blob:{name}")  # type: ignore[return-value]
+
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        if names:
+            self._one("UNLINK", *(f"{_job(job)}:blob:{name}" for name in names))
 
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         self._one("UNLINK", _done(job, step, kind))
@@ -370,8 +389,12 @@ def _setting(job: str, table: str, name: str, text: str) -> list[Command]:
 def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
     if not amounts:
         return []
-    key = _sums(job)
-    return [*(("HINCRBY", key, name, amount) for name, amount in amounts.items()), ("EXPIRE", key, TTL)]
+    return [
+        *(("HINCRBY", _sums(job), name, amount) for name, amount in amounts.items()),
+        *(("HINCRBY", TOTALS, name, amount) for name, amount in in_total(amounts).items()),
+        ("EXPIRE", _sums(job), TTL),
+        ("EXPIRE", TOTALS, TTL),
+    ]
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

@@ -305,6 +305,31 @@ def test_notes_and_sums_come_with_what_they_tell_of(store: JobStore, job: str) -
     assert store.sums(job) == {}
 
 
+def test_totals_outlive_their_jobs(store: JobStore, job: str) -> None:
+    assert store.totals() == {"jobs.submitted": 1}
+    store.move(job, "running")
+    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.a", "began"), add={"0.map.started": 1})
+    store.next_attempt(job, 1, "map", 3, note=("attempts.1.map", "3.b", "began"), add={"1.map.started": 1})
+    store.set_mark(job, "attempts.0.map", "3.a", "failed", add={"0.map.failed": 1})
+    for task, milliseconds in enumerate((1, 100, 101, 2_000_000)):
+        for _ in range(2):  # the second time it has been counted
+            store.add_commit(job, 0, "map", task, b"x", add={"0.map.done": 1, "0.map.milliseconds": milliseconds})
+    assert store.move(job, "failed")
+    assert not store.move(job, "cancelled")
+    store.drop(job)
+    assert store.totals() == {
+        "jobs.submitted": 1,
+        "jobs.failed": 1,
+        "map.started": 2,
+        "map.failed": 1,
+        "map.done": 4,
+        "map.milliseconds": 2_000_202,
+        "map.within.100": 2,
+        "map.within.500": 1,
+        "map.within.more": 1,
+    }
+
+
 def test_a_commit_is_summed_once_however_often_it_is_told(connect: Open) -> None:
     connect().create("job-1", FIELDS, b"")
 
@@ -375,6 +400,14 @@ def test_blobs(store: JobStore, job: str, size: int) -> None:
     assert store.get_blob(job, "code.zip") == b"new"
 
 
+def test_blobs_that_are_dropped(store: JobStore, job: str) -> None:
+    for name in ("code", "input", "results"):
+        store.put_blob(job, name, b"data")
+    store.drop_blobs(job, [])
+    store.drop_blobs(job, ["code", "input", "none"])
+    assert [store.get_blob(job, name) for name in ("code", "input", "results")] == [None, None, b"data"]
+
+
 def test_a_blob_may_be_there_before_its_job(store: JobStore) -> None:
     store.put_blob("later", "code.zip", b"x")
     assert store.state("later") == ""
@@ -428,7 +461,7 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
     assert isinstance(keys, list)
     endless = {key for key in keys if store.call(("TTL", key)) == [-1]}
     store.close()
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert endless <= {JOBS.encode(), LIVE.encode()}
 
 

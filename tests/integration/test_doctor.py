@@ -13,10 +13,20 @@ from typing import Any
 import pytest
 from s3_endpoint import VARIABLE
 from s3_proxy import Asked, Fault, Log, proxy
-from services import Fleet, RedisServer, command, environment, eventually, free_port, redis_server, workers
+from services import (
+    Fleet,
+    RedisServer,
+    command,
+    environment,
+    eventually,
+    free_port,
+    redis_server,
+    tls_redis_server,
+    workers,
+)
 
 from mrcelery.config import Config
-from mrcelery.doctor import Doctor, judge_clock
+from mrcelery.doctor import Doctor, judge_clock, workers_seen
 from mrcelery.findings import Finding, judge
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import Presence, encode
@@ -166,14 +176,17 @@ def test_storages_that_do_not_answer(bucket: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_all_is_well(fleet: Fleet) -> None:
+    with closing(RedisJobStore(fleet.server.tcp_url)) as store:
+        eventually(lambda: sum("fleet" in one.queues for one in workers_seen(store)) == 2, "both workers have told")
     ran = command("doctor", "--json", env=fleet.env)
     told = json.loads(ran.stdout)
     assert (ran.returncode, told["ok"]) == (0, True), ran.stderr
     bad = {f["check"] for f in told["findings"] if f["level"] != "ok"}
     assert bad == {"broker: persistence"}
-    first = told["workers"][0]
+    ours = [worker for worker in told["workers"] if worker["queues"] == ["fleet"]]  # other tests have had others
+    first = ours[0]
     assert (first["versions"], first["processes"], first["queues"]) == (versions(), 2, ["fleet"])
-    assert len(told["workers"]) == 2
+    assert len(ours) == 2
     assert abs(first["skew"]) < 1
     shown = command("doctor", env=fleet.env).stdout
     assert "ok    storage: conditional write: works\n" in shown
@@ -246,6 +259,20 @@ def test_workers_that_do_not_go_together(
         (finding,) = seen.values()
         assert "c@h" in finding.saw
         assert "a@h" not in finding.saw
+
+
+def test_a_worker_of_a_version_to_come(server: RedisServer, store: RedisJobStore) -> None:
+    store.tell_worker("new@h", b'{"v": 9, "listens": {"celery": 3}}')
+    bad = found(broker=server.tcp_url)
+    assert "new@h" in bad["workers: mrcelery"].saw
+    assert bad["workers"].level == "warn"
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    with tls_redis_server(tmp_path, **AOF) as (server, certificate):
+        url = f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate}"
+        assert levels(broker=url) == LONELY
+        assert levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"  # we sign it ourselves
 
 
 def test_a_client_that_signs(server: RedisServer, store: RedisJobStore) -> None:

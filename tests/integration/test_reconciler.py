@@ -19,6 +19,7 @@ from mrcelery import layout
 from mrcelery.errors import JobFailedError, StorageUnreachableError, UsageError, WaitTimeoutError
 from mrcelery.executor import tasks
 from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
+from mrcelery.executor.reconciler import Reconciler
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
 
@@ -248,6 +249,23 @@ def test_redis_forgets_everything_in_mid_job(
         assert results(handle) == COUNTS
         assert handle.report().totals.tasks == 8
     assert [traced.runs()[line] for line in committed] == [1] * len(committed)
+
+
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: bool) -> None:
+    """To one who saw a job run at its last look, it is gone either way; storage tells the two apart."""
+    with traced.submit(**quiet.settings) as handle:
+        quiet.run("mrcelery.start", job=handle.id)
+        reconciler = Reconciler(quiet.app)
+        reconciler.look()
+        storage = open_storage(quiet.settings["storage"])
+        if cleaned:
+            storage.delete([info.key for info in storage.list(layout.job_root(handle.id))])
+        quiet.store.drop(handle.id)
+        reconciler.look()
+        assert quiet.store.state(handle.id) == ("" if cleaned else "submitted")
+        quiet.store.drop(handle.id)
+        reconciler.close()
 
 
 def test_redis_restarts_empty_and_its_workers_are_replaced(

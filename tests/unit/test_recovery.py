@@ -110,6 +110,20 @@ def test_wherever_a_job_is_forgotten_it_goes_on(tmp_path: Path, monkeypatch: pyt
     assert at > 10
 
 
+def test_what_came_through_the_job_store_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another delivery of the start, which saw no spec yet, finds it in storage."""
+    job = Job(tmp_path, monkeypatch)
+    digest = job.request.bundle.sha256
+    assert job.runtime.store.get_blob(job.id, digest) == job.code
+    start(job.runtime, job.id)
+    assert job.runtime.store.get_blob(job.id, digest) is None
+    job.storage.delete([layout.spec(job.id)])
+    start(job.runtime, job.id)
+    for _ in job.steps():
+        pass
+    assert job.results() == RESULTS
+
+
 def test_a_job_that_had_ended_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(tmp_path, monkeypatch)
     for _ in job.steps():

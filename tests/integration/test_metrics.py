@@ -1,0 +1,322 @@
+"""Metrics of a real fleet, scraped over HTTP as Prometheus does, and the dashboard that is drawn of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from services import (
+    GATED,
+    PATIENCE,
+    Gate,
+    RedisServer,
+    command,
+    environment,
+    eventually,
+    free_port,
+    missing,
+    redis_server,
+    results,
+    workers,
+)
+
+import mrcelery
+from mrcelery.metrics import FleetCollector
+from mrcelery.versions import versions
+
+JobFile = Callable[..., str]
+
+DASHBOARD = Path(__file__).parents[2] / "helm" / "mrcelery" / "dashboards" / "mrcelery.json"
+FAILING = """
+    from mrcelery import MRJob
+
+    class Failing(MRJob):
+        def mapper(self, _, line):
+            raise ValueError("no")
+            yield
+"""
+
+
+class Scrape:
+    """Samples by name and labels, as one scrape gave them."""
+
+    def __init__(self, text: str) -> None:
+        self.families: dict[str, Metric] = {f.name: f for f in text_string_to_metric_families(text)}
+        self.samples = {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in self.families.values()
+            for sample in family.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return self.samples[f"mrcelery_{name}", tuple(sorted(labels.items()))]
+
+
+@contextmanager
+def exporter(broker: str, *args: str) -> Iterator[str]:
+    """The address of ``mrcelery metrics``, which listens."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mrcelery", "metrics", "--port", "0", "--address", "127.0.0.1", *args],
+        env=environment(MRCELERY_BROKER=broker),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert said.startswith("metrics at http://127.0.0.1:"), said
+        yield said.split()[-1]
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def scrape(url: str) -> Scrape:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+        return Scrape(answer.read().decode())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(server: RedisServer, tmp_path: Path) -> dict[str, Any]:
+    return {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage")}
+
+
+def test_a_fleet_at_work(
+    server: RedisServer, settings: dict[str, Any], job_file: JobFile, tmp_path: Path, word_count: str, text: Path
+) -> None:
+    gate = Gate(tmp_path, 5)
+    with exporter(server.tcp_url) as url:
+        none = scrape(url)
+        assert (none("up"), none("work", queue="celery"), none("workers", queue="celery")) == (1, 0, 0)
+        assert none("jobs_ended_total", state="succeeded") == 0
+        with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **settings) as job:
+            waiting = scrape(url)
+            assert (waiting("jobs", state="submitted"), waiting("jobs", state="running")) == (1, 0)
+            assert (waiting("queue_messages", queue="celery"), waiting("work", queue="celery")) == (1, 1)
+            assert 0 < waiting("oldest_waiting_job_seconds") < PATIENCE
+            with workers(tmp_path / "w", server.tcp_url, MRCELERY_VISIBILITY_TIMEOUT="4"):
+                eventually(lambda: gate.starts() >= 2, "two tasks run")
+                eventually(lambda: scrape(url).samples.get(("mrcelery_workers", (("queue", "celery"),))), "it tells")
+                # Leased, at most: two that run, and those that were taken ahead for their processes.
+                running = scrape(url)
+                assert running("jobs", state="running") == 1
+                assert [running("tasks", stage="map", state=s) for s in ("waiting", "running", "done")] == [3, 2, 0]
+                assert [running("tasks", stage="reduce", state=s) for s in ("waiting", "running")] == [0, 0]
+                assert running("leased_messages", queue="celery") >= 2
+                assert running("work", queue="celery") == 5
+                assert running("worker_slots", queue="celery") == 2
+                assert 0 <= running("oldest_lease_seconds") < PATIENCE
+                assert running("expired_leases") == 0
+                assert running("attempts_total", stage="map", outcome="started") == 2
+                host = os.uname().nodename
+                about = {name: versions()[name] for name in ("python", "mrcelery", "celery")}
+                assert running("worker_info", worker="celery-0@here", host=host, **about) == 1
+                gate.open()
+                job.wait(PATIENCE)
+                with mrcelery.submit(word_count, str(text), **settings) as other:
+                    other.wait(PATIENCE)
+                    assert results(other) == {"a": 3, "is": 2, "rose": 3}
+                    totals = other.report().totals
+                with pytest.raises(mrcelery.JobFailedError):
+                    mrcelery.run(job_file(FAILING, "f.py"), str(text), **settings)
+                eventually(lambda: scrape(url)("work", queue="celery") == 0, "all has been done")
+                ended = scrape(url)
+                assert ended("jobs_submitted_total") == 3
+                assert [ended("jobs_ended_total", state=s) for s in ("succeeded", "failed", "cancelled")] == [2, 1, 0]
+                assert (ended("jobs", state="submitted"), ended("jobs", state="running")) == (0, 0)
+                assert ended("attempts_total", stage="map", outcome="done") == 6
+                assert ended("attempts_total", stage="map", outcome="failed") == 1
+                assert ended("attempts_total", stage="reduce", outcome="done") == 2
+                assert ended("records_total", stage="map", direction="in") == 5 + totals.records_in
+                assert ended("records_total", stage="reduce", direction="out") == 1 + totals.records_out
+                assert ended("bytes_total", stage="map", direction="in") == gate.text.stat().st_size + totals.bytes_in
+                assert ended("task_seconds_count", stage="map") == 6
+                assert ended("task_seconds_sum", stage="map") > 0
+                buckets = [(of, v) for (name, of), v in ended.samples.items() if name.endswith("_bucket")]
+                bounds = [value for of, value in buckets if ("stage", "map") in of]
+                assert bounds == sorted(bounds)
+                assert len(bounds) == 13
+            eventually(lambda: scrape(url)("workers", queue="celery") == 0, "the workers are missed", 60)
+
+
+def test_workers_that_vanish(server: RedisServer, settings: dict[str, Any], job_file: JobFile, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, 1)
+    quick = {"MRCELERY_VISIBILITY_TIMEOUT": "1"}
+    with exporter(server.tcp_url, "--queue", "short", "--queue", "other") as url:
+        assert scrape(url)("work", queue="other") == 0
+        with workers(tmp_path / "w", server.tcp_url, queue="short", **quick) as (worker,), mrcelery.submit(
+            job_file(GATED), str(gate.text), queue="short", **settings
+        ):
+            eventually(gate.starts, "the task runs")
+            eventually(lambda: scrape(url)("workers", queue="short") == 1, "the worker is seen")
+            before = scrape(url)("silent_workers")
+            worker.stop()
+            eventually(lambda: scrape(url)("silent_workers") == before + 1, "the worker is missed")
+            eventually(lambda: scrape(url)("expired_leases") == 1, "its lease ends")
+            assert scrape(url)("oldest_lease_seconds") > 1
+            assert scrape(url)("workers", queue="short") == 0
+            assert scrape(url)("work", queue="short") == 1  # to bring a worker for it
+
+
+def test_no_broker() -> None:
+    ran = command("metrics", "--once", "--broker", f"redis://127.0.0.1:{free_port()}", env=environment())
+    assert ran.returncode == 0
+    found = Scrape(ran.stdout)
+    assert found("up") == 0
+    assert list(found.families) == ["mrcelery_up"]
+
+
+def test_a_broker_that_comes_back() -> None:
+    with redis_server() as server, exporter(server.tcp_url) as url:
+        assert scrape(url)("up") == 1
+        server.stop()
+        assert scrape(url)("up") == 0
+        server.start()
+        assert scrape(url)("up") == 1
+
+
+def test_what_it_cannot_do(server: RedisServer) -> None:
+    ran = command("metrics", env=environment())
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "metrics needs a broker" in ran.stderr
+    ran = command("metrics", "--port", str(server.port), "--broker", server.tcp_url, env=environment())
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "give another --port" in ran.stderr
+
+
+def test_a_scrape_costs_the_same_however_many_tasks(quiet: Any, job_file: JobFile, tmp_path: Path) -> None:
+    """What is asked of Redis, counted by Redis: the queue is not gone through."""
+
+    def commands(tasks: int) -> int:
+        gate_folder = tmp_path / str(tasks)
+        gate_folder.mkdir()
+        gate = Gate(gate_folder, tasks)
+        with mrcelery.submit(
+            job_file(GATED), str(gate.text), split_size=gate.split_size, **quiet.settings
+        ) as job:
+            quiet.take()
+            quiet.run("mrcelery.start", job=job.id)
+            assert len(quiet.raw()) == tasks
+            collector = FleetCollector(quiet.server.tcp_url, quiet.name)
+            list(collector.collect())  # connects
+
+            def used() -> int:
+                (text,) = quiet.store.call(("INFO", "commandstats"))
+                # but for those of the session's other workers, which go on meanwhile
+                found = re.findall(rb"cmdstat_(?:llen|hlen|hmget|zcount|hscan|lrange):calls=(\d+)", text)
+                return sum(map(int, found))
+
+            quiet.store.call(("CONFIG", "RESETSTAT"))
+            families = {family.name: family for family in collector.collect()}
+            calls = used()
+            collector.close()
+            assert tasks in [s.value for s in families["mrcelery_queue_messages"].samples]
+            assert tasks in [s.value for s in families["mrcelery_tasks"].samples]
+            job.cancel()
+            quiet.store.drop(job.id)
+            quiet.take()
+            return calls
+
+    assert commands(2000) <= commands(20) + 20
+
+
+def test_flower_serves_the_same(server: RedisServer, tmp_path: Path) -> None:
+    if find_spec("flower") is None:
+        missing("flower")
+    port = free_port()
+    log = tmp_path / "flower.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mrcelery", "flower", "--broker", server.tcp_url, "--", f"--port={port}",
+             "--address=127.0.0.1"],
+            env=environment(), stdout=out, stderr=out, cwd=tmp_path,
+        )  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}/metrics"
+
+        def answers() -> Scrape | None:
+            assert process.poll() is None, log.read_text()
+            try:
+                return scrape(url)
+            except OSError:
+                return None
+
+        seen = eventually(answers, "Flower answers")
+        assert seen("up") == 1
+        assert seen("work", queue="celery") >= 0
+        assert "flower_events_created" in log.read_text() or any(name.startswith("flower_") for name in seen.families)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def test_the_dashboard_draws_what_there_is(server: RedisServer, tmp_path: Path) -> None:
+    """Each metric and each label that an expression names, the exporter gives."""
+    board = json.loads(DASHBOARD.read_text())
+    with workers(tmp_path, server.tcp_url), exporter(server.tcp_url) as url:
+        eventually(lambda: scrape(url)("workers", queue="celery"), "the worker tells of itself")
+        told = scrape(url)
+    labels: dict[str, set[str]] = {}
+    for family in told.families.values():
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
+    assert rows == ["Jobs", "Work and workers", "Tasks", "Data"]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    expressions += [v["query"]["query"] for v in board["templating"]["list"] if v["type"] == "query"]
+    drawn: set[str] = set()
+    for expression in expressions:
+        names = set(re.findall(r"\bmrcelery_\w+", expression))
+        assert names, expression
+        assert names <= labels.keys(), expression
+        drawn |= names
+        known = set().union(*(labels[name] for name in names)) | {"job", "instance", "namespace"}
+        used = {name for group in re.findall(r"by \(([^)]*)\)", expression) for name in group.split(", ")}
+        used |= set(re.findall(r"[{,]\s*(\w+)=", expression))
+        assert used <= known, (expression, used - known)
+    never = {name for name in labels if not name.endswith(("_created", "_sum", "_count"))} - drawn
+    assert never == {"mrcelery_scrape_seconds"}
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    assert board["schemaVersion"] >= 30
+    assert {v["type"] for v in board["templating"]["list"]} >= {"datasource"}
+    assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels)
+    for panel in panels:
+        box = panel["gridPos"]
+        assert box["x"] >= 0
+        assert box["x"] + box["w"] <= 24
+    boxes = [p["gridPos"] for p in board["panels"]]
+    cells = [(x, y) for b in boxes for x in range(b["x"], b["x"] + b["w"]) for y in range(b["y"], b["y"] + b["h"])]
+    assert len(cells) == len(set(cells)), "panels lie on one another"
+
+
+def test_the_age_of_the_oldest_waiting_job(
+    server: RedisServer, settings: dict[str, Any], word_count: str, text: Path
+) -> None:
+    began = time.time()
+    with mrcelery.submit(word_count, str(text), queue="nobody", **settings) as job:
+        told = Scrape(command("metrics", "--once", "--broker", server.tcp_url, env=environment()).stdout)
+        assert 0 < told("oldest_waiting_job_seconds") <= time.time() - began
+        job.cancel()
