@@ -538,7 +538,7 @@ class JobHandle:
         fields = self._fields()
         state = fields["state"]
         if state == "cancelled":
-            raise JobCancelledError(f"job {self.id} was cancelled: submit it again")
+            raise JobCancelledError(f"job {self.id} was cancelled: submit or retry it to run it again")
         if state == "failed":
             if failure := self._failure(fields):
                 raise JobFailedError(failure)

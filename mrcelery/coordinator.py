@@ -135,8 +135,11 @@ def start(runtime: Runtime, job: str) -> Stage | None:
             runtime.keep(spec, storage)
             first = _map_stage(spec, 0, spec.plan.splits)
             _enter(runtime, spec, first, {"started": repr(time.time())})
-            return first
-        return _resume(runtime, runtime.keep(spec, storage))
+        else:
+            first = _resume(runtime, runtime.keep(spec, storage))
+    # They are in storage with the spec: what came through the job store takes its memory for nothing.
+    runtime.store.drop_blobs(job, [request.bundle.sha256, *request.blobs])
+    return first
 
 
 def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
@@ -191,6 +194,8 @@ def _plan(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
         raise CorruptDataError(f"the code that was sent with job {job} is gone: submit it again")
     for digest, name in request.blobs.items():
         blob = runtime.store.get_blob(job, digest)
+        if blob is None and storage.stat(layout.shared_input(digest, name)) is not None:
+            continue  # another delivery was quicker
         if blob is None:
             raise CorruptDataError(f"the input {name} that was sent with job {job} is gone: submit it again")
         _check_digest(blob, digest, f"the input {name} of job {job}")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
-from mrcelery.errors import StorageUnreachableError
+from mrcelery.errors import StorageUnreachableError, TaskError
 from mrcelery.records import Failure, Presence, decode
 
 LOOK_SECONDS = 2.0
@@ -149,5 +149,13 @@ def listening(workers: Workers, queue: str) -> frozenset[str]:
 
 
 def _of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
-    known = {name: (since, decode(about, Presence)) for name, (since, about) in workers.items()}
-    return {name: (since, told) for name, (since, told) in known.items() if queue in told.queues}
+    known = {name: (since, _presence(about)) for name, (since, about) in workers.items()}
+    return {name: (since, told) for name, (since, told) in known.items() if told and queue in told.queues}
+
+
+def _presence(about: bytes) -> Presence | None:
+    """What a worker tells; None for one of another version, with which the job's tasks will settle it."""
+    try:
+        return decode(about, Presence)
+    except TaskError:
+        return None

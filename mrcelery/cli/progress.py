@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 0.5
 """A job that ends sooner shows nothing, and does not pay for the import of rich."""
 
+PLAIN_QUIET_SECONDS = 5.0
+"""Nor does one that ends so soon where there is no terminal: of one that fails, why is said first."""
+
 LOOK_SECONDS = 0.5
 """How often a job is looked at to be shown; to know when it ends, more often."""
 
@@ -49,8 +52,9 @@ class Display:
         self.mode: Mode = "json" if as_json else "off" if quiet else "live" if live and _terminal() else "plain"
         self.shown = False
         """Whether anything of the job was shown."""
-        self._due = time.monotonic() + (0.0 if as_json else QUIET_SECONDS)
         self._began = time.monotonic()
+        quiet_for = {"json": 0.0, "plain": PLAIN_QUIET_SECONDS}.get(self.mode, QUIET_SECONDS)
+        self._due = self._began + quiet_for
         self._signs = picture.signs(sys.stderr)
         self._narrator: Narrator | None = None
         self._plain: dict[tuple[int, str], float] = {}
@@ -87,7 +91,8 @@ class Display:
         if self.mode == "off" or (self.mode == "json" and self.quiet):
             return
         if self.mode == "live":
-            self.mode = "plain"  # a picture would be in the way of what the job prints, and of a debugger
+            # A picture would be in the way of what the job prints, and of a debugger.
+            self.mode, self._due = "plain", self._began + PLAIN_QUIET_SECONDS
 
         def look_on() -> None:
             while not self._stop.wait(0.05 if self.mode == "json" else LOOK_SECONDS):

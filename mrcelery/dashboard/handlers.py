@@ -116,6 +116,16 @@ class Ours(BaseHandler):  # type: ignore[misc]
         return text.encode("utf-8", "replace")
 
 
+class Api(BaseApiHandler, Ours):  # type: ignore[misc]
+    """What programs ask, by the rule of Flower's API."""
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        if status_code == 401 and self.application.options.basic_auth:
+            # A browser has sent its login for pages below the one that asked for it; for these it wants to be asked.
+            self.set_header("WWW-Authenticate", 'Basic realm="flower"')
+        super().write_error(status_code, **kwargs)
+
+
 def _answer(status: int, error: MRCeleryError) -> HTTPError:
     return HTTPError(status, "%s", error)
 
@@ -141,7 +151,7 @@ class JobsData(Ours):
         self.answer(msgspec.json.encode(Jobs(jobs=await self.listed(), now=time.time())))
 
 
-class ApiJobs(BaseApiHandler, Ours):  # type: ignore[misc]
+class ApiJobs(Api):
     """``GET /api/jobs``"""
 
     @authenticated
@@ -174,7 +184,7 @@ class JobData(Ours):
         self.answer(await self.overview_json(job))
 
 
-class ApiJob(BaseApiHandler, Ours):  # type: ignore[misc]
+class ApiJob(Api):
     """``GET /api/jobs/<id>``"""
 
     @authenticated
@@ -190,7 +200,7 @@ class JobLog(Ours):
         self.answer(await self.log_text(job), "text/plain")
 
 
-class ApiLog(BaseApiHandler, Ours):  # type: ignore[misc]
+class ApiLog(Api):
     """``GET /api/jobs/<id>/log?step=&kind=&task=&attempt=``"""
 
     @authenticated
@@ -206,7 +216,7 @@ class JobEvidence(Ours):
         self.answer(msgspec.json.encode(await self.aside(self.records.evidence, job)))
 
 
-class ApiOrder(BaseApiHandler, Ours):  # type: ignore[misc]
+class ApiOrder(Api):
     """``POST /api/jobs/<id>/cancel`` and ``/retry``; 409 for a job in a state where that cannot be."""
 
     @authenticated

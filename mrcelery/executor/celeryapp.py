@@ -10,7 +10,7 @@ from celery import Celery
 from kombu import transport as kombu_transport
 
 from mrcelery.config import Config
-from mrcelery.executor.leases import LeaseStep, transport_options
+from mrcelery.executor.leases import SILENCE_SECONDS, LeaseStep, transport_options
 from mrcelery.executor.reconciler import ReconcilerStep
 from mrcelery.executor.tasks import register, store_url
 from mrcelery.jobstore.wire import sentinel_options
@@ -41,6 +41,8 @@ SETTINGS: dict[str, Any] = {
     "worker_redirect_stdouts": False,  # what user code prints is kept per attempt
     "worker_send_task_events": False,  # half the time of a small task; Flower turns them on where it runs
     "result_expires": 24 * 3600,
+    "redis_socket_timeout": SILENCE_SECONDS,  # Celery waits two minutes for the barrier's counters,
+    "redis_socket_connect_timeout": SILENCE_SECONDS,  # and for ever for a connection
 }
 
 

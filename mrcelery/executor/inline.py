@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import suppress
 
+from mrcelery import layout
 from mrcelery.attempt import fail_job, failure, run_attempt
 from mrcelery.coordinator import barrier, clean_up, finish, start, withdraw_output
 from mrcelery.errors import JobStoppedError, MRCeleryError
@@ -16,6 +17,7 @@ from mrcelery.records import Request
 from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.signing import seal
+from mrcelery.storage import open_storage
 
 
 class InlineRunner:
@@ -62,8 +64,9 @@ class InlineRunner:
             with suppress(MRCeleryError):
                 withdraw_output(runtime, job)
                 clean_up(runtime, job)
-                write_report(self.store, job)
-            self.store.update(job, {"cleaned": repr(time.time())})
+                # Nobody can go on with it when this process has ended.
+                storage = open_storage(self.store.fields(job)["storage"])
+                storage.delete(info.key for info in storage.list(layout.job_root(job)))
             raise
 
     def look_after(self, job: str, fields: dict[str, str]) -> bool:

@@ -43,6 +43,12 @@ SKEW_SECONDS = 2.0
 LOOK_SECONDS = 0.5
 """How often a worker that runs tasks looks for those that should be stopped."""
 
+SILENCE_SECONDS = 10.0
+"""How long Redis may take to answer or to be connected to, before its connection is given up."""
+
+HEALTH_SECONDS = 5
+"""How often a connection on which nothing comes is tried; kombu wants whole seconds."""
+
 LONGEST_SILENCE = 5.0
 """A worker tells at least so often that it lives, in seconds, for those who wait for a job."""
 
@@ -59,6 +65,11 @@ def transport_options(visibility_timeout: float) -> dict[str, Any]:
         # The lock of who looks. One who died with it holds the others up for so long; kombu's 300 s would be too
         # long, and two at once do no harm.
         "unacked_mutex_expire": max(1.0, visibility_timeout / 4),
+        # A network that is cut says nothing. kombu would wait for an answer for as long as the kernel sends again,
+        # which is a quarter of an hour, and longer than the cut in any case; and look every 25 s whether one is due.
+        "socket_timeout": SILENCE_SECONDS,
+        "socket_connect_timeout": SILENCE_SECONDS,
+        "health_check_interval": HEALTH_SECONDS,
     }
 
 

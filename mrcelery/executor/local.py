@@ -56,6 +56,7 @@ class LocalRunner:
         self.broker = f"redis+socket://{address}"
         self.store = RedisJobStore(self.broker)
         self._lifeline = -1
+        self._submitted: list[Request] = []
         self._server: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
         try:
@@ -142,6 +143,7 @@ class LocalRunner:
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
         """Start the job on the cluster."""
         self._wait_for_server()
+        self._submitted.append(request)
         enter(self.store, request, envelope, code, blobs)
         self.start(request.job, request.options.queue)
 
@@ -162,7 +164,8 @@ class LocalRunner:
                 )
 
     def close(self) -> None:
-        """Stop the cluster and remove its folder."""
+        """Stop the cluster and remove its folder, and what jobs that came to no end have left in their storage."""
+        unfinished = self._unfinished()
         self.store.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
@@ -177,8 +180,34 @@ class LocalRunner:
             if process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_SECONDS)
+        for request in unfinished:
+            with contextlib.suppress(MRCeleryError):
+                _discard(request)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
+
+    def _unfinished(self) -> list[Request]:
+        """Jobs that nobody can go on with once the cluster is gone; not the failed ones, which tell why."""
+        found = []
+        for request in self._submitted:
+            with contextlib.suppress(BrokerUnreachableError):  # the cluster has died: what is there may tell why
+                if self.store.state(request.job) not in ("succeeded", "failed"):
+                    found.append(request)
+        return found
+
+
+def _discard(request: Request) -> None:
+    """Remove all of a job, also what processes that were killed had half written."""
+    # Imported here: most local runs end otherwise.
+    from mrcelery import layout
+    from mrcelery.committer import withdraw
+    from mrcelery.storage import open_storage
+
+    storage, root = open_storage(request.storage), layout.job_root(request.job)
+    withdraw(storage, request.job, request.output)
+    storage.delete(info.key for info in storage.list(root))
+    if (path := storage.local_path(root.rstrip("/"))) is not None:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def find_server() -> str:

@@ -214,6 +214,10 @@ class JobStore(Protocol):
 
     def get_blob(self, job: str, name: str) -> bytes | None: ...
 
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed; those that are not there are no error."""
+        ...
+
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         """Drop a finished stage's commits."""
         ...

@@ -193,6 +193,11 @@ class MemoryJobStore:
         with self._lock:
             self._blobs[job, name] = data
 
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._blobs.pop((job, name), None)
+
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._blobs.get((job, name))
 

@@ -304,6 +304,10 @@ class RedisJobStore:
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._one("GET", f"{_job(job)}:blob:{name}")  # type: ignore[return-value]
 
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        if names:
+            self._one("UNLINK", *(f"{_job(job)}:blob:{name}" for name in names))
+
     def forget_stage(self, job: str, step: int, kind: str) -> None:
         self._one("UNLINK", _done(job, step, kind))
 

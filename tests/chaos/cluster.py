@@ -17,6 +17,7 @@ from s3_endpoint import VARIABLE
 from services import RedisServer, Worker, environment
 
 QUEUE = "chaos"
+INSIDE = str(Path(__file__).parent / "inside")
 
 
 class Member:
@@ -53,6 +54,8 @@ class Member:
             "MRCELERY_SCRATCH": str(self.scratch),
             "MRCELERY_STORAGE": self._storage,
             "TMPDIR": str(self.folder / "tmp"),
+            "CHAOS_TICKETS": str(self.folder.parent / "tickets"),
+            "PYTHONPATH": os.pathsep.join([INSIDE, os.environ.get("PYTHONPATH", "")]),
         }
         if s3 := self.links.get("s3"):
             variables[VARIABLE] = f"http://127.0.0.1:{s3.port}"
@@ -117,6 +120,8 @@ def fleet(
     count: int, processes: int, server: RedisServer, folder: Path, storage: str
 ) -> Iterator[list[Member]]:
     """So many workers with so many processes each, just started."""
+    for kind in ("writes", "commands"):
+        (folder / "tickets" / kind).mkdir(parents=True)
     network = Network()
     members: list[Member] = []
     try:

@@ -8,9 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from cluster import Member
-from plan import Fault
+from plan import TICKETS, Fault
 from s3_proxy import Asked, Log
 from s3_proxy import Fault as Refusal
 from services import RedisServer
@@ -90,11 +91,19 @@ _REQUESTS: dict[str, tuple[Callable[[Asked], bool], Refusal]] = {
 class Injector:
     """Has the faults of a plan happen, from a thread of its own."""
 
-    def __init__(self, faults: tuple[Fault, ...], members: list[Member], server: RedisServer, s3: S3Faults | None):
+    def __init__(
+        self,
+        faults: tuple[Fault, ...],
+        members: list[Member],
+        server: RedisServer,
+        s3: S3Faults | None,
+        tickets: Path,
+    ) -> None:
         self._members = members
         self._server = server
         self._s3 = s3
         self._faults = faults
+        self._tickets = tickets
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self.done: list[Fault] = []
@@ -114,6 +123,12 @@ class Injector:
         """Wait until everything is made good."""
         assert self._thread is not None
         self._thread.join(120)
+        for kind, (name, _) in TICKETS.items():
+            left = sorted((self._tickets / name).iterdir())
+            for ticket in left:
+                ticket.unlink(missing_ok=True)
+            if left:  # the job had ended before it came to that operation
+                self.done = [fault for fault in self.done if fault.kind != kind]
         if self._s3 is not None:
             self._s3.end_all()
         if self.error is not None:
@@ -147,6 +162,13 @@ class Injector:
 
     def _begin(self, fault: Fault) -> Callable[[], object] | None:
         """Begin a fault; returns what makes it good after its seconds."""
+        if fault.kind in TICKETS:
+            number, when = fault.operation
+            folder = self._tickets / TICKETS[fault.kind][0]
+            for ticket in range(number - 1):
+                (folder / f"{ticket:03d}-").touch()
+            (folder / f"{number:03d}-{when}").touch()
+            return None
         if fault.kind.startswith("S3"):
             assert self._s3 is not None
             self._s3.begin(fault.kind)

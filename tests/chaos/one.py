@@ -118,7 +118,7 @@ class _Seed:
             return
         left = self._left(handle)
         outcome.bound = outcome.undisturbed + sum(RECOVERY + f.seconds % 60 for f in plan.faults) + ALLOWANCE
-        injector = Injector(plan.faults, self.members, self.server, self.s3)
+        injector = Injector(plan.faults, self.members, self.server, self.s3, self.folder / "tickets")
         after, handle = self._job("disturbed", outcome.bound, injector)
         outcome.kinds = [fault.kind for fault in injector.done]
         (self.folder / "faults.txt").write_text("\n".join(injector.said))

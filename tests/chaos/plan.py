@@ -25,6 +25,9 @@ FAULTS: dict[str, tuple[float, float]] = {
     "network silent": (0.5, 3),
     "network silent beyond the leases": (5, 8),
     "network refused": (0.5, 5),
+    # one process of a pool, whichever comes first to the chosen write to storage or command to Redis
+    "killed at a write": (0, 0),
+    "killed at a command": (0, 0),
     # Redis: seconds until it is back
     "connections killed": (0, 0),
     "Redis restarted": (0.1, 3),
@@ -42,6 +45,8 @@ FAULTS: dict[str, tuple[float, float]] = {
 """Kinds of faults, each with the least and most seconds that it lasts."""
 
 ON_A_WORKER = frozenset(list(FAULTS)[:9])
+TICKETS = {"killed at a write": ("writes", 15), "killed at a command": ("commands", 60)}
+"""Kinds of operations, and how many of them pass at most before the deadly one."""
 FORGETFUL = frozenset({"Redis restarted empty", "Redis flushed"})
 
 
@@ -54,10 +59,17 @@ class Fault:
     seconds: float
     target: int = -1
     choice: float = 0.0
-    """Of several processes of the worker the one at this share of them."""
+    """Of what there is to choose from, that at this share."""
+
+    @property
+    def operation(self) -> tuple[int, str]:
+        """The number of the operation at which a process is killed, from 1, and whether before it or after it."""
+        most = TICKETS[self.kind][1]
+        return 1 + int(self.choice * most), "before" if self.choice * most % 1 < 0.5 else "after"
 
     def __str__(self) -> str:
         where = f" (worker {self.target})" if self.target >= 0 else ""
+        where = f" ({self.operation[0]}, {self.operation[1]})" if self.kind in TICKETS else where
         lasts = f" for {self.seconds:.1f} s" if 0 < self.seconds < 60 else ""
         return f"{self.kind}{where} at {self.at:.2f}{lasts}"
 

@@ -400,6 +400,14 @@ def test_blobs(store: JobStore, job: str, size: int) -> None:
     assert store.get_blob(job, "code.zip") == b"new"
 
 
+def test_blobs_that_are_dropped(store: JobStore, job: str) -> None:
+    for name in ("code", "input", "results"):
+        store.put_blob(job, name, b"data")
+    store.drop_blobs(job, [])
+    store.drop_blobs(job, ["code", "input", "none"])
+    assert [store.get_blob(job, name) for name in ("code", "input", "results")] == [None, None, b"data"]
+
+
 def test_a_blob_may_be_there_before_its_job(store: JobStore) -> None:
     store.put_blob("later", "code.zip", b"x")
     assert store.state("later") == ""

@@ -93,7 +93,9 @@ def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gat
     gate.touch()
     waited = command("wait", job, env=fleet.env)
     assert (waited.returncode, waited.stdout) == (0, "")
-    status = read(fleet, "wait", job)
+    *_, last = command("wait", job, "--json", env=fleet.env).stdout.splitlines()
+    assert (json.loads(last)["event"], json.loads(last)["state"]) == ("done", "succeeded")
+    status = read(fleet, "status", job)["status"]
     assert status["state"] == "succeeded"
     assert status["finished"] >= status["started"] >= status["created"]
     assert [(s["kind"], s["done"], s["total"]) for s in status["stages"]] == [("map", 1, 1), ("reduce", 2, 2)]

@@ -75,13 +75,13 @@ def env(place: Path) -> dict[str, str]:
 class Client:
     """A waiting ``mrcelery submit`` on the local runner whose mappers wait for a file ``open``."""
 
-    def __init__(self, place: Path, job: str, marks: Path) -> None:
+    def __init__(self, place: Path, job: str, marks: Path, *options: str) -> None:
         self.marks = marks
         self.place = place
         marks.mkdir()
         text = marks / "in.txt"
         text.write_text("x\ny\n")
-        args = ["submit", job, str(text), "--workers", "2", "--split-size", "2", "-o", str(marks / "out")]
+        args = ["submit", job, str(text), "--workers", "2", "--split-size", "2", "-o", str(marks / "out"), *options]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mrcelery", *args, "--", "--marks", str(marks)],
             env=env(place),
@@ -180,6 +180,22 @@ def test_ctrl_c_of_a_terminal_reaches_all(client: Client) -> None:
     assert returned == 130
     assert "Traceback" not in said
     client.check_nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_of_a_job_that_is_ended_stays_in_its_storage(
+    number: signal.Signals, place: Path, job_file: JobFile, tmp_path: Path
+) -> None:
+    """Nobody could go on with it."""
+    storage = tmp_path / "storage"
+    client = Client(place, job_file(SLOW, "slow.py"), tmp_path / "marks", "--storage", str(storage))
+    client.running()
+    assert (storage / "jobs").is_dir()
+    os.kill(client.process.pid, number)
+    client.end()
+    client.check_nothing_left()
+    assert {path.name for path in storage.iterdir()} <= {"mrcelery.json", "jobs"}
+    assert not list((storage / "jobs").glob("*"))
 
 
 def test_a_client_that_is_killed(client: Client) -> None:

@@ -118,7 +118,7 @@ def test_commands_tell_of_requests(inputs: tuple[str, Counter[str]], tmp_path: P
         "--storage", storage, "--json", "--workers", "1", "-R", "2", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = json.loads(done.stdout.splitlines()[-1])
     requests = report["totals"]["requests"]
     assert set(requests) <= {"GET", "PUT", "LIST", "DELETE"}
     assert requests["PUT"] > 2

@@ -15,6 +15,7 @@ import pytest
 from s3_proxy import Asked, Fault, Log, proxy
 
 import mrcelery
+from mrcelery import events
 from mrcelery.errors import JobFailedError
 from mrcelery.storage import check, open_storage
 
@@ -156,9 +157,11 @@ def test_an_endpoint_that_falls_silent(
     monkeypatch.setenv("MRCELERY_STORAGE_TIMEOUT", "1")
     log.fault = lambda asked: Fault(silent=True, keep=keep) if reads(asked) and asked.key.endswith("in.txt") else None
     with submitted(root, word_count, max_attempts=2) as handle:
+        told: list[events.Event] = []
         with pytest.raises(JobFailedError, match=r"breaks off at byte|cannot be reached") as raised:
-            handle.wait(120)
+            handle.wait(120, on_event=told.append)
         assert raised.value.exit_code == 3
+        assert [event.kind for event in told if isinstance(event, events.StorageLost)] == ["map"]
         log.fault = lambda asked: None
         handle.retry()
         handle.wait(120)

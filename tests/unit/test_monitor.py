@@ -69,6 +69,7 @@ def test_a_blip_is_not_worth_a_line(wait: Wait) -> None:
 def test_no_worker_listens(wait: Wait) -> None:
     wait.listens("elsewhere", queue="p")
     wait.listens("gone", since=12.0)
+    wait.workers["of another version"] = 0.0, b'{"v":2,"queue":"q"}'
     assert wait.look() == []
     assert wait.look(NONE_SECONDS) == ["NoWorkers"]
     assert "no worker listens on queue q since 5 s: start one with `mrcelery worker --queue q`" in str(wait.told[-1])

@@ -62,7 +62,7 @@ def test_there_is_more_where_there_is_room_for_it() -> None:
     assert "122.9 KiB/s, mean 122.9 KiB · shuffle 2 MiB" in shown(job(MAP, WAITING), 120)[2]
     narrow = shown(job(MAP, WAITING), 60)
     assert narrow[1].endswith("  10/40  8 running  1 retried")
-    assert narrow[2].strip() == "5m00s left · 12.0k records/s, mean 12.0k"
+    assert narrow[2].strip() == "5m00s left · 12.0k records/s, mean 12.0k · 122.9 KiB/s"
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120])

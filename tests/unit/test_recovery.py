@@ -110,6 +110,20 @@ def test_wherever_a_job_is_forgotten_it_goes_on(tmp_path: Path, monkeypatch: pyt
     assert at > 10
 
 
+def test_what_came_through_the_job_store_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another delivery of the start, which saw no spec yet, finds it in storage."""
+    job = Job(tmp_path, monkeypatch)
+    digest = job.request.bundle.sha256
+    assert job.runtime.store.get_blob(job.id, digest) == job.code
+    start(job.runtime, job.id)
+    assert job.runtime.store.get_blob(job.id, digest) is None
+    job.storage.delete([layout.spec(job.id)])
+    start(job.runtime, job.id)
+    for _ in job.steps():
+        pass
+    assert job.results() == RESULTS
+
+
 def test_a_job_that_had_ended_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(tmp_path, monkeypatch)
     for _ in job.steps():
@@ -271,5 +285,5 @@ def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
     left = {info.key.removeprefix(layout.job_root(job.id)) for info in job.storage.list(layout.job_root(job.id))}
     summaries = {f"step-{step}/{kind}.json" for step in range(2) for kind in ("map", "reduce")}
     output = {f"output/part-{number:05d}" for number in range(2)}
-    assert left == {"spec.json", "code.zip", "report.json", *summaries, *output}
+    assert left == {"spec.json", "code.zip", "report.json", "report.html", *summaries, *output}
     assert not os.path.exists(f"{tmp_path}/storage/{layout.task_root(job.id, 0, 'map', 0)}")

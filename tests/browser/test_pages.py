@@ -1,0 +1,254 @@
+"""The pages as a person sees them, in headless Chromium."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrcelery import layout
+from mrcelery.journal import Entry
+from mrcelery.overview import Overview, Stage
+from mrcelery.page import job_page
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from conftest import NAME, Site
+from services import eventually
+
+LAPTOP, PHONE = (1280, 800), (390, 844)
+
+
+class Page:
+    """What a test asks of the page that is open."""
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+
+    def open(self, url: str, size: tuple[int, int] = LAPTOP) -> None:
+        width, height = size
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.browser.get(url)
+        eventually(lambda: self.all("h1"), "the page is drawn")
+
+    def run(self, script: str, *args: Any) -> Any:
+        return self.browser.execute_script(script, *args)
+
+    def all(self, selector: str) -> list[str]:
+        """The texts of elements."""
+        found: list[str] = self.run(
+            "return [...document.querySelectorAll(arguments[0])].map((one) => one.innerText)", selector
+        )
+        return found
+
+    def text(self, selector: str = "body") -> str:
+        return "\n".join(self.all(selector))
+
+    def click(self, selector: str, text: str = "") -> None:
+        # Later, since a click that asks something would wait for the answer.
+        clicked = self.run(
+            "const all = [...document.querySelectorAll(arguments[0])];"
+            "const found = all.find((one) => one.innerText.includes(arguments[1]));"
+            "if (found) setTimeout(() => found.click()); return Boolean(found)",
+            selector,
+            text,
+        )
+        assert clicked, f"no {selector} with {text!r}: {self.all(selector)}"
+
+    def confirm(self, yes: bool) -> None:
+        """Answer what the page asks."""
+        from selenium.webdriver.support.expected_conditions import alert_is_present
+
+        alert = eventually(lambda: alert_is_present()(self.browser), "the page asks")
+        if yes:
+            alert.accept()
+        else:
+            alert.dismiss()
+
+    def errors(self) -> list[str]:
+        """What the console has complained of since it was last asked."""
+        return [one["message"] for one in self.browser.get_log("browser") if one["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Page]:
+    page = Page(chromium)
+    yield page
+    errors = [one for one in page.errors() if "favicon.ico" not in one]
+    assert errors == []
+    assert page.run("return window.broken") is None, "a job's name ran as a script"
+    chromium.get("about:blank")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+def test_the_list_tells_states_apart_and_filters(site: Site, page: Page) -> None:
+    page.open(site.url("/jobs"))
+    states = dict(zip(page.all(".jobs .id b"), page.all(".jobs .badge"), strict=True))
+    wanted = {NAME: "✓ done", "Fails": "✕ failed", "Dies": "✕ failed", "Stopped": "■ cancelled", "Waits": "◷ queued"}
+    assert {name: states[name] for name in wanted} == wanted
+    page.click(".chip", "failed")
+    assert sorted(page.all(".jobs .id b")) == ["Dies", "Fails"]
+    page.click(".chip", "all")
+    page.run(
+        "const box = document.querySelector('input'); box.value = 'count <script>';"
+        "box.dispatchEvent(new Event('input'))"
+    )
+    assert page.all(".jobs .id b") == [NAME]
+    page.click(".jobs a")
+    eventually(lambda: page.all("h1") == [NAME], "the job's page is there")
+
+
+def test_why_a_job_failed_comes_first(site: Site, page: Page) -> None:
+    page.open(site.url(f"/jobs/{site.jobs['failed']}"))
+    assert page.text(".verdict").startswith("Failed in the job's code in map task")
+    first, *_ = page.all("h2")
+    assert first == "Why it failed"
+    assert "ValueError: <b>no</b> a rose" in page.text("#failure pre")
+    page.click("#failure .button", "Show its log")
+    eventually(lambda: "looking at a rose" in page.text("#failure"), "the log is shown")
+    assert f"mrcelery retry {site.jobs['failed']}" in page.text(".commands")
+    assert page.all("#retry") == ["Retry job"]
+    assert page.all(".stage .badge")[0] == "✕ failed"
+
+
+def test_a_process_that_died(site: Site, page: Page) -> None:
+    page.open(site.url(f"/jobs/{site.jobs['died']}"))
+    assert page.text(".verdict").startswith("Failed because a process died again and again in map task")
+    assert "✕ process died" in page.all("#attempts .badge")
+    page.click("#attempts button.row")
+    assert "attempt" in page.text("#attempts .detail")
+
+
+def test_queued_cancelled_done(site: Site, page: Page) -> None:
+    page.open(site.url(f"/jobs/{site.jobs['queued']}"))
+    wanted = "Queued: no worker listens on queue nobody. Start one with mrcelery worker --queue nobody"
+    assert page.text(".verdict") == wanted
+    page.open(site.url(f"/jobs/{site.jobs['cancelled']}"))
+    assert page.text(".verdict").startswith("Cancelled")
+    page.open(site.url(f"/jobs/{site.jobs['done']}"))
+    assert page.text(".verdict").startswith("Done in")
+    assert page.all(".stage .badge") == ["✓ done", "✓ done"]
+    titles = page.run("return [...document.querySelectorAll('h2')].map((one) => one.firstChild.data)")
+    assert titles == ["Next", "Stages", "Timeline", "Partitions", "Counters", "Attempts"]
+
+
+def test_a_running_job_is_followed_to_its_end(site: Site, page: Page, gate: Path) -> None:
+    with site.submit(gate=str(gate), name="Runs") as handle:
+        eventually(lambda: handle.status().state == "running", "it runs")
+        page.open(site.url(f"/jobs/{handle.id}"))
+        eventually(lambda: page.text(".verdict").startswith("Running: map, 0 of"), "it is seen to run")
+        eventually(lambda: "Running now" in page.all("h2"), "its tasks tell of themselves")
+        assert page.run("return document.title").startswith("running")
+        gate.touch()
+        eventually(lambda: page.text(".verdict").startswith("Done in"), "its end is seen")
+        eventually(lambda: "running" not in page.text("#attempts"), "all its attempts have ended")
+        assert page.run("return document.title").startswith("done")
+        assert page.all("#cancel") == []
+
+
+def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
+    with site.submit(gate=str(gate), name="Stop me") as handle:
+        eventually(lambda: handle.status().state == "running", "it runs")
+        page.open(site.url(f"/jobs/{handle.id}"))
+        page.click("#cancel")
+        page.confirm(False)
+        assert handle.status().state == "running"
+        page.click("#cancel")
+        page.confirm(True)
+        eventually(lambda: page.text(".verdict").startswith("Cancelled"), "it is cancelled")
+        assert handle.status().state == "cancelled"
+        gate.touch()
+
+        def retried() -> bool:
+            """Not before what is left of it has gone."""
+            if page.all("#retry:not([disabled])"):
+                page.click("#retry")
+                page.confirm(True)
+            return handle.status().state not in ("cancelled",)
+
+        eventually(retried, "it is tried again")
+        handle.wait(60)
+        page.errors()  # of answers that it could not be retried yet
+
+
+def test_attempts_are_sorted_filtered_and_opened(site: Site, page: Page) -> None:
+    page.open(site.url(f"/jobs/{site.jobs['done']}"))
+    tasks = page.all("#attempts tbody .row")
+    assert sum("reduce" in one for one in tasks) == 3
+    page.click("#attempts th button", "Task")
+    page.click("#attempts th button", "Task")
+    assert page.all("#attempts tbody .row")[0] == "▸ map 0"
+    page.run(
+        "const box = document.querySelector('#attempts input'); box.value = 'reduce 1';"
+        "box.dispatchEvent(new Event('input'))"
+    )
+    assert page.all("#attempts tbody .row") == ["▸ reduce 1"]
+    page.run(
+        "const box = document.querySelector('#attempts input'); box.value = 'map 0';"
+        "box.dispatchEvent(new Event('input'))"
+    )
+    page.click("#attempts button.row")
+    page.click("#attempts .detail .button", "Show its log")
+    eventually(lambda: "looking at a rose" in page.text("#attempts .detail pre"), "its log")
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_cut_off(site: Site, page: Page, size: tuple[int, int], scheme: str) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    for path in ("/jobs", *(f"/jobs/{job}" for job in site.jobs.values())):
+        page.open(site.url(path), size)
+        assert page.run("return document.documentElement.scrollWidth") <= size[0], path
+        light = page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(245, 246, 248)"
+        assert light == (scheme == "light")
+
+
+def test_a_report_is_the_same_page_and_needs_nobody(site: Site, page: Page) -> None:
+    job = site.jobs["failed"]
+    page.open(site.url(f"/jobs/{job}"))
+    live = page.all("h2")
+    page.open(f"file://{site.settings['storage']}/{layout.report_page(job)}")
+    assert page.all("h2") == live
+    assert "looking at a rose" in page.text("#failure")
+    assert page.all(".actions button") == []
+    assert page.run("return performance.getEntriesByType('resource').length") == 0
+
+
+def big(outcome: Callable[[int], Any]) -> Overview:
+    began, number = 1.7e9, 10_000
+    ended = began + 35
+    rows = tuple(
+        Entry(n, f"1-{n:06x}", outcome(n), f"node-{n % 40}@batch {n % 320}", began + n / 320, 1 + n % 3, 1000, 900)
+        for n in range(number)
+    )
+    stage = Stage(
+        step=0, kind="map", state="done", tasks=number, done=number, entered=began, ended=ended, attempts=rows
+    )  # fmt: skip
+    return Overview(
+        job="big-1", state="succeeded", now=ended, created=began, started=began, finished=ended, stages=(stage,)
+    )
+
+
+def test_ten_thousand_attempts(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "big.html"
+    file.write_bytes(job_page(big(lambda n: "failed" if n == 9_999 else "done")))
+    page.open(f"file://{file}")
+    assert "10,000 attempts, 40 workers" in page.text("h2")
+    assert len(page.all("#attempts tbody .row")) == 100
+    page.click(".chip", "problems")
+    assert page.all("#attempts tbody .row") == ["▸ map 9999"]
+    drawn = page.run(
+        "const canvas = document.querySelector('canvas');"
+        "const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;"
+        "let ink = 0; for (let i = 3; i < all.length; i += 4) ink += all[i] > 200; return ink / (all.length / 4)"
+    )
+    assert drawn > 0.3
