@@ -142,9 +142,9 @@ class Submission:
     def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
         from mrcelery import plan
-        from mrcelery.coordinator import with_reducers
         from mrcelery.formats import input_format
         from mrcelery.formats.source import requests_for
+        from mrcelery.planning import with_reducers
         from mrcelery.storage import scheme_of
         from mrcelery.storage.transfers import transfers
 
