@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrcelery import inputs as inputs_module
 from mrcelery import results
-from mrcelery.api import JobHandle, Runner, storage_root
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
+from mrcelery.handle import JobHandle
 from mrcelery.layout import SUCCESS
+from mrcelery.runner import Runner, storage_root
 
 if TYPE_CHECKING:
     from mrcelery.bundle import BuiltBundle

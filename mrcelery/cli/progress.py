@@ -18,9 +18,9 @@ from mrcelery.cli.common import show_seconds
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
     from mrcelery.cli.live import LiveView, Transfers
     from mrcelery.events import Event
+    from mrcelery.handle import JobHandle
     from mrcelery.overview import Overview
     from mrcelery.report import Report
     from mrcelery.story import Narrator
