@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mrcelery import layout
 from mrcelery.api import attach
 from mrcelery.cli import picture, where
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
@@ -92,7 +93,7 @@ def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as
             write_bytes(_ended(storage.stream(key)))
         if one.ending:
             click.echo(f"[{one.ending}]")
-    if none and found is None:
+    if none and found is None and next(storage.list(layout.job_root(job)), None) is None:
         raise UsageError(f"job {job} is not known here: see `mrcelery list`, or correct --broker or --storage")
     if none:
         click.echo(f"mrcelery: job {job} has no logs of that kind", err=True)
