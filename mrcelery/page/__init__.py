@@ -23,7 +23,7 @@ _BEFORE_TITLE = b"""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>"""
-_BEFORE_STYLE = b"""</title>
+_BEFORE_STYLE = b""" - mrcelery</title>
 <style>
 """
 _BEFORE_DATA = b"""</style>
