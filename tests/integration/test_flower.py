@@ -116,6 +116,8 @@ def test_a_job_that_nobody_knows(dashboard: Flower) -> None:
         assert answer.status == 404
         assert b"job none is not known" in answer.data
     assert dashboard.order("none", "cancel").status == 404
+    for path in ("..%2F..%2Fnone", "none%2F..%2F..", "..", "%2e%2e"):
+        assert dashboard.ask(f"/jobs/{path}/evidence").status == 404
 
 
 def test_nothing_is_told_or_done_without_the_login(dashboard: Flower, done: mrcelery.JobHandle) -> None:
