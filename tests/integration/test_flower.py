@@ -70,7 +70,7 @@ def dashboard(fleet_processes: Fleet, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def open_flower(fleet_processes: Fleet, tmp_path: Path) -> Iterator[Flower]:
     """One without a login, below a prefix, and started as plain Flower is."""
-    with flower(tmp_path, fleet_processes.server.tcp_url, "--url_prefix=tools/fl", login="", plain=True) as started:
+    with flower(tmp_path, fleet_processes.server.tcp_url, "--url_prefix=tools/fl", login="", app="mrcelery") as started:
         yield started
 
 
@@ -228,6 +228,16 @@ def test_without_a_login_one_may_look_but_not_act(
         assert open_flower.order(handle.id, "cancel").status == 401
         assert handle.status().state == "submitted"
         handle.cancel()
+
+
+def test_the_flower_of_an_app_of_ones_own(fleet: Fleet, tmp_path: Path, done: mrcelery.JobHandle) -> None:
+    url = fleet.server.tcp_url
+    (tmp_path / "shop.py").write_text(
+        "import mrcelery\nfrom celery import Celery\n"
+        f"app = Celery('shop', broker={url!r}, backend={url!r})\nmrcelery.install(app)\n"
+    )
+    with flower(tmp_path, url, app="shop") as started:
+        assert started.json(f"/api/jobs/{done.id}")["overview"]["state"] == "succeeded"
 
 
 def test_opened_to_all_and_read_only(
