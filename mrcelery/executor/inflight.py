@@ -36,12 +36,13 @@ end
 return found
 """
 
-# A leased message is kept as [message, exchange, routing key], the last of which is its queue.
+# A leased message is kept as [message, exchange, routing key], the last of which is its queue. Its end is cut off
+# first: the server would try the pattern at each quotation mark of the message.
 _LEASED_OF = """
 local answer = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local counts = {}
 for at = 2, #answer[2], 2 do
-    local queue = string.match(answer[2][at], '"([^"]*)"%]$') or ''
+    local queue = string.match(string.sub(answer[2][at], -256), '"([^"]*)"%]$') or ''
     counts[queue] = (counts[queue] or 0) + 1
 end
 local found = {answer[1]}

@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 from s3_endpoint import VARIABLE
 from s3_proxy import Asked, Fault, Log, proxy
-from services import Fleet, RedisServer, command, environment, eventually, free_port, redis_server, workers
+from services import (
+    Fleet,
+    RedisServer,
+    command,
+    environment,
+    eventually,
+    free_port,
+    redis_server,
+    tls_redis_server,
+    workers,
+)
 
 from mrcelery.config import Config
 from mrcelery.doctor import Doctor, judge_clock, workers_seen
@@ -249,6 +259,27 @@ def test_workers_that_do_not_go_together(
         (finding,) = seen.values()
         assert "c@h" in finding.saw
         assert "a@h" not in finding.saw
+
+
+def test_a_worker_of_a_version_to_come(server: RedisServer, store: RedisJobStore) -> None:
+    store.tell_worker("new@h", b'{"v": 9, "listens": {"celery": 3}}')
+    bad = found(broker=server.tcp_url)
+    assert "new@h" in bad["workers: mrcelery"].saw
+    assert bad["workers"].level == "warn"
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    with tls_redis_server(tmp_path, **AOF) as (server, certificate):
+        url = f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate}"
+        assert levels(broker=url) == LONELY
+        assert levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"  # we sign it ourselves
+
+
+def test_the_user_that_the_chart_makes(server: RedisServer, store: RedisJobStore) -> None:
+    """It may do what jobs need, and that is enough to be looked after: CONFIG is not among it."""
+    rules = (Path(__file__).parents[2] / "helm" / "mrcelery" / "files" / "redis-user.acl").read_text().split()
+    store.call(("ACL", "SETUSER", "mrcelery", "on", ">x", *rules))
+    assert levels(broker=f"redis://mrcelery:x@127.0.0.1:{server.port}") == LONELY
 
 
 def test_a_client_that_signs(server: RedisServer, store: RedisJobStore) -> None:

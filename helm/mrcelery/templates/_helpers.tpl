@@ -133,3 +133,11 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- if and $keda.enabled (eq $keda.trigger "redis") -}}true{{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* What mrcelery's user of Redis may do: the commands it needs, on its own keys and on the queues. */}}
+{{- define "mrcelery.redisAcl" -}}
+{{ .Files.Get "files/redis-user.acl" | trim }}
+{{- range $name, $_ := .Values.workerGroups }}
+~{{ (include "mrcelery.group" (dict "root" $ "group" $name) | fromJson).queue }}*
+{{- end }}
+{{- end -}}
