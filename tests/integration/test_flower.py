@@ -13,7 +13,7 @@ from mrcelery.jobstore.redis import RedisJobStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from flower_process import Flower, flower
-from services import Fleet, Quiet, eventually
+from services import Fleet, Quiet, eventually, redis_server
 
 JobFile = Callable[..., str]
 
@@ -238,6 +238,16 @@ def test_the_flower_of_an_app_of_ones_own(fleet: Fleet, tmp_path: Path, done: mr
     )
     with flower(tmp_path, url, app="shop") as started:
         assert started.json(f"/api/jobs/{done.id}")["overview"]["state"] == "succeeded"
+
+
+def test_a_broker_that_is_gone_is_said(tmp_path: Path) -> None:
+    with redis_server() as server, flower(tmp_path, server.tcp_url) as started:
+        assert started.json("/api/jobs")["jobs"] == []
+        server.stop()
+        answer = started.ask("/jobs")
+        assert answer.status == 503
+        assert b"broker" in answer.data
+        assert b"Traceback" not in answer.data
 
 
 def test_opened_to_all_and_read_only(
