@@ -213,6 +213,8 @@ class JobHandle:
         self._overwrite = overwrite
         self._parse = parse
         self._final_report: Report | None = None
+        self.met = False
+        """Whether the broker has answered before: one that never did is rather a wrong address."""
         self._close = weakref.finalize(self, _close, runner, spool)
 
     def __repr__(self) -> str:
@@ -246,7 +248,7 @@ class JobHandle:
 
         deadline = None if timeout is None else time.monotonic() + timeout
         began = time.monotonic()
-        state, answered = "", 0.0
+        state, answered = "", began if self.met else 0.0
         monitor = Monitor(self.id, on_event or _log, self.runner.patience if self.runner is not None else 0.0)
         while True:
             try:
@@ -259,7 +261,7 @@ class JobHandle:
                     on_progress(self._status(fields))
             except BrokerUnreachableError as e:
                 monitor.unreachable(str(e))
-                # It may be restarting. One that never answered is rather a wrong address.
+                # It may be restarting.
                 if self.runner is None or not answered or time.monotonic() - answered > self.runner.patience:
                     raise
             if self.runner is not None:
@@ -496,6 +498,7 @@ class JobHandle:
     def _look(self, monitor: Monitor) -> dict[str, str]:
         """The fields of a job that is waited for: a job store that lost it is told of it again."""
         fields = self._store.fields(self.id) if self._store is not None else {}
+        self.met = True
         monitor.answered(fields)
         if self.runner is not None and self.runner.look_after(self.id, fields):
             monitor.reentered()

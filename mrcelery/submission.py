@@ -222,6 +222,7 @@ class Submission:
             if on_handle is not None:
                 on_handle(handle)
             self._send(runner, handle, created, found, output, built)
+            handle.met = True
         except BaseException:
             handle.close()
             raise

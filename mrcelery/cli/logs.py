@@ -92,6 +92,8 @@ def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as
             write_bytes(_ended(storage.stream(key)))
         if one.ending:
             click.echo(f"[{one.ending}]")
+    if none and found is None:
+        raise UsageError(f"job {job} is not known here: see `mrcelery list`, or correct --broker or --storage")
     if none:
         click.echo(f"mrcelery: job {job} has no logs of that kind", err=True)
 

@@ -58,7 +58,9 @@ class Display:
         self._signs = picture.signs(sys.stderr)
         self._narrator: Narrator | None = None
         self._plain: dict[tuple[int, str], float] = {}
+        self._last: Overview | None = None
         self._no_workers = False
+        self._no_broker = False
         self._view: LiveView | None = None
         self._transfers: Transfers | None = None
         self._fetched = 0
@@ -114,13 +116,14 @@ class Display:
         for event in self._news(found):
             self._tell(event)
         self.shown = True
+        self._last = found
         if self.mode == "live":
             if self._view is None:
                 from mrcelery.cli.live import LiveView
 
                 self.close()
                 self._view = LiveView()
-            self._view.show(lambda width, height: self._picture(found, width, height))
+            self._draw(found)
 
     def _news(self, found: Overview) -> list[Event]:
         from mrcelery import story
@@ -134,10 +137,13 @@ class Display:
                 self._say(f"job {found.job}: {picture.phase(found)[0]}")
         return news + self._narrator.look(found)
 
-    def _picture(self, found: Overview, width: int, height: int) -> list[picture.Line]:
+    def _draw(self, found: Overview) -> None:
         assert self._narrator is not None
-        return picture.running(
-            found, self._narrator.speed, width, height, no_workers=self._no_workers, signs=self._signs
+        assert self._view is not None
+        speed = self._narrator.speed
+        trouble = "broker not reachable" if self._no_broker else picture.nobody(found) if self._no_workers else ""
+        self._view.show(
+            lambda width, height: picture.running(found, speed, width, height, trouble=trouble, signs=self._signs)
         )
 
     def event(self, event: Event) -> None:
@@ -146,9 +152,13 @@ class Display:
         again = kind == "NoWorkers" and self._no_workers
         if kind in ("NoWorkers", "WorkersFound"):
             self._no_workers = kind == "NoWorkers"
+        if kind in ("BrokerLost", "BrokerBack"):
+            self._no_broker = kind == "BrokerLost"
         # The picture says it all the time.
         if not (again and self._view is not None):
             self._tell(event, style="green" if kind in ("BrokerBack", "StorageBack", "WorkersFound") else "yellow")
+        if self._view is not None and self._last is not None:
+            self._draw(self._last)
 
     def _tell(self, event: Event, style: str = "yellow") -> None:
         kind = type(event).__name__

@@ -94,7 +94,8 @@ class Ours(BaseHandler):  # type: ignore[misc]
     async def listed(self) -> list[Row]:
         limit = self.whole_number("limit", LISTED, MOST_JOBS)
         state, name = self.get_argument("state", "", escape=False), self.get_argument("name", "", escape=False)
-        return await self.aside(self.records.rows, limit, state, name)
+        kept = self.get_argument("kept", "0") != "0"
+        return await self.aside(self.records.kept if kept else self.records.rows, limit, state, name)
 
     async def overview_json(self, job: str) -> bytes:
         attempts = self.get_argument("attempts", "1") != "0"

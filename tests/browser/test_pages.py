@@ -97,6 +97,8 @@ def test_the_list_tells_states_apart_and_filters(site: Site, page: Page) -> None
     page.click(".chip", "failed")
     assert sorted(page.all(".jobs .id b")) == ["Dies", "Fails"]
     page.click(".chip", "all")
+    page.click(".button", "Look for older jobs in storage")
+    eventually(lambda: "Storage has no other jobs" in page.text("main"), "storage was asked")
     page.run(
         "const box = document.querySelector('input'); box.value = 'count <script>';"
         "box.dispatchEvent(new Event('input'))"

@@ -198,6 +198,10 @@ def test_a_job_that_redis_has_forgotten(dashboard: Flower, fleet: Fleet, done: m
     store.close()
     after = dashboard.json(f"/api/jobs/{done.id}")["overview"]
     assert (after["state"], after["stages"]) == ("succeeded", before["stages"])
+    assert done.id not in [row["job"] for row in dashboard.json("/api/jobs")["jobs"]]
+    kept = {row["job"]: row for row in dashboard.json("/api/jobs?kept=1&state=succeeded")["jobs"]}
+    assert (kept[done.id]["name"], kept[done.id]["progress"]) == (NAME, 1.0)
+    assert done.id not in [row["job"] for row in dashboard.json("/api/jobs?kept=1&state=failed")["jobs"]]
     assert dashboard.ask(f"/jobs/{done.id}").status == 200
 
 
