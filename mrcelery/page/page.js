@@ -223,6 +223,11 @@ function verdict() {
   const current = job.stages.filter((stage) => stage.state === "running")[0];
   const took = job.finished && job.started ? seconds(job.finished - job.started) : "";
   const f = job.failure;
+  const passed = job.stages.filter((stage) => stage.state === "done").length;
+  if (job.state === "running" && !current && passed) {
+    return ["running", "running", passed === job.stages.length ? "Running: all tasks are done, the results go to their place." :
+      `Running: ${stageName(job.stages[passed - 1])} is done, ${stageName(job.stages[passed])} is about to begin.`];
+  }
   if (job.state === "submitted" || (job.state === "running" && !current)) {
     if (page.workers === 0) return ["submitted", "queued", `Queued: no worker listens on queue ${job.queue}. Start one with `,
       h("code", null, `mrcelery worker --queue ${job.queue}`)];
@@ -248,7 +253,7 @@ function verdict() {
 }
 function died(f) {
   const stage = job.stages.find((one) => one.step === f.step && one.kind === f.kind);
-  return Boolean(stage) && stage.attempts.some((one) => one[0] === f.task && (one[2] === "killed" || one[2] === "lost"));
+  return f.error === "AttemptsLostError" || Boolean(stage) && stage.attempts.some((one) => one[0] === f.task && (one[2] === "killed" || one[2] === "lost"));
 }
 
 function header() {
@@ -303,7 +308,7 @@ function commands() {
   const name = job.job, f = job.failure;
   const at = f && f.task >= 0 ? ` --step ${f.step} --kind ${f.kind} --task ${f.task}` : "";
   const lines = { submitted: [["wait for it", `mrcelery wait ${name}`], ["stop it", `mrcelery cancel ${name}`]],
-    running: [["wait for it", `mrcelery wait ${name}`], ["what it prints", `mrcelery logs ${name}`], ["stop it", `mrcelery cancel ${name}`]],
+    running: [["wait for it", `mrcelery wait ${name}`], ["what it prints", `mrcelery logs ${name} -f`], ["stop it", `mrcelery cancel ${name}`]],
     succeeded: [["print results", `mrcelery cat ${name}`], ["bring them home", `mrcelery fetch ${name} FOLDER`], live && ["keep this page", `mrcelery report ${name}`]],
     failed: [["what the task printed", `mrcelery logs ${name}${at}`], ["go on from what is done", `mrcelery retry ${name}`], live && ["keep this page", `mrcelery report ${name}`]],
     cancelled: [["run it after all", `mrcelery retry ${name}`], ["remove its data", `mrcelery clean ${name}`]] }[job.state] || [];
