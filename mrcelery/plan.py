@@ -258,14 +258,14 @@ def estimate(
     An upper bound on what the job reports, but for retries, attempts beyond a task's first, tasks' logs, lines
     beyond 64 KiB, Parquet (a request or more per column chunk), objects above 8 MiB that are written (a
     request per 8 MiB and two) and the probe of a storage that was never used. It exceeds that by what comes
-    after the report, which is the report, ``_SUCCESS``, small results read back and the cleaning up, and by
-    partitions that are empty.
+    with the report and after it, which is the report and its page, ``_SUCCESS``, small results read back and the
+    cleaning up, and by partitions that are empty.
     """
     get, lists = reads + listing.get("GET", 0), listing.get("LIST", 0)
     put = delete = 0
     parts = plan.splits
     pages = len(plan.pages)
-    written = 3 + pages  # spec.json, code.zip, report.json, plan pages
+    written = 4 + pages  # spec.json, code.zip, report.html, report.json, plan pages
     read = 2  # the layout's mark; a spec that is there
     for number, step in enumerate(steps):
         maps = parts

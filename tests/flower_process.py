@@ -45,13 +45,13 @@ class Flower:
 
 @contextmanager
 def flower(
-    folder: Path, broker: str, *args: str, login: str = LOGIN, plain: bool = False, **variables: str
+    folder: Path, broker: str, *args: str, login: str = LOGIN, app: str = "", **variables: str
 ) -> Iterator[Flower]:
-    """``mrcelery flower``, or with ``plain`` ``celery -A mrcelery flower``; ``args`` are Flower's own."""
+    """``mrcelery flower``, or with ``app`` ``celery -A app flower``; ``args`` are Flower's own."""
     pytest.importorskip("flower")
     port = free_port()
-    command = [sys.executable, "-m", "celery", "-A", "mrcelery", "flower"]
-    if not plain:
+    command = [sys.executable, "-m", "celery", "-A", app, "flower"]
+    if not app:
         command = [sys.executable, "-m", "mrcelery", "flower", "--"]
     command += [f"--port={port}", "--address=127.0.0.1", *([f"--basic_auth={login}"] if login else []), *args]
     env = environment(MRCELERY_BROKER=broker, **variables)

@@ -29,6 +29,11 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
+def events_option(function: F) -> F:
+    """``--json`` of a command that waits."""
+    return click.option("--json", "as_json", is_flag=True, help="Print events, one a line, as JSON.")(function)
+
+
 class Age(click.ParamType[float]):
     """``7d``, ``12h``, ``90s`` as seconds."""
 

@@ -27,5 +27,9 @@ def command(flower_args: tuple[str, ...], **settings: Any) -> None:
     config = Config.load(settings)
     if not config.broker:
         raise ConfigError("flower needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
+    from mrcelery.executor.celeryapp import make_app
+    from mrcelery.executor.tasks import store_url
+
+    store_url(make_app(config.broker, config.result_backend or None))  # what is wrong with it is said here
     os.environ["MRCELERY_BROKER"] = config.broker
     os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "mrcelery", "flower", *flower_args])

@@ -62,17 +62,21 @@ def signs(out: TextIO) -> Signs:
     return UNICODE
 
 
-def phase(found: Overview, no_workers: bool = False) -> tuple[str, str]:
-    """A job's state in words, and its colour. ``no_workers``: that none listens on its queue."""
+def nobody(found: Overview) -> str:
+    """The trouble of a job on whose queue no worker listens."""
+    return f"no worker listens on queue {found.queue or 'celery'}"
+
+
+def phase(found: Overview, trouble: str = "") -> tuple[str, str]:
+    """A job's state in words, and its colour. ``trouble``: why it does not go on just now."""
     if found.state == "succeeded":
         return "succeeded", "green"
     if found.state == "cancelled":
         return "cancelled", "magenta"
     if found.state == "failed":
         return _how_failed(found), "red"
-    if no_workers:
-        waits = "queued" if found.state == "submitted" else "waiting"
-        return f"{waits}, no worker listens on queue {found.queue or 'celery'}", "yellow"
+    if trouble:
+        return f"{'queued' if found.state == 'submitted' else 'waiting'}, {trouble}", "yellow"
     if found.state == "submitted":
         return "queued", "yellow"
     return ("retrying", "yellow") if any(_retries(stage) for stage in found.stages) else ("running", "cyan")
@@ -105,11 +109,11 @@ def running(
     width: int = 80,
     height: int = 24,
     *,
-    no_workers: bool = False,
+    trouble: str = "",
     signs: Signs = UNICODE,
 ) -> list[Line]:
     """A job that runs, in lines of ``width`` at most, and not many more than ``height`` of them."""
-    lines = [_header(found, no_workers, signs)]
+    lines = [_header(found, trouble, signs)]
     if found.message:
         lines.append([("  says ", "dim"), (found.message, "")])
     blocks = [(stage.state, _stage(found, stage, speed, width, signs)) for stage in found.stages]
@@ -120,8 +124,8 @@ def running(
     return [cut(line, width, signs) for line in lines + slow]
 
 
-def _header(found: Overview, no_workers: bool, signs: Signs) -> Line:
-    word, colour = phase(found, no_workers)
+def _header(found: Overview, trouble: str, signs: Signs) -> Line:
+    word, colour = phase(found, trouble)
     sign = {"succeeded": signs.done, "failed": signs.failed, "cancelled": signs.stopped, "running": signs.running}
     since = found.started or found.created
     lasted = ""
@@ -226,7 +230,7 @@ def summary(
     from mrcelery.report import totals_of
 
     totals = report.totals if report is not None else totals_of(found)
-    lines = [_header(found, False, signs)]
+    lines = [_header(found, "", signs)]
     if totals.records_in or totals.bytes_in:
         shuffle = f" {signs.arrow} shuffle {show_size(totals.shuffle_bytes)}" if totals.shuffle_bytes else ""
         lines += rows("input", [f"{totals.records_in:,} records, {show_size(totals.bytes_in)}{shuffle}"])
@@ -253,7 +257,8 @@ def _tasks(stages: Iterable[Stage]) -> list[str]:
         return []
     done, tasks = sum(stage.done for stage in stages), sum(stage.tasks for stage in stages)
     told = [f"{done:,} of {tasks:,} done" if done < tasks else f"{tasks:,}"]
-    told.append(f"{sum(stage.sums.started for stage in stages):,} attempts")
+    # Fewer than tasks were counted where a broker lost its data meanwhile.
+    told += [f"{started:,} attempts"] if (started := sum(stage.sums.started for stage in stages)) >= done else []
     if failed := sum(stage.sums.failed for stage in stages):
         told.append(f"{failed:,} failed")
     if lost := sum(stage.sums.killed + stage.sums.lost for stage in stages):

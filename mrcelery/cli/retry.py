@@ -8,7 +8,7 @@ import click
 
 from mrcelery.api import attach
 from mrcelery.cli import picture
-from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json
+from mrcelery.cli.common import JOB, connection_options, epilog, events_option, print_json
 from mrcelery.cli.progress import Display, see_through
 
 
@@ -20,7 +20,7 @@ from mrcelery.cli.progress import Display, see_through
 @click.option("--detach", is_flag=True, help="Print the job id and leave; the fleet goes on.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @connection_options
-@json_option
+@events_option
 def command(job: str, detach: bool, quiet: bool, as_json: bool, **settings: Any) -> int:
     """Have a JOB that failed or was cancelled go on from what it has committed, and wait for its end.
 

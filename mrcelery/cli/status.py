@@ -57,7 +57,7 @@ def _running(handle: JobHandle, found: Overview) -> list[picture.Line]:
 
     signs, idle = picture.signs(sys.stdout), not handle.has_workers()
     width, height = _size()
-    lines = picture.running(found, Speed(), width, height, no_workers=idle, signs=signs)
+    lines = picture.running(found, Speed(), width, height, trouble=picture.nobody(found) if idle else "", signs=signs)
     return [*lines, *_more(found), *picture.rows("next", picture.after_fleet(found, no_workers=idle), "bold")]
 
 

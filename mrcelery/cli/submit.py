@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrcelery.cli import INTERRUPTED, picture
-from mrcelery.cli.common import connection_options, epilog, json_option, print_json, write_bytes
+from mrcelery.cli.common import connection_options, epilog, events_option, print_json, write_bytes
 from mrcelery.config import RUNNERS, show_size
 from mrcelery.errors import UsageError
 
@@ -90,7 +90,7 @@ class _Submit(click.Command):
 @click.option("--keep", is_flag=True, help="Keep the intermediate data of a job that succeeded.")
 @click.option("--no-output", is_flag=True, help="Do not print the results.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@json_option
+@events_option
 @click.pass_context
 def command(ctx: click.Context, /, job: str, inputs: tuple[str, ...], **flags: Any) -> int:
     """Run JOB over INPUTs. JOB is file.py, file.py:Class or pkg.module:Class.
@@ -182,7 +182,7 @@ def _check(submission: Submission, detach: bool, as_json: bool) -> None:
             "run `mrcelery fetch JOB DIR` later"
         )
     if as_json and submission.output is None and submission.runner != "celery":
-        raise UsageError("--json prints the report, so the results need another place: give -o OUTPUT")
+        raise UsageError("--json prints events, so the results need another place: give -o OUTPUT")
 
 
 def _interrupted(handle: JobHandle, submission: Submission) -> int:

@@ -8,7 +8,7 @@ import click
 
 from mrcelery.api import attach
 from mrcelery.cli import picture
-from mrcelery.cli.common import JOB, Age, connection_options, epilog, json_option
+from mrcelery.cli.common import JOB, Age, connection_options, epilog, events_option
 from mrcelery.cli.progress import Display, see_through
 
 
@@ -20,7 +20,7 @@ from mrcelery.cli.progress import Display, see_through
 @click.option("--timeout", type=Age(), metavar="TIME", help="Give up after 90s, 10m, 2h; the job goes on.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @connection_options
-@json_option
+@events_option
 def command(job: str, timeout: float | None, quiet: bool, as_json: bool, **settings: Any) -> int:
     """Wait until JOB has ended."""
     with attach(job, **settings) as handle, Display(quiet, as_json) as display:

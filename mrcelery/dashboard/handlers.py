@@ -17,12 +17,12 @@ from flower.views import BaseHandler
 from tornado.ioloop import IOLoop
 from tornado.web import HTTPError, authenticated
 
-from mrcelery.api import JobHandle
 from mrcelery.config import Config
 from mrcelery.dashboard.reading import MOST_JOBS, Records, encoded
 from mrcelery.errors import MRCeleryError, UnreachableError, UsageError
 from mrcelery.executor.fleet import FleetRunner
 from mrcelery.executor.tasks import store_url
+from mrcelery.handle import JobHandle
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.page import Jobs, Live, Row, job_page, jobs_page
 
@@ -94,7 +94,8 @@ class Ours(BaseHandler):  # type: ignore[misc]
     async def listed(self) -> list[Row]:
         limit = self.whole_number("limit", LISTED, MOST_JOBS)
         state, name = self.get_argument("state", "", escape=False), self.get_argument("name", "", escape=False)
-        return await self.aside(self.records.rows, limit, state, name)
+        kept = self.get_argument("kept", "0") != "0"
+        return await self.aside(self.records.kept if kept else self.records.rows, limit, state, name)
 
     async def overview_json(self, job: str) -> bytes:
         attempts = self.get_argument("attempts", "1") != "0"

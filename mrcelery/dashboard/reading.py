@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from itertools import islice
 
 import msgspec
 
-from mrcelery import journal
+from mrcelery import history, journal
 from mrcelery.errors import MRCeleryError, UsageError
 from mrcelery.evidence import bad_records, log
 from mrcelery.jobstore.base import FINAL, JobStore
@@ -20,6 +21,10 @@ from mrcelery.storage.base import Storage
 
 MOST_JOBS = 1000
 """Jobs of a list at most."""
+
+
+MOST_KEPT = 100
+"""Jobs of a list at most that only storage tells of."""
 
 
 class Records:
@@ -39,6 +44,28 @@ class Records:
             if state in ("", fields["state"]) and (not name or fnmatchcase(fields.get("name", ""), name)):
                 found.append(_row(job, fields, sums))
         return found
+
+    def kept(self, limit: int, state: str = "", name: str = "") -> list[Row]:
+        """The same of jobs that only storage still tells of; each takes two or three requests to it."""
+        if not self._storage:
+            return []
+        wanted = history.Wanted(states=frozenset({state} if state else ()), name=name)
+        found = history.jobs(None, open_storage(self._storage), wanted)
+        forgotten = (status for status in found if not self.store.state(status.job))
+        return [
+            Row(
+                job=status.job,
+                name=status.name,
+                owner=status.owner,
+                state=status.state,
+                created=status.created,
+                started=status.started,
+                finished=status.finished,
+                progress=float(status.state == "succeeded"),
+                message=status.message,
+            )
+            for status in islice(forgotten, min(limit, MOST_KEPT))
+        ]
 
     def overview(self, job: str, *, attempts: bool = True) -> Overview | None:
         """The job; None where nobody knows it."""

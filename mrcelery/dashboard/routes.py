@@ -9,7 +9,8 @@ from tornado.web import TemplateModule, url
 
 from mrcelery.dashboard import handlers
 
-JOB = r"([^/]+)"
+JOB = r"([A-Za-z0-9][A-Za-z0-9_.-]*)"
+"""A job's id in an address: nothing that is quoted there, which could be a path once it is not."""
 
 ROUTES = (
     url(r"/jobs", handlers.JobsPage, name="mrcelery-jobs"),

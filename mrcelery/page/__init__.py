@@ -7,8 +7,10 @@ in Flower and the report that stays in storage are the same, but that the first 
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 
@@ -17,23 +19,23 @@ import msgspec
 from mrcelery.overview import Overview
 from mrcelery.records import BadRecord
 
-_BEFORE_TITLE = b"""<!doctype html>
+_BEFORE_POLICY = b"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src 'self'; connect-src 'self'; """
+_BEFORE_TITLE = b"""">
 <title>"""
-_BEFORE_STYLE = b"""</title>
-<style>
-"""
+_BEFORE_STYLE = b""" - mrcelery</title>
+<style>"""
 _BEFORE_DATA = b"""</style>
 </head>
 <body>
 <main id="page"><noscript>This page needs JavaScript; <code>mrcelery status</code> tells the same.</noscript></main>
 <script type="application/json" id="data">"""
 _BEFORE_SCRIPT = b"""</script>
-<script>
-"""
+<script>"""
 _END = b"""</script>
 </body>
 </html>
@@ -106,8 +108,16 @@ def _html(title: str, data: bytes) -> bytes:
     # In a script element nothing is escaped, and only "<" could end it or begin a comment; JSON has it in texts only.
     inert = data.replace(b"<", b"\\u003c")
     named = escape(title).encode("utf-8", "replace")
-    return b"".join((_BEFORE_TITLE, named, _BEFORE_STYLE, _asset("page.css"), _BEFORE_DATA, inert, _BEFORE_SCRIPT,
-                     _asset("page.js"), _END))  # fmt: skip
+    style, script = _asset("page.css"), _asset("page.js")
+    # The second line of defence: a browser runs this script and no other, whatever is in the data.
+    policy = f"style-src '{_digest(style)}'; script-src '{_digest(script)}'".encode()
+    return b"".join((_BEFORE_POLICY, policy, _BEFORE_TITLE, named, _BEFORE_STYLE, style, _BEFORE_DATA, inert,
+                     _BEFORE_SCRIPT, script, _END))  # fmt: skip
+
+
+@cache
+def _digest(asset: bytes) -> str:
+    return f"sha256-{b64encode(sha256(asset).digest()).decode()}"
 
 
 @cache

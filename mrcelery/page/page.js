@@ -88,24 +88,38 @@ async function ask(path, options) {
 // ---- the list of jobs ----
 
 function showJobs() {
-  let jobs = page.jobs;
+  let jobs = page.jobs, kept = [];
   const chosen = { state: "", name: "" };
   document.body.prepend(top("jobs", ""));
   root.append(h("h1", null, "Jobs"));
   const list = h("section", { class: "card" });
   const chips = h("div", { class: "chips" });
   const search = h("input", { type: "search", placeholder: "name, id or owner", "aria-label": "Search jobs",
-    oninput: () => { chosen.name = search.value.toLowerCase(); rows(); } });
+    oninput: () => { chosen.name = search.value.toLowerCase(); show(); } });
   list.append(chips);
   const table = h("div", { class: "scroll" });
-  list.append(table);
+  const older = h("button", { class: "button", onclick: async () => {
+    older.disabled = true;
+    older.textContent = "Looking...";
+    try {
+      kept = (await (await ask("/jobs/data?kept=1")).json()).jobs;
+      older.remove();
+      if (!kept.length) list.append(h("p", { class: "dim small" }, "Storage has no other jobs, or Flower does not know it (MRCELERY_STORAGE)."));
+      show();
+    } catch (error) { older.disabled = false; older.textContent = `Try again: ${error.message}`; }
+  } }, "Look for older jobs in storage");
+  list.append(table, h("div", null, older));
   root.append(list);
 
-  function rows() {
-    const states = ["", "submitted", "running", "succeeded", "failed", "cancelled"];
+  function show() {
+    const known = new Set(jobs.map((job) => job.job));
+    rows([...jobs, ...kept.filter((job) => !known.has(job.job))]);
+  }
+  function rows(jobs) {
+    const states = ["", "submitted", "running", "succeeded", "failed", "cancelled", "unknown"];
     const known = states.filter((state) => !state || jobs.some((job) => job.state === state));
     chips.replaceChildren(...known.map((state) => h("button", { class: "chip", "aria-pressed": String(chosen.state === state),
-      onclick: () => { chosen.state = state; rows(); } },
+      onclick: () => { chosen.state = state; show(); } },
       `${state ? WORDS[state] || state : "all"} ${state ? jobs.filter((job) => job.state === state).length : jobs.length}`)), search);
     if (document.activeElement === document.body && chosen.name) search.focus();
     const shown = jobs.filter((job) => (!chosen.state || job.state === chosen.state) &&
@@ -122,7 +136,7 @@ function showJobs() {
   }
   function row(job) {
     const now = page.now, began = job.started || job.created;
-    const ended = FINAL.includes(job.state);
+    const ended = FINAL.includes(job.state) || job.state === "unknown";
     const bad = job.failed && !ended;
     return h("tr", null,
       h("td", null, badge(bad ? "retrying" : job.state, bad ? "retrying" : null)),
@@ -130,18 +144,18 @@ function showJobs() {
         h("div", { class: "dim small mono" }, job.job),
         job.message && h("div", { class: job.state === "failed" ? "error small" : "dim small" }, job.message)),
       h("td", { class: "prog" }, h("div", { class: "bar" }, h("i", { class: job.state, style: { width: `${job.progress * 100}%` } })),
-        h("div", { class: "dim small" }, ended ? `${plural(job.tasks, "task")}` : job.stage ?
+        h("div", { class: "dim small" }, ended ? job.tasks > 0 && plural(job.tasks, "task") : job.stage ?
           `${job.stage}: ${count(job.done)} of ${plural(job.tasks, "task")}` : "waits for a worker")),
       h("td", { class: "owner" }, job.owner || "–"),
       h("td", { class: "n age", "data-label": "age ", title: clock(job.created) }, job.created ? seconds(Math.max(0, now - job.created)) : "–"),
-      h("td", { class: "n time", "data-label": "time " }, began && job.started ? seconds(Math.max(0, (job.finished || now) - began)) : "–"));
+      h("td", { class: "n time", "data-label": "time " }, began && job.started ? seconds(Math.max(0, (job.finished || (ended ? began : now)) - began)) : "–"));
   }
-  rows();
+  show();
   poll(async () => {
     const found = await (await ask("/jobs/data")).json();
     jobs = found.jobs;
     page.now = found.now;
-    rows();
+    show();
     return jobs.some((job) => !FINAL.includes(job.state)) ? 2000 : 5000;
   });
 }
@@ -209,6 +223,11 @@ function verdict() {
   const current = job.stages.filter((stage) => stage.state === "running")[0];
   const took = job.finished && job.started ? seconds(job.finished - job.started) : "";
   const f = job.failure;
+  const passed = job.stages.filter((stage) => stage.state === "done").length;
+  if (job.state === "running" && !current && passed) {
+    return ["running", "running", passed === job.stages.length ? "Running: all tasks are done, the results go to their place." :
+      `Running: ${stageName(job.stages[passed - 1])} is done, ${stageName(job.stages[passed])} is about to begin.`];
+  }
   if (job.state === "submitted" || (job.state === "running" && !current)) {
     if (page.workers === 0) return ["submitted", "queued", `Queued: no worker listens on queue ${job.queue}. Start one with `,
       h("code", null, `mrcelery worker --queue ${job.queue}`)];
@@ -234,7 +253,7 @@ function verdict() {
 }
 function died(f) {
   const stage = job.stages.find((one) => one.step === f.step && one.kind === f.kind);
-  return Boolean(stage) && stage.attempts.some((one) => one[0] === f.task && (one[2] === "killed" || one[2] === "lost"));
+  return f.error === "AttemptsLostError" || Boolean(stage) && stage.attempts.some((one) => one[0] === f.task && (one[2] === "killed" || one[2] === "lost"));
 }
 
 function header() {
@@ -289,7 +308,7 @@ function commands() {
   const name = job.job, f = job.failure;
   const at = f && f.task >= 0 ? ` --step ${f.step} --kind ${f.kind} --task ${f.task}` : "";
   const lines = { submitted: [["wait for it", `mrcelery wait ${name}`], ["stop it", `mrcelery cancel ${name}`]],
-    running: [["wait for it", `mrcelery wait ${name}`], ["what it prints", `mrcelery logs ${name}`], ["stop it", `mrcelery cancel ${name}`]],
+    running: [["wait for it", `mrcelery wait ${name}`], ["what it prints", `mrcelery logs ${name} -f`], ["stop it", `mrcelery cancel ${name}`]],
     succeeded: [["print results", `mrcelery cat ${name}`], ["bring them home", `mrcelery fetch ${name} FOLDER`], live && ["keep this page", `mrcelery report ${name}`]],
     failed: [["what the task printed", `mrcelery logs ${name}${at}`], ["go on from what is done", `mrcelery retry ${name}`], live && ["keep this page", `mrcelery report ${name}`]],
     cancelled: [["run it after all", `mrcelery retry ${name}`], ["remove its data", `mrcelery clean ${name}`]] }[job.state] || [];
@@ -355,12 +374,21 @@ function lanes(attempts) {
   }
   return [...workers].sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
 }
+// What all names of workers have in common says nothing: "celery@" before the host, a domain after it.
+function shortNames(names) {
+  const same = (of) => names.length > 1 && new Set(names.map(of)).size === 1;
+  let short = (name) => name;
+  if (same((name) => name.split("@")[0]) && !same((name) => name.split("@")[1])) short = (name) => name.slice(name.indexOf("@") + 1);
+  const domain = (name) => (short(name).includes(".") ? short(name).slice(short(name).indexOf(".")) : "");
+  return same(domain) ? (name) => short(name).slice(0, short(name).length - domain(name).length) : short;
+}
 function timeline(attempts) {
   if (!attempts.length) return null;
   const workers = lanes(attempts), all = workers.reduce((n, [, slots]) => n + slots.length, 0), most = Math.min(all, LANES);
   const start = Math.min(...job.stages.filter((s) => s.entered).map((s) => s.entered), attempts[0].began);
   const end = attempts.reduce((latest, one) => Math.max(latest, one.began + one.seconds), Math.max(job.finished || job.now, start + 0.001));
   const lane = Math.max(4, Math.min(18, Math.floor(520 / most))), gap = lane > 7 ? 2 : 1, head = 34, between = 6;
+  const named = shortNames(workers.map(([worker]) => worker));
   const canvas = h("canvas", { role: "img", "aria-label": `Timeline of ${attempts.length} attempts on ${workers.length} workers; the table of attempts tells the same` });
   const box = h("div", { class: "timeline" }, canvas), tip = h("div", { class: "tip", hidden: true });
   let bars = [];
@@ -408,7 +436,7 @@ function timeline(attempts) {
     for (const [worker, slots] of workers) {
       if (shown >= most) break;
       g.fillStyle = inks.dim;
-      let name = worker;
+      let name = named(worker);
       while (name.length > 4 && g.measureText(name).width > (narrow ? width - 20 : left - 16)) name = `${name.slice(0, -2)}…`;
       if (narrow) { g.fillText(name, left, y + 6); y += labels; }
       else g.fillText(name, 4, y + Math.max(lane, 12) / 2);
@@ -423,7 +451,7 @@ function timeline(attempts) {
           g.fillRect(from, y, wide, lane - gap);
           g.globalAlpha = 1;
           if (lane >= 7 && BAD.includes(one.outcome) && wide >= 7) mark(g, from + wide / 2, y + (lane - gap) / 2, Math.min(lane - gap, 9) / 2 - 1.5);
-          if (one.slow) { g.fillStyle = inks.lost; g.fillRect(from, y + lane - gap - 2, wide, 2); triangle(g, from + wide, y + (lane - gap) / 2, inks.lost); }
+          if (one.slow) { g.fillStyle = inks.lost; g.fillRect(from, y + lane - gap - (lane > 7 ? 2 : 1), wide, lane > 7 ? 2 : 1); triangle(g, from + wide, y + (lane - gap) / 2, inks.lost); }
           if (one.key === filter.open) { g.strokeStyle = inks.ink; g.lineWidth = 2; g.strokeRect(from - 1, y - 1, wide + 2, lane - gap + 2); }
           bars.push([from, y, wide, one]);
         }

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,36 +15,9 @@ import pytest
 import mrcelery
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from flower_process import LOGIN, Flower, flower
+from flower_process import flower
+from flower_site import JOB, NAME, Site
 from services import redis_server, workers
-
-NAME = "Count <script>window.broken = 1</script>"
-
-JOB = """
-    import os, time
-    from mrcelery import MRJob
-
-    class Look(MRJob):
-        def configure_args(self):
-            super().configure_args()
-            self.add_passthru_arg("--gate")
-            self.add_passthru_arg("--mode", default="fine")
-
-        def mapper(self, _, line):
-            print("looking at", line)
-            if self.options.mode == "raise":
-                raise ValueError(f"<b>no</b> {line}")
-            if self.options.mode == "die":
-                os._exit(7)
-            while self.options.gate and not os.path.exists(self.options.gate):
-                yield "waiting", 0
-                time.sleep(0.01)
-            for word in line.split():
-                yield word, 1
-
-        def reducer(self, key, values):
-            yield key, sum(values)
-"""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,24 +58,6 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser.set_page_load_timeout(60)
     yield browser
     browser.quit()
-
-
-@dataclass
-class Site:
-    """Where the pages are, and the ids of jobs in each state."""
-
-    flower: Flower
-    settings: dict[str, Any]
-    job: str
-    text: str
-    jobs: dict[str, str]
-
-    def url(self, path: str) -> str:
-        return self.flower.base.replace("http://", f"http://{LOGIN}@") + path
-
-    def submit(self, mode: str = "fine", gate: str = "", **more: Any) -> mrcelery.JobHandle:
-        args = ["--mode", mode, *(["--gate", gate] if gate else [])]
-        return mrcelery.submit(self.job, self.text, args=args, **{**self.settings, **more})
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,8 @@ from mrcelery.journal import Entry
 from mrcelery.overview import Overview, Stage
 from mrcelery.page import job_page
 
-sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import NAME, Site
+from flower_site import NAME, Site
 from services import eventually
 
 LAPTOP, PHONE = (1280, 800), (390, 844)
@@ -97,6 +96,8 @@ def test_the_list_tells_states_apart_and_filters(site: Site, page: Page) -> None
     page.click(".chip", "failed")
     assert sorted(page.all(".jobs .id b")) == ["Dies", "Fails"]
     page.click(".chip", "all")
+    page.click(".button", "Look for older jobs in storage")
+    eventually(lambda: "Storage has no other jobs" in page.text("main"), "storage was asked")
     page.run(
         "const box = document.querySelector('input'); box.value = 'count <script>';"
         "box.dispatchEvent(new Event('input'))"
@@ -221,6 +222,15 @@ def test_a_report_is_the_same_page_and_needs_nobody(site: Site, page: Page) -> N
     assert "looking at a rose" in page.text("#failure")
     assert page.all(".actions button") == []
     assert page.run("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_no_other_script_runs(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "evil.html"
+    evil = b"<script>window.broken = 1</script><img src=x onerror='window.broken = 2'></body>"
+    file.write_bytes(job_page(big(lambda n: "done")).replace(b"</body>", evil))
+    page.open(f"file://{file}")
+    assert page.run("return window.broken") is None
+    assert any("Content Security Policy" in one for one in page.errors())
 
 
 def big(outcome: Callable[[int], Any]) -> Overview:

@@ -4,70 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 import redis
-from chart_rendering import environment_of, render
-from services import GATED, WORD_COUNT, Gate, command, environment, eventually, free_port, workers
+from chart_pods import ChartRedis
+from chart_rendering import render
+from services import GATED, WORD_COUNT, Gate, command, environment, eventually, workers
 
 import mrcelery
-from mrcelery.executor.local import find_server
 
-PASSWORD = "not-a-secret-0123456789"
 QUEUE = "batch"
 SETTINGS = [f'workers.queue="{QUEUE}"', 'storage="s3://bucket/prefix"']
 
 
-class ChartRedis:
-    def __init__(self, folder: Path) -> None:
-        found = render(sets=SETTINGS)
-        config = found.find("ConfigMap", "-redis")["data"]
-        (container,) = found.find("StatefulSet", "-redis")["spec"]["template"]["spec"]["containers"]
-        assert environment_of(container).keys() == {"REDIS_USER", "REDISCLI_AUTH"}
-        assert container["command"][:2] == ["sh", "-ec"]
-        self.port = free_port()
-        self.url = f"redis://mrcelery:{PASSWORD}@127.0.0.1:{self.port}/0"
-        for name in ("etc", "run", "data", "bin"):
-            (folder / name).mkdir()
-        (folder / "bin" / "valkey-server").symlink_to(find_server())
-        script = container["command"][2].replace("/etc/redis", f"{folder}/etc").replace("/run/redis", f"{folder}/run")
-        # A port of the test's, and someone who may read the log of refusals.
-        config["redis.conf"] = config["redis.conf"].replace("dir /data", f"dir {folder}/data")
-        config["redis.conf"] += f"port {self.port}\nuser admin on nopass ~* &* +@all\n"
-        for name, text in config.items():
-            (folder / "etc" / name).write_text(text)
-        path = f"{folder}/bin:{os.environ['PATH']}"
-        env = environment(REDIS_USER="mrcelery", REDISCLI_AUTH=PASSWORD, PATH=path)
-        self.log = folder / "redis.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(["sh", "-ec", script], env=env, stdout=log, stderr=log)
-        self.admin = redis.Redis(port=self.port, username="admin", password="any")
-        eventually(self._answers, "Redis answers")
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            return bool(self.admin.ping())
-        except redis.ConnectionError:
-            return False
-
-    def refused(self) -> set[str]:
-        """Commands, keys and channels that the user was refused so far."""
-        return {one["object"] for one in self.admin.acl_log()}
-
-    def stop(self) -> None:
-        self.admin.close()
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChartRedis]:
-    started = ChartRedis(tmp_path_factory.mktemp("redis"))
+    started = ChartRedis(render(sets=SETTINGS), tmp_path_factory.mktemp("redis"))
     try:
         yield started
     finally:

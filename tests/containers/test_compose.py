@@ -175,8 +175,14 @@ def test_a_word_count_over_s3_is_right(bench: Bench, undisturbed: Outcome) -> No
 
 def test_workers_and_flower_are_healthy(fleet: Cluster) -> None:
     fleet.await_healthy([*fleet.workers(), fleet.container("flower")])
-    with urlopen(f"{fleet.flower}/healthcheck") as answer:
-        assert answer.read() == b"OK"
+
+
+def test_flower_has_our_pages(bench: Bench, undisturbed: Outcome) -> None:
+    def shows_the_job() -> bool:
+        with urlopen(f"{bench.cluster.flower}/jobs") as answer:
+            return b"SlowWordCount" in answer.read()
+
+    eventually(shows_the_job, "Flower lists the job")
 
 
 def test_a_worker_that_is_killed(bench: Bench, undisturbed: Outcome) -> None:

@@ -275,6 +275,13 @@ def test_over_tls(tmp_path: Path) -> None:
         assert levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"  # we sign it ourselves
 
 
+def test_the_user_that_the_chart_makes(server: RedisServer, store: RedisJobStore) -> None:
+    """It may do what jobs need, and that is enough to be looked after: CONFIG is not among it."""
+    rules = (Path(__file__).parents[2] / "helm" / "mrcelery" / "files" / "redis-user.acl").read_text().split()
+    store.call(("ACL", "SETUSER", "mrcelery", "on", ">x", *rules))
+    assert levels(broker=f"redis://mrcelery:x@127.0.0.1:{server.port}") == LONELY
+
+
 def test_a_client_that_signs(server: RedisServer, store: RedisJobStore) -> None:
     told = Presence(queues=("celery",), processes=1, every=5.0, versions=versions(), visibility=15.0, arrow=True)
     store.tell_worker("a@h", encode(told))

@@ -13,7 +13,7 @@ from mrcelery.jobstore.redis import RedisJobStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from flower_process import Flower, flower
-from services import Fleet, Quiet, eventually
+from services import Fleet, Quiet, eventually, redis_server
 
 JobFile = Callable[..., str]
 
@@ -70,7 +70,7 @@ def dashboard(fleet_processes: Fleet, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def open_flower(fleet_processes: Fleet, tmp_path: Path) -> Iterator[Flower]:
     """One without a login, below a prefix, and started as plain Flower is."""
-    with flower(tmp_path, fleet_processes.server.tcp_url, "--url_prefix=tools/fl", login="", plain=True) as started:
+    with flower(tmp_path, fleet_processes.server.tcp_url, "--url_prefix=tools/fl", login="", app="mrcelery") as started:
         yield started
 
 
@@ -116,6 +116,8 @@ def test_a_job_that_nobody_knows(dashboard: Flower) -> None:
         assert answer.status == 404
         assert b"job none is not known" in answer.data
     assert dashboard.order("none", "cancel").status == 404
+    for path in ("..%2F..%2Fnone", "none%2F..%2F..", "..", "%2e%2e"):
+        assert dashboard.ask(f"/jobs/{path}/evidence").status == 404
 
 
 def test_nothing_is_told_or_done_without_the_login(dashboard: Flower, done: mrcelery.JobHandle) -> None:
@@ -198,6 +200,10 @@ def test_a_job_that_redis_has_forgotten(dashboard: Flower, fleet: Fleet, done: m
     store.close()
     after = dashboard.json(f"/api/jobs/{done.id}")["overview"]
     assert (after["state"], after["stages"]) == ("succeeded", before["stages"])
+    assert done.id not in [row["job"] for row in dashboard.json("/api/jobs")["jobs"]]
+    kept = {row["job"]: row for row in dashboard.json("/api/jobs?kept=1&state=succeeded")["jobs"]}
+    assert (kept[done.id]["name"], kept[done.id]["progress"]) == (NAME, 1.0)
+    assert done.id not in [row["job"] for row in dashboard.json("/api/jobs?kept=1&state=failed")["jobs"]]
     assert dashboard.ask(f"/jobs/{done.id}").status == 200
 
 
@@ -222,6 +228,26 @@ def test_without_a_login_one_may_look_but_not_act(
         assert open_flower.order(handle.id, "cancel").status == 401
         assert handle.status().state == "submitted"
         handle.cancel()
+
+
+def test_the_flower_of_an_app_of_ones_own(fleet: Fleet, tmp_path: Path, done: mrcelery.JobHandle) -> None:
+    url = fleet.server.tcp_url
+    (tmp_path / "shop.py").write_text(
+        "import mrcelery\nfrom celery import Celery\n"
+        f"app = Celery('shop', broker={url!r}, backend={url!r})\nmrcelery.install(app)\n"
+    )
+    with flower(tmp_path, url, app="shop") as started:
+        assert started.json(f"/api/jobs/{done.id}")["overview"]["state"] == "succeeded"
+
+
+def test_a_broker_that_is_gone_is_said(tmp_path: Path) -> None:
+    with redis_server() as server, flower(tmp_path, server.tcp_url) as started:
+        assert started.json("/api/jobs")["jobs"] == []
+        server.stop()
+        answer = started.ask("/jobs")
+        assert answer.status == 503
+        assert b"broker" in answer.data
+        assert b"Traceback" not in answer.data
 
 
 def test_opened_to_all_and_read_only(

@@ -411,7 +411,7 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
             assert len(kept(handle, quiet.settings["storage"])) > 3
             quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
             assert handle.cancel()
-            names = (layout.spec, layout.code, layout.report)
+            names = (layout.spec, layout.code, layout.report, layout.report_page)
             left = {layout.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
             eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
             handle.retry()

@@ -71,7 +71,7 @@ def test_requests_are_as_reported_and_as_planned(
     asked = log.requests
 
     # as reported: all but what comes with the report and after it
-    until = next(i for i, one in enumerate(asked) if one.method == "PUT" and one.key.endswith("/report.json"))
+    until = next(i for i, one in enumerate(asked) if one.method == "PUT" and one.key.endswith("/report.html"))
     assert reported == Counter(one.billed for one in asked[:until])
     after = Counter(one.billed for one in asked[until:])
 

@@ -20,6 +20,9 @@ from pathlib import Path
 import pytest
 from services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
+from mrcelery import journal
+from mrcelery.overview import glance
+
 JobFile = Callable[..., str]
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -210,16 +213,33 @@ def test_lines_and_events(fleet: Fleet, job_file: JobFile, tmp_path: Path) -> No
     assert (seen[-1]["state"], seen[-1]["totals"]["records_in"], len(seen[-1]["parts"])) == ("succeeded", 2, 1)
 
 
-def test_logs_are_followed(fleet: Fleet, job_file: JobFile, tmp_path: Path) -> None:
+def test_a_glance_takes_two_round_trips(quiet: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {"steps": '[["",true]]', "total.0.map": "9", "entered.0.map": "1.0"}
+    quiet.store.create(quiet.name, stages, b"")
+    quiet.store.move(quiet.name, "running")
+    for task in range(9):
+        journal.begin(quiet.store, quiet.name, 0, "map", task, f"a{task}", "w 1")
+    sent = []
+    call = quiet.store.connection.call
+    monkeypatch.setattr(quiet.store.connection, "call", lambda *commands: sent.append(len(commands)) or call(*commands))
+    found = glance(quiet.store, quiet.name)
+    assert found is not None
+    assert [(stage.state, stage.sums.running) for stage in found.stages] == [("running", 9), ("waiting", 0)]
+    assert sent == [2, 4]
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_logs_are_followed(fleet: Fleet, job_file: JobFile, tmp_path: Path, bucket: str, where: str) -> None:
+    env = fleet.env if where == "folder" else {**fleet.env, "MRCELERY_STORAGE": f"s3://{bucket}/{os.urandom(4).hex()}"}
     gates = [tmp_path / "gate-a", tmp_path / "gate-b"]
     (tmp_path / "in.txt").write_text("".join(f"{gate}\n" for gate in gates))
     size = ["--split-size", str(len(f"{gates[0]}\n"))]
-    done = command("submit", job_file(TALKS), tmp_path / "in.txt", "--detach", *size, env=fleet.env)
+    done = command("submit", job_file(TALKS), tmp_path / "in.txt", "--detach", *size, env=env)
     job = done.stdout.strip()
     follow = [sys.executable, "-m", "mrcelery", "logs", job, "-f"]
     said = tmp_path / "said"
     with said.open("w") as out:
-        client = subprocess.Popen(follow, env=fleet.env, stdout=out, stderr=subprocess.DEVNULL)
+        client = subprocess.Popen(follow, env=env, stdout=out, stderr=subprocess.DEVNULL)
     eventually(lambda: said.read_text().count("first words") == 2, "both attempts are heard while they run")
     assert "last words" not in said.read_text()
     for gate in gates:
@@ -228,5 +248,5 @@ def test_logs_are_followed(fleet: Fleet, job_file: JobFile, tmp_path: Path) -> N
     for task, gate in enumerate(gates):
         lines = [line for line in said.read_text().splitlines() if line.startswith(f"step 0 map {task} | ")]
         assert [line.partition(" | ")[2] for line in lines] == [f"first words of {gate.name}", "last words"]
-    alone = command("logs", job, "-f", "--kind", "map", "--task", "1", env=fleet.env)
+    alone = command("logs", job, "-f", "--kind", "map", "--task", "1", env=env)
     assert alone.stdout == "first words of gate-b\nlast words\n"

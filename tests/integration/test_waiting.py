@@ -90,3 +90,16 @@ def test_the_command_tells(server: RedisServer, job_file: JobFile, tmp_path: Pat
     gate.open()
     with workers(tmp_path / "a", server.tcp_url, **QUICK):
         assert client.wait(PATIENCE) == 0
+
+
+def test_a_wait_may_begin_while_the_broker_is_away(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, 2)
+    gate.open()
+    with submit(server, job_file(GATED), gate, tmp_path) as handle:
+        server.stop()
+        waiting = Waiting(handle)
+        waiting.await_told(events.BrokerLost)
+        server.start()
+        with workers(tmp_path / "a", server.tcp_url, **QUICK):
+            waiting.join(2 * PATIENCE)
+            assert list(handle) == [("seen", 2)]

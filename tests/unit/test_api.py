@@ -310,6 +310,25 @@ def test_waiting(known: Known) -> None:
         job.wait()
 
 
+def test_a_short_job_is_seen_to_end_soon_and_a_long_one_costs_little(
+    known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of the test's own."""
+    now, pauses = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append((now[0], seconds))
+        now[0] += seconds
+
+    monkeypatch.setattr("mrcelery.handle.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mrcelery.handle.time.sleep", sleep)
+    with pytest.raises(WaitTimeoutError):
+        JobHandle("job-1", known).wait(60.0)
+    assert all(pause <= max(0.005, began / 50) + 1e-9 for began, pause in pauses)
+    assert max(pause for _, pause in pauses) == 0.2
+    assert len(pauses) < 700
+
+
 def test_a_wait_sees_the_cluster_die(known: Known) -> None:
     def check() -> None:
         raise RuntimeError("died")

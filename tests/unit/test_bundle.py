@@ -116,6 +116,7 @@ def test_imported_classes_and_bases_do_not_count(folder: Path) -> None:
         ("unguarded.py", r"Words.run\(\) is called while its file is imported: put it under"),
         ("", "give the path of a .py file"),
         (".relative", "give the path of a .py file"),
+        ("x" * 300, "give the path of a .py file"),  # longer than a file's name may be
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_a_line(folder: Path, spec: str, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from ast import literal_eval
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,17 @@ def test_help_is_light(args: list[str]) -> None:
 def test_a_job_file_and_the_client_of_a_fleet_are_light() -> None:
     code = "from mrcelery import MRJob, run\nimport mrcelery.submission, mrcelery.executor.fleet"
     assert loaded_after(code, HEAVY) == []
+
+
+def test_a_short_job_on_a_terminal_does_without_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("a\n")
+    submit = ["submit", "-r", "inline", "mrcelery.examples.word_count:WordCount", f"{tmp_path}/in.txt"]
+    code = f"""
+from mrcelery.cli import cli, progress, run_command
+progress.QUIET_SECONDS = progress.PLAIN_QUIET_SECONDS = 60.0
+sys.stderr.isatty = lambda: True
+assert run_command(cli, {submit!r}, "mrcelery") == 0"""
+    assert loaded_after(code, ["rich", "mrcelery.story", "mrcelery.speed"]) == []
 
 
 def test_every_public_name_is_there() -> None:

@@ -288,9 +288,9 @@ def test_estimate_of_one_step() -> None:
     cost = estimate(plan, steps, listing={"GET": 1, "LIST": 1}, reads=100, storage_is_s3=True)
     # in: a look, 100 extents; the layout, the spec; each process: spec, code, a plan page;
     # map: 100 x (4 partitions + commit); barrier: 4 lists; two summaries; 4 part files read back;
-    # reduce: 4 x (100 + list) read, 4 x (part + commit) written; spec, code, page, report; 4 copies
+    # reduce: 4 x (100 + list) read, 4 x (part + commit) written; spec, code, page, report (two files); 4 copies
     assert cost.get == 1 + 100 + 2 + 3 + 4 * 101 + 4
-    assert cost.put == 100 * 5 + 4 + 2 + 4 * 2 + 4 + 4
+    assert cost.put == 100 * 5 + 4 + 2 + 4 * 2 + 5 + 4
     assert cost.list == 1 + 1
     assert cost.requests == {"GET": cost.get, "PUT": cost.put, "LIST": cost.list, "DELETE": cost.delete}
     assert cost.dollars == pytest.approx((cost.put + cost.list) * 5e-6 + cost.get * 4e-7)
@@ -332,7 +332,7 @@ def test_estimate_follows_the_parts_from_step_to_step() -> None:
     def cost(*steps: StepSpec) -> Cost:
         return estimate(plan, steps, listing={}, reads=0, storage_is_s3=True, output_is_s3=False)
 
-    assert cost(map_only).put == 3 + 1 + 10 * 2 + 1
+    assert cost(map_only).put == 4 + 1 + 10 * 2 + 1
     two = cost(map_only, reducing)
     # besides, a plan page, and summaries; 3 part files are brought to the folder, and not 10
     assert two.put - cost(map_only).put == 10 * 4 + 3 + 6 + 1 + 2

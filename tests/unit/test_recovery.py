@@ -15,7 +15,8 @@ import pytest
 import mrcelery
 from mrcelery import attempt, layout, marks, watch
 from mrcelery.attempt import run_attempt
-from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, start
+from mrcelery.coordinator import Stage, barrier, finish, has_gone_on, start
+from mrcelery.ending import clean_up
 from mrcelery.errors import JobStoppedError, TaskError
 from mrcelery.executor.inline import InlineRunner
 from mrcelery.executor.submit import enter, job_fields
@@ -285,5 +286,5 @@ def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
     left = {info.key.removeprefix(layout.job_root(job.id)) for info in job.storage.list(layout.job_root(job.id))}
     summaries = {f"step-{step}/{kind}.json" for step in range(2) for kind in ("map", "reduce")}
     output = {f"output/part-{number:05d}" for number in range(2)}
-    assert left == {"spec.json", "code.zip", "report.json", *summaries, *output}
+    assert left == {"spec.json", "code.zip", "report.json", "report.html", *summaries, *output}
     assert not os.path.exists(f"{tmp_path}/storage/{layout.task_root(job.id, 0, 'map', 0)}")
