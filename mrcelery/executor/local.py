@@ -1,8 +1,8 @@
 """The local runner: a cluster of its own on this machine, for as long as it is needed.
 
-A Redis (or Valkey) server on a unix socket and one Celery worker with N processes, in a temporary
-folder. Nothing of it outlives the client, whatever becomes of that: the worker holds the read end of a
-pipe whose write end only the client has, and takes everything down when it reads the end
+A Celery worker with N processes and the Redis (or Valkey) server that it starts, on a unix socket, in a
+temporary folder. Nothing of it outlives the client, whenever and however that ends: the worker holds the read
+end of a pipe whose write end only the client has, and takes everything down when it reads the end
 (:mod:`mrcelery.executor.localworker`).
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError
 from mrcelery.executor.fleet import start_message
+from mrcelery.executor.localworker import SERVER_STATUS
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import Request
@@ -52,38 +53,19 @@ class LocalRunner:
         self._lock = (self._folder / "lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # held while we live: tells others not to sweep the folder
         self.storage = storage or str(self._folder / "storage")
-        address = self._folder / "redis.sock"
-        self.broker = f"redis+socket://{address}"
+        self.broker = f"redis+socket://{self._folder / 'redis.sock'}"
         self.store = RedisJobStore(self.broker)
         self._lifeline = -1
         self._submitted: list[Request] = []
-        self._server: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
         try:
-            self._server = self._start_server(address)
             self._worker = self._start_worker(workers, preload, memory)
         except BaseException:
             self.close()
             raise
 
-    def _start_server(self, address: Path) -> subprocess.Popen[bytes]:
-        settings = {
-            "port": "0",
-            "unixsocket": str(address),
-            "dir": str(self._folder),
-            "save": "",  # the cluster ends with its client: nothing is worth keeping
-            "appendonly": "no",
-            "daemonize": "no",
-            "maxmemory-policy": "noeviction",
-        }
-        command = [find_server()] + [text for name, value in settings.items() for text in (f"--{name}", value)]
-        with (self._folder / "redis.log").open("wb") as log:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-
     def _start_worker(self, workers: int, preload: Sequence[str], memory: int) -> subprocess.Popen[bytes]:
-        assert self._server is not None
+        server = find_server()
         read_end, self._lifeline = os.pipe()
         command = [
             sys.executable,
@@ -92,7 +74,7 @@ class LocalRunner:
             str(self._folder),
             str(workers),
             str(read_end),
-            str(self._server.pid),
+            server,
             self.storage,
             *preload,
         ]
@@ -121,18 +103,21 @@ class LocalRunner:
             os.close(read_end)
 
     def _wait_for_server(self) -> None:
-        assert self._server is not None
         deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.store.call(("PING",))
-                return
-            except BrokerUnreachableError:
-                if self._server.poll() is not None or time.monotonic() > deadline:
-                    raise MRCeleryError(
-                        f"the embedded Redis did not start: {self._tail('redis.log') or 'no reason given'}"
-                    ) from None
-                time.sleep(0.005)
+        while not self._answers():
+            self.check()
+            if time.monotonic() > deadline:
+                raise MRCeleryError(
+                    f"the embedded Redis did not start: {self._tail('redis.log') or 'no reason given'}"
+                )
+            time.sleep(0.005)
+
+    def _answers(self) -> bool:
+        try:
+            self.store.call(("PING",))
+        except BrokerUnreachableError:
+            return False
+        return True
 
     def _tail(self, name: str) -> str:
         with contextlib.suppress(OSError):
@@ -157,34 +142,36 @@ class LocalRunner:
 
     def check(self) -> None:
         """Raise where the cluster has died."""
-        for name, process in (("redis", self._server), ("worker", self._worker)):
-            if process is not None and process.poll() is not None:
-                raise MRCeleryError(
-                    f"the embedded {name} ended with status {process.returncode}: {self._tail(name + '.log')}"
-                )
+        for name, status in (("redis", self._tail(SERVER_STATUS)), ("worker", self._worker and self._worker.poll())):
+            if status not in ("", None):
+                raise MRCeleryError(f"the embedded {name} ended with status {status}: {self._tail(name + '.log')}")
 
     def close(self) -> None:
         """Stop the cluster and remove its folder, and what jobs that came to no end have left in their storage."""
         unfinished = self._unfinished()
-        self.store.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
-        # Whole groups at once, and hard: what they did counts only where it was committed, and the
-        # storage and the broker go with them.
-        for process in (self._worker, self._server):
-            if process is not None and process.poll() is None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-        for process in (self._worker, self._server):
-            if process is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_SECONDS)
+        if self._worker is not None:
+            self._kill(self._worker)
+        self.store.close()
         for request in unfinished:
             with contextlib.suppress(MRCeleryError):
                 _discard(request)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
+
+    def _kill(self, worker: subprocess.Popen[bytes]) -> None:
+        # The whole group at once, and hard: what they did counts only where it was committed, and the storage and
+        # the broker go with them. Of a worker that has died, the server that it started is left of the group.
+        if worker.poll() is None or self._answers():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(worker.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(STOP_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._answers() and time.monotonic() < deadline:  # it is no child of ours that could be waited for
+            time.sleep(0.001)
 
     def _unfinished(self) -> list[Request]:
         """Jobs that nobody can go on with once the cluster is gone; not the failed ones, which tell why."""

@@ -1,6 +1,6 @@
-"""The worker process of the local runner: a Celery worker that ends with its client.
+"""The worker process of the local runner: a Celery worker with its own Redis, that ends with its client.
 
-Run as ``python -m mrcelery.executor.localworker FOLDER PROCESSES LIFELINE SERVER_PID STORAGE [MODULE...]``.
+Run as ``python -m mrcelery.executor.localworker FOLDER PROCESSES LIFELINE SERVER STORAGE [MODULE...]``.
 """
 
 from __future__ import annotations
@@ -10,24 +10,55 @@ import importlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 
+SERVER_STATUS = "redis.status"
+"""The file in the cluster's folder with the exit status of a server that has ended."""
 
-def _watch(lifeline: int, server: int, folder: str) -> None:
+
+def _start_server(program: str, folder: str) -> subprocess.Popen[bytes]:
+    settings = {
+        "port": "0",
+        "unixsocket": os.path.join(folder, "redis.sock"),
+        "dir": folder,
+        "save": "",  # the cluster ends with its client: nothing is worth keeping
+        "appendonly": "no",
+        "daemonize": "no",
+        "maxmemory-policy": "noeviction",
+    }
+    command = [program] + [text for name, value in settings.items() for text in (f"--{name}", value)]
+    with open(os.path.join(folder, "redis.log"), "wb") as log:
+        # Of this process's group, with which the client ends it.
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _watch(lifeline: int, server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:
     """Wait for the client's end; then take the cluster down."""
     while os.read(lifeline, 1):
         pass
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(server, signal.SIGKILL)
+    ending.set()
+    server.kill()
     shutil.rmtree(folder, ignore_errors=True)
     # The children are of this process's group, and so is this process: nothing after it runs.
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
+def _tell_end(server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:
+    """Tell the client, whose child it is not, how the server ended by itself."""
+    status = server.wait()
+    if not ending.is_set():
+        with open(os.path.join(folder, SERVER_STATUS), "w") as told:
+            told.write(str(status))
+
+
 def main(argv: list[str]) -> None:
-    folder, processes, lifeline, server, storage, *preload = argv
-    threading.Thread(target=_watch, args=(int(lifeline), int(server), folder), daemon=True).start()
+    folder, processes, lifeline, program, storage, *preload = argv
+    # Here, and before anybody watches the client: one who is killed at any time leaves no server behind.
+    server, ending = _start_server(program, folder), threading.Event()
+    threading.Thread(target=_watch, args=(int(lifeline), server, folder, ending), daemon=True).start()
+    threading.Thread(target=_tell_end, args=(server, folder, ending), daemon=True).start()
     os.environ["MRCELERY_STORAGE"] = storage
     os.environ["MRCELERY_SCRATCH"] = os.path.join(folder, "scratch")
     from celery.signals import worker_process_init

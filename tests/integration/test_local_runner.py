@@ -212,6 +212,34 @@ def test_a_client_that_is_killed_while_the_cluster_starts(client: Client) -> Non
     eventually(lambda: not cluster(client.place), "all processes are gone")
 
 
+KILLED = """
+import os, signal, subprocess, sys
+from mrcelery.executor.local import LocalRunner
+
+class Popen(subprocess.Popen):
+    left = int(sys.argv[1])
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        Popen.left -= 1
+        if not Popen.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+subprocess.Popen = Popen
+LocalRunner(1)._wait_for_server()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_client_that_is_killed_as_it_has_started_a_process(place: Path, processes: int) -> None:
+    """Right after its first one, or, where it starts no second one, when the server answers."""
+    client = subprocess.run([sys.executable, "-c", KILLED, str(processes)], env=env(place), timeout=60)
+    assert client.returncode == -signal.SIGKILL
+    eventually(lambda: not cluster(place), "all processes are gone")
+    eventually(lambda: not list(place.iterdir()), "the temporary folder is empty", 20)
+
+
 @pytest.mark.parametrize("what", ["worker", "redis"])
 def test_a_cluster_that_dies(client: Client, what: str) -> None:
     worker = client.worker()
