@@ -19,7 +19,7 @@ from mrcelery.capture import captured, own_environment
 from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
-from mrcelery.coordinator import take_back
+from mrcelery.ending import take_back
 from mrcelery.errors import (
     AttemptsLostError,
     CorruptDataError,

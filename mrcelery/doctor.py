@@ -341,7 +341,7 @@ def _storage(config: Config) -> Iterator[Finding]:
             do = "give --storage s3://bucket/prefix, or a folder that all workers see (MRCELERY_STORAGE)"
         yield Finding("storage", level, saw, do)  # type: ignore[arg-type]
         return
-    from mrcelery.api import storage_root
+    from mrcelery.runner import storage_root
     from mrcelery.storage import open_storage
     from mrcelery.storage.probe import is_marked, probe
 

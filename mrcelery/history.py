@@ -11,9 +11,10 @@ from fnmatch import fnmatchcase
 from math import inf
 
 from mrcelery import layout
-from mrcelery.api import JobHandle, JobStatus
 from mrcelery.errors import CorruptDataError, UsageError, VersionError
+from mrcelery.handle import JobHandle
 from mrcelery.jobstore.base import JobStore
+from mrcelery.status import JobStatus
 from mrcelery.storage.base import Storage
 
 UNKNOWN = "unknown"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,17 +15,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrcelery import inputs as inputs_module
 from mrcelery import results
-from mrcelery.api import JobHandle, Runner, storage_root
+from mrcelery.clienttoken import check_given, digests
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
+from mrcelery.handle import JobHandle
+from mrcelery.inhouse import local_runner, workers_of
+from mrcelery.joboptions import check_formats, job_options
 from mrcelery.layout import SUCCESS
+from mrcelery.runner import Runner, storage_root
 
 if TYPE_CHECKING:
     from mrcelery.bundle import BuiltBundle
     from mrcelery.executor.fleet import FleetRunner
     from mrcelery.job import MRJob
     from mrcelery.plan import Cost
-    from mrcelery.records import Bundle, JobOptions, PlanSummary, Request, Split, StepSpec
+    from mrcelery.records import Bundle, JobOptions, PlanSummary, Split, StepSpec
 
 
 class Plan(NamedTuple):
@@ -95,7 +97,7 @@ class Submission:
                 "give --storage or a --broker, or no token"
             )
         with ExitStack() as undo:
-            started = undo.enter_context(closing(_local(config, job))) if ahead and runner == "local" else None
+            started = undo.enter_context(closing(local_runner(config, job))) if ahead and runner == "local" else None
             from mrcelery import bundle
 
             job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
@@ -103,11 +105,11 @@ class Submission:
             from mrcelery.job import step_specs
             from mrcelery.step import reducers_in
 
-            options = _options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
+            options = job_options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
             explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
             reducers = explicit or reducers_in(options.jobconf) or config.reducers
             flagged = config.origins.get("partitioner", "").startswith("--")
-            _check_formats(options, instance, runner, prints=wants_results and output is None)
+            check_formats(options, instance, runner, prints=wants_results and output is None)
             from mrcelery.formats.own import to_ship
 
             for text in (options.input_format, options.output_format):
@@ -142,9 +144,9 @@ class Submission:
     def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
         from mrcelery import plan
-        from mrcelery.coordinator import with_reducers
         from mrcelery.formats import input_format
         from mrcelery.formats.source import requests_for
+        from mrcelery.planning import with_reducers
         from mrcelery.storage import scheme_of
         from mrcelery.storage.transfers import transfers
 
@@ -171,7 +173,7 @@ class Submission:
             reads=reads,
             storage_is_s3=self._storage.startswith("s3://"),
             output_is_s3=None if not self.output or self.brings_home else scheme_of(self.output) == "s3",
-            processes=_workers(self.config) if self.runner == "local" else 1,
+            processes=workers_of(self.config) if self.runner == "local" else 1,
         )
         return Plan(summary, tuple(step.reducers for step in steps), cost)
 
@@ -274,41 +276,31 @@ class Submission:
             spec = signing.unseal(storage.read(key), records.JobSpec, self.config.signing_key or None, key)
         except FileNotFoundError:
             return False
-        self._check_given(spec.request, code)
+        check_given(self.client_token, spec.request, self._given(code))
         return storage.stat(layout.report(identity)) is not None
 
     def _check_same(self, envelope: bytes, identity: str, code: Bundle) -> None:
         from mrcelery import records, signing
 
         key = self.config.signing_key or None
-        self._check_given(signing.unseal(envelope, records.Request, key, f"the request of job {identity}"), code)
-
-    def _check_given(self, request: Request, code: Bundle) -> None:
-        """Refuse a token that was given for something else."""
-        given = self._given(code)
-        # Of another version's request nothing may be told.
-        differ = [aspect for aspect, digest in request.given.items() if given.get(aspect, digest) != digest]
-        if differ:
-            raise UsageError(
-                f"the client token {self.client_token!r} stands for job {request.job}, which was submitted with "
-                f"{_listed(differ)}: give another token for another job, or the same arguments"
-            )
+        request = signing.unseal(envelope, records.Request, key, f"the request of job {identity}")
+        check_given(self.client_token, request, self._given(code))
 
     def _given(self, code: Bundle) -> dict[str, str]:
-        """A digest of each aspect of what is asked for, as it was asked for; what inputs hold is not looked at."""
-        import msgspec
-
+        """What is asked for, as it was asked for; what inputs hold is not looked at."""
         output = self.output or ""
-        aspects = {
-            "another job": (self.name, code.entry, code.sha256, self.args),
-            "other inputs": [uri if uri == "-" else here for uri, here in zip(self.inputs, self._here(), strict=True)],
-            "another output": inputs_module.local(output) if output and not inputs_module.is_remote(output) else output,
-            "other options": (self.options, self.steps),
-        }
-        return {
-            aspect: hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]
-            for aspect, value in aspects.items()
-        }
+        return digests(
+            {
+                "another job": (self.name, code.entry, code.sha256, self.args),
+                "other inputs": [
+                    uri if uri == "-" else here for uri, here in zip(self.inputs, self._here(), strict=True)
+                ],
+                "another output": (
+                    inputs_module.local(output) if output and not inputs_module.is_remote(output) else output
+                ),
+                "other options": (self.options, self.steps),
+            }
+        )
 
     def _send(
         self,
@@ -386,7 +378,7 @@ class Submission:
 
             return InlineRunner(self._storage or None)
         if self.runner == "local":
-            return self.started or _local(self.config, self.job_class)
+            return self.started or local_runner(self.config, self.job_class)
         return self._fleet()
 
     def _fleet(self) -> FleetRunner:
@@ -424,11 +416,6 @@ def job_id(name: str, client_token: str = "", created: float | None = None) -> s
     return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
 
 
-def _listed(aspects: Sequence[str]) -> str:
-    *first, last = aspects
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def _check_fleet(config: Config) -> None:
     if not config.broker:
         raise ConfigError(
@@ -442,93 +429,6 @@ def _check_fleet(config: Config) -> None:
         )
     if config.storage.startswith(("memory://", "http://", "https://")):
         raise ConfigError(f"storage {config.storage} cannot serve a fleet: give s3://bucket/prefix or a shared folder")
-
-
-def _options(
-    config: Config, job: MRJob, jobconf: Mapping[str, str], runner: str, *, overwrite: bool, keep: bool
-) -> JobOptions:
-    """A flag wins over what the job's class says, and that over the environment and the files."""
-    from mrcelery.formats import compressor, input_format, output_format
-    from mrcelery.formats.naming import check_jobconf, settle
-    from mrcelery.records import JobOptions
-
-    formats: dict[str, Any] = {"input_format": config.input_format, "output_format": config.output_format}
-    all_jobconf = {**job.jobconf(), **jobconf}
-    check_jobconf(all_jobconf)
-    for setting, attribute in (("input_format", "INPUT"), ("output_format", "OUTPUT")):
-        declared = getattr(job, attribute, None)
-        if declared is not None and not config.origins.get(setting, "").startswith("--"):
-            formats[setting] = declared
-        formats[setting] = settle(formats[setting], all_jobconf, attribute)
-    # before anything starts: a name or an argument that does not exist
-    input_format(formats["input_format"])
-    output_format(formats["output_format"])
-    compressor(config.compress)
-    return JobOptions(
-        reducers=config.reducers,
-        split_size=config.split_size,
-        workers=_workers(config) if runner == "local" and "split_size" not in config.origins else 0,
-        memory=config.memory,
-        max_attempts=config.max_attempts,
-        max_bad_records=config.max_bad_records,
-        speculative=config.speculative,
-        input_format=formats["input_format"],
-        output_format=formats["output_format"],
-        compress=config.compress,
-        allow_pickle=config.allow_pickle,
-        overwrite=overwrite,
-        keep=keep,
-        queue=config.queue,
-        jobconf=dict(jobconf),
-    )
-
-
-def _check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool) -> None:
-    """Refuse, before anything starts, what the chosen formats cannot do."""
-    name = options.output_format.partition(":")[0]
-    if name in ("csv", "tsv", "parquet", "records", "own") and job.output_protocol() is not None:
-        raise UsageError(
-            f"{type(job).__name__} has an output protocol, which writes the results, so that the output format "
-            f"{options.output_format} cannot: leave one of the two out"
-        )
-    if name == "parquet" and options.compress != "none":
-        raise UsageError("parquet compresses by itself: leave --compress out, or give -D parquet.compression=zstd")
-    if name == "parquet" and prints:
-        raise UsageError("parquet is nothing to print: give -o OUTPUT")
-    # The client of a fleet need not have what its workers have.
-    if runner != "celery":
-        from mrcelery.formats.extras import check_installed
-
-        if "parquet" in (name, options.input_format.partition(":")[0]):
-            check_installed("parquet")
-        if job.BATCH == "table":
-            check_installed(f'{type(job).__name__}.BATCH = "table"')
-
-
-def _local(config: Config, job: type[MRJob] | str) -> Runner:
-    from mrcelery.executor.local import LocalRunner
-
-    return LocalRunner(_workers(config), storage_root(config) or None, _foreseen(job), config.memory)
-
-
-def _foreseen(job: type[MRJob] | str) -> list[str]:
-    """Large modules that a job's file speaks of, and that bear a fork: each takes long to import."""
-    try:
-        file = sys.modules[job.__module__].__file__ if isinstance(job, type) else job.partition(".py:")[0]
-        text = Path(file if file and file.endswith(".py") else f"{file}.py").read_bytes()
-    except (OSError, KeyError, AttributeError):
-        return []
-    # Keyed records and tables are Arrow's, whether the file names it or not.
-    arrow = any(word in text for word in (b"pyarrow", b"records:", b"BATCH"))
-    return [
-        *(["numpy"] if b"numpy" in text else []),
-        *(["pandas"] if b"pandas" in text else []),
-        *(["pyarrow.compute"] if arrow else []),
-    ]
-
-
-def _workers(config: Config) -> int:
-    return config.workers or os.cpu_count() or 1
 
 
 def _user() -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from mrcelery import layout
-from mrcelery.api import Runner, connect, storage_root
 from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
 from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
 from mrcelery.history import created_by_id
 from mrcelery.jobstore.base import FINAL, TTL
+from mrcelery.runner import Runner, connect, storage_root
 from mrcelery.storage.base import Storage
 
 _WEEK = "7d"

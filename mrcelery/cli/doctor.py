@@ -47,7 +47,7 @@ def command(as_json: bool, **settings: Any) -> int:
                     ",".join(w.queues),
                     str(w.processes),
                     *(w.versions.get(name, "?") for name in ("python", "mrcelery", "celery")),
-                    f"{w.skew:+.1f} s",
+                    f"{round(w.skew, 1) + 0.0:+.1f} s",  # no -0.0
                     f"{show_seconds(w.age)} ago{', lost' if w.silent else ''}",
                 )
                 for w in doctor.workers

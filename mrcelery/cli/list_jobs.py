@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from mrcelery.api import JobStatus, connect, storage_root
 from mrcelery.cli.common import (
     Age,
     connection_options,
@@ -22,6 +21,8 @@ from mrcelery.cli.common import (
 )
 from mrcelery.config import Config
 from mrcelery.errors import StorageUnreachableError
+from mrcelery.runner import connect, storage_root
+from mrcelery.status import JobStatus
 
 _STATES = ("submitted", "running", "succeeded", "failed", "cancelled", "unknown")
 

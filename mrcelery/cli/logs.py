@@ -79,7 +79,7 @@ def _tell_failure(found: Overview | None) -> None:
 
 
 def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as_json: bool) -> None:
-    from mrcelery.joblogs import listed
+    from mrcelery.joblogs import Wanted, listed
 
     none = True
     for one, key in listed(storage, job, found, wanted):
@@ -92,7 +92,7 @@ def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as
             write_bytes(_ended(storage.stream(key)))
         if one.ending:
             click.echo(f"[{one.ending}]")
-    if none and found is None:
+    if none and found is None and next(listed(storage, job, None, Wanted()), None) is None:
         raise UsageError(f"job {job} is not known here: see `mrcelery list`, or correct --broker or --storage")
     if none:
         click.echo(f"mrcelery: job {job} has no logs of that kind", err=True)

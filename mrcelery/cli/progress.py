@@ -18,12 +18,12 @@ from mrcelery.cli.common import show_seconds
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
     from mrcelery.cli.live import LiveView, Transfers
     from mrcelery.events import Event
+    from mrcelery.handle import JobHandle
     from mrcelery.overview import Overview
     from mrcelery.report import Report
-    from mrcelery.story import Narrator
+    from mrcelery.story import Narrator, Progress, StageDone, StageStarted
 
 QUIET_SECONDS = 0.5
 """A job that ends sooner shows nothing, and does not pay for the import of rich."""
@@ -34,6 +34,9 @@ PLAIN_QUIET_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 """How often a job is looked at to be shown; to know when it ends, more often."""
 
+LOOK_PART = 0.05
+"""Part of the time that the looks may take, on a slow line."""
+
 PLAIN_SECONDS = 10.0
 """How often a line tells how far a stage is, where there is no terminal."""
 
@@ -43,13 +46,12 @@ Mode = Literal["off", "json", "plain", "live"]
 class Display:
     """A context manager; its methods are called as a job or a file moves on.
 
-    ``quiet``: show nothing (of ``as_json``: the last event only). ``live``: whether a picture may be drawn, where
-    there is a terminal for it.
+    ``quiet``: show nothing (of ``as_json``: the last event only).
     """
 
-    def __init__(self, quiet: bool = False, as_json: bool = False, *, live: bool = True) -> None:
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet = quiet
-        self.mode: Mode = "json" if as_json else "off" if quiet else "live" if live and _terminal() else "plain"
+        self.mode: Mode = "json" if as_json else "off" if quiet else "live" if _terminal() else "plain"
         self.shown = False
         """Whether anything of the job was shown."""
         self._began = time.monotonic()
@@ -77,10 +79,7 @@ class Display:
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        self._stop.set()
-        if self._watcher is not None:
-            self._watcher.join()
-            self._watcher = None
+        self.unwatch()
         for shown in (self._view, self._transfers):
             if shown is not None:
                 shown.stop()
@@ -89,7 +88,7 @@ class Display:
     # -- a job ----------------------------------------------------------------------------------
 
     def watch(self, handle: JobHandle) -> None:
-        """Look at a job from a thread until :meth:`close`, while it runs in this process."""
+        """Look at a job from a thread, while it runs in this process, until :meth:`unwatch`."""
         if self.mode == "off" or (self.mode == "json" and self.quiet):
             return
         if self.mode == "live":
@@ -103,14 +102,22 @@ class Display:
         self._watcher = threading.Thread(target=look_on, daemon=True)
         self._watcher.start()
 
+    def unwatch(self) -> None:
+        """Stop that thread, where there is one."""
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join()
+            self._watcher = None
+
     def look(self, handle: JobHandle) -> None:
         """Look at a job where it is time to, and show it."""
         if time.monotonic() < self._due or self.mode == "off" or (self.mode == "json" and self.quiet):
             return
+        began = time.monotonic()
         with suppress(UsageError):  # a broker that came back empty may not know it for a moment
             self._show(handle.glance())
-            # What a look takes on a slow line must stay a small part of it.
-            self._due = time.monotonic() + LOOK_SECONDS
+            took = time.monotonic() - began
+            self._due = began + took + max(LOOK_SECONDS, took / LOOK_PART)
 
     def _show(self, found: Overview) -> None:
         for event in self._news(found):
@@ -148,34 +155,37 @@ class Display:
 
     def event(self, event: Event) -> None:
         """Say what happens to a job, as :meth:`mrcelery.JobHandle.wait` tells it."""
-        kind = type(event).__name__
-        again = kind == "NoWorkers" and self._no_workers
-        if kind in ("NoWorkers", "WorkersFound"):
-            self._no_workers = kind == "NoWorkers"
-        if kind in ("BrokerLost", "BrokerBack"):
-            self._no_broker = kind == "BrokerLost"
+        from mrcelery import events
+
+        again = isinstance(event, events.NoWorkers) and self._no_workers
+        if isinstance(event, (events.NoWorkers, events.WorkersFound)):
+            self._no_workers = isinstance(event, events.NoWorkers)
+        if isinstance(event, (events.BrokerLost, events.BrokerBack)):
+            self._no_broker = isinstance(event, events.BrokerLost)
         # The picture says it all the time.
         if not (again and self._view is not None):
-            self._tell(event, style="green" if kind in ("BrokerBack", "StorageBack", "WorkersFound") else "yellow")
+            good = isinstance(event, (events.BrokerBack, events.StorageBack, events.WorkersFound))
+            self._tell(event, style="green" if good else "yellow")
         if self._view is not None and self._last is not None:
             self._draw(self._last)
 
     def _tell(self, event: Event, style: str = "yellow") -> None:
-        kind = type(event).__name__
-        if self.mode == "json":
-            from mrcelery.story import line
+        from mrcelery import story
 
+        if self.mode == "json":
             if not self.quiet:
-                click.echo(line(event), nl=False)
-        elif kind in ("StageStarted", "StageDone", "Progress"):
+                click.echo(story.line(event), nl=False)
+        elif isinstance(event, (story.StageStarted, story.StageDone, story.Progress)):
             if self.mode == "plain" and self._worth_a_line(event):
                 self._say(str(event))
         else:
             self._say(str(event), style)
 
-    def _worth_a_line(self, event: Event) -> bool:
-        stage = event.step, event.kind  # type: ignore[attr-defined]
-        if type(event).__name__ == "Progress" and event.at - self._plain.get(stage, 0.0) < PLAIN_SECONDS:
+    def _worth_a_line(self, event: StageStarted | StageDone | Progress) -> bool:
+        from mrcelery import story
+
+        stage = event.step, event.kind
+        if isinstance(event, story.Progress) and event.at - self._plain.get(stage, 0.0) < PLAIN_SECONDS:
             return False
         self._plain[stage] = event.at
         return True
@@ -248,6 +258,7 @@ def see_through(
     ``after`` makes the commands that one may want next; ``then`` is called before they are shown, where the job has
     succeeded, with the terminal left alone.
     """
+    display.unwatch()
     error: JobFailedError | JobCancelledError | None = None
     watches = display.mode != "off"
     try:

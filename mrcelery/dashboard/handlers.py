@@ -17,12 +17,12 @@ from flower.views import BaseHandler
 from tornado.ioloop import IOLoop
 from tornado.web import HTTPError, authenticated
 
-from mrcelery.api import JobHandle
 from mrcelery.config import Config
 from mrcelery.dashboard.reading import MOST_JOBS, Records, encoded
 from mrcelery.errors import MRCeleryError, UnreachableError, UsageError
 from mrcelery.executor.fleet import FleetRunner
 from mrcelery.executor.tasks import store_url
+from mrcelery.handle import JobHandle
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.page import Jobs, Live, Row, job_page, jobs_page
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from mrcelery import layout
 from mrcelery.attempt import fail_job, failure, run_attempt
-from mrcelery.coordinator import barrier, clean_up, finish, start, withdraw_output
+from mrcelery.coordinator import barrier, finish, start
+from mrcelery.ending import clean_up, withdraw_output
 from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore

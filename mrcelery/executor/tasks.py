@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 
 from mrcelery.attempt import fail_job, failure, run_attempt
 from mrcelery.config import Config
-from mrcelery.coordinator import Stage, barrier, clean_up, finish, has_gone_on, stage_of, start, withdraw_output
+from mrcelery.coordinator import Stage, barrier, finish, has_gone_on, stage_of, start
+from mrcelery.ending import clean_up, withdraw_output
 from mrcelery.errors import (
     BrokerUnreachableError,
     ConfigError,

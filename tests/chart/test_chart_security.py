@@ -75,7 +75,8 @@ def test_the_broker_comes_from_its_secret() -> None:
             if container["name"] != "redis":
                 broker = environment_of(container)["MRCELERY_BROKER"]["secretKeyRef"]
                 assert broker["name"] == ("mrcelery-broker" if path else "mr-mrcelery-redis"), name
-                assert pod["spec"]["serviceAccountName"] == "mr-mrcelery"
+                account = "default" if container["name"] == "metrics" else "mr-mrcelery"
+                assert pod["spec"]["serviceAccountName"] == account
 
 
 def test_no_static_keys_of_aws_but_where_a_secret_is_named() -> None:

@@ -14,7 +14,8 @@ from services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 import mrcelery
 from mrcelery import committer, layout
 from mrcelery.attempt import run_attempt
-from mrcelery.coordinator import barrier, clean_up, finish, start, withdraw_output
+from mrcelery.coordinator import barrier, finish, start
+from mrcelery.ending import clean_up, withdraw_output
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
 from mrcelery.executor.submit import enter
 from mrcelery.executor.tasks import BROKER_PATIENCE

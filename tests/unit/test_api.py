@@ -320,8 +320,8 @@ def test_a_short_job_is_seen_to_end_soon_and_a_long_one_costs_little(
         pauses.append((now[0], seconds))
         now[0] += seconds
 
-    monkeypatch.setattr("mrcelery.api.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("mrcelery.api.time.sleep", sleep)
+    monkeypatch.setattr("mrcelery.handle.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mrcelery.handle.time.sleep", sleep)
     with pytest.raises(WaitTimeoutError):
         JobHandle("job-1", known).wait(60.0)
     assert all(pause <= max(0.005, began / 50) + 1e-9 for began, pause in pauses)

@@ -97,7 +97,7 @@ checksum/config: {{ include (print .root.Template.BasePath "/configmap.yaml") .r
 
 {{/* Identity, security and placing of a pod. Of {root, part}. */}}
 {{- define "mrcelery.podSpec" -}}
-serviceAccountName: {{ include "mrcelery.serviceAccountName" .root }}
+serviceAccountName: {{ .part.serviceAccountName | default (include "mrcelery.serviceAccountName" .root) }}
 automountServiceAccountToken: {{ .root.Values.serviceAccount.automount }}
 {{- include "mrcelery.placing" . }}
 securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
@@ -110,7 +110,7 @@ enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- range $name := list "priorityClassName" "runtimeClassName" }}
+{{- range $name := list "priorityClassName" "runtimeClassName" "schedulerName" }}
 {{- with index $.part $name }}
 {{ $name }}: {{ . }}
 {{- end }}

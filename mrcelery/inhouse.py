@@ -1,0 +1,42 @@
+"""The local runner for a job: as many workers as asked for, which know beforehand what its file will import."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrcelery.config import Config
+from mrcelery.runner import Runner, storage_root
+
+if TYPE_CHECKING:
+    from mrcelery.job import MRJob
+
+
+def local_runner(config: Config, job: type[MRJob] | str) -> Runner:
+    """A local cluster that starts now, also while the job is still being loaded."""
+    from mrcelery.executor.local import LocalRunner
+
+    return LocalRunner(workers_of(config), storage_root(config) or None, _foreseen(job), config.memory)
+
+
+def _foreseen(job: type[MRJob] | str) -> list[str]:
+    """Large modules that a job's file speaks of, and that bear a fork: each takes long to import."""
+    try:
+        file = sys.modules[job.__module__].__file__ if isinstance(job, type) else job.partition(".py:")[0]
+        text = Path(file if file and file.endswith(".py") else f"{file}.py").read_bytes()
+    except (OSError, KeyError, AttributeError):
+        return []
+    # Keyed records and tables are Arrow's, whether the file names it or not.
+    arrow = any(word in text for word in (b"pyarrow", b"records:", b"BATCH"))
+    return [
+        *(["numpy"] if b"numpy" in text else []),
+        *(["pandas"] if b"pandas" in text else []),
+        *(["pyarrow.compute"] if arrow else []),
+    ]
+
+
+def workers_of(config: Config) -> int:
+    """Processes of a local cluster."""
+    return config.workers or os.cpu_count() or 1

@@ -1,0 +1,123 @@
+"""The commits of a stage, and their sums."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from mrcelery import layout
+from mrcelery.commit import committed
+from mrcelery.errors import JobStoppedError, TaskError
+from mrcelery.records import (
+    Commit,
+    Counters,
+    Kind,
+    Requests,
+    StageSummary,
+    Totals,
+    add_counters,
+    add_requests,
+    decode,
+    encode,
+)
+from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.storage.transfers import carried
+
+THREADS = 16
+"""Requests to storage at the same time, for commits and part files."""
+
+
+def check_all_committed(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: int) -> None:
+    """Raise where a task has no commit yet: a count that started anew, in a Redis that had lost it, may be wrong."""
+    if runtime.store.done(active.id, step, kind) >= tasks:
+        return
+    known = runtime.store.done_tasks(active.id, step, kind)
+    for task in range(tasks):
+        if task not in known:
+            if committed(active.storage, active.id, step, kind, task) is None:
+                raise JobStoppedError(f"{kind} task {task} of job {active.id} has no commit yet: this comes too early")
+            runtime.store.add_commit(active.id, step, kind, task, b"")
+
+
+def commits(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: int) -> Iterator[Commit]:
+    """The commits of a stage in order of task: from the job store, else from storage."""
+    kept = runtime.store.commits(active.id, step, kind)
+
+    def find(task: int) -> Commit:
+        data = kept.pop(task, None)
+        if data is not None:
+            return decode(data, Commit)
+        commit = committed(active.storage, active.id, step, kind, task)
+        if commit is None:
+            raise TaskError(f"{kind} task {task} of step {step} has no commit, though it was reported done")
+        return commit
+
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        numbers = iter(range(tasks))
+        # In portions: results that wait for their turn must not grow with the number of tasks.
+        while portion := list(islice(numbers, THREADS * 64)):
+            missing = [task for task in portion if task not in kept]
+            read = dict(zip(missing, pool.map(carried(find), missing), strict=True))
+            for task in portion:
+                yield read[task] if task in read else find(task)
+
+
+def summarise(
+    runtime: Runtime,
+    active: ActiveJob,
+    step: int,
+    kind: Kind,
+    commits: Iterable[Commit],
+    skew: Callable[[], dict[str, int]] = dict,
+) -> StageSummary:
+    """Sum a stage's commits up, and keep the sums in storage and, for those who look on, in the job store.
+
+    ``skew`` is called when all commits have been taken.
+    """
+    counters: Counters = {}
+    requests: Requests = {}
+    tasks = records_in = records_out = bytes_in = bytes_out = bad_records = 0
+    bad_keys: list[str] = []
+    for commit in commits:
+        add_counters(counters, commit.counters)
+        add_requests(requests, commit.requests)
+        tasks += 1
+        records_in += commit.records_in
+        records_out += commit.records_out
+        bytes_in += commit.bytes_in
+        bytes_out += commit.bytes_out
+        bad_records += commit.bad_records
+        bad_keys += [commit.bad_key] if commit.bad_key else []
+    shuffled = bytes_out if kind == "map" and active.spec.steps[step].reducers else 0
+    summary = StageSummary(
+        counters=counters,
+        totals=Totals(
+            records_in=records_in,
+            records_out=records_out,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            shuffle_bytes=shuffled,
+            tasks=tasks,
+            requests=requests,
+        ),
+        skew=skew(),
+        bad_records=bad_records,
+        bad_keys=tuple(bad_keys),
+    )
+    data = encode(summary)
+    active.storage.write(layout.stage_summary(active.id, step, kind), data)
+    ended = f"{time.time():.3f}"
+    runtime.store.update(active.id, {f"summary.{step}.{kind}": data.decode(), f"ended.{step}.{kind}": ended})
+    return summary
+
+
+def summaries(runtime: Runtime, active: ActiveJob) -> Iterator[tuple[int, str, StageSummary]]:
+    """The summaries of a job's stages, each with its step and kind."""
+    fields = runtime.store.fields(active.id)
+    for number, step in enumerate(active.spec.steps):
+        for kind in ("map", "reduce") if step.reducers else ("map",):
+            key = layout.stage_summary(active.id, number, kind)
+            kept = fields.get(f"summary.{number}.{kind}")
+            yield number, kind, decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)
