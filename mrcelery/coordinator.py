@@ -39,7 +39,8 @@ from mrcelery.records import (
     requests_field,
 )
 from mrcelery.recovery import standing
-from mrcelery.report import read_report, remove_report
+from mrcelery.report import read_report
+from mrcelery.reporter import remove_report
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.skew import Skew
 from mrcelery.storage import check, open_storage
