@@ -33,6 +33,7 @@ class Member:
         """Process groups of the workers that were here before."""
         self._storage = storage
         self._lock = threading.Lock()
+        self._stopped = False
         self._worker: Worker | None = None
         self.folder.mkdir()
         (self.folder / "tmp").mkdir()
@@ -80,12 +81,14 @@ class Member:
     def replace(self, pid: int) -> bool:
         """Start a worker in the place of one that has been told to end; False while that has not."""
         assert self._worker is not None
-        if self.pid == pid:
+        with self._lock:
+            if self._stopped or self.pid != pid:
+                return True
             if self._worker.process.poll() is None:
                 return False
             self.gone.append(pid)
             self.start()
-        return True
+            return True
 
     def alive(self) -> bool:
         return self._worker is not None and self._worker.process.poll() is None
@@ -95,6 +98,8 @@ class Member:
         return [pid for pgid in self.gone for pid in group(pgid)]
 
     def stop(self) -> None:
+        with self._lock:
+            self._stopped = True  # a driver that is told to end has faults that are still to be made good
         for pgid in self.gone:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pgid, signal.SIGKILL)
