@@ -31,7 +31,7 @@ from mrcelery.jobstore.base import is_of_a_run, run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
 from mrcelery.records import Kind, Request
-from mrcelery.report import write_report
+from mrcelery.reporter import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 

@@ -12,9 +12,9 @@ import yaml
 from chart_rendering import CHART, ROOT, render
 
 HELM = ROOT / "helm"
-PAGES = [HELM / "README.md", HELM / "SECURITY.md"]
+PAGES = [HELM / "README.md", HELM / "SECURITY.md", CHART / "README.md"]
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
-BLOCKS = re.findall(r"```sh\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+BLOCKS = re.findall(r"```sh\n(.*?)```", PAGES[0].read_text() + PAGES[2].read_text(), re.DOTALL)
 PLACEHOLDER = re.compile(r"\b(BUCKET|REGION|ACCOUNT)\b")
 
 
@@ -39,7 +39,14 @@ def test_values_in_prose_exist() -> None:
                 at = at[part]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_chart_s_page_names_every_section() -> None:
+    text = (CHART / "README.md").read_text()
+    minor = ("image", "imagePullSecrets", "resultBackend", "nameOverride", "fullnameOverride", "commonLabels")
+    for name in VALUES.keys() - {*minor, "commonAnnotations"}:
+        assert f"`{name}`" in text, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HELM)))
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     assert links
