@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import guardian
+
 VARIABLE = "AWS_ENDPOINT_URL_S3"
 
 # What boto3 wants to be told; a developer's own credentials must not reach a test's server.
@@ -32,7 +34,7 @@ def s3_endpoint() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = guardian.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     settings = {**_FOR_MOTO, VARIABLE: url}
     before = {name: os.environ.get(name) for name in (*settings, "AWS_PROFILE")}
@@ -47,8 +49,7 @@ def s3_endpoint() -> Iterator[str]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        server.kill()
-        server.wait()
+        guardian.stop(server)
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, patience: float = 60) -> None:

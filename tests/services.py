@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import guardian
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -158,7 +158,7 @@ class RedisServer:
 
     def start(self) -> None:
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = guardian.start(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -176,8 +176,7 @@ class RedisServer:
 
     def stop(self) -> None:
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            guardian.stop(self.process)
             self.process = None
 
 
@@ -201,6 +200,19 @@ def redis_server(port: int | None = None, command: Sequence[str] = (), **setting
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def processes_at(folder: Path) -> dict[int, str]:
+    """Processes that work in a folder, by their command line or ``TMPDIR``, with their command lines."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                variables = (entry / "environ").read_bytes().decode(errors="replace")
+                if f"{folder}" in line or f"TMPDIR={folder}\0" in variables:
+                    found[int(entry.name)] = line
+    return found
+
+
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without anything that would configure mrcelery or Celery, and ``more``."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_"))}
@@ -213,14 +225,10 @@ class Worker:
     def __init__(self, command: Sequence[str], log: Path, **more: Any) -> None:
         self.log = log
         with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, **more
-            )
+            self.process = guardian.start(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **more)
 
     def stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        guardian.stop(self.process)
 
 
 @contextmanager

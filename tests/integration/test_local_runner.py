@@ -18,7 +18,8 @@ import pytest
 import mrcelery
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import command, environment, eventually, redis_server, results
+import guardian
+from services import command, environment, eventually, processes_at, redis_server, results
 
 JobFile = Callable[..., str]
 
@@ -49,23 +50,10 @@ def place() -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="mrl-"))
     (place / "tmp").mkdir()
     yield place / "tmp"
-    for pid in cluster(place):
+    for pid in processes_at(place):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(place, ignore_errors=True)
-
-
-def cluster(place: Path) -> dict[int, str]:
-    """Processes that work in the folder, with their command lines."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                variables = (entry / "environ").read_bytes().decode(errors="replace")
-                if f"{place}" in line or f"TMPDIR={place}\0" in variables:
-                    found[int(entry.name)] = line
-    return found
 
 
 def env(place: Path) -> dict[str, str]:
@@ -82,13 +70,12 @@ class Client:
         text = marks / "in.txt"
         text.write_text("x\ny\n")
         args = ["submit", job, str(text), "--workers", "2", "--split-size", "2", "-o", str(marks / "out"), *options]
-        self.process = subprocess.Popen(
+        self.process = guardian.start(
             [sys.executable, "-m", "mrcelery", *args, "--", "--marks", str(marks)],
             env=env(place),
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,
         )
 
     def running(self) -> list[int]:
@@ -111,7 +98,7 @@ class Client:
         return self.process.returncode, said
 
     def check_nothing_left(self) -> None:
-        eventually(lambda: not cluster(self.place), "all processes are gone")
+        eventually(lambda: not processes_at(self.place), "all processes are gone")
         eventually(lambda: not list(self.place.iterdir()), "the temporary folder is empty", 20)
         out = self.marks / "out"
         assert not out.exists() or list(out.iterdir()) == []
@@ -121,8 +108,7 @@ class Client:
 def client(place: Path, job_file: JobFile, tmp_path: Path) -> Iterator[Client]:
     client = Client(place, job_file(SLOW, "slow.py"), tmp_path / "marks")
     yield client
-    if client.process.poll() is None:
-        client.process.kill()
+    guardian.stop(client.process)
     client.process.communicate()
 
 
@@ -132,7 +118,7 @@ def test_a_job_that_succeeds_leaves_nothing(place: Path, word_count: str, text: 
     assert done.stderr == ""
     pairs = dict(map(json.loads, line.split("\t")) for line in done.stdout.splitlines())
     assert pairs == {"a": 3, "rose": 3, "is": 2}
-    assert cluster(place) == {}
+    assert processes_at(place) == {}
     assert list(place.iterdir()) == []
 
 
@@ -142,7 +128,7 @@ def test_a_job_that_fails_leaves_nothing(place: Path, job_file: JobFile, text: P
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert "ZeroDivisionError: division by zero" in done.stderr
-    assert cluster(place) == {}
+    assert processes_at(place) == {}
     assert list(place.iterdir()) == []
 
 
@@ -154,7 +140,7 @@ def test_from_a_script(place: Path, monkeypatch: pytest.MonkeyPatch, word_count:
         assert len(list(place.glob("mrcelery-local-*"))) == 1
         assert results(handle) == {"a": 3, "rose": 3, "is": 2}
     assert list(place.iterdir()) == []
-    assert cluster(place) == {}
+    assert processes_at(place) == {}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
@@ -167,7 +153,7 @@ def test_a_client_that_is_asked_to_end(client: Client, number: signal.Signals, c
     assert "Traceback" not in said
     if number == signal.SIGINT:
         assert "cancelled" in said
-    assert cluster(client.place) == {}
+    assert processes_at(client.place) == {}
     assert list(client.place.iterdir()) == []
     client.check_nothing_left()
 
@@ -209,7 +195,7 @@ def test_a_client_that_is_killed_while_the_cluster_starts(client: Client) -> Non
     eventually(lambda: list(client.place.glob("mrcelery-local-*/*")), "the cluster starts")
     os.kill(client.process.pid, signal.SIGKILL)
     client.end()
-    eventually(lambda: not cluster(client.place), "all processes are gone")
+    eventually(lambda: not processes_at(client.place), "all processes are gone")
 
 
 KILLED = """
@@ -236,7 +222,7 @@ def test_a_client_that_is_killed_as_it_has_started_a_process(place: Path, proces
     """Right after its first one, or, where it starts no second one, when the server answers."""
     client = subprocess.run([sys.executable, "-c", KILLED, str(processes)], env=env(place), timeout=60)
     assert client.returncode == -signal.SIGKILL
-    eventually(lambda: not cluster(place), "all processes are gone")
+    eventually(lambda: not processes_at(place), "all processes are gone")
     eventually(lambda: not list(place.iterdir()), "the temporary folder is empty", 20)
 
 
@@ -246,7 +232,7 @@ def test_a_cluster_that_dies(client: Client, what: str) -> None:
     if what == "worker":
         os.kill(worker, signal.SIGKILL)
     else:
-        (server,) = [pid for pid, line in cluster(client.place).items() if "redis.sock" in line and pid != worker]
+        (server,) = [pid for pid, line in processes_at(client.place).items() if "redis.sock" in line and pid != worker]
         os.kill(server, signal.SIGKILL)
     returned, said = client.end()
     assert returned not in (0, None)

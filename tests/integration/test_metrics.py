@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import guardian
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -68,7 +69,7 @@ class Scrape:
 @contextmanager
 def exporter(broker: str, *args: str) -> Iterator[str]:
     """The address of ``mrcelery metrics``, which listens."""
-    process = subprocess.Popen(
+    process = guardian.start(
         [sys.executable, "-m", "mrcelery", "metrics", "--port", "0", "--address", "127.0.0.1", *args],
         env=environment(MRCELERY_BROKER=broker),
         stderr=subprocess.PIPE,
@@ -83,7 +84,7 @@ def exporter(broker: str, *args: str) -> Iterator[str]:
         assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == ""
     finally:
-        process.kill()
+        guardian.stop(process)
         process.communicate()
 
 
@@ -248,7 +249,7 @@ def test_flower_serves_the_same(server: RedisServer, tmp_path: Path) -> None:
     port = free_port()
     log = tmp_path / "flower.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(
+        process = guardian.start(
             [sys.executable, "-m", "mrcelery", "flower", "--broker", server.tcp_url, "--", f"--port={port}",
              "--address=127.0.0.1"],
             env=environment(), stdout=out, stderr=out, cwd=tmp_path,
@@ -268,8 +269,7 @@ def test_flower_serves_the_same(server: RedisServer, tmp_path: Path) -> None:
         assert seen("work", queue="celery") >= 0
         assert "flower_events_created" in log.read_text() or any(name.startswith("flower_") for name in seen.families)
     finally:
-        process.terminate()
-        process.wait(PATIENCE)
+        guardian.stop(process)
 
 
 def test_the_dashboard_draws_what_there_is(server: RedisServer, tmp_path: Path) -> None:

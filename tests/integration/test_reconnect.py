@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import guardian
 import pytest
 from services import (
     GATED,
@@ -235,12 +235,11 @@ def sentinel(folder: Path, master: int, *settings: str) -> Iterator[int]:
         + "".join(f"{line}\n" for line in settings)
     )
     with (folder / "sentinel.log").open("wb") as log:
-        process = subprocess.Popen([find_server(), str(config), "--sentinel"], stdout=log, stderr=log)
+        process = guardian.start([find_server(), str(config), "--sentinel"], stdout=log, stderr=log)
     try:
         yield port
     finally:
-        process.kill()
-        process.wait()
+        guardian.stop(process)
 
 
 def state(handle: JobHandle) -> str:
