@@ -148,7 +148,8 @@ class JobHandle:
     def retry(self) -> None:
         """Have a job that failed or was cancelled go on from its committed work, with fresh attempts; then wait again.
 
-        A cancelled job starts anew; one whose tasks have not all stopped yet is waited for, for half a minute.
+        A cancelled job starts anew; one whose tasks have not all stopped yet is waited for, for half a minute. Where
+        no worker listens, its data is removed from here.
         Raises :class:`UsageError` for a job that runs, still stops or has succeeded, :class:`ConfigError` without its
         broker.
         """
@@ -176,7 +177,18 @@ class JobHandle:
                     f"job {self.id} was cancelled, and no worker has removed its data yet: try again when workers "
                     "listen on its queue"
                 )
+            if not self.has_workers():
+                self._clean_up(store)
             time.sleep(_LONGEST_PAUSE)
+
+    def _clean_up(self, store: JobStore) -> None:
+        """Remove a cancelled job's data, which no worker would."""
+        from mrcelery.jobstore.redis import RedisJobStore
+
+        if isinstance(store, RedisJobStore):
+            from mrcelery.executor.cleaning import clean_without_workers
+
+            clean_without_workers(store, self.id)
 
     def _enter_from_storage(self, store: JobStore) -> dict[str, str]:
         """Enter a job that the job store has forgotten; its fields."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import threading
 import time
@@ -30,7 +29,7 @@ from mrcelery.errors import (
     TaskError,
     UnreachableError,
 )
-from mrcelery.executor.inflight import has_attempts, leased
+from mrcelery.executor.cleaning import clean_cancelled
 from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.base import run_of
 from mrcelery.jobstore.redis import RedisJobStore
@@ -64,10 +63,6 @@ ATTEMPT_REQUEST = "mrcelery.executor.lost:AttemptRequest"
 
 RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
-
-
-CLEANING_SECONDS = 120.0
-"""After which another worker removes a cancelled job's data, where one died of it."""
 
 
 BROKER_PATIENCE = 60.0
@@ -179,7 +174,7 @@ def _coordinate(
             fields = runtime.store.fields(job)
             _check_run(fields, job, run)
             if fields.get("state") == "cancelled":
-                _clean_up_cancelled(runtime, job, kind)
+                clean_cancelled(runtime, cast("RedisJobStore", runtime.store), job, late=kind == "start")
             _tell_end(runtime, job)
             runtime.forget(job)
         raise Ignore(str(e)) from None
@@ -205,23 +200,6 @@ def _coordinate(
 def _clean_up(runtime: Runtime, job: str) -> None:
     clean_up(runtime, job)
     runtime.forget(job)
-
-
-def _clean_up_cancelled(runtime: Runtime, job: str, kind: str) -> None:
-    """Remove a cancelled job's data, once: when that is told, the job may be tried again."""
-    store = cast("RedisJobStore", runtime.store)
-    if kind == "start" and has_attempts(leased(store, job)):
-        return  # a late delivery: those that run would commit what is gone
-    lock, owner = f"{job}:cleaning", secrets.token_hex(8)
-    if not store.hold(lock, owner, CLEANING_SECONDS):
-        return
-    try:
-        if "cleaned" not in store.fields(job):
-            with suppress(TaskError):  # without a spec that is to be trusted there is nothing to remove
-                _clean_up(runtime, job)
-            store.update(job, {"cleaned": repr(time.time())})
-    finally:
-        store.hold(lock, owner, 0.001)
 
 
 def _tell_end(runtime: Runtime, job: str) -> None:

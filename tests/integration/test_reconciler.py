@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -417,6 +418,47 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
             handle.retry()
             handle.wait(90)
             assert results(handle) == COUNTS
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, traced: Traced, begun: bool) -> None:
+    """The client removes its data itself."""
+    with traced.submit(**quiet.settings) as handle:
+        if begun:
+            quiet.run("mrcelery.start", job=handle.id)
+            kwargs = {"job": handle.id, "step": 0, "task": 0, "attempt": 0}
+            quiet.app.tasks["mrcelery.map"].apply(kwargs=kwargs, throw=True)
+            assert any(key.endswith("commit.json") for key in kept(handle, quiet.settings["storage"]))
+        quiet.take()
+        assert handle.cancel()
+        handle.retry()
+        assert handle.status().state == "submitted"
+        assert not any(key.endswith("commit.json") for key in kept(handle, quiet.settings["storage"]))
+        with quiet.workers(**QUICK):
+            handle.wait(90)
+        assert results(handle) == COUNTS
+        assert handle.report().totals.tasks == 8
+    assert traced.runs()["a1"] == (2 if begun else 1)
+
+
+@pytest.mark.parametrize("why", ["a task is held", "its storage is not here"])
+def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
+    quiet: Quiet, traced: Traced, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mrcelery.handle, "_STOPPING", 1.0)
+    with traced.submit(**quiet.settings) as handle:
+        quiet.run("mrcelery.start", job=handle.id)
+        message = quiet.take()[-1]
+        if why == "a task is held":
+            quiet.store.call(("HSET", "unacked", "a-tag", json.dumps([json.loads(message), "", quiet.name])))
+        else:
+            quiet.store.update(handle.id, {"storage": str(tmp_path / "elsewhere")})
+        assert handle.cancel()
+        with pytest.raises(UsageError, match="no worker has removed its data yet: try again when workers listen"):
+            handle.retry()
+        assert handle.status().state == "cancelled"
+        quiet.store.call(("HDEL", "unacked", "a-tag"))
+        quiet.store.drop(handle.id)
 
 
 # The first attempt at the slow lines takes a minute or two, another attempt none.
