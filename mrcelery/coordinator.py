@@ -39,7 +39,9 @@ from mrcelery.records import (
     requests_field,
 )
 from mrcelery.recovery import standing
-from mrcelery.report import read_report, remove_report
+from mrcelery.repair import writer
+from mrcelery.report import read_report
+from mrcelery.reporter import remove_report
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.skew import Skew
 from mrcelery.storage import check, open_storage
@@ -47,7 +49,7 @@ from mrcelery.storage.transfers import Transfers, carried, transfers
 from mrcelery.summaries import THREADS, check_all_committed, commits, summarise
 
 MOST_AGAIN = 2
-"""Times that a map task runs again since what it wrote reads wrong."""
+"""Times that a task runs again since what it wrote reads wrong."""
 
 
 @dataclass(frozen=True)
@@ -178,25 +180,25 @@ def barrier(runtime: Runtime, job: str, step: int) -> Stage:
     try:
         return _shuffle(runtime, active, step)
     except DamagedPartError as e:
-        return _again(runtime, active, step, e)
+        return _again(runtime, active, e)
 
 
-def _again(runtime: Runtime, active: ActiveJob, step: int, error: DamagedPartError) -> Stage:
-    """Forget the commit of the map task whose run is damaged, which no reduce task has been told of, and run that."""
-    job, store, tasks = active.id, runtime.store, _tasks(runtime, active, step)
-    roots = (layout.task_root(job, step, "map", task) for task in range(tasks))
-    damaged = next(task for task, root in enumerate(roots) if error.part.key.startswith(root))
-    before = marks.repairs(store, job, step, "barrier").get(str(damaged), Repair(0, 0.0))
+def _again(runtime: Runtime, active: ActiveJob, error: DamagedPartError) -> Stage:
+    """Forget the commit of the task that wrote the damaged part, which nobody has been told of, and run that again."""
+    job, store = active.id, runtime.store
+    step, kind, damaged = writer(error.part)
+    whole = stage_of(active.spec.request, store.fields(job), step, kind)
+    before = marks.repairs(store, job, step, whole.then).get(str(damaged), Repair(0, 0.0))
     if before.times >= MOST_AGAIN:
         error.retryable = False
         raise error
-    marks.tell_repair(store, job, step, "barrier", str(damaged), Repair(before.times + 1, time.time()))
-    active.storage.delete([layout.commit(job, step, "map", damaged)])
-    known = store.done_tasks(job, step, "map")
-    store.forget_stage(job, step, "map")
+    marks.tell_repair(store, job, step, whole.then, str(damaged), Repair(before.times + 1, time.time()))
+    active.storage.delete([layout.commit(job, step, kind, damaged)])
+    known = store.done_tasks(job, step, kind)
+    store.forget_stage(job, step, kind)
     for task in known - {damaged}:
-        store.add_commit(job, step, "map", task, b"")  # to be read from storage
-    stage = replace(_map_stage(active.spec, step, tasks), missing=(damaged,))
+        store.add_commit(job, step, kind, task, b"")  # to be read from storage
+    stage = replace(whole, missing=(damaged,))
     _enter(runtime, active.spec, stage)
     return stage
 
@@ -269,7 +271,10 @@ def finish(runtime: Runtime, job: str, step: int) -> Stage | None:
         summarise(runtime, active, step, kind, gather())
         if step + 1 < len(spec.steps):
             return _next_step(runtime, active, step, parts)
-        publish_job(runtime, active, parts, moved)
+        try:
+            publish_job(runtime, active, parts, moved)
+        except DamagedPartError as e:
+            return _again(runtime, active, e)
     return None
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Mapping
 
 from msgspec.structs import replace
 
 from mrcelery import layout
 from mrcelery.committer import publish, withdraw
-from mrcelery.errors import JobStoppedError
+from mrcelery.errors import CorruptDataError, JobStoppedError
 from mrcelery.output import output_suffix
 from mrcelery.overview import overview
 from mrcelery.records import Counters, Kind, Part, Totals, add_coordinator_requests, add_counters, add_requests
+from mrcelery.repair import damage
 from mrcelery.report import Report
 from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import Transfers
 from mrcelery.summaries import summaries
 
@@ -23,7 +26,10 @@ SMALL_RESULTS = 64 << 10
 
 
 def publish_job(runtime: Runtime, active: ActiveJob, parts: list[Part], moved: Transfers) -> None:
-    """Publish the committed parts and end the job."""
+    """Publish the committed parts and end the job.
+
+    Raises :class:`mrcelery.errors.DamagedPartError` for a small result that reads wrong, before anything is published.
+    """
     request, storage, job = active.spec.request, active.storage, active.id
     suffix = output_suffix(request.options)
     names = [] if request.options.output_format == "none" else [layout.part_name(p.partition, suffix) for p in parts]
@@ -32,6 +38,8 @@ def publish_job(runtime: Runtime, active: ActiveJob, parts: list[Part], moved: T
     def report() -> Report:
         return _report(runtime, active, tuple(names), finished, moved.requests)
 
+    small = request.small_results and names and sum(p.bytes for p in parts) <= SMALL_RESULTS and not suffix
+    results = b"".join(_read_whole(storage, part) for part in parts) if small else None
     copies = dict(zip(names, parts, strict=False))
     if request.options.max_bad_records:
         copies.update(_bad_records(runtime, active))
@@ -43,10 +51,18 @@ def publish_job(runtime: Runtime, active: ActiveJob, parts: list[Part], moved: T
     except JobStoppedError:
         withdraw_output(runtime, job)
         raise
-    if request.small_results and names and sum(p.bytes for p in parts) <= SMALL_RESULTS and not suffix:
-        runtime.store.put_blob(job, "results", b"".join(storage.read(p.key) for p in parts))
+    if results is not None:
+        runtime.store.put_blob(job, "results", results)
     if not runtime.store.move(job, "succeeded", {"finished": repr(finished), "stage": "finish"}):
         withdraw_output(runtime, job)
+
+
+def _read_whole(storage: Storage, part: Part) -> bytes:
+    with damage(part):
+        data = storage.read(part.key)
+        if zlib.crc32(data) != part.crc32:
+            raise CorruptDataError("its checksum is another")
+        return data
 
 
 def _bad_records(runtime: Runtime, active: ActiveJob) -> dict[str, Part]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from mrcelery import layout
+from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, Stage
 from mrcelery.page import Evidence
@@ -79,5 +80,13 @@ def bad_records(storage: Storage, job: str) -> tuple[tuple[BadRecord, ...], int]
         except FileNotFoundError:  # of an attempt that does not count
             continue
         lines = data.split(b"\n")[:-1]
-        found += [decode(line, BadRecord, info.key) for line in lines[: BAD_RECORDS + 1 - len(found)]]
+        # One that is damaged is passed over: it is no reason for a job not to succeed.
+        found += [one for line in lines[: BAD_RECORDS + 1 - len(found)] if (one := _record(line))]
     return tuple(found[:BAD_RECORDS]), int(len(found) > BAD_RECORDS)
+
+
+def _record(line: bytes) -> BadRecord | None:
+    try:
+        return decode(line, BadRecord)
+    except (CorruptDataError, VersionError):
+        return None

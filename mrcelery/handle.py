@@ -20,7 +20,7 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.base import FINAL, JobStore, run_of
 from mrcelery.results import Pair
 from mrcelery.runner import Runner
 from mrcelery.status import JobStatus, counted, failure_of, status_of
@@ -159,8 +159,9 @@ class JobHandle:
             fields = self._enter_from_storage(self._store)
         else:
             self._revive(self._store)
+            fields = self._store.fields(self.id)
         self._final_report = None
-        self.runner.start(self.id, fields.get("queue") or "celery")
+        self.runner.start(self.id, fields.get("queue") or "celery", run_of(fields))
 
     def _revive(self, store: JobStore) -> None:
         deadline = time.monotonic() + _STOPPING

@@ -156,6 +156,7 @@ class LoadedBundle:
         self._own_path = [str(path / folder) for folder in manifest["path"]]
         self._added_path = self._own_path
         self._modules: dict[str, ModuleType] = {}
+        self._loading = threading.RLock()
         self._work = ""
         self._shipped: dict[str, str] | None = None
 
@@ -258,11 +259,12 @@ class LoadedBundle:
 
     def _job_class(self) -> type[MRJob]:
         name, _, class_name = self.entry.partition(":")
-        module = sys.modules.get(name)
-        if module is None and self._entry_file:
-            module = load_file(self.path / "lib" / self._entry_file, name)
-        elif module is None:
-            module = importlib.import_module(name)
+        with self._loading:  # a module is among the others from the beginning of its import by another thread
+            module = sys.modules.get(name)
+            if module is None and self._entry_file:
+                module = load_file(self.path / "lib" / self._entry_file, name)
+            elif module is None:
+                module = importlib.import_module(name)
         found: type[MRJob] = reduce(getattr, class_name.split("."), module)  # type: ignore[assignment]
         return found
 

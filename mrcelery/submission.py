@@ -21,6 +21,7 @@ from mrcelery.errors import ConfigError, UsageError
 from mrcelery.handle import JobHandle
 from mrcelery.inhouse import local_runner, workers_of
 from mrcelery.joboptions import check_formats, job_options
+from mrcelery.jobstore.base import run_of
 from mrcelery.layout import SUCCESS
 from mrcelery.runner import Runner, storage_root
 
@@ -237,8 +238,10 @@ class Submission:
             known = runner.store.request(identity) if runner is not None else None
             if runner is not None and known is not None:
                 self._check_same(known, identity, code)
-                if runner.store.state(identity) == "submitted":
-                    runner.start(identity, self.options.queue)  # its client may have died before it could
+                fields = runner.store.fields(identity)
+                if fields.get("state") == "submitted":
+                    # its client may have died before it could
+                    runner.start(identity, self.options.queue, run_of(fields))
             elif not self._ended_in_storage(identity, code):
                 if runner is not None:
                     runner.close()

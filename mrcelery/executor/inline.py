@@ -15,7 +15,7 @@ from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
-from mrcelery.report import write_report
+from mrcelery.reporter import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.signing import seal
 from mrcelery.storage import open_storage
@@ -40,7 +40,7 @@ class InlineRunner:
         enter(self.store, request, seal(request, None), code, blobs)
         self.start(request.job, request.options.queue)
 
-    def start(self, job: str, queue: str) -> None:
+    def start(self, job: str, queue: str, run: int = 0) -> None:
         """Run a job that was entered, or what is left of it."""
         runtime = Runtime(self.store, scratch=f"{self._folder}/scratch")
         step, kind, number = -1, "", -1

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mrcelery.coordinator import Stage
+from mrcelery.jobstore.base import of_run
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -31,10 +32,10 @@ def coordinator_id(job: str, step: int, what: str) -> str:
     return f"{job}.start" if what == "start" else f"{job}.{step}.{what}"
 
 
-def _body(app: Celery, stage: Stage) -> Any:
+def _body(app: Celery, stage: Stage, run: int) -> Any:
     return app.signature(
         f"mrcelery.{stage.then}",
-        kwargs={"job": stage.job, "step": stage.step},
+        kwargs={"job": stage.job, "step": stage.step, **of_run(run)},
         immutable=True,  # the body reads commits, and needs no list of M results in its message
         queue=stage.queue,
         task_id=coordinator_id(stage.job, stage.step, stage.then),
@@ -44,27 +45,27 @@ def _body(app: Celery, stage: Stage) -> Any:
 def publish_stage(app: Celery, stage: Stage, run: int = 0) -> None:
     """Publish a stage's tasks as a chord with the coordinator's next step as its body.
 
-    ``run``: how often the job was revived before; what a task of an earlier run meets is no concern of this one.
+    ``run``: how often the job was revived before; what a message of an earlier run meets is no concern of this one.
     """
     tasks: Sequence[int] = range(stage.tasks) if stage.missing is None else stage.missing
     if not tasks:
-        _body(app, stage).apply_async()
+        _body(app, stage, run).apply_async()
         return
     group = _group(stage)
     if stage.missing is not None:
         group += f".{secrets.token_hex(3)}"  # what an earlier chord of the stage has counted is not this one's
     app.backend.set_chord_size(group, len(tasks))
-    _send(app, stage, group, ((number, {"attempt": 0, **_of(run)}) for number in tasks))
+    _send(app, stage, group, ((number, {"attempt": 0}) for number in tasks), run)
 
 
 def publish_again(app: Celery, stage: Stage, task: int, attempt: int, run: int = 0, **more: str | int) -> None:
     """Publish one task of a stage once more, under the same id: whichever copies return, its chord counts one."""
-    _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more, **_of(run)})])
+    _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more})], run)
 
 
-def publish_step(app: Celery, job: str, step: int, what: str, queue: str) -> None:
+def publish_step(app: Celery, job: str, step: int, what: str, queue: str, run: int = 0) -> None:
     """Publish a step of the coordinator, without waiting for a chord to count to its end."""
-    kwargs = {"job": job} if what == "start" else {"job": job, "step": step}
+    kwargs = {"job": job, **({} if what == "start" else {"step": step}), **of_run(run)}
     app.send_task(
         f"mrcelery.{what}",
         kwargs=kwargs,
@@ -77,20 +78,15 @@ def publish_step(app: Celery, job: str, step: int, what: str, queue: str) -> Non
     )
 
 
-def _of(run: int) -> dict[str, int]:
-    """The keyword argument that names a run, of which most jobs have one."""
-    return {"run": run} if run else {}
-
-
 def _group(stage: Stage) -> str:
     return f"{stage.job}.{stage.step}.{stage.kind}"
 
 
-def _send(app: Celery, stage: Stage, group: str, tasks: Iterable[tuple[int, dict[str, Any]]]) -> None:
-    body, name = _body(app, stage), f"mrcelery.{stage.kind}"
+def _send(app: Celery, stage: Stage, group: str, tasks: Iterable[tuple[int, dict[str, Any]]], run: int) -> None:
+    body, name = _body(app, stage, run), f"mrcelery.{stage.kind}"
     with app.producer_pool.acquire(block=True) as producer, _batch(producer):
         for number, more in tasks:
-            kwargs = {"job": stage.job, "step": stage.step, "task": number, **more}
+            kwargs = {"job": stage.job, "step": stage.step, "task": number, **more, **of_run(run)}
             message = app.amqp.create_task_message(
                 task_id(stage.job, stage.step, stage.kind, number),
                 name,

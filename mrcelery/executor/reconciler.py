@@ -31,7 +31,7 @@ from mrcelery.jobstore.base import is_of_a_run, run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
 from mrcelery.records import Kind, Request
-from mrcelery.report import write_report
+from mrcelery.reporter import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 
@@ -102,7 +102,7 @@ class Reconciler:
         if self._store.create(job, fields, watched.envelope):
             _log.warning("mrcelery: Redis has lost job %s: it goes on from storage", job)
             queue = watched.request.options.queue
-            self._store.push(queue, start_message(job, queue))
+            self._store.push(queue, start_message(job, queue, run_of(fields)))
 
     def _look_at(self, job: str) -> None:
         now = time.time()
@@ -120,7 +120,7 @@ class Reconciler:
         if facts is None:
             return
         for action in needs(facts, self.policy):
-            self._do(job, watched.request, facts, action)
+            self._do(job, watched.request, run_of(watched.fields), facts, action)
 
     def _look_at_cancelled(self, job: str) -> None:
         """Have a cancelled job's data removed where the message that would have done it is lost."""
@@ -136,7 +136,7 @@ class Reconciler:
         marks.tell_repair(store, job, 0, "cancelled", "start", Repair(before.times + 1, now))
         _log.warning("mrcelery: job %s was cancelled, and its data is still there", job)
         queue = fields.get("queue") or "celery"
-        store.push(queue, start_message(job, queue))
+        store.push(queue, start_message(job, queue, run_of(fields)))
 
     def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
         """What is known of the job, or None where it moves and need not be looked into."""
@@ -174,7 +174,7 @@ class Reconciler:
         watched.unseen = {name: watched.unseen.get(name, now) for name in missing(facts, self.policy)}
         return replace(facts, unseen=watched.unseen)
 
-    def _do(self, job: str, request: Request, facts: Facts, action: Action) -> None:
+    def _do(self, job: str, request: Request, run: int, facts: Facts, action: Action) -> None:
         store, step, kind = self._store, facts.step, facts.kind
         _log.warning("mrcelery: job %s, step %d, %s: %s", job, step, kind, action)
         if isinstance(action, GiveUp):
@@ -185,17 +185,16 @@ class Reconciler:
             return
         if isinstance(action, Nudge):
             self._note(job, facts, action.what)
-            publish_step(self._app, job, step, action.what, request.options.queue)
+            publish_step(self._app, job, step, action.what, request.options.queue, run)
             return
         assert kind is not None
-        fields = store.fields(job)
-        stage = stage_of(request, fields, step, kind)
+        stage = stage_of(request, store.fields(job), step, kind)
         if isinstance(action, Publish):
             self._note(job, facts, str(action.task))
-            publish_again(self._app, stage, action.task, action.attempt, run_of(fields))
+            publish_again(self._app, stage, action.task, action.attempt, run)
         elif isinstance(action, BackUp):
             marks.tell_backup(store, job, step, kind, action.task, facts.now)
-            publish_again(self._app, stage, action.task, 1, run_of(fields), avoid=action.worker, passes=PASSES)
+            publish_again(self._app, stage, action.task, 1, run, avoid=action.worker, passes=PASSES)
 
     def _note(self, job: str, facts: Facts, name: str) -> None:
         # Before it is published: who is killed between the two publishes it later, not too often.

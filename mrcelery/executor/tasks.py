@@ -35,7 +35,7 @@ from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.base import run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import JobOptions, encode
-from mrcelery.report import write_report
+from mrcelery.reporter import write_report
 from mrcelery.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -134,17 +134,17 @@ def register(app: Celery) -> None:
     declare("finish", _finish)
 
 
-def _start(self: Task, *, job: str) -> None:
-    _coordinate(self, job, -1, "start", lambda runtime: start(runtime, job))
+def _start(self: Task, *, job: str, run: int = 0) -> None:
+    _coordinate(self, job, -1, "start", run, lambda runtime: start(runtime, job))
 
 
-def _barrier(self: Task, *, job: str, step: int) -> None:
-    _coordinate(self, job, step, "barrier", lambda runtime: barrier(runtime, job, step))
+def _barrier(self: Task, *, job: str, step: int, run: int = 0) -> None:
+    _coordinate(self, job, step, "barrier", run, lambda runtime: barrier(runtime, job, step))
 
 
-def _finish(self: Task, *, job: str, step: int) -> None:
+def _finish(self: Task, *, job: str, step: int, run: int = 0) -> None:
     try:
-        _coordinate(self, job, step, "finish", lambda runtime: finish(runtime, job, step))
+        _coordinate(self, job, step, "finish", run, lambda runtime: finish(runtime, job, step))
     finally:
         # Also where the job had ended before: an earlier run may have been killed as it cleaned up.
         runtime = runtime_of(self.app)
@@ -152,11 +152,14 @@ def _finish(self: Task, *, job: str, step: int) -> None:
             _clean_up(runtime, job)
 
 
-def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Runtime], Stage | None]) -> None:
+def _coordinate(
+    task: Task, job: str, step: int, kind: str, run: int, decide: Callable[[Runtime], Stage | None]
+) -> None:
     runtime = runtime_of(task.app)
     began = kind != "start"
     try:
         fields = runtime.store.fields(job)
+        _check_run(fields, job, run)
         # A first look at a storage that is not there is the user's to correct; later it may come back.
         began = began or "started" in fields
         if has_gone_on(fields, kind, step):
@@ -165,12 +168,17 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
             runtime.store.update(job, {"stage": kind})
         stage = decide(runtime)
         if stage is not None:
-            _publish(task.app, stage)
+            _check_run(runtime.store.fields(job), job, run)
+            _publish(task.app, stage, run)
             runtime.store.update(job, {stage.published: repr(time.time())})
+    except Ignore:
+        raise
     except JobStoppedError as e:
         # Of a stage that was cut short this runs when all its tasks have stopped.
         with suppress(MRCeleryError):  # it is tried again
-            if runtime.store.state(job) == "cancelled":
+            fields = runtime.store.fields(job)
+            _check_run(fields, job, run)
+            if fields.get("state") == "cancelled":
                 _clean_up_cancelled(runtime, job, kind)
             _tell_end(runtime, job)
             runtime.forget(job)
@@ -182,12 +190,13 @@ def _coordinate(task: Task, job: str, step: int, kind: str, decide: Callable[[Ru
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
             _tell_retry(runtime, e, job, step, kind, -1)
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
+        _check_run(runtime.store.fields(job), job, run)
         fail_job(runtime, failure(e, job=job, step=step, kind=kind))
         _withdraw(runtime, job, kind)
         _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
-        _crashed(runtime, e, job, step, kind, -1)
+        _crashed(runtime, e, job, step, kind, -1, run)
         _withdraw(runtime, job, kind)
         _tell_end(runtime, job)
         raise
@@ -221,9 +230,9 @@ def _tell_end(runtime: Runtime, job: str) -> None:
         write_report(runtime.store, job)
 
 
-def _publish(app: Celery, stage: Stage) -> None:
+def _publish(app: Celery, stage: Stage, run: int) -> None:
     try:
-        publish_stage(app, stage, run_of(runtime_of(app).store.fields(stage.job)))
+        publish_stage(app, stage, run)
     except (OperationalError, RedisError) as e:
         raise BrokerUnreachableError(f"the broker did not take all tasks ({e}): they are published again") from e
 
@@ -289,12 +298,12 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int, run: int) 
             raise task.retry(
                 kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
-        _check_run(runtime, job, run)
+        _check_run(runtime.store.fields(job), job, run)
         fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
         _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
-        _crashed(runtime, e, job, step, kind, number)
+        _crashed(runtime, e, job, step, kind, number, run)
         _tell_end(runtime, job)
         if isinstance(e, MemoryError):  # Celery would end the worker with it
             raise AttemptFailed("MemoryError") from None
@@ -302,9 +311,9 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int, run: int) 
     return number
 
 
-def _check_run(runtime: Runtime, job: str, run: int) -> None:
-    """Leave it at that where an attempt fails whose job was retried meanwhile: the new run has its own."""
-    if run_of(runtime.store.fields(job)) != run:
+def _check_run(fields: Mapping[str, str], job: str, run: int) -> None:
+    """Leave it at that where the job, which has these fields, was retried since: the new run has its own messages."""
+    if run_of(fields) != run:
         raise Ignore(f"job {job} was retried meanwhile")
 
 
@@ -341,8 +350,9 @@ def _most_attempts(runtime: Runtime, job: str) -> int:
         return JobOptions().max_attempts
 
 
-def _crashed(runtime: Runtime, e: Exception, job: str, step: int, kind: str, number: int) -> None:
+def _crashed(runtime: Runtime, e: Exception, job: str, step: int, kind: str, number: int, run: int) -> None:
     """A fault of ours: the job must end all the same, and say that it is one."""
+    _check_run(runtime.store.fields(job), job, run)
     error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
     fail_job(runtime, failure(error, job=job, step=step, kind=kind, task=number))
 

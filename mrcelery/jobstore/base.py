@@ -57,6 +57,11 @@ def run_of(fields: Mapping[str, str]) -> int:
     return int(fields.get("revived") or 0)
 
 
+def of_run(run: int) -> dict[str, int]:
+    """The keyword argument of a message that names the run it is of; most jobs have but one, which goes unnamed."""
+    return {"run": run} if run else {}
+
+
 class JobStore(Protocol):
     """Live state of jobs: small, and rebuilt from storage where it is lost.
 

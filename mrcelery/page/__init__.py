@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from html import escape
-from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 
@@ -122,4 +122,4 @@ def _digest(asset: bytes) -> str:
 
 @cache
 def _asset(name: str) -> bytes:
-    return files(__name__).joinpath(name).read_bytes()
+    return Path(__file__).with_name(name).read_bytes()

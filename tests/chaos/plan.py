@@ -123,9 +123,6 @@ def draw(seed: int) -> Plan:
     reducers = 0 if job == "MapOnly" else random.randint(1, 5)
     workers, processes = random.choice([(2, 2), (3, 1), (3, 2)])
     kinds = random.sample(list(FAULTS), random.choices([1, 2, 3, 6], [10, 5, 3, 2])[0])
-    if job == "MapOnly" and "S3 damages an object" in kinds:
-        # What its maps write is the result: nothing reads that, and makes it anew, before it is published.
-        kinds = [kind for kind in kinds if kind != "S3 damages an object"] or ["S3 sends wrong bits"]
     if {"Redis restarted", "Redis restarted empty"} <= set(kinds):
         kinds.remove("Redis restarted")
     durable = "Redis restarted" in kinds or ("Redis restarted empty" not in kinds and random.random() < 0.3)

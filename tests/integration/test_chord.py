@@ -12,6 +12,9 @@ import pytest
 
 import mrcelery
 from mrcelery import layout
+from mrcelery.coordinator import Stage
+from mrcelery.errors import TaskError
+from mrcelery.executor import tasks as executor_tasks
 from mrcelery.executor.fleet import start_message
 from mrcelery.records import Commit, StageSummary, decode
 
@@ -197,6 +200,64 @@ MAP_ONLY = """
             if line:
                 yield None, line.upper()
 """
+
+
+def failed_and_retried(quiet: Quiet, handle: mrcelery.JobHandle) -> None:
+    """Its first run has left messages that nobody took."""
+    assert quiet.store.move(handle.id, "failed", {"finished": "1.0"})
+    handle.retry()
+
+
+def test_messages_of_an_earlier_run_come_too_late(quiet: Quiet, word_count: str, text: Path) -> None:
+    """All of a run's messages name it, and the coordinator's steps of the one before do nothing to a retried job."""
+    with mrcelery.submit(word_count, str(text), reducers=2, **quiet.settings) as handle:
+        job = handle.id
+        quiet.run("mrcelery.start", job=job)
+        quiet.app.tasks["mrcelery.map"].apply(kwargs={"job": job, "step": 0, "task": 0, "attempt": 0}, throw=True)
+        quiet.take()
+        failed_and_retried(quiet, handle)
+        ((_, body),) = quiet.messages()
+        assert body[1] == {"job": job, "run": 1}
+        quiet.take()
+        before = quiet.store.fields(job)
+        for step in ("barrier", "finish"):
+            quiet.run(f"mrcelery.{step}", job=job, step=0)
+        quiet.run("mrcelery.start", job=job)
+        assert quiet.store.fields(job) == before
+        assert quiet.take() == []
+        quiet.run("mrcelery.start", job=job, run=1)  # finds its only map task committed
+        ((headers, (_, kwargs, _)),) = quiet.messages()
+        assert (headers["task"], kwargs) == ("mrcelery.barrier", {"job": job, "step": 0, "run": 1})
+        quiet.take()
+        quiet.run("mrcelery.barrier", **kwargs)
+        reduces = [body for _, body in quiet.messages()]
+        assert [kwargs["run"] for _, kwargs, _ in reduces] == [1, 1]
+        assert [embedded["chord"]["kwargs"] for *_, embedded in reduces] == [{"job": job, "step": 0, "run": 1}] * 2
+        with quiet.workers():
+            handle.wait()
+        assert results(handle) == COUNTS
+
+
+@pytest.mark.parametrize("ends", ["with a stage", "with an error", "with a fault"])
+def test_a_step_that_runs_while_its_job_is_retried(
+    quiet: Quiet, word_count: str, text: Path, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mrcelery.submit(word_count, str(text), reducers=2, **quiet.settings) as handle:
+        quiet.run("mrcelery.start", job=handle.id)
+
+        def late(*_: Any) -> Stage:
+            failed_and_retried(quiet, handle)
+            quiet.take()
+            if ends != "with a stage":
+                raise TaskError("no") if ends == "with an error" else ZeroDivisionError
+            return Stage(handle.id, 0, "reduce", 2, "finish", quiet.name)
+
+        monkeypatch.setattr(executor_tasks, "barrier", late)
+        quiet.run("mrcelery.barrier", job=handle.id, step=0)
+        assert quiet.messages() == []
+        fields = quiet.store.fields(handle.id)
+        assert fields["state"] == "submitted"
+        assert fields.keys().isdisjoint({"failure", "published.0.reduce"})
 
 
 def test_map_only_keeps_the_order_of_the_input(fleet: Fleet, job_file: JobFile, tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ class Known:
     def submit(self, *args: object) -> None:
         raise NotImplementedError
 
-    def start(self, job: str, queue: str) -> None:
+    def start(self, job: str, queue: str, run: int = 0) -> None:
         pass
 
     def look_after(self, job: str, fields: dict[str, str]) -> bool:

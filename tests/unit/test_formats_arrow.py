@@ -99,7 +99,7 @@ NAMES = [
 ]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(batches=st.lists(columns(), min_size=1, max_size=2))
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bytes_are_those_of_lists(name: str, batches: list[tuple[Any, Any]]) -> None:
@@ -108,7 +108,7 @@ def test_the_bytes_are_those_of_lists(name: str, batches: list[tuple[Any, Any]])
     assert outcome(name, *batches) == outcome(name, *as_lists)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(batches=st.lists(columns(), min_size=1, max_size=2))
 @pytest.mark.parametrize("name", ["parquet", "parquet:schema=key:string%2Cvalue:int64"])
 def test_parquet_is_that_of_lists(name: str, batches: list[tuple[Any, Any]]) -> None:

@@ -40,7 +40,7 @@ def read(uri: str, size: int, name: str = "parquet", max_record: int = MAX) -> l
     return list(input_format(name).read(Extent(uri, 0, size, size), max_record))
 
 
-@settings(deadline=None, max_examples=25)  # the first call imports half of Arrow
+@settings(max_examples=25)  # the first call imports half of Arrow
 @given(
     rows=st.lists(
         st.tuples(numbers, st.text(max_size=5), st.lists(st.booleans(), max_size=2)),
@@ -185,7 +185,7 @@ def encoded(name: str, *batches: list[tuple[Any, Any]]) -> Any:
 keys = st.text(max_size=4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     batches=st.lists(st.lists(st.tuples(keys, numbers), max_size=6), min_size=1, max_size=5).filter(any),
     group=st.integers(1, 200),

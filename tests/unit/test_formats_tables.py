@@ -80,7 +80,6 @@ def same(name: str, data: bytes, split: int = 0, block: int = 0) -> list[RecordB
 line = st.text(st.sampled_from("ab é\r\0\u2028"), max_size=6)
 
 
-@settings(deadline=None)  # the first call imports Arrow
 @given(
     lines=st.lists(line, max_size=30),
     final=st.booleans(),
@@ -136,7 +135,6 @@ def test_tables_are_larger_than_what_is_read_at_a_time() -> None:
 # --- records of a fixed length
 
 
-@settings(deadline=None)
 @given(
     data=st.data(), n=st.integers(1, 9), records=st.integers(0, 40), split=st.integers(1, 60), block=st.integers(1, 30)
 )
@@ -186,7 +184,6 @@ def as_csv(rows: list[list[str]], end: str = "\n") -> bytes:
     return "".join(",".join(row) + end for row in cells).encode()
 
 
-@settings(deadline=None)
 @given(
     rows=quoted,
     header=st.booleans(),
@@ -207,7 +204,7 @@ def test_csv(rows: list[list[str]], header: bool, end: str, final: bool, block: 
 anything = st.text(st.sampled_from('a",\n\r é'), max_size=40)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(data=anything, multiline=st.booleans(), quote=st.booleans(), block=st.integers(1, 20))
 def test_csv_of_any_text_reads_as_without_tables(data: str, multiline: bool, quote: bool, block: int) -> None:
     name = f"csv:header=false,multiline={multiline}" + ("" if quote else ",quote=none")
@@ -226,7 +223,6 @@ def test_csv_of_any_text_reads_as_without_tables(data: str, multiline: bool, quo
     assert outcomes[0] == outcomes[1]
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.lists(st.text(st.sampled_from('ab,"é '), max_size=5), min_size=3, max_size=3), max_size=12),
     split=st.integers(1, 60),

@@ -421,3 +421,24 @@ def test_threads_share_one_bundle_and_wait_for_another(workspace: Workspace) -> 
             pass
     other.join(30)
     assert seen == [1, 2]
+
+
+def test_a_thread_does_not_see_a_module_that_another_is_importing(workspace: Workspace) -> None:
+    slow = JOB.replace("import helper", "import time, helper\ntime.sleep(0.1)")
+    loaded = opened(workspace, {"lib/words.py": slow, "lib/helper.py": "VERSION = 1"})
+    seen: list[Any] = []
+    begin = threading.Barrier(4)
+
+    def run() -> None:
+        begin.wait()
+        try:
+            seen.append(mapped(loaded)[0])
+        except BaseException as e:
+            seen.append(e)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert seen == [("x", 1)] * 4

@@ -14,7 +14,8 @@ from mrcelery.journal import Entry
 from mrcelery.overview import Overview, Stage
 from mrcelery.page import Evidence, Jobs, Live, Row, job_page, jobs_page
 from mrcelery.records import BadRecord, Failure, Totals, encode
-from mrcelery.report import Report, put_report, read_report, remove_report
+from mrcelery.report import Report, read_report
+from mrcelery.reporter import put_report, remove_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
@@ -132,3 +133,11 @@ def test_bad_records_are_bounded(storage: Storage, each: int, files: int, shown:
         storage.write(layout.bad_records("job-1", 0, "map", n, "1-a"), (encode(one) + b"\n") * each)
     records, rest = evidence.bad_records(storage, "job-1")
     assert (len(records), rest) == (shown, more)
+
+
+def test_a_bad_record_that_cannot_be_read_is_passed_over(storage: Storage) -> None:
+    one = BadRecord(
+        job="job-1", step=0, kind="map", task=0, attempt="1-a", file="f", offset=0, record="r", error="e", traceback=""
+    )  # fmt: skip
+    storage.write(layout.bad_records("job-1", 0, "map", 0, "1-a"), b"{damaged\n" + encode(one) + b"\n")
+    assert evidence.bad_records(storage, "job-1") == ((one,), 0)
