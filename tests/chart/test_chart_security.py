@@ -211,5 +211,5 @@ def test_the_test_pod_runs_hello_as_a_client_would() -> None:
     (pod,) = render(EXAMPLE["spot-gpu"]).of("Pod")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     (container,) = pod["spec"]["containers"]
-    assert container["args"] == ["hello"]
+    assert container["args"][0] == "hello"
     assert environment_of(container)["MRCELERY_QUEUE"] == "celery"

@@ -113,12 +113,13 @@ def test_ids_of_messages_are_found_wherever_they_are(quiet: Quiet, traced: Trace
         tasks = {f"0.map.{number}.0" for number in range(6)}
         assert in_flight(quiet.store, job, quiet.name) == tasks
         assert in_flight(quiet.store, other.id, quiet.name) == set()
-        for message in quiet.take():
-            quiet.store.push(quiet.name, message)
-        quiet.app.conf.task_default_priority = 6
+        first = quiet.take()
         quiet.run("mrcelery.start", job=other.id)
-        quiet.app.conf.task_default_priority = None
+        for message in quiet.take():
+            quiet.store.push(f"{quiet.name}{SEPARATOR}6", message)
         assert in_flight(quiet.store, other.id, quiet.name) == tasks
+        for message in first:
+            quiet.store.push(quiet.name, message)
         assert quiet.store.call(("DEL", f"{quiet.name}{SEPARATOR}6")) == [1]
         for message in quiet.take():
             quiet.store.call(("HSET", "unacked", os.urandom(4).hex(), b'[%s, "", "q"]' % message))
