@@ -70,7 +70,22 @@ def transport_options(visibility_timeout: float) -> dict[str, Any]:
         "socket_timeout": SILENCE_SECONDS,
         "socket_connect_timeout": SILENCE_SECONDS,
         "health_check_interval": HEALTH_SECONDS,
+        # kombu before 5.7 does not look at the connection on which it waits for tasks: there the kernel does.
+        "socket_keepalive": True,
+        "socket_keepalive_options": _keepalive(),
     }
+
+
+def _keepalive() -> dict[int, int]:
+    """The kernel's own look at a silent connection: as often, and given up as soon, where the system has it."""
+    wanted = {
+        "TCP_KEEPIDLE": HEALTH_SECONDS,
+        "TCP_KEEPALIVE": HEALTH_SECONDS,  # its name on macOS
+        "TCP_KEEPINTVL": 1,
+        "TCP_KEEPCNT": int(SILENCE_SECONDS) - HEALTH_SECONDS,
+        "TCP_USER_TIMEOUT": int(SILENCE_SECONDS * 1000),  # milliseconds until what was sent is acknowledged
+    }
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def in_flight(*groups: Iterable[Any]) -> set[Any]:

@@ -33,6 +33,7 @@ from mrcelery.executor.cleaning import clean_cancelled
 from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.base import run_of
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.jobstore.wire import LOGIN
 from mrcelery.records import JobOptions, encode
 from mrcelery.reporter import write_report
 from mrcelery.runtime import Runtime
@@ -110,7 +111,8 @@ def _with_master(url: str, options: Mapping[str, Any]) -> str:
     if not url.startswith("sentinel") or "master_name" not in options:
         return url
     query = {"master_name": options["master_name"]}
-    query.update({f"sentinel_{name}": value for name, value in (options.get("sentinel_kwargs") or {}).items()})
+    login = options.get("sentinel_kwargs") or {}
+    query.update({f"sentinel_{name}": login[name] for name in LOGIN if name in login})
     return f"{url.partition('?')[0]}?{urlencode(query)}"
 
 

@@ -26,6 +26,9 @@ TIMEOUT = 10.0
 """Seconds to connect, and to wait for an answer."""
 
 
+LOGIN = ("username", "password")
+"""What an address says of the Sentinels themselves, each after ``sentinel_``."""
+
 _PROTOCOL = 2
 """RESP2, which the other connection speaks too: in RESP3, redis-py's default since 8, a hash comes as a dict."""
 
@@ -257,9 +260,8 @@ def _sentinel_master(url: str) -> Any:
             if value:
                 login.setdefault(name, unquote(value))
     options = sentinel_options(url)
-    timeouts = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-        nodes, sentinel_kwargs={**timeouts, **options.get("sentinel_kwargs", {})}, **timeouts
+        nodes, sentinel_kwargs=options["sentinel_kwargs"], socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT
     )
     return sentinel.master_for(options["master_name"], db=database, protocol=_PROTOCOL, **login)
 
@@ -267,9 +269,13 @@ def _sentinel_master(url: str) -> Any:
 def sentinel_options(url: str) -> dict[str, Any]:
     """What the query of a ``sentinel://`` address says, as kombu and Celery take it.
 
-    ``master_name``, and ``sentinel_username`` and ``sentinel_password`` as ``sentinel_kwargs``.
+    ``master_name``; as ``sentinel_kwargs`` the ``sentinel_username`` and ``sentinel_password``, and how long a
+    Sentinel may take to answer. Where there are such options, and always in Celery's result backend, the timeouts
+    for the master are not those for Sentinels, and redis-py before 8 waits for them for ever.
     """
     query = parse_qs(urlsplit(url.split(";")[-1]).query)
-    options: dict[str, Any] = {"master_name": query.get("master_name", ["mymaster"])[0]}
-    login = {name: query[f"sentinel_{name}"][0] for name in ("username", "password") if f"sentinel_{name}" in query}
-    return {**options, "sentinel_kwargs": login} if login else options
+    login = {name: query[f"sentinel_{name}"][0] for name in LOGIN if f"sentinel_{name}" in query}
+    return {
+        "master_name": query.get("master_name", ["mymaster"])[0],
+        "sentinel_kwargs": {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, **login},
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,9 @@ from services import (
 import mrcelery
 from mrcelery import JobHandle, layout
 from mrcelery.errors import MRCeleryError
+from mrcelery.executor.celeryapp import make_app
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.jobstore.wire import connect
 from mrcelery.storage import open_storage
 
 JobFile = Callable[..., str]
@@ -250,7 +253,9 @@ def state(handle: JobHandle) -> str:
         return ""
 
 
-def test_failover_by_sentinel(job_file: JobFile, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hangs", [False, True])
+def test_failover_by_sentinel(hangs: bool, job_file: JobFile, tmp_path: Path) -> None:
+    """Also where the new master hangs at first, so that Sentinel takes it for dead and names none."""
     with (
         redis_server() as master,
         redis_server(replicaof=f"127.0.0.1 {master.port}") as replica,
@@ -274,13 +279,52 @@ def test_failover_by_sentinel(job_file: JobFile, tmp_path: Path) -> None:
             master.stop()
             address = [b"127.0.0.1", str(replica.port).encode()]
             eventually(lambda: told("get-master-addr-by-name") == address, "the replica is the master")
+            if hangs:
+                assert replica.process is not None
+                os.kill(replica.process.pid, signal.SIGSTOP)
+                eventually(lambda: any(b"o_down" in text for text in told("master")), "it is taken for dead")
             gate.open()
+            if hangs:
+                os.kill(replica.process.pid, signal.SIGCONT)
             eventually(lambda: state(handle) == "succeeded", "the job is done")
             assert list(handle) == [("seen", 2)]
             assert gate.starts() == 2
             assert worker.process.poll() is None
             eventually(lambda: settled(broker), "all is acknowledged")
         watcher.close()
+
+
+def test_no_connection_waits_for_ever(tmp_path: Path) -> None:
+    """Neither Celery's nor ours, neither those to the master nor those to Sentinel, which has a password."""
+    with redis_server() as master, sentinel(tmp_path, master.port, "requirepass of-sentinel") as port:
+        broker = f"sentinel://127.0.0.1:{port}/0?master_name=main&sentinel_password=of-sentinel"
+        watcher = connect(f"redis://:of-sentinel@127.0.0.1:{port}/0", PATIENCE)
+        assert watcher.call(("PING",)) == [b"PONG"]
+        watcher.close()
+        pools = []
+        for url in (master.tcp_url, broker):
+            app = make_app(url)
+            with app.connection() as connection:
+                channel = connection.default_channel
+                pools += [channel.pool, channel.async_pool, app.backend.client.connection_pool]
+                tasks = channel.pool.get_connection()
+                assert tasks._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                channel.pool.release(tasks)
+                app.backend.client.close()
+            app.close()
+        ours = connect(broker)
+        pools.append(ours._client.connection_pool)  # type: ignore[attr-defined]
+        managers = [pool.sentinel_manager for pool in pools if hasattr(pool, "sentinel_manager")]
+        pools += [node.connection_pool for manager in managers for node in manager.sentinels]
+        assert len(pools) == 3 + 3 + 1 + 4
+        for pool in pools:
+            waits = pool.connection_kwargs
+            assert 0 < waits["socket_timeout"] <= 10
+            assert 0 < waits["socket_connect_timeout"] <= 10
+        for manager in managers:
+            for node in manager.sentinels:
+                node.close()
+        ours.close()
 
 
 def test_passwords_of_master_and_sentinel(word_count: str, text: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from mrcelery.errors import ConfigError
 from mrcelery.executor.celeryapp import install, make_app
 from mrcelery.executor.leases import check_skew, transport_options
 from mrcelery.executor.tasks import store_url
-from mrcelery.jobstore.wire import masked, sentinel_options
+from mrcelery.jobstore.wire import TIMEOUT, masked, sentinel_options
 
 
 @pytest.mark.parametrize("visibility", [1.0, 4.0, 15.0, 3600.0])
@@ -36,7 +36,8 @@ SENTINEL = "sentinel://:pw@a:1;sentinel://b:2/3?master_name=main&sentinel_passwo
 
 
 def test_sentinels_passwords_reach_celery_and_the_job_store() -> None:
-    options = {"master_name": "main", "sentinel_kwargs": {"password": "s&cret"}}
+    waits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    options = {"master_name": "main", "sentinel_kwargs": {**waits, "password": "s&cret"}}
     app = make_app(SENTINEL)
     assert app.conf.broker_transport_options.items() >= options.items()
     assert app.conf.result_backend_transport_options == options
