@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from s3_endpoint import s3_bucket
 
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
@@ -161,7 +162,15 @@ def test_an_endpoint_that_stays_busy(faulty: type[Faulty]) -> None:
     assert moved.requests == {"PUT": 1, "RETRY": 3}
 
 
-def test_inputs_on_s3(bucket: str) -> None:
+@pytest.fixture
+def own_bucket(bucket: str) -> Iterator[str]:
+    """A bucket with nothing of other tests in it."""
+    with s3_bucket() as name:
+        yield name
+
+
+def test_inputs_on_s3(own_bucket: str) -> None:
+    bucket = own_bucket
     root = f"s3://{bucket}/inputs"
     storage = open_storage(root)
     for name in ("a.txt", "a/b.gz", "a/_tmp/c", "a[1].txt", "folder/"):

@@ -147,7 +147,7 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
         eventually(lambda: store.call(("HLEN", "unacked"), ("LLEN", "q")) == [0, 0], "all tasks have ended")
         assert any(map(alive, running)) != killed
         kept = {layout.spec(handle.id), layout.code(handle.id), layout.plan_page(handle.id, 0, 0)}
-        kept.add(layout.report(handle.id))
+        kept |= {layout.report(handle.id), layout.report_page(handle.id)}
         eventually(
             lambda: {info.key for info in storage.list(layout.job_root(handle.id))} == kept, "its data is gone"
         )
