@@ -147,4 +147,6 @@ def _read(storage: Storage, job: str) -> JobStatus | None:
         return JobStatus(state=UNKNOWN, message=str(e), **known)  # type: ignore[arg-type]
     if report is None:
         return JobStatus(state=UNKNOWN, **known)  # type: ignore[arg-type]
-    return JobStatus(state=report.state, started=report.started, finished=report.finished, **known)  # type: ignore[arg-type]
+    failure = report.overview.failure if report.overview is not None else None
+    ended = {"started": report.started, "finished": report.finished, "message": failure.message if failure else ""}
+    return JobStatus(state=report.state, **ended, **known)  # type: ignore[arg-type]

@@ -67,6 +67,17 @@ def test_storage_alone(past: tuple[dict[str, str], list[str]]) -> None:
     assert "First two" in shown[1]
 
 
+def test_a_job_that_failed_says_why(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "from mrcelery import MRJob\nclass Fails(MRJob):\n    def mapper(self, _, line):\n        yield 1 // 0, 1\n"
+    )
+    (tmp_path / "text").write_text("a\n")
+    env = environment(MRCELERY_STORAGE=str(tmp_path / "store"))
+    assert command("submit", tmp_path / "job.py", tmp_path / "text", "--runner", "inline", env=env).returncode == 1
+    (failed,) = listed(env, "--state", "failed")
+    assert failed["message"].startswith("ZeroDivisionError")
+
+
 def test_filters(past: tuple[dict[str, str], list[str]]) -> None:
     env, jobs = past
     newest, second, oldest = jobs
