@@ -39,7 +39,7 @@ have() { docker image inspect "$1" >/dev/null 2>&1; }
 if ! have mrcelery-test/base; then
     root=$scratch/root
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates trixie "$root" \
-        http://deb.debian.org/debian >"$scratch/debootstrap.log" 2>&1 || give_up "debootstrap: $(tail -1 "$scratch/debootstrap.log")"
+        >"$scratch/debootstrap.log" 2>&1 || give_up "debootstrap: $(tail -1 "$scratch/debootstrap.log")"
     rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale,info}/*
     tar -C "$root" -c . | docker import -c 'CMD ["python3"]' - mrcelery-test/base >/dev/null
 fi
