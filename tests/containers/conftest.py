@@ -36,5 +36,7 @@ def fleet(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clus
     with cluster(tmp_path_factory.mktemp("cluster"), MRCELERY_VISIBILITY_TIMEOUT="4") as started:
         for name, value in started.aws.items():
             patch.setenv(name, value)
+        # Of other tests: it has their credentials.
+        patch.setattr("boto3.DEFAULT_SESSION", None)
         yield started
     patch.undo()
