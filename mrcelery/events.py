@@ -58,8 +58,8 @@ class JobReentered(Event, frozen=True, kw_only=True):
         return f"broker had lost job {self.job}: entered again, it goes on from what it has committed"
 
 
-class StorageLost(Event, frozen=True, kw_only=True):
-    """A task could not reach its storage, and is tried again. ``kind`` is map, reduce, barrier or finish."""
+class TriedAgain(Event, frozen=True, kw_only=True):
+    """Base of those about a task that is tried again, of a kind: map, reduce, barrier or finish."""
 
     step: int
     kind: str
@@ -69,6 +69,10 @@ class StorageLost(Event, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{_task(self.step, self.kind, self.task)} is tried again: {self.message}"
+
+
+class StorageLost(TriedAgain, frozen=True, kw_only=True):
+    """A task could not reach its storage."""
 
 
 class StorageBack(Event, frozen=True, kw_only=True):
@@ -81,16 +85,8 @@ class StorageBack(Event, frozen=True, kw_only=True):
         return f"storage is back: tasks commit again, after {self.seconds:.0f} s"
 
 
-class TaskRetried(Event, frozen=True, kw_only=True):
-    """An attempt failed for another reason that may pass, and the task is tried again."""
-
-    step: int
-    kind: str
-    task: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{_task(self.step, self.kind, self.task)} is tried again: {self.message}"
+class TaskRetried(TriedAgain, frozen=True, kw_only=True):
+    """An attempt failed for another reason that may pass."""
 
 
 class NoWorkers(Event, frozen=True, kw_only=True):

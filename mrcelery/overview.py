@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from mrcelery import journal, marks
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.journal import Entry, Sums
+from mrcelery.reconcile import Policy, is_slow, usual_rate
 from mrcelery.records import (
     Counters,
     Failure,
@@ -34,12 +35,6 @@ STAGE_ATTEMPTS = 20_000
 
 UNEVEN = 200
 """Percent of the mean that the largest partition has at least, to be worth a warning."""
-
-SLOWER = 3.0
-"""A straggler is so many times slower by the record than the median of the tasks that are done."""
-
-STRAGGLER_SECONDS = 5.0
-"""A task that runs for less is no straggler."""
 
 SILENT = 10.0
 """Seconds without a word after which a running attempt is said to be silent."""
@@ -257,16 +252,21 @@ def _left(tasks: int, done: int, seconds: float) -> float:
 
 
 def _running(seen: marks.Glimpse) -> tuple[Straggler, ...]:
-    rates = sorted(seen.rates)
-    usual = rates[len(rates) // 2] if rates else 0.0
-    found = []
-    for one in seen.running:
-        rate = one.records / one.seconds
-        slow = one.seconds >= STRAGGLER_SECONDS and rate * SLOWER < usual
-        found.append(Straggler(
-            task=one.task, attempt=one.attempt, worker=one.where, seconds=round(one.seconds, 1), records=one.records,
-            rate=round(rate, 1), quiet=round(one.quiet, 1), slow=slow, backed_up=one.task in seen.backups,
-        ))  # fmt: skip
+    usual, policy = usual_rate(seen.rates), Policy()
+    found = [
+        Straggler(
+            task=one.task,
+            attempt=one.attempt,
+            worker=one.where,
+            seconds=round(one.seconds, 1),
+            records=one.records,
+            rate=round(one.records / one.seconds, 1),
+            quiet=round(one.quiet, 1),
+            slow=is_slow(one, usual, policy),
+            backed_up=one.task in seen.backups,
+        )
+        for one in seen.running
+    ]
     found.sort(key=lambda one: (not one.slow, -one.seconds))
     return tuple(found[:20])
 

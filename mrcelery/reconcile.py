@@ -189,16 +189,22 @@ def _backups(facts: Facts, policy: Policy) -> list[Action]:
     running = {one.task: one for one in facts.running if one.task not in facts.committed}
     if room <= 0 or len(running) < left:
         return []  # while tasks wait for a worker, there is none to spare
-    usual = sorted(facts.rates)[len(facts.rates) // 2]
+    usual = usual_rate(facts.rates)
     slow = [
         one
         for one in running.values()
-        if one.task not in facts.backed_up and _is_slow(one, usual, policy)
+        if one.task not in facts.backed_up and is_slow(one, usual, policy)
     ]
     slow.sort(key=lambda one: one.records / one.seconds)
     return [BackUp(one.task, one.worker) for one in slow[:room]]
 
 
-def _is_slow(one: Running, usual: float, policy: Policy) -> bool:
+def usual_rate(rates: Sequence[float]) -> float:
+    """The median of the rates of tasks that are done; 0 where none is."""
+    return sorted(rates)[len(rates) // 2] if rates else 0.0
+
+
+def is_slow(one: Running, usual: float, policy: Policy) -> bool:
+    """Whether an attempt is a straggler beside the usual rate."""
     # Records are counted as they are taken, so this is the most that its rate can be.
     return one.seconds >= policy.patience and one.records / one.seconds * policy.slower < usual
