@@ -445,6 +445,4 @@ def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", t
 
 def fail_job(runtime: Runtime, failed: Failure) -> bool:
     """End a job as failed; the first failure stays."""
-    return runtime.store.move(
-        failed.job, "failed", {"failure": encode(failed).decode(), "finished": repr(time.time())}
-    )
+    return runtime.store.move(failed.job, "failed", {"failure": encode(failed).decode(), "finished": repr(time.time())})

@@ -454,9 +454,7 @@ class MapBuffer:
         del block
         parts = []
         for p in range(task.partitions):
-            runs = [
-                self._opener(path, *sections[p]) for path, sections in self._spills if sections[p][1]
-            ]
+            runs = [self._opener(path, *sections[p]) for path, sections in self._spills if sections[p][1]]
             if not runs:
                 continue
             merged = task.merge(runs)
@@ -469,9 +467,7 @@ class MapBuffer:
         return lambda: read_run_file(path, start, end, allow_pickle=self._task.options.allow_pickle)
 
 
-def decoded_groups(
-    protocol: Any, groups: Iterator[tuple[Any, Iterator[Any]]]
-) -> Iterator[tuple[Any, Iterator[Any]]]:
+def decoded_groups(protocol: Any, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Iterator[tuple[Any, Iterator[Any]]]:
     """Groups of a protocol's bytes as groups of what it reads from them."""
     for key, values in groups:
         first = decode_pair(protocol, key, next(values))

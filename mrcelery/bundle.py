@@ -247,5 +247,3 @@ def _named(given: str, what: str) -> tuple[Path, str]:
     if "/" in name or "\\" in name or name in (".", ".."):
         raise UsageError(f"{what} {given}: {name} is no plain name: leave folders out of what follows the #")
     return path, name
-
-

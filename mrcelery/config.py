@@ -113,9 +113,7 @@ def _choice(*allowed: str) -> Callable[[object], str]:
     return parse
 
 
-def _setting(
-    default: Any, parse: Callable[[object], object], help: str, *, env: str = "", secret: bool = False
-) -> Any:
+def _setting(default: Any, parse: Callable[[object], object], help: str, *, env: str = "", secret: bool = False) -> Any:
     meta = {"parse": parse, "help": help, "env": env, "secret": secret}
     return field(default=default, metadata=meta)
 
@@ -230,9 +228,7 @@ def mask(url: str) -> str:
     return re.sub(r"(sentinel_password=)[^&#]*", r"\1****", url)
 
 
-def _layers(
-    flags: Mapping[str, object], env: Mapping[str, str], folder: Path
-) -> Iterator[tuple[str, object, str]]:
+def _layers(flags: Mapping[str, object], env: Mapping[str, str], folder: Path) -> Iterator[tuple[str, object, str]]:
     """Every (setting, raw value, origin), most binding first. An empty variable counts as not set."""
     for name, value in flags.items():
         if value is not None:

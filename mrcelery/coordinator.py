@@ -283,13 +283,9 @@ def _next_step(runtime: Runtime, active: ActiveJob, step: int, parts: list[Part]
     job, storage = active.id, active.storage
     extents = (Extent(f"{storage.uri}/{p.key}", 0, p.bytes, p.bytes, True) for p in parts if p.records)
     splits = (Split(i, (extent,)) for i, extent in enumerate(extents))
-    plan = write_plan(
-        splits, lambda page, data: storage.write(layout.plan_page(job, step + 1, page), data)
-    )
+    plan = write_plan(splits, lambda page, data: storage.write(layout.plan_page(job, step + 1, page), data))
     stage = _map_stage(active.spec, step + 1, plan.splits)
     _enter(runtime, active.spec, stage)
     for kind in ("map", "reduce"):
         runtime.store.forget_stage(job, step, kind)
     return stage
-
-

@@ -68,9 +68,7 @@ def absolute(inputs: Iterable[str], spool: str) -> Inputs:
     return found
 
 
-def upload(
-    inputs: Iterable[str], storage_uri: str, input_format: str, progress: Progress | None = None
-) -> Inputs:
+def upload(inputs: Iterable[str], storage_uri: str, input_format: str, progress: Progress | None = None) -> Inputs:
     """Addresses in storage, for workers that do not see this machine's files.
 
     A file whose content is in storage already is not sent again. Raises :class:`InputError` for a

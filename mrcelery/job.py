@@ -246,8 +246,7 @@ class MRJob:
         """The job's own command line: what stands under ``if __name__ == "__main__"``."""
         if _importing.get():
             raise JobLoadError(
-                f"{cls.__name__}.run() is called while its file is imported: put it under "
-                'if __name__ == "__main__":'
+                f'{cls.__name__}.run() is called while its file is imported: put it under if __name__ == "__main__":'
             )
         from mrcelery.cli import run_job_class
 

@@ -70,9 +70,7 @@ class Wanted:
         )
 
 
-def listed(
-    storage: Storage, job: str, found: Overview | None, wanted: Wanted
-) -> Iterator[tuple[Attempt, str | None]]:
+def listed(storage: Storage, job: str, found: Overview | None, wanted: Wanted) -> Iterator[tuple[Attempt, str | None]]:
     """Attempts and the keys of their logs, by step, stage and task; None for one that came to nothing and left none.
 
     ``found`` with its attempts says how each ended; without it that is not known.

@@ -107,9 +107,7 @@ class FleetCollector(Collector):
             running = min(left, max(0, begun - sum(ended)))
             for state, tasks in (("waiting", left - running), ("running", running), ("done", done)):
                 counts[job["stage"], state] += tasks
-        family = GaugeMetricFamily(
-            "mrcelery_tasks", "Tasks of the stages that jobs are in.", labels=("stage", "state")
-        )
+        family = GaugeMetricFamily("mrcelery_tasks", "Tasks of the stages that jobs are in.", labels=("stage", "state"))
         for labels, tasks in counts.items():
             family.add_metric(labels, tasks)
         return family

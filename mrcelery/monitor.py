@@ -58,9 +58,7 @@ class Monitor:
         if away >= BLIP_SECONDS and (not self._broker_told or now - self._broker_told >= AGAIN_SECONDS):
             self._broker_told = now
             self._tell(
-                events.BrokerLost(
-                    job=self._job, at=time.time(), seconds=away, patience=self._patience, reason=reason
-                )
+                events.BrokerLost(job=self._job, at=time.time(), seconds=away, patience=self._patience, reason=reason)
             )
 
     def answered(self, fields: Mapping[str, str]) -> None:

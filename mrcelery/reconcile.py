@@ -190,11 +190,7 @@ def _backups(facts: Facts, policy: Policy) -> list[Action]:
     if room <= 0 or len(running) < left:
         return []  # while tasks wait for a worker, there is none to spare
     usual = usual_rate(facts.rates)
-    slow = [
-        one
-        for one in running.values()
-        if one.task not in facts.backed_up and is_slow(one, usual, policy)
-    ]
+    slow = [one for one in running.values() if one.task not in facts.backed_up and is_slow(one, usual, policy)]
     slow.sort(key=lambda one: one.records / one.seconds)
     return [BackUp(one.task, one.worker) for one in slow[:room]]
 

@@ -73,8 +73,6 @@ def repaired(told: ShuffleInput, key: str, old: Commit, new: Commit) -> ShuffleI
 
 
 def _no_repair(key: str) -> CorruptDataError:
-    error = CorruptDataError(
-        f"{key} is damaged, and its task, run again, wrote something else: submit the job again"
-    )
+    error = CorruptDataError(f"{key} is damaged, and its task, run again, wrote something else: submit the job again")
     error.retryable = False
     return error

@@ -120,9 +120,7 @@ def joined(blocks: list[Block]) -> Block:
         return blocks[0]
     if blocks and is_array(blocks[0].keys):
         return Block(concat([b.keys for b in blocks]), concat([b.values for b in blocks]))
-    return Block(
-        list(chain.from_iterable(b.keys for b in blocks)), list(chain.from_iterable(b.values for b in blocks))
-    )
+    return Block(list(chain.from_iterable(b.keys for b in blocks)), list(chain.from_iterable(b.values for b in blocks)))
 
 
 def _sorted(blocks: list[Block], sort_values: bool) -> Block:
@@ -142,9 +140,7 @@ def _lowest_end(heads: list[_Head]) -> Any:
         return min((head.by[-1] for head in heads), key=order_key)
 
 
-def merge(
-    runs: Iterable[Run], *, sort_values: bool = False, convert: Callable[[Column], list[Any]] = as_list
-) -> Run:
+def merge(runs: Iterable[Run], *, sort_values: bool = False, convert: Callable[[Column], list[Any]] = as_list) -> Run:
     """Merge sorted runs of checked keys into one; ``convert`` makes lists of arrays of values where it has to.
 
     Give at most :data:`FAN_IN` runs; :func:`merge_many` merges more, in passes.
@@ -290,9 +286,7 @@ class Groups:
     def __iter__(self) -> Iterator[tuple[Any, Iterator[Any]]]:
         while self._load():
             keys, values, start = self._keys, self._values, self._at
-            ends = starts_of_groups(keys) if start == 0 else [
-                start + i for i in starts_of_groups(keys[start:])
-            ]
+            ends = starts_of_groups(keys) if start == 0 else [start + i for i in starts_of_groups(keys[start:])]
             self.groups += len(ends) + 1
             for end in ends:
                 self.key = keys[start]

@@ -12,9 +12,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-ATOMS = frozenset(
-    {str, int, float, bytes, bool, type(None), Decimal, date, datetime, time, timedelta, UUID, frozenset}
-)
+ATOMS = frozenset({str, int, float, bytes, bool, type(None), Decimal, date, datetime, time, timedelta, UUID, frozenset})
 """Types whose values never change."""
 
 

@@ -219,9 +219,7 @@ class Submission:
         )
         try:
             if found is None:
-                found = inputs_module.upload(
-                    self.inputs, self._storage, self.options.input_format, self.on_upload
-                )
+                found = inputs_module.upload(self.inputs, self._storage, self.options.input_format, self.on_upload)
             if on_handle is not None:
                 on_handle(handle)
             self._send(runner, handle, created, found, output, built)

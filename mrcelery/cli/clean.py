@@ -29,9 +29,7 @@ _WEEK = "7d"
 @click.option("--dry-run", is_flag=True, help="Show what would be removed.")
 @connection_options
 @json_option
-def command(
-    jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_json: bool, **settings: Any
-) -> None:
+def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Remove the data of jobs that have ended, results in the job's own storage included.
 
     An OUTPUT elsewhere stays, and so does every job that still runs. A JOB that is named goes whatever its age.

@@ -46,9 +46,7 @@ def job_command(job_class: type[MRJob], args: list[str]) -> tuple[click.Command,
     return command, ours
 
 
-def _split(
-    args: Sequence[str], own: list[argparse.Action], taken: set[str]
-) -> tuple[list[str], list[str], list[str]]:
+def _split(args: Sequence[str], own: list[argparse.Action], taken: set[str]) -> tuple[list[str], list[str], list[str]]:
     """(our options, the job's options, inputs); where a name is both, the job's own wins."""
     ours: list[str] = []
     theirs: list[str] = []

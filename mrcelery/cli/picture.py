@@ -223,9 +223,7 @@ def _folded(blocks: list[tuple[str, list[Line]]], signs: Signs) -> list[tuple[st
     return folded
 
 
-def summary(
-    found: Overview, report: Report | None, after: Sequence[str] = (), *, signs: Signs = UNICODE
-) -> list[Line]:
+def summary(found: Overview, report: Report | None, after: Sequence[str] = (), *, signs: Signs = UNICODE) -> list[Line]:
     """A job that has ended: how, what it read and wrote, and the commands that one may want next."""
     from mrcelery.report import totals_of
 
@@ -246,9 +244,7 @@ def summary(
 
 def rows(name: str, texts: Sequence[str], style: str = "") -> list[Line]:
     """Lines under a name, which stands before the first."""
-    return [
-        [(f"  {name if number == 0 else '':<9}", "dim"), (text, style)] for number, text in enumerate(texts)
-    ]
+    return [[(f"  {name if number == 0 else '':<9}", "dim"), (text, style)] for number, text in enumerate(texts)]
 
 
 def _tasks(stages: Iterable[Stage]) -> list[str]:

@@ -54,9 +54,7 @@ class _Submit(click.Command):
 )
 @click.argument("job")
 @click.argument("inputs", metavar="INPUT...", nargs=-1)
-@click.option(
-    "-o", "--output", "--output-dir", metavar="URI", help="Folder or s3:// address  [print the results]"
-)
+@click.option("-o", "--output", "--output-dir", metavar="URI", help="Folder or s3:// address  [print the results]")
 @click.option(
     "-r", "--runner", type=click.Choice(RUNNERS), help="Where to run  [celery where a broker is set, else local]"
 )
@@ -76,9 +74,7 @@ class _Submit(click.Command):
 @click.option("--output-format", metavar="NAME", help="json, text, jsonl, csv, parquet, ...  [json]")
 @click.option("--compress", metavar="CODEC", help="none, gzip, bz2, xz, zstd  [none]")
 @click.option("--allow-pickle/--no-allow-pickle", default=None, help="Let the job use pickle protocols  [off]")
-@click.option(
-    "-D", "--define", "--jobconf", "defines", multiple=True, metavar="NAME=VALUE", help="Job configuration."
-)
+@click.option("-D", "--define", "--jobconf", "defines", multiple=True, metavar="NAME=VALUE", help="Job configuration.")
 @click.option("--py-files", multiple=True, metavar="PATH", help="Modules, folders, zips, wheels to import.")
 @click.option("--files", multiple=True, metavar="PATH", help="Files for the tasks' working folder: PATH[#NAME].")
 @click.option("--archives", multiple=True, metavar="PATH", help="Archives to unpack there: PATH[#NAME].")

@@ -107,9 +107,7 @@ class LocalRunner:
         while not self._answers():
             self.check()
             if time.monotonic() > deadline:
-                raise MRCeleryError(
-                    f"the embedded Redis did not start: {self._tail('redis.log') or 'no reason given'}"
-                )
+                raise MRCeleryError(f"the embedded Redis did not start: {self._tail('redis.log') or 'no reason given'}")
             time.sleep(0.005)
 
     def _answers(self) -> bool:

@@ -157,6 +157,8 @@ def told(message: str) -> str:
     if found is None:
         return "its process ended"
     ended = found[0].replace("exitcode", "exit status")
-    return f"its process ended by {ended}: out of memory?" if "SIGKILL" in ended else (
-        f"its process ended {'by' if ended.startswith('signal') else 'with'} {ended}"
+    return (
+        f"its process ended by {ended}: out of memory?"
+        if "SIGKILL" in ended
+        else (f"its process ended {'by' if ended.startswith('signal') else 'with'} {ended}")
     )

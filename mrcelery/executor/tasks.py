@@ -41,6 +41,7 @@ from mrcelery.runtime import Runtime
 if TYPE_CHECKING:
     from celery import Celery, Task
 
+
 class AttemptFailed(Exception):  # named for Flower, where it is read
     """What a failed task shows in Celery; the job's record says it in full."""
 

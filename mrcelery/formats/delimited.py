@@ -38,9 +38,7 @@ class Dialect:
     def reader(self, lines: Iterable[str]) -> Any:
         quoting: Any = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
         # strict: what is no CSV would otherwise be guessed at, and an open quote take in the rest of the file
-        return csv.reader(
-            lines, delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting, strict=True
-        )
+        return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting, strict=True)
 
     def writer(self, out: io.StringIO, quoting: Any = csv.QUOTE_MINIMAL) -> Any:
         quoting = quoting if self.quote else csv.QUOTE_NONE
@@ -150,9 +148,7 @@ class DelimitedInput:
 class _Stream:
     """Records of a file whose records may be several lines long, read block by block."""
 
-    def __init__(
-        self, dialect: Dialect, uri: str, source: Iterator[tuple[int, bytes]], max_record: int
-    ) -> None:
+    def __init__(self, dialect: Dialect, uri: str, source: Iterator[tuple[int, bytes]], max_record: int) -> None:
         self._dialect = dialect
         self._uri = uri
         self._max_record = max_record

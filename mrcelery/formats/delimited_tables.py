@@ -82,9 +82,7 @@ class DelimitedTables:
         try:
             return arrow_csv.read_csv(
                 pa.BufferReader(body),
-                read_options=arrow_csv.ReadOptions(
-                    use_threads=False, block_size=len(body) + 1, column_names=names
-                ),
+                read_options=arrow_csv.ReadOptions(use_threads=False, block_size=len(body) + 1, column_names=names),
                 parse_options=arrow_csv.ParseOptions(
                     delimiter=dialect.delimiter,
                     quote_char=dialect.quote or False,

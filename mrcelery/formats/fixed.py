@@ -81,9 +81,7 @@ class FixedInput:
 
         values = arrow.fixed_array(data, n)
         if self._key is None:
-            return RecordBlock(
-                None, arrow.ArrowColumn(values), uri, offset_of, pa.table({"record": values})
-            )
+            return RecordBlock(None, arrow.ArrowColumn(values), uri, offset_of, pa.table({"record": values}))
         keys = arrow.fixed_array(data, n, *self._key)
         table = pa.table({"key": keys, "value": values})
         return RecordBlock(arrow.ArrowColumn(keys), arrow.ArrowColumn(values), uri, offset_of, table)

@@ -19,6 +19,7 @@ BOM = b"\xef\xbb\xbf"
 TABLE_BLOCK = 4 << 20
 """Bytes of input in a table, about: calls are few, and a table stays in a processor's cache."""
 
+
 def table_block(max_record: int) -> int:
     """Bytes of input in a table, where a record may have ``max_record``: what is made of a table is as large again."""
     return min(TABLE_BLOCK, max(1, max_record // 2))

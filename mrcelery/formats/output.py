@@ -122,8 +122,7 @@ class JsonLinesOutput:
             rows = values
         else:
             rows = [
-                value if key is None else {"key": key, "value": value}
-                for key, value in zip(keys, values, strict=True)
+                value if key is None else {"key": key, "value": value} for key, value in zip(keys, values, strict=True)
             ]
         lines = json_lines(rows)
         lines.append(b"")

@@ -203,9 +203,7 @@ class JobStore(Protocol):
 
     def drop_mark(self, job: str, table: str, name: str) -> None: ...
 
-    def done_and_marks(
-        self, job: str, step: int, kind: str, tables: Sequence[str]
-    ) -> tuple[int, list[dict[str, str]]]:
+    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
         """``done``, and the ``marks`` of each table, at once."""
         ...
 

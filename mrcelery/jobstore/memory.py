@@ -176,9 +176,7 @@ class MemoryJobStore:
         with self._lock:
             self._marks.get((job, table), {}).pop(name, None)
 
-    def done_and_marks(
-        self, job: str, step: int, kind: str, tables: Sequence[str]
-    ) -> tuple[int, list[dict[str, str]]]:
+    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
         return self.done(job, step, kind), [self.marks(job, table) for table in tables]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
@@ -215,7 +213,12 @@ class MemoryJobStore:
             self._fields.pop(job, None)
             self._requests.pop(job, None)
             tables: tuple[dict[Any, Any], ...] = (
-                self._attempts, self._commits, self._bad, self._sums, self._blobs, self._marks
+                self._attempts,
+                self._commits,
+                self._bad,
+                self._sums,
+                self._blobs,
+                self._marks,
             )
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:

@@ -288,9 +288,7 @@ class RedisJobStore:
     def drop_mark(self, job: str, table: str, name: str) -> None:
         self._one("HDEL", _marks(job, table), name)
 
-    def done_and_marks(
-        self, job: str, step: int, kind: str, tables: Sequence[str]
-    ) -> tuple[int, list[dict[str, str]]]:
+    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
         reading = [("HGETALL", _marks(job, table)) for table in tables]
         done, *found = self.connection.call(("HLEN", _done(job, step, kind)), *reading)
         return int(done), [_texts(marks) for marks in found]

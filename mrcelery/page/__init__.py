@@ -41,6 +41,7 @@ _END = b"""</script>
 </html>
 """
 
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What storage holds of a job that a person wants to see with it, within bounds."""
 

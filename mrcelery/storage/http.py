@@ -19,9 +19,7 @@ from mrcelery.storage.streams import copy_through
 RESUMES = 5
 """How often in a row a broken download is taken up again where it stopped."""
 
-_RETRIES = urllib3.Retry(
-    total=4, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
-)
+_RETRIES = urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
 # An encoded body would have other offsets than the file.
 _PLAIN = {"Accept-Encoding": "identity", "User-Agent": "mrcelery"}
 

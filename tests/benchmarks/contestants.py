@@ -57,11 +57,15 @@ class Workload(NamedTuple):
 PATTERN = "needle[0-9]+"
 WORKLOADS = {
     "wordcount": Workload(
-        "text", "counts", ["mrcelery.examples.word_count:WordCount"],
+        "text",
+        "counts",
+        ["mrcelery.examples.word_count:WordCount"],
         {SUM: [str(JOBS / "word_count_sum.py")], BATCH: [str(JOBS / "word_count_batch.py")]},
     ),
     "sort": Workload(
-        "records", "sorted", [str(JOBS / "sort_records.py"), "-R", "4"],
+        "records",
+        "sorted",
+        [str(JOBS / "sort_records.py"), "-R", "4"],
         {MAPPED: ["mrcelery.examples.sort:Sort", "-R", "4"]},
     ),
     "grep": Workload("log", "lines", ["mrcelery.examples.grep:Grep"], {}),
@@ -90,9 +94,7 @@ def mrcelery(name: str, more: list[str]) -> list[Contestant]:
     found = [Contestant(PLAIN, "", "", local(workload.job))]
     found += [Contestant(variant, "", "", local(job)) for variant, job in workload.variants.items()]
     if name == "sort":
-        found.append(
-            Contestant(CEILING, "", "", local(workload.job, lambda run: ["--memory", str(ceiling(run))]))
-        )
+        found.append(Contestant(CEILING, "", "", local(workload.job, lambda run: ["--memory", str(ceiling(run))])))
     return found
 
 
@@ -108,7 +110,12 @@ def peers(name: str, python: str) -> list[Contestant]:
         return lambda run: [python, str(PEERS / file), *first, name, run.input, run.output, str(run.workers)]
 
     shell: Command = lambda run: [  # noqa: E731
-        "/bin/sh", str(PEERS / "shell.sh"), name, run.input, run.output, str(run.workers)
+        "/bin/sh",
+        str(PEERS / "shell.sh"),
+        name,
+        run.input,
+        run.output,
+        str(run.workers),
     ]
     all_of_them = [
         (Contestant(BY_HAND, "plain", "", script("plain.py")), "wordcount grep urls index"),
@@ -117,13 +124,16 @@ def peers(name: str, python: str) -> list[Contestant]:
         (Contestant(POLARS, "polars", "polars", script("columns.py", "polars")), "wordcount sort grep urls index"),
         (Contestant(PYARROW, "pyarrow", "pyarrow", script("columns.py", "pyarrow")), "wordcount sort grep urls"),
         (Contestant(DASK_BAG, "dask", "dask.bag", script("dask_bag.py", "processes")), "wordcount grep urls index"),
-        (Contestant(DISTRIBUTED, "distributed", "distributed", script("dask_bag.py", "distributed")),
-         "wordcount grep urls index"),
+        (
+            Contestant(DISTRIBUTED, "distributed", "distributed", script("dask_bag.py", "distributed")),
+            "wordcount grep urls index",
+        ),
         (Contestant(RDD, "spark-rdd", "pyspark", script("spark.py", "rdd")), "wordcount sort grep urls index"),
-        (Contestant(DATAFRAME, "spark-df", "pyspark", script("spark.py", "dataframe")),
-         "wordcount sort grep urls index"),
-        (Contestant(MRJOB, "mrjob", "mrjob", script("mrjob_jobs.py"), {"BENCH_WORKLOAD": name}),
-         "wordcount grep urls"),
+        (
+            Contestant(DATAFRAME, "spark-df", "pyspark", script("spark.py", "dataframe")),
+            "wordcount sort grep urls index",
+        ),
+        (Contestant(MRJOB, "mrjob", "mrjob", script("mrjob_jobs.py"), {"BENCH_WORKLOAD": name}), "wordcount grep urls"),
     ]
     return [contestant for contestant, workloads in all_of_them if name in workloads.split()]
 

@@ -56,12 +56,13 @@ def fleet(processes: int, workers: int = 1) -> Iterator[Fleet]:
         _wait_for(broker)
         for number in range(workers):
             command = [sys.executable, "-m", "mrcelery", "worker", "-c", str(processes), "-n", f"w{number}@bench"]
-            started.append(
-                subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-            )
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
         subprocess.run(
             [sys.executable, "-m", "mrcelery", "hello"],
-            env=environment, check=True, capture_output=True, timeout=START_SECONDS,
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=START_SECONDS,
         )
         server, *others = (process.pid for process in started)
         yield Fleet(environment, broker, workers=tuple(others), server=server)

@@ -135,8 +135,10 @@ def main() -> None:
         print(json.dumps(result))
         return
     peak, left = result["redis_peak_bytes_per_task"], result["redis_left_bytes_per_task"]
-    print(f"{options.tasks:,} tasks in {result['seconds']} s; Redis had {peak:,} bytes a task at most, {left:,} when "
-          "the job had ended\n")
+    print(
+        f"{options.tasks:,} tasks in {result['seconds']} s; Redis had {peak:,} bytes a task at most, {left:,} when "
+        "the job had ended\n"
+    )
     print(f"| | ms, {result['running_at']:,} tasks done | KiB | ms, job ended | KiB |\n|---|---|---|---|---|")
     for name, (ended, size) in result["ended"].items():  # type: ignore[attr-defined]
         running, early = result["running"].get(name, (0.0, 0))  # type: ignore[attr-defined]

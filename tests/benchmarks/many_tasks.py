@@ -80,8 +80,17 @@ def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
         Path(folder, "noop.py").write_text(JOB)
         Path(folder, "lines.txt").write_text("".join(f"{n:0{WIDTH - 1}}\n" for n in range(tasks)))
         command = [
-            sys.executable, "-m", "mrcelery", "submit", "noop.py", "lines.txt", "--split-size", str(WIDTH),
-            "--output-format", "none", "-q",
+            sys.executable,
+            "-m",
+            "mrcelery",
+            "submit",
+            "noop.py",
+            "lines.txt",
+            "--split-size",
+            str(WIDTH),
+            "--output-format",
+            "none",
+            "-q",
         ]
         if reducers:
             command += ["-R", str(reducers), "--", "--reduce"]
@@ -125,8 +134,10 @@ def main() -> None:
         print(json.dumps(result))
         return
     published = f"{result['published']:.1f} s" if result["published"] is not None else "not seen"
-    print(f"{options.tasks:,} map tasks, R = {options.reducers}, {options.workers} processes: "
-          f"published after {published}, finished after {result['finished']:.1f} s\n")
+    print(
+        f"{options.tasks:,} map tasks, R = {options.reducers}, {options.workers} processes: "
+        f"published after {published}, finished after {result['finished']:.1f} s\n"
+    )
     print("| seconds | client | worker and its processes | Redis |\n|---|---|---|---|")
     samples: list[tuple[float, int, int, int]] = result["samples"]  # type: ignore[assignment]
     for at in range(0, len(samples), max(1, len(samples) // 8)):

@@ -127,7 +127,12 @@ def measure(
         line = [sys.executable, __file__, str(report), str(timeout), ",".join(map(str, beside)), *command]
         with errors.open("wb") as err:
             script = subprocess.Popen(
-                line, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err,
+                line,
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=err,
                 start_new_session=True,  # Ctrl-C comes to us, who let it end what it started
             )
             try:

@@ -149,12 +149,14 @@ def picture(results: dict[str, Result]) -> str:
             y += step
         y += 10
     title = "Time by that of mrcelery's plain class, logarithmic: to the right is slower"
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + wide + 70}" height="{y}" font-family="sans-serif" '
-        'font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="8" y="20" font-size="14">{escape(title)}</text>',
-        f'<line x1="{at(1):.1f}" x2="{at(1):.1f}" y1="30" y2="{y}" stroke="#888"/>',
-        *shapes,
-        "</svg>\n",
-    ])
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + wide + 70}" height="{y}" font-family="sans-serif" '
+            'font-size="12">',
+            '<rect width="100%" height="100%" fill="white"/>',
+            f'<text x="8" y="20" font-size="14">{escape(title)}</text>',
+            f'<line x1="{at(1):.1f}" x2="{at(1):.1f}" y1="30" y2="{y}" stroke="#888"/>',
+            *shapes,
+            "</svg>\n",
+        ]
+    )

@@ -43,9 +43,7 @@ class S3Fleet(NamedTuple):
         prefix = f"outputs/{Path(run.output).name}/"
         there = run._replace(input=self.upload(Path(run.input)), output=f"s3://{self.bucket}/{prefix}")
         before, endpoint = cpu_seconds(self.processes), cpu_seconds(self.endpoint)
-        used = measure(
-            contestant.command(there), cwd=cwd, env=self.environment, timeout=timeout, beside=self.processes
-        )
+        used = measure(contestant.command(there), cwd=cwd, env=self.environment, timeout=timeout, beside=self.processes)
         used = used._replace(cpu=used.cpu + cpu_seconds(self.processes) - before)
         endpoint = cpu_seconds(self.endpoint) - endpoint
         Path(run.output).mkdir()

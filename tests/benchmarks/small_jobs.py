@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fleet import fleet
 
-MRJOB = '''
+MRJOB = """
 from mrjob.job import MRJob
 
 class WordCount(MRJob):
@@ -47,8 +47,8 @@ class WordCount(MRJob):
 
 if __name__ == "__main__":
     WordCount.run()
-'''
-DASK = '''
+"""
+DASK = """
 import sys
 import dask.bag
 from dask.distributed import Client, LocalCluster
@@ -59,7 +59,7 @@ if __name__ == "__main__":
         words = dask.bag.read_text(sys.argv[1]).map(str.split).flatten()
         for word, count in words.frequencies().compute():
             print(repr(word), count, sep="\\t")
-'''
+"""
 
 Check = Callable[[str], dict[str, int]]
 
@@ -129,8 +129,10 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "median": median, "left_out": missing}))
         return
     base = median["mrcelery, inline"]
-    print(f"Word count of {options.lines} lines, whole process, median of {options.rounds}, "
-          f"{os.cpu_count()} CPUs, Python {platform.python_version()}\n")
+    print(
+        f"Word count of {options.lines} lines, whole process, median of {options.rounds}, "
+        f"{os.cpu_count()} CPUs, Python {platform.python_version()}\n"
+    )
     print("| | seconds | least | most | of inline's |\n|---|---|---|---|---|")
     for name, times in seconds.items():
         print(f"| {name} | {median[name]:.2f} | {min(times):.2f} | {max(times):.2f} | {median[name] / base:.1f} x |")

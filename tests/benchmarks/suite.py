@@ -45,7 +45,10 @@ class Suite:
         self.fleet = fleet
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_"))}
         self.environment = {
-            **kept, "BENCH_PATTERN": PATTERN, "TMPDIR": str(scratch), "SPARK_LOCAL_DIRS": str(scratch),
+            **kept,
+            "BENCH_PATTERN": PATTERN,
+            "TMPDIR": str(scratch),
+            "SPARK_LOCAL_DIRS": str(scratch),
             "POLARS_MAX_THREADS": str(options.workers),
         }
 
@@ -87,9 +90,7 @@ class Suite:
                 left_out.append(f"{peer.name}: {peer.needs} is not installed")
         return present, left_out
 
-    def turn(
-        self, name: str, one: Contestant, data: Data, number: int, left_out: list[str]
-    ) -> dict[str, float] | None:
+    def turn(self, name: str, one: Contestant, data: Data, number: int, left_out: list[str]) -> dict[str, float] | None:
         """One run, checked; None where a peer failed."""
         output = self.scratch / f"{name}-{number}"
         run = Run(str(data.input), str(output), self.options.workers, data.size)
@@ -151,11 +152,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=parse_size, default=parse_size("256MB"), help="of each input (256MB)")
     parser.add_argument(
-        "--workloads", default=",".join(WORKLOADS),
+        "--workloads",
+        default=",".join(WORKLOADS),
         help=f"some of {','.join(WORKLOADS)}, each with a size of its own if need be, as in sort:1GB",
     )
     parser.add_argument(
-        "--peers", default="all",
+        "--peers",
+        default="all",
         help="all, none, or some of plain,gnu,duckdb,polars,pyarrow,dask,distributed,spark-rdd,spark-df,mrjob",
     )
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
@@ -164,7 +167,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--split-size", help="for mrcelery (the default of submit)")
     parser.add_argument("--no-s3", action="store_true", help="leave out the fleet with an S3 endpoint")
     parser.add_argument(
-        "--endpoint-pid", type=int, default=0,
+        "--endpoint-pid",
+        type=int,
+        default=0,
         help="process of the endpoint in AWS_ENDPOINT_URL_S3, if it runs here: its CPU is told apart",
     )
     parser.add_argument("--patience", type=float, default=60, help="what takes more seconds runs once (60)")
@@ -195,9 +200,11 @@ def main() -> None:
     about, results = _about(options), dict[str, Result]()
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="mrcelery-suite-"))
-        fleet = None if options.no_s3 or not field.has_moto() else stack.enter_context(
-                s3_fleet(options.workers, options.endpoint_pid)
-            )
+        fleet = (
+            None
+            if options.no_s3 or not field.has_moto()
+            else stack.enter_context(s3_fleet(options.workers, options.endpoint_pid))
+        )
         suite = Suite(options, Path(scratch), fleet)
         for name, size in options.contests:
             results[name] = suite.contest(name, size)

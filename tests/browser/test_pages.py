@@ -161,10 +161,7 @@ def test_a_page_that_is_not_seen_asks_for_nothing(site: Site, page: Page, gate: 
         eventually(lambda: handle.status().state == "running", "it runs")
         page.open(site.url(f"/jobs/{handle.id}"))
         eventually(lambda: page.run(f"return {asked}") > 0, "the page asks")
-        page.run(
-            "window.counts = [];"
-            f"document.addEventListener('visibilitychange', () => window.counts.push({asked}))"
-        )
+        page.run(f"window.counts = [];document.addEventListener('visibilitychange', () => window.counts.push({asked}))")
         first = page.browser.current_window_handle
         page.browser.switch_to.new_window("tab")
         page.open(site.url(f"/jobs/{handle.id}"))

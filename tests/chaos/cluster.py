@@ -121,9 +121,7 @@ def group(pgid: int) -> list[int]:
 
 
 @contextmanager
-def fleet(
-    count: int, processes: int, server: RedisServer, folder: Path, storage: str
-) -> Iterator[list[Member]]:
+def fleet(count: int, processes: int, server: RedisServer, folder: Path, storage: str) -> Iterator[list[Member]]:
     """So many workers with so many processes each, just started."""
     for kind in ("writes", "commands"):
         (folder / "tickets" / kind).mkdir(parents=True)

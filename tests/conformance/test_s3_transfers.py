@@ -243,9 +243,7 @@ def test_a_write_behind_that_fails_is_told_at_the_end(bucket: str) -> None:
         moved.flush()
 
 
-def test_an_object_that_only_a_multipart_copy_takes(
-    large: str, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_object_that_only_a_multipart_copy_takes(large: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call = s3.S3Storage._call
 
     def too_large(self: s3.S3Storage, operation: str, key: str | None = None, **params: object) -> object:

@@ -363,7 +363,9 @@ def test_folder_below_a_file(tmp_path: Path) -> None:
         open_storage(str(tmp_path / "file/root")).write("a", b"x")
 
 
-@pytest.mark.parametrize("uri", ["", "gs://bucket/x", "http://host/x", "file://host/x", "redis://x", "s3://", "s3:///x"])
+@pytest.mark.parametrize(
+    "uri", ["", "gs://bucket/x", "http://host/x", "file://host/x", "redis://x", "s3://", "s3:///x"]
+)
 def test_addresses_that_are_no_storage(uri: str) -> None:
     with pytest.raises(ConfigError):
         open_storage(uri)

@@ -31,8 +31,12 @@ def shell(command: str, folder: Path, **env: str) -> str:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ran = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env={**clean, "PATH": path, **env},
-        capture_output=True, text=True, timeout=100,
+        ["bash", "-c", command],
+        cwd=folder,
+        env={**clean, "PATH": path, **env},
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

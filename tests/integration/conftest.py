@@ -40,9 +40,7 @@ def broker(no_settings: None) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def fleet_processes(
-    broker: RedisServer, bucket: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet_processes(broker: RedisServer, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     with workers(folder, broker.tcp_url, 2, queue=QUEUE, concurrency=2) as started:
         yield Fleet(broker, started, folder)

@@ -73,9 +73,7 @@ def test_the_reduce_stage_is_a_chord_too(quiet: Quiet, fleet: Fleet, word_count:
         quiet.take()
         quiet.run("mrcelery.start", job=handle.id)
         quiet.take()
-        quiet.app.tasks["mrcelery.map"].apply(
-            kwargs={"job": handle.id, "step": 0, "task": 0, "attempt": 0}, throw=True
-        )
+        quiet.app.tasks["mrcelery.map"].apply(kwargs={"job": handle.id, "step": 0, "task": 0, "attempt": 0}, throw=True)
         quiet.run("mrcelery.barrier", job=handle.id, step=0)
         check_header(quiet.messages(), handle.id, "reduce", 3, "mrcelery.finish")
         with quiet.workers():
@@ -275,9 +273,7 @@ def test_map_only_keeps_the_order_of_the_input(fleet: Fleet, job_file: JobFile, 
 
 
 @pytest.mark.parametrize("copies", [2, 4])
-def test_every_message_delivered_several_times(
-    quiet: Quiet, word_count: str, tmp_path: Path, copies: int
-) -> None:
+def test_every_message_delivered_several_times(quiet: Quiet, word_count: str, tmp_path: Path, copies: int) -> None:
     """The same messages again, before and beside the first ones: the same result, counted once."""
     text = tmp_path / "text.txt"
     text.write_text("a rose is\n" * 20)

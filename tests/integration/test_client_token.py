@@ -28,9 +28,10 @@ def given(fleet: Fleet) -> dict[str, Any]:
 
 
 def test_a_repeat_returns_the_job_and_waits_for_it(given: dict[str, Any], word_count: str, text: Path) -> None:
-    with mrcelery.submit(word_count, str(text), **given) as first, mrcelery.submit(
-        word_count, str(text), **given
-    ) as second:
+    with (
+        mrcelery.submit(word_count, str(text), **given) as first,
+        mrcelery.submit(word_count, str(text), **given) as second,
+    ):
         assert first.id == second.id
         assert second.wait(PATIENCE).state == "succeeded"
         assert results(second) == COUNTS

@@ -224,6 +224,7 @@ def test_the_first_ctrl_c_detaches(fleet: Fleet, gate_job: str, text: Path, gate
         stderr=subprocess.PIPE,
         text=True,
     )
+
     def started() -> list[str]:
         return [one["job"] for one in read(fleet, "list", "--state", "running") if one["name"] == "Gate"]
 

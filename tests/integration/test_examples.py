@@ -176,7 +176,7 @@ def test_grep_refuses_a_pattern_at_once(tmp_path: Path, args: list[str], said: s
         mrcelery.submit("mrcelery.examples.grep:Grep", str(tmp_path), runner="inline", args=args)
 
 
-IS_ENTRY = r'NF >= 7 && $1 ~ /^[^ ]+ - [^ ].* \[[^]]*\] $/ && $2 ~ /^[A-Z]+ [^ ]+ HTTP\/[0-9.]+$/'
+IS_ENTRY = r"NF >= 7 && $1 ~ /^[^ ]+ - [^ ].* \[[^]]*\] $/ && $2 ~ /^[A-Z]+ [^ ]+ HTTP\/[0-9.]+$/"
 
 
 def test_url_count(tmp_path: Path, run: Run, reducers: int) -> None:

@@ -133,9 +133,7 @@ def test_nothing_is_told_or_done_without_the_login(dashboard: Flower, done: mrce
     assert dashboard.order(done.id, "retry", login="me:wrong").status == 401
 
 
-def test_cancel_and_retry(
-    dashboard: Flower, fleet: Fleet, job_file: JobFile, text: Path, tmp_path: Path
-) -> None:
+def test_cancel_and_retry(dashboard: Flower, fleet: Fleet, job_file: JobFile, text: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     job = job_file(WAITING, "waiting.py")
     with mrcelery.submit(job, str(text), args=["--gate", str(gate)], **fleet.settings) as handle:
@@ -156,9 +154,7 @@ def test_cancel_and_retry(
         assert handle.status().state == "succeeded"
 
 
-def test_why_it_failed(
-    dashboard: Flower, fleet: Fleet, job_file: JobFile, text: Path, tmp_path: Path
-) -> None:
+def test_why_it_failed(dashboard: Flower, fleet: Fleet, job_file: JobFile, text: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     job = job_file(STUBBORN, "stubborn.py")
     with mrcelery.submit(job, str(text), args=["--gate", str(gate)], **fleet.settings) as handle:
@@ -182,9 +178,7 @@ def test_why_it_failed(
         assert dashboard.json(f"/api/jobs/{handle.id}")["overview"]["state"] == "succeeded"
 
 
-def test_bad_records_are_shown(
-    dashboard: Flower, fleet: Fleet, job_file: JobFile, text: Path, tmp_path: Path
-) -> None:
+def test_bad_records_are_shown(dashboard: Flower, fleet: Fleet, job_file: JobFile, text: Path, tmp_path: Path) -> None:
     job = job_file(STUBBORN, "stubborn.py")
     args = ["--gate", str(tmp_path / "never")]
     with mrcelery.run(job, str(text), args=args, max_bad_records=5, **fleet.settings) as handle:
@@ -250,9 +244,7 @@ def test_a_broker_that_is_gone_is_said(tmp_path: Path) -> None:
         assert b"Traceback" not in answer.data
 
 
-def test_opened_to_all_and_read_only(
-    fleet: Fleet, tmp_path: Path, quiet: Quiet, word_count: str, text: Path
-) -> None:
+def test_opened_to_all_and_read_only(fleet: Fleet, tmp_path: Path, quiet: Quiet, word_count: str, text: Path) -> None:
     url, everybody = fleet.server.tcp_url, {"FLOWER_UNAUTHENTICATED_API": "1"}
     with mrcelery.submit(word_count, str(text), **quiet.settings) as handle:
         with flower(tmp_path, url, "--read_only=true", login="", **everybody) as reading:

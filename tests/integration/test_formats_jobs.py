@@ -406,8 +406,6 @@ def test_a_reader_that_raises_fails_the_job(runner: str, tmp_path: Path, job_fil
     assert caught.value.failure.file.endswith("in.txt")
 
 
-
-
 def test_parquet_on_a_fleet_with_s3(fleet: Fleet, bucket: str, tmp_path: Path, job_file: Callable[..., str]) -> None:
     """The file is uploaded, read in ranges and written in pieces; the results are brought home."""
     pa = pytest.importorskip("pyarrow")

@@ -167,8 +167,9 @@ def test_workers_that_vanish(server: RedisServer, settings: dict[str, Any], job_
     quick = {"MRCELERY_VISIBILITY_TIMEOUT": "1"}
     with exporter(server.tcp_url, "--queue", "short", "--queue", "other") as url:
         assert scrape(url)("work", queue="other") == 0
-        with workers(tmp_path / "w", server.tcp_url, queue="short", **quick) as (worker,), mrcelery.submit(
-            job_file(GATED), str(gate.text), queue="short", **settings
+        with (
+            workers(tmp_path / "w", server.tcp_url, queue="short", **quick) as (worker,),
+            mrcelery.submit(job_file(GATED), str(gate.text), queue="short", **settings),
         ):
             eventually(gate.starts, "the task runs")
             eventually(lambda: scrape(url)("workers", queue="short") == 1, "the worker is seen")
@@ -214,9 +215,7 @@ def test_a_scrape_costs_the_same_however_many_tasks(quiet: Any, job_file: JobFil
         gate_folder = tmp_path / str(tasks)
         gate_folder.mkdir()
         gate = Gate(gate_folder, tasks)
-        with mrcelery.submit(
-            job_file(GATED), str(gate.text), split_size=gate.split_size, **quiet.settings
-        ) as job:
+        with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **quiet.settings) as job:
             quiet.take()
             quiet.run("mrcelery.start", job=job.id)
             assert len(quiet.raw()) == tasks

@@ -270,9 +270,7 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
         reconciler.close()
 
 
-def test_redis_restarts_empty_and_its_workers_are_replaced(
-    server: RedisServer, traced: Traced, tmp_path: Path
-) -> None:
+def test_redis_restarts_empty_and_its_workers_are_replaced(server: RedisServer, traced: Traced, tmp_path: Path) -> None:
     """Nobody but the waiting client knows of the job, and storage."""
     gate = traced.gate("wait-c2")
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}

@@ -49,9 +49,7 @@ def submit(broker: str, job: str, text: Path, folder: Path, **options: Any) -> J
 
 
 @contextmanager
-def running(
-    broker: str, job_file: JobFile, folder: Path, **variables: str
-) -> Iterator[tuple[Gate, JobHandle, Worker]]:
+def running(broker: str, job_file: JobFile, folder: Path, **variables: str) -> Iterator[tuple[Gate, JobHandle, Worker]]:
     """Two map tasks that run on one worker, in one call of their mapper; it waits for more."""
     gate = Gate(folder, 2)
     with (

@@ -114,9 +114,7 @@ def test_two_runs_of_the_last_step_at_once(place: Place) -> None:
     assert place.publisher() == job
 
 
-def at_the_first(
-    what: str, monkeypatch: pytest.MonkeyPatch, storage: Storage, then: Callable[[], None]
-) -> None:
+def at_the_first(what: str, monkeypatch: pytest.MonkeyPatch, storage: Storage, then: Callable[[], None]) -> None:
     """Do something, once, right before a method of the storage does its work for the first time."""
     method, left = getattr(type(storage), what), [then]
     lock = threading.Lock()
@@ -132,9 +130,7 @@ def at_the_first(
 
 
 @pytest.mark.parametrize(("overwrite", "at"), [(False, "copy"), (True, "copy"), (True, "delete")])
-def test_a_late_run_of_the_last_step(
-    place: Place, overwrite: bool, at: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has taken off the old mark, or is about to, when another run ends the job and cleans up."""
     if overwrite:
         place.output.write("_SUCCESS", b"old")

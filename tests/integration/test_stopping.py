@@ -148,9 +148,7 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
         assert any(map(alive, running)) != killed
         kept = {layout.spec(handle.id), layout.code(handle.id), layout.plan_page(handle.id, 0, 0)}
         kept |= {layout.report(handle.id), layout.report_page(handle.id)}
-        eventually(
-            lambda: {info.key for info in storage.list(layout.job_root(handle.id))} == kept, "its data is gone"
-        )
+        eventually(lambda: {info.key for info in storage.list(layout.job_root(handle.id))} == kept, "its data is gone")
         assert gate.starts() == 4  # none of the others began
         assert handle.status().state == "cancelled"
         assert all(worker.process.poll() is None for worker in started)

@@ -124,9 +124,7 @@ def colours(fleet: Fleet) -> dict[str, str]:
     return {name: value for name, value in fleet.env.items() if name != "NO_COLOR"}
 
 
-def test_a_job_that_runs_and_succeeds(
-    fleet: Fleet, colours: dict[str, str], job_file: JobFile, tmp_path: Path
-) -> None:
+def test_a_job_that_runs_and_succeeds(fleet: Fleet, colours: dict[str, str], job_file: JobFile, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     (tmp_path / "in.txt").write_text(f"{gate}\n" * 3)
     options = ["--split-size", str(len(f"{gate}\n")), "-R", "1", "-o", str(tmp_path / "out")]

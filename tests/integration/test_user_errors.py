@@ -64,9 +64,7 @@ HOOKS = """
             return ()
 """
 
-WHERE = (
-    "mapper_init", "mapper", "mapper_final", "combiner", "partition", "reducer_init", "reducer", "reducer_final"
-)
+WHERE = ("mapper_init", "mapper", "mapper_final", "combiner", "partition", "reducer_init", "reducer", "reducer_final")
 
 
 @pytest.fixture

@@ -271,8 +271,19 @@ def known(request: pytest.FixtureRequest) -> Known:
 def commit(task: int, **counters: int) -> bytes:
     return encode(
         Commit(
-            job="job-1", step=0, kind="map", task=task, attempt="1", parts=(), counters={"g": counters},
-            records_in=0, records_out=0, bytes_in=0, bytes_out=0, seconds=0.0, host="",
+            job="job-1",
+            step=0,
+            kind="map",
+            task=task,
+            attempt="1",
+            parts=(),
+            counters={"g": counters},
+            records_in=0,
+            records_out=0,
+            bytes_in=0,
+            bytes_out=0,
+            seconds=0.0,
+            host="",
         )
     )
 
@@ -349,8 +360,16 @@ def test_a_failure_keeps_its_exit_code(known: Known) -> None:
 def test_success_brings_the_output_home(known: Known, tmp_path: Path) -> None:
     storage = open_storage(known.storage)
     report = Report(
-        job="job-1", name="Job", state="succeeded", counters={}, totals=Totals(), started=1.0,
-        finished=time.time(), seconds=1.0, output="", parts=("part-00000",),
+        job="job-1",
+        name="Job",
+        state="succeeded",
+        counters={},
+        totals=Totals(),
+        started=1.0,
+        finished=time.time(),
+        seconds=1.0,
+        output="",
+        parts=("part-00000",),
     )
     storage.write(layout.output("job-1") + "part-00000", b'"a"\t1\n')
     storage.write(layout.report("job-1"), encode(report))

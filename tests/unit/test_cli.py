@@ -220,8 +220,17 @@ def test_exit_codes(error: BaseException, code: int) -> None:
 
 def test_where_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
     failure = Failure(
-        error="UserCodeError", message="bad", traceback="Traceback\n", job="j-1", step=1, kind="map", task=3,
-        attempt="2-ab", file="s3://b/k", offset=7, record="'x'",
+        error="UserCodeError",
+        message="bad",
+        traceback="Traceback\n",
+        job="j-1",
+        step=1,
+        kind="map",
+        task=3,
+        attempt="2-ab",
+        file="s3://b/k",
+        offset=7,
+        record="'x'",
     )
     show_error(JobFailedError(failure))
     assert capsys.readouterr().err.splitlines() == [

@@ -67,11 +67,13 @@ hashable = st.recursive(
 )
 values = st.recursive(
     scalars | hashable,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.lists(inner, max_size=4).map(tuple)
-    | st.dictionaries(hashable, inner, max_size=4)
-    | st.sets(hashable, max_size=4)
-    | st.frozensets(hashable, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(hashable, inner, max_size=4)
+        | st.sets(hashable, max_size=4)
+        | st.frozensets(hashable, max_size=4)
+    ),
     max_leaves=12,
 )
 columns = st.lists(values, max_size=12) | st.one_of(

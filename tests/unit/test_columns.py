@@ -271,8 +271,14 @@ def test_tables_and_pairs_give_one_result(tmp_path_factory, job, inputs, reducer
     if job is Moved:
         assert sorted(found, key=lambda p: p[0]) == [(k, v) for k in sorted(values) for v in values[k]]
     else:
-        made = {Summed: sum, Combined: sum, Placed: sum, Listed: list, Best: lambda v: sorted(v, reverse=True)[:2],
-                Averaged: lambda v: sum(v) / len(v)}[job]
+        made = {
+            Summed: sum,
+            Combined: sum,
+            Placed: sum,
+            Listed: list,
+            Best: lambda v: sorted(v, reverse=True)[:2],
+            Averaged: lambda v: sum(v) / len(v),
+        }[job]
         assert len(found) == len(values)
         assert dict(found) == {key: made(some) for key, some in values.items()}
     for part in results:

@@ -30,9 +30,7 @@ def blocks(
     edges = [0, *sorted({c for c in cuts or () if 0 < c < len(data)}), len(data)]
     fmt = input_format(name, **more)
     return [
-        block
-        for start, end in pairwise(edges)
-        for block in fmt.read(Extent(uri, start, end, len(data)), max_record)
+        block for start, end in pairwise(edges) for block in fmt.read(Extent(uri, start, end, len(data)), max_record)
     ]
 
 

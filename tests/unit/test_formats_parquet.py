@@ -52,9 +52,7 @@ def read(uri: str, size: int, name: str = "parquet", max_record: int = MAX) -> l
 )
 def test_each_row_has_one_owner(rows: list[tuple[Any, ...]], group: int, split: int, block: int) -> None:
     fields = {"i": pa.int64(), "s": pa.string(), "l": pa.list_(pa.bool_())}
-    table = pa.table(
-        {n: pa.array([row[k] for row in rows], type=t) for k, (n, t) in enumerate(fields.items())}
-    )
+    table = pa.table({n: pa.array([row[k] for row in rows], type=t) for k, (n, t) in enumerate(fields.items())})
     uri, size = stored(table, row_group_size=group)
     fmt = input_format("parquet")
     assert fmt.splittable is True

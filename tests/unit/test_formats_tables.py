@@ -296,7 +296,7 @@ def test_a_first_record_that_is_broken() -> None:
 def test_plain_csv_needs_no_python_per_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited_tables, "lines_of", lambda raw: pytest.fail("lines were made"))
     found = read("csv", b'a,b\n1,"x\n""y"""\n' * 50, tables=True)
-    assert column(found, "b") == ['x\n"y"', *['b', 'x\n"y"'] * 49]
+    assert column(found, "b") == ['x\n"y"', *["b", 'x\n"y"'] * 49]
 
 
 # --- tables of what has none of its own

@@ -47,9 +47,7 @@ def test_a_missing_input_is_named(tmp_path: Path) -> None:
         inputs.upload([str(tmp_path / "nope.txt")], "memory://none", "text")
 
 
-def test_small_inputs_travel_with_the_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
-) -> None:
+def test_small_inputs_travel_with_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
     (tmp_path / "in").mkdir()
     for name in ("b.txt", "a.txt", "_hidden"):
         (tmp_path / "in" / name).write_text(name)

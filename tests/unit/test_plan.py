@@ -131,7 +131,15 @@ def test_relative_paths_and_file_addresses(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "in/a b%.txt").write_bytes(b"x")
     monkeypatch.chdir(tmp_path / "in")
     expected = [InputFile(f"{tmp_path}/in/a b%.txt", 1, True)]
-    for uri in ("a b%.txt", ".", "*", "../in/", "../*/a*", f"file://{tmp_path}/in/a%20b%25.txt", f"file://{tmp_path}/in"):
+    for uri in (
+        "a b%.txt",
+        ".",
+        "*",
+        "../in/",
+        "../*/a*",
+        f"file://{tmp_path}/in/a%20b%25.txt",
+        f"file://{tmp_path}/in",
+    ):
         assert list(list_inputs([uri], TEXT)) == expected
 
 

@@ -44,10 +44,7 @@ def test_writes_the_bytes_that_mrjob_writes(protocol: Any, key: Any, value: Any,
 def test_pickles_are_escaped_as_mrjob_does() -> None:
     with protocols.allow_pickle():
         line = protocols.PickleProtocol().write(1, "a\n")
-    assert line == (
-        b"\\x80\\x04K\\x01.\t"
-        b"\\x80\\x04\\x95\\x06\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x8c\\x02a\\n\\x94."
-    )
+    assert line == (b"\\x80\\x04K\\x01.\t\\x80\\x04\\x95\\x06\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x8c\\x02a\\n\\x94.")
 
 
 @given(JSON_VALUES, JSON_VALUES)

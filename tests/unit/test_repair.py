@@ -50,9 +50,7 @@ JOB = """
 """
 
 TEXT = "".join(f"a b c d{n} e{n}\n" for n in range(300))
-DONE = sorted(
-    [f'"{word}"\t300' for word in "abc"] + [f'"{word}{n}"\t1' for word in "de" for n in range(300)]
-)
+DONE = sorted([f'"{word}"\t300' for word in "abc"] + [f'"{word}{n}"\t1' for word in "de" for n in range(300)])
 
 
 class Mapped:
@@ -282,7 +280,8 @@ def test_a_small_result_that_is_damaged_before_it_is_sent(
 ) -> None:
     """Its task runs again; one whose every result is damaged ends the job, with nothing published."""
     reducer = "def reducer(self, key, values): yield key, sum(values)" if kind == "reduce" else ""
-    (tmp_path / "job.py").write_text(dedent(f"""
+    (tmp_path / "job.py").write_text(
+        dedent(f"""
         from mrcelery import MRJob
 
         class Small(MRJob):
@@ -290,7 +289,8 @@ def test_a_small_result_that_is_damaged_before_it_is_sent(
                 yield line, 1
 
             {reducer}
-    """))
+    """)
+    )
     lines = [f"line {number:03d}" for number in range(100)]
     (tmp_path / "in.txt").write_text("\n".join(lines))
     runs: list[tuple[int, ...] | None] = []

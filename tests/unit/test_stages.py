@@ -147,8 +147,11 @@ def test_what_is_counted_is_not_lost(tmp_path, job, budget, tail) -> None:
 def test_counts_equal_a_counter_whatever_spills(tmp_path_factory, job, words, reducers, budget):
     scratch = str(tmp_path_factory.getbasetemp() / "scratch")
     results, tasks = run_job(
-        job, ["\n".join(" ".join(w[i : i + 7]) for i in range(0, len(w), 7)) for w in words], scratch,
-        reducers=reducers, budget=budget,
+        job,
+        ["\n".join(" ".join(w[i : i + 7]) for i in range(0, len(w), 7)) for w in words],
+        scratch,
+        reducers=reducers,
+        budget=budget,
     )
     want = Counter(word for w in words for word in w)
     assert dict(pair for part in results for pair in part) == want
@@ -187,9 +190,7 @@ class Values(MRJob):
 
 @pytest.mark.parametrize("budget", [150, 1 << 20])
 def test_values_come_in_order_of_map_task_and_of_emission(tmp_path, budget):
-    inputs = [
-        "\n".join(f"{'abc'[(i * 7 + m) % 3]},{m * 1000 + i}" for i in range(200)) for m in range(4)
-    ]
+    inputs = ["\n".join(f"{'abc'[(i * 7 + m) % 3]},{m * 1000 + i}" for i in range(200)) for m in range(4)]
     want = defaultdict(list)
     for text in inputs:
         for line in text.split("\n"):

@@ -40,9 +40,7 @@ def polars(workload, path, output, workers):
         found = found.select("id", words.alias("word")).explode("word")
         found = found.group_by("word").agg(pl.col("id").sort().str.join(","))
     else:
-        found = pl.scan_csv(
-            path, has_header=False, separator=SEPARATOR, quote_char=None, schema={"line": pl.String}
-        )
+        found = pl.scan_csv(path, has_header=False, separator=SEPARATOR, quote_char=None, schema={"line": pl.String})
         if workload == "wordcount":
             found = found.select(line.str.split(" ").explode()).group_by("line").len()
         elif workload == "urls":
