@@ -14,11 +14,9 @@ from mrcelery import layout
 from mrcelery.errors import CorruptDataError, UsageError, VersionError
 from mrcelery.handle import JobHandle
 from mrcelery.jobstore.base import JobStore
+from mrcelery.states import UNKNOWN
 from mrcelery.status import JobStatus
 from mrcelery.storage.base import Storage
-
-UNKNOWN = "unknown"
-"""State of a job that storage has the spec of, and nothing says how it ended."""
 
 PAGE = 100
 """Jobs that the job store names at once."""

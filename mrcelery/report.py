@@ -8,6 +8,7 @@ from __future__ import annotations
 from mrcelery import layout
 from mrcelery.overview import Overview
 from mrcelery.records import Counters, Record, Totals, decode
+from mrcelery.states import State
 from mrcelery.storage.base import Storage
 
 
@@ -16,7 +17,7 @@ class Report(Record, frozen=True, kw_only=True):
 
     job: str
     name: str
-    state: str
+    state: State
     counters: Counters
     totals: Totals
     started: float
@@ -46,6 +47,6 @@ def totals_of(found: Overview) -> Totals:
         records_in=first.records_in if first else 0,
         bytes_in=first.bytes_in if first else 0,
         shuffle_bytes=sum(stage.shuffle_bytes for stage in found.stages),
-        tasks=sum(stage.done for stage in found.stages),
+        tasks=sum(stage.succeeded for stage in found.stages),
         requests=found.requests,
     )
