@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrcelery.api import attach
-from mrcelery.cli import picture, where
+from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
+from mrcelery.cli.errors import where
 from mrcelery.errors import ConfigError, UsageError
 from mrcelery.jobstore.base import FINAL
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import click
 
-from mrcelery.cli import picture, show_error
+from mrcelery.cli import picture
 from mrcelery.cli.common import show_seconds
+from mrcelery.cli.errors import show_error
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
 
 if TYPE_CHECKING:
