@@ -11,10 +11,9 @@ from fnmatch import fnmatchcase
 from math import inf
 
 from mrcelery import layout
-from mrcelery.errors import CorruptDataError, UsageError, VersionError
-from mrcelery.handle import JobHandle
+from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.jobstore.base import JobStore
-from mrcelery.status import JobStatus
+from mrcelery.status import JobStatus, status_of
 from mrcelery.storage.base import Storage
 
 UNKNOWN = "unknown"
@@ -78,18 +77,15 @@ def _of_store(store: JobStore, wanted: Wanted) -> Iterator[JobStatus]:
         skip += len(page)
         for job in page:
             fields = store.fields(job)
-            if not fields or job in seen:
-                continue
+            if not fields.get("state") or job in seen:
+                continue  # dropped since it was listed, or listed twice
             seen.add(job)
             created = float(fields.get("created") or 0)
             if created < wanted.since:
                 return
             if not _wanted(wanted, fields, created):
                 continue
-            try:
-                yield JobHandle(job, None, store=store).status()
-            except UsageError:
-                continue  # dropped since it was listed
+            yield status_of(job, fields, store)
 
 
 def _wanted(wanted: Wanted, fields: Mapping[str, str], created: float) -> bool:

@@ -15,7 +15,7 @@ from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
-from mrcelery.reporter import write_report
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.signing import seal
 from mrcelery.storage import open_storage

@@ -14,8 +14,7 @@ from mrcelery.journal import Entry
 from mrcelery.overview import Overview, Stage
 from mrcelery.page import Evidence, Jobs, Live, Row, job_page, jobs_page
 from mrcelery.records import BadRecord, Failure, Totals, encode
-from mrcelery.report import Report, read_report
-from mrcelery.reporter import put_report, remove_report
+from mrcelery.report import Report, put_report, read_report, remove_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
