@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from mrcelery.addresses import is_remote, local
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError
-from mrcelery.inputs import is_remote, local
 from mrcelery.jobstore.base import JobStore
 
 if TYPE_CHECKING:
