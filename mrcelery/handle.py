@@ -259,7 +259,7 @@ class JobHandle:
         """Whether a worker listens on the job's queue; True where nobody can tell."""
         if self._store is None or self.runner is None:
             return True
-        from mrcelery.monitor import listening
+        from mrcelery.presence import listening
 
         queue = self._store.fields(self.id).get("queue") or "celery"
         return bool(listening(self._store.workers(), queue))

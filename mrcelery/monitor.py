@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
-from mrcelery.errors import StorageUnreachableError, TaskError
-from mrcelery.records import Failure, Presence, decode
+from mrcelery.errors import StorageUnreachableError
+from mrcelery.presence import Workers, listening, of_queue
+from mrcelery.records import Failure, decode
 
 LOOK_SECONDS = 2.0
 """How often the workers are looked at: it takes a round trip."""
@@ -20,12 +21,6 @@ BLIP_SECONDS = 1.0
 
 NONE_SECONDS = 5.0
 """How long no worker listens before that is told: they may be about to start."""
-
-SILENT = 3.0
-"""A worker that has not told of itself for so many times its usual is lost."""
-
-Workers = Mapping[str, tuple[float, bytes]]
-"""By name: seconds since a worker told of itself, and what it told, a :class:`mrcelery.records.Presence`."""
 
 
 class Monitor:
@@ -90,7 +85,7 @@ class Monitor:
 
     def _look_at_workers(self, queue: str, workers: Workers) -> None:
         now = self._clock()
-        ours = _of_queue(workers, queue)
+        ours = of_queue(workers, queue)
         alive = listening(workers, queue)
         # One that was stopped has taken its entry with it.
         if lost := {name for name in self._alive - alive if name in ours}:
@@ -138,22 +133,3 @@ class Monitor:
         if progress() != before:
             self._tell(events.StorageBack(job=self._job, at=time.time(), seconds=self._clock() - since))
             self._storage_lost, self._storage_told = None, 0.0
-
-
-def listening(workers: Workers, queue: str) -> frozenset[str]:
-    """Workers that take tasks from a queue just now."""
-    ours = _of_queue(workers, queue)
-    return frozenset(name for name, (since, told) in ours.items() if since < SILENT * told.every)
-
-
-def _of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
-    known = {name: (since, _presence(about)) for name, (since, about) in workers.items()}
-    return {name: (since, told) for name, (since, told) in known.items() if told and queue in told.queues}
-
-
-def _presence(about: bytes) -> Presence | None:
-    """What a worker tells; None for one of another version, with which the job's tasks will settle it."""
-    try:
-        return decode(about, Presence)
-    except TaskError:
-        return None
