@@ -10,7 +10,7 @@ from mrcelery import journal, layout, marks
 from mrcelery.capture import LEFT_OUT
 from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry
-from mrcelery.overview import Overview, Stage
+from mrcelery.overview import Overview, StageView
 from mrcelery.storage.base import Storage
 
 _KEY = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
@@ -45,7 +45,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LogFilter:
     """Which attempts to show; None: all."""
 
     step: int | None = None
@@ -70,7 +70,9 @@ class Wanted:
         )
 
 
-def listed(storage: Storage, job: str, found: Overview | None, wanted: Wanted) -> Iterator[tuple[Attempt, str | None]]:
+def listed(
+    storage: Storage, job: str, found: Overview | None, wanted: LogFilter
+) -> Iterator[tuple[Attempt, str | None]]:
     """Attempts and the keys of their logs, by step, stage and task; None for one that came to nothing and left none.
 
     ``found`` with its attempts says how each ended; without it that is not known.
@@ -125,7 +127,7 @@ class Follower:
     While it looks, attempts put what they have printed so far into storage: see :mod:`mrcelery.capture`.
     """
 
-    def __init__(self, store: JobStore, storage: Storage, job: str, wanted: Wanted) -> None:
+    def __init__(self, store: JobStore, storage: Storage, job: str, wanted: LogFilter) -> None:
         self._store = store
         self._storage = storage
         self._job = job
@@ -135,7 +137,7 @@ class Follower:
         self._ended: set[tuple[int, str, str]] = set()
         self._over: set[tuple[int, str]] = set()
 
-    def look(self, stages: Iterable[Stage], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
+    def look(self, stages: Iterable[StageView], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
         """New output, in whole lines where an attempt runs. Has it known for so long that someone follows."""
         self._store.follow(self._job, seconds)
         for stage in stages:
@@ -152,7 +154,7 @@ class Follower:
             if stage.state != "running":
                 self._over.add((stage.step, stage.kind))
 
-    def _attempt(self, stage: Stage, entry: Entry, attempt: str) -> Iterator[tuple[Attempt, bytes]]:
+    def _attempt(self, stage: StageView, entry: Entry, attempt: str) -> Iterator[tuple[Attempt, bytes]]:
         mark = (stage.step, stage.kind, f"{entry.task}.{_token(attempt)}")
         if mark in self._ended:
             return

@@ -49,7 +49,7 @@ class Records:
         """The same of jobs that only storage still tells of; each takes two or three requests to it."""
         if not self._storage:
             return []
-        wanted = history.Wanted(states=frozenset({state} if state else ()), name=name)
+        wanted = history.JobFilter(states=frozenset({state} if state else ()), name=name)
         found = history.jobs(None, open_storage(self._storage), wanted)
         forgotten = (status for status in found if not self.store.state(status.job))
         return [

@@ -8,26 +8,26 @@ from msgspec.structs import replace
 
 from mrcelery import story
 from mrcelery.journal import Sums
-from mrcelery.overview import Overview, Stage, Warn
+from mrcelery.overview import Overview, StageView, Warn
 from mrcelery.records import Failure, Totals
 from mrcelery.report import Report
 from mrcelery.speed import WINDOW, Speed
 
-MAP = Stage(step=0, kind="map", state="running", tasks=8, entered=100.0)
-REDUCE = Stage(step=0, kind="reduce", state="waiting")
+MAP = StageView(step=0, kind="map", state="running", tasks=8, entered=100.0)
+REDUCE = StageView(step=0, kind="reduce", state="waiting")
 
 
-def seen(*stages: Stage, now: float = 101.0, state: str = "running", **more: object) -> Overview:
+def seen(*stages: StageView, now: float = 101.0, state: str = "running", **more: object) -> Overview:
     return Overview(job="j", state=state, now=now, created=99.0, stages=stages, **more)  # type: ignore[arg-type]
 
 
-def read(records: int, **more: object) -> Stage:
+def read(records: int, **more: object) -> StageView:
     return replace(MAP, sums=Sums(started=3, done=1, records_in=records, bytes_in=10 * records), **more)
 
 
 def test_stages_begin_and_end_once_and_in_their_order() -> None:
     tell = story.Narrator()
-    assert [type(e) for e in tell.look(seen(Stage(step=0, kind="map", state="waiting"), state="submitted"))] == []
+    assert [type(e) for e in tell.look(seen(StageView(step=0, kind="map", state="waiting"), state="submitted"))] == []
     assert str(tell.look(seen(MAP, REDUCE))[0]) == "step 0 map: 8 tasks"
     done = replace(MAP, state="done", done=8, ended=103.5, sums=Sums(done=8, records_in=5, records_out=50))
     reducing = replace(REDUCE, state="running", tasks=1, entered=103.5)
