@@ -18,7 +18,7 @@ _KEY = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log
 FAILED = ("failed", "killed", "lost")
 """Outcomes of attempts that came to nothing."""
 
-_LOOK_BACK = 256
+_REREAD = 256
 """Bytes by which the place is found again in a log whose middle was left out."""
 
 
@@ -122,7 +122,7 @@ def _token(attempt: str) -> str:
 
 
 class Follower:
-    """Reads what a running job's attempts print, as they share it; :meth:`look` says what is new.
+    """Reads what a running job's attempts print, as they share it; :meth:`read` says what is new.
 
     While it looks, attempts put what they have printed so far into storage: see :mod:`mrcelery.capture`.
     """
@@ -132,12 +132,12 @@ class Follower:
         self._storage = storage
         self._job = job
         self._wanted = wanted
-        self._read: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         self._tail: dict[str, bytes] = {}
         self._ended: set[tuple[int, str, str]] = set()
         self._over: set[tuple[int, str]] = set()
 
-    def look(self, stages: Iterable[StageView], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
+    def read(self, stages: Iterable[StageView], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
         """New output, in whole lines where an attempt runs. Has it known for so long that someone follows."""
         self._store.follow(self._job, seconds)
         for stage in stages:
@@ -171,7 +171,7 @@ class Follower:
 
     def _new(self, key: str, *, whole_lines: bool) -> bytes:
         """What was not yet seen of a log."""
-        at, tail = self._read.get(key, 0), self._tail.get(key, b"")
+        at, tail = self._offsets.get(key, 0), self._tail.get(key, b"")
         info = self._storage.stat(key)
         if info is None or info.size == at:
             return b""
@@ -186,6 +186,6 @@ class Follower:
             at = len(text) - len(new)
         if whole_lines:
             new = new[: new.rfind(b"\n") + 1]
-        self._read[key] = at + len(new)
-        self._tail[key] = (tail + new)[-_LOOK_BACK:]
+        self._offsets[key] = at + len(new)
+        self._tail[key] = (tail + new)[-_REREAD:]
         return new

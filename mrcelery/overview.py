@@ -123,15 +123,15 @@ class Overview(Record, frozen=True, kw_only=True):
 
 def glance(store: JobStore, job: str, now: float | None = None) -> Overview | None:
     """A job without its attempts; None where the job store does not know it."""
-    return _look(store, job, time.time() if now is None else now, attempts=False)
+    return _read(store, job, time.time() if now is None else now, attempts=False)
 
 
 def overview(store: JobStore, job: str, now: float | None = None, *, state: str = "") -> Overview | None:
     """A job with its attempts; None where the job store does not know it. ``state``: the one it is about to have."""
-    return _look(store, job, time.time() if now is None else now, attempts=True, state=state)
+    return _read(store, job, time.time() if now is None else now, attempts=True, state=state)
 
 
-def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str = "") -> Overview | None:
+def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: str = "") -> Overview | None:
     fields, sums = store.head(job)
     if not fields.get("state"):
         return None

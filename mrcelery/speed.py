@@ -29,7 +29,7 @@ class Speed:
     def __init__(self) -> None:
         self._seen: dict[tuple[int, str], deque[tuple[float, float, float]]] = {}
 
-    def look(self, found: Overview) -> None:
+    def observe(self, found: Overview) -> None:
         """Take note of a look."""
         for stage in found.stages:
             key = stage.step, stage.kind

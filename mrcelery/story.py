@@ -184,9 +184,9 @@ class Narrator:
         self._told: set[tuple[object, ...]] = set()
         self._progress: dict[tuple[int, str], tuple[float, StageView]] = {}
 
-    def look(self, found: Overview) -> list[Event]:
+    def observe(self, found: Overview) -> list[Event]:
         """What is new."""
-        self.speed.look(found)
+        self.speed.observe(found)
         news: list[Event] = []
         for stage in found.stages:
             if stage.state != "waiting" and stage.entered and self._first("started", stage.step, stage.kind):

@@ -120,7 +120,7 @@ def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: boo
     while True:
         found = handle.glance()
         # Known for long enough that a look which is late does not stop what is shared.
-        for one, new in follower.look(found.stages, 4 * pause):
+        for one, new in follower.read(found.stages, 4 * pause):
             write(one, new)
         if found.state in FINAL:
             _tell_failure(found)

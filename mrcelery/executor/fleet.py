@@ -42,7 +42,7 @@ class FleetRunner:
         """Have a worker start a job that was entered; once more does no harm."""
         self.store.push(queue, start_message(job, queue, run))
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         """Enter a job again that Redis has lost: its commits are in storage, and it goes on from there."""
         if fields.get("state"):
             if self._enter is None and (envelope := self.store.request(job)) is not None:

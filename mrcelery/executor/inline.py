@@ -70,7 +70,7 @@ class InlineRunner:
                 storage.delete(info.key for info in storage.list(layout.job_root(job)))
             raise
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         """Nothing is lost while this process lives."""
         return False
 

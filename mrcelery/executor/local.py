@@ -133,7 +133,7 @@ class LocalRunner:
         """Start a job that was entered, or have it go on."""
         self.store.push(queue, start_message(job, queue, run))
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         """The server loses nothing while it lives, and the cluster ends with it."""
         return False
 

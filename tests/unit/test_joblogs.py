@@ -89,7 +89,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
     follower = Follower(store, storage, JOB, ALL)
 
     def look() -> list[tuple[str, bytes]]:
-        return [(one.attempt, new) for one, new in follower.look(stages(store), 5.0)]
+        return [(one.attempt, new) for one, new in follower.read(stages(store), 5.0)]
 
     assert look() == []
     assert store.look(JOB, 0, "map", 0)[2]
@@ -116,7 +116,7 @@ def test_only_what_is_wanted_is_followed(store: MemoryJobStore, storage: MemoryS
         storage.write(key(task, name), b"x\n")
         end(store, task, name, "done" if task else "failed")
     for wanted, tasks in ((LogFilter(task=2), [2]), (LogFilter(failed=True), [0]), (LogFilter(kind="reduce"), [])):
-        found = Follower(store, storage, JOB, wanted).look(stages(store), 1.0)
+        found = Follower(store, storage, JOB, wanted).read(stages(store), 1.0)
         assert sorted({one.task for one, _ in found}) == tasks
 
 
@@ -134,7 +134,7 @@ def test_a_log_whose_middle_is_left_out_is_followed_on(
             kept.write(b"line %09d of all that is printed\n" % number)
             number += 1
         storage.write(key(0, name), kept.kept())
-        seen += b"".join(new for _, new in follower.look(stages(store), 1.0))
+        seen += b"".join(new for _, new in follower.read(stages(store), 1.0))
     printed = [int(line.split()[1]) for line in seen.splitlines() if line.startswith(b"line")]
     assert printed[-1] == number - 1
     assert len(set(printed)) == len(printed)
