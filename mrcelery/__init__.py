@@ -23,6 +23,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mrcelery.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     from mrcelery.job import MRJob, MRStep
 
     app: Celery
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "MRJob": "job",

@@ -16,8 +16,7 @@ from mrcelery import layout
 from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, VersionError
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.records import Part, decode, encode
-from mrcelery.report import Report, read_report
-from mrcelery.reporter import put_report, remove_report
+from mrcelery.report import Report, put_report, read_report, remove_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import carried

@@ -248,7 +248,7 @@ class MRJob:
             raise JobLoadError(
                 f'{cls.__name__}.run() is called while its file is imported: put it under if __name__ == "__main__":'
             )
-        from mrcelery.cli import run_job_class
+        from mrcelery.cli.main import run_job_class
 
         run_job_class(cls, list(sys.argv[1:] if argv is None else argv))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrcelery import inputs as inputs_module
 from mrcelery import results
+from mrcelery.addresses import is_remote, local
 from mrcelery.clienttoken import check_given, digests
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
@@ -252,7 +253,7 @@ class Submission:
             self.started.close()  # there is nothing to run
         bring_home = None
         if self.brings_home:
-            path = inputs_module.local(self.output or "")
+            path = local(self.output or "")
             # A folder with the job's mark of success was brought home before.
             bring_home = None if Path(path, SUCCESS).exists() else path
         return JobHandle(
@@ -296,9 +297,7 @@ class Submission:
                 "other inputs": [
                     uri if uri == "-" else here for uri, here in zip(self.inputs, self._here(), strict=True)
                 ],
-                "another output": (
-                    inputs_module.local(output) if output and not inputs_module.is_remote(output) else output
-                ),
+                "another output": (local(output) if output and not is_remote(output) else output),
                 "other options": (self.options, self.steps),
             }
         )
@@ -343,7 +342,7 @@ class Submission:
     @property
     def brings_home(self) -> bool:
         """Whether the waiting client must fetch the results to a local OUTPUT."""
-        return self._uploads and self.output is not None and not inputs_module.is_remote(self.output)
+        return self._uploads and self.output is not None and not is_remote(self.output)
 
     @property
     def _storage(self) -> str:
@@ -353,13 +352,13 @@ class Submission:
     @property
     def _uploads(self) -> bool:
         """Whether the workers cannot see this machine's files."""
-        return self.runner == "celery" and inputs_module.is_remote(self._storage)
+        return self.runner == "celery" and is_remote(self._storage)
 
     def _place_output(self) -> tuple[str, str | None]:
         """OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
-        if self.output is None or inputs_module.is_remote(self.output):
+        if self.output is None or is_remote(self.output):
             return self.output or "", None
-        path = inputs_module.local(self.output)
+        path = local(self.output)
         if not self.options.overwrite:
             results.check_free(path)
         return ("", path) if self._uploads else (path, None)
@@ -398,7 +397,7 @@ class Submission:
         return results.parse_json if self.options.output_format == "json" else results.parse_raw
 
     def _here(self) -> list[str]:
-        return [u if inputs_module.is_remote(u) else inputs_module.local(u) for u in self.inputs]
+        return [u if is_remote(u) else local(u) for u in self.inputs]
 
 
 def _unreadable(line: bytes) -> results.Pair:

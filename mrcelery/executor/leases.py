@@ -29,8 +29,8 @@ from mrcelery.executor.stuck import Watch
 from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
 from mrcelery.formats.extras import installed as arrow_installed
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.presence import versions
 from mrcelery.records import Presence, encode
-from mrcelery.versions import versions
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from mrcelery.jobstore.base import run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.jobstore.wire import LOGIN
 from mrcelery.records import JobOptions, encode
-from mrcelery.reporter import write_report
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from mrcelery import layout
 from mrcelery.coordinator import Stage
 from mrcelery.errors import TaskError
 from mrcelery.executor import tasks as executor_tasks
-from mrcelery.executor.fleet import start_message
+from mrcelery.messages import start_message
 from mrcelery.records import Commit, StageSummary, decode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

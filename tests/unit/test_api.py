@@ -253,7 +253,7 @@ class Known:
     def start(self, job: str, queue: str, run: int = 0) -> None:
         pass
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         return False
 
     def check(self) -> None:

@@ -31,7 +31,7 @@ class Wait:
         self.now += seconds
         before = len(self.told)
         self.monitor.answered(self.fields)
-        self.monitor.look(self.fields, self.workers, lambda: self.progress)
+        self.monitor.observe(self.fields, self.workers, lambda: self.progress)
         return [type(event).__name__ for event in self.told[before:]]
 
     def away(self, seconds: float) -> list[str]:
