@@ -110,3 +110,14 @@ class Storage(Protocol):
     def local_path(self, key: str) -> str | None:
         """A path of this machine's file system with the object's bytes, or None."""
         ...
+
+
+def copy_through(source: Storage, key: str, to: Storage, to_key: str) -> None:
+    """Copy an object by way of this process, a chunk at a time."""
+    chunks = source.stream(key)
+    # The first chunk is fetched before the writer opens: a missing source must not leave a target.
+    first = next(chunks, b"")
+    with to.writer(to_key) as out:
+        out.write(first)
+        for chunk in chunks:
+            out.write(chunk)

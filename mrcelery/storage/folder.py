@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mrcelery.errors import StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
-from mrcelery.storage.streams import copy_through
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 
 TEMPORARY = ".mrcelery-tmp-"
 """How the name of an unfinished file begins; such files are never listed."""

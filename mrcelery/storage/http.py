@@ -13,8 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
-from mrcelery.storage.streams import copy_through
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 
 RESUMES = 5
 """How often in a row a broken download is taken up again where it stopped."""

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
-from mrcelery.storage.streams import copy_through
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 
 _spaces: dict[str, dict[str, bytes]] = {}
 _lock = threading.Lock()

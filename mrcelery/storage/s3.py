@@ -24,9 +24,8 @@ from botocore.exceptions import (
 
 from mrcelery.config import Config as Settings
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.s3_errors import code_of, retries_of, translate
-from mrcelery.storage.streams import copy_through
 from mrcelery.storage.transfers import THREADS, current, submit
 
 PART = 8 << 20
