@@ -17,7 +17,7 @@ from pyarrow import compute as pc
 from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError
 from mrcelery.formats.base import RecordBlock, all_none
-from mrcelery.formats.output import json_lines
+from mrcelery.formats.json_text import json_lines
 
 
 class ArrowColumn(Sequence[Any]):

@@ -16,8 +16,9 @@ from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, TaskError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.columns import Columns
+from mrcelery.formats.json_text import json_lines
 from mrcelery.formats.lines import line_blocks, too_long
-from mrcelery.formats.output import json_lines, text_bytes
+from mrcelery.formats.output import text_bytes
 from mrcelery.records import Extent
 
 Row = list[str] | csv.Error

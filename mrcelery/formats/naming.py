@@ -7,12 +7,15 @@ coordinator and all tasks make the same format from that text alone. A format of
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from mrcelery.errors import JobLoadError, UsageError
+from mrcelery.formats.own import load, made
 
 INPUTS = ("text", "lines", "jsonl", "whole-file", "csv", "tsv", "parquet", "records:N", "lines:N")
 OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet", "records")
@@ -112,8 +115,6 @@ class Name:
 
     def declared(self, job: Any, attribute: str) -> tuple[Any, str]:
         """A format of the user's own and what to call it: the one named, or else the job's attribute."""
-        from mrcelery.formats.own import load
-
         if name := self.get("class"):
             return load(name), name
         return getattr(job, attribute, None), f"{type(job).__name__}.{attribute}"
@@ -173,8 +174,6 @@ def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
         given_there = {key: f"{conf}.{key}" for key in taken.get(name.base, ()) if f"{conf}.{key}" in jobconf}
         arguments = {key: str(jobconf[there]) for key, there in given_there.items()}
         return str(Name(name.base, {**arguments, **name.arguments}))
-    from mrcelery.formats.own import load, made
-
     try:
         made_from = load(given) if named else given
     except JobLoadError as e:
@@ -198,3 +197,14 @@ def check_jobconf(jobconf: Mapping[str, Any]) -> None:
         taken = {k for arguments in (_INPUT_ARGUMENTS, _OUTPUT_ARGUMENTS) for k in arguments.get(base, ())}
         if dot and base in ("csv", "parquet", "records") and key not in taken:
             raise UsageError(f"jobconf {name} is unknown: {base} has {', '.join(sorted(filter(None, taken)))}")
+
+
+def to_ship(text: str, job_class: type) -> tuple[str, ...]:
+    """What must be shipped for a settled format: the file or the folder of the module or package that was
+    named, unless it is the job's own or an installed one."""
+    top = Name.of(text).get("class").partition(":")[0].partition(".")[0]
+    if top in ("", "mrcelery", job_class.__module__.partition(".")[0]):
+        return ()
+    module = sys.modules[top]
+    path = Path(module.__path__[0] if hasattr(module, "__path__") else module.__file__ or "")
+    return () if {"site-packages", "dist-packages"} & set(path.parts) else (str(path),)

@@ -11,7 +11,6 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from mrcelery.errors import JobLoadError, MRCeleryError, UsageError, UserCodeError
@@ -56,19 +55,6 @@ def made(given: Any, name: str, method: str) -> Any:
         raise
     except Exception as e:
         raise _failed(e, "") from e
-
-
-def to_ship(text: str, job_class: type) -> tuple[str, ...]:
-    """What must be shipped for a settled format: the file or the folder of the module or package that was
-    named, unless it is the job's own or an installed one."""
-    from mrcelery.formats.naming import Name
-
-    top = Name.of(text).get("class").partition(":")[0].partition(".")[0]
-    if top in ("", "mrcelery", job_class.__module__.partition(".")[0]):
-        return ()
-    module = sys.modules[top]
-    path = Path(module.__path__[0] if hasattr(module, "__path__") else module.__file__ or "")
-    return () if {"site-packages", "dist-packages"} & set(path.parts) else (str(path),)
 
 
 class OwnInput:
