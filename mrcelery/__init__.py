@@ -37,7 +37,8 @@ if TYPE_CHECKING:
         WaitTimeoutError,
     )
     from mrcelery.executor.celeryapp import install
-    from mrcelery.job import MRJob, MRStep
+    from mrcelery.job import MRJob
+    from mrcelery.step import MRStep
 
     app: Celery
 
@@ -45,7 +46,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "MRJob": "job",
-    "MRStep": "job",
+    "MRStep": "step",
     "run": "api",
     "submit": "api",
     "attach": "api",

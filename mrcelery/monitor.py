@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
+from mrcelery.encoding import decode
 from mrcelery.errors import StorageUnreachableError, TaskError
-from mrcelery.records import Failure, Presence, decode
+from mrcelery.records import Failure, Presence
 
 LOOK_SECONDS = 2.0
 """How often the workers are looked at: it takes a round trip."""

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from mrcelery import layout
+from mrcelery.encoding import decode
 from mrcelery.overview import Overview
-from mrcelery.records import Counters, Record, Totals, decode
+from mrcelery.records import Counters, Record, Totals
 from mrcelery.storage.base import Storage
 
 

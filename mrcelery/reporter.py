@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mrcelery import layout
+from mrcelery.encoding import encode
 from mrcelery.evidence import gather
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.overview import overview
 from mrcelery.page import job_page
-from mrcelery.records import encode
 from mrcelery.report import Report, totals_of
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage

@@ -27,9 +27,10 @@ from services import (
 
 from mrcelery.config import Config
 from mrcelery.doctor import Doctor, judge_clock, workers_seen
+from mrcelery.encoding import encode
 from mrcelery.findings import Finding, judge
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.records import Presence, encode
+from mrcelery.records import Presence
 from mrcelery.versions import versions
 
 AOF = {"appendonly": "yes"}

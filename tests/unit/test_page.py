@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mrcelery import evidence, layout
+from mrcelery.encoding import encode
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, Stage
 from mrcelery.page import Evidence, Jobs, Live, Row, job_page, jobs_page
-from mrcelery.records import BadRecord, Failure, Totals, encode
+from mrcelery.records import BadRecord, Failure, Totals
 from mrcelery.report import Report, read_report
 from mrcelery.reporter import put_report, remove_report
 from mrcelery.storage import open_storage
