@@ -103,7 +103,7 @@ def _http_file(uri: str, fmt: InputFormat) -> InputFile:
 
     storage, key = locate(uri)
     assert isinstance(storage, HttpStorage)
-    found = storage.look(key)
+    found = storage.probe(key)
     if found is None:
         raise InputError(f"input {uri} does not exist (HTTP 404): correct the address")
     return _file(uri, found[0], fmt, ranges=found[1])
