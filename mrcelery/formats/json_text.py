@@ -86,5 +86,6 @@ def _json(value: Any) -> bytes:
 
 
 def shortened(value: Any) -> str:
+    """Return ``repr(value)`` cut to 200 characters, for an error message."""
     text = repr(value)
     return text if len(text) <= 200 else text[:200] + "..."

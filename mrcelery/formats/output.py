@@ -21,6 +21,7 @@ class JsonOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Write both columns as JSON; Arrow arrays without making Python objects."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow
 
@@ -36,6 +37,7 @@ class JsonLinesOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Write a row per pair; keys that are None leave the value alone on its line."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow
 
@@ -63,6 +65,7 @@ class TextOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Write UTF-8, lone surrogates as the bytes they stand for; bytes unchanged."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow
 
@@ -88,7 +91,7 @@ def _bytes_line(key: Any, value: Any) -> bytes:
 
 
 def text_bytes(item: Any) -> bytes:
-    """``str()`` of the item in UTF-8, lone surrogates as the bytes they stand for; bytes as they are."""
+    """Encode ``str()`` of the item in UTF-8, lone surrogates as the bytes they stand for; bytes as they are."""
     if isinstance(item, bytes):
         return item
     text = str(item)
@@ -107,6 +110,7 @@ class RecordsOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Join the values' bytes; anything but bytes raises :class:`CodecError`."""
         if not isinstance(values, list):
             from mrcelery.formats import arrow
 
@@ -130,6 +134,7 @@ class NoOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Discard the block."""
         return b""
 
 

@@ -25,7 +25,7 @@ MOST_PAIRS = 4096
 
 
 def load(name: str) -> Any:
-    """The object or class called ``pkg.module:Name``.
+    """Import the object or class called ``pkg.module:Name``.
 
     Raises :class:`JobLoadError`, with the user's traceback where importing it raises.
     """
@@ -43,8 +43,10 @@ def load(name: str) -> Any:
 
 
 def made(given: Any, name: str, method: str) -> Any:
-    """A fresh format from what the user gave, a class or an object: what one file leaves in it must not
-    show in the next. Raises :class:`UsageError` where it has no such method."""
+    """Make a fresh format from a class or an object: what one file leaves in it must not show in the next.
+
+    Raises :class:`UsageError` if it has no such method.
+    """
     if not callable(getattr(given, method, None)):
         raise UsageError(
             f"{name} is no format, as it has no method {method}: give a format's name, or an object of a class with it"
@@ -66,6 +68,10 @@ class OwnInput:
         self._find = find
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read through a fresh reader; its pairs are gathered into blocks of :data:`BLOCK` bytes.
+
+        What the reader raises becomes :class:`UserCodeError` with the file's URI.
+        """
         reader = self._find()
         try:
             items = iter(reader.read(extent, max_record))
@@ -119,16 +125,20 @@ class OwnOutput:
 
     @property
     def needs_records(self) -> bool:
+        """As the user's writer says, False by default."""
         return bool(getattr(self._writer, "needs_records", False))
 
     @property
     def arrow(self) -> bool:
+        """As the user's writer says, False by default."""
         return bool(getattr(self._writer, "arrow", False))
 
     def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+        """Encode through the user's writer. Raises :class:`UserCodeError` if that raises or returns no bytes."""
         return _bytes(lambda: self._writer.encode(keys, values))
 
     def finish(self) -> bytes:
+        """Finish through the user's writer, if it has that method."""
         return _bytes(lambda: self._writer.finish()) if hasattr(self._writer, "finish") else b""
 
 
