@@ -39,13 +39,14 @@ if TYPE_CHECKING:
         WaitTimeoutError,
     )
     from mrcelery.executor.celeryapp import install
-    from mrcelery.job import MRJob, MRStep
+    from mrcelery.job import MRJob
+    from mrcelery.step import MRStep
 
     app: Celery
 
 _HOMES = {
     "MRJob": "job",
-    "MRStep": "job",
+    "MRStep": "step",
     "run": "api",
     "submit": "api",
     "attach": "api",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from functools import reduce
@@ -17,16 +17,17 @@ from typing import Any, BinaryIO
 
 from mrcelery.codec import Block, BlockWriter
 from mrcelery.colbuffer import ArrayBuffer
-from mrcelery.columns import Column, as_list, hashes, is_array, starts, take
-from mrcelery.errors import UserCodeError
+from mrcelery.columns import Column, as_list, is_array
 from mrcelery.folding import fold_run
 from mrcelery.ops import Op
-from mrcelery.output import decode_pair, encoder
-from mrcelery.partition import argsort, check_keys, partition_numbers, sorted_keys, starts_of_groups
+from mrcelery.output import decoded_groups, encoder
+from mrcelery.pace import Pace, Pair, Pairs, columns, sampled_size, size_of
+from mrcelery.partition import argsort, check_keys, sorted_keys
+from mrcelery.partitioning import Partitioning
 from mrcelery.records import Part
 from mrcelery.shuffle import Groups, Run, joined, packed, read_run_file, sorted_block
 from mrcelery.snapshot import ATOMS, snapshot
-from mrcelery.task import Pace, Pair, Pairs, Task, columns, sampled_size, size_of, yielding
+from mrcelery.task import Task, yielding
 from mrcelery.tracebacks import raised_by_us
 
 ENTRY = 120
@@ -77,6 +78,7 @@ class MapBuffer:
         self._arrays = ArrayBuffer(self._op, task.budget // 4)
         # A combiner of the user's, a protocol and values to be sorted want Python objects.
         self._as_arrays = self._combiner is None and self._protocol is None and not task.hooks.sort_values
+        self._partitioning = Partitioning(task, self._protocol)
         self._spills: list[tuple[str, list[tuple[int, int]]]] = []
 
     def __enter__(self) -> MapBuffer:
@@ -360,74 +362,12 @@ class MapBuffer:
             values += some_values
         yield sorted_block(keys, values, hooks.sort_values)
 
-    def _partition(self, block: Block) -> Iterator[tuple[int, Block]]:
-        """A sorted block as one sorted block per partition that has a record, in order of partition."""
-        n = self._task.partitions
-        keys, values = block
-        if n == 1:
-            if len(keys):
-                yield 0, block
-            return
-        if is_array(keys):
-            yield from self._partition_arrays(block)
-            return
-        begins = [0, *starts_of_groups(keys)] if keys else []
-        distinct = keys if len(begins) == len(keys) else [keys[i] for i in begins]
-        numbers = self._numbers(distinct, (values[i] for i in begins))
-        if len(begins) != len(keys):
-            ends = [*begins[1:], len(keys)]
-            numbers = list(chain.from_iterable([p] * (e - s) for p, s, e in zip(numbers, begins, ends, strict=True)))
-        columns: list[tuple[list[Any], list[Any]]] = [([], []) for _ in range(n)]
-        for p, k, v in zip(numbers, keys, values, strict=True):
-            column = columns[p]
-            column[0].append(k)
-            column[1].append(v)
-        for p, (ks, vs) in enumerate(columns):
-            if ks:
-                yield p, Block(ks, vs)
-
-    def _partition_arrays(self, block: Block) -> Iterator[tuple[int, Block]]:
-        import numpy as np
-
-        if self._task.hooks.partition is None:
-            numbers = (hashes(block.keys) % self._task.reducers).astype(np.int64)
-        else:
-            begins = starts(block.keys)
-            distinct = as_list(take(block.keys, begins))
-            numbers = np.array(self._numbers(distinct, [None] * len(distinct)), np.int64)
-            numbers = np.repeat(numbers, np.diff(begins, append=len(block.keys)))
-        by = np.argsort(numbers, kind="stable")
-        ends = np.cumsum(np.bincount(numbers, minlength=self._task.reducers))
-        start = 0
-        for p, end in enumerate(ends.tolist()):
-            if end > start:
-                yield p, Block(take(block.keys, by[start:end]), take(block.values, by[start:end]))
-            start = end
-
-    def _numbers(self, keys: list[Any], values: Iterable[Any]) -> list[int]:
-        """Partitions of distinct keys; with each goes a value of its, since a protocol reads only pairs."""
-        n = self._task.reducers
-        own = self._task.hooks.partition
-        if own is None:
-            return list(partition_numbers(keys, n))
-        protocol = self._protocol
-        numbers = []
-        for key, value in zip(keys, values, strict=True):
-            plain = key if protocol is None else decode_pair(protocol, key, value)[0]
-            number = self._task.call(lambda: own(plain, n))  # noqa: B023
-            if type(number) is not int or not 0 <= number < n:
-                raise UserCodeError(
-                    f"partition({plain!r:.100}, {n}) returned {number!r}: return an int from 0 to {n - 1}"
-                )
-            numbers.append(number)
-        return numbers
-
     def _spill(self, block: Block) -> None:
         path = self._task.scratch_file(f"spill-{len(self._spills)}")
         sections = [(0, 0)] * self._task.partitions
         with open(path, "wb", buffering=1 << 18) as out:
             self._spills.append((path, sections))
-            for p, part in self._partition(block):
+            for p, part in self._partitioning.divide(block):
                 sections[p] = self._section(out, part)
 
     def _section(self, out: BinaryIO, block: Block) -> tuple[int, int]:
@@ -448,7 +388,7 @@ class MapBuffer:
             block = arrays
         del arrays
         if not self._spills:
-            return tuple(task.write_part(p, [part]) for p, part in self._partition(block))
+            return tuple(task.write_part(p, [part]) for p, part in self._partitioning.divide(block))
         if len(block.keys):
             self._spill(block)
         del block
@@ -465,14 +405,6 @@ class MapBuffer:
 
     def _opener(self, path: str, start: int, end: int) -> Callable[[], Run]:
         return lambda: read_run_file(path, start, end, allow_pickle=self._task.options.allow_pickle)
-
-
-def decoded_groups(protocol: Any, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """Groups of a protocol's bytes as groups of what it reads from them."""
-    for key, values in groups:
-        first = decode_pair(protocol, key, next(values))
-        rest = (decode_pair(protocol, key, value)[1] for value in values)
-        yield first[0], chain([first[1]], rest)
 
 
 def _as_combiner(op: Op) -> Callable[[Any, Iterator[Any]], Pairs]:

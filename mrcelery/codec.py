@@ -39,7 +39,8 @@ import zstandard
 
 from mrcelery.columns import Column, is_array, pack, unpack
 from mrcelery.errors import CodecError, CorruptDataError
-from mrcelery.partition import DEPTH, int_bytes
+from mrcelery.hashing import int_bytes
+from mrcelery.partition import DEPTH
 
 MAGIC = b"MRCBLK1\n"
 _HEAD = struct.Struct("<IIBI")

@@ -162,7 +162,7 @@ def _prefixes(keys: Any) -> Any:
 
 
 def hashes(keys: Any) -> Any:
-    """What :func:`mrcelery.partition.stable_hash` gives for each key of an array (numpy, uint32).
+    """What :func:`mrcelery.hashing.stable_hash` gives for each key of an array (numpy, uint32).
 
     CRC-32 of all keys at once, byte after byte, with the table of 256 remainders (Sarwate, "Computation of cyclic
     redundancy checks via table look-up", 1988).

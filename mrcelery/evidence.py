@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import islice
 
 from mrcelery import layout
+from mrcelery.encoding import decode
 from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, StageView
 from mrcelery.page import Evidence
-from mrcelery.records import BadRecord, decode
+from mrcelery.records import BadRecord
 from mrcelery.storage.base import Storage
 
 LOGS = 20

@@ -11,8 +11,9 @@ from mrcelery.codec import BLOCK_RECORDS, Block
 from mrcelery.colops import Fold, UnfitError, accumulators, fold_of
 from mrcelery.columns import concat, is_array, order, take
 from mrcelery.ops import Op
+from mrcelery.pace import Pace, columns, sampled_size
 from mrcelery.shuffle import Groups, Run, as_lists, packed
-from mrcelery.task import Pace, Task, columns, sampled_size
+from mrcelery.task import Task
 
 
 def fold_run(task: Task, run: Run, op: Op) -> Run:

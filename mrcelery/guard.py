@@ -16,9 +16,10 @@ from mrcelery.ceiling import give_way
 from mrcelery.codec import Block
 from mrcelery.errors import CodecError, MRCeleryError, TaskError, UserCodeError
 from mrcelery.formats.base import RecordBlock
+from mrcelery.pace import Pair, Pairs, columns, sampled_size
 from mrcelery.partition import check_keys
 from mrcelery.records import Counters, add_counters
-from mrcelery.task import Pair, Pairs, Task, columns, sampled_size
+from mrcelery.task import Task
 
 TAKEN = 64
 """Pairs of a record taken at once."""

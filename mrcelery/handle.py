@@ -322,7 +322,7 @@ class JobHandle:
         Raises :class:`OutputExistsError` where it holds something and ``overwrite`` is False.
         """
         self._raise_unless_succeeded()
-        from mrcelery.records import encode
+        from mrcelery.encoding import encode
 
         storage, keys = self._parts()
         report = self.report()
@@ -351,7 +351,7 @@ class JobHandle:
         if fields.get("state"):
             return fields
         if self._storage and (report := self._read_report()):
-            from mrcelery.records import encode
+            from mrcelery.encoding import encode
 
             # the job store forgets a job in time; its report stays
             seen = report.overview

@@ -100,7 +100,7 @@ def _paths(uri: str, spool: str, input_format: str) -> Iterator[Path]:
         yield copy
         return
     from mrcelery.formats import input_format as format_named
-    from mrcelery.plan import list_inputs
+    from mrcelery.listing import list_inputs
 
     for file in list_inputs([_existing(uri)], format_named(input_format)):
         yield Path(local(file.uri))

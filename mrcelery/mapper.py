@@ -18,10 +18,11 @@ from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.extras import installed
 from mrcelery.guard import guarded, guarded_batches, read_guarded
 from mrcelery.output import decode_pair, feed, results
+from mrcelery.pace import SLICE_SECONDS, Pairs
 from mrcelery.records import Extent, Part, Split
 from mrcelery.repair import damage
 from mrcelery.storage import locate
-from mrcelery.task import SLICE_SECONDS, Pairs, Task, yielding
+from mrcelery.task import Task, yielding
 
 MOST = 8192
 """Records that a mapper is given until its task looks up."""

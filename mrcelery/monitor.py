@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
+from mrcelery.encoding import decode
 from mrcelery.errors import StorageUnreachableError
 from mrcelery.presence import Workers, listening, of_queue
-from mrcelery.records import Failure, decode
+from mrcelery.records import Failure
 
 POLL_SECONDS = 2.0
 """How often the workers are looked at: it takes a round trip."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -11,9 +12,10 @@ from mrcelery import layout
 from mrcelery.codec import BlockWriter
 from mrcelery.columns import Column, as_list, is_array
 from mrcelery.formats import compressor, output_format
+from mrcelery.pace import Encode, Pair, Pairs
 from mrcelery.protocols import LineProtocol
 from mrcelery.records import JobOptions, Part
-from mrcelery.task import Encode, Pair, Pairs, Task
+from mrcelery.task import Task
 
 
 class Sink(Protocol):
@@ -150,3 +152,11 @@ def decode_pair(protocol: Any, key: bytes, value: bytes | None) -> Pair:
     """The pair that :func:`encoder` encoded."""
     pair: Pair = protocol.read(key if value is None else key + b"\t" + value)
     return pair
+
+
+def decoded_groups(protocol: Any, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """Groups of a protocol's bytes as groups of what it reads from them."""
+    for key, values in groups:
+        first = decode_pair(protocol, key, next(values))
+        rest = (decode_pair(protocol, key, value)[1] for value in values)
+        yield first[0], chain([first[1]], rest)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mrcelery import journal, marks
+from mrcelery.encoding import decode
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.journal import Entry, Sums
 from mrcelery.reconcile import Policy, is_slow, usual_rate
@@ -27,7 +28,6 @@ from mrcelery.records import (
     add_coordinator_requests,
     add_counters,
     add_requests,
-    decode,
 )
 
 STAGE_ATTEMPTS = 20_000

@@ -1,7 +1,7 @@
 """Partitioners by name: which of R reduce tasks a key goes to.
 
 ``hash``
-    Stable hash of the key (:func:`mrcelery.partition.hash_partition`). Hadoop's ``HashPartitioner``.
+    Stable hash of the key (:func:`mrcelery.hashing.hash_partition`). Hadoop's ``HashPartitioner``.
 ``range``
     Total order: the part files, one after the other, are in order of key (:mod:`mrcelery.ranges`). Hadoop's
     ``TotalOrderPartitioner``, but without a file of partitions: the bounds come from a sample.
@@ -30,7 +30,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mrcelery.errors import UsageError
-from mrcelery.partition import Key, hash_partition
+from mrcelery.hashing import hash_partition
+from mrcelery.partition import Key
 from mrcelery.records import Partitioner, StepSpec
 from mrcelery.step import StepHooks
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mrcelery.encoding import decode
 from mrcelery.errors import TaskError
-from mrcelery.records import Presence, decode
+from mrcelery.records import Presence
 from mrcelery.version import __version__
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from typing import Any
 
 import msgspec
 
+from mrcelery.encoding import encode
 from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.index import Index, decode_index
 from mrcelery.partition import argsort, starts_of_groups
 from mrcelery.partlists import PartLists
-from mrcelery.records import Commit, Part, encode
+from mrcelery.records import Commit, Part
 from mrcelery.skew import Skew
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import carried

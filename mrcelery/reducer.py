@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, starmap
 
-from mrcelery.buffer import decoded_groups
 from mrcelery.codec import Block, read_blocks
 from mrcelery.colops import fold_of
 from mrcelery.columns import as_list, is_array
@@ -16,13 +15,14 @@ from mrcelery.folding import fold_run
 from mrcelery.guard import guarded
 from mrcelery.index import framed, sliced
 from mrcelery.ops import Op
-from mrcelery.output import Sink, feed, results
+from mrcelery.output import Sink, decoded_groups, feed, results
+from mrcelery.pace import Pairs, columns
 from mrcelery.records import Part, ShuffleInput
 from mrcelery.repair import damage
 from mrcelery.shuffle import Groups, Run, as_lists, file_chunks, read_run_file
 from mrcelery.step import StepHooks, identity_reducer
 from mrcelery.storage.transfers import carried
-from mrcelery.task import Pairs, Task, columns, yielding
+from mrcelery.task import Task, yielding
 
 FETCHERS = 8
 """Parts fetched at the same time from a storage that is not a folder."""

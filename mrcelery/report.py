@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from mrcelery import layout
+from mrcelery.encoding import decode, encode
 from mrcelery.evidence import gather
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.overview import Overview, overview
 from mrcelery.page import job_page
-from mrcelery.records import Counters, Record, Totals, decode, encode
+from mrcelery.records import Counters, Record, Totals
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import msgspec
 
+from mrcelery.encoding import damaged, decode, encode
 from mrcelery.errors import ConfigError, UnsignedError
-from mrcelery.records import Envelope, Record, damaged, decode, encode
+from mrcelery.records import Envelope, Record
 
 R = TypeVar("R", bound=Record)
 
@@ -38,7 +39,7 @@ def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R
 
     With a ``key`` a missing or wrong signature raises :class:`UnsignedError`, before anything of the
     body is read; without one signatures are ignored. Raises :class:`CorruptDataError` and
-    :class:`mrcelery.errors.VersionError` as :func:`mrcelery.records.decode` does.
+    :class:`mrcelery.errors.VersionError` as :func:`mrcelery.encoding.decode` does.
     """
     try:
         envelope = msgspec.json.decode(data, type=Envelope)

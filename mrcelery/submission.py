@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mrcelery.bundle import BuiltBundle
     from mrcelery.executor.fleet import FleetRunner
     from mrcelery.job import MRJob
-    from mrcelery.plan import Cost
+    from mrcelery.price import Cost
     from mrcelery.records import Bundle, JobOptions, PlanSummary, Split, StepSpec
 
 
@@ -104,7 +104,7 @@ class Submission:
 
             job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
             instance = bundle.make_job(job_class, args)
-            from mrcelery.job import step_specs
+            from mrcelery.hooks import step_specs
             from mrcelery.step import reducers_in
 
             options = job_options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
@@ -112,7 +112,7 @@ class Submission:
             reducers = explicit or reducers_in(options.jobconf) or config.reducers
             flagged = config.origins.get("partitioner", "").startswith("--")
             check_formats(options, instance, runner, prints=wants_results and output is None)
-            from mrcelery.formats.own import to_ship
+            from mrcelery.formats.naming import to_ship
 
             for text in (options.input_format, options.output_format):
                 py_files = (*py_files, *to_ship(text, job_class))
@@ -145,10 +145,11 @@ class Submission:
 
     def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
-        from mrcelery import plan
         from mrcelery.formats import input_format
         from mrcelery.formats.source import requests_for
-        from mrcelery.planning import with_reducers
+        from mrcelery.listing import list_inputs
+        from mrcelery.plan import cut, fitted, with_reducers, write_plan
+        from mrcelery.price import estimate
         from mrcelery.storage import scheme_of
         from mrcelery.storage.transfers import transfers
 
@@ -162,13 +163,13 @@ class Submission:
                 yield split
 
         with transfers() as listing:
-            files = plan.list_inputs(self._here(), input_format(self.options.input_format))
-            splits = plan.cut(*plan.fitted(files, self.options.split_size, self.options.workers))
-            summary = plan.write_plan(counted(splits), lambda page, data: None)
+            files = list_inputs(self._here(), input_format(self.options.input_format))
+            splits = cut(*fitted(files, self.options.split_size, self.options.workers))
+            summary = write_plan(counted(splits), lambda page, data: None)
         if self._uploads:
             listing.count("GET", summary.files)  # each is looked up once more where it was uploaded to
         steps = tuple(with_reducers(step, summary) for step in self.steps)
-        cost = plan.estimate(
+        cost = estimate(
             summary,
             steps,
             listing=listing.requests,
@@ -387,7 +388,7 @@ class Submission:
         return FleetRunner(self.config.broker, self.config.result_backend or None)
 
     def _parse(self) -> Callable[[bytes], results.Pair]:
-        from mrcelery.job import hooks
+        from mrcelery.hooks import hooks
 
         protocol = hooks(self.job, len(self.steps) - 1).output_protocol
         if protocol is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -20,10 +19,12 @@ from mrcelery.columns import Column, as_list
 from mrcelery.config import show_size
 from mrcelery.errors import CodecError, MRCeleryError, RecordTooLongError, TaskError, UserCodeError
 from mrcelery.index import IndexedWriter
-from mrcelery.job import MRJob, StepHooks
+from mrcelery.job import MRJob
+from mrcelery.pace import Columns, Encode, Pace, Pair, Pairs, columns, sampled_size
 from mrcelery.records import JobOptions, Kind, Part
 from mrcelery.shuffle import FAN_IN, Run, merge_many
 from mrcelery.snapshot import ATOMS, snapshot
+from mrcelery.step import StepHooks
 from mrcelery.storage.base import Storage
 from mrcelery.tracebacks import raised_by_us, user_traceback
 
@@ -33,15 +34,8 @@ DECODED_BLOCK = 1 << 20
 RECORD_REPR = 500
 """Characters of a record shown with an error."""
 
-SLICE_SECONDS = 0.1
-"""About how long user code runs until its task looks up: what it yields and reads is cut accordingly."""
 
 TEXTS = frozenset({str, bytes})
-
-Pair = tuple[Any, Any]
-Pairs = Iterable[Pair]
-Columns = tuple[list[Any], list[Any]]
-Encode = Callable[[Any, Any], Pair]
 
 
 @dataclass
@@ -257,30 +251,6 @@ class Task:
         return error
 
 
-class Pace:
-    """How many pairs to take at once, bounded by time and by size.
-
-    Few at first, more where they turn out small and quick: a few huge ones must not add up, and a slow
-    mapper must not go on for long in a job that has ended.
-    """
-
-    def __init__(self, budget: int, most: int) -> None:
-        self._step = 1
-        self._most = most
-        self._bytes = budget // 16
-        self._began = 0.0
-
-    def step(self) -> int:
-        """How many to take now."""
-        self._began = time.monotonic()
-        return self._step
-
-    def took(self, size: int) -> None:
-        """They are taken, and had so many bytes each."""
-        faster = 4.0 if time.monotonic() - self._began < SLICE_SECONDS else 0.25
-        self._step = max(1, min(self._most, int(self._step * faster), self._bytes // max(16, size)))
-
-
 class _Explain:
     def __init__(self, position: Position) -> None:
         self._position = position
@@ -291,33 +261,6 @@ class _Explain:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, CodecError):
             self._position.describe(error)
-
-
-def columns(pairs: list[Pair]) -> Columns:
-    """Pairs as a column of keys and one of values."""
-    return [key for key, _ in pairs], [value for _, value in pairs]
-
-
-def sampled_size(column: list[Any], most: int = 16) -> int:
-    """Bytes of one object of a column, roughly: the mean of a sample, in which each object counts once."""
-    sample = column[:: max(1, len(column) // most)]
-    return sum(map(size_of, {id(item): item for item in sample}.values())) // max(1, len(sample))
-
-
-def size_of(item: Any) -> int:
-    """Bytes of an object, roughly: itself and, of containers, a sample of what they hold."""
-    total: int = item.__sizeof__()
-    if isinstance(item, (tuple, list, set, frozenset)):
-        n = len(item)
-        if n:
-            sample = list(islice(item, 8))
-            total += sum(map(size_of, sample)) * n // len(sample)
-    elif isinstance(item, dict):
-        n = len(item)
-        if n:
-            pairs = list(islice(item.items(), 8))
-            total += sum(size_of(k) + size_of(v) for k, v in pairs) * n // len(pairs)
-    return total
 
 
 def yielding(function: Callable[..., Any]) -> Callable[..., Pairs]:

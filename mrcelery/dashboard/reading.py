@@ -8,13 +8,14 @@ from itertools import islice
 import msgspec
 
 from mrcelery import history, journal
+from mrcelery.encoding import decode
 from mrcelery.errors import UsageError
 from mrcelery.evidence import bad_records, log
 from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.overview import Overview, glance, overview, stages_of
 from mrcelery.page import Evidence, Row
 from mrcelery.presence import listening
-from mrcelery.records import Failure, decode
+from mrcelery.records import Failure
 from mrcelery.report import read_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage

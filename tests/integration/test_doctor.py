@@ -27,10 +27,11 @@ from services import (
 
 from mrcelery.config import Config
 from mrcelery.doctor import Doctor, judge_clock
+from mrcelery.encoding import encode
 from mrcelery.findings import Finding, judge
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.presence import versions, workers_seen
-from mrcelery.records import Presence, encode
+from mrcelery.records import Presence
 
 AOF = {"appendonly": "yes"}
 

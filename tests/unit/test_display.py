@@ -11,8 +11,9 @@ from mrcelery import events
 from mrcelery.api import JobHandle
 from mrcelery.cli import progress
 from mrcelery.cli.progress import Display
+from mrcelery.encoding import encode
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Failure, encode
+from mrcelery.records import Failure
 
 STAGES = {"steps": '[["",true]]', "total.0.map": "2", "entered.0.map": "100.0", "created": "99.0", "started": "100.0"}
 

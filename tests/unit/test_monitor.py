@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from mrcelery import events
+from mrcelery.encoding import encode
 from mrcelery.monitor import AGAIN_SECONDS, NONE_SECONDS, Monitor
-from mrcelery.records import Failure, Presence, encode
+from mrcelery.records import Failure, Presence
 
 
 class Wait:

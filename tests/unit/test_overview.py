@@ -11,11 +11,11 @@ import pytest
 
 import mrcelery
 from mrcelery import marks
+from mrcelery.encoding import encode
 from mrcelery.errors import JobFailedError
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.journal import Entry, Sums, begin
 from mrcelery.overview import Overview, StageView, Straggler, glance, overview, shortened, warnings
-from mrcelery.records import encode
 from mrcelery.report import read_report
 from mrcelery.storage import open_storage
 

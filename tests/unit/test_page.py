@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mrcelery import evidence, layout
+from mrcelery.encoding import encode
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, StageView
 from mrcelery.page import Evidence, Jobs, Live, Row, job_page, jobs_page
-from mrcelery.records import BadRecord, Failure, Totals, encode
+from mrcelery.records import BadRecord, Failure, Totals
 from mrcelery.report import Report, put_report, read_report, remove_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
