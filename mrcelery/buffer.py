@@ -92,7 +92,7 @@ class MapBuffer:
     # -- taking pairs ---------------------------------------------------------------------------
 
     def consume(self, pairs: Pairs) -> None:
-        """Run the user code behind ``pairs`` and take what it yields; spills where the budget is used up."""
+        """Run the user code behind ``pairs`` and take what it yields; spills when the budget is used up."""
         task, iterator = self._task, iter(pairs)
         self._before_pairs()
         while taken := task.call(lambda: self._take(iterator)):
@@ -130,7 +130,7 @@ class MapBuffer:
                 self._full()
 
     def _before_pairs(self) -> None:
-        """A key's values stay in their order: columns that came earlier go first."""
+        """Write out columns that came earlier, so that a key's values stay in their order."""
         if self._op is None:
             self._spill_arrays()
 
@@ -139,14 +139,14 @@ class MapBuffer:
             self._spill(arrays)
 
     def _drain_arrays(self) -> Block | None:
-        """The arrays as one sorted block; what arrays cannot hold becomes pairs."""
+        """Return the arrays as one sorted block; what arrays cannot hold becomes pairs."""
         block, refused = self._arrays.drain()
         for some in refused:
             self._add_objects(some)
         return block
 
     def _take(self, iterator: Iterator[Pair]) -> int:
-        """Take the next pairs; how many."""
+        """Take the next pairs, and return how many."""
         if self._same is not None:
             return self._count(iterator, *self._same)
         pairs = self._task.take(iterator, self._pace.step(), self._encode)
@@ -159,7 +159,7 @@ class MapBuffer:
         return len(pairs)
 
     def _constant(self, key: Any, value: Any) -> tuple[Any, type] | None:
-        """What to count, if the first pair may be one of many with its value: the value, and the keys' type."""
+        """Return what to count if the first pair may be one of many with its value: the value, and the keys' type."""
         if self._grouped and self._encode is None and type(key) in HASHABLE and type(value) in ATOMS:
             return value, type(key)
         return None
@@ -267,7 +267,7 @@ class MapBuffer:
     # -- full, spill, close ---------------------------------------------------------------------
 
     def _full(self) -> None:
-        """Make room: by combining once more where that helps, else by a spill."""
+        """Make room: by combining once more if that helps, else by a spill."""
         if self._combiner is not None and self._same is None and self._pairs > 4 * len(self._groups):
             before = self._pairs
             block = self._drain()
@@ -290,7 +290,7 @@ class MapBuffer:
         self._bytes = len(block.keys) * (each + ENTRY)
 
     def _take_groups(self) -> tuple[list[Any], list[Any]]:
-        """The grouped pairs in order of key, uncombined."""
+        """Return the grouped pairs in order of key, uncombined."""
         groups, self._groups = self._groups, defaultdict(list)
         loose_keys, self._keys = self._keys, []
         loose_values, self._values = self._values, []
@@ -299,7 +299,7 @@ class MapBuffer:
         return sorted_block(keys, values)
 
     def _drain(self) -> Block:
-        """Everything in the buffer as one sorted block, combined; the buffer is empty afterwards."""
+        """Return everything in the buffer as one sorted block, combined, and empty the buffer."""
         self._bytes = self._pairs = 0
         with self._task.explain():
             if self._same is not None:
@@ -345,7 +345,7 @@ class MapBuffer:
         return joined(list(self._combine(pairs)))
 
     def _combine(self, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Run:
-        """The user's combiner over groups in order of key; its output in order of key again."""
+        """Run the user's combiner over groups in order of key; its output is in order of key again."""
         task, hooks, protocol = self._task, self._task.hooks, self._protocol
         if protocol is not None:
             groups = decoded_groups(protocol, groups)

@@ -13,15 +13,14 @@ R = TypeVar("R", bound=Record)
 
 
 def encode(record: msgspec.Struct) -> bytes:
-    """A record as JSON bytes."""
+    """Encode a record as JSON bytes."""
     return msgspec.json.encode(record)
 
 
 def decode(data: bytes, kind: type[R], where: str = "") -> R:
-    """Read a record back.
+    """Decode a record of class ``kind``; ``where`` names the object in messages.
 
-    Raises :class:`VersionError` where another version wrote it, :class:`CorruptDataError` where the
-    bytes are no such record; ``where`` names the object in the message.
+    Raises :class:`VersionError` if another version wrote it, :class:`CorruptDataError` if the bytes are no such record.
     """
     at = f" at {where}" if where else ""
     try:
@@ -37,7 +36,7 @@ def decode(data: bytes, kind: type[R], where: str = "") -> R:
 
 
 def damaged(message: str) -> CorruptDataError:
-    """The error for a record that reads wrong; another attempt would read the same."""
+    """Make the error for a record that does not decode; not retryable, as another attempt would read the same."""
     error = CorruptDataError(message)
     error.retryable = False
     return error

@@ -16,7 +16,7 @@ from mrcelery.partition import Key, check_number, no_key, to_utc
 
 
 def stable_hash(key: Key) -> int:
-    """CRC-32 of a canonical encoding; equal keys hash alike, whatever their types."""
+    """Return the CRC-32 of a canonical encoding; equal keys hash alike, whatever their types."""
     if isinstance(key, str):
         return crc32(key.encode("utf-8", "surrogatepass"))
     if isinstance(key, bytes):
@@ -45,7 +45,7 @@ def _canonical(key: Key) -> bytes:
 
 
 def _canonical_number(key: int | float | Decimal) -> bytes:
-    """Equal numbers give equal bytes: 1, 1.0, True and Decimal(1) are all ``i1``."""
+    """Encode a number so that equal ones give equal bytes: 1, 1.0, True and Decimal(1) are all ``i1``."""
     check_number(key)
     if key in (float("inf"), float("-inf")):
         return b"f" + struct.pack("<d", float(key))
@@ -61,17 +61,17 @@ def _canonical_number(key: int | float | Decimal) -> bytes:
 
 
 def int_bytes(number: int) -> bytes:
-    """An int of any size as bytes, two's complement, big-endian."""
+    """Encode an int of any size as bytes: two's complement, big-endian."""
     return number.to_bytes((number.bit_length() + 8) // 8, "big", signed=True)
 
 
 def hash_partition(key: Key, n: int) -> int:
-    """The partition of ``key`` among ``n``: stable hash modulo n (paper, 4.1)."""
+    """Return the partition of ``key`` among ``n``: stable hash modulo n (paper, 4.1)."""
     return stable_hash(key) % n
 
 
 def partition_numbers(keys: Sequence[Key], n: int) -> Iterable[int]:
-    """Partition numbers of many keys by stable hash, at one call per key at most."""
+    """Return the partitions of many keys by stable hash, with at most one call per key."""
     kinds = set(map(type, keys))
     if kinds == {str}:
         try:

@@ -15,8 +15,11 @@ from mrcelery.tracebacks import user_traceback
 
 
 def steps_of(job: MRJob) -> list[MRStep]:
-    """The job's steps, checked. Raises :class:`UsageError` for a job that cannot run, and
-    :class:`JobLoadError` with the user's traceback where ``steps()`` raises."""
+    """Return the job's steps, checked.
+
+    Raises :class:`UsageError` for a job that cannot run, and :class:`JobLoadError` with the user's traceback if
+    ``steps()`` raises.
+    """
     name = type(job).__name__
     _check_supported(job)
     try:
@@ -58,7 +61,7 @@ def step_specs(
     partitioner_default: str = "",
     define: Mapping[str, Any] | None = None,
 ) -> tuple[StepSpec, ...]:
-    """What the coordinator must know of each step.
+    """Describe each step as the coordinator must know it, without the user's code.
 
     R is what the step's ``jobconf`` says, else ``reducers`` (the user's explicit choice), else what the
     job's ``jobconf()`` says, else ``reducers_default``; 0 for a step without a reducer. ``partitioner`` is
@@ -85,7 +88,7 @@ def step_specs(
 
 
 def hooks(job: MRJob, step_index: int) -> StepHooks:
-    """What to run in a step (counted from 0) of this instance. Raises as :func:`steps_of`."""
+    """Return what to call in a step (counted from 0) of this instance. Raises as :func:`steps_of`."""
     steps = steps_of(job)
     step = steps[step_index]
     given: dict[str, Any] = dict.fromkeys(HOOKS) | step.hooks

@@ -25,7 +25,7 @@ _importing: ContextVar[bool] = ContextVar("importing", default=False)
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """While a job file is imported: ``run()`` at its top level would submit the job without end."""
+    """Mark that a job file is being imported: ``run()`` at its top level would submit the job without end."""
     token = _importing.set(True)
     try:
         yield
@@ -93,9 +93,9 @@ class MRJob:
     status_hook: Callable[[str], None] | None
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        """``args`` are the job's own arguments only; None means none (``sys.argv`` is not read).
+        """Parse ``args``, the job's own arguments only; None means none (``sys.argv`` is not read).
 
-        Raises :class:`UsageError` with argparse's message where they do not parse.
+        Raises :class:`UsageError` with argparse's message if they do not parse.
         """
         self.counters = {}
         self.status_hook = None
@@ -107,8 +107,11 @@ class MRJob:
 
     @classmethod
     def argument_parser(cls) -> argparse.ArgumentParser:
-        """The parser of the job's own arguments, without an instance: some are required, and a command
-        line must be told apart, and its help shown, before they are there."""
+        """Return the parser of the job's own arguments, without making an instance.
+
+        An instance needs the required arguments, and a command line must be taken apart, and its help shown, before
+        they are there.
+        """
         job = cls.__new__(cls)
         job._declare_args()
         return job.arg_parser
@@ -123,11 +126,11 @@ class MRJob:
         """Redefine to call ``add_passthru_arg`` and ``add_file_arg``, after ``super().configure_args()``."""
 
     def add_passthru_arg(self, *args: Any, **kwargs: Any) -> None:
-        """An option of the job, as ``argparse`` takes it; its value is in ``self.options`` everywhere."""
+        """Add an option of the job, as ``argparse`` takes it; its value is in ``self.options`` everywhere."""
         self.arg_parser.add_argument(*args, **kwargs)
 
     def add_file_arg(self, *args: Any, **kwargs: Any) -> None:
-        """An option whose value is a file to ship: in a task ``self.options`` holds the path there.
+        """Add an option whose value is a file to ship; in a task ``self.options`` holds its path there.
 
         Raises ``argparse.ArgumentTypeError`` for a type other than str, or an action other than store
         and append.
@@ -140,7 +143,7 @@ class MRJob:
         self._file_dests[action.dest] = action.default
 
     def pass_arg_through(self, opt_str: str) -> None:
-        """Accepted as in mrjob: all arguments of the job reach its tasks anyway.
+        """Accept what mrjob accepts and do nothing: all arguments of the job reach its tasks anyway.
 
         Raises ``ValueError`` for an option that the job does not define.
         """
@@ -161,11 +164,11 @@ class MRJob:
                 setattr(self.options, dest, local if isinstance(value, list) else local[0] if local else None)
 
     def file_args(self) -> dict[str, list[str]]:
-        """The files to ship, as given, by destination in ``self.options``."""
+        """Return the files to ship, as given, by destination in ``self.options``."""
         return dict(self._file_args)
 
     def is_task(self) -> bool:
-        """True in a map or reduce task, False on the client."""
+        """Return True in a map or reduce task, False on the client."""
         return self._task_files is not None
 
     # What a task reports
@@ -182,45 +185,51 @@ class MRJob:
         names[name] = names.get(name, 0) + amount
 
     def set_status(self, msg: Any) -> None:
-        """Show a short text as the job's status, and tell that a slow task is alive."""
+        """Show a short text as the job's status, and report that a slow task is alive."""
         if self.status_hook is not None:
             self.status_hook(str(msg))
 
     # What a job may redefine instead of setting the attribute
 
     def steps(self) -> list[MRStep]:
-        """The steps; by default one, of the hooks that the class defines."""
+        """Return the steps; by default one, of the hooks that the class defines."""
         own = {name: getattr(self, name) for name in HOOKS if getattr(self, name) is not None}
         return [MRStep(**own)] if own else []
 
     def input_protocol(self) -> Any:
+        """Return an instance of ``INPUT_PROTOCOL``, or None: the first step reads what the input format gives."""
         return _protocol(self, "INPUT_PROTOCOL")
 
     def internal_protocol(self) -> Any:
+        """Return an instance of ``INTERNAL_PROTOCOL``, or None: keys and values keep their types between steps."""
         return _protocol(self, "INTERNAL_PROTOCOL")
 
     def output_protocol(self) -> Any:
+        """Return an instance of ``OUTPUT_PROTOCOL``, or None: the last step writes the output format."""
         return _protocol(self, "OUTPUT_PROTOCOL")
 
     def sort_values(self) -> bool | None:
+        """Return ``SORT_VALUES``: whether a key's values reach the reducer in order."""
         return self.SORT_VALUES
 
     def partitioner(self) -> str | None:
+        """Return ``PARTITIONER``: the name of the job's partitioner, or None."""
         return self.PARTITIONER
 
     def jobconf(self) -> dict[str, Any]:
+        """Return a copy of ``JOBCONF``, Hadoop properties by name."""
         return dict(self.JOBCONF)
 
     def files(self) -> list[str]:
-        """Files to ship, ``PATH`` or ``PATH#NAME``; those of ``FILES`` are relative to the job's file."""
+        """List the files to ship, ``PATH`` or ``PATH#NAME``; those of ``FILES`` are relative to the job's file."""
         return self._beside_job("FILES")
 
     def dirs(self) -> list[str]:
-        """Folders to ship, as ``files()``."""
+        """List the folders to ship, as ``files()`` does."""
         return self._beside_job("DIRS")
 
     def archives(self) -> list[str]:
-        """Archives to ship and unpack, as ``files()``."""
+        """List the archives to ship and unpack, as ``files()`` does."""
         return self._beside_job("ARCHIVES")
 
     def _beside_job(self, name: str) -> list[str]:
@@ -232,12 +241,15 @@ class MRJob:
 
     @classmethod
     def mr_job_script(cls) -> str | None:
-        """The path of the file that defines the class, or None."""
+        """Return the path of the file that defines the class, or None."""
         return getattr(sys.modules.get(cls.__module__), "__file__", None)
 
     @classmethod
     def run(cls, argv: Sequence[str] | None = None) -> None:
-        """The job's own command line: what stands under ``if __name__ == "__main__"``."""
+        """Run the job's own command line; call it under ``if __name__ == "__main__"``.
+
+        Raises :class:`JobLoadError` if it is called while the job's file is being imported.
+        """
         if _importing.get():
             raise JobLoadError(
                 f'{cls.__name__}.run() is called while its file is imported: put it under if __name__ == "__main__":'
@@ -247,7 +259,7 @@ class MRJob:
         command_line.run_job_class(cls, list(sys.argv[1:] if argv is None else argv))
 
     def make_runner(self) -> NoReturn:
-        """mrjob's way to run a job from Python, which is :func:`mrcelery.run` here."""
+        """Raise :class:`UsageError`: mrjob's way to run a job from Python is :func:`mrcelery.run` here."""
         raise UsageError(f"make_runner() is not supported: call mrcelery.run({type(self).__name__}, inputs)")
 
 

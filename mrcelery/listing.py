@@ -26,7 +26,7 @@ class InputFile(NamedTuple):
 
 
 def list_inputs(inputs: Iterable[str], fmt: InputFormat) -> Iterator[InputFile]:
-    """The files of each input, in the order given; within a folder, a prefix or a glob, in order of name.
+    """Yield the files of each input in the order given; within a folder, a prefix or a glob, in order of name.
 
     A folder stands for all files below it, but for those whose name, or a folder's name on the way,
     begins with ``_`` or ``.``; a file that is named itself is taken whatever its name. Raises
@@ -59,7 +59,7 @@ def list_inputs(inputs: Iterable[str], fmt: InputFormat) -> Iterator[InputFile]:
 
 
 def _objects(storage: Storage, key: str, folder: bool) -> Iterator[ObjectInfo]:
-    """The objects an input stands for: the one with this key, or those a glob or a folder holds."""
+    """Yield the objects an input stands for: the one with this key, or those a glob or a folder holds."""
     if key and not folder and (info := storage.stat(key)) is not None:
         yield info
         return

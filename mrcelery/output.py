@@ -22,9 +22,13 @@ class Sink(Protocol):
     """Takes result pairs in order, as columns; each pair encoded as it was yielded, where ``encode`` is set."""
 
     @property
-    def encode(self) -> Encode | None: ...
+    def encode(self) -> Encode | None:
+        """Encodes each pair as it is yielded; None if pairs are taken as they are."""
+        ...
 
-    def add(self, keys: Column, values: Column) -> None: ...
+    def add(self, keys: Column, values: Column) -> None:
+        """Take a block of pairs, as columns of equal length."""
+        ...
 
 
 def feed(task: Task, pairs: Pairs, sink: Sink) -> None:
@@ -34,15 +38,15 @@ def feed(task: Task, pairs: Pairs, sink: Sink) -> None:
 
 
 def output_suffix(options: JobOptions) -> str:
-    """Ending of the part files: the format's, then the codec's."""
+    """Return the ending of the part files: the format's, then the codec's."""
     return output_format(options.output_format).suffix + compressor(options.compress)[0]
 
 
 @contextmanager
 def results(task: Task, partition: int) -> Iterator[tuple[Sink, list[Part]]]:
-    """A sink for the results of ``task`` and a list that holds the written part once the block has ended.
+    """Open a sink for the results of ``task``; the list holds the written part once the block has ended.
 
-    The object is the attempt's own; nothing is left of it where the block raised.
+    The object is the attempt's own; nothing is left of it if the block raised.
     """
     key = layout.part(task.job_id, task.step, task.kind, task.number, partition, task.attempt)
     parts: list[Part] = []
@@ -135,7 +139,7 @@ class _Formatted:
 
 
 def encoder(protocol: LineProtocol) -> Encode:
-    """Encodes pairs as the protocol's bytes: ``(key bytes, value bytes)``, cut at the first tab.
+    """Make a function that encodes pairs as the protocol's ``(key bytes, value bytes)``, cut at the first tab.
 
     A line without a tab has None for its value, so that :func:`decode_pair` gives the line back.
     """
@@ -149,13 +153,13 @@ def encoder(protocol: LineProtocol) -> Encode:
 
 
 def decode_pair(protocol: Any, key: bytes, value: bytes | None) -> Pair:
-    """The pair that :func:`encoder` encoded."""
+    """Decode the pair that :func:`encoder` encoded."""
     pair: Pair = protocol.read(key if value is None else key + b"\t" + value)
     return pair
 
 
 def decoded_groups(protocol: Any, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """Groups of a protocol's bytes as groups of what it reads from them."""
+    """Decode groups of a protocol's bytes, one value at a time."""
     for key, values in groups:
         first = decode_pair(protocol, key, next(values))
         rest = (decode_pair(protocol, key, value)[1] for value in values)

@@ -37,29 +37,29 @@ class Pace:
         self._began = 0.0
 
     def step(self) -> int:
-        """How many to take now."""
+        """Return how many to take now, and start the clock."""
         self._began = time.monotonic()
         return self._step
 
     def took(self, size: int) -> None:
-        """They are taken, and had so many bytes each."""
+        """Record that they are taken, at ``size`` bytes each, and adapt the next step."""
         faster = 4.0 if time.monotonic() - self._began < SLICE_SECONDS else 0.25
         self._step = max(1, min(self._most, int(self._step * faster), self._bytes // max(16, size)))
 
 
 def columns(pairs: list[Pair]) -> Columns:
-    """Pairs as a column of keys and one of values."""
+    """Split pairs into a column of keys and one of values."""
     return [key for key, _ in pairs], [value for _, value in pairs]
 
 
 def sampled_size(column: list[Any], most: int = 16) -> int:
-    """Bytes of one object of a column, roughly: the mean of a sample, in which each object counts once."""
+    """Estimate the bytes of one object of a column: the mean of a sample, in which each object counts once."""
     sample = column[:: max(1, len(column) // most)]
     return sum(map(size_of, {id(item): item for item in sample}.values())) // max(1, len(sample))
 
 
 def size_of(item: Any) -> int:
-    """Bytes of an object, roughly: itself and, of containers, a sample of what they hold."""
+    """Estimate the bytes of an object: itself and, for containers, a sample of what they hold."""
     total: int = item.__sizeof__()
     if isinstance(item, (tuple, list, set, frozenset)):
         n = len(item)

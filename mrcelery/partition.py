@@ -35,7 +35,7 @@ DEPTH = 50
 
 
 def order_key(key: Key, level: int = 0) -> tuple[Any, ...]:
-    """A tuple whose native order is the documented order of keys, whatever their types.
+    """Return a tuple whose native order is the documented order of keys, whatever their types.
 
     ``level`` counts the tuples and lists that the key lies in. Raises :class:`CodecError` for what cannot
     be a key.
@@ -62,6 +62,7 @@ def order_key(key: Key, level: int = 0) -> tuple[Any, ...]:
 
 
 def check_number(key: int | float | Decimal) -> None:
+    """Raise :class:`CodecError` for NaN, and for a Decimal too large to compare quickly."""
     if key.is_nan() if isinstance(key, Decimal) else key != key:
         raise CodecError("NaN cannot be a key, as it equals nothing: use None or a string for missing numbers")
     if isinstance(key, Decimal) and key.is_finite() and key.adjusted() > 5000:
@@ -69,6 +70,7 @@ def check_number(key: int | float | Decimal) -> None:
 
 
 def to_utc(key: datetime) -> datetime:
+    """Return an aware time in UTC. Raises :class:`CodecError` for a zone with rules, or a time without a UTC form."""
     if not isinstance(key.tzinfo, timezone):
         raise CodecError(
             f"the datetime {key} of zone {key.tzinfo} cannot be a key, as its clock goes back: use key.astimezone(UTC)"
@@ -80,6 +82,7 @@ def to_utc(key: datetime) -> datetime:
 
 
 def no_key(key: Key) -> CodecError:
+    """Make the error for a value that cannot be a key, with what to use instead."""
     kind = type(key).__name__
     if kind in ("dict", "set", "frozenset"):
         return CodecError(f"a {kind} cannot be a key, as it has no order: use a sorted tuple of its items")
@@ -116,7 +119,7 @@ def check_keys(keys: Sequence[Key], level: int = 0) -> None:
 
 
 def argsort(keys: list[Key]) -> list[int]:
-    """Positions of checked ``keys`` in order of key; equal keys keep their order."""
+    """Return the positions of checked ``keys`` in order of key; equal keys keep their order."""
     try:
         return sorted(range(len(keys)), key=keys.__getitem__)
     except TypeError:  # types that Python does not compare
@@ -125,7 +128,7 @@ def argsort(keys: list[Key]) -> list[int]:
 
 
 def sorted_keys(keys: list[Key]) -> list[Key]:
-    """Keys in order, checked as by :func:`check_keys`."""
+    """Sort keys, checked as by :func:`check_keys`."""
     kinds = set(map(type, keys))
     if kinds == {str} or kinds == {bytes}:
         return sorted(keys)
@@ -134,5 +137,5 @@ def sorted_keys(keys: list[Key]) -> list[Key]:
 
 
 def starts_of_groups(keys: Sequence[Key]) -> list[int]:
-    """Positions, from 1, at which a key of the sorted ``keys`` differs from the one before."""
+    """List the positions, from 1, at which a key of the sorted ``keys`` differs from the one before."""
     return list(compress(range(1, len(keys)), map(ne, keys, islice(keys, 1, None))))

@@ -24,7 +24,7 @@ class Partitioning:
         self._protocol = protocol
 
     def divide(self, block: Block) -> Iterator[tuple[int, Block]]:
-        """A sorted block as one sorted block per partition that has a record, in order of partition."""
+        """Yield a sorted block as one sorted block per partition that has a record, in order of partition."""
         n = self._task.partitions
         keys, values = block
         if n == 1:

@@ -34,10 +34,10 @@ SLOP = 1.1
 
 
 def fitted(files: Iterable[InputFile], split_size: int, workers: int) -> tuple[Iterable[InputFile], int]:
-    """The files, and the split size with which each of ``workers`` processes has a few map tasks.
+    """Fit the split size to the input, so that each of ``workers`` processes has a few map tasks.
 
-    That is less than ``split_size`` where the input is small, but never below :data:`SMALLEST`. Unchanged where
-    ``workers`` is 0, there are many files, or a file's size is not known.
+    Returns the files and a split size: less than ``split_size`` for a small input, but never below :data:`SMALLEST`.
+    Unchanged if ``workers`` is 0, there are many files, or a file's size is not known.
     """
     if not workers:
         return files, split_size
@@ -51,7 +51,7 @@ def fitted(files: Iterable[InputFile], split_size: int, workers: int) -> tuple[I
 
 
 def cut(files: Iterable[InputFile], split_size: int) -> Iterator[Split]:
-    """Splits of about ``split_size`` bytes, numbered from 0 in the order of the files.
+    """Cut files into splits of about ``split_size`` bytes, numbered from 0 in the order of the files.
 
     A file that may be cut gives extents of ``split_size`` bytes, the last one up to 10 % longer rather
     than a tiny one more; any other file is one extent; an empty one gives none. Extents that follow
@@ -84,7 +84,7 @@ def _extents(files: Iterable[InputFile], split_size: int) -> Iterator[Extent]:
 
 
 def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> PlanSummary:
-    """Give each page of :data:`PAGE` splits, encoded, to ``put(page number, bytes)``, and sum up.
+    """Pass each page of :data:`PAGE` splits, encoded, to ``put(page number, bytes)``, and sum up.
 
     ``files`` of the summary counts files with at least one byte, ``bytes`` those whose size is known.
     """
@@ -102,12 +102,12 @@ def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> 
 
 
 def page_of(task: int) -> int:
-    """The number of the plan page with the split of map task ``task``."""
+    """Return the number of the plan page with the split of map task ``task``."""
     return task // PAGE
 
 
 def find_split(page: PlanPage, task: int) -> Split:
-    """The split of map task ``task`` on its page; :class:`CorruptDataError` where this is another page."""
+    """Find the split of map task ``task`` on its page. Raises :class:`CorruptDataError` if this is another page."""
     at = task % PAGE
     if at >= len(page.splits) or page.splits[at].index != task:
         raise CorruptDataError(f"plan page {page_of(task)} does not hold the split of task {task}: submit again")
@@ -123,7 +123,7 @@ MOST_REDUCERS = 64
 
 
 def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
-    """A step with its R, where its job leaves that to us."""
+    """Return the step with its R, chosen by input size if the job leaves it to us."""
     if not step.has_reducer:
         return replace(step, reducers=0)
     if step.reducers > 0:

@@ -43,7 +43,7 @@ def estimate(
     output_is_s3: bool | None = None,
     processes: int = 1,
 ) -> Cost:
-    """What a job with this plan will ask of S3.
+    """Estimate what a job with this plan will ask of S3.
 
     ``listing`` is what listing the inputs took, ``reads`` the ranges that its extents are read in.
     ``output_is_s3``: whether part files are copied to an OUTPUT on S3 in the end; None: they stay in storage.

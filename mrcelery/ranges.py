@@ -80,7 +80,7 @@ class Sample:
         self._keys, self._weights = keys, weights
 
     def _distinct(self) -> Iterator[tuple[Any, float]]:
-        """The keys in order, each once, with their weights."""
+        """Return the keys in order, each once, with their weights."""
         order = argsort(self._keys)
         keys = [self._keys[i] for i in order]
         if not keys:
@@ -129,7 +129,7 @@ class Ranges:
         self._file.close()
 
     def gather(self, storage: Storage, commits: Iterator[Commit]) -> Iterator[Commit]:
-        """The commits as they come, while the index of each one's run is read from storage and added.
+        """Pass the commits on as they come, while the index of each one's run is read from storage and added.
 
         Raises :class:`mrcelery.errors.DamagedPartError` for a run that is gone, or whose index reads wrong twice.
         """

@@ -294,7 +294,7 @@ class Presence(Record, frozen=True, kw_only=True):
 
 
 def add_counters(into: Counters, counters: Counters) -> None:
-    """Add counters up."""
+    """Add counters to ``into``, in place."""
     for group, names in counters.items():
         sums = into.setdefault(group, {})
         for name, amount in names.items():
@@ -302,18 +302,18 @@ def add_counters(into: Counters, counters: Counters) -> None:
 
 
 def add_requests(into: Requests, requests: Mapping[str, int]) -> None:
-    """Add requests up."""
+    """Add requests to ``into``, in place."""
     for kind, number in requests.items():
         into[kind] = into.get(kind, 0) + number
 
 
 def requests_field(what: str, requests: Mapping[str, int]) -> dict[str, str]:
-    """A job's field with the requests of one step of the coordinator; the same ``what`` replaces it."""
+    """Make the job's field that holds the requests of one step of the coordinator; the same ``what`` replaces it."""
     return {f"requests.{what}": msgspec.json.encode(requests).decode()}
 
 
 def add_coordinator_requests(into: Requests, fields: Mapping[str, str]) -> None:
-    """Add up the requests that a job's fields tell of."""
+    """Add the requests recorded in a job's fields to ``into``, in place."""
     for name, value in fields.items():
         if name.startswith("requests."):
             add_requests(into, msgspec.json.decode(value, type=Requests))
@@ -344,5 +344,5 @@ class StageSummary(Record, frozen=True, kw_only=True):
     """Where skipped records are written down."""
 
     def all_counters(self, step: int) -> Counters:
-        """The job's own counters, and those of the step's partitions in a group of theirs."""
+        """Return the job's own counters, with those of the step's partitions in a group of their own."""
         return {**self.counters, **({f"mrcelery shuffle, step {step}": self.skew} if self.skew else {})}

@@ -119,6 +119,7 @@ class Task:
         )
 
     def scratch_file(self, name: str) -> str:
+        """Return a path in the attempt's scratch folder, which is made if need be."""
         os.makedirs(self.scratch, exist_ok=True)
         return os.path.join(self.scratch, name)
 
@@ -144,13 +145,13 @@ class Task:
         return Part(0, key, writer.bytes, writer.records, writer.crc32, 0, writer.data_end)
 
     def explain(self) -> _Explain:
-        """A ``with`` block that gives errors of codecs a place in the input."""
+        """Return a ``with`` block that gives errors of codecs a place in the input."""
         return _Explain(self.position)
 
     def batches(
         self, pairs: Pairs, *, encode: Encode | None = None, results: bool = True, most: int = 4096
     ) -> Iterator[Columns]:
-        """The pairs that user code yields, as columns of keys and of values of bounded length and size.
+        """Yield the pairs of user code as columns of keys and of values, bounded in length and size.
 
         ``encode`` is called with each pair as it is yielded and gives what is taken for it; without it, what
         could still change is copied. ``results``: the pairs are what the task is there to yield, so count
@@ -170,7 +171,7 @@ class Task:
             yield keys, values
 
     def take(self, iterator: Iterator[Pair], most: int, encode: Encode | None = None) -> list[Pair]:
-        """The next pairs that user code yields, ``most`` of them at most, each as it was when it was yielded."""
+        """Take the next pairs that user code yields, at most ``most``, each as it was when it was yielded."""
         if encode is not None:
             return [encode(*self.checked(pair)) for pair in islice(iterator, most)]
         # Written out for the many pairs of plain types: a call for each would double what it costs.
@@ -182,12 +183,12 @@ class Task:
         ]
 
     def kept(self, pair: Any) -> Pair:
-        """A pair that user code has yielded, as it is now. Raises UserCodeError for what is no pair."""
+        """Copy a pair of user code's, so that later changes do not show. Raises UserCodeError if it is none."""
         key, value = self.checked(pair)
         return snapshot(key), snapshot(value)
 
     def checked(self, pair: Any) -> Pair:
-        """What was yielded as a pair. Raises UserCodeError for what is none."""
+        """Unpack what was yielded as a pair. Raises UserCodeError if it is none."""
         try:
             key, value = pair
         except (TypeError, ValueError):
@@ -195,11 +196,12 @@ class Task:
         return key, value
 
     def no_pair(self, what: str) -> UserCodeError:
+        """Make the error for a yield that is no pair; ``what`` describes it."""
         who = {"map": "mapper", "reduce": "reducer"}[self.kind]
         return UserCodeError(f"the {who} yielded {what}: yield key, value")
 
     def value_size(self, keys: list[Any], values: list[Any]) -> int:
-        """Bytes of one value, roughly. Raises RecordTooLongError for one of more than :attr:`max_record`."""
+        """Estimate the bytes of one value. Raises RecordTooLongError for one of more than :attr:`max_record`."""
         size = sampled_size(values) + 8
         if set(map(type, values)) <= TEXTS:
             # A sample would miss the large ones among many small.
@@ -212,14 +214,14 @@ class Task:
         return size
 
     def too_large(self, key: Any, size: int) -> RecordTooLongError:
-        """The error for a value that outgrew :attr:`max_record`."""
+        """Make the error for a value that outgrew :attr:`max_record`."""
         return RecordTooLongError(
             f"a value of {size} bytes for the key {key!r:.100} is more than the {self.max_record} that one may have: "
             "raise --memory, or yield it in pieces"
         )
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call user code; what it raises is raised as a UserCodeError that says where."""
+        """Call user code; what it raises is raised as a UserCodeError that names the place in the input."""
         try:
             return function()
         except (MRCeleryError, KeyboardInterrupt) as e:
@@ -234,6 +236,7 @@ class Task:
             raise self.user_error(e) from e
 
     def user_error(self, e: BaseException) -> UserCodeError:
+        """Make the error for an exception of user code, with its traceback and position."""
         with lifted() if isinstance(e, MemoryError) else nullcontext():
             return self._user_error(e)
 
@@ -264,7 +267,7 @@ class _Explain:
 
 
 def yielding(function: Callable[..., Any]) -> Callable[..., Pairs]:
-    """``function`` as one that always returns an iterable: hooks may be plain functions returning None."""
+    """Wrap ``function`` so that it always returns an iterable: hooks may be plain functions returning None."""
     if inspect.isgeneratorfunction(function):
         return function
 
