@@ -33,7 +33,7 @@ from mrcelery.errors import (
 )
 from mrcelery.formats.source import in_turn
 from mrcelery.hooks import hooks
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.base import JobStore
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
 from mrcelery.progress import HUNG, Mark, mark_path
@@ -42,6 +42,7 @@ from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleIn
 from mrcelery.reducer import run_reduce
 from mrcelery.repair import MOST, mended, repaired, writer
 from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.states import FINAL, Outcome
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
 from mrcelery.task import Task
@@ -118,7 +119,7 @@ def _journaled(
     """Write down how an attempt ends that has no commit of its own."""
     began = time.monotonic()
 
-    def tell(outcome: journal.Outcome, error: str = "") -> None:
+    def tell(outcome: Outcome, error: str = "") -> None:
         seconds = time.monotonic() - began
         with suppress(UnreachableError):  # what went wrong, if anything did, is worth more
             journal.ended(store, job, step, kind, number, attempt, outcome, worker=worker, seconds=seconds, error=error)
@@ -126,7 +127,7 @@ def _journaled(
     try:
         yield tell
     except JobStoppedError:
-        tell("stopped")
+        tell("cancelled")
         raise
     except Exception as e:
         tell("failed", str(e) if isinstance(e, MRCeleryError) else f"{type(e).__name__}: {e}")

@@ -20,9 +20,10 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from mrcelery.jobstore.base import FINAL, JobStore, run_of
+from mrcelery.jobstore.base import JobStore, run_of
 from mrcelery.results import Pair
 from mrcelery.runner import Runner
+from mrcelery.states import FINAL
 from mrcelery.status import JobStatus, counted, failure_of, status_of
 
 if TYPE_CHECKING:
@@ -339,7 +340,7 @@ class JobHandle:
         monitor.answered(fields)
         if self.runner is not None and self.runner.restore_if_lost(self.id, fields):
             monitor.reentered()
-            return {"state": "submitted"}
+            return {"state": "queued"}
         if not fields.get("state"):
             fields = self._fields()
         if self.runner is not None and self._store is not None and fields["state"] not in FINAL and monitor.due():

@@ -13,11 +13,9 @@ from math import inf
 from mrcelery import layout
 from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.jobstore.base import JobStore
+from mrcelery.states import UNKNOWN
 from mrcelery.status import JobStatus, status_of
 from mrcelery.storage.base import Storage
-
-UNKNOWN = "unknown"
-"""State of a job that storage has the spec of, and nothing says how it ended."""
 
 PAGE = 100
 """Jobs that the job store names at once."""

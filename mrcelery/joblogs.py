@@ -11,12 +11,10 @@ from mrcelery.capture import LEFT_OUT
 from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, StageView
+from mrcelery.states import RETRIED
 from mrcelery.storage.base import Storage
 
 _KEY = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
-
-FAILED = ("failed", "killed", "lost")
-"""Outcomes of attempts that came to nothing."""
 
 _REREAD = 256
 """Bytes by which the place is found again in a log whose middle was left out."""
@@ -66,7 +64,7 @@ class LogFilter:
             self.stage(one.step, one.kind)
             and self.task in (None, one.task)
             and self.attempt in (None, one.attempt, number, token)
-            and (not self.failed or one.outcome in FAILED)
+            and (not self.failed or one.outcome in RETRIED)
         )
 
 
@@ -82,7 +80,7 @@ def listed(
         for stage in (found.stages if found is not None else ())
         for one in stage.attempts
     }
-    failed = [one for one in known.values() if one.outcome in FAILED]
+    failed = [one for one in known.values() if one.outcome in RETRIED]
     failed.sort(key=lambda one: (one.step, one.kind, one.task, one.attempt))
     prefix = layout.job_root(job) if wanted.step is None else layout.step_root(job, wanted.step)
     logs = _logs(storage, prefix)
@@ -143,7 +141,7 @@ class Follower:
         for stage in stages:
             if not self._wanted.stage(stage.step, stage.kind) or (stage.step, stage.kind) in self._over:
                 continue
-            if stage.state == "waiting":
+            if stage.state == "queued":
                 continue
             names = marks.attempts(self._store, self._job, stage.step, stage.kind)
             for entry in journal.entries(self._store, self._job, stage.step, stage.kind):

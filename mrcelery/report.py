@@ -8,10 +8,11 @@ from __future__ import annotations
 from mrcelery import layout
 from mrcelery.encoding import decode, encode
 from mrcelery.evidence import gather
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.base import JobStore
 from mrcelery.overview import Overview, overview
 from mrcelery.page import job_page
 from mrcelery.records import Counters, Record, Totals
+from mrcelery.states import FINAL, State
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
@@ -21,7 +22,7 @@ class Report(Record, frozen=True, kw_only=True):
 
     job: str
     name: str
-    state: str
+    state: State
     counters: Counters
     totals: Totals
     started: float
@@ -51,7 +52,7 @@ def totals_of(found: Overview) -> Totals:
         records_in=first.records_in if first else 0,
         bytes_in=first.bytes_in if first else 0,
         shuffle_bytes=sum(stage.shuffle_bytes for stage in found.stages),
-        tasks=sum(stage.done for stage in found.stages),
+        tasks=sum(stage.succeeded for stage in found.stages),
         requests=found.requests,
     )
 

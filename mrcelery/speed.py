@@ -43,7 +43,7 @@ class Speed:
                 seen.append((found.now, *read(stage)))
 
     def of(self, stage: StageView, now: float) -> Rates:
-        """A stage's rates; of one that is done only the mean."""
+        """A stage's rates; of one that has succeeded only the mean."""
         seconds = (stage.ended or now) - stage.entered if stage.entered else 0.0
         records, size = read(stage)
         mean = (records / seconds, size / seconds) if seconds > 0 and records else (-1.0, -1.0)

@@ -20,7 +20,7 @@ class StageStatus:
 
     step: int
     kind: str
-    done: int
+    succeeded: int
     total: int
 
 
@@ -68,7 +68,7 @@ def status_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> Jo
 
 
 def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tuple[StageStatus, ...]:
-    """Stages whose size is known. A stage that was left behind has all its tasks done."""
+    """Stages whose size is known. Of a stage that was left behind all tasks have succeeded."""
     if store is None:
         return ()
     found = []
@@ -86,7 +86,7 @@ def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tu
 
 
 def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iterator[tuple[int, StageSummary | Commit]]:
-    """What has been counted so far, by step: the sums of a stage that is done, the commits of one that runs."""
+    """What has been counted so far, by step: the sums of a stage that has succeeded, the commits of one that runs."""
     from mrcelery.encoding import decode
     from mrcelery.records import Commit, StageSummary
 

@@ -16,6 +16,7 @@ from mrcelery.overview import Overview, StageView, Warn
 from mrcelery.records import Counters, Failure, Kind, Totals
 from mrcelery.report import Report, totals_of
 from mrcelery.speed import Speed, read
+from mrcelery.states import State
 
 PROGRESS_SECONDS = 1.0
 """How often a stage's progress is told, at most."""
@@ -25,7 +26,7 @@ class Submitted(Event, frozen=True, kw_only=True):
     """The job was entered."""
 
     name: str
-    state: str
+    state: State
     queue: str
     storage: str
     output: str
@@ -49,7 +50,7 @@ class Progress(Event, frozen=True, kw_only=True):
     step: int
     kind: Kind
     tasks: int
-    done: int
+    succeeded: int
     running: int
     """Attempts."""
     retried: int
@@ -62,10 +63,10 @@ class Progress(Event, frozen=True, kw_only=True):
     mean_bytes_per_second: float
     shuffle_bytes: int
     left: float
-    """Seconds until the stage should be done; -1: not known."""
+    """Seconds until the stage should succeed; -1: not known."""
 
     def __str__(self) -> str:
-        told = [f"{self.done:,} of {_tasks(self.tasks)} done", f"{self.running:,} running"]
+        told = [f"{self.succeeded:,} of {_tasks(self.tasks)} succeeded", f"{self.running:,} running"]
         told += [f"{self.retried:,} retried"] if self.retried else []
         told += [f"{self.mean_records_per_second:,.0f} records/s"] if self.mean_records_per_second >= 0 else []
         told += [f"about {self.left:,.0f} s left"] if self.left >= 0 else []
@@ -85,7 +86,7 @@ class Warned(Event, frozen=True, kw_only=True, tag="warning"):
         return self.text
 
 
-class StageDone(Event, frozen=True, kw_only=True):
+class StageSucceeded(Event, frozen=True, kw_only=True):
     """All tasks of a stage have committed."""
 
     step: int
@@ -101,14 +102,14 @@ class StageDone(Event, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         read = f"{self.records_in:,} records read, {self.records_out:,} written"
-        return f"step {self.step} {self.kind}: {_tasks(self.tasks)} done in {self.seconds:.1f} s, {read}"
+        return f"step {self.step} {self.kind}: {_tasks(self.tasks)} succeeded in {self.seconds:.1f} s, {read}"
 
 
 class Ended(Event, frozen=True, kw_only=True):
     """The last event: the job's report."""
 
     name: str
-    state: str
+    state: State
     created: float
     started: float
     finished: float
@@ -124,7 +125,7 @@ class Ended(Event, frozen=True, kw_only=True):
     """Without attempts."""
 
 
-class Done(Ended, frozen=True, kw_only=True):
+class Succeeded(Ended, frozen=True, kw_only=True):
     """The job has succeeded."""
 
 
@@ -136,7 +137,7 @@ class Cancelled(Ended, frozen=True, kw_only=True):
     """It was cancelled."""
 
 
-_ENDS: dict[str, type[Ended]] = {"succeeded": Done, "failed": Failed, "cancelled": Cancelled}
+_ENDS: dict[str, type[Ended]] = {"succeeded": Succeeded, "failed": Failed, "cancelled": Cancelled}
 
 
 def submitted(found: Overview) -> Submitted:
@@ -189,14 +190,14 @@ class Narrator:
         self.speed.observe(found)
         news: list[Event] = []
         for stage in found.stages:
-            if stage.state != "waiting" and stage.entered and self._first("started", stage.step, stage.kind):
+            if stage.state != "queued" and stage.entered and self._first("started", stage.step, stage.kind):
                 news.append(
                     StageStarted(job=found.job, at=stage.entered, step=stage.step, kind=stage.kind, tasks=stage.tasks)
                 )
             if stage.state == "running":
                 news += self._how_far(found, stage)
-            if stage.state == "done" and stage.entered and self._first("done", stage.step, stage.kind):
-                news.append(_done(found, stage))
+            if stage.state == "succeeded" and stage.entered and self._first("succeeded", stage.step, stage.kind):
+                news.append(_succeeded(found, stage))
         return news + [
             Warned(
                 job=found.job,
@@ -232,7 +233,7 @@ class Narrator:
                 step=stage.step,
                 kind=stage.kind,
                 tasks=stage.tasks,
-                done=stage.done,
+                succeeded=stage.succeeded,
                 running=stage.sums.running,
                 retried=retried(stage),
                 records=int(records),
@@ -258,9 +259,9 @@ def shuffled(found: Overview, stage: StageView) -> int:
     return stage.shuffle_bytes or (stage.sums.bytes_out if stage.kind == "map" and reduces else 0)
 
 
-def _done(found: Overview, stage: StageView) -> StageDone:
+def _succeeded(found: Overview, stage: StageView) -> StageSucceeded:
     sums = stage.sums
-    return StageDone(
+    return StageSucceeded(
         job=found.job,
         at=stage.ended or found.now,
         step=stage.step,

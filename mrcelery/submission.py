@@ -239,7 +239,7 @@ class Submission:
             if runner is not None and known is not None:
                 self._check_same(known, identity, code)
                 fields = runner.store.fields(identity)
-                if fields.get("state") == "submitted":
+                if fields.get("state") == "queued":
                     # its client may have died before it could
                     runner.start(identity, self.options.queue, run_of(fields))
             elif not self._ended_in_storage(identity, code):

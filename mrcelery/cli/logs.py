@@ -15,7 +15,7 @@ from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
 from mrcelery.cli.errors import where
 from mrcelery.errors import ConfigError, UsageError
-from mrcelery.jobstore.base import FINAL
+from mrcelery.states import FINAL
 
 if TYPE_CHECKING:
     from mrcelery.api import JobHandle
@@ -141,7 +141,7 @@ def _name(one: Attempt) -> str:
 
 
 def _how(one: Attempt) -> str:
-    return f" {one.outcome}" if one.outcome and one.outcome != "done" else ""
+    return f" {one.outcome}" if one.outcome and one.outcome != "succeeded" else ""
 
 
 def _print(one: Attempt, text: bytes) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mrcelery.handle import JobHandle
     from mrcelery.overview import Overview
     from mrcelery.report import Report
-    from mrcelery.story import Narrator, Progress, StageDone, StageStarted
+    from mrcelery.story import Narrator, Progress, StageStarted, StageSucceeded
 
 QUIET_SECONDS = 0.5
 """A job that ends sooner shows nothing, and does not pay for the import of rich."""
@@ -174,13 +174,13 @@ class Display:
         if self.mode == "json":
             if not self.quiet:
                 click.echo(story.line(event), nl=False)
-        elif isinstance(event, (story.StageStarted, story.StageDone, story.Progress)):
+        elif isinstance(event, (story.StageStarted, story.StageSucceeded, story.Progress)):
             if self.mode == "plain" and self._worth_a_line(event):
                 self._say(str(event))
         else:
             self._say(str(event), style)
 
-    def _worth_a_line(self, event: StageStarted | StageDone | Progress) -> bool:
+    def _worth_a_line(self, event: StageStarted | StageSucceeded | Progress) -> bool:
         from mrcelery import story
 
         stage = event.step, event.kind

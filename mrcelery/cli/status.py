@@ -14,7 +14,7 @@ from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, show_time
 from mrcelery.cli.errors import where
 from mrcelery.errors import MRCeleryError, UsageError
-from mrcelery.jobstore.base import FINAL
+from mrcelery.states import FINAL
 
 if TYPE_CHECKING:
     from mrcelery.api import JobHandle

@@ -11,12 +11,13 @@ from mrcelery import history, journal
 from mrcelery.encoding import decode
 from mrcelery.errors import UsageError
 from mrcelery.evidence import bad_records, log
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.base import JobStore
 from mrcelery.overview import Overview, glance, overview, stages_of
 from mrcelery.page import Evidence, Row
 from mrcelery.presence import listening
 from mrcelery.records import Failure
 from mrcelery.report import read_report
+from mrcelery.states import FINAL
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
@@ -112,9 +113,10 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
         if f"ended.{step}.{kind}" in fields:
             passed += 1
         elif total and not now[0]:
-            done = min(of.done, total)
-            now, share = (f"step {step} {kind}" if len(stages) > 2 else kind, done, total), done / total
-            failed = of.failed + of.killed + of.lost if done < total else 0
+            succeeded = min(of.succeeded, total)
+            now = (f"step {step} {kind}" if len(stages) > 2 else kind, succeeded, total)
+            share = succeeded / total
+            failed = of.failed + of.killed + of.lost if succeeded < total else 0
     progress = 1.0 if fields["state"] == "succeeded" else (passed + share) / (len(stages) or 1)
     message = fields.get("status", "")
     if failure := fields.get("failure"):
@@ -129,7 +131,7 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
         finished=float(fields.get("finished") or 0),
         progress=round(progress, 4),
         stage="" if ended else now[0],
-        done=0 if ended else now[1],
+        succeeded=0 if ended else now[1],
         tasks=tasks if ended else now[2],
         failed=0 if ended else failed,
         message=message,

@@ -141,7 +141,7 @@ class Reconciler:
     def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
         """What is known of the job, or None where it moves and need not be looked into."""
         fields, store, request = watched.fields, self._store, watched.request
-        if fields["state"] == "submitted":
+        if fields["state"] == "queued":
             step, kind, total, done = 0, None, 0, 0
         else:
             step = int(fields["step"])

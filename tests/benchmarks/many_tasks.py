@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fleet import Fleet, fleet
 
-from mrcelery.jobstore.base import FINAL
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.states import FINAL
 
 SAMPLE_SECONDS = 0.25
 WIDTH = 16

@@ -113,7 +113,7 @@ def test_no_reduce_task_before_the_last_map_task(fleet: Fleet, job_file: JobFile
 
         def waiting() -> bool:
             stages = {stage.kind: stage for stage in handle.status().stages}
-            return "map" in stages and stages["map"].done == stages["map"].total - 1
+            return "map" in stages and stages["map"].succeeded == stages["map"].total - 1
 
         eventually(waiting, "all map tasks but one are done")
         assert (gate / "started-wait").exists()
@@ -255,7 +255,7 @@ def test_a_step_that_runs_while_its_job_is_retried(
         quiet.run("mrcelery.barrier", job=handle.id, step=0)
         assert quiet.messages() == []
         fields = quiet.store.fields(handle.id)
-        assert fields["state"] == "submitted"
+        assert fields["state"] == "queued"
         assert fields.keys().isdisjoint({"failure", "published.0.reduce"})
 
 

@@ -67,7 +67,7 @@ def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.
     store = handle._store
 
     def seen(now: float) -> Overview:
-        store.add_commit("j", 0, "map", int(now), b"", add={"0.map.done": 1})
+        store.add_commit("j", 0, "map", int(now), b"", add={"0.map.succeeded": 1})
         found = glance(store, "j", now)
         assert found is not None
         return found
@@ -75,7 +75,7 @@ def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.
     with Display() as display:
         for second in range(25):
             display._show(seen(100.0 + second))
-    told = [line for line in lines(capsys) if "tasks done" in line]
+    told = [line for line in lines(capsys) if "tasks succeeded" in line]
     assert [line.partition(" of ")[0] for line in told] == [f"mrcelery: step 0 map: {n}" for n in (11, 21)]
 
 

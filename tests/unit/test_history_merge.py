@@ -80,7 +80,7 @@ def test_newest_first_whatever_knows_of_them(store: Counting, storage: Storage) 
     keep(storage, both)
     found = list(history.jobs(store, storage, JobFilter()))
     assert [one.job for one in found] == expected
-    assert {one.state for one in found if one.job in expected[::3]} <= {"unknown", "submitted"}
+    assert {one.state for one in found if one.job in expected[::3]} <= {"unknown", "queued"}
     assert [one.job for one in history.jobs(None, storage, JobFilter())][-1] == both.job
 
 

@@ -66,7 +66,7 @@ def test_a_listing_says_how_attempts_ended(store: MemoryJobStore, storage: Memor
     names = [begin(store, task, token) for task, token in enumerate(("aa", "bb", "cc", "dd"))]
     for task in (0, 2):
         storage.write(key(task, names[task]), b"text\n")
-    end(store, 0, names[0], "done")
+    end(store, 0, names[0], "succeeded")
     journal.killed(store, JOB, 0, "map", 1, "w 1", "signal 9")
     journal.killed(store, JOB, 0, "map", 2, "w 1", "")
     end(store, 3, names[3], "failed", "ValueError: x")
@@ -101,7 +101,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
     assert look() == [(first, b"two\n"), (second, b"other\n")]
     assert look() == []
     storage.write(key(0, first), b"one\ntwo\nthree")
-    end(store, 0, first, "done")
+    end(store, 0, first, "succeeded")
     journal.killed(store, JOB, 0, "map", 1, "w 1", "signal 9")
     assert look() == [
         (first, b"three"),
@@ -114,7 +114,7 @@ def test_only_what_is_wanted_is_followed(store: MemoryJobStore, storage: MemoryS
     for task in range(3):
         name = begin(store, task)
         storage.write(key(task, name), b"x\n")
-        end(store, task, name, "done" if task else "failed")
+        end(store, task, name, "succeeded" if task else "failed")
     for wanted, tasks in ((LogFilter(task=2), [2]), (LogFilter(failed=True), [0]), (LogFilter(kind="reduce"), [])):
         found = Follower(store, storage, JOB, wanted).read(stages(store), 1.0)
         assert sorted({one.task for one, _ in found}) == tasks
