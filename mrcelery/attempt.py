@@ -19,6 +19,7 @@ from mrcelery.capture import captured, own_environment
 from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
+from mrcelery.encoding import decode, encode
 from mrcelery.ending import take_back
 from mrcelery.errors import (
     AttemptsLostError,
@@ -31,13 +32,13 @@ from mrcelery.errors import (
     UnreachableError,
 )
 from mrcelery.formats.source import in_turn
-from mrcelery.job import hooks
+from mrcelery.hooks import hooks
 from mrcelery.jobstore.base import JobStore
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
 from mrcelery.progress import HUNG, Mark, mark_path
 from mrcelery.protocols import pickle_allowed
-from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, Split, add_counters, decode, encode
+from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, Split, add_counters
 from mrcelery.reducer import run_reduce
 from mrcelery.repair import MOST, mended, repaired, writer
 from mrcelery.runtime import ActiveJob, Runtime

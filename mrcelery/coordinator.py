@@ -39,8 +39,7 @@ from mrcelery.records import (
 )
 from mrcelery.recovery import standing
 from mrcelery.repair import writer
-from mrcelery.report import read_report
-from mrcelery.reporter import remove_report
+from mrcelery.report import read_report, remove_report
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.skew import Skew
 from mrcelery.states import FINAL

@@ -10,13 +10,13 @@ from mrcelery import journal, layout, marks
 from mrcelery.capture import LEFT_OUT
 from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry
-from mrcelery.overview import Overview, Stage
+from mrcelery.overview import Overview, StageView
 from mrcelery.states import RETRIED
 from mrcelery.storage.base import Storage
 
 _KEY = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
 
-_LOOK_BACK = 256
+_REREAD = 256
 """Bytes by which the place is found again in a log whose middle was left out."""
 
 
@@ -43,7 +43,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LogFilter:
     """Which attempts to show; None: all."""
 
     step: int | None = None
@@ -68,7 +68,9 @@ class Wanted:
         )
 
 
-def listed(storage: Storage, job: str, found: Overview | None, wanted: Wanted) -> Iterator[tuple[Attempt, str | None]]:
+def listed(
+    storage: Storage, job: str, found: Overview | None, wanted: LogFilter
+) -> Iterator[tuple[Attempt, str | None]]:
     """Attempts and the keys of their logs, by step, stage and task; None for one that came to nothing and left none.
 
     ``found`` with its attempts says how each ended; without it that is not known.
@@ -118,22 +120,22 @@ def _token(attempt: str) -> str:
 
 
 class Follower:
-    """Reads what a running job's attempts print, as they share it; :meth:`look` says what is new.
+    """Reads what a running job's attempts print, as they share it; :meth:`read` says what is new.
 
     While it looks, attempts put what they have printed so far into storage: see :mod:`mrcelery.capture`.
     """
 
-    def __init__(self, store: JobStore, storage: Storage, job: str, wanted: Wanted) -> None:
+    def __init__(self, store: JobStore, storage: Storage, job: str, wanted: LogFilter) -> None:
         self._store = store
         self._storage = storage
         self._job = job
         self._wanted = wanted
-        self._read: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         self._tail: dict[str, bytes] = {}
         self._ended: set[tuple[int, str, str]] = set()
         self._over: set[tuple[int, str]] = set()
 
-    def look(self, stages: Iterable[Stage], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
+    def read(self, stages: Iterable[StageView], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
         """New output, in whole lines where an attempt runs. Has it known for so long that someone follows."""
         self._store.follow(self._job, seconds)
         for stage in stages:
@@ -150,7 +152,7 @@ class Follower:
             if stage.state != "running":
                 self._over.add((stage.step, stage.kind))
 
-    def _attempt(self, stage: Stage, entry: Entry, attempt: str) -> Iterator[tuple[Attempt, bytes]]:
+    def _attempt(self, stage: StageView, entry: Entry, attempt: str) -> Iterator[tuple[Attempt, bytes]]:
         mark = (stage.step, stage.kind, f"{entry.task}.{_token(attempt)}")
         if mark in self._ended:
             return
@@ -167,7 +169,7 @@ class Follower:
 
     def _new(self, key: str, *, whole_lines: bool) -> bytes:
         """What was not yet seen of a log."""
-        at, tail = self._read.get(key, 0), self._tail.get(key, b"")
+        at, tail = self._offsets.get(key, 0), self._tail.get(key, b"")
         info = self._storage.stat(key)
         if info is None or info.size == at:
             return b""
@@ -182,6 +184,6 @@ class Follower:
             at = len(text) - len(new)
         if whole_lines:
             new = new[: new.rfind(b"\n") + 1]
-        self._read[key] = at + len(new)
-        self._tail[key] = (tail + new)[-_LOOK_BACK:]
+        self._offsets[key] = at + len(new)
+        self._tail[key] = (tail + new)[-_REREAD:]
         return new

@@ -27,6 +27,7 @@ from mrcelery.errors import BrokerUnreachableError
 from mrcelery.executor.inflight import leased_by_queue
 from mrcelery.jobstore.base import BUCKETS
 from mrcelery.jobstore.redis import RedisJobStore, _done, _job, _sums
+from mrcelery.presence import WorkerSeen, workers_seen
 from mrcelery.states import ENDED, FINAL, State
 
 MOST_JOBS = 500
@@ -71,7 +72,7 @@ class FleetCollector(Collector):
         live = self._live()
         yield from _jobs(live)
         yield self._tasks(live[-MOST_JOBS:])
-        workers = list(_workers(self._store))
+        workers = workers_seen(self._store)
         self._queues.update(job["queue"] for job in live)
         self._queues.update(queue for worker in workers for queue in worker.queues)
         yield from self._work()
@@ -128,7 +129,7 @@ class FleetCollector(Collector):
         work = {queue: queued[queue] + running[queue] for queue in queues}
         yield _by("work", "Messages of a queue that wait or are held: what workers are needed for.", "queue", work)
 
-    def _leases(self, workers: list[Any]) -> Iterator[Metric]:
+    def _leases(self, workers: list[WorkerSeen]) -> Iterator[Metric]:
         longest = max((worker.visibility for worker in workers), default=0.0) or Config().visibility_timeout
         now = time.time()
         answers: Any = self._store.call(
@@ -148,12 +149,6 @@ def register(broker: str, *queues: str, registry: CollectorRegistry = REGISTRY) 
     return collector
 
 
-def _workers(store: RedisJobStore) -> Iterator[Any]:
-    from mrcelery.doctor import workers_seen
-
-    return iter(workers_seen(store))
-
-
 def _jobs(live: list[dict[str, str]]) -> Iterator[Metric]:
     counts = Counter({"queued": 0, "running": 0})
     counts.update(job["state"] for job in live)
@@ -163,7 +158,7 @@ def _jobs(live: list[dict[str, str]]) -> Iterator[Metric]:
     yield _gauge("oldest_queued_job_seconds", "Time since the oldest queued job was submitted.", age)
 
 
-def _worker_metrics(workers: list[Any], queues: set[str]) -> Iterator[Metric]:
+def _worker_metrics(workers: list[WorkerSeen], queues: set[str]) -> Iterator[Metric]:
     alive = [worker for worker in workers if not worker.silent]
     counts, slots = dict.fromkeys(sorted(queues), 0), dict.fromkeys(sorted(queues), 0)
     for worker in alive:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mrcelery import journal, marks
+from mrcelery.encoding import decode
 from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry, Sums
 from mrcelery.reconcile import Policy, is_slow, usual_rate
@@ -28,7 +29,6 @@ from mrcelery.records import (
     add_coordinator_requests,
     add_counters,
     add_requests,
-    decode,
 )
 from mrcelery.states import FINAL, State
 
@@ -69,7 +69,7 @@ class Warn(msgspec.Struct, frozen=True, kw_only=True):
     """Of a straggler or a silent attempt."""
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
+class StageView(msgspec.Struct, frozen=True, kw_only=True):
     """One stage. Times are epoch seconds, 0 for not yet; sums are those of the attempts that count."""
 
     step: int
@@ -117,7 +117,7 @@ class Overview(Record, frozen=True, kw_only=True):
     message: str = ""
     """What the job last said through ``set_status``."""
     failure: Failure | None = None
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[StageView, ...] = ()
     counters: Counters = {}
     """Of stages that have succeeded."""
     requests: Requests = {}
@@ -126,15 +126,15 @@ class Overview(Record, frozen=True, kw_only=True):
 
 def glance(store: JobStore, job: str, now: float | None = None) -> Overview | None:
     """A job without its attempts; None where the job store does not know it."""
-    return _look(store, job, time.time() if now is None else now, attempts=False)
+    return _read(store, job, time.time() if now is None else now, attempts=False)
 
 
 def overview(store: JobStore, job: str, now: float | None = None, *, state: State | None = None) -> Overview | None:
     """A job with its attempts; None where the job store does not know it. ``state``: the one it is about to have."""
-    return _look(store, job, time.time() if now is None else now, attempts=True, state=state)
+    return _read(store, job, time.time() if now is None else now, attempts=True, state=state)
 
 
-def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: State | None = None) -> Overview | None:
+def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State | None = None) -> Overview | None:
     fields, sums = store.head(job)
     if not fields.get("state"):
         return None
@@ -202,11 +202,11 @@ def _stage(
     summed: StageSummary | None,
     now: float,
     attempts: bool,
-) -> Stage:
+) -> StageView:
     total = fields.get(f"total.{step}.{kind}")
     entered = float(fields.get(f"entered.{step}.{kind}") or 0)
     if total is None:
-        return Stage(step=step, kind=kind, name=name, state="queued")
+        return StageView(step=step, kind=kind, name=name, state="queued")
     tasks = int(total)
     # A stage that has succeeded may have its commits forgotten.
     over = summed is not None or _passed(fields, step, kind)
@@ -216,7 +216,7 @@ def _stage(
     ended = float(fields.get(f"ended.{step}.{kind}") or 0)
     until = 0.0 if running else ended or float(fields.get("finished") or now)
     listed, left_out = _listed(store, job, step, kind, until) if attempts else ((), 0)
-    return Stage(
+    return StageView(
         step=step,
         kind=kind,
         name=name,
@@ -242,7 +242,7 @@ def _passed(fields: Mapping[str, str], step: int, kind: Kind) -> bool:
     return step < now or (step == now and kind == "map" and fields.get("stage") in ("reduce", "finish"))
 
 
-def _ends(stages: list[Stage], finished: float, failure: Failure | None) -> list[Stage]:
+def _ends(stages: list[StageView], finished: float, failure: Failure | None) -> list[StageView]:
     """What a job's end says of the stages that it did not come to the end of."""
     culprit = (failure.step, failure.kind) if failure is not None else None
     cut = [
@@ -306,7 +306,7 @@ def warnings(found: Overview) -> list[Warn]:
     for stage in found.stages:
         where = f"step {stage.step} {stage.kind}"
 
-        def warn(kind: str, text: str, where: str = where, stage: Stage = stage, task: int = -1) -> None:
+        def warn(kind: str, text: str, where: str = where, stage: StageView = stage, task: int = -1) -> None:
             told.append(Warn(kind=kind, text=f"{where}: {text}", step=stage.step, stage=stage.kind, task=task))
 
         sums = stage.sums

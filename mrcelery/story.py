@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mrcelery.events import Event
-from mrcelery.overview import Overview, Stage, Warn
+from mrcelery.overview import Overview, StageView, Warn
 from mrcelery.records import Counters, Failure, Kind, Totals
 from mrcelery.report import Report, totals_of
 from mrcelery.speed import Speed, read
@@ -183,11 +183,11 @@ class Narrator:
     def __init__(self) -> None:
         self.speed = Speed()
         self._told: set[tuple[object, ...]] = set()
-        self._progress: dict[tuple[int, str], tuple[float, Stage]] = {}
+        self._progress: dict[tuple[int, str], tuple[float, StageView]] = {}
 
-    def look(self, found: Overview) -> list[Event]:
+    def observe(self, found: Overview) -> list[Event]:
         """What is new."""
-        self.speed.look(found)
+        self.speed.observe(found)
         news: list[Event] = []
         for stage in found.stages:
             if stage.state != "queued" and stage.entered and self._first("started", stage.step, stage.kind):
@@ -218,7 +218,7 @@ class Narrator:
         self._told.add(what)
         return True
 
-    def _how_far(self, found: Overview, stage: Stage) -> list[Event]:
+    def _how_far(self, found: Overview, stage: StageView) -> list[Event]:
         key = stage.step, stage.kind
         when, before = self._progress.get(key, (0.0, None))
         if found.now - when < PROGRESS_SECONDS or before == replace(stage, running=(), left=-1.0):
@@ -248,18 +248,18 @@ class Narrator:
         ]
 
 
-def retried(stage: Stage) -> int:
+def retried(stage: StageView) -> int:
     """Attempts that came to nothing, and that others stand in for."""
     return stage.sums.failed + stage.sums.killed + stage.sums.lost
 
 
-def shuffled(found: Overview, stage: Stage) -> int:
+def shuffled(found: Overview, stage: StageView) -> int:
     """Bytes that a map stage has written for the reduce tasks, so far; 0 where it has none to follow."""
     reduces = any(other.step == stage.step and other.kind == "reduce" for other in found.stages)
     return stage.shuffle_bytes or (stage.sums.bytes_out if stage.kind == "map" and reduces else 0)
 
 
-def _succeeded(found: Overview, stage: Stage) -> StageSucceeded:
+def _succeeded(found: Overview, stage: StageView) -> StageSucceeded:
     sums = stage.sums
     return StageSucceeded(
         job=found.job,

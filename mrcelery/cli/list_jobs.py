@@ -71,7 +71,7 @@ def command(
     from mrcelery.storage import open_storage
 
     now = time.time()
-    wanted = history.Wanted(
+    wanted = history.JobFilter(
         states=frozenset(states),
         name=name,
         owner=owner,

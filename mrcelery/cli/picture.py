@@ -15,7 +15,7 @@ from mrcelery.cli.common import show_seconds
 from mrcelery.config import show_size
 
 if TYPE_CHECKING:
-    from mrcelery.overview import Overview, Stage, Straggler
+    from mrcelery.overview import Overview, StageView, Straggler
     from mrcelery.report import Report
     from mrcelery.speed import Speed
     from mrcelery.states import State
@@ -95,13 +95,13 @@ def _how_failed(found: Overview) -> str:
     return "failed, broker or storage unreachable" if failure.exit_code == 3 else "failed"
 
 
-def _retries(stage: Stage) -> bool:
+def _retries(stage: StageView) -> bool:
     """Whether what is left of a stage is mostly what came to nothing before."""
     bad = _bad(stage)
     return stage.state == "running" and bad > 0 and (stage.sums.running == 0 or stage.tasks - stage.succeeded <= bad)
 
 
-def _bad(stage: Stage) -> int:
+def _bad(stage: StageView) -> int:
     return stage.sums.failed + stage.sums.killed + stage.sums.lost
 
 
@@ -139,7 +139,7 @@ def _header(found: Overview, trouble: str, signs: Signs) -> Line:
     ]
 
 
-def _stage(found: Overview, stage: Stage, speed: Speed, width: int, signs: Signs) -> list[Line]:
+def _stage(found: Overview, stage: StageView, speed: Speed, width: int, signs: Signs) -> list[Line]:
     label = name_of(found, stage).ljust(max(len(name_of(found, other)) for other in found.stages))
     head: Line = [(f"  {_sign(stage, signs)} ", _colour(stage)), (label, "bold"), ("  ", "")]
     if stage.state == "queued" or not stage.entered:
@@ -165,7 +165,7 @@ def _stage(found: Overview, stage: Stage, speed: Speed, width: int, signs: Signs
     return [first, [(" " * _INDENT + _fitting(told, room, signs), "")]] if told else [first]
 
 
-def _rates(found: Overview, stage: Stage, speed: Speed, *, means: bool) -> list[str]:
+def _rates(found: Overview, stage: StageView, speed: Speed, *, means: bool) -> list[str]:
     """``means``: with the mean of bytes, which go as the records do."""
     rates = speed.of(stage, found.now)
     told = []
@@ -182,13 +182,13 @@ def _rates(found: Overview, stage: Stage, speed: Speed, *, means: bool) -> list[
     return told
 
 
-def _shuffled(found: Overview, stage: Stage) -> int:
+def _shuffled(found: Overview, stage: StageView) -> int:
     from mrcelery.story import shuffled
 
     return shuffled(found, stage)
 
 
-def _slowest(stage: Stage) -> list[Line]:
+def _slowest(stage: StageView) -> list[Line]:
     running = stage.running[:SLOWEST]
     if not running:
         return []
@@ -248,7 +248,7 @@ def rows(name: str, texts: Sequence[str], style: str = "") -> list[Line]:
     return [[(f"  {name if number == 0 else '':<9}", "dim"), (text, style)] for number, text in enumerate(texts)]
 
 
-def _tasks(stages: Iterable[Stage]) -> list[str]:
+def _tasks(stages: Iterable[StageView]) -> list[str]:
     stages = [stage for stage in stages if stage.tasks]
     if not stages:
         return []
@@ -263,16 +263,16 @@ def _tasks(stages: Iterable[Stage]) -> list[str]:
     return [", ".join(told)]
 
 
-def name_of(found: Overview, stage: Stage) -> str:
+def name_of(found: Overview, stage: StageView) -> str:
     """What a stage is called in its job."""
     return stage.kind if max(other.step for other in found.stages) == 0 else f"step {stage.step} {stage.kind}"
 
 
-def _sign(stage: Stage, signs: Signs) -> str:
+def _sign(stage: StageView, signs: Signs) -> str:
     return str(getattr(signs, stage.state))
 
 
-def _colour(stage: Stage) -> str:
+def _colour(stage: StageView) -> str:
     return {"succeeded": "green", "running": "cyan", "failed": "red"}.get(stage.state, "dim")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mrcelery import layout
 from mrcelery.journal import Entry
-from mrcelery.overview import Overview, Stage
+from mrcelery.overview import Overview, StageView
 from mrcelery.page import job_page
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -266,7 +266,7 @@ def big(outcome: Callable[[int], Any]) -> Overview:
         Entry(n, f"1-{n:06x}", outcome(n), f"node-{n % 40}@batch {n % 320}", began + n / 320, 1 + n % 3, 1000, 900)
         for n in range(number)
     )
-    stage = Stage(
+    stage = StageView(
         step=0, kind="map", state="succeeded", tasks=number, succeeded=number, entered=began, ended=ended, attempts=rows
     )  # fmt: skip
     return Overview(

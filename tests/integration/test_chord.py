@@ -13,10 +13,11 @@ import pytest
 import mrcelery
 from mrcelery import layout
 from mrcelery.coordinator import Stage
+from mrcelery.encoding import decode
 from mrcelery.errors import TaskError
 from mrcelery.executor import tasks as executor_tasks
-from mrcelery.executor.fleet import start_message
-from mrcelery.records import Commit, StageSummary, decode
+from mrcelery.messages import start_message
+from mrcelery.records import Commit, StageSummary
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from services import Fleet, Quiet, eventually, results

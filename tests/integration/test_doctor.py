@@ -26,11 +26,12 @@ from services import (
 )
 
 from mrcelery.config import Config
-from mrcelery.doctor import Doctor, judge_clock, workers_seen
+from mrcelery.doctor import Doctor, judge_clock
+from mrcelery.encoding import encode
 from mrcelery.findings import Finding, judge
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.records import Presence, encode
-from mrcelery.versions import versions
+from mrcelery.presence import versions, workers_seen
+from mrcelery.records import Presence
 
 AOF = {"appendonly": "yes"}
 

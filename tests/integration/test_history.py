@@ -17,8 +17,8 @@ from services import PATIENCE, Fleet, command, environment, free_port
 
 import mrcelery
 from mrcelery import layout
+from mrcelery.encoding import decode, encode
 from mrcelery.history import created_by_id
-from mrcelery.records import decode, encode
 from mrcelery.report import Report
 from mrcelery.storage import open_storage
 

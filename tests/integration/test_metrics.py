@@ -36,7 +36,7 @@ from services import (
 
 import mrcelery
 from mrcelery.metrics import FleetCollector
-from mrcelery.versions import versions
+from mrcelery.presence import versions
 
 JobFile = Callable[..., str]
 

@@ -12,6 +12,7 @@ import pytest
 import mrcelery
 from mrcelery import MRJob, layout
 from mrcelery.api import JobHandle, StageStatus, attach
+from mrcelery.encoding import encode
 from mrcelery.errors import (
     ConfigError,
     InputError,
@@ -23,7 +24,7 @@ from mrcelery.errors import (
 )
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.protocols import ReprProtocol
-from mrcelery.records import Commit, Failure, StageSummary, Totals, encode
+from mrcelery.records import Commit, Failure, StageSummary, Totals
 from mrcelery.report import Report
 from mrcelery.storage import open_storage
 from mrcelery.submission import Submission, job_id
@@ -253,7 +254,7 @@ class Known:
     def start(self, job: str, queue: str, run: int = 0) -> None:
         pass
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         return False
 
     def check(self) -> None:

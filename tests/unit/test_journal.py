@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from mrcelery import journal, marks
+from mrcelery.encoding import encode
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.journal import Entry, Sums, begin, ended, entries, killed, of_process, sums_of
-from mrcelery.records import Commit, encode
+from mrcelery.records import Commit
 
 HERE = of_process("celery@here", 17)
 

@@ -11,11 +11,12 @@ import pytest
 
 import mrcelery
 from mrcelery import marks
+from mrcelery.encoding import encode
 from mrcelery.errors import JobFailedError
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.journal import Entry, Sums, begin
-from mrcelery.overview import Overview, Stage, Straggler, glance, overview, shortened, warnings
-from mrcelery.records import Failure, encode
+from mrcelery.overview import Overview, StageView, Straggler, glance, overview, shortened, warnings
+from mrcelery.records import Failure
 from mrcelery.report import read_report
 from mrcelery.storage import open_storage
 
@@ -135,7 +136,7 @@ def test_each_warning_has_its_cause() -> None:
     )
     skew = {"partitions": 8, "largest to mean, percent": 512}
     sums = Sums(failed=1, killed=2, lost=3, bad_records=4)
-    stage = Stage(step=0, kind="map", state="running", sums=sums, skew=skew, running=(quiet,))
+    stage = StageView(step=0, kind="map", state="running", sums=sums, skew=skew, running=(quiet,))
     found = warnings(Overview(job="j", state="running", now=0.0, stages=(stage,)))
     assert {one.kind: one.text for one in found} == {
         "retries": "step 0 map: 1 attempt failed",
@@ -144,7 +145,7 @@ def test_each_warning_has_its_cause() -> None:
         "skew": "step 0 map: the largest of 8 partitions has 5.1 times the mean of records",
         "silent": "step 0 map: task 5 on w 1 has said nothing for 44 s",
     }
-    calm = Stage(step=0, kind="map", state="running", skew={"partitions": 8, "largest to mean, percent": 150})
+    calm = StageView(step=0, kind="map", state="running", skew={"partitions": 8, "largest to mean, percent": 150})
     assert warnings(Overview(job="j", state="running", now=0.0, stages=(calm,))) == []
 
 

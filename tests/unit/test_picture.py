@@ -9,7 +9,7 @@ import pytest
 from mrcelery.cli import picture
 from mrcelery.cli.picture import ASCII, UNICODE, text_of
 from mrcelery.journal import Sums
-from mrcelery.overview import Overview, Stage, Straggler
+from mrcelery.overview import Overview, StageView, Straggler
 from mrcelery.records import Failure, Kind, Totals
 from mrcelery.report import Report
 from mrcelery.speed import Speed
@@ -17,12 +17,12 @@ from mrcelery.speed import Speed
 JOB = "word-count-20261121-030649-2d63da"
 
 
-def stage(kind: Kind = "map", state: str = "running", step: int = 0, **more: object) -> Stage:
+def stage(kind: Kind = "map", state: str = "running", step: int = 0, **more: object) -> StageView:
     given = {"tasks": 40, "entered": 1000.0, **more} if state != "queued" else more
-    return Stage(step=step, kind=kind, state=state, **given)  # type: ignore[arg-type]
+    return StageView(step=step, kind=kind, state=state, **given)  # type: ignore[arg-type]
 
 
-def job(*stages: Stage, state: str = "running", now: float = 1100.0, **more: object) -> Overview:
+def job(*stages: StageView, state: str = "running", now: float = 1100.0, **more: object) -> Overview:
     given: dict[str, object] = {"created": 990.0, "started": 1000.0, "queue": "fleet", **more}
     return Overview(job=JOB, state=state, now=now, stages=stages, **given)  # type: ignore[arg-type]
 
