@@ -7,6 +7,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from mrcelery import layout, results
@@ -43,6 +44,18 @@ _STOPPING = 30.0
 """Seconds that a retry waits for a cancelled job's tasks to stop and its data to go."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """How the client that submitted a job gets its results."""
+
+    folder: str | None = None
+    """Local folder that :meth:`JobHandle.wait` fetches them into, or None."""
+    overwrite: bool = False
+    """Whether it may replace what the folder holds."""
+    parse: Callable[[bytes], Pair] | None = None
+    """Makes a pair of a line; None: by the output format of the job's request."""
+
+
 class JobHandle:
     """A job that was submitted; a context manager that closes the runner (and with it a local cluster).
 
@@ -56,19 +69,18 @@ class JobHandle:
         *,
         store: JobStore | None = None,
         storage: str = "",
-        bring_home: str | None = None,
-        overwrite: bool = False,
-        parse: Callable[[bytes], Pair] | None = None,
+        delivery: Delivery | None = None,
         spool: str = "",
     ) -> None:
         self.id = job
         self.runner = runner
         self._store = store if runner is None else runner.store
-        self.bring_home = bring_home
+        delivery = delivery or Delivery()
+        self.bring_home = delivery.folder
         """Local folder that :meth:`wait` fetches the results into, or None."""
         self._storage = storage
-        self._overwrite = overwrite
-        self._parse = parse
+        self._overwrite = delivery.overwrite
+        self._parse = delivery.parse
         self._final_report: Report | None = None
         self.met = False
         """Whether the broker has answered before: one that never did is rather a wrong address."""

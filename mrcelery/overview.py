@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -149,9 +150,7 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: str =
         if summed is not None:
             add_counters(counters, summed.all_counters(step))
             add_requests(requests, summed.totals.requests)
-        stage = _stage(
-            store, job, fields, step, kind, name, journal.sums_of(sums, step, kind), summed, now, attempts
-        )  # fmt: skip
+        stage = _stage(_Reading(store, job, fields, sums, now), step, kind, name, summed, attempts)
         stages.append(stage)
     stages = _ends(stages, finished, ended)
     failure = fields.get("failure")
@@ -187,18 +186,20 @@ def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
     return found
 
 
+class _Reading(NamedTuple):
+    """A job's fields and sums, read from the job store at a moment."""
+
+    store: JobStore
+    job: str
+    fields: Mapping[str, str]
+    sums: Mapping[str, int]
+    now: float
+
+
 def _stage(
-    store: JobStore,
-    job: str,
-    fields: Mapping[str, str],
-    step: int,
-    kind: Kind,
-    name: str,
-    sums: Sums,
-    summed: StageSummary | None,
-    now: float,
-    attempts: bool,
+    reading: _Reading, step: int, kind: Kind, name: str, summed: StageSummary | None, attempts: bool
 ) -> StageView:
+    store, job, fields, sums, now = reading
     total = fields.get(f"total.{step}.{kind}")
     entered = float(fields.get(f"entered.{step}.{kind}") or 0)
     if total is None:
@@ -219,7 +220,7 @@ def _stage(
         state="done" if over else "running",
         tasks=tasks,
         done=done,
-        sums=sums,
+        sums=journal.sums_of(sums, step, kind),
         entered=entered,
         ended=ended,
         shuffle_bytes=summed.totals.shuffle_bytes if summed is not None else 0,

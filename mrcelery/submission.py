@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +19,7 @@ from mrcelery.addresses import is_remote, local
 from mrcelery.clienttoken import check_given, digests
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
-from mrcelery.handle import JobHandle
+from mrcelery.handle import Delivery, JobHandle
 from mrcelery.inhouse import local_runner, workers_of
 from mrcelery.joboptions import check_formats, job_options
 from mrcelery.jobstore.base import run_of
@@ -40,6 +40,26 @@ class Plan(NamedTuple):
     inputs: PlanSummary
     reducers: tuple[int, ...]
     cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """What a client may give with one job, beside the settings (:class:`Config`); see :func:`mrcelery.submit`."""
+
+    args: Sequence[str] = ()
+    name: str = ""
+    client_token: str = ""
+    overwrite: bool = False
+    keep: bool = False
+    jobconf: Mapping[str, str] | None = None
+    py_files: Sequence[str] = ()
+    files: Sequence[str] = ()
+    archives: Sequence[str] = ()
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> SubmitOptions:
+        """Remove these options from keyword arguments, which leaves the settings in them."""
+        return cls(**{f.name: options.pop(f.name) for f in fields(cls) if f.name in options})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,71 +91,42 @@ class Submission:
         inputs: str | Iterable[str],
         output: str | None = None,
         *,
-        args: Sequence[str] = (),
-        name: str = "",
-        client_token: str = "",
-        overwrite: bool = False,
-        keep: bool = False,
-        jobconf: Mapping[str, str] | None = None,
-        py_files: Sequence[str] = (),
-        files: Sequence[str] = (),
-        archives: Sequence[str] = (),
         wants_results: bool = True,
         on_upload: inputs_module.Progress | None = None,
         ahead: bool = False,
-        **settings: Any,
+        **options: Any,
     ) -> Submission:
-        """Load the job and settle its options; raises :class:`UsageError` for what is wrong with them.
+        """Load the job and settle its options: those of :class:`SubmitOptions`, and settings.
 
-        ``ahead``: the job will be submitted at once, so an embedded cluster starts while it is loaded.
+        ``ahead``: the job will be submitted at once, so start an embedded cluster while it is loaded. Raises
+        :class:`UsageError` for a job or options that cannot be.
         """
-        config = Config.load(settings)
-        runner = config.runner or ("celery" if config.broker else "local")
-        if runner == "celery":
-            _check_fleet(config)
-        elif client_token and not config.storage:
-            raise UsageError(
-                f"a client token needs a storage that outlives the {runner} runner, where a repeat finds the job: "
-                "give --storage or a --broker, or no token"
-            )
+        given = SubmitOptions.take(options)
+        config = Config.load(options)
+        runner = _runner_for(config, given.client_token)
         with ExitStack() as undo:
             started = undo.enter_context(closing(local_runner(config, job))) if ahead and runner == "local" else None
             from mrcelery import bundle
 
-            job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
-            instance = bundle.make_job(job_class, args)
-            from mrcelery.job import step_specs
-            from mrcelery.step import reducers_in
-
-            options = job_options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
-            explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
-            reducers = explicit or reducers_in(options.jobconf) or config.reducers
-            flagged = config.origins.get("partitioner", "").startswith("--")
-            check_formats(options, instance, runner, prints=wants_results and output is None)
-            from mrcelery.formats.own import to_ship
-
-            for text in (options.input_format, options.output_format):
-                py_files = (*py_files, *to_ship(text, job_class))
+            job_class = bundle.load_job(job, given.py_files) if isinstance(job, str) else job
+            instance = bundle.make_job(job_class, given.args)
+            settled = job_options(
+                config, instance, given.jobconf or {}, runner, overwrite=given.overwrite, keep=given.keep
+            )
+            check_formats(settled, instance, runner, prints=wants_results and output is None)
             submission = cls(
                 config=config,
                 runner=runner,
                 job_class=job_class,
                 job=instance,
-                name=name or job_class.__name__,
-                args=tuple(args),
+                name=given.name or job_class.__name__,
+                args=tuple(given.args),
                 inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
                 output=output,
-                options=options,
-                steps=step_specs(
-                    instance,
-                    0,
-                    reducers=reducers,
-                    partitioner=config.partitioner if flagged else "",
-                    partitioner_default=config.partitioner,
-                    define=options.jobconf,
-                ),
-                shipped={"py_files": py_files, "files": files, "archives": archives},
-                client_token=client_token,
+                options=settled,
+                steps=_steps(config, instance, settled),
+                shipped=_shipped(given, settled, job_class),
+                client_token=given.client_token,
                 wants_results=wants_results,
                 on_upload=on_upload,
                 started=started,
@@ -213,9 +204,7 @@ class Submission:
             identity,
             runner,
             storage=self._storage or runner.storage,
-            bring_home=bring_home,
-            overwrite=self.options.overwrite,
-            parse=self._parse(),
+            delivery=self._delivery(bring_home),
             spool=spool if self.runner != "celery" else "",
         )
         try:
@@ -256,14 +245,7 @@ class Submission:
             path = local(self.output or "")
             # A folder with the job's mark of success was brought home before.
             bring_home = None if Path(path, SUCCESS).exists() else path
-        return JobHandle(
-            identity,
-            runner,
-            storage=self._storage,
-            bring_home=bring_home,
-            overwrite=self.options.overwrite,
-            parse=self._parse(),
-        )
+        return JobHandle(identity, runner, storage=self._storage, delivery=self._delivery(bring_home))
 
     def _ended_in_storage(self, identity: str, code: Bundle) -> bool:
         """Whether storage has the report of a job that the job store does not know (any more).
@@ -386,6 +368,9 @@ class Submission:
 
         return FleetRunner(self.config.broker, self.config.result_backend or None)
 
+    def _delivery(self, bring_home: str | None) -> Delivery:
+        return Delivery(folder=bring_home, overwrite=self.options.overwrite, parse=self._parse())
+
     def _parse(self) -> Callable[[bytes], results.Pair]:
         from mrcelery.job import hooks
 
@@ -414,6 +399,45 @@ def job_id(name: str, client_token: str = "", created: float | None = None) -> s
         return f"job-{hashlib.sha256(client_token.encode()).hexdigest()[:20]}"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
     return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
+
+
+def _runner_for(config: Config, client_token: str) -> str:
+    """Return the kind of runner that a configuration means; :class:`UsageError` if it cannot run the job."""
+    runner = config.runner or ("celery" if config.broker else "local")
+    if runner == "celery":
+        _check_fleet(config)
+    elif client_token and not config.storage:
+        raise UsageError(
+            f"a client token needs a storage that outlives the {runner} runner, where a repeat finds the job: "
+            "give --storage or a --broker, or no token"
+        )
+    return runner
+
+
+def _steps(config: Config, job: MRJob, options: JobOptions) -> tuple[StepSpec, ...]:
+    """Specify the job's steps. A flag wins over what the job says, and that over other settings."""
+    from mrcelery.job import step_specs
+    from mrcelery.step import reducers_in
+
+    explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
+    flagged = config.origins.get("partitioner", "").startswith("--")
+    return step_specs(
+        job,
+        0,
+        reducers=explicit or reducers_in(options.jobconf) or config.reducers,
+        partitioner=config.partitioner if flagged else "",
+        partitioner_default=config.partitioner,
+        define=options.jobconf,
+    )
+
+
+def _shipped(given: SubmitOptions, options: JobOptions, job_class: type[MRJob]) -> dict[str, Sequence[str]]:
+    """List the paths to ship, the modules of the user's own formats among them."""
+    from mrcelery.formats.own import to_ship
+
+    formats = (options.input_format, options.output_format)
+    own = [path for text in formats for path in to_ship(text, job_class)]
+    return {"py_files": (*given.py_files, *own), "files": given.files, "archives": given.archives}
 
 
 def _check_fleet(config: Config) -> None:
