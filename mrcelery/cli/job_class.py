@@ -31,7 +31,7 @@ def job_command(job_class: type[MRJob], args: list[str]) -> tuple[click.Command,
         inputs = ["-"]
 
     def callback(**flags: Any) -> int:
-        return execute(job_class, inputs, theirs, **flags)
+        return execute(job_class, inputs, theirs, flags)
 
     params = [p for p in submit.params if isinstance(p, click.Option)]
     command = click.Command(

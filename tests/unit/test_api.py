@@ -22,6 +22,7 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
+from mrcelery.handle import Delivery
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.protocols import ReprProtocol
 from mrcelery.records import Commit, Failure, StageSummary, Totals
@@ -375,13 +376,13 @@ def test_success_brings_the_output_home(known: Known, tmp_path: Path) -> None:
     storage.write(layout.output("job-1") + "part-00000", b'"a"\t1\n')
     storage.write(layout.report("job-1"), encode(report))
     known.store.move("job-1", "succeeded")
-    job = JobHandle("job-1", known, bring_home=str(tmp_path / "home"))
+    job = JobHandle("job-1", known, delivery=Delivery(folder=str(tmp_path / "home")))
     assert job.wait().state == "succeeded"
     assert (tmp_path / "home" / "part-00000").read_bytes() == b'"a"\t1\n'
     assert (tmp_path / "home" / "_SUCCESS").read_bytes() == encode(report)
 
     known.store.put_blob("job-1", "results", b'"small"\t2\n')
-    assert list(JobHandle("job-1", known, parse=None).output_lines()) == [b'"small"\t2']
+    assert list(JobHandle("job-1", known).output_lines()) == [b'"small"\t2']
 
 
 def test_a_handle_closes_its_runner_once(known: Known) -> None:
