@@ -103,7 +103,7 @@ class IndexedWriter(BlockWriter):
         self._key_bytes += sign * sum(map(_size, entry.keys))
 
     def _thin_out(self) -> bool:
-        """Keep half of the keys; where few are left of each entry, join entries. False where that cannot be."""
+        """Keep half of the keys; where few are left of each entry, join entries. False if that cannot be."""
         entries = self._entries
         if any(len(entry.keys) > LEAST for entry in entries):
             entries = list(map(_halved, entries))
@@ -216,7 +216,7 @@ class Index:
     def span(self, low: int, high: int) -> tuple[int, int, int]:
         """Start, end and records of the blocks that can hold keys from one bound up to another, both given
         as what :meth:`below` returned for them (for no bound: 0, and the number of keys)."""
-        # The entry of the last key below the bound may go on beyond it; no earlier one does, as the next
+        # The entry of the last key below the bound may extend beyond it; no earlier one does, as the next
         # entry's first key is not above it.
         first = bisect_right(self._first, low - 1) - 1 if low else 0
         last = min(bisect_left(self._first, high), len(self._counts))

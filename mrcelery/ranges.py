@@ -161,7 +161,7 @@ class Ranges:
     def add(self, run: Part, index: bytes) -> None:
         """Take a run, as its commit names it, with the bytes of its index.
 
-        Raises :class:`mrcelery.errors.CorruptDataError` where these are damaged.
+        Raises :class:`mrcelery.errors.CorruptDataError` if these are damaged.
         """
         self._sample.add(decode_index(index, run.key), len(index))
         head = encode(run)

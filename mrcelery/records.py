@@ -273,15 +273,15 @@ class Failure(Record, frozen=True, kw_only=True):
 
 
 class Presence(Record, frozen=True, kw_only=True):
-    """What a worker tells of itself while it lives."""
+    """What a worker publishes about itself while it lives."""
 
     queues: tuple[str, ...]
-    """Those it listens on."""
+    """The queues it listens on."""
     processes: int
     every: float
-    """Seconds between two times that it tells."""
+    """Seconds between two publications."""
     at: float = 0.0
-    """When it told, in epoch seconds by its own clock."""
+    """When it published this, in epoch seconds by its own clock."""
     host: str = ""
     versions: dict[str, str] = {}
     """Of ``python``, ``mrcelery`` and ``celery``."""

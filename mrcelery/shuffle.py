@@ -157,7 +157,7 @@ def merge(runs: Iterable[Run], *, sort_values: bool = False, convert: Callable[[
             yield _sorted(blocks, sort_values)
         elif blocks:
             yield blocks[0]
-        # The records at the bound itself may go on in a run's next block: run after run, block by block.
+        # The records at the bound itself may continue in a run's next block: run after run, block by block.
         for head in heads:
             while head.load():
                 cut = head.upto(bound)
@@ -299,7 +299,7 @@ class Groups:
                 pass  # what the reducer left unread
 
     def _rest(self, key: Any) -> Iterator[Any]:
-        """Values of the block's last group and of the blocks that it goes on in."""
+        """Yield the values of the block's last group and of the blocks in which it continues."""
         while self._load():
             if self._keys[self._at] != key:
                 return

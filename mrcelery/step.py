@@ -104,7 +104,7 @@ class StepHooks(NamedTuple):
 
     ``batch`` is what ``mapper_batch`` is given, ``"list"`` or ``"table"``, or ``""`` for what the format has.
 
-    Protocols are None where the job keeps Python's types. ``input_protocol`` is set for the first step
+    Protocols are None if the job keeps Python's types. ``input_protocol`` is set for the first step
     only, ``output_protocol`` for the last only; ``internal_protocol`` holds between mapper and reducer,
     and between this step and its neighbours.
     """
@@ -140,7 +140,7 @@ def identity_reducer(key: Any, values: Any) -> Any:
 
 
 def reducers_in(jobconf: Mapping[str, Any]) -> int | None:
-    """R as Hadoop's properties tell it, or None. Raises :class:`UsageError` for what is no such number."""
+    """Return R from Hadoop's properties, or None. Raises :class:`UsageError` for anything but a number."""
     for name in ("mapreduce.job.reduces", "mapred.reduce.tasks"):
         if jobconf.get(name) is not None:
             try:

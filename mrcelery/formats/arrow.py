@@ -155,7 +155,7 @@ def has_any(array: Any, characters: bytes, *, controls: bool = False) -> bool:
 
 
 def text_rows(keys: Column, values: Column) -> bytes | None:
-    """``key TAB value NEWLINE`` for each pair, without the tab where keys or values are all None; None where this
+    """``key TAB value NEWLINE`` for each pair, without the tab where keys or values are all None; None if this
     needs Python's ``str()``."""
     columns = [_text_column(column) for column in (keys, values) if not all_none(column)]
     if any(column is None or column.null_count for column in columns):
@@ -164,7 +164,7 @@ def text_rows(keys: Column, values: Column) -> bytes | None:
 
 
 def csv_rows(columns: Sequence[Column], delimiter: str, quote: str) -> bytes | None:
-    """Rows that need no quotes, nulls as empty fields; None where one might, or has other types than int, text
+    """Rows that need no quotes, nulls as empty fields; None if one might, or has other types than int, text
     and bytes."""
     if not delimiter.isascii() or not quote.isascii() or delimiter == " ":
         return None
@@ -195,7 +195,7 @@ def json_column(column: Column) -> Any:
 
 
 def json_rows(keys: Column, values: Column) -> bytes | None:
-    """``{"key": key, "value": value}`` lines, or the values alone where no key is there; None where only some are."""
+    """``{"key": key, "value": value}`` lines, or the values alone where no key is there; None if only some are."""
     if all_none(keys):
         return joined([json_column(values)], b"", b"\n")
     if None in keys if isinstance(keys, list) else keys.null_count:

@@ -25,7 +25,7 @@ def _unknown(i: int) -> int:
 class RecordBlock:
     """Records in a row of one file, column by column.
 
-    ``keys`` is None where every key is None, else as long as ``values``. ``file`` is the file's URI.
+    ``keys`` is None if every key is None, else as long as ``values``. ``file`` is the file's URI.
     ``offsets`` gives record ``i``'s offset, in bytes into the uncompressed file. ``table`` is the block as a
     ``pyarrow.Table`` where the format has columns, or was asked for tables; ``keys`` and ``values`` are made
     only when they are asked for then, and where they are :class:`mrcelery.formats.arrow.ArrowColumn` have

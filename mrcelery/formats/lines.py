@@ -68,7 +68,7 @@ def gathered(blocks: Iterable[tuple[int, bytes]], size: int) -> Iterator[tuple[i
 
 
 def _owned(extent: Extent, chunks: Iterable[bytes], max_record: int) -> Iterator[tuple[int, bytes]]:
-    """``chunks`` are the file's bytes from ``start - 1`` on (from 0 where ``start`` is 0)."""
+    """``chunks`` are the file's bytes from ``start - 1`` on (from 0 if ``start`` is 0)."""
     end = extent.end
     at = max(0, extent.start - 1)
     inside = extent.start == 0

@@ -60,7 +60,7 @@ def made(given: Any, name: str, method: str) -> Any:
 
 
 class OwnInput:
-    """A reader of the user's: ``splittable`` (False where it is missing) and ``read(extent, max_record)``,
+    """A reader of the user's: ``splittable`` (False if it is missing) and ``read(extent, max_record)``,
     which yields blocks or (key, value) pairs."""
 
     def __init__(self, splittable: bool, find: Callable[[], Any]) -> None:

@@ -33,7 +33,7 @@ def text_lines(raw: bytes) -> list[str]:
     # The whole block at once: no byte sequence decodes across a newline, so each line comes out as if
     # decoded alone.
     text = raw.decode("utf-8", "surrogateescape")
-    if "\r" in text:  # quickly told, other than the two of them
+    if "\r" in text:  # one byte is quick to search for, two are not
         text = text.replace("\r\n", "\n")
     lines = text.split("\n")
     if not lines[-1]:
