@@ -1,7 +1,7 @@
 """Columns of Arrow arrays: their order, their blocks' bytes, and what of them keys may be.
 
 A column is a Python list or a ``pyarrow.Array`` (never chunked). Arrays come from ``mapper_batch`` and from
-input formats that have columns; they stay arrays up to the reducer, or the output where there is no Python
+input formats that have columns; they stay arrays up to the reducer, or the output if there is no Python
 function to call. Needs pyarrow and numpy (the extra ``arrow``), imported with the first array only.
 
 Arrays are brought to few types, so that one key has one form: text to ``string``, bytes to ``binary`` or

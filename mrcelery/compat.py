@@ -58,7 +58,7 @@ def log_to_stream(
     level: int | None = None,
     debug: bool = False,
 ) -> None:
-    """Log to ``stream`` (stderr), at INFO, or at DEBUG where ``debug``."""
+    """Log to ``stream`` (stderr), at INFO, or at DEBUG if ``debug``."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(format or "%(message)s"))
     handler.setLevel(level or (logging.DEBUG if debug else logging.INFO))
@@ -170,7 +170,7 @@ def mrjob_alias() -> Iterator[None]:
 
 def take_modules(tops: Iterable[str]) -> dict[str, ModuleType]:
     """Remove modules of these top-level names, with their submodules, from ``sys.modules`` and return them."""
-    # Each task comes by here: look at every module there is only where one of them is loaded at all.
+    # Each task comes by here: look at every module there is only if one of them is loaded at all.
     loaded = {top for top in tops if top in sys.modules}
     names = [name for name in sys.modules if name.partition(".")[0] in loaded] if loaded else []
     return {name: sys.modules.pop(name) for name in names}

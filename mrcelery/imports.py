@@ -27,7 +27,7 @@ class LocalImports:
         self._follow = follow
 
     def add_module(self, name: str) -> None:
-        """Take a module, by its dotted name; nothing where the root does not hold it."""
+        """Take a module, by its dotted name; nothing if the root does not hold it."""
         parts = name.split(".")
         if parts[0] in NEVER_SHIPPED:
             return None

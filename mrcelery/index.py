@@ -103,7 +103,7 @@ class IndexedWriter(BlockWriter):
         self._key_bytes += sign * sum(map(_size, entry.keys))
 
     def _thin_out(self) -> bool:
-        """Keep half of the keys; where few are left of each entry, join entries. False if that cannot be."""
+        """Keep half of the keys; if few are left of each entry, join entries. False if that cannot be."""
         entries = self._entries
         if any(len(entry.keys) > LEAST for entry in entries):
             entries = list(map(_halved, entries))
@@ -138,7 +138,7 @@ class IndexedWriter(BlockWriter):
 
 
 def _sample(keys: Sequence[Any], last: Any, most: int) -> list[Any]:
-    # Sorted: where the first key is the last one, all are the same.
+    # Sorted: if the first key is the last one, all are the same.
     return _spaced(keys, 1 if keys[0] == last else min(most, len(keys)))
 
 
@@ -259,7 +259,7 @@ def decode_key(data: bytes) -> Any:
 def framed(chunks: Iterable[bytes], part: Part) -> Iterator[bytes]:
     """Frame the bytes of a part as a file of blocks: a piece of a run gets the head and the end of one.
 
-    The number of records in the end mark is the piece's, so a reader notices where blocks are missing.
+    The number of records in the end mark is the piece's, so a reader notices missing blocks.
     """
     if part.end < 0:
         yield from chunks

@@ -26,7 +26,7 @@ def load_job(spec: str, py_files: Sequence[str] = ()) -> type[MRJob]:
     then first on ``sys.path``, as when Python runs it, and ``py_files`` (as ``--py-files``) come next.
 
     Without a ``:Class`` the module must define one job class; its bases do not count, nor do imported
-    classes. Raises :class:`JobLoadError`, with the user's ``traceback`` where their code raised.
+    classes. Raises :class:`JobLoadError`, with the user's ``traceback`` if their code raised.
     """
     target, colon, class_name = spec.rpartition(":")
     if not colon or not class_name.replace(".", "").isidentifier():

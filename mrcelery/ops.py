@@ -148,7 +148,7 @@ class Count(Op):
 
 
 class Min(Op):
-    """The smallest value by Python's ``<``; NaN where there is one. Of equal values the first stays."""
+    """The smallest value by Python's ``<``; NaN if there is one. Of equal values the first stays."""
 
     closed = True
 
@@ -168,7 +168,7 @@ class Min(Op):
 
 
 class Max(Op):
-    """The largest value by Python's ``<``; NaN where there is one. Of equal values the first stays."""
+    """The largest value by Python's ``<``; NaN if there is one. Of equal values the first stays."""
 
     closed = True
 

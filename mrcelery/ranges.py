@@ -43,7 +43,7 @@ _SIZES = struct.Struct("<II")
 
 
 class Sample:
-    """A weighted sample of keys, thinned out evenly where it becomes too large."""
+    """A weighted sample of keys, thinned out evenly if it becomes too large."""
 
     def __init__(self, most: int = MOST_SAMPLES, most_bytes: int = MOST_SAMPLE_BYTES) -> None:
         self._most = most
@@ -90,7 +90,7 @@ class Sample:
             yield keys[start], sum(self._weights[i] for i in order[start:end])
 
     def cuts(self, n: int) -> list[Any]:
-        """Keys at which to begin the partitions 1 to n - 1, in order; fewer where there are fewer keys.
+        """Keys at which to begin the partitions 1 to n - 1, in order; fewer if there are fewer keys.
 
         Each partition takes its share of what is left, so that one heavy key does not starve those after it.
         """

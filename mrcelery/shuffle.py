@@ -8,7 +8,7 @@ memory holds one block per run. Equal keys come in order of run, and within a ru
 values of a key reach the reducer in order of map task and of emission.
 
 The blocks of a run are all of lists, or all of Arrow arrays of the same types. Runs of arrays that are alike
-merge as such; where runs differ, all become lists.
+merge as such; if runs differ, all become lists.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _lowest_end(heads: list[_Head]) -> Any:
 
 
 def merge(runs: Iterable[Run], *, sort_values: bool = False, convert: Callable[[Column], list[Any]] = as_list) -> Run:
-    """Merge sorted runs of checked keys into one; ``convert`` makes lists of arrays of values where it has to.
+    """Merge sorted runs of checked keys into one; ``convert`` makes lists of arrays of values if it has to.
 
     Give at most :data:`FAN_IN` runs; :func:`merge_many` merges more, in passes.
     """
@@ -183,7 +183,7 @@ def merge_many(
 ) -> Run:
     """Merge any number of runs, given as functions that open them, ``fan_in`` at a time.
 
-    Passes before the last go through files in the folder ``scratch``, which is made where it is missing; they are
+    Passes before the last go through files in the folder ``scratch``, which is made if it is missing; they are
     removed as they are read.
     """
     generation = 0

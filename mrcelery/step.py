@@ -91,7 +91,7 @@ class MRStep:
 
     @property
     def reducers(self) -> int | None:
-        """R where the step's own jobconf sets it."""
+        """R if the step's own jobconf sets it."""
         return reducers_in(self.jobconf)
 
 

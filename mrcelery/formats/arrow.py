@@ -155,7 +155,7 @@ def has_any(array: Any, characters: bytes, *, controls: bool = False) -> bool:
 
 
 def text_rows(keys: Column, values: Column) -> bytes | None:
-    """``key TAB value NEWLINE`` for each pair, without the tab where keys or values are all None; None if this
+    """``key TAB value NEWLINE`` for each pair, without the tab if keys or values are all None; None if this
     needs Python's ``str()``."""
     columns = [_text_column(column) for column in (keys, values) if not all_none(column)]
     if any(column is None or column.null_count for column in columns):
@@ -195,7 +195,7 @@ def json_column(column: Column) -> Any:
 
 
 def json_rows(keys: Column, values: Column) -> bytes | None:
-    """``{"key": key, "value": value}`` lines, or the values alone where no key is there; None if only some are."""
+    """``{"key": key, "value": value}`` lines, or the values alone if no key is there; None if only some are."""
     if all_none(keys):
         return joined([json_column(values)], b"", b"\n")
     if None in keys if isinstance(keys, list) else keys.null_count:

@@ -154,7 +154,7 @@ class _Zstd:
         return b"".join(out)
 
 
-# By name: what makes a decompressor, and the errors it raises. Imported where first used: a job of
+# By name: what makes a decompressor, and the errors it raises. Imported at first use: a job of
 # plain text needs none of them.
 _Maker = tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]
 

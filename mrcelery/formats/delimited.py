@@ -67,7 +67,7 @@ class _Chunk:
 
 
 class DelimitedInput:
-    """Values are dicts of strings by column, or lists of strings where there is no header.
+    """Values are dicts of strings by column, or lists of strings if there is no header.
 
     Blank lines are passed over. A record that is no CSV, or has more or fewer fields than the header,
     raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped.

@@ -28,7 +28,7 @@ _NEWLINE, _RETURN = 10, 13
 
 class DelimitedTables:
     """As :class:`DelimitedInput`, each block with a table: a column of strings per field, called as the header
-    has it, or ``f0``, ``f1``, ... where there is none; a field that a record without a header lacks is null."""
+    has it, or ``f0``, ``f1``, ... if there is none; a field that a record without a header lacks is null."""
 
     def __init__(self, dialect: Dialect, on_bad: Callable[[TaskError], None] | None = None) -> None:
         self._dialect = dialect

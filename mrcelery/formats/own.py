@@ -27,7 +27,7 @@ MOST_PAIRS = 4096
 def load(name: str) -> Any:
     """Import the object or class called ``pkg.module:Name``.
 
-    Raises :class:`JobLoadError`, with the user's traceback where importing it raises.
+    Raises :class:`JobLoadError`, with the user's traceback if importing it raises.
     """
     module_name, _, path = name.partition(":")
     try:

@@ -45,7 +45,7 @@ def _pyarrow() -> tuple[Any, Any]:
 class ParquetInput:
     """Values are rows as dicts; blocks hold their ``pyarrow.Table``, which ``mapper_batch`` takes.
 
-    ``columns`` are read, all where it is empty. A record's offset is its row's number in the file.
+    ``columns`` are read, all if it is empty. A record's offset is its row's number in the file.
     """
 
     splittable = True

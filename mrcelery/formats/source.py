@@ -91,7 +91,7 @@ def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[
     at, stop, step = start, extent.end + SLACK, BLOCK
     version = Version()
     scheme = scheme_of(storage.uri)
-    # A web server may send the whole file whatever range is asked for; where it was split, it does not.
+    # A web server may send the whole file whatever range is asked for; if it was split, it does not.
     ranged = scheme == "s3" or (scheme in ("http", "https") and (extent.start > 0 or extent.end < extent.size))
     while extent.size < 0 or at < extent.size:
         if extent.size >= 0:

@@ -61,7 +61,7 @@ def byte_lines(raw: bytes) -> list[bytes]:
 
 
 class LineTables:
-    """Lines as tables of one column ``line``: strings, or bytes where ``text`` is false.
+    """Lines as tables of one column ``line``: strings, or bytes if ``text`` is false.
 
     A block of text that is not UTF-8 has no table, and lone surrogates in its values.
     """

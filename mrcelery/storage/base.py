@@ -106,7 +106,7 @@ class Storage(Protocol):
         ...
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
-        """Copy an object, by the server or the file system where both ends allow it; atomic as ``write``."""
+        """Copy an object, by the server or the file system if both ends allow it; atomic as ``write``."""
         ...
 
     def local_path(self, key: str) -> str | None:

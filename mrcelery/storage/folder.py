@@ -224,7 +224,7 @@ class FolderStorage:
 
 
 def _open_new(path: Path) -> BinaryIO:
-    """Open a new file, in a new folder where need be."""
+    """Open a new file, in a new folder if need be."""
     for _ in range(1000):
         try:
             return path.open("xb")

@@ -29,7 +29,7 @@ def check(storage: Storage) -> None:
     """Probe a storage, unless its root says that this was done.
 
     Raises :class:`StorageUnreachableError` with what the storage got wrong, :class:`VersionError`
-    where the root was laid out by another version of mrcelery.
+    if the root was laid out by another version of mrcelery.
     """
     if is_marked(storage):
         return

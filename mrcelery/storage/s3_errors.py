@@ -27,7 +27,7 @@ _MOVED = frozenset({"PermanentRedirect", "301", "AuthorizationHeaderMalformed", 
 
 
 def code_of(error: ClientError) -> str:
-    """S3's error code; the HTTP status as text where the answer has no body (HEAD)."""
+    """S3's error code; the HTTP status as text if the answer has no body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
