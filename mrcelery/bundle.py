@@ -234,7 +234,7 @@ def _existing(given: str, what: str) -> Path:
 
 
 def _named(given: str, what: str) -> tuple[Path, str]:
-    """``PATH#NAME`` or ``PATH``, as the path and the name it gets on the worker."""
+    """Split ``PATH#NAME`` or ``PATH`` into the path and its name on the worker."""
     location, _, name = given.rpartition("#")
     if not location or Path(given).expanduser().exists():
         location, name = given, ""

@@ -19,7 +19,7 @@ class ArrayBuffer:
     """Columns of one pair of types; accumulators of ``op`` if there is one."""
 
     def __init__(self, op: Op | None, room: int) -> None:
-        """``room``: bytes to hold, about, before equal keys become one."""
+        """Make an empty buffer that holds about ``room`` bytes before equal keys become one."""
         self._op = op
         self._room = room
         self._fold = fold_of(op)
@@ -91,7 +91,7 @@ class ArrayBuffer:
             self._count(block)
 
     def drain(self) -> tuple[Block | None, list[Block]]:
-        """Everything in order of key, and blocks that are to become objects; the buffer is empty afterwards."""
+        """Return everything in order of key, and blocks that are to become objects; empties the buffer."""
         refused = self._create()
         held, self._held = [*self._held, *self._new], []
         self._new = []

@@ -26,17 +26,17 @@ class MRJob(job.MRJob):
     OUTPUT_PROTOCOL = protocols.JSONProtocol
 
     def increment_counter(self, group: Any, counter: Any, amount: int = 1) -> None:
-        """As the base, with mrjob's names: Hadoop takes no commas, so they are semicolons."""
+        """Count under mrjob's names: Hadoop takes no commas, so they become semicolons."""
         super().increment_counter(str(group).replace(",", ";"), str(counter).replace(",", ";"), amount)
 
     def parse_output(self, chunks: Iterable[bytes]) -> Iterator[tuple[Any, Any]]:
-        """(key, value) pairs from the bytes of the job's output, cut anywhere."""
+        """Read (key, value) pairs from the bytes of the job's output, cut anywhere."""
         read = self.output_protocol().read
         return (read(line.rstrip(b"\r\n")) for line in to_lines(chunks))
 
 
 def to_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines, with their newlines, from bytes cut anywhere."""
+    """Yield lines, with their newlines, from bytes cut anywhere."""
     rest: list[bytes] = []
     for chunk in chunks:
         first, *others = chunk.split(b"\n")

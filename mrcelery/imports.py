@@ -67,7 +67,7 @@ def tree_files(folder: Path) -> Iterator[Path]:
 
 
 def _imported(file: Path, root: Path) -> Iterator[str]:
-    """Dotted names that may be modules; a file that does not parse imports nothing."""
+    """Yield dotted names that may be modules; a file that does not parse imports nothing."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):

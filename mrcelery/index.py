@@ -143,7 +143,7 @@ def _sample(keys: Sequence[Any], last: Any, most: int) -> list[Any]:
 
 
 def _spaced(keys: Sequence[Any], count: int) -> list[Any]:
-    """So many of the keys, evenly spaced from the first one on."""
+    """Pick so many of the keys, evenly spaced from the first one on."""
     return [keys[i * len(keys) // count] for i in range(count)]
 
 
@@ -184,7 +184,7 @@ class Index:
         self._bytes = [0, *accumulate(end - start for start, end in zip(starts, ends, strict=True))]
 
     def sample(self, of_record: int) -> tuple[list[Any], list[float]]:
-        """Keys of the run and what each stands for: bytes, with ``of_record`` bytes more a record.
+        """Return keys of the run and the weight of each: its bytes, with ``of_record`` bytes more a record.
 
         What lies between two keys is shared out to both: with all of it given to the first, many small runs
         together would seem to have their records earlier than they are.
@@ -201,7 +201,7 @@ class Index:
         return self.keys + self._last, [*weights, rest] if weights else []
 
     def below(self, bound: Any) -> int:
-        """How many of the keys are below ``bound``."""
+        """Count the keys below ``bound``."""
         return bisect_left(self.keys, order_key(bound), key=order_key)
 
     def before(self, at: int) -> tuple[int, int]:

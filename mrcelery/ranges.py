@@ -90,7 +90,7 @@ class Sample:
             yield keys[start], sum(self._weights[i] for i in order[start:end])
 
     def cuts(self, n: int) -> list[Any]:
-        """Keys at which to begin the partitions 1 to n - 1, in order; fewer if there are fewer keys.
+        """Choose the keys at which partitions 1 to n - 1 begin, in order; fewer if there are fewer keys.
 
         Each partition takes its share of what is left, so that one heavy key does not starve those after it.
         """
@@ -168,8 +168,10 @@ class Ranges:
         self._file.write(_SIZES.pack(len(head), len(index)) + head + index)
 
     def divide(self, n: int, lists: PartLists, skew: Skew) -> list[Any]:
-        """Tell each of ``n`` partitions the blocks of each run that can hold its keys; returns the keys at which
-        they begin, from partition 1 on."""
+        """Assign to each of ``n`` partitions the blocks of each run that can hold its keys.
+
+        Returns the keys at which the partitions begin, from partition 1 on.
+        """
         cuts = self._sample.cuts(n)
         for run, index in self._runs():
             bounds = [0, *map(index.below, cuts), len(index.keys)]

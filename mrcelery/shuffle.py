@@ -56,7 +56,7 @@ class _Head:
         self._ordered: list[Any] | None = None
 
     def load(self) -> bool:
-        """See to it that a record is in memory; False at the end of the run."""
+        """Load the next record if none is in memory; return False at the end of the run."""
         while self.at >= len(self.by):
             block = next(self._run, None)
             if block is None:
@@ -74,7 +74,7 @@ class _Head:
         self.at = 0
 
     def unpack(self, convert: Callable[[Column], list[Any]]) -> None:
-        """From now on, give lists; ``convert`` makes those of values."""
+        """Return lists from now on; ``convert`` makes the lists of values."""
         self._run = as_lists(self._run, convert)
         self._hold(next(as_lists(iter([self.block]), convert)))
 
@@ -85,14 +85,14 @@ class _Head:
         return self._ordered
 
     def below(self, bound: Any) -> int:
-        """Where the records below ``bound`` end."""
+        """Find where the records below ``bound`` end."""
         try:
             return bisect_left(self.by, bound, self.at)
         except TypeError:
             return bisect_left(self.ordered(), order_key(bound), self.at)
 
     def upto(self, bound: Any) -> int:
-        """Where the records up to and at ``bound`` end."""
+        """Find where the records up to and at ``bound`` end."""
         try:
             return bisect_right(self.by, bound, self.at)
         except TypeError:
@@ -115,7 +115,7 @@ def _alike(blocks: list[Block]) -> bool:
 
 
 def joined(blocks: list[Block]) -> Block:
-    """Blocks that are alike as one."""
+    """Join blocks that are alike."""
     if len(blocks) == 1:
         return blocks[0]
     if blocks and is_array(blocks[0].keys):
@@ -124,7 +124,7 @@ def joined(blocks: list[Block]) -> Block:
 
 
 def _sorted(blocks: list[Block], sort_values: bool) -> Block:
-    """Blocks of checked keys as one in order; of equal records those of earlier blocks come first."""
+    """Sort blocks of checked keys into one; of equal records those of earlier blocks come first."""
     keys, values = joined(blocks)
     if is_array(keys):
         by = order(keys)

@@ -17,7 +17,7 @@ ATOMS = frozenset({str, int, float, bytes, bool, type(None), Decimal, date, date
 
 
 def snapshot(value: Any) -> Any:
-    """``value``, or a copy of it if it, or something in it, could change."""
+    """Return ``value``, or a copy of it if it, or something in it, could change."""
     try:
         return _copied(value)
     except RecursionError:

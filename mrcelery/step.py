@@ -134,7 +134,7 @@ class StepHooks(NamedTuple):
 
 
 def identity_reducer(key: Any, values: Any) -> Any:
-    """Each value as it came: the reducer or combiner of a step that has only its ``_init`` or ``_final``."""
+    """Yield each value as it came: the reducer or combiner of a step that has only its ``_init`` or ``_final``."""
     for value in values:
         yield key, value
 

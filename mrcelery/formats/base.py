@@ -39,7 +39,7 @@ class RecordBlock:
     table: Any = field(default=None, repr=False)
 
     def offset_of(self, i: int) -> int:
-        """Byte offset of record ``i`` in the uncompressed file, found only now; -1 if not known."""
+        """Find the byte offset of record ``i`` in the uncompressed file, only now; -1 if not known."""
         return self.offsets(i)
 
 

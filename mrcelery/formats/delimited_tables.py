@@ -136,11 +136,11 @@ class _Lists(Rows):
 
 
 def _record_ends(data: bytes, dialect: Dialect, *, last: bool) -> Any:
-    """Where records end, as an array of offsets into ``data`` after each one's newline; None if pyarrow might
-    read them otherwise than the csv module. ``last``: no more follows, so that a quote must not be open.
+    """Find the record ends: offsets into ``data`` after each record's newline (numpy).
 
-    With quotes only where fields begin and end, and doubled within, a byte lies within a
-    quoted field exactly if an odd number of quotes comes before it.
+    None if pyarrow might read the records otherwise than the csv module. ``last``: no more data follows, so a quote
+    must not be open. With quotes only at the ends of fields, and doubled within, a byte lies within a quoted field
+    exactly if an odd number of quotes comes before it.
     """
     if not (dialect.delimiter + dialect.quote).isascii() or b"\0" in data:
         return None

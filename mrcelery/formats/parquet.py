@@ -123,7 +123,7 @@ def _begin(group: Any, size: int) -> int:
 
 
 def _rows_of(group: Any, columns: set[str]) -> int:
-    """Rows that make up a block."""
+    """Return the number of rows that make up a block."""
     size: int = sum(
         group.column(i).total_uncompressed_size
         for i in range(group.num_columns)

@@ -41,7 +41,7 @@ def read_from(extent: Extent, start: int) -> Iterator[bytes]:
 
 @contextmanager
 def in_turn(extents: Iterable[Extent]) -> Iterator[None]:
-    """In this block these extents are read, one after the other: small files on S3 are fetched ahead."""
+    """Announce that this block reads these extents in this order: small files on S3 are fetched ahead."""
     pieces = []
     for extent in extents:
         if scheme_of(extent.uri) == "s3" and extent.start == 0 and not extent.block:
@@ -52,7 +52,7 @@ def in_turn(extents: Iterable[Extent]) -> Iterator[None]:
 
 
 def requests_for(extent: Extent) -> int:
-    """How many ranges :func:`read_from` asks S3 for, but for a last line that is longer than :data:`SLACK`."""
+    """Count the ranges that :func:`read_from` requests of S3, unless a last line is longer than :data:`SLACK`."""
     return len(ranges(max(0, extent.start - 1), min(extent.size, extent.end + SLACK)))
 
 

@@ -53,7 +53,7 @@ class LinesInput:
 
 
 def byte_lines(raw: bytes) -> list[bytes]:
-    """As :func:`text_lines`, undecoded."""
+    """Split as :func:`text_lines` does, without decoding."""
     lines = (raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw).split(b"\n")
     if not lines[-1]:
         lines.pop()

@@ -240,7 +240,7 @@ def _open_new(path: Path) -> BinaryIO:
 
 
 def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
-    """Keys in a folder whose names start with ``begin``, and whether each is a folder, in key order."""
+    """Yield the keys in a folder whose names start with ``begin``, and whether each is a folder, in key order."""
     with _errors(path):
         try:
             with os.scandir(path) as found:
