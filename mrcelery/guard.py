@@ -1,7 +1,7 @@
 """User code record by record, so that one that raises can be skipped as if it had never been there.
 
 Slower than the loops of :mod:`mrcelery.mapper` and :mod:`mrcelery.reducer`, which know nothing of records that
-fail, and used only where a job may skip some. What a record yields is held until its hook is through, and so
+fail, and used only if a job may skip some. What a record yields is held until its hook is through, and so
 are its counters: a record that raises half-way contributes nothing. What the job keeps in its own attributes
 cannot be taken back.
 """

@@ -19,7 +19,7 @@ from mrcelery.task import Task
 
 
 class Sink(Protocol):
-    """Takes result pairs in order, as columns; each pair encoded as it was yielded, where ``encode`` is set."""
+    """Takes result pairs in order, as columns; each pair encoded as it was yielded, if ``encode`` is set."""
 
     @property
     def encode(self) -> Encode | None:

@@ -126,7 +126,7 @@ def _read_part(path: str, part: Part, allow_pickle: bool) -> Run:
 
 
 def _end(part: Part) -> int | None:
-    """Where a part ends in its object, as storage takes it."""
+    """Return where a part ends in its object, as storage takes it."""
     return None if part.end < 0 else part.end
 
 

@@ -40,7 +40,7 @@ TEXTS = frozenset({str, bytes})
 
 @dataclass
 class Position:
-    """Where in the input user code is; told only when something goes wrong."""
+    """Where in the input user code is; located only when something goes wrong."""
 
     locate: Callable[[], tuple[str, int | None, Any]] = field(default=lambda: ("", None, None))
 
@@ -77,7 +77,7 @@ class Task:
     poll: Callable[[], None]
     position: Position = field(default_factory=Position)
     bad: BadRecords | None = None
-    """Takes the records to skip; None where none may be."""
+    """Takes the records to skip; None if none may be."""
     records_in: int = 0
     records_out: int = 0
     bytes_in: int = 0
