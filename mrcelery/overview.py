@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -29,6 +30,7 @@ from mrcelery.records import (
     add_requests,
     decode,
 )
+from mrcelery.task_id import StageId
 
 STAGE_ATTEMPTS = 20_000
 """Attempts of a stage that an overview lists: of more, those that went wrong and the longest."""
@@ -143,16 +145,14 @@ def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str =
     add_coordinator_requests(requests, fields)
     ended = fields["state"] in FINAL
     finished = float(fields.get("finished") or (now if ended else 0))
+    reading = _Reading(store, fields, sums, now, attempts)
     for step, kind, name in stages_of(fields):
         summary = fields.get(f"summary.{step}.{kind}")
         summed = decode(summary.encode(), StageSummary) if summary else None
         if summed is not None:
             add_counters(counters, summed.all_counters(step))
             add_requests(requests, summed.totals.requests)
-        stage = _stage(
-            store, job, fields, step, kind, name, journal.sums_of(sums, step, kind), summed, now, attempts
-        )  # fmt: skip
-        stages.append(stage)
+        stages.append(_stage(reading, StageId(job, step, kind), name, summed))
     stages = _ends(stages, finished, ended)
     failure = fields.get("failure")
     found = Overview(
@@ -187,31 +187,34 @@ def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
     return found
 
 
-def _stage(
-    store: JobStore,
-    job: str,
-    fields: Mapping[str, str],
-    step: int,
-    kind: Kind,
-    name: str,
-    sums: Sums,
-    summed: StageSummary | None,
-    now: float,
-    attempts: bool,
-) -> Stage:
-    total = fields.get(f"total.{step}.{kind}")
-    entered = float(fields.get(f"entered.{step}.{kind}") or 0)
+class _Reading(NamedTuple):
+    """What was read of a job as a whole, for the overview of each of its stages."""
+
+    store: JobStore
+    fields: Mapping[str, str]
+    sums: Mapping[str, int]
+    now: float
+    attempts: bool
+    """Whether attempts are to be listed."""
+
+
+def _stage(reading: _Reading, stage: StageId, name: str, summed: StageSummary | None) -> Stage:
+    """Describe a stage of the step called ``name``, of which ``summed`` is there once it is done."""
+    store, fields, now = reading.store, reading.fields, reading.now
+    _, step, kind = stage
+    total = fields.get(f"total.{stage.name}")
+    entered = float(fields.get(f"entered.{stage.name}") or 0)
     if total is None:
         return Stage(step=step, kind=kind, name=name, state="waiting")
     tasks = int(total)
     # A stage that is done may have its commits forgotten.
     over = summed is not None or _passed(fields, step, kind)
     running = not over and fields["state"] not in FINAL
-    seen = marks.glimpse(store, job, step, kind, now) if not over else None
+    seen = marks.glimpse(store, stage, now) if not over else None
     done = tasks if seen is None else seen.done
-    ended = float(fields.get(f"ended.{step}.{kind}") or 0)
+    ended = float(fields.get(f"ended.{stage.name}") or 0)
     until = 0.0 if running else ended or float(fields.get("finished") or now)
-    listed, left_out = _listed(store, job, step, kind, until) if attempts else ((), 0)
+    listed, left_out = _listed(store, stage, until) if reading.attempts else ((), 0)
     return Stage(
         step=step,
         kind=kind,
@@ -219,7 +222,7 @@ def _stage(
         state="done" if over else "running",
         tasks=tasks,
         done=done,
-        sums=sums,
+        sums=journal.sums_of(reading.sums, stage),
         entered=entered,
         ended=ended,
         shuffle_bytes=summed.totals.shuffle_bytes if summed is not None else 0,
@@ -271,9 +274,9 @@ def _running(seen: marks.Glimpse) -> tuple[Straggler, ...]:
     return tuple(found[:20])
 
 
-def _listed(store: JobStore, job: str, step: int, kind: Kind, until: float) -> tuple[tuple[Entry, ...], int]:
+def _listed(store: JobStore, stage: StageId, until: float) -> tuple[tuple[Entry, ...], int]:
     """A stage's attempts; where it was over at ``until``, those that still seem to run were lost."""
-    found = journal.entries(store, job, step, kind)
+    found = journal.entries(store, stage)
     if until:
         found = [_lost(one, until) if one.outcome == "running" else one for one in found]
     return shortened(found, STAGE_ATTEMPTS)

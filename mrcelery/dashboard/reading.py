@@ -18,6 +18,7 @@ from mrcelery.records import Failure, Presence, decode
 from mrcelery.report import read_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import StageId, TaskId
 
 MOST_JOBS = 1000
 """Jobs of a list at most."""
@@ -92,9 +93,9 @@ class Records:
             raise UsageError(f"the storage of job {job} is not known here: set MRCELERY_STORAGE where Flower runs")
         return open_storage(root)
 
-    def log(self, job: str, step: int, kind: str, task: int, attempt: str) -> str:
+    def log(self, task: TaskId, attempt: str) -> str:
         """The end of an attempt's log, "" where there is none."""
-        return log(self.storage(job), job, step, kind, task, attempt)
+        return log(self.storage(task.job), task, attempt)
 
     def evidence(self, job: str) -> Evidence:
         """Some of a job's bad records; logs are asked for one by one."""
@@ -110,7 +111,7 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
     share = 0.0
     for step, kind, _ in stages:
         total = int(fields.get(f"total.{step}.{kind}") or 0)
-        of = journal.sums_of(sums, step, kind)
+        of = journal.sums_of(sums, StageId(job, step, kind))
         tasks += total
         if f"ended.{step}.{kind}" in fields:
             passed += 1

@@ -13,6 +13,7 @@ from mrcelery.cli import progress
 from mrcelery.cli.progress import Display
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Failure, encode
+from mrcelery.task_id import TaskId
 
 STAGES = {"steps": '[["",true]]', "total.0.map": "2", "entered.0.map": "100.0", "created": "99.0", "started": "100.0"}
 
@@ -66,7 +67,7 @@ def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.
     store = handle._store
 
     def seen(now: float) -> Overview:
-        store.add_commit("j", 0, "map", int(now), b"", add={"0.map.done": 1})
+        store.add_commit(TaskId("j", 0, "map", int(now)), b"", add={"0.map.done": 1})
         found = glance(store, "j", now)
         assert found is not None
         return found
