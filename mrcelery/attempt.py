@@ -38,7 +38,7 @@ from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
 from mrcelery.progress import HUNG, Mark, mark_path
 from mrcelery.protocols import pickle_allowed
-from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, Split, add_counters
+from mrcelery.records import BadRecord, Commit, Failure, Losses, ShuffleInput, Split, add_counters
 from mrcelery.reducer import run_reduce
 from mrcelery.repair import MOST, mended, repaired, writer
 from mrcelery.runtime import ActiveJob, Runtime
@@ -46,6 +46,7 @@ from mrcelery.states import FINAL, Outcome
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
 from mrcelery.task import Task
+from mrcelery.task_id import TaskId
 from mrcelery.watch import collector_off, poller
 
 BAD_RECORD = 1 << 18
@@ -56,10 +57,7 @@ LATE_SECONDS = 1.0
 
 def run_attempt(
     runtime: Runtime,
-    job: str,
-    step: int,
-    kind: Kind,
-    number: int,
+    task: TaskId,
     *,
     capture: bool = True,
     worker: str = "",
@@ -75,37 +73,34 @@ def run_attempt(
     """
     with transfers(behind=True) as moved:
         where = journal.of_process(worker or socket.gethostname(), os.getpid())
-        return _attempt(runtime, moved, job, step, kind, number, capture=capture, worker=where, alone=alone)
+        return _attempt(runtime, moved, task, capture=capture, worker=where, alone=alone)
 
 
 def _attempt(
     runtime: Runtime,
     moved: Transfers,
-    job: str,
-    step: int,
-    kind: Kind,
-    number: int,
+    task: TaskId,
     *,
     capture: bool,
     worker: str,
     alone: bool,
 ) -> Commit:
-    store = runtime.store
+    store, job = runtime.store, task.job
     if store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
     active = runtime.job(job)
     token = secrets.token_hex(3)
-    count = journal.begin(store, job, step, kind, number, token, worker)
+    count = journal.begin(store, task, token, worker)
     attempt = f"{count}-{token}"
-    with _journaled(store, job, step, kind, number, attempt, worker) as tell:
+    with _journaled(store, task, attempt, worker) as tell:
         try:
             winner = _first_commit(
-                runtime, moved, active, step, kind, number, count, attempt, capture=capture, worker=worker, alone=alone
+                runtime, moved, active, task, count, attempt, capture=capture, worker=worker, alone=alone
             )
         except JobStoppedError:
             moved.drop()
             with suppress(UnreachableError):  # else it is found by `clean`
-                take_back(runtime, active, step, kind, number, attempt)
+                take_back(runtime, active, task, attempt)
             raise
         if winner.attempt != attempt:
             tell("superseded")
@@ -113,16 +108,14 @@ def _attempt(
 
 
 @contextmanager
-def _journaled(
-    store: JobStore, job: str, step: int, kind: Kind, number: int, attempt: str, worker: str
-) -> Iterator[Callable[..., None]]:
+def _journaled(store: JobStore, task: TaskId, attempt: str, worker: str) -> Iterator[Callable[..., None]]:
     """Write down how an attempt ends that has no commit of its own."""
     began = time.monotonic()
 
     def tell(outcome: Outcome, error: str = "") -> None:
         seconds = time.monotonic() - began
         with suppress(UnreachableError):  # what went wrong, if anything did, is worth more
-            journal.ended(store, job, step, kind, number, attempt, outcome, worker=worker, seconds=seconds, error=error)
+            journal.ended(store, task, attempt, outcome, worker=worker, seconds=seconds, error=error)
 
     try:
         yield tell
@@ -138,9 +131,7 @@ def _first_commit(
     runtime: Runtime,
     moved: Transfers,
     active: ActiveJob,
-    step: int,
-    kind: Kind,
-    number: int,
+    task: TaskId,
     count: int,
     attempt: str,
     *,
@@ -152,20 +143,20 @@ def _first_commit(
     store, job, began = runtime.store, active.id, time.monotonic()
     lost = Losses()
     if count > 1:
-        earlier = committed(active.storage, job, step, kind, number)
+        earlier = committed(active.storage, task)
         if earlier is not None:
             return _remember(runtime, active, earlier)
-        lost = losses(store, job, step, kind, number)
+        lost = losses(store, task)
         # Records that are skipped for killing their process took two attempts each to find.
         most = active.spec.request.options.max_attempts + 2 * len(killers(lost))
-        if count > most and count > most + marks.not_failed(store, job, step, kind, number):
-            raise _never_ended(kind, number, most, lost)
+        if count > most and count > most + marks.not_failed(store, task):
+            raise _never_ended(task, most, lost)
     try:
         with collector_off():
             run = partial(_run, runtime, active, moved, capture=capture, worker=worker, alone=alone)
-            mine = _on_whole_parts(runtime, active, step, kind, number, attempt, lost, run)
+            mine = _on_whole_parts(runtime, active, task, attempt, lost, run)
     except MRCeleryError as e:
-        if (other := _superseded(runtime, active, step, kind, number, e)) is not None:
+        if (other := _superseded(runtime, active, task, e)) is not None:
             return other
         e.attempt = attempt
         raise
@@ -189,16 +180,14 @@ def _check_goes_on(store: JobStore, job: str) -> None:
         raise JobStoppedError(f"job {job} has ended")
 
 
-def _superseded(
-    runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number: int, error: MRCeleryError
-) -> Commit | None:
+def _superseded(runtime: Runtime, active: ActiveJob, task: TaskId, error: MRCeleryError) -> Commit | None:
     """The commit of another attempt, where there is one: then what went wrong with this one is nobody's concern.
 
     Raises :class:`JobStoppedError` where the job has ended and its commits are gone.
     """
-    if isinstance(error, JobStoppedError) or not runtime.store.look(active.id, step, kind, number)[1]:
+    if isinstance(error, JobStoppedError) or not runtime.store.look(task)[1]:
         return None
-    other = committed(active.storage, active.id, step, kind, number)
+    other = committed(active.storage, task)
     if other is None and isinstance(error, SupersededError):
         raise JobStoppedError(f"job {active.id} has ended")
     return other
@@ -207,20 +196,18 @@ def _superseded(
 def _on_whole_parts(
     runtime: Runtime,
     active: ActiveJob,
-    step: int,
-    kind: Kind,
-    number: int,
+    task: TaskId,
     attempt: str,
     lost: Losses,
     run: Callable[..., Commit],
-    within: tuple[int, Kind, int] | None = None,
+    within: TaskId | None = None,
 ) -> Commit:
     """Run the attempt; where a part of its input is damaged, once more, and then with the part made anew."""
     met: Counter[str] = Counter()
     split: Split | None = None
     while True:
         try:
-            return run(step, kind, number, attempt, lost=lost, within=within, split=split)
+            return run(task, attempt, lost=lost, within=within, split=split)
         except DamagedPartError as e:
             key = e.part.key
             met[key] += 1
@@ -228,42 +215,42 @@ def _on_whole_parts(
                 raise
             if met[key] == 2:
                 wrote = writer(e.part)
-                old = committed(active.storage, active.id, *wrote)
+                old = committed(active.storage, wrote)
                 if old is None:
                     raise
-                known = losses(runtime.store, active.id, *wrote)
+                known = losses(runtime.store, wrote)
                 # Its input may be damaged in its turn.
-                mine, named = within or (step, kind, number), f"{attempt}-for-{number}"
-                new = _on_whole_parts(runtime, active, *wrote, named, known, run, mine)
-                if kind == "map":
-                    split = mended(split or runtime.split(active, step, number), active.storage.uri, key, new)
+                mine, named = within or task, f"{attempt}-for-{task.task}"
+                new = _on_whole_parts(runtime, active, wrote, named, known, run, mine)
+                if task.kind == "map":
+                    split = mended(split or runtime.split(active, task.step, task.task), active.storage.uri, key, new)
                     continue
-                told = layout.shuffle_input(active.id, step, number)
+                told = layout.shuffle_input(active.id, task.step, task.task)
                 whole = repaired(decode(active.storage.read(told), ShuffleInput, told), key, old, new)
                 active.storage.write(told, encode(whole))
 
 
 def _remember(runtime: Runtime, active: ActiveJob, winner: Commit) -> Commit:
     """Tell the job store of a commit that counts. Raises where the job has skipped too many records with it."""
-    task = (active.id, winner.step, winner.kind, winner.task)
+    task = TaskId.of(winner)
     note, sums = journal.committed(winner)
-    runtime.store.add_commit(*task, encode(winner), note=note, add=sums)
+    runtime.store.add_commit(task, encode(winner), note=note, add=sums)
     if winner.bad_records:
         limit = active.spec.request.options.max_bad_records
-        if runtime.store.note_bad(*task, winner.bad_records) > limit:
+        if runtime.store.note_bad(task, winner.bad_records) > limit:
             first = active.storage.read(winner.bad_key, 0, BAD_RECORD).partition(b"\n")[0]
             raise too_many(limit, decode(first, BadRecord, winner.bad_key))
     return winner
 
 
-def _never_ended(kind: Kind, number: int, most: int, lost: Losses) -> AttemptsLostError:
+def _never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
     remedy = "correct what crashes in the job's code, or raise --memory"
     if HUNG in reason:
         remedy = f"have code that takes long say that it goes on (set_status), or raise {HUNG} on the workers"
     times = f"{most} time{'s' if most > 1 else ''}"
     return AttemptsLostError(
-        f"{kind} task {number} was started {times} and never came to an end: {reason}; {remedy}; "
+        f"{task.kind} task {task.task} was started {times} and never came to an end: {reason}; {remedy}; "
         "`mrcelery logs` and the workers' logs may have more"
     )
 
@@ -296,16 +283,14 @@ def _run(
     runtime: Runtime,
     active: ActiveJob,
     moved: Transfers,
-    step: int,
-    kind: Kind,
-    number: int,
+    task_id: TaskId,
     attempt: str,
     *,
     capture: bool,
     worker: str,
     alone: bool,
     lost: Losses,
-    within: tuple[int, Kind, int] | None = None,
+    within: TaskId | None = None,
     split: Split | None = None,
 ) -> Commit:
     """Run user code and write the parts, which nobody knows of before the commit is made.
@@ -314,7 +299,8 @@ def _run(
     may commit before us; what kills the process is not told as its records. ``split``: what a map task reads, where
     that is not what its plan says.
     """
-    watched = within or (step, kind, number)
+    watched = within or task_id
+    step, kind, number = task_id.step, task_id.kind, task_id.task
     request, storage = active.spec.request, active.storage
     moved.memory = min(moved.memory, request.options.memory // 8)
     # The process's number in the name: where it dies, another removes what it leaves.
@@ -322,7 +308,7 @@ def _run(
     scratch = os.path.join(runtime.scratch, "tasks", name)
     began, since = time.monotonic(), time.time()
     keeper = os.getppid() if alone else os.getpid()
-    mark = Mark(mark_path(runtime.scratch, active.id, *watched, os.getpid()), keeper)
+    mark = Mark(mark_path(runtime.scratch, watched, os.getpid()), keeper)
     allowed = pickle_allowed.set(request.options.allow_pickle)
 
     def alive(text: str) -> None:
@@ -336,21 +322,18 @@ def _run(
         if (limit := request.options.max_bad_records) > 0:
             in_hand = RecordMark(runtime.scratch) if alone and within is None else None
             bad = BadRecords(
-                active.id, step, kind, number, attempt, limit=limit, scratch=scratch, lost=lost, mark=in_hand
+                task_id, attempt, limit=limit, scratch=scratch, lost=lost, mark=in_hand
             )  # fmt: skip
         with (
             limited,
-            captured(storage, layout.log(active.id, step, kind, number, attempt)) if capture else nullcontext() as log,
+            captured(storage, layout.log(task_id, attempt)) if capture else nullcontext() as log,
             own_environment(),
             code.activate(),
         ):
             job = code.job(list(request.args))
             job.status_hook = alive
             task = Task(
-                job_id=active.id,
-                step=step,
-                kind=kind,
-                number=number,
+                id=task_id,
                 attempt=attempt,
                 options=request.options,
                 reducers=active.spec.steps[step].reducers,
@@ -361,8 +344,7 @@ def _run(
                 scratch=scratch,
                 poll=poller(
                     runtime.store,
-                    active.id,
-                    *watched,
+                    watched,
                     attempt=attempt,
                     worker=worker,
                     mark=mark,
@@ -402,7 +384,7 @@ def _run(
         shutil.rmtree(scratch, ignore_errors=True)
         if time.monotonic() - began >= watch.TELL_SECONDS:
             with suppress(UnreachableError):
-                marks.tell_ended(runtime.store, active.id, *watched, attempt)
+                marks.tell_ended(runtime.store, watched, attempt)
     if scheme_of(storage.uri) == "s3":
         moved.count("PUT")  # the commit's own, which is about to be made
     return Commit(

@@ -21,8 +21,9 @@ from mrcelery import layout
 from mrcelery.encoding import decode, encode
 from mrcelery.errors import TaskError, UserCodeError
 from mrcelery.jobstore.base import JobStore
-from mrcelery.records import BadRecord, Kind, Losses
+from mrcelery.records import BadRecord, Losses
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import TaskId
 
 GROUP = "mrcelery bad records"
 """Counter group of the records that were skipped, by step and kind of task."""
@@ -72,22 +73,20 @@ def take_mark(scratch: str, pid: int) -> tuple[int, int] | None:
     return (first, count) if count else None
 
 
-def losses(store: JobStore, job: str, step: int, kind: str, task: int) -> Losses:
+def losses(store: JobStore, task: TaskId) -> Losses:
     """What is known of a task's attempts whose process died."""
-    data = store.get_blob(job, _losses_name(step, kind, task))
+    data = store.get_blob(task.job, _losses_name(task))
     return Losses() if data is None else decode(data, Losses)
 
 
-def note_loss(
-    store: JobStore, job: str, step: int, kind: str, task: int, reason: str, mark: tuple[int, int] | None
-) -> None:
+def note_loss(store: JobStore, task: TaskId, reason: str, mark: tuple[int, int] | None) -> None:
     """Write down that a process died in an attempt, and with which records in hand."""
-    deaths = losses(store, job, step, kind, task).deaths + (() if mark is None else (mark,))
-    store.put_blob(job, _losses_name(step, kind, task), encode(Losses(reason=reason, deaths=deaths)))
+    deaths = losses(store, task).deaths + (() if mark is None else (mark,))
+    store.put_blob(task.job, _losses_name(task), encode(Losses(reason=reason, deaths=deaths)))
 
 
-def _losses_name(step: int, kind: str, task: int) -> str:
-    return f"losses.{step}.{kind}.{task}"
+def _losses_name(task: TaskId) -> str:
+    return f"losses.{task.name}"
 
 
 def killers(lost: Losses) -> frozenset[int]:
@@ -104,10 +103,7 @@ class BadRecords:
 
     def __init__(
         self,
-        job: str,
-        step: int,
-        kind: Kind,
-        task: int,
+        task: TaskId,
         attempt: str,
         *,
         limit: int,
@@ -116,8 +112,9 @@ class BadRecords:
         mark: Mark | None = None,
     ) -> None:
         self.count = 0
-        self._of = {"job": job, "step": step, "kind": kind, "task": task, "attempt": attempt}
-        self._key = layout.bad_records(job, step, kind, task, attempt)
+        self._task = task
+        self._attempt = attempt
+        self._key = layout.bad_records(task, attempt)
         self._limit = limit
         self._path = os.path.join(scratch, "bad-records")
         self._file: BinaryIO | None = None
@@ -151,7 +148,8 @@ class BadRecords:
         self.end()
         self.count += 1
         record = BadRecord(
-            **self._of,  # type: ignore[arg-type]
+            **self._task._asdict(),
+            attempt=self._attempt,
             file=error.file,
             offset=-1 if error.offset is None else error.offset,
             record=error.record,

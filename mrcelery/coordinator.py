@@ -31,7 +31,6 @@ from mrcelery.records import (
     Commit,
     Extent,
     JobSpec,
-    Kind,
     Part,
     Request,
     Split,
@@ -46,6 +45,7 @@ from mrcelery.states import FINAL
 from mrcelery.storage import check, open_storage
 from mrcelery.storage.transfers import Transfers, carried, transfers
 from mrcelery.summaries import THREADS, check_all_committed, commits, summarise
+from mrcelery.task_id import KINDS, StageId, TaskId
 
 MOST_AGAIN = 2
 """Times that a task runs again since what it wrote reads wrong."""
@@ -55,9 +55,7 @@ MOST_AGAIN = 2
 class Stage:
     """Tasks to run at the same time, and the step of the coordinator that follows them."""
 
-    job: str
-    step: int
-    kind: Kind
+    id: StageId
     tasks: int
     then: str
     """``barrier`` or ``finish``."""
@@ -68,13 +66,13 @@ class Stage:
     @property
     def published(self) -> str:
         """The job's field that says when all of them were on the queue."""
-        return f"published.{self.step}.{self.kind}"
+        return f"published.{self.id.name}"
 
 
-def stage_of(request: Request, fields: Mapping[str, str], step: int, kind: Kind) -> Stage:
+def stage_of(request: Request, fields: Mapping[str, str], stage: StageId) -> Stage:
     """A stage that has been entered, as the job's fields tell of it."""
-    then = "barrier" if kind == "map" and request.steps[step].has_reducer else "finish"
-    return Stage(request.job, step, kind, int(fields[f"total.{step}.{kind}"]), then, request.options.queue)
+    then = "barrier" if stage.kind == "map" and request.steps[stage.step].has_reducer else "finish"
+    return Stage(stage, int(fields[f"total.{stage.name}"]), then, request.options.queue)
 
 
 def has_gone_on(fields: Mapping[str, str], what: str, step: int = 0) -> bool:
@@ -126,18 +124,19 @@ def _resume(runtime: Runtime, active: ActiveJob) -> Stage:
     if now.step == 0:
         restore_plan(active)
     for step in range(now.step, len(active.spec.steps)):
-        for kind in ("map", "reduce"):
+        for kind in KINDS:
+            stage_id = StageId(job, step, kind)
             known = now.committed if (step, kind) == (now.step, now.kind) else frozenset()
-            if (step, kind) >= (now.step, now.kind) and not store.done_tasks(job, step, kind) <= known:
-                store.forget_stage(job, step, kind)  # what it remembers was removed from storage
+            if (step, kind) >= (now.step, now.kind) and not store.done_tasks(stage_id) <= known:
+                store.forget_stage(stage_id)  # what it remembers was removed from storage
     for task in now.committed:
-        store.add_commit(job, now.step, now.kind, task, b"")
+        store.add_commit(TaskId(job, now.step, now.kind, task), b"")
     started = store.fields(job).get("started") or repr(active.spec.request.created)
     totals = {f"total.{step}.{kind}": str(tasks) for (step, kind), tasks in now.totals.items()}
     if now.kind == "map":
         stage = _map_stage(active.spec, now.step, now.tasks)
     else:
-        stage = Stage(job, now.step, "reduce", now.tasks, "finish", active.spec.request.options.queue)
+        stage = Stage(StageId(job, now.step, "reduce"), now.tasks, "finish", active.spec.request.options.queue)
     stage = replace(stage, missing=tuple(task for task in range(now.tasks) if task not in now.committed))
     _enter(runtime, active.spec, stage, {**totals, "started": started})
     return stage
@@ -154,20 +153,20 @@ def _counted(runtime: Runtime, job: str, what: str) -> Iterator[Transfers]:
 
 def _map_stage(spec: JobSpec, step: int, tasks: int) -> Stage:
     then = "barrier" if spec.steps[step].reducers else "finish"
-    return Stage(spec.request.job, step, "map", tasks, then, spec.request.options.queue)
+    return Stage(StageId(spec.request.job, step, "map"), tasks, then, spec.request.options.queue)
 
 
 def _enter(runtime: Runtime, spec: JobSpec, stage: Stage, more: Mapping[str, str] | None = None) -> None:
     """Put a stage into the job's fields; raises where the job has ended meanwhile."""
     fields = {
-        "step": str(stage.step),
-        "stage": stage.kind,
-        f"total.{stage.step}.{stage.kind}": str(stage.tasks),
-        f"entered.{stage.step}.{stage.kind}": f"{time.time():.3f}",
+        "step": str(stage.id.step),
+        "stage": stage.id.kind,
+        f"total.{stage.id.name}": str(stage.tasks),
+        f"entered.{stage.id.name}": f"{time.time():.3f}",
     }
     fields.update(more or {})
-    if not runtime.store.move(stage.job, "running", fields):
-        raise JobStoppedError(f"job {stage.job} has ended")
+    if not runtime.store.move(stage.id.job, "running", fields):
+        raise JobStoppedError(f"job {stage.id.job} has ended")
 
 
 def barrier(runtime: Runtime, job: str, step: int) -> Stage:
@@ -185,33 +184,35 @@ def barrier(runtime: Runtime, job: str, step: int) -> Stage:
 def _again(runtime: Runtime, active: ActiveJob, error: DamagedPartError) -> Stage:
     """Forget the commit of the task that wrote the damaged part, which nobody has been told of, and run that again."""
     job, store = active.id, runtime.store
-    step, kind, damaged = writer(error.part)
-    whole = stage_of(active.spec.request, store.fields(job), step, kind)
-    before = marks.repairs(store, job, step, whole.then).get(str(damaged), Repair(0, 0.0))
+    damaged = writer(error.part)
+    stage_id, number = damaged.stage, damaged.task
+    whole = stage_of(active.spec.request, store.fields(job), stage_id)
+    before = marks.repairs(store, job, stage_id.step, whole.then).get(str(number), Repair(0, 0.0))
     if before.times >= MOST_AGAIN:
         error.retryable = False
         raise error
-    marks.tell_repair(store, job, step, whole.then, str(damaged), Repair(before.times + 1, time.time()))
-    active.storage.delete([layout.commit(job, step, kind, damaged)])
-    known = store.done_tasks(job, step, kind)
-    store.forget_stage(job, step, kind)
-    for task in known - {damaged}:
-        store.add_commit(job, step, kind, task, b"")  # to be read from storage
-    stage = replace(whole, missing=(damaged,))
+    marks.tell_repair(store, job, stage_id.step, whole.then, str(number), Repair(before.times + 1, time.time()))
+    active.storage.delete([layout.commit(damaged)])
+    known = store.done_tasks(stage_id)
+    store.forget_stage(stage_id)
+    for task in known - {number}:
+        store.add_commit(stage_id.task_id(task), b"")  # to be read from storage
+    stage = replace(whole, missing=(number,))
     _enter(runtime, active.spec, stage)
     return stage
 
 
 def _shuffle(runtime: Runtime, active: ActiveJob, step: int) -> Stage:
-    job = active.id
-    check_all_committed(runtime, active, step, "map", _tasks(runtime, active, step))
+    job, maps = active.id, StageId(active.id, step, "map")
+    tasks = _tasks(runtime, active, step)
+    check_all_committed(runtime, active, maps, tasks)
     reducers = active.spec.steps[step].reducers
     skew = Skew(reducers)
     bounds: list[bytes | None] = [None] * (reducers + 1)
     with _counted(runtime, job, f"barrier.{step}"), PartLists(runtime.scratch) as lists:
 
         def gather() -> Iterator[Commit]:
-            found = commits(runtime, active, step, "map", _tasks(runtime, active, step))
+            found = commits(runtime, active, maps, tasks)
             if active.spec.steps[step].total_order:
                 with Ranges(runtime.scratch) as ranges:
                     yield from ranges.gather(active.storage, found)
@@ -224,7 +225,7 @@ def _shuffle(runtime: Runtime, active: ActiveJob, step: int) -> Stage:
                     skew.add(part.partition, part.records, part.bytes)
                 yield commit
 
-        summarise(runtime, active, step, "map", gather(), skew.counters)
+        summarise(runtime, active, maps, gather(), skew.counters)
 
         def tell(partition: int) -> None:
             record = lists.encoded(partition, bounds[partition], bounds[partition + 1])
@@ -233,7 +234,7 @@ def _shuffle(runtime: Runtime, active: ActiveJob, step: int) -> Stage:
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for _ in pool.map(carried(tell), range(reducers)):
                 pass
-    stage = Stage(job, step, "reduce", reducers, "finish", active.spec.request.options.queue)
+    stage = Stage(StageId(job, step, "reduce"), reducers, "finish", active.spec.request.options.queue)
     _enter(runtime, active.spec, stage)
     return stage
 
@@ -257,17 +258,18 @@ def finish(runtime: Runtime, job: str, step: int) -> Stage | None:
     active = _active(runtime, job)
     spec = active.spec
     reducers = spec.steps[step].reducers
-    kind: Kind = "reduce" if reducers else "map"
-    check_all_committed(runtime, active, step, kind, reducers or _tasks(runtime, active, step))
+    last = StageId(job, step, "reduce" if reducers else "map")
+    tasks = reducers or _tasks(runtime, active, step)
+    check_all_committed(runtime, active, last, tasks)
     parts: list[Part] = []
 
     def gather() -> Iterator[Commit]:
-        for commit in commits(runtime, active, step, kind, reducers or _tasks(runtime, active, step)):
+        for commit in commits(runtime, active, last, tasks):
             parts.extend(commit.parts)
             yield commit
 
     with _counted(runtime, job, f"finish.{step}") as moved:
-        summarise(runtime, active, step, kind, gather())
+        summarise(runtime, active, last, gather())
         if step + 1 < len(spec.steps):
             return _next_step(runtime, active, step, parts)
         try:
@@ -285,6 +287,6 @@ def _next_step(runtime: Runtime, active: ActiveJob, step: int, parts: list[Part]
     plan = write_plan(splits, lambda page, data: storage.write(layout.plan_page(job, step + 1, page), data))
     stage = _map_stage(active.spec, step + 1, plan.splits)
     _enter(runtime, active.spec, stage)
-    for kind in ("map", "reduce"):
-        runtime.store.forget_stage(job, step, kind)
+    for kind in KINDS:
+        runtime.store.forget_stage(StageId(job, step, kind))
     return stage

@@ -13,13 +13,14 @@ from mrcelery.committer import publish, withdraw
 from mrcelery.errors import CorruptDataError, JobStoppedError
 from mrcelery.output import output_suffix
 from mrcelery.overview import overview
-from mrcelery.records import Counters, Kind, Part, Totals, add_coordinator_requests, add_counters, add_requests
+from mrcelery.records import Counters, Part, Totals, add_coordinator_requests, add_counters, add_requests
 from mrcelery.repair import damage
 from mrcelery.report import Report
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import Transfers
 from mrcelery.summaries import summaries
+from mrcelery.task_id import KINDS, StageId, TaskId
 
 SMALL_RESULTS = 64 << 10
 """Bytes of output that go to the client through the job store, if it wants to print them."""
@@ -68,7 +69,7 @@ def _read_whole(storage: Storage, part: Part) -> bytes:
 def _bad_records(runtime: Runtime, active: ActiveJob) -> dict[str, Part]:
     """What OUTPUT gets of the records that were skipped; those of attempts that do not count are removed."""
     storage, root = active.storage, layout.job_root(active.id)
-    counted = {key for _, _, summary in summaries(runtime, active) for key in summary.bad_keys}
+    counted = {key for _, summary in summaries(runtime, active) for key in summary.bad_keys}
     storage.delete([o.key for o in storage.list(layout.bad_records_root(active.id)) if o.key not in counted])
     if not active.spec.request.output:
         return {}  # they lie where the results do
@@ -92,7 +93,7 @@ def _report(
     requests = dict(publishing)
     add_coordinator_requests(requests, fields)
     bad_records = 0
-    for number, kind, summary in summaries(runtime, active):
+    for (_, number, kind), summary in summaries(runtime, active):
         add_counters(counters, summary.all_counters(number))
         bad_records += summary.bad_records
         ends = number == len(spec.steps) - 1
@@ -143,12 +144,12 @@ def clean_up(runtime: Runtime, job: str) -> None:
     for step in range(len(active.spec.steps)):
         root = layout.step_root(job, step)
         storage.delete(o.key for o in storage.list(root) if not kept(o.key))
-        for kind in ("map", "reduce"):
-            runtime.store.forget_stage(job, step, kind)
+        for kind in KINDS:
+            runtime.store.forget_stage(StageId(job, step, kind))
     storage.sweep(layout.job_root(job))
 
 
-def take_back(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number: int, attempt: str) -> None:
+def take_back(runtime: Runtime, active: ActiveJob, task: TaskId, attempt: str) -> None:
     """Remove what an attempt has written that came too late: of a job that succeeded and may be cleaned up already.
 
     Harmless for any other.
@@ -156,9 +157,9 @@ def take_back(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, number
     job, storage = active.id, active.storage
     if active.spec.request.options.keep or runtime.store.state(job) != "succeeded":
         return
-    root = layout.task_root(job, step, kind, number)
+    root = layout.task_root(task)
     storage.delete([o.key for o in storage.list(root) if not _kept(o.key)])
-    storage.delete([layout.bad_records(job, step, kind, number, attempt)])
+    storage.delete([layout.bad_records(task, attempt)])
     storage.sweep(root)
 
 

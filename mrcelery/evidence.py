@@ -12,6 +12,7 @@ from mrcelery.overview import Overview, StageView
 from mrcelery.page import Evidence
 from mrcelery.records import BadRecord
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import TaskId
 
 LOGS = 20
 """Logs in a report, of attempts that went wrong, at most."""
@@ -32,7 +33,7 @@ def gather(storage: Storage, found: Overview) -> Evidence:
     """
     logs = {}
     for stage, one in islice(_wrong(found), LOGS):
-        if text := log(storage, found.job, stage.step, stage.kind, one.task, one.attempt):
+        if text := log(storage, TaskId(found.job, stage.step, stage.kind, one.task), one.attempt):
             logs[f"{stage.step}.{stage.kind}.{one.task}.{one.attempt}"] = text
     records, more = bad_records(storage, found.job) if any(s.sums.bad_records for s in found.stages) else ((), 0)
     return Evidence(logs=logs, bad_records=records, more_bad_records=more)
@@ -47,12 +48,12 @@ def _wrong(found: Overview) -> list[tuple[StageView, Entry]]:
     return wrong
 
 
-def log(storage: Storage, job: str, step: int, kind: str, task: int, attempt: str) -> str:
+def log(storage: Storage, task: TaskId, attempt: str) -> str:
     """Read the end of what an attempt printed and logged; "" if nothing of it is kept.
 
     ``attempt`` as in its :class:`mrcelery.journal.Entry`, which may hold its random part only.
     """
-    prefix = layout.log(job, step, kind, task, "")
+    prefix = layout.log(task, "")
     if attempt.startswith("-"):
         keys = [info.key for info in storage.list(prefix) if info.key.endswith(attempt)]
         if not keys:

@@ -64,7 +64,7 @@ def _held(task: Task, pairs: Iterator[Pair]) -> tuple[list[Pair], bool]:
     """Take a record's pairs; return them and whether these are all of them."""
     held: list[Pair] = []
     size = 0
-    checks = task.kind == "map" and task.hooks.internal_protocol is None
+    checks = task.id.kind == "map" and task.hooks.internal_protocol is None
     while True:
         taken = task.take(pairs, TAKEN)
         if checks:

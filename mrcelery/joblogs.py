@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 from mrcelery import journal, layout, marks
 from mrcelery.capture import LEFT_OUT
 from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, StageView
+from mrcelery.records import Kind
 from mrcelery.states import RETRIED
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import StageId, TaskId
 
 _KEY = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
 
@@ -25,7 +28,7 @@ class Attempt:
     """An attempt that printed something, and how it ended, if known."""
 
     step: int
-    kind: str
+    kind: Kind
     task: int
     attempt: str
     outcome: str = ""
@@ -92,7 +95,10 @@ def listed(
 def _logs(storage: Storage, prefix: str) -> Iterator[tuple[Attempt, str]]:
     for info in storage.list(prefix):
         if match := _KEY.fullmatch(info.key):
-            yield Attempt(int(match["step"]), match["kind"], int(match["task"]), match["attempt"]), info.key
+            yield (
+                Attempt(int(match["step"]), cast("Kind", match["kind"]), int(match["task"]), match["attempt"]),
+                info.key,
+            )
 
 
 def _merged(
@@ -111,7 +117,7 @@ def _merged(
     yield from ((one, None) for one in left)
 
 
-def _of(step: int, kind: str, entry: Entry) -> Attempt:
+def _of(step: int, kind: Kind, entry: Entry) -> Attempt:
     return Attempt(step, kind, entry.task, entry.attempt.lstrip("-"), entry.outcome, entry.error, entry.worker)
 
 
@@ -143,8 +149,8 @@ class Follower:
                 continue
             if stage.state == "queued":
                 continue
-            names = marks.attempts(self._store, self._job, stage.step, stage.kind)
-            for entry in journal.entries(self._store, self._job, stage.step, stage.kind):
+            names = marks.attempts(self._store, StageId(self._job, stage.step, stage.kind))
+            for entry in journal.entries(self._store, StageId(self._job, stage.step, stage.kind)):
                 token = _token(entry.attempt)
                 # A running attempt is journaled without its number.
                 attempt = entry.attempt.lstrip("-") if entry.attempt[0] != "-" else names.get(token, token)
@@ -161,7 +167,7 @@ class Follower:
             self._ended.add(mark)
         if not self._wanted.takes(one):
             return
-        key = layout.log(self._job, one.step, one.kind, one.task, one.attempt)
+        key = layout.log(TaskId(self._job, one.step, one.kind, one.task), one.attempt)
         if new := self._new(key, whole_lines=entry.outcome == "running"):
             yield one, new
         if one.ending:

@@ -34,7 +34,7 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
     Raises the errors of :mod:`mrcelery.errors`; nothing this attempt wrote counts before its commit.
     """
     if task.reducers == 0:
-        with results(task, task.number) as (sink, parts):
+        with results(task, task.id.task) as (sink, parts):
             for pairs in _pairs(task, split):
                 if isinstance(pairs, Block) and sink.encode is None:
                     task.records_out += len(pairs.keys)

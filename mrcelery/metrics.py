@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -28,12 +28,13 @@ from mrcelery.executor.inflight import leased_by_queue
 from mrcelery.jobstore.base import BUCKETS
 from mrcelery.jobstore.redis import RedisJobStore, _done, _job, _sums
 from mrcelery.presence import WorkerSeen, workers_seen
+from mrcelery.records import Kind
 from mrcelery.states import ENDED, FINAL, State
+from mrcelery.task_id import KINDS, StageId
 
 MOST_JOBS = 500
 """Jobs that have not ended whose tasks are counted; of more, the newest."""
 
-KINDS = ("map", "reduce")
 TASK_STATES: tuple[State, ...] = ("queued", "running", "succeeded")
 """Of tasks of a stage that runs."""
 
@@ -97,11 +98,11 @@ class FleetCollector(Collector):
         inside = [job for job in live if job["stage"] in KINDS]
         commands: list[tuple[str, ...]] = []
         for job in inside:
-            name, step, stage = job["job"], int(job["step"]), job["stage"]
+            name, stage = job["job"], StageId(job["job"], int(job["step"]), cast("Kind", job["stage"]))
             commands += [
-                ("HGET", _job(name), f"total.{step}.{stage}"),
-                ("HLEN", _done(name, step, stage)),
-                ("HMGET", _sums(name), *(f"{step}.{stage}.{outcome}" for outcome in ATTEMPTS)),
+                ("HGET", _job(name), f"total.{stage.name}"),
+                ("HLEN", _done(stage)),
+                ("HMGET", _sums(name), *(f"{stage.name}.{outcome}" for outcome in ATTEMPTS)),
             ]
         answers: Any = self._store.call(*commands) if commands else []
         counts: Counter[tuple[str, str]] = Counter({(k, s): 0 for k in KINDS for s in TASK_STATES})

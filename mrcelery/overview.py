@@ -31,6 +31,7 @@ from mrcelery.records import (
     add_requests,
 )
 from mrcelery.states import FINAL, State
+from mrcelery.task_id import StageId
 
 STAGE_ATTEMPTS = 20_000
 """Attempts of a stage that an overview lists; of more, those that went wrong and the longest."""
@@ -146,14 +147,14 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State
     add_coordinator_requests(requests, fields)
     ended = fields["state"] in FINAL
     finished = float(fields.get("finished") or (now if ended else 0))
+    reading = _Reading(store, fields, sums, now, attempts)
     for step, kind, name in stages_of(fields):
         summary = fields.get(f"summary.{step}.{kind}")
         summed = decode(summary.encode(), StageSummary) if summary else None
         if summed is not None:
             add_counters(counters, summed.all_counters(step))
             add_requests(requests, summed.totals.requests)
-        stage = _stage(_Reading(store, job, fields, sums, now), step, kind, name, summed, attempts)
-        stages.append(stage)
+        stages.append(_stage(reading, StageId(job, step, kind), name, summed))
     text = fields.get("failure")
     failure = decode(text.encode(), Failure) if text else None
     stages = _ends(stages, finished, failure) if ended else stages
@@ -190,32 +191,33 @@ def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
 
 
 class _Reading(NamedTuple):
-    """A job's fields and sums, read from the job store at a moment."""
+    """What was read of a job as a whole, for the overview of each of its stages."""
 
     store: JobStore
-    job: str
     fields: Mapping[str, str]
     sums: Mapping[str, int]
     now: float
+    attempts: bool
+    """Whether attempts are to be listed."""
 
 
-def _stage(
-    reading: _Reading, step: int, kind: Kind, name: str, summed: StageSummary | None, attempts: bool
-) -> StageView:
-    store, job, fields, sums, now = reading
-    total = fields.get(f"total.{step}.{kind}")
-    entered = float(fields.get(f"entered.{step}.{kind}") or 0)
+def _stage(reading: _Reading, stage: StageId, name: str, summed: StageSummary | None) -> StageView:
+    """Describe a stage of the step called ``name``; ``summed`` is there once it has succeeded."""
+    store, fields, now = reading.store, reading.fields, reading.now
+    _, step, kind = stage
+    total = fields.get(f"total.{stage.name}")
+    entered = float(fields.get(f"entered.{stage.name}") or 0)
     if total is None:
         return StageView(step=step, kind=kind, name=name, state="queued")
     tasks = int(total)
     # A stage that has succeeded may have its commits forgotten.
     over = summed is not None or _passed(fields, step, kind)
     running = not over and fields["state"] not in FINAL
-    seen = marks.glimpse(store, job, step, kind, now) if not over else None
+    seen = marks.glimpse(store, stage, now) if not over else None
     succeeded = tasks if seen is None else seen.done
-    ended = float(fields.get(f"ended.{step}.{kind}") or 0)
+    ended = float(fields.get(f"ended.{stage.name}") or 0)
     until = 0.0 if running else ended or float(fields.get("finished") or now)
-    listed, left_out = _listed(store, job, step, kind, until) if attempts else ((), 0)
+    listed, left_out = _listed(store, stage, until) if reading.attempts else ((), 0)
     return StageView(
         step=step,
         kind=kind,
@@ -223,7 +225,7 @@ def _stage(
         state="succeeded" if over else "running",
         tasks=tasks,
         succeeded=succeeded,
-        sums=journal.sums_of(sums, step, kind),
+        sums=journal.sums_of(reading.sums, stage),
         entered=entered,
         ended=ended,
         shuffle_bytes=summed.totals.shuffle_bytes if summed is not None else 0,
@@ -279,9 +281,9 @@ def _running(seen: marks.Glimpse) -> tuple[Straggler, ...]:
     return tuple(found[:20])
 
 
-def _listed(store: JobStore, job: str, step: int, kind: Kind, until: float) -> tuple[tuple[Entry, ...], int]:
+def _listed(store: JobStore, stage: StageId, until: float) -> tuple[tuple[Entry, ...], int]:
     """List a stage's attempts; if it was over at ``until``, those that still seem to run were lost."""
-    found = journal.entries(store, job, step, kind)
+    found = journal.entries(store, stage)
     if until:
         found = [_lost(one, until) if one.outcome == "running" else one for one in found]
     return shortened(found, STAGE_ATTEMPTS)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mrcelery.jobstore.base import JobStore
+from mrcelery.task_id import StageId
 
 if TYPE_CHECKING:
-    from mrcelery.records import Commit, Failure, StageSummary
+    from mrcelery.records import Commit, Failure, Kind, StageSummary
 
 _STAGES = {"map": 1, "reduce": 2, "finish": 3}
 
@@ -19,7 +20,7 @@ class StageStatus:
     """Tasks of one stage: ``kind`` is ``map`` or ``reduce``."""
 
     step: int
-    kind: str
+    kind: Kind
     succeeded: int
     total: int
 
@@ -75,13 +76,14 @@ def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tu
     for key, value in fields.items():
         if key.startswith("total."):
             _, of, kind = key.split(".")
-            found.append((int(of), kind, int(value)))
+            found.append((StageId(job, int(of), cast("Kind", kind)), int(value)))
     found.sort()
     now = (int(fields.get("step") or 0), _STAGES.get(fields.get("stage", ""), 0))
     passed = fields["state"] == "succeeded"
     return tuple(
-        StageStatus(of, kind, total if passed or (of, _STAGES[kind]) < now else store.done(job, of, kind), total)
-        for of, kind, total in found
+        StageStatus(step, kind, total if passed or (step, _STAGES[kind]) < now else store.done(stage), total)
+        for stage, total in found
+        for _, step, kind in [stage]
     )
 
 
@@ -95,7 +97,7 @@ def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iter
         if summary is not None:
             yield stage.step, decode(summary.encode(), StageSummary)
         elif store is not None:
-            for data in store.commits(job, stage.step, stage.kind).values():
+            for data in store.commits(StageId(job, stage.step, stage.kind)).values():
                 yield stage.step, decode(data, Commit)
 
 

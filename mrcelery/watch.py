@@ -11,8 +11,8 @@ from mrcelery import marks
 from mrcelery.errors import JobStoppedError, SupersededError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.progress import Mark
-from mrcelery.records import Kind
 from mrcelery.states import FINAL
+from mrcelery.task_id import TaskId
 
 POLL_SECONDS = 0.25
 """How often a running task looks whether its job has ended."""
@@ -23,10 +23,7 @@ TELL_SECONDS = 1.0
 
 def poller(
     store: JobStore,
-    job: str,
-    step: int,
-    kind: Kind,
-    number: int,
+    task: TaskId,
     *,
     attempt: str,
     worker: str,
@@ -57,16 +54,16 @@ def poller(
         if not gc.isenabled():
             # What is alive at one of these is passed over by the next ones of its generation.
             gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
-        state, done, followed = store.look(job, step, kind, number)
+        state, done, followed = store.look(task)
         if state in FINAL:
-            raise JobStoppedError(f"job {job} has ended")
+            raise JobStoppedError(f"job {task.job} has ended")
         if done:
-            raise SupersededError(f"{kind} task {number} of job {job} was committed by another attempt")
+            raise SupersededError(f"{task.kind} task {task.task} of job {task.job} was committed by another attempt")
         if followed and share is not None:
             share()
         if now >= tell:
             tell = now + TELL_SECONDS
-            marks.tell_running(store, job, step, kind, number, attempt, began=began, records=records(), worker=worker)
+            marks.tell_running(store, task, attempt, began=began, records=records(), worker=worker)
 
     return poll
 

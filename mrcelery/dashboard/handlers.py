@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from flower.api import BaseApiHandler
@@ -25,7 +25,9 @@ from mrcelery.executor.tasks import store_url
 from mrcelery.handle import JobHandle
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.page import Jobs, Live, Row, job_page, jobs_page
+from mrcelery.records import Kind
 from mrcelery.states import typed
+from mrcelery.task_id import TaskId
 
 T = TypeVar("T")
 
@@ -122,7 +124,7 @@ class Ours(BaseHandler):  # type: ignore[misc]
         kind, attempt = self.get_argument("kind", ""), self.get_argument("attempt", "", escape=False)
         if kind not in ("map", "reduce") or not attempt or "/" in attempt:
             raise HTTPError(400, "kind must be map or reduce, and attempt as in the list of attempts")
-        text = await self.aside(self.records.log, job, step, kind, task, attempt)
+        text = await self.aside(self.records.log, TaskId(job, step, cast("Kind", kind), task), attempt)
         return text.encode("utf-8", "replace")
 
 

@@ -20,6 +20,7 @@ from mrcelery.report import read_report
 from mrcelery.states import FINAL
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import StageId, TaskId
 
 MOST_JOBS = 1000
 """Jobs of a list at most."""
@@ -90,9 +91,9 @@ class Records:
             raise UsageError(f"the storage of job {job} is not known here: set MRCELERY_STORAGE where Flower runs")
         return open_storage(root)
 
-    def log(self, job: str, step: int, kind: str, task: int, attempt: str) -> str:
+    def log(self, task: TaskId, attempt: str) -> str:
         """Read the end of an attempt's log; "" if there is none."""
-        return log(self.storage(job), job, step, kind, task, attempt)
+        return log(self.storage(task.job), task, attempt)
 
     def evidence(self, job: str) -> Evidence:
         """Read some of a job's bad records; logs are requested one by one."""
@@ -108,7 +109,7 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
     share = 0.0
     for step, kind, _ in stages:
         total = int(fields.get(f"total.{step}.{kind}") or 0)
-        of = journal.sums_of(sums, step, kind)
+        of = journal.sums_of(sums, StageId(job, step, kind))
         tasks += total
         if f"ended.{step}.{kind}" in fields:
             passed += 1

@@ -47,11 +47,11 @@ class InlineRunner:
         try:
             stage = start(runtime, job)
             while stage is not None:
-                step, kind = stage.step, stage.kind
+                step, kind = stage.id.step, stage.id.kind
                 for number in range(stage.tasks) if stage.missing is None else stage.missing:
-                    run_attempt(runtime, stage.job, step, stage.kind, number, capture=False)
+                    run_attempt(runtime, stage.id.task_id(number), capture=False)
                 number = -1
-                stage = (barrier if stage.then == "barrier" else finish)(runtime, stage.job, step)
+                stage = (barrier if stage.then == "barrier" else finish)(runtime, job, step)
             clean_up(runtime, job)
         except JobStoppedError:
             pass

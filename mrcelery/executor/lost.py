@@ -29,6 +29,7 @@ from mrcelery.executor.tasks import runtime_of, store_url
 from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.leftovers import sweep
+from mrcelery.task_id import TaskId
 
 SWEEP_SECONDS = 10.0
 """How often a worker removes what others that died have left in its scratch folder."""
@@ -77,8 +78,8 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
             self._timer = hub.call_repeatedly(LOOK_SECONDS, look)
 
 
-owed: deque[tuple[str, int, str, int]] = deque(maxlen=10_000)
-"""Tasks (job, step, kind, number) with an attempt to excuse once the broker answers again; see :func:`excuse`."""
+owed: deque[TaskId] = deque(maxlen=10_000)
+"""Tasks with an attempt to excuse once the broker answers again; see :func:`excuse`."""
 
 
 def excuse(store: JobStore) -> None:
@@ -89,7 +90,7 @@ def excuse(store: JobStore) -> None:
         except IndexError:
             return
         try:
-            store.excuse_attempt(*which)
+            store.excuse_attempt(which)
         except MRCeleryError:
             owed.appendleft(which)
             raise
@@ -114,9 +115,9 @@ class AttemptRequest(Request):  # type: ignore[misc]
             excuse(store)
 
     @property
-    def _which(self) -> tuple[str, int, str, int]:
+    def _which(self) -> TaskId:
         named = self.kwargs
-        return named["job"], named["step"], self.task.name.rpartition(".")[2], named["task"]
+        return TaskId(named["job"], named["step"], self.task.name.rpartition(".")[2], named["task"])
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         error = exc_info.exception
@@ -134,11 +135,11 @@ class AttemptRequest(Request):  # type: ignore[misc]
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             mark = None if pid is None else left_by(runtime_of(self.app).scratch, pid)
             reason = self.hung or told(message)
-            note_loss(store, *self._which, reason, mark)
+            note_loss(store, self._which, reason, mark)
             if pid is not None:
                 where = journal.of_process(str(self.hostname), pid)
-                marks.tell_died(store, *self._which, where)
-                journal.killed(store, *self._which, where, reason)
+                marks.tell_died(store, self._which, where)
+                journal.killed(store, self._which, where, reason)
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrcelery.coordinator import Stage
 from mrcelery.jobstore.base import of_run
+from mrcelery.task_id import TaskId
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -22,9 +23,9 @@ BATCH = 500
 """Messages sent to the broker in one round trip."""
 
 
-def task_id(job: str, step: int, kind: str, task: int, attempt: int = 0) -> str:
+def celery_id(task: TaskId) -> str:
     """Celery's id of a task: derived from what it is, so that a repeat is recognised."""
-    return f"{job}.{step}.{kind}.{task}.{attempt}"
+    return f"{task.job}.{task.name}.0"
 
 
 def coordinator_id(job: str, step: int, what: str) -> str:
@@ -35,10 +36,10 @@ def coordinator_id(job: str, step: int, what: str) -> str:
 def _body(app: Celery, stage: Stage, run: int) -> Any:
     return app.signature(
         f"mrcelery.{stage.then}",
-        kwargs={"job": stage.job, "step": stage.step, **of_run(run)},
+        kwargs={"job": stage.id.job, "step": stage.id.step, **of_run(run)},
         immutable=True,  # the body reads commits, and needs no list of M results in its message
         queue=stage.queue,
-        task_id=coordinator_id(stage.job, stage.step, stage.then),
+        task_id=coordinator_id(stage.id.job, stage.id.step, stage.then),
     )
 
 
@@ -79,23 +80,23 @@ def publish_step(app: Celery, job: str, step: int, what: str, queue: str, run: i
 
 
 def _group(stage: Stage) -> str:
-    return f"{stage.job}.{stage.step}.{stage.kind}"
+    return f"{stage.id.job}.{stage.id.name}"
 
 
 def _send(app: Celery, stage: Stage, group: str, tasks: Iterable[tuple[int, dict[str, Any]]], run: int) -> None:
-    body, name = _body(app, stage, run), f"mrcelery.{stage.kind}"
+    body, name = _body(app, stage, run), f"mrcelery.{stage.id.kind}"
     with app.producer_pool.acquire(block=True) as producer, _batch(producer):
         for number, more in tasks:
-            kwargs = {"job": stage.job, "step": stage.step, "task": number, **more, **of_run(run)}
+            kwargs = {"job": stage.id.job, "step": stage.id.step, "task": number, **more, **of_run(run)}
             message = app.amqp.create_task_message(
-                task_id(stage.job, stage.step, stage.kind, number),
+                celery_id(stage.id.task_id(number)),
                 name,
                 (),
                 kwargs,
                 group_id=group,
                 group_index=number,
                 chord=body,
-                root_id=stage.job,
+                root_id=stage.id.job,
                 ignore_result=True,  # a stored result would only open a window in which the count is lost
                 kwargsrepr=repr(kwargs),  # Flower searches these
                 argsrepr="()",

@@ -30,10 +30,11 @@ from mrcelery.jobstore.base import is_of_a_run, run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.messages import start_message
 from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
-from mrcelery.records import Kind, Request
+from mrcelery.records import Request
 from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
+from mrcelery.task_id import StageId
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -142,11 +143,10 @@ class Reconciler:
         """What is known of the job, or None where it moves and need not be looked into."""
         fields, store, request = watched.fields, self._store, watched.request
         if fields["state"] == "queued":
-            step, kind, total, done = 0, None, 0, 0
+            stage, total, done = None, 0, 0
         else:
-            step = int(fields["step"])
-            kind = _kind(request, fields)
-            total, done = int(fields[f"total.{step}.{kind}"]), store.done(job, step, kind)
+            stage = _stage(request, fields)
+            total, done = int(fields[f"total.{stage.name}"]), store.done(stage)
         moved = (fields["state"], fields.get("step"), fields.get("stage"), done)
         if moved != watched.moved:
             watched.moved, watched.since, watched.unseen = moved, now, {}
@@ -154,21 +154,21 @@ class Reconciler:
             return None
         watched.searched = now
         flying = in_flight(store, job, request.options.queue)
-        head = f"{step}.{kind}."
+        head = f"{stage.name}." if stage else ""
         facts = Facts(
             now=now,
             state=fields["state"],
-            step=step,
-            kind=kind,
-            then=stage_of(request, fields, step, kind).then if kind else "finish",  # type: ignore[arg-type]
+            step=stage.step if stage else 0,
+            kind=stage.kind if stage else None,
+            then=stage_of(request, fields, stage).then if stage else "finish",  # type: ignore[arg-type]
             tasks=total,
-            committed=store.done_tasks(job, step, kind) if kind else frozenset(),
-            in_flight=frozenset(int(i.split(".")[2]) for i in flying if kind and i.startswith(head)),
+            committed=store.done_tasks(stage) if stage else frozenset(),
+            in_flight=frozenset(int(i.split(".")[2]) for i in flying if head and i.startswith(head)),
             coordinating=any(i.rpartition(".")[2] in ("start", "barrier", "finish") for i in flying),
-            running=marks.running(store, job, step, kind, now) if kind else (),
-            repairs=marks.repairs(store, job, step, kind or "start"),
-            rates=marks.rates(store, job, step, kind) if kind else (),
-            backed_up=marks.backups(store, job, step, kind) if kind else frozenset(),
+            running=marks.running(store, stage, now) if stage else (),
+            repairs=marks.repairs(store, job, stage.step if stage else 0, stage.kind if stage else "start"),
+            rates=marks.rates(store, stage) if stage else (),
+            backed_up=marks.backups(store, stage) if stage else frozenset(),
             speculative=request.options.speculative,
         )
         watched.unseen = {name: watched.unseen.get(name, now) for name in missing(facts, self.policy)}
@@ -188,12 +188,12 @@ class Reconciler:
             publish_step(self._app, job, step, action.what, request.options.queue, run)
             return
         assert kind is not None
-        stage = stage_of(request, store.fields(job), step, kind)
+        stage = stage_of(request, store.fields(job), StageId(job, step, kind))
         if isinstance(action, Publish):
             self._note(job, facts, str(action.task))
             publish_again(self._app, stage, action.task, action.attempt, run)
         elif isinstance(action, BackUp):
-            marks.tell_backup(store, job, step, kind, action.task, facts.now)
+            marks.tell_backup(store, stage.id.task_id(action.task), facts.now)
             publish_again(self._app, stage, action.task, 1, run, avoid=action.worker, passes=PASSES)
 
     def _note(self, job: str, facts: Facts, name: str) -> None:
@@ -206,10 +206,12 @@ class Reconciler:
         self._store.close()
 
 
-def _kind(request: Request, fields: dict[str, str]) -> Kind:
-    """The kind of the stage a job is in: the coordinator's own steps stand for the stage before them."""
-    reduces = request.steps[int(fields["step"])].has_reducer
-    return "reduce" if fields["stage"] == "reduce" or (fields["stage"] == "finish" and reduces) else "map"
+def _stage(request: Request, fields: dict[str, str]) -> StageId:
+    """The stage a job is in: the coordinator's own steps stand for the stage before them."""
+    step = int(fields["step"])
+    reduces = request.steps[step].has_reducer
+    reducing = fields["stage"] == "reduce" or (fields["stage"] == "finish" and reduces)
+    return StageId(request.job, step, "reduce" if reducing else "map")
 
 
 def policy_of(app: Celery) -> Policy:

@@ -20,14 +20,16 @@ from weakref import WeakKeyDictionary, WeakSet
 from mrcelery.executor.tasks import runtime_of
 from mrcelery.jobstore.base import JobStore
 from mrcelery.progress import HUNG, last_progress, mark_path
+from mrcelery.records import Kind
 from mrcelery.states import FINAL
+from mrcelery.task_id import TaskId
 
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.0
 """How long an attempt may go on after its job has ended: it looks four times in that time."""
 
-KINDS = {"mrcelery.map": "map", "mrcelery.reduce": "reduce"}
+KINDS: dict[str, Kind] = {"mrcelery.map": "map", "mrcelery.reduce": "reduce"}
 
 
 class Watch:
@@ -84,5 +86,6 @@ class Watch:
 
 def mark_of(scratch: str, request: Any) -> str:
     """Where the attempt that a request runs keeps its mark."""
-    which = request.kwargs
-    return mark_path(scratch, which["job"], which["step"], KINDS[request.name], which["task"], request.worker_pid)
+    named = request.kwargs
+    task = TaskId(named["job"], named["step"], KINDS[request.name], named["task"])
+    return mark_path(scratch, task, request.worker_pid)

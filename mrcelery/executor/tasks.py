@@ -35,9 +35,10 @@ from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.base import run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.jobstore.wire import LOGIN
-from mrcelery.records import JobOptions
+from mrcelery.records import Failure, JobOptions
 from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
+from mrcelery.task_id import TaskId
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -187,7 +188,7 @@ def _coordinate(
     except MRCeleryError as e:
         transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
-            _tell_retry(runtime, e, job, step, kind, -1)
+            _tell_retry(runtime, failure(e, job=job, step=step, kind=kind))
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
         _check_run(runtime.store.fields(job), job, run)
         fail_job(runtime, failure(e, job=job, step=step, kind=kind))
@@ -195,7 +196,7 @@ def _coordinate(
         _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
-        _crashed(runtime, e, job, step, kind, -1, run)
+        _crashed(runtime, e, run, job=job, step=step, kind=kind)
         _withdraw(runtime, job, kind)
         _tell_end(runtime, job)
         raise
@@ -229,27 +230,27 @@ def _withdraw(runtime: Runtime, job: str, kind: str) -> None:
 def _map(
     self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0, run: int = 0
 ) -> int:
-    _pass_on(self, job, step, "map", task, attempt, avoid, passes, run)
-    return _attempt(self, job, step, "map", task, run)
+    task_id = TaskId(job, step, "map", task)
+    _pass_on(self, task_id, run, attempt=attempt, avoid=avoid, passes=passes)
+    return _attempt(self, task_id, run)
 
 
 def _reduce(
     self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0, run: int = 0
 ) -> int:
-    _pass_on(self, job, step, "reduce", task, attempt, avoid, passes, run)
-    return _attempt(self, job, step, "reduce", task, run)
+    task_id = TaskId(job, step, "reduce", task)
+    _pass_on(self, task_id, run, attempt=attempt, avoid=avoid, passes=passes)
+    return _attempt(self, task_id, run)
 
 
-def _pass_on(
-    task: Task, job: str, step: int, kind: Any, number: int, attempt: int, avoid: str, passes: int, run: int
-) -> None:
+def _pass_on(task: Task, task_id: TaskId, run: int, *, attempt: int, avoid: str, passes: int) -> None:
     """Leave a backup to another worker than the slow one, which takes it only where it comes back each time."""
     if passes <= 0 or task.request.hostname != avoid:
         return
     runtime = runtime_of(task.app)
     try:
-        stage = stage_of(runtime.request(job), runtime.store.fields(job), step, kind)
-        publish_again(task.app, stage, number, attempt, run, avoid=avoid, passes=passes - 1)
+        stage = stage_of(runtime.request(task_id.job), runtime.store.fields(task_id.job), task_id.stage)
+        publish_again(task.app, stage, task_id.task, attempt, run, avoid=avoid, passes=passes - 1)
     except (JobStoppedError, KeyError) as e:
         raise Ignore(str(e)) from None  # nobody knows the job any more
     except (OperationalError, RedisError, BrokerUnreachableError) as e:
@@ -257,14 +258,14 @@ def _pass_on(
     raise Ignore(f"left to another worker than {avoid}")
 
 
-def _attempt(task: Task, job: str, step: int, kind: Any, number: int, run: int) -> int:
+def _attempt(task: Task, task_id: TaskId, run: int) -> int:
     """Run the attempt; every delivery of a task returns its number, whoever won."""
-    runtime = runtime_of(task.app)
+    runtime, job, number = runtime_of(task.app), task_id.job, task_id.task
     try:
         # Another process looks after those of a pool of them.
         alone = current_process().name != "MainProcess"
         with _killable():
-            run_attempt(runtime, job, step, kind, number, worker=task.request.hostname or "", alone=alone)
+            run_attempt(runtime, task_id, worker=task.request.hostname or "", alone=alone)
     except JobStoppedError:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number
@@ -276,16 +277,16 @@ def _attempt(task: Task, job: str, step: int, kind: Any, number: int, run: int) 
         retries = task.request.retries
         if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
             kwargs = {**task.request.kwargs, "attempt": retries + 1}
-            _tell_retry(runtime, e, job, step, kind, number)
+            _tell_retry(runtime, failure(e, **task_id._asdict()))
             raise task.retry(
                 kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
         _check_run(runtime.store.fields(job), job, run)
-        fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
+        fail_job(runtime, failure(e, **task_id._asdict()))
         _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
-        _crashed(runtime, e, job, step, kind, number, run)
+        _crashed(runtime, e, run, **task_id._asdict())
         _tell_end(runtime, job)
         if isinstance(e, MemoryError):  # Celery would end the worker with it
             raise AttemptFailed("MemoryError") from None
@@ -317,11 +318,10 @@ def _killable() -> Iterator[None]:
             signal.signal(number, before)
 
 
-def _tell_retry(runtime: Runtime, e: MRCeleryError, job: str, step: int, kind: str, number: int) -> None:
+def _tell_retry(runtime: Runtime, why: Failure) -> None:
     """Say in the job's record why a task is tried again, to those who wait for the job."""
-    why = encode(failure(e, job=job, step=step, kind=kind, task=number)).decode()
     with suppress(BrokerUnreachableError):  # of no use to anyone then
-        runtime.store.update(job, {"retrying": why})
+        runtime.store.update(why.job, {"retrying": encode(why).decode()})
 
 
 def _most_attempts(runtime: Runtime, job: str) -> int:
@@ -332,11 +332,11 @@ def _most_attempts(runtime: Runtime, job: str) -> int:
         return JobOptions().max_attempts
 
 
-def _crashed(runtime: Runtime, e: Exception, job: str, step: int, kind: str, number: int, run: int) -> None:
+def _crashed(runtime: Runtime, e: Exception, run: int, *, job: str, step: int, kind: str, task: int = -1) -> None:
     """A fault of ours: the job must end all the same, and say that it is one."""
     _check_run(runtime.store.fields(job), job, run)
     error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
-    fail_job(runtime, failure(error, job=job, step=step, kind=kind, task=number))
+    fail_job(runtime, failure(error, job=job, step=step, kind=kind, task=task))
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

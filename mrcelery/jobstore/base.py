@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mrcelery.states import State
+from mrcelery.task_id import StageId, TaskId
 
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
@@ -121,21 +122,19 @@ class JobStore(Protocol):
         """Ids of cancelled jobs that are not ``cleaned``."""
         ...
 
-    def next_attempt(
-        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
-    ) -> int:
+    def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
         """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
         ...
 
-    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+    def excuse_attempt(self, task: TaskId) -> None:
         """Count an attempt that ended for no fault of its own."""
         ...
 
-    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+    def excused(self, task: TaskId) -> int:
         """How many of a task's attempts were."""
         ...
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+    def look(self, task: TaskId) -> tuple[str, bool, bool]:
         """The state, whether a commit of the task is remembered, and whether someone follows what the job prints.
 
         Cheap: attempts ask it as they run.
@@ -146,36 +145,26 @@ class JobStore(Protocol):
         """Have it known for so long that someone follows what the job prints."""
         ...
 
-    def add_commit(
-        self,
-        job: str,
-        step: int,
-        kind: str,
-        task: int,
-        commit: bytes,
-        *,
-        note: Note | None = None,
-        add: Mapping[str, int] = {},
-    ) -> None:
+    def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
         """Remember a task's encoded commit (idempotent; the first stays); b"" for one to be read from storage.
 
         With the first, and only with that, ``note`` is set and ``add`` added to the job's sums.
         """
         ...
 
-    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
+    def note_bad(self, task: TaskId, records: int) -> int:
         """Remember how many records a committed task has skipped (idempotent); returns the job's sum."""
         ...
 
-    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
+    def commits(self, stage: StageId) -> dict[int, bytes]:
         """Remembered commits by task; those not there must be read from storage."""
         ...
 
-    def done(self, job: str, step: int, kind: str) -> int:
+    def done(self, stage: StageId) -> int:
         """How many commits are remembered for a stage."""
         ...
 
-    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
+    def done_tasks(self, stage: StageId) -> frozenset[int]:
         """Tasks of which a commit is remembered."""
         ...
 
@@ -202,7 +191,7 @@ class JobStore(Protocol):
 
     def drop_mark(self, job: str, table: str, name: str) -> None: ...
 
-    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+    def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
         """``done``, and the ``marks`` of each table, at once."""
         ...
 
@@ -220,7 +209,7 @@ class JobStore(Protocol):
         """Forget objects that are no longer needed; those that are not there are no error."""
         ...
 
-    def forget_stage(self, job: str, step: int, kind: str) -> None:
+    def forget_stage(self, stage: StageId) -> None:
         """Drop a finished stage's commits."""
         ...
 

@@ -18,6 +18,7 @@ from mrcelery.errors import TaskError
 from mrcelery.executor import tasks as executor_tasks
 from mrcelery.messages import start_message
 from mrcelery.records import Commit, StageSummary
+from mrcelery.task_id import StageId, TaskId
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from services import Fleet, Quiet, eventually, results
@@ -249,7 +250,7 @@ def test_a_step_that_runs_while_its_job_is_retried(
             quiet.take()
             if ends != "with a stage":
                 raise TaskError("no") if ends == "with an error" else ZeroDivisionError
-            return Stage(handle.id, 0, "reduce", 2, "finish", quiet.name)
+            return Stage(StageId(handle.id, 0, "reduce"), 2, "finish", quiet.name)
 
         monkeypatch.setattr(executor_tasks, "barrier", late)
         quiet.run("mrcelery.barrier", job=handle.id, step=0)
@@ -319,22 +320,24 @@ def test_storage_keys(fleet: Fleet, word_count: str, tmp_path: Path) -> None:
     found = {path.relative_to(storage).as_posix() for path in root.rglob("*") if path.is_file()}
     fixed = {layout.spec(job), layout.code(job), layout.report(job), layout.report_page(job)}
     fixed.add(layout.plan_page(job, 0, 0))
-    fixed |= {layout.stage_summary(job, 0, "map"), layout.stage_summary(job, 0, "reduce")}
+    fixed |= {layout.stage_summary(StageId(job, 0, "map")), layout.stage_summary(StageId(job, 0, "reduce"))}
     fixed |= {layout.shuffle_input(job, 0, number) for number in range(2)}
-    fixed |= {layout.commit(job, 0, kind, n) for kind, tasks in (("map", 3), ("reduce", 2)) for n in range(tasks)}
+    fixed |= {
+        layout.commit(TaskId(job, 0, kind, n)) for kind, tasks in (("map", 3), ("reduce", 2)) for n in range(tasks)
+    }
     assert fixed <= found
     named = set()
     for kind, tasks in (("map", 3), ("reduce", 2)):
         summed = 0
         for number in range(tasks):
-            commit = decode((storage / layout.commit(job, 0, kind, number)).read_bytes(), Commit)  # type: ignore[arg-type]
+            commit = decode((storage / layout.commit(TaskId(job, 0, kind, number))).read_bytes(), Commit)  # type: ignore[arg-type]
             assert (commit.job, commit.step, commit.kind, commit.task) == (job, 0, kind, number)
             for part in commit.parts:
-                assert part.key == layout.part(job, 0, kind, number, part.partition, commit.attempt)
+                assert part.key == layout.part(TaskId(job, 0, kind, number), part.partition, commit.attempt)
                 assert (storage / part.key).stat().st_size == part.bytes
                 named.add(part.key)
             summed += commit.records_in
-        summary = decode((storage / layout.stage_summary(job, 0, kind)).read_bytes(), StageSummary)
+        summary = decode((storage / layout.stage_summary(StageId(job, 0, kind))).read_bytes(), StageSummary)
         assert summary.totals.records_in == summed
         assert summary.totals.tasks == tasks
     assert found == fixed | named

@@ -23,6 +23,7 @@ from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
 from mrcelery.executor.reconciler import Reconciler
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
+from mrcelery.task_id import TaskId
 
 JobFile = Callable[..., str]
 
@@ -233,7 +234,7 @@ def test_redis_forgets_everything_in_mid_job(
         store = open_storage(str(tmp_path / "storage"))
 
         def others_done() -> bool:
-            keys = [layout.commit(handle.id, 0, "map", LINES.index(line)) for line in committed]
+            keys = [layout.commit(TaskId(handle.id, 0, "map", LINES.index(line))) for line in committed]
             return bool(traced.runs().get(stage)) and all(store.stat(key) for key in keys)
 
         eventually(others_done, "all but one task have committed")

@@ -27,6 +27,7 @@ from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.submission import Submission
+from mrcelery.task_id import TaskId
 
 JobFile = Callable[..., str]
 
@@ -72,9 +73,9 @@ class Place:
         first = start(self.runtime, job)
         assert first is not None
         for number in range(first.tasks):
-            run_attempt(self.runtime, job, 0, "map", number)
+            run_attempt(self.runtime, TaskId(job, 0, "map", number))
         for number in range(barrier(self.runtime, job, 0).tasks):
-            run_attempt(self.runtime, job, 0, "reduce", number)
+            run_attempt(self.runtime, TaskId(job, 0, "reduce", number))
         return job
 
     def names(self) -> list[str]:
@@ -275,7 +276,7 @@ def test_the_steps_before_the_last_run_again(place: Place) -> None:
         with pytest.raises(JobStoppedError):
             late(place.runtime, job)
     with pytest.raises(JobStoppedError):
-        run_attempt(place.runtime, job, 0, "map", 0)
+        run_attempt(place.runtime, TaskId(job, 0, "map", 0))
     assert place.names() == DONE
 
 
@@ -325,7 +326,7 @@ def test_the_broker_fails_for_a_while(
                 handle.runner.store.call(("CONFIG", "SET", "maxmemory", "1"))
             (seen / "go").touch()
             storage = open_storage(str(tmp_path / "storage"))
-            commits = [layout.commit(handle.id, 0, "map", number) for number in range(2)]
+            commits = [layout.commit(TaskId(handle.id, 0, "map", number)) for number in range(2)]
             eventually(lambda: all(storage.stat(key) for key in commits), "both maps have committed")
             if trouble == "restart":
                 server.start()

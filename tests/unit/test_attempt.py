@@ -31,6 +31,7 @@ from mrcelery.executor.inline import InlineRunner
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
+from mrcelery.task_id import TaskId
 
 KEY = "correct horse battery staple"
 
@@ -89,7 +90,7 @@ def test_what_user_code_does_to_its_process_ends_with_the_attempt(
     root = logging.getLogger()
     before = dict(os.environ), os.getcwd(), list(sys.path), root.handlers[:], root.level, gc.isenabled()
     start(runtime, job)
-    run_attempt(runtime, job, 0, "map", 0)
+    run_attempt(runtime, TaskId(job, 0, "map", 0))
     assert before == (dict(os.environ), os.getcwd(), list(sys.path), root.handlers[:], root.level, gc.isenabled())
     log = log_of(tmp_path)
     assert all(text in log for text in ("logged", "printed\n", "to stderr\n", "bytes\n"))
@@ -129,7 +130,7 @@ def test_a_log_that_cannot_be_written_hides_no_error(
 
     monkeypatch.setattr(storage, "write", full)
     with pytest.raises(UserCodeError, match="the user's"):
-        run_attempt(runtime, job, 0, "map", 0)
+        run_attempt(runtime, TaskId(job, 0, "map", 0))
 
 
 PLAIN = """
@@ -150,7 +151,7 @@ def test_a_full_disk_is_told_and_tried_again(
 
     monkeypatch.setattr("mrcelery.attempt.run_map", full)
     with pytest.raises(TaskError, match=r"/scratch/spill-0: No space left on device: .*MRCELERY_SCRATCH") as raised:
-        run_attempt(runtime, job, 0, "map", 0)
+        run_attempt(runtime, TaskId(job, 0, "map", 0))
     assert raised.value.retryable
     assert raised.value.attempt.startswith("1-")
 
@@ -161,7 +162,7 @@ def test_an_object_that_is_gone_is_named(submitted: Callable[..., tuple[Runtime,
     storage = runtime.job(job).storage
     storage.delete([layout.plan_page(job, 0, 0)])
     with pytest.raises(CorruptDataError, match=r"plan-00000\.json is gone"):
-        run_attempt(runtime, job, 0, "map", 0)
+        run_attempt(runtime, TaskId(job, 0, "map", 0))
 
 
 def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tuple[Runtime, str]]) -> None:

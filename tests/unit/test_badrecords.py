@@ -17,6 +17,7 @@ from mrcelery.errors import JobFailedError, TaskError
 from mrcelery.executor.lost import left_by, told
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Losses
+from mrcelery.task_id import TaskId
 
 Run = Callable[..., tuple[dict[Any, Any], Any, list[dict[str, Any]]]]
 
@@ -208,19 +209,19 @@ def test_what_a_dead_process_leaves_is_removed(tmp_path: Path) -> None:
 
 def test_losses_are_kept_and_a_killer_is_one_that_killed_twice() -> None:
     store = MemoryJobStore()
-    assert losses(store, "job", 0, "map", 1) == Losses()
+    assert losses(store, TaskId("job", 0, "map", 1)) == Losses()
     for mark in (None, (0, 64), (5, 1), (6, 1)):
-        note_loss(store, "job", 0, "map", 1, "signal 9", mark)
-        assert killers(losses(store, "job", 0, "map", 1)) == frozenset()
-    note_loss(store, "job", 0, "map", 1, "signal 11", (5, 1))
-    found = losses(store, "job", 0, "map", 1)
+        note_loss(store, TaskId("job", 0, "map", 1), "signal 9", mark)
+        assert killers(losses(store, TaskId("job", 0, "map", 1))) == frozenset()
+    note_loss(store, TaskId("job", 0, "map", 1), "signal 11", (5, 1))
+    found = losses(store, TaskId("job", 0, "map", 1))
     assert found == Losses(reason="signal 11", deaths=((0, 64), (5, 1), (6, 1), (5, 1)))
     assert killers(found) == {5}
 
 
 def test_batches_with_a_suspect_are_told(tmp_path: Path) -> None:
     lost = Losses(deaths=((64, 64), (5, 1), (5, 1)))
-    bad = BadRecords("job", 0, "map", 0, "1", limit=1, scratch=str(tmp_path), lost=lost)
+    bad = BadRecords(TaskId("job", 0, "map", 0), "1", limit=1, scratch=str(tmp_path), lost=lost)
     assert [bad.suspect(*span) for span in ((0, 5), (5, 6), (6, 64), (63, 65), (127, 128), (128, 900))] == [
         False, True, False, True, True, False,
     ]  # fmt: skip

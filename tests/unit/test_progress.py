@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 from mrcelery.progress import Mark, last_progress, mark_path
+from mrcelery.task_id import TaskId
 
 
 def test_a_mark_tells_of_the_last_progress(tmp_path: Path) -> None:
-    path = mark_path(str(tmp_path), "job", 0, "map", 3, os.getpid())
+    path = mark_path(str(tmp_path), TaskId("job", 0, "map", 3), os.getpid())
     assert last_progress(path) == 0.0
     before = time.monotonic()
     mark = Mark(path)
@@ -23,7 +24,7 @@ def test_a_mark_tells_of_the_last_progress(tmp_path: Path) -> None:
 
 
 def test_a_mark_whose_file_user_code_closed(tmp_path: Path) -> None:
-    path = mark_path(str(tmp_path), "job", 0, "map", 3, 1)
+    path = mark_path(str(tmp_path), TaskId("job", 0, "map", 3), 1)
     mark = Mark(path)
     os.close(mark._file)
     mark.touch()
