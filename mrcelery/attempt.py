@@ -18,12 +18,9 @@ from mrcelery.badrecords import GROUP, BadRecords, killers, losses, too_many
 from mrcelery.badrecords import Mark as RecordMark
 from mrcelery.capture import Log, captured, own_environment
 from mrcelery.ceiling import ceiling
+from mrcelery.cleanup import take_back
 from mrcelery.commit import commit, committed
-from mrcelery.config import show_size
-from mrcelery.ending import take_back
 from mrcelery.errors import (
-    AttemptsLostError,
-    CorruptDataError,
     DamagedPartError,
     JobStoppedError,
     MRCeleryError,
@@ -31,19 +28,19 @@ from mrcelery.errors import (
     TaskError,
     UnreachableError,
 )
+from mrcelery.failure import never_ended, of_the_machine, too_little_memory
 from mrcelery.formats.source import in_turn
 from mrcelery.job import hooks
 from mrcelery.jobstore.base import FINAL
 from mrcelery.loader import LoadedBundle
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
-from mrcelery.progress import HUNG, Mark, mark_path
+from mrcelery.progress import Mark, mark_path
 from mrcelery.protocols import pickle_allowed
 from mrcelery.records import (
     BadRecord,
     Commit,
     Counters,
-    Failure,
     Losses,
     Part,
     ShuffleInput,
@@ -189,10 +186,10 @@ class Attempt:
             e.attempt = self.name
             raise
         except MemoryError as e:
-            raise _too_little_memory(e, self.active.spec.request.options.memory, self.name) from None
+            raise too_little_memory(e, self.active.spec.request.options.memory, self.name) from None
         except OSError as e:
             self._check_goes_on()
-            raise _of_the_machine(e, self.name) from e
+            raise of_the_machine(e, self.name) from e
         winner = commit(self.active.storage, mine)
         if time.monotonic() - began >= LATE_SECONDS:
             self._check_goes_on()  # not before the commit: it could stand still between the two
@@ -206,7 +203,7 @@ class Attempt:
         # Records that are skipped for killing their process took two attempts each to find.
         most = self.active.spec.request.options.max_attempts + 2 * len(killers(lost))
         if self.number > most and self.number > most + marks.not_failed(self.runtime.store, self.task):
-            raise _never_ended(self.task, most, lost)
+            raise never_ended(self.task, most, lost)
 
     def _check_goes_on(self) -> None:
         """Raise where the job has ended: an attempt that stood still comes back to what has been cleaned up."""
@@ -416,62 +413,3 @@ class Attempt:
 def _plain_counters(counters: Mapping[Any, Mapping[Any, Any]]) -> Counters:
     """Counters as plain data, which alone may go on: a name could be any object of the user's."""
     return {str(group): {str(name): int(amount) for name, amount in names.items()} for group, names in counters.items()}
-
-
-def _never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
-    reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
-    remedy = "correct what crashes in the job's code, or raise --memory"
-    if HUNG in reason:
-        remedy = f"have code that takes long say that it goes on (set_status), or raise {HUNG} on the workers"
-    times = f"{most} time{'s' if most > 1 else ''}"
-    return AttemptsLostError(
-        f"{task.kind} task {task.task} was started {times} and never came to an end: {reason}; {remedy}; "
-        "`mrcelery logs` and the workers' logs may have more"
-    )
-
-
-def _too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
-    error = TaskError(
-        f"{type(e).__name__}: the task needs more memory than its ceiling allows: raise --memory from "
-        f"{show_size(memory)}"
-    )
-    error.attempt = attempt
-    return error
-
-
-def _of_the_machine(e: OSError, attempt: str) -> TaskError:
-    """What the worker's own disk, or a file that should be there, made go wrong; user code's is wrapped already."""
-    error: TaskError
-    if isinstance(e, FileNotFoundError):
-        error = CorruptDataError(f"{e.filename or e} is gone, which the job still needs: submit it again")
-    else:
-        error = TaskError(
-            f"{e.filename or 'scratch'}: {e.strerror or e}: make room on the worker, or set MRCELERY_SCRATCH to a "
-            "folder that has it"
-        )
-        error.retryable = True  # by a worker that has room
-    error.attempt = attempt
-    return error
-
-
-def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1) -> Failure:
-    """What the job's record says of an error."""
-    return Failure(
-        error=type(error).__name__,
-        message=str(error),
-        exit_code=error.exit_code,
-        traceback=getattr(error, "traceback", ""),
-        job=job,
-        step=step,
-        kind=kind,
-        task=task,
-        attempt=error.attempt,
-        file=getattr(error, "file", ""),
-        offset=-1 if (offset := getattr(error, "offset", None)) is None else offset,
-        record=getattr(error, "record", ""),
-    )
-
-
-def fail_job(runtime: Runtime, failed: Failure) -> bool:
-    """End a job as failed; the first failure stays."""
-    return runtime.store.move(failed.job, "failed", {"failure": encode(failed).decode(), "finished": repr(time.time())})

@@ -20,7 +20,6 @@ from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import Transfers
 from mrcelery.summaries import summaries
-from mrcelery.task_id import KINDS, StageId, TaskId
 
 SMALL_RESULTS = 64 << 10
 """Bytes of output that go to the client through the job store, if it wants to print them."""
@@ -46,7 +45,7 @@ def publish_job(runtime: Runtime, active: ActiveJob, parts: list[Part], moved: T
         copies.update(_bad_records(runtime, active))
     try:
         publish(
-            runtime.store, storage, job, request.output, list(copies.values()), list(copies), report,
+            runtime.store, storage, job, request.output, copies, report,
             overwrite=request.options.overwrite,
         )  # fmt: skip
     except JobStoppedError:
@@ -123,52 +122,3 @@ def _report(
         bad_records=bad_records,
         overview=overview(runtime.store, job, finished, state="succeeded"),
     )
-
-
-def clean_up(runtime: Runtime, job: str) -> None:
-    """Remove what an ended job no longer needs, intermediate data and plans; not its spec, code, logs or results.
-
-    Called after the job has ended, so that nobody waits for it. A failed job keeps all for ``retry``; a cancelled
-    one the plan of its first step, so that it can be run anew.
-    """
-    state = runtime.store.state(job)
-    if state not in ("succeeded", "cancelled"):
-        return
-    active = runtime.job(job)
-    if active.spec.request.options.keep:
-        return
-    storage = active.storage
-    kept = _kept if state == "succeeded" else _kept_of_cancelled
-    # Attempts that still run lose their race against a commit that is gone; their job has ended, and
-    # they look for that before they start. What they leave is found by `clean`.
-    for step in range(len(active.spec.steps)):
-        root = layout.step_root(job, step)
-        storage.delete(o.key for o in storage.list(root) if not kept(o.key))
-        for kind in KINDS:
-            runtime.store.forget_stage(StageId(job, step, kind))
-    storage.sweep(layout.job_root(job))
-
-
-def take_back(runtime: Runtime, active: ActiveJob, task: TaskId, attempt: str) -> None:
-    """Remove what an attempt has written that came too late: of a job that succeeded and may be cleaned up already.
-
-    Harmless for any other.
-    """
-    job, storage = active.id, active.storage
-    if active.spec.request.options.keep or runtime.store.state(job) != "succeeded":
-        return
-    root = layout.task_root(task)
-    storage.delete([o.key for o in storage.list(root) if not _kept(o.key)])
-    storage.delete([layout.bad_records(task, attempt)])
-    storage.sweep(root)
-
-
-def _kept(key: str) -> bool:
-    name = key.rsplit("/", 1)[-1]
-    return name.startswith("log.") or name in ("map.json", "reduce.json")
-
-
-def _kept_of_cancelled(key: str) -> bool:
-    # Not the summaries: they would tell of commits that are gone.
-    name = key.rsplit("/", 1)[-1]
-    return name.startswith("log.") or "/step-0/plan-" in key

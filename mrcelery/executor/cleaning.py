@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 
 from mrcelery import layout
+from mrcelery.cleanup import clean_up
 from mrcelery.config import Config
-from mrcelery.ending import clean_up
 from mrcelery.errors import TaskError
 from mrcelery.executor.inflight import has_attempts, leased
 from mrcelery.jobstore.redis import RedisJobStore

@@ -8,11 +8,13 @@ import time
 from contextlib import suppress
 
 from mrcelery import layout
-from mrcelery.attempt import fail_job, failure, run_attempt
+from mrcelery.attempt import run_attempt
+from mrcelery.cleanup import clean_up
 from mrcelery.coordinator import barrier, finish, start
-from mrcelery.ending import clean_up, withdraw_output
+from mrcelery.ending import withdraw_output
 from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
+from mrcelery.failure import fail_job, failure
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
 from mrcelery.reporter import write_report
@@ -56,7 +58,7 @@ class InlineRunner:
         except JobStoppedError:
             pass
         except MRCeleryError as e:
-            fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
+            fail_job(self.store, failure(e, job=job, step=step, kind=kind, task=number))
             with suppress(MRCeleryError):
                 withdraw_output(runtime, job)
                 write_report(self.store, job)

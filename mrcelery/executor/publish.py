@@ -23,26 +23,6 @@ BATCH = 500
 """Messages sent to the broker in one round trip."""
 
 
-def celery_id(task: TaskId) -> str:
-    """Celery's id of a task: derived from what it is, so that a repeat is recognised."""
-    return f"{task.job}.{task.name}.0"
-
-
-def coordinator_id(job: str, step: int, what: str) -> str:
-    """Celery's id of a step of the coordinator."""
-    return f"{job}.start" if what == "start" else f"{job}.{step}.{what}"
-
-
-def _body(app: Celery, stage: Stage, run: int) -> Any:
-    return app.signature(
-        f"mrcelery.{stage.then}",
-        kwargs={"job": stage.id.job, "step": stage.id.step, **of_run(run)},
-        immutable=True,  # the body reads commits, and needs no list of M results in its message
-        queue=stage.queue,
-        task_id=coordinator_id(stage.id.job, stage.id.step, stage.then),
-    )
-
-
 def publish_stage(app: Celery, stage: Stage, run: int = 0) -> None:
     """Publish a stage's tasks as a chord with the coordinator's next step as its body.
 
@@ -102,6 +82,26 @@ def _send(app: Celery, stage: Stage, group: str, tasks: Iterable[tuple[int, dict
                 argsrepr="()",
             )
             app.amqp.send_task_message(producer, name, message, queue=stage.queue)
+
+
+def _body(app: Celery, stage: Stage, run: int) -> Any:
+    return app.signature(
+        f"mrcelery.{stage.then}",
+        kwargs={"job": stage.id.job, "step": stage.id.step, **of_run(run)},
+        immutable=True,  # the body reads commits, and needs no list of M results in its message
+        queue=stage.queue,
+        task_id=coordinator_id(stage.id.job, stage.id.step, stage.then),
+    )
+
+
+def celery_id(task: TaskId) -> str:
+    """Celery's id of a task: derived from what it is, so that a repeat is recognised."""
+    return f"{task.job}.{task.name}.0"
+
+
+def coordinator_id(job: str, step: int, what: str) -> str:
+    """Celery's id of a step of the coordinator."""
+    return f"{job}.start" if what == "start" else f"{job}.{step}.{what}"
 
 
 def _batch(producer: Any) -> Any:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 
 from mrcelery import layout, marks
-from mrcelery.attempt import fail_job, failure
 from mrcelery.config import Config
 from mrcelery.coordinator import stage_of
 from mrcelery.errors import MRCeleryError, StorageUnreachableError, TaskError
@@ -27,6 +26,7 @@ from mrcelery.executor.fleet import start_message
 from mrcelery.executor.inflight import in_flight, leased
 from mrcelery.executor.publish import publish_again, publish_step
 from mrcelery.executor.tasks import store_url
+from mrcelery.failure import fail_job, failure
 from mrcelery.jobstore.base import is_of_a_run, run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
@@ -179,7 +179,7 @@ class Reconciler:
         _log.warning("mrcelery: job %s, step %d, %s: %s", job, step, kind, action)
         if isinstance(action, GiveUp):
             error = TaskError(action.reason)
-            fail_job(self._runtime, failure(error, job=job, step=step, kind=kind or "start", task=action.task))
+            fail_job(self._store, failure(error, job=job, step=step, kind=kind or "start", task=action.task))
             with suppress(MRCeleryError):
                 write_report(store, job)
             return

@@ -17,10 +17,11 @@ from celery.signals import worker_init, worker_process_init
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from mrcelery.attempt import fail_job, failure, run_attempt
+from mrcelery.attempt import run_attempt
+from mrcelery.cleanup import clean_up
 from mrcelery.config import Config
 from mrcelery.coordinator import Stage, barrier, finish, has_gone_on, stage_of, start
-from mrcelery.ending import clean_up, withdraw_output
+from mrcelery.ending import withdraw_output
 from mrcelery.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -31,6 +32,7 @@ from mrcelery.errors import (
 )
 from mrcelery.executor.cleaning import clean_cancelled
 from mrcelery.executor.publish import publish_again, publish_stage
+from mrcelery.failure import fail_job, failure
 from mrcelery.jobstore.base import run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.jobstore.wire import LOGIN
@@ -72,50 +74,6 @@ BROKER_PATIENCE = 60.0
 """Seconds that a running task waits for a broker that restarts: what it has computed is not thrown away."""
 
 _runtimes: dict[tuple[int, str], Runtime] = {}
-
-
-def runtime_of(app: Celery) -> Runtime:
-    """This process's runtime for an app: its job store lies beside the app's queues."""
-    url = str(app.conf.broker_url)
-    runtime = _runtimes.get((os.getpid(), url))
-    if runtime is None:
-        config = Config.load({})
-        runtime = _runtimes[os.getpid(), url] = Runtime(
-            RedisJobStore(store_url(app), patience=BROKER_PATIENCE),
-            storage=config.storage,
-            scratch=config.scratch or None,
-            signing_key=config.signing_key or None,
-        )
-    return runtime
-
-
-def store_url(app: Celery) -> str:
-    """The job store's address: the broker's, or the result backend's where that is no Redis."""
-    conf = app.conf
-    for url, options in (
-        (conf.broker_read_url, conf.broker_transport_options),
-        (conf.broker_url, conf.broker_transport_options),
-        (conf.result_backend, conf.result_backend_transport_options),
-    ):
-        if url and str(url).startswith(REDIS_SCHEMES):
-            # A prefix of results only is no concern of ours.
-            if (options or {}).get("global_keyprefix") and options is not conf.result_backend_transport_options:
-                raise ConfigError(
-                    "the app's broker has a global_keyprefix, under which mrcelery's clients would not find its "
-                    "queues: leave it out of broker_transport_options, or give the app a Redis database of its own"
-                )
-            return _with_master(str(url), options or {})
-    raise ConfigError("mrcelery needs Redis as broker or result backend of the Celery app: set broker_url")
-
-
-def _with_master(url: str, options: Mapping[str, Any]) -> str:
-    """The address with the name of Sentinel's master, and its Sentinels' password, which are options of Celery's."""
-    if not url.startswith("sentinel") or "master_name" not in options:
-        return url
-    query = {"master_name": options["master_name"]}
-    login = options.get("sentinel_kwargs") or {}
-    query.update({f"sentinel_{name}": login[name] for name in LOGIN if name in login})
-    return f"{url.partition('?')[0]}?{urlencode(query)}"
 
 
 def register(app: Celery) -> None:
@@ -190,7 +148,7 @@ def _coordinate(
             _tell_retry(runtime, failure(e, job=job, step=step, kind=kind))
             raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
         _check_run(runtime.store.fields(job), job, run)
-        fail_job(runtime, failure(e, job=job, step=step, kind=kind))
+        fail_job(runtime.store, failure(e, job=job, step=step, kind=kind))
         _withdraw(runtime, job, kind)
         _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
@@ -281,7 +239,7 @@ def _attempt(task: Task, task_id: TaskId, run: int) -> int:
                 kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
         _check_run(runtime.store.fields(job), job, run)
-        fail_job(runtime, failure(e, **task_id._asdict()))
+        fail_job(runtime.store, failure(e, **task_id._asdict()))
         _tell_end(runtime, job)
         raise AttemptFailed(str(e)) from None
     except Exception as e:
@@ -335,7 +293,51 @@ def _crashed(runtime: Runtime, e: Exception, run: int, *, job: str, step: int, k
     """A fault of ours: the job must end all the same, and say that it is one."""
     _check_run(runtime.store.fields(job), job, run)
     error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
-    fail_job(runtime, failure(error, job=job, step=step, kind=kind, task=task))
+    fail_job(runtime.store, failure(error, job=job, step=step, kind=kind, task=task))
+
+
+def runtime_of(app: Celery) -> Runtime:
+    """This process's runtime for an app: its job store lies beside the app's queues."""
+    url = str(app.conf.broker_url)
+    runtime = _runtimes.get((os.getpid(), url))
+    if runtime is None:
+        config = Config.load({})
+        runtime = _runtimes[os.getpid(), url] = Runtime(
+            RedisJobStore(store_url(app), patience=BROKER_PATIENCE),
+            storage=config.storage,
+            scratch=config.scratch or None,
+            signing_key=config.signing_key or None,
+        )
+    return runtime
+
+
+def store_url(app: Celery) -> str:
+    """The job store's address: the broker's, or the result backend's where that is no Redis."""
+    conf = app.conf
+    for url, options in (
+        (conf.broker_read_url, conf.broker_transport_options),
+        (conf.broker_url, conf.broker_transport_options),
+        (conf.result_backend, conf.result_backend_transport_options),
+    ):
+        if url and str(url).startswith(REDIS_SCHEMES):
+            # A prefix of results only is no concern of ours.
+            if (options or {}).get("global_keyprefix") and options is not conf.result_backend_transport_options:
+                raise ConfigError(
+                    "the app's broker has a global_keyprefix, under which mrcelery's clients would not find its "
+                    "queues: leave it out of broker_transport_options, or give the app a Redis database of its own"
+                )
+            return _with_master(str(url), options or {})
+    raise ConfigError("mrcelery needs Redis as broker or result backend of the Celery app: set broker_url")
+
+
+def _with_master(url: str, options: Mapping[str, Any]) -> str:
+    """The address with the name of Sentinel's master, and its Sentinels' password, which are options of Celery's."""
+    if not url.startswith("sentinel") or "master_name" not in options:
+        return url
+    query = {"master_name": options["master_name"]}
+    login = options.get("sentinel_kwargs") or {}
+    query.update({f"sentinel_{name}": login[name] for name in LOGIN if name in login})
+    return f"{url.partition('?')[0]}?{urlencode(query)}"
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

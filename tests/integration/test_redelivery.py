@@ -14,8 +14,9 @@ from services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 import mrcelery
 from mrcelery import committer, layout
 from mrcelery.attempt import run_attempt
+from mrcelery.cleanup import clean_up
 from mrcelery.coordinator import barrier, finish, start
-from mrcelery.ending import clean_up, withdraw_output
+from mrcelery.ending import withdraw_output
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
 from mrcelery.executor.submit import enter
 from mrcelery.executor.tasks import BROKER_PATIENCE

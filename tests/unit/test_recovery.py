@@ -15,8 +15,8 @@ import pytest
 import mrcelery
 from mrcelery import attempt, layout, marks, watch
 from mrcelery.attempt import run_attempt
+from mrcelery.cleanup import clean_up
 from mrcelery.coordinator import Stage, barrier, finish, has_gone_on, start
-from mrcelery.ending import clean_up
 from mrcelery.errors import JobStoppedError, TaskError
 from mrcelery.executor.inline import InlineRunner
 from mrcelery.executor.submit import enter, job_fields
