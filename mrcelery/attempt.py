@@ -14,8 +14,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, NamedTuple
 
 from mrcelery import journal, layout, marks, watch
-from mrcelery.badrecords import GROUP, BadRecords, killers, losses, too_many
-from mrcelery.badrecords import Mark as RecordMark
+from mrcelery.badrecords import GROUP, BadRecords, RecordMarker, killers, losses, too_many
 from mrcelery.capture import Log, captured, own_environment
 from mrcelery.ceiling import ceiling
 from mrcelery.cleanup import take_back
@@ -35,7 +34,7 @@ from mrcelery.jobstore.base import FINAL
 from mrcelery.loader import LoadedBundle
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
-from mrcelery.progress import Mark, mark_path
+from mrcelery.progress import ProgressFile, progress_path
 from mrcelery.protocols import pickle_allowed
 from mrcelery.records import (
     BadRecord,
@@ -51,7 +50,7 @@ from mrcelery.records import (
 )
 from mrcelery.reducer import run_reduce
 from mrcelery.repair import MOST, mended, repaired, writer
-from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.runtime import OpenJob, OpenJobs
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
 from mrcelery.task import Task
@@ -64,9 +63,7 @@ LATE_SECONDS = 1.0
 """An attempt that took so long looks whether its job goes on when it has committed; no lease is shorter."""
 
 
-def run_attempt(
-    runtime: Runtime, task: TaskId, *, capture: bool = True, worker: str = "", alone: bool = False
-) -> Commit:
+def run_attempt(jobs: OpenJobs, task: TaskId, *, capture: bool = True, worker: str = "", alone: bool = False) -> Commit:
     """Run a task and return the commit that counts, this attempt's or another one's.
 
     ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker``: the
@@ -76,14 +73,14 @@ def run_attempt(
     :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
     """
     with transfers(behind=True) as moved:
-        if runtime.store.state(task.job) in FINAL:
+        if jobs.store.state(task.job) in FINAL:
             raise JobStoppedError(f"job {task.job} has ended")
-        active = runtime.job(task.job)
+        active = jobs.open(task.job)
         token = secrets.token_hex(3)
         where = journal.of_process(worker or socket.gethostname(), os.getpid())
-        number = journal.begin(runtime.store, task, token, where)
+        number = journal.begin(jobs.store, task, token, where)
         attempt = Attempt(
-            runtime, active, task, number, f"{number}-{token}", moved=moved, capture=capture, worker=where, alone=alone
+            jobs, active, task, number, f"{number}-{token}", moved=moved, capture=capture, worker=where, alone=alone
         )
         return attempt.run()
 
@@ -99,8 +96,8 @@ class _Began(NamedTuple):
 class Attempt:
     """One attempt at a task, with what each step of it takes from the process that runs it."""
 
-    runtime: Runtime
-    active: ActiveJob
+    jobs: OpenJobs
+    active: OpenJob
     task: TaskId
     number: int
     """Of the attempts at its task, from 1."""
@@ -125,7 +122,7 @@ class Attempt:
         """The attempt's own folder for spills."""
         job, step, kind, task = self.task
         # The process's number in the name: where it dies, another removes what it leaves.
-        return os.path.join(self.runtime.scratch, "tasks", f"{job}-{step}-{kind}-{task}-{self.name}.{os.getpid()}")
+        return os.path.join(self.jobs.scratch, "tasks", f"{job}-{step}-{kind}-{task}-{self.name}.{os.getpid()}")
 
     def run(self) -> Commit:
         """Run the attempt and return the commit that counts; its end is journaled, whatever it is."""
@@ -135,7 +132,7 @@ class Attempt:
             except JobStoppedError:
                 self.moved.drop()
                 with suppress(UnreachableError):  # else it is found by `clean`
-                    take_back(self.runtime, self.active, self.task, self.name)
+                    take_back(self.jobs, self.active, self.task, self.name)
                 raise
             if winner.attempt != self.name:
                 tell("superseded")
@@ -150,7 +147,7 @@ class Attempt:
             seconds = time.monotonic() - began
             with suppress(UnreachableError):  # what went wrong, if anything did, is worth more
                 journal.ended(
-                    self.runtime.store,
+                    self.jobs.store,
                     self.task,
                     self.name,
                     outcome,
@@ -175,7 +172,7 @@ class Attempt:
             earlier = committed(self.active.storage, self.task)
             if earlier is not None:
                 return self._remember(earlier)
-            lost = losses(self.runtime.store, self.task)
+            lost = losses(self.jobs.store, self.task)
             self._check_number(lost)
         try:
             with collector_off():
@@ -195,19 +192,19 @@ class Attempt:
             self._check_goes_on()  # not before the commit: it could stand still between the two
         self._remember(winner)
         if self.active.spec.request.options.speculative:
-            marks.tell_rate(self.runtime.store, winner)
+            marks.record_rate(self.jobs.store, winner)
         return winner
 
     def _check_number(self, lost: Losses) -> None:
         """Raise where the task was started too often, of which ``lost`` is what is known."""
         # Records that are skipped for killing their process took two attempts each to find.
         most = self.active.spec.request.options.max_attempts + 2 * len(killers(lost))
-        if self.number > most and self.number > most + marks.not_failed(self.runtime.store, self.task):
+        if self.number > most and self.number > most + marks.not_failed(self.jobs.store, self.task):
             raise never_ended(self.task, most, lost)
 
     def _check_goes_on(self) -> None:
         """Raise where the job has ended: an attempt that stood still comes back to what has been cleaned up."""
-        if self.runtime.store.state(self.task.job) in FINAL:
+        if self.jobs.store.state(self.task.job) in FINAL:
             raise JobStoppedError(f"job {self.task.job} has ended")
 
     def _superseded(self, error: MRCeleryError) -> Commit | None:
@@ -215,7 +212,7 @@ class Attempt:
 
         Raises :class:`JobStoppedError` where the job has ended and its commits are gone.
         """
-        if isinstance(error, JobStoppedError) or not self.runtime.store.look(self.task)[1]:
+        if isinstance(error, JobStoppedError) or not self.jobs.store.poll(self.task)[1]:
             return None
         other = committed(self.active.storage, self.task)
         if other is None and isinstance(error, SupersededError):
@@ -224,7 +221,7 @@ class Attempt:
 
     def _remember(self, winner: Commit) -> Commit:
         """Tell the job store of a commit that counts. Raises where the job has skipped too many records with it."""
-        task, store = TaskId.of(winner), self.runtime.store
+        task, store = TaskId.of(winner), self.jobs.store
         note, sums = journal.committed(winner)
         store.add_commit(task, encode(winner), note=note, add=sums)
         if winner.bad_records:
@@ -258,7 +255,7 @@ class Attempt:
         old = committed(self.active.storage, wrote)
         if old is None:
             return None
-        known = losses(self.runtime.store, wrote)
+        known = losses(self.jobs.store, wrote)
         # Its input may be damaged in its turn.
         again = replace(self, task=wrote, name=f"{self.name}-for-{self.task.task}", within=self.watched)
         return old, again._on_whole_parts(known)
@@ -267,7 +264,7 @@ class Attempt:
         """Replace the damaged ``key`` of ``old`` in the input by what ``new`` wrote; a map task's new split."""
         storage, (job, step, kind, task) = self.active.storage, self.task
         if kind == "map":
-            return mended(split or self.runtime.split(self.active, step, task), storage.uri, key, new)
+            return mended(split or self.jobs.split(self.active, step, task), storage.uri, key, new)
         told = layout.shuffle_input(job, step, task)
         storage.write(told, encode(repaired(decode(storage.read(told), ShuffleInput, told), key, old, new)))
         return None
@@ -287,20 +284,20 @@ class Attempt:
         return self._make_commit(context, parts, counters, bad_key, began)
 
     @contextmanager
-    def _supervised(self, began: _Began) -> Iterator[Mark]:
+    def _supervised(self, began: _Began) -> Iterator[ProgressFile]:
         """Have the worker's main process see how far the attempt is; then remove what it leaves on this machine."""
         keeper = os.getppid() if self.alone else os.getpid()
-        mark = Mark(mark_path(self.runtime.scratch, self.watched, os.getpid()), keeper)
+        progress = ProgressFile(progress_path(self.jobs.scratch, self.watched, os.getpid()), keeper)
         allowed = pickle_allowed.set(self.active.spec.request.options.allow_pickle)
         try:
-            yield mark
+            yield progress
         finally:
-            mark.close()
+            progress.close()
             pickle_allowed.reset(allowed)
             shutil.rmtree(self.scratch, ignore_errors=True)
-            if time.monotonic() - began.monotonic >= watch.TELL_SECONDS:
+            if time.monotonic() - began.monotonic >= watch.REPORT_SECONDS:
                 with suppress(UnreachableError):
-                    marks.tell_ended(self.runtime.store, self.watched, self.name)
+                    marks.drop_running(self.jobs.store, self.watched, self.name)
 
     @contextmanager
     def _skipping(self, lost: Losses) -> Iterator[BadRecords | None]:
@@ -310,8 +307,8 @@ class Attempt:
             yield None
             return
         # What kills the process within another task's attempt is not told as that one's records.
-        in_hand = RecordMark(self.runtime.scratch) if self.alone and self.within is None else None
-        bad = BadRecords(self.task, self.name, limit=limit, scratch=self.scratch, lost=lost, mark=in_hand)
+        marker = RecordMarker(self.jobs.scratch) if self.alone and self.within is None else None
+        bad = BadRecords(self.task, self.name, limit=limit, scratch=self.scratch, lost=lost, marker=marker)
         try:
             yield bad
         except TaskError:
@@ -323,9 +320,9 @@ class Attempt:
             bad.close()
 
     @contextmanager
-    def _context(self, progress: Mark, bad: BadRecords | None) -> Iterator[Task]:
+    def _context(self, progress: ProgressFile, bad: BadRecords | None) -> Iterator[Task]:
         """Open what user code runs in: its memory ceiling, its log, its environment, and the job's own modules."""
-        code = self.runtime.code(self.active)
+        code = self.jobs.code(self.active)
         with (
             ceiling(self.active.spec.request.options.memory) if self.alone else nullcontext(),
             captured(self.active.storage, layout.log(self.task, self.name)) if self.capture else nullcontext() as log,
@@ -334,13 +331,13 @@ class Attempt:
         ):
             yield self._task(code, progress, bad, log)
 
-    def _task(self, code: LoadedBundle, progress: Mark, bad: BadRecords | None, log: Log | None) -> Task:
+    def _task(self, code: LoadedBundle, progress: ProgressFile, bad: BadRecords | None, log: Log | None) -> Task:
         """Make the job's object, and the task that calls its hooks."""
         spec, step = self.active.spec, self.task.step
 
         def alive(text: str) -> None:
             progress.touch()
-            self.runtime.store.update(self.task.job, {"status": text})
+            self.jobs.store.update(self.task.job, {"status": text})
 
         job = code.job(list(spec.request.args))
         job.status_hook = alive
@@ -355,11 +352,11 @@ class Attempt:
             hooks=with_partitioner(hooks(job, step), spec.steps[step]),
             scratch=self.scratch,
             poll=poller(
-                self.runtime.store,
+                self.jobs.store,
                 self.watched,
                 attempt=self.name,
                 worker=self.worker,
-                mark=progress,
+                progress=progress,
                 records=lambda: task.records_in,
                 share=log.share if log is not None else None,
             ),
@@ -371,7 +368,7 @@ class Attempt:
         """Map the split or reduce the partition; the parts that were written."""
         job, step, kind, task = self.task
         if kind == "map":
-            split = split or self.runtime.split(self.active, step, task)
+            split = split or self.jobs.split(self.active, step, task)
             with in_turn(split.extents):
                 return run_map(context, split)
         key = layout.shuffle_input(job, step, task)

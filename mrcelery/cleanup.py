@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from mrcelery import layout
-from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.runtime import OpenJob, OpenJobs
 from mrcelery.task_id import KINDS, StageId, TaskId
 
 
-def clean_up(runtime: Runtime, job: str) -> None:
+def clean_up(jobs: OpenJobs, job: str) -> None:
     """Remove what an ended job no longer needs, intermediate data and plans; not its spec, code, logs or results.
 
     Called after the job has ended, so that nobody waits for it. A failed job keeps all for ``retry``; a cancelled
     one the plan of its first step, so that it can be run anew.
     """
-    state = runtime.store.state(job)
+    state = jobs.store.state(job)
     if state not in ("succeeded", "cancelled"):
         return
-    active = runtime.job(job)
+    active = jobs.open(job)
     if active.spec.request.options.keep:
         return
     storage = active.storage
@@ -27,17 +27,17 @@ def clean_up(runtime: Runtime, job: str) -> None:
         root = layout.step_root(job, step)
         storage.delete(o.key for o in storage.list(root) if not kept(o.key))
         for kind in KINDS:
-            runtime.store.forget_stage(StageId(job, step, kind))
+            jobs.store.forget_stage(StageId(job, step, kind))
     storage.sweep(layout.job_root(job))
 
 
-def take_back(runtime: Runtime, active: ActiveJob, task: TaskId, attempt: str) -> None:
+def take_back(jobs: OpenJobs, active: OpenJob, task: TaskId, attempt: str) -> None:
     """Remove what an attempt has written that came too late: of a job that succeeded and may be cleaned up already.
 
     Harmless for any other.
     """
     job, storage = active.id, active.storage
-    if active.spec.request.options.keep or runtime.store.state(job) != "succeeded":
+    if active.spec.request.options.keep or jobs.store.state(job) != "succeeded":
         return
     root = layout.task_root(task)
     storage.delete([o.key for o in storage.list(root) if not _kept(o.key)])

@@ -20,7 +20,7 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from mrcelery.jobstore.base import FINAL, JobStore, run_of
+from mrcelery.jobstore.base import FINAL, JobStore, generation_of
 from mrcelery.results import Pair
 from mrcelery.runner import Runner
 from mrcelery.status import JobStatus, counted, failure_of, status_of
@@ -162,7 +162,7 @@ class JobHandle:
             self._revive(self._store)
             fields = self._store.fields(self.id)
         self._final_report = None
-        self.runner.start(self.id, fields.get("queue") or "celery", run_of(fields))
+        self.runner.start(self.id, fields.get("queue") or "celery", generation_of(fields))
 
     def _revive(self, store: JobStore) -> None:
         deadline = time.monotonic() + _STOPPING

@@ -63,7 +63,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
     mapper = yielding(hooks.mapper) if hooks.mapper is not None else None
     some = 1
     for extent in split.extents:
-        _tell_input(extent)
+        _publish_input(extent)
         for block in _records(task, extent):
             task.records_in += len(block.values)
             moves = mapper is None and block.keys is not None and block.table is not None
@@ -102,7 +102,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
         yield task.call(lambda: yielding(hooks.mapper_final)())  # type: ignore[arg-type]
 
 
-def _tell_input(extent: Extent) -> None:
+def _publish_input(extent: Extent) -> None:
     """Hadoop's environment variables for the input being read, which mrjob's ``jobconf_from_env`` finds."""
     if not extent.block:
         told = {"file": extent.uri, "start": str(extent.start), "length": str(extent.end - extent.start)}

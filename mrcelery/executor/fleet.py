@@ -18,7 +18,7 @@ from functools import partial
 
 from mrcelery.errors import UsageError
 from mrcelery.executor.submit import enter
-from mrcelery.jobstore.base import is_of_a_run, of_run, run_of
+from mrcelery.jobstore.base import generation_argument, generation_of, is_of_generation
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.records import Request
 
@@ -43,15 +43,15 @@ class FleetRunner:
         enter(self.store, request, envelope, code, blobs)
         self.start(request.job, request.options.queue)
 
-    def start(self, job: str, queue: str, run: int = 0) -> None:
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
         """Have a worker start a job that was entered; once more does no harm."""
-        self.store.push(queue, start_message(job, queue, run))
+        self.store.push(queue, start_message(job, queue, generation))
 
     def look_after(self, job: str, fields: dict[str, str]) -> bool:
         """Enter a job again that Redis has lost: its commits are in storage, and it goes on from there."""
         if fields.get("state"):
             if self._enter is None and (envelope := self.store.request(job)) is not None:
-                kept = {name: text for name, text in fields.items() if name != "state" and not is_of_a_run(name)}
+                kept = {name: text for name, text in fields.items() if name != "state" and not is_of_generation(name)}
                 self._enter = partial(self.store.create, job, kept, envelope)
             self._queue = fields.get("queue") or "celery"
             self._started = fields.get("started") or self._started
@@ -62,7 +62,7 @@ class FleetRunner:
             self._enter()
             if self._started:
                 self.store.update(job, {"started": self._started})
-        self.start(job, self._queue, run_of(self.store.fields(job)))
+        self.start(job, self._queue, generation_of(self.store.fields(job)))
         return True
 
     def check(self) -> None:
@@ -72,9 +72,9 @@ class FleetRunner:
         self.store.close()
 
 
-def start_message(job: str, queue: str, run: int = 0) -> bytes:
+def start_message(job: str, queue: str, generation: int = 0) -> bytes:
     """The message that makes a worker start a run of a job: what ``send_task("mrcelery.start")`` would publish."""
-    kwargs = {"job": job, **of_run(run)}
+    kwargs = {"job": job, **generation_argument(generation)}
     identity = f"{job}.start"
     body = json.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     message = {

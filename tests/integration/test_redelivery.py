@@ -23,7 +23,7 @@ from mrcelery.executor.tasks import BROKER_PATIENCE
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request, decode
 from mrcelery.report import Report
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.submission import Submission
@@ -43,7 +43,7 @@ class Place:
         self.storage = open_storage(root)
         self.output = open_storage(f"{root}-out")
         self.store = MemoryJobStore()
-        self.runtime = Runtime(self.store, scratch=str(folder / "scratch"))
+        self.runtime = OpenJobs(self.store, scratch=str(folder / "scratch"))
         self.text = folder / "text.txt"
         self.text.write_text("a rose is a rose\n")
         self.file = job
