@@ -21,7 +21,7 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from mrcelery.jobstore.base import JobStore, run_of
+from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.results import Pair
 from mrcelery.runner import Runner
 from mrcelery.states import FINAL
@@ -176,7 +176,7 @@ class JobHandle:
             self._revive(self._store)
             fields = self._store.fields(self.id)
         self._final_report = None
-        self.runner.start(self.id, fields.get("queue") or "celery", run_of(fields))
+        self.runner.start(self.id, fields.get("queue") or "celery", generation_of(fields))
 
     def _revive(self, store: JobStore) -> None:
         deadline = time.monotonic() + _STOPPING

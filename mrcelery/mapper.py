@@ -165,12 +165,6 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
             yield block
 
 
-def _whole(blocks: Iterator[Block], extent: Extent) -> Iterator[Block]:
-    """Yield the blocks; for a damaged one the error names the part of the step before."""
-    with damage(Part(-1, extent.uri, extent.end, 0, 0)):
-        yield from blocks
-
-
 def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     """Read the records that the step before left: its output blocks."""
     storage, key = locate(extent.uri)
@@ -190,3 +184,9 @@ def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
         # Offsets into a file of blocks mean nothing to the user: the record's number does.
         yield RecordBlock(keys, values, extent.uri, start.__add__)
         start += len(keys)
+
+
+def _whole(blocks: Iterator[Block], extent: Extent) -> Iterator[Block]:
+    """The blocks; where they are damaged the error says so, as that of a part of the step before."""
+    with damage(Part(-1, extent.uri, extent.end, 0, 0)):
+        yield from blocks

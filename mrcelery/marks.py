@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mrcelery.jobstore.base import JobStore
-from mrcelery.reconcile import Repair, Running
+from mrcelery.reconcile import Republished, Running
 from mrcelery.records import Commit
 from mrcelery.task_id import StageId, TaskId
 
@@ -32,18 +32,18 @@ QUIET = 3.0
 """Seconds after which an attempt that has not told again is not taken for one that runs; it tells each second."""
 
 
-def tell_running(store: JobStore, task: TaskId, attempt: str, *, began: float, records: int, worker: str) -> None:
+def report_running(store: JobStore, task: TaskId, attempt: str, *, began: float, records: int, worker: str) -> None:
     """Say that an attempt runs, since when (epoch seconds), how many records it has taken, and where."""
     text = f"{began:.3f} {time.time():.3f} {records} {worker}"
     store.set_mark(task.job, f"running.{task.stage.name}", f"{task.task}.{attempt}", text)
 
 
-def tell_ended(store: JobStore, task: TaskId, attempt: str) -> None:
+def drop_running(store: JobStore, task: TaskId, attempt: str) -> None:
     """Take that back."""
     store.drop_mark(task.job, f"running.{task.stage.name}", f"{task.task}.{attempt}")
 
 
-def tell_died(store: JobStore, task: TaskId, worker: str) -> None:
+def drop_dead(store: JobStore, task: TaskId, worker: str) -> None:
     """Take it back for an attempt whose process died; another one of the task, of this worker, tells again."""
     table = f"running.{task.stage.name}"
     for name, text in store.marks(task.job, table).items():
@@ -79,7 +79,7 @@ def not_failed(store: JobStore, task: TaskId) -> int:
     return (task.task in backups(store, task.stage)) + len(alive) + store.excused(task)
 
 
-def tell_rate(store: JobStore, commit: Commit) -> None:
+def record_rate(store: JobStore, commit: Commit) -> None:
     """Keep how quick a task was, as one of a sample."""
     if commit.seconds >= SHORT and commit.records_in:
         rate = commit.records_in / commit.seconds
@@ -95,21 +95,21 @@ def _rates(table: Mapping[str, str]) -> list[float]:
     return [float(text) for text in table.values()]
 
 
-def tell_repair(store: JobStore, job: str, step: int, what: str, name: str, repair: Repair) -> None:
+def note_republished(store: JobStore, job: str, step: int, what: str, name: str, again: Republished) -> None:
     """Note that something was published again."""
-    store.set_mark(job, f"repairs.{step}.{what}", name, f"{repair.times} {repair.last:.3f}")
+    store.set_mark(job, f"repairs.{step}.{what}", name, f"{again.times} {again.last:.3f}")
 
 
-def repairs(store: JobStore, job: str, step: int, what: str) -> dict[str, Repair]:
+def republished(store: JobStore, job: str, step: int, what: str) -> dict[str, Republished]:
     """What was published again in a stage."""
     found = {}
     for name, text in store.marks(job, f"repairs.{step}.{what}").items():
         times, last = text.split(" ")
-        found[name] = Repair(int(times), float(last))
+        found[name] = Republished(int(times), float(last))
     return found
 
 
-def tell_backup(store: JobStore, task: TaskId, now: float) -> None:
+def record_backup(store: JobStore, task: TaskId, now: float) -> None:
     """Note that a task got its backup: it may start once more than others."""
     store.set_mark(task.job, f"backups.{task.stage.name}", str(task.task), f"{now:.3f}")
 

@@ -22,12 +22,12 @@ _PROGRESS = struct.Struct("dq")
 _KEEPER = struct.Struct("q")
 
 
-def mark_path(scratch: str, task: TaskId, pid: int) -> str:
+def progress_path(scratch: str, task: TaskId, pid: int) -> str:
     """Where the attempt at a task that a process runs keeps its mark."""
     return os.path.join(scratch, "alive", f"{task.job}-{task.step}-{task.kind}-{task.task}.{pid}")
 
 
-class Mark:
+class ProgressFile:
     """The mark of an attempt that runs in this process; ``keeper``: the process that sees to it when this one dies."""
 
     def __init__(self, path: str, keeper: int = 0) -> None:

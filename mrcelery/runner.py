@@ -35,7 +35,7 @@ class Runner(Protocol):
         """Register a job with its code and small inputs (by SHA-256), and start it."""
         ...
 
-    def start(self, job: str, queue: str, run: int = 0) -> None:
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
         """Start or resume a job that is in the job store."""
         ...
 

@@ -22,7 +22,7 @@ from mrcelery.errors import ConfigError, UsageError
 from mrcelery.handle import Delivery, JobHandle
 from mrcelery.inhouse import local_runner, workers_of
 from mrcelery.joboptions import check_formats, job_options
-from mrcelery.jobstore.base import run_of
+from mrcelery.jobstore.base import generation_of
 from mrcelery.layout import SUCCESS
 from mrcelery.runner import Runner, storage_root
 
@@ -230,7 +230,7 @@ class Submission:
                 fields = runner.store.fields(identity)
                 if fields.get("state") == "queued":
                     # its client may have died before it could
-                    runner.start(identity, self.options.queue, run_of(fields))
+                    runner.start(identity, self.options.queue, generation_of(fields))
             elif not self._ended_in_storage(identity, code):
                 if runner is not None:
                     runner.close()

@@ -12,7 +12,7 @@ from mrcelery.commit import committed
 from mrcelery.encoding import decode, encode
 from mrcelery.errors import JobStoppedError, TaskError
 from mrcelery.records import Commit, Counters, Kind, Requests, StageSummary, Totals, add_counters, add_requests
-from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.runtime import OpenJob, OpenJobs
 from mrcelery.storage.transfers import carried
 from mrcelery.task_id import StageId
 
@@ -20,23 +20,23 @@ THREADS = 16
 """Requests to storage at the same time, for commits and part files."""
 
 
-def check_all_committed(runtime: Runtime, active: ActiveJob, stage: StageId, tasks: int) -> None:
+def check_all_committed(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> None:
     """Raise where a task has no commit yet: a count that started anew, in a Redis that had lost it, may be wrong."""
-    if runtime.store.done(stage) >= tasks:
+    if jobs.store.done(stage) >= tasks:
         return
-    known = runtime.store.done_tasks(stage)
+    known = jobs.store.done_tasks(stage)
     for task in range(tasks):
         if task not in known:
             if committed(active.storage, stage.task_id(task)) is None:
                 raise JobStoppedError(
                     f"{stage.kind} task {task} of job {stage.job} has no commit yet: this comes too early"
                 )
-            runtime.store.add_commit(stage.task_id(task), b"")
+            jobs.store.add_commit(stage.task_id(task), b"")
 
 
-def commits(runtime: Runtime, active: ActiveJob, stage: StageId, tasks: int) -> Iterator[Commit]:
+def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iterator[Commit]:
     """The commits of a stage in order of task: from the job store, else from storage."""
-    kept = runtime.store.commits(stage)
+    kept = jobs.store.commits(stage)
 
     def find(task: int) -> Commit:
         data = kept.pop(task, None)
@@ -58,8 +58,8 @@ def commits(runtime: Runtime, active: ActiveJob, stage: StageId, tasks: int) -> 
 
 
 def summarise(
-    runtime: Runtime,
-    active: ActiveJob,
+    jobs: OpenJobs,
+    active: OpenJob,
     stage: StageId,
     commits: Iterable[Commit],
     skew: Callable[[], dict[str, int]] = dict,
@@ -101,13 +101,13 @@ def summarise(
     data = encode(summary)
     active.storage.write(layout.stage_summary(stage), data)
     ended = f"{time.time():.3f}"
-    runtime.store.update(active.id, {f"summary.{stage.name}": data.decode(), f"ended.{stage.name}": ended})
+    jobs.store.update(active.id, {f"summary.{stage.name}": data.decode(), f"ended.{stage.name}": ended})
     return summary
 
 
-def summaries(runtime: Runtime, active: ActiveJob) -> Iterator[tuple[StageId, StageSummary]]:
+def summaries(jobs: OpenJobs, active: OpenJob) -> Iterator[tuple[StageId, StageSummary]]:
     """The summaries of a job's stages, each with its name."""
-    fields = runtime.store.fields(active.id)
+    fields = jobs.store.fields(active.id)
     for number, step in enumerate(active.spec.steps):
         kinds: tuple[Kind, ...] = ("map", "reduce") if step.reducers else ("map",)
         for kind in kinds:

@@ -8,15 +8,17 @@ import time
 from contextlib import suppress
 
 from mrcelery import layout
-from mrcelery.attempt import fail_job, failure, run_attempt
+from mrcelery.attempt import run_attempt
+from mrcelery.cleanup import clean_up
 from mrcelery.coordinator import barrier, finish, start
-from mrcelery.ending import clean_up, withdraw_output
+from mrcelery.ending import withdraw_output
 from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
+from mrcelery.failure import fail_job, failure
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
 from mrcelery.report import write_report
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.signing import seal
 from mrcelery.storage import open_storage
 
@@ -40,31 +42,31 @@ class InlineRunner:
         enter(self.store, request, seal(request, None), code, blobs)
         self.start(request.job, request.options.queue)
 
-    def start(self, job: str, queue: str, run: int = 0) -> None:
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
         """Run a registered job, or what is left of it."""
-        runtime = Runtime(self.store, scratch=f"{self._folder}/scratch")
+        jobs = OpenJobs(self.store, scratch=f"{self._folder}/scratch")
         step, kind, number = -1, "", -1
         try:
-            stage = start(runtime, job)
+            stage = start(jobs, job)
             while stage is not None:
                 step, kind = stage.id.step, stage.id.kind
                 for number in range(stage.tasks) if stage.missing is None else stage.missing:
-                    run_attempt(runtime, stage.id.task_id(number), capture=False)
+                    run_attempt(jobs, stage.id.task_id(number), capture=False)
                 number = -1
-                stage = (barrier if stage.then == "barrier" else finish)(runtime, job, step)
-            clean_up(runtime, job)
+                stage = (barrier if stage.then == "barrier" else finish)(jobs, job, step)
+            clean_up(jobs, job)
         except JobStoppedError:
             pass
         except MRCeleryError as e:
-            fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
+            fail_job(self.store, failure(e, job=job, step=step, kind=kind, task=number))
             with suppress(MRCeleryError):
-                withdraw_output(runtime, job)
+                withdraw_output(jobs, job)
                 write_report(self.store, job)
         except KeyboardInterrupt:
             self.store.move(job, "cancelled", {"finished": repr(time.time())})
             with suppress(MRCeleryError):
-                withdraw_output(runtime, job)
-                clean_up(runtime, job)
+                withdraw_output(jobs, job)
+                clean_up(jobs, job)
                 # Nobody can resume it when this process has ended.
                 storage = open_storage(self.store.fields(job)["storage"])
                 storage.delete(info.key for info in storage.list(layout.job_root(job)))

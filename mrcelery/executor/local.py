@@ -128,9 +128,9 @@ class LocalRunner:
         enter(self.store, request, envelope, code, blobs)
         self.start(request.job, request.options.queue)
 
-    def start(self, job: str, queue: str, run: int = 0) -> None:
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
         """Start or resume a registered job."""
-        self.store.push(queue, start_message(job, queue, run))
+        self.store.push(queue, start_message(job, queue, generation))
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         """Return False: the server loses nothing while it lives, and the cluster ends with it."""

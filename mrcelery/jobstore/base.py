@@ -37,12 +37,12 @@ def in_total(add: Mapping[str, int]) -> dict[str, int]:
     return totals
 
 
-def outlives_a_run(table: str) -> bool:
+def outlives_generation(table: str) -> bool:
     """Whether a table of marks stays when a job is tried again: the journal of its attempts."""
     return table.startswith("attempts.")
 
 
-def is_of_a_run(field: str) -> bool:
+def is_of_generation(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
     return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
 
@@ -52,14 +52,14 @@ def is_of_work(field: str) -> bool:
     return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
 
 
-def run_of(fields: Mapping[str, str]) -> int:
+def generation_of(fields: Mapping[str, str]) -> int:
     """The number of a job's run: how often it was revived."""
     return int(fields.get("revived") or 0)
 
 
-def of_run(run: int) -> dict[str, int]:
+def generation_argument(generation: int) -> dict[str, int]:
     """The keyword argument of a message that names the run it is of; most jobs have but one, which goes unnamed."""
-    return {"run": run} if run else {}
+    return {"generation": generation} if generation else {}
 
 
 class JobStore(Protocol):
@@ -134,7 +134,7 @@ class JobStore(Protocol):
         """How many of a task's attempts were."""
         ...
 
-    def look(self, task: TaskId) -> tuple[str, bool, bool]:
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
         """The state, whether a commit of the task is remembered, and whether someone follows what the job prints.
 
         Cheap: attempts ask it as they run.
@@ -221,7 +221,7 @@ class JobStore(Protocol):
         """Forget a job."""
         ...
 
-    def tell_worker(self, name: str, about: bytes) -> None:
+    def record_worker(self, name: str, about: bytes) -> None:
         """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
         ...
 

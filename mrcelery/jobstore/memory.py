@@ -8,7 +8,7 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
 from mrcelery.states import FINAL, State
 from mrcelery.task_id import StageId, TaskId
 
@@ -75,7 +75,7 @@ class MemoryJobStore:
             anew = known.get("state") == "cancelled"
             if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
+            for name in [n for n in known if is_of_generation(n) or (anew and is_of_work(n))]:
                 del known[name]
             known.update(state="queued", revived=str(int(known.get("revived", 0)) + 1))
             tables: tuple[dict[Any, Any], ...] = (
@@ -86,7 +86,7 @@ class MemoryJobStore:
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
-            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
+            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_generation(k[1]))]:
                 del self._marks[marked]
             return True
 
@@ -112,7 +112,7 @@ class MemoryJobStore:
         with self._lock:
             return self._excused.get(task, 0)
 
-    def look(self, task: TaskId) -> tuple[str, bool, bool]:
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
         followed = monotonic() < self._followed.get(task.job, 0.0)
         return self.state(task.job), task.task in self._commits.get(task.stage, {}), followed
 
@@ -221,7 +221,7 @@ class MemoryJobStore:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
 
-    def tell_worker(self, name: str, about: bytes) -> None:
+    def record_worker(self, name: str, about: bytes) -> None:
         with self._lock:
             self._workers[name] = monotonic(), about
 

@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
 from mrcelery.jobstore.wire import Command, Connection, connect
 from mrcelery.states import FINAL, State
 from mrcelery.task_id import StageId, TaskId
@@ -36,7 +36,7 @@ JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
 TOTALS = "mrcelery:totals"
 WORKERS = "mrcelery:workers"
-WORKERS_TOLD = f"{WORKERS}:told"
+WORKERS_SEEN = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
 """Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
 
@@ -104,7 +104,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
-_TELL_WORKER = """
+_RECORD_WORKER = """
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 redis.call('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[2])
@@ -167,12 +167,12 @@ class RedisJobStore:
         fields = self.fields(job)
         anew = fields.get("state") == "cancelled"
         # A name at least: HDEL takes no empty list.
-        names = ["failure", *(name for name in fields if is_of_a_run(name) or (anew and is_of_work(name)))]
+        names = ["failure", *(name for name in fields if is_of_generation(name) or (anew and is_of_work(name)))]
         if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
             return False
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
         self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
+        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_generation)
         return True
 
     def live(self) -> list[str]:
@@ -212,7 +212,7 @@ class RedisJobStore:
         answers: list[Any] = self.connection.call(("HGET", f"{_job(task.job)}:attempts", f"{task.name}.excused"))
         return int(answers[0] or 0)
 
-    def look(self, task: TaskId) -> tuple[str, bool, bool]:
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
         state, done, followed = self.connection.call(
             ("HGET", _job(task.job), "state"),
             ("HEXISTS", _done(task.stage), task.task),
@@ -311,12 +311,12 @@ class RedisJobStore:
             if cursor == b"0":
                 return
 
-    def tell_worker(self, name: str, about: bytes) -> None:
-        self._one("EVAL", _TELL_WORKER, 2, WORKERS, WORKERS_TOLD, WORKER_TTL, name, about)
+    def record_worker(self, name: str, about: bytes) -> None:
+        self._one("EVAL", _RECORD_WORKER, 2, WORKERS, WORKERS_SEEN, WORKER_TTL, name, about)
 
     def workers(self) -> dict[str, tuple[float, bytes]]:
         answer: list[Any] = self.connection.call(
-            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_TOLD, 0, -1, "WITHSCORES")
+            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_SEEN, 0, -1, "WITHSCORES")
         )
         (seconds, micros), about, told = answer
         now, known = float(seconds) + float(micros) / 1e6, dict(_pairs(about))
@@ -327,7 +327,7 @@ class RedisJobStore:
         }
 
     def drop_worker(self, name: str) -> None:
-        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_TOLD, name))
+        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_SEEN, name))
 
     def push(self, queue: str, message: bytes) -> None:
         """Put a Celery message, in the transport's format, on a queue."""

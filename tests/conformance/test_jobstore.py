@@ -203,12 +203,12 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
 
 
 def test_what_an_attempt_asks_as_it_runs(store: JobStore, job: str) -> None:
-    assert store.look(TaskId("no", 0, "map", 0)) == ("", False, False)
-    assert store.look(TaskId(job, 0, "map", 3)) == ("queued", False, False)
+    assert store.poll(TaskId("no", 0, "map", 0)) == ("", False, False)
+    assert store.poll(TaskId(job, 0, "map", 3)) == ("queued", False, False)
     store.move(job, "running")
     store.add_commit(TaskId(job, 0, "map", 3), b"")
-    assert store.look(TaskId(job, 0, "map", 3)) == ("running", True, False)
-    assert store.look(TaskId(job, 0, "map", 4)) == store.look(TaskId(job, 0, "reduce", 3)) == ("running", False, False)
+    assert store.poll(TaskId(job, 0, "map", 3)) == ("running", True, False)
+    assert store.poll(TaskId(job, 0, "map", 4)) == store.poll(TaskId(job, 0, "reduce", 3)) == ("running", False, False)
 
 
 def test_a_commit_that_is_only_known_to_be_there(store: JobStore, job: str) -> None:
@@ -249,11 +249,11 @@ def test_what_a_look_at_a_job_takes(store: JobStore, job: str) -> None:
 
 def test_someone_follows_a_job_for_a_while(store: JobStore, job: str) -> None:
     store.follow(job, 60.0)
-    assert store.look(TaskId(job, 0, "map", 0)) == ("queued", False, True)
-    assert store.look(TaskId("another", 0, "map", 0)) == ("", False, False)
+    assert store.poll(TaskId(job, 0, "map", 0)) == ("queued", False, True)
+    assert store.poll(TaskId("another", 0, "map", 0)) == ("", False, False)
     store.follow(job, 0.05)
     deadline = time.monotonic() + 30
-    while store.look(TaskId(job, 0, "map", 0))[2]:
+    while store.poll(TaskId(job, 0, "map", 0))[2]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -476,9 +476,9 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
 
 def test_workers_that_tell_of_themselves(store: JobStore) -> None:
     assert store.workers() == {}
-    store.tell_worker("a@host", b"first")
-    store.tell_worker("b@host", b"other")
-    store.tell_worker("a@host", b"second")
+    store.record_worker("a@host", b"first")
+    store.record_worker("b@host", b"other")
+    store.record_worker("a@host", b"second")
     told = store.workers()
     assert {name: about for name, (_, about) in told.items()} == {"a@host": b"second", "b@host": b"other"}
     assert all(0 <= since < 60 for since, _ in told.values())

@@ -12,7 +12,7 @@ import pytest
 
 import mrcelery
 from mrcelery import layout
-from mrcelery.coordinator import Stage
+from mrcelery.coordinator import StageTasks
 from mrcelery.encoding import decode
 from mrcelery.errors import TaskError
 from mrcelery.executor import tasks as executor_tasks
@@ -217,7 +217,7 @@ def test_messages_of_an_earlier_run_come_too_late(quiet: Quiet, word_count: str,
         quiet.take()
         failed_and_retried(quiet, handle)
         ((_, body),) = quiet.messages()
-        assert body[1] == {"job": job, "run": 1}
+        assert body[1] == {"job": job, "generation": 1}
         quiet.take()
         before = quiet.store.fields(job)
         for step in ("barrier", "finish"):
@@ -225,14 +225,16 @@ def test_messages_of_an_earlier_run_come_too_late(quiet: Quiet, word_count: str,
         quiet.run("mrcelery.start", job=job)
         assert quiet.store.fields(job) == before
         assert quiet.take() == []
-        quiet.run("mrcelery.start", job=job, run=1)  # finds its only map task committed
+        quiet.run("mrcelery.start", job=job, generation=1)  # finds its only map task committed
         ((headers, (_, kwargs, _)),) = quiet.messages()
-        assert (headers["task"], kwargs) == ("mrcelery.barrier", {"job": job, "step": 0, "run": 1})
+        assert (headers["task"], kwargs) == ("mrcelery.barrier", {"job": job, "step": 0, "generation": 1})
         quiet.take()
         quiet.run("mrcelery.barrier", **kwargs)
         reduces = [body for _, body in quiet.messages()]
-        assert [kwargs["run"] for _, kwargs, _ in reduces] == [1, 1]
-        assert [embedded["chord"]["kwargs"] for *_, embedded in reduces] == [{"job": job, "step": 0, "run": 1}] * 2
+        assert [kwargs["generation"] for _, kwargs, _ in reduces] == [1, 1]
+        assert [embedded["chord"]["kwargs"] for *_, embedded in reduces] == [
+            {"job": job, "step": 0, "generation": 1}
+        ] * 2
         with quiet.workers():
             handle.wait()
         assert results(handle) == COUNTS
@@ -245,12 +247,12 @@ def test_a_step_that_runs_while_its_job_is_retried(
     with mrcelery.submit(word_count, str(text), reducers=2, **quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
 
-        def late(*_: Any) -> Stage:
+        def late(*_: Any) -> StageTasks:
             failed_and_retried(quiet, handle)
             quiet.take()
             if ends != "with a stage":
                 raise TaskError("no") if ends == "with an error" else ZeroDivisionError
-            return Stage(StageId(handle.id, 0, "reduce"), 2, "finish", quiet.name)
+            return StageTasks(StageId(handle.id, 0, "reduce"), 2, "finish", quiet.name)
 
         monkeypatch.setattr(executor_tasks, "barrier", late)
         quiet.run("mrcelery.barrier", job=handle.id, step=0)

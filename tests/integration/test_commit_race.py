@@ -21,7 +21,7 @@ from mrcelery.encoding import decode, encode
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
 from mrcelery.submission import Submission
 from mrcelery.task_id import StageId, TaskId
@@ -132,7 +132,7 @@ class Shared:
         for number in range(runtimes):
             store = MemoryJobStore()
             enter(store, *requests[0])
-            self.runtimes.append(Runtime(store, scratch=str(folder / f"scratch-{number}")))
+            self.runtimes.append(OpenJobs(store, scratch=str(folder / f"scratch-{number}")))
         self.storage = open_storage(root)
 
     def run(self, stage: Stage) -> None:
@@ -140,7 +140,7 @@ class Shared:
         for number in range(stage.tasks):
             returned: list[Any] = []
 
-            def attempt(runtime: Runtime) -> None:
+            def attempt(runtime: OpenJobs) -> None:
                 returned.append(run_attempt(runtime, stage.id.task_id(number)))  # noqa: B023
 
             threads = [threading.Thread(target=attempt, args=(runtime,)) for runtime in self.runtimes]

@@ -260,12 +260,12 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         reconciler = Reconciler(quiet.app)
-        reconciler.look()
+        reconciler.reconcile()
         storage = open_storage(quiet.settings["storage"])
         if cleaned:
             storage.delete([info.key for info in storage.list(layout.job_root(handle.id))])
         quiet.store.drop(handle.id)
-        reconciler.look()
+        reconciler.reconcile()
         assert quiet.store.state(handle.id) == ("" if cleaned else "queued")
         quiet.store.drop(handle.id)
         reconciler.close()

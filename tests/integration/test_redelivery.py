@@ -14,16 +14,17 @@ from services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 import mrcelery
 from mrcelery import committer, layout
 from mrcelery.attempt import run_attempt
+from mrcelery.cleanup import clean_up
 from mrcelery.coordinator import barrier, finish, start
 from mrcelery.encoding import decode
-from mrcelery.ending import clean_up, withdraw_output
+from mrcelery.ending import withdraw_output
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
 from mrcelery.executor.submit import enter
 from mrcelery.executor.tasks import BROKER_PATIENCE
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
 from mrcelery.report import Report
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.submission import Submission
@@ -43,7 +44,7 @@ class Place:
         self.storage = open_storage(root)
         self.output = open_storage(f"{root}-out")
         self.store = MemoryJobStore()
-        self.runtime = Runtime(self.store, scratch=str(folder / "scratch"))
+        self.runtime = OpenJobs(self.store, scratch=str(folder / "scratch"))
         self.text = folder / "text.txt"
         self.text.write_text("a rose is a rose\n")
         self.file = job

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery.badrecords import GROUP, BadRecords, Mark, killers, losses, mark_path, note_loss, take_mark
+from mrcelery.badrecords import GROUP, BadRecords, RecordMarker, killers, losses, marker_path, note_loss, take_marker
 from mrcelery.errors import JobFailedError, TaskError
-from mrcelery.executor.lost import left_by, told
+from mrcelery.executor.lost import cause_of_death, left_by
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Losses
 from mrcelery.task_id import TaskId
@@ -182,16 +182,16 @@ def test_a_record_that_yields_too_much_to_hold(run: Run) -> None:
 
 
 def test_marks(tmp_path: Path) -> None:
-    mark = Mark(str(tmp_path))
-    path = Path(mark_path(str(tmp_path), os.getpid()))
-    assert take_mark(str(tmp_path), 0) is None
+    mark = RecordMarker(str(tmp_path))
+    path = Path(marker_path(str(tmp_path), os.getpid()))
+    assert take_marker(str(tmp_path), 0) is None
     mark.set(17, 3)
     data = path.read_bytes()
     mark.set(0, 0)
-    assert take_mark(str(tmp_path), os.getpid()) is None
+    assert take_marker(str(tmp_path), os.getpid()) is None
     assert not path.exists()
     path.write_bytes(data)
-    assert take_mark(str(tmp_path), os.getpid()) == (17, 3)
+    assert take_marker(str(tmp_path), os.getpid()) == (17, 3)
     path.write_bytes(data)
     mark.close()
     assert list(path.parent.iterdir()) == []
@@ -242,4 +242,4 @@ def test_batches_with_a_suspect_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_how_a_process_ended(message: str, said: str) -> None:
-    assert told(message) == said
+    assert cause_of_death(message) == said

@@ -13,7 +13,7 @@ from mrcelery.capture import captured
 from mrcelery.joblogs import Attempt, Follower, LogFilter, listed
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.overview import StageView, overview
-from mrcelery.progress import Mark
+from mrcelery.progress import ProgressFile
 from mrcelery.storage.memory import MemoryStorage
 from mrcelery.task_id import TaskId
 
@@ -40,7 +40,7 @@ def begin(store: MemoryJobStore, task: int, token: str = "ab") -> str:
     name = f"{journal.begin(store, TaskId(JOB, 0, 'map', task), token, 'w 1')}-{token}"
     from mrcelery import marks
 
-    marks.tell_running(store, TaskId(JOB, 0, "map", task), name, began=0.0, records=1, worker="w 1")
+    marks.report_running(store, TaskId(JOB, 0, "map", task), name, began=0.0, records=1, worker="w 1")
     return name
 
 
@@ -93,7 +93,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
         return [(one.attempt, new) for one, new in follower.read(stages(store), 5.0)]
 
     assert look() == []
-    assert store.look(TaskId(JOB, 0, "map", 0))[2]
+    assert store.poll(TaskId(JOB, 0, "map", 0))[2]
     first, second = begin(store, 0, "aa"), begin(store, 1, "bb")
     storage.write(key(0, first), b"one\ntw")
     assert look() == [(first, b"one\n")]
@@ -153,7 +153,7 @@ def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterato
             TaskId(JOB, 0, "map", 0),
             attempt="1-ab",
             worker="w 1",
-            mark=Mark(path),
+            progress=ProgressFile(path),
             records=lambda: 0,
             share=log.share,
         )

@@ -86,7 +86,7 @@ def test_an_attempt_that_tells_of_itself_is_not_lost_for_its_backup() -> None:
     store = store_with_job()
     begin(store, TaskId("j", 0, "map", 3), "aa", HERE)
     store.set_mark("j", "attempts.0.map", "3.aa", _aged(store, "3.aa"))
-    marks.tell_running(store, TaskId("j", 0, "map", 3), "1-aa", began=time.time() - 60, records=10, worker=HERE)
+    marks.report_running(store, TaskId("j", 0, "map", 3), "1-aa", began=time.time() - 60, records=10, worker=HERE)
     begin(store, TaskId("j", 0, "map", 3), "bb", "celery@there 4")
     assert [entry.outcome for entry in entries(store, StageId("j", 0, "map"))] == ["running", "running"]
 

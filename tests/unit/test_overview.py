@@ -67,10 +67,10 @@ def test_running_attempts_are_told_slowest_first_and_stragglers_by_rate() -> Non
     for sample in range(3):
         store.set_mark("j", "rates.0.map", str(sample), "1000")
     for task, seconds, records in ((0, 30, 29_000), (1, 20, 100), (2, 2, 0)):
-        marks.tell_running(
+        marks.report_running(
             store, TaskId("j", 0, "map", task), f"1-a{task}", began=now - seconds, records=records, worker="celery@h 7"
         )
-    marks.tell_backup(store, TaskId("j", 0, "map", 1), now)
+    marks.record_backup(store, TaskId("j", 0, "map", 1), now)
     found = glance(store, "j")
     assert found is not None
     assert [(one.task, one.slow, one.backed_up) for one in found.stages[0].running] == [

@@ -15,14 +15,14 @@ import pytest
 import mrcelery
 from mrcelery import attempt, layout, marks, watch
 from mrcelery.attempt import run_attempt
-from mrcelery.coordinator import Stage, barrier, finish, has_gone_on, start
-from mrcelery.ending import clean_up
+from mrcelery.cleanup import clean_up
+from mrcelery.coordinator import StageTasks, barrier, finish, has_gone_on, start
 from mrcelery.errors import JobStoppedError, TaskError
 from mrcelery.executor.inline import InlineRunner
 from mrcelery.executor.submit import enter, job_fields
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.layout import step_root
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
 from mrcelery.task_id import StageId, TaskId
 
@@ -64,16 +64,16 @@ class Job:
         self.id = self.request.job
         self.scratch = f"{folder}/scratch"
         self.storage = open_storage(f"{folder}/storage")
-        self.runtime = Runtime(MemoryJobStore(), scratch=self.scratch)
+        self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch)
         enter(self.runtime.store, self.request, self.envelope, self.code, self.blobs)
         self.ran: list[tuple[int, str, int]] = []
 
     def forget(self) -> None:
         """A job store that has lost everything, in which somebody has entered the job again."""
-        self.runtime = Runtime(MemoryJobStore(), scratch=self.scratch)
+        self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch)
         self.runtime.store.create(self.id, job_fields(self.request), self.envelope)
 
-    def steps(self, stage: Stage | None = None) -> Iterator[Stage]:
+    def steps(self, stage: StageTasks | None = None) -> Iterator[StageTasks]:
         """All that is left to do, one task or step of the coordinator at a time."""
         stage = stage or start(self.runtime, self.id)
         while stage is not None:
@@ -204,9 +204,9 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
     start(job.runtime, job.id)
     store = job.runtime.store
     monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(watch, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "REPORT_SECONDS", 0.0)
     told: list[Any] = []
-    tell = marks.tell_running
+    tell = marks.report_running
 
     def then_commit(*args: Any, **kwargs: Any) -> None:
         tell(*args, **kwargs)
@@ -220,7 +220,7 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
         if job.storage.create(key, mrcelery.encoding.encode(other)):
             store.add_commit(TaskId(job.id, 0, "map", 0), b"")
 
-    monkeypatch.setattr(marks, "tell_running", then_commit)
+    monkeypatch.setattr(marks, "report_running", then_commit)
     assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), worker="celery@here").attempt == "2-other"
     assert [(one.task, one.worker) for one in told] == [(0, "celery@here")]
     assert told[0].records == 4
@@ -234,14 +234,14 @@ def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.
     store, now = job.runtime.store, time.time()
     for task in (0, 1, 2):
         assert [store.next_attempt(TaskId(job.id, 0, "map", task)) for _ in range(2)] == [1, 2]
-        marks.tell_running(store, TaskId(job.id, 0, "map", 9), "1-other", began=now, records=1, worker="w")
+        marks.report_running(store, TaskId(job.id, 0, "map", 9), "1-other", began=now, records=1, worker="w")
     store.excuse_attempt(TaskId(job.id, 0, "map", 0))
     for task in (1, 2):
-        marks.tell_running(store, TaskId(job.id, 0, "map", task), "1-a", began=now, records=1, worker="w")
-    marks.tell_died(store, TaskId(job.id, 0, "map", 2), "another")
+        marks.report_running(store, TaskId(job.id, 0, "map", task), "1-a", began=now, records=1, worker="w")
+    marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "another")
     assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False).attempt.startswith("3-")
     assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 1), capture=False).attempt.startswith("3-")
-    marks.tell_died(store, TaskId(job.id, 0, "map", 2), "w")
+    marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "w")
     with pytest.raises(TaskError, match="was started 2 times"):
         run_attempt(job.runtime, TaskId(job.id, 0, "map", 2), capture=False)
 
@@ -251,7 +251,7 @@ def test_a_backup_is_no_failed_attempt(tmp_path: Path, monkeypatch: pytest.Monke
     start(job.runtime, job.id)
     for task in (0, 1):
         assert [job.runtime.store.next_attempt(TaskId(job.id, 0, "map", task)) for _ in range(2)] == [1, 2]
-    marks.tell_backup(job.runtime.store, TaskId(job.id, 0, "map", 0), 1.0)
+    marks.record_backup(job.runtime.store, TaskId(job.id, 0, "map", 0), 1.0)
     assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False).attempt.startswith("3-")
     with pytest.raises(TaskError, match="was started 2 times"):
         run_attempt(job.runtime, TaskId(job.id, 0, "map", 1), capture=False)

@@ -17,7 +17,7 @@ from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.executor.inline import InlineRunner
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.submission import Submission
 from mrcelery.task_id import StageId, TaskId
 
@@ -64,7 +64,7 @@ class Mapped:
         partitioner: str,
         value: str,
         slow: float,
-        pass_barrier: Callable[[Runtime, str, int], object] = barrier,
+        pass_barrier: Callable[[OpenJobs, str, int], object] = barrier,
     ) -> None:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
@@ -79,7 +79,7 @@ class Mapped:
         self.store = MemoryJobStore()
         enter(self.store, request, envelope, code, blobs)
         self.job = request.job
-        self.runtime = Runtime(self.store, scratch=f"{folder}/scratch")
+        self.runtime = OpenJobs(self.store, scratch=f"{folder}/scratch")
         self.out = folder / "out"
         self.maps = start(self.runtime, self.job).tasks  # type: ignore[union-attr]
         for number in range(self.maps):
@@ -93,7 +93,7 @@ class Mapped:
             run_attempt(self.runtime, TaskId(self.job, 0, "reduce", number))
         assert finish(self.runtime, self.job, 0) is None
         lines = [line for part in sorted(self.out.glob("part-*")) for line in part.read_text().splitlines()]
-        report = self.runtime.job(self.job).storage.read(f"jobs/{self.job}/report.json")
+        report = self.runtime.open(self.job).storage.read(f"jobs/{self.job}/report.json")
         return sorted(lines), json.loads(report)["counters"]["lines"]
 
 
@@ -204,7 +204,7 @@ def test_damaged_output_of_an_earlier_step(
             met.append(pattern)
 
     def damaging_start(runner: InlineRunner, job: str, queue: str) -> None:
-        runtime = Runtime(runner.store, scratch=str(tmp_path / "scratch"))
+        runtime = OpenJobs(runner.store, scratch=str(tmp_path / "scratch"))
         stage = start(runtime, job)
         while stage is not None:
             if (stage.id.step, stage.id.kind) == (1, "map"):
@@ -236,7 +236,7 @@ def test_a_run_whose_index_is_damaged_before_the_barrier(
     """Its map task runs again: nobody has been told what to read yet."""
     stages: list[tuple[int, ...]] = []
 
-    def damaged_once(runtime: Runtime, job: str, step: int) -> None:
+    def damaged_once(runtime: OpenJobs, job: str, step: int) -> None:
         (run,) = tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*")
         if how == "a flipped bit":
             run.write_bytes(run.read_bytes()[:-1] + b"?")
@@ -260,7 +260,7 @@ def test_a_run_whose_index_is_damaged_before_the_barrier(
 def test_a_storage_that_damages_each_run_is_no_place_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged_always(runtime: Runtime, job: str, step: int) -> None:
+    def damaged_always(runtime: OpenJobs, job: str, step: int) -> None:
         for _ in range(2):
             for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
                 run.write_bytes(b"?")
@@ -298,7 +298,7 @@ def test_a_small_result_that_is_damaged_before_it_is_sent(
     most = 1
 
     def damaging_start(runner: InlineRunner, job: str, queue: str) -> None:
-        runtime = Runtime(runner.store, scratch=str(tmp_path / "scratch"))
+        runtime = OpenJobs(runner.store, scratch=str(tmp_path / "scratch"))
         stage = start(runtime, job)
         while stage is not None:
             for number in range(stage.tasks) if stage.missing is None else stage.missing:
