@@ -1,4 +1,4 @@
-"""What the attempts of a job printed and logged: what is kept in storage, and what they say as they run."""
+"""What the attempts of a job printed and logged: kept in storage, and followed while they run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FAILED = ("failed", "killed", "lost")
 """Outcomes of attempts that came to nothing."""
 
 _REREAD = 256
-"""Bytes by which the place is found again in a log whose middle was left out."""
+"""Bytes read again before new output, to find the place in a log whose middle was left out since."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Which attempt printed something, and how it ended, where that is known."""
+    """An attempt that printed something, and how it ended, if known."""
 
     step: int
     kind: str
@@ -36,7 +36,7 @@ class Attempt:
 
     @property
     def ending(self) -> str:
-        """What is to be said of one that came to nothing; "" of another."""
+        """Why the attempt came to nothing; "" if it did not."""
         if self.outcome == "failed":
             return f"failed: {self.error}"
         if self.outcome == "killed":
@@ -46,7 +46,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class LogFilter:
-    """Which attempts to show; None: all."""
+    """Selects attempts; None stands for all."""
 
     step: int | None = None
     kind: str | None = None
@@ -56,11 +56,11 @@ class LogFilter:
     failed: bool = False
 
     def stage(self, step: int, kind: str) -> bool:
-        """Whether any of a stage."""
+        """Return whether it selects any attempts of a stage."""
         return self.step in (None, step) and self.kind in (None, kind)
 
     def takes(self, one: Attempt) -> bool:
-        """Whether this one."""
+        """Return whether it selects this attempt."""
         number, _, token = one.attempt.partition("-")
         return (
             self.stage(one.step, one.kind)
@@ -73,9 +73,9 @@ class LogFilter:
 def listed(
     storage: Storage, job: str, found: Overview | None, wanted: LogFilter
 ) -> Iterator[tuple[Attempt, str | None]]:
-    """Attempts and the keys of their logs, by step, stage and task; None for one that came to nothing and left none.
+    """Iterate over attempts and the keys of their logs, by step, stage and task; None for a failed one without a log.
 
-    ``found`` with its attempts says how each ended; without it that is not known.
+    ``found``, with its attempts, says how each ended; without it that is not known.
     """
     known: dict[tuple[int, str, int, str], Attempt] = {
         (stage.step, stage.kind, one.task, _token(one.attempt)): _of(stage.step, stage.kind, one)
@@ -100,7 +100,7 @@ def _logs(storage: Storage, prefix: str) -> Iterator[tuple[Attempt, str]]:
 def _merged(
     logs: Iterable[tuple[Attempt, str]], known: dict[tuple[int, str, int, str], Attempt], failed: list[Attempt]
 ) -> Iterator[tuple[Attempt, str | None]]:
-    """Logs with how their attempts ended, and, at their place, failed attempts that left none."""
+    """Add to each log how its attempt ended, and insert failed attempts that left no log at their place."""
     left = list(failed)
     for one, key in logs:
         entry = known.get((one.step, one.kind, one.task, _token(one.attempt)))
@@ -122,9 +122,9 @@ def _token(attempt: str) -> str:
 
 
 class Follower:
-    """Reads what a running job's attempts print, as they share it; :meth:`read` says what is new.
+    """Reads what a running job's attempts print, as they share it.
 
-    While it looks, attempts put what they have printed so far into storage: see :mod:`mrcelery.capture`.
+    While it reads, attempts put what they have printed so far into storage: see :mod:`mrcelery.capture`.
     """
 
     def __init__(self, store: JobStore, storage: Storage, job: str, wanted: LogFilter) -> None:
@@ -138,7 +138,7 @@ class Follower:
         self._over: set[tuple[int, str]] = set()
 
     def read(self, stages: Iterable[StageView], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
-        """New output, in whole lines where an attempt runs. Has it known for so long that someone follows."""
+        """Read new output, of a running attempt in whole lines; ask attempts to share theirs for ``seconds`` more."""
         self._store.follow(self._job, seconds)
         for stage in stages:
             if not self._wanted.stage(stage.step, stage.kind) or (stage.step, stage.kind) in self._over:
@@ -148,7 +148,7 @@ class Follower:
             names = marks.attempts(self._store, self._job, stage.step, stage.kind)
             for entry in journal.entries(self._store, self._job, stage.step, stage.kind):
                 token = _token(entry.attempt)
-                # One that runs is journaled without its number.
+                # A running attempt is journaled without its number.
                 attempt = entry.attempt.lstrip("-") if entry.attempt[0] != "-" else names.get(token, token)
                 yield from self._attempt(stage, entry, attempt)
             if stage.state != "running":
@@ -170,7 +170,7 @@ class Follower:
             yield one, f"[{one.ending}]\n".encode()
 
     def _new(self, key: str, *, whole_lines: bool) -> bytes:
-        """What was not yet seen of a log."""
+        """Read what is new of a log."""
         at, tail = self._offsets.get(key, 0), self._tail.get(key, b"")
         info = self._storage.stat(key)
         if info is None or info.size == at:

@@ -1,6 +1,6 @@
-"""Metrics for Prometheus: what the job store and the queues say at the moment of a scrape.
+"""Metrics for Prometheus, read from the job store and the queues at each scrape.
 
-Nothing is kept here: any number of exporters give the same, and one that restarts has lost nothing. A scrape
+Nothing is kept here: any number of exporters give the same, and one that restarts loses nothing. A scrape
 costs two round trips for the jobs that have not ended and one script for each 500 leased messages, of which
 workers hold a few each; tasks that wait or are done are counted where they happen, never gone through.
 Needs ``prometheus_client`` (extras ``metrics`` and ``flower``).
@@ -30,29 +30,29 @@ from mrcelery.jobstore.redis import RedisJobStore, _done, _job, _sums
 from mrcelery.presence import WorkerSeen, workers_seen
 
 MOST_JOBS = 500
-"""Jobs that have not ended, of which tasks are counted; of more, the newest."""
+"""Jobs that have not ended whose tasks are counted; of more, the newest."""
 
 KINDS = ("map", "reduce")
 OUTCOMES = ("started", "done", "failed", "killed", "lost", "superseded", "stopped")
 
 
 class FleetCollector(Collector):
-    """Reads the fleet at a broker address; the values of ``queues`` are given also while nobody speaks of them."""
+    """Reads the fleet at a broker address; ``queues`` are reported even while no job or worker uses them."""
 
     def __init__(self, broker: str, *queues: str) -> None:
         self._store = RedisJobStore(broker)
         self._queues = set(queues)
 
     def close(self) -> None:
-        """Let go of the server."""
+        """Close the connection."""
         self._store.close()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing ahead: to be registered must not need a server."""
+        """Describe nothing: a collector must be registered without a server."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families; where the broker does not answer, only that it does not."""
+        """Yield all families; if the broker does not answer, only that it does not."""
         started = time.perf_counter()
         try:
             found = list(self._found())
@@ -76,7 +76,7 @@ class FleetCollector(Collector):
         yield from _totals(self._store.totals())
 
     def _live(self) -> list[dict[str, str]]:
-        """Some fields of the jobs that have not ended, the oldest first."""
+        """Read some fields of the jobs that have not ended, the oldest first."""
         jobs = self._store.live()
         names = ("state", "created", "queue", "step", "stage")
         rows: Any = self._store.call(*(("HMGET", _job(job), *names) for job in jobs)) if jobs else []
@@ -88,7 +88,7 @@ class FleetCollector(Collector):
         return found
 
     def _tasks(self, live: list[dict[str, str]]) -> Metric:
-        """The tasks of the stages that jobs are in."""
+        """Count the tasks of the stages that jobs are in."""
         inside = [job for job in live if job["stage"] in KINDS]
         commands: list[tuple[str, ...]] = []
         for job in inside:
@@ -138,7 +138,7 @@ class FleetCollector(Collector):
 
 
 def register(broker: str, *queues: str, registry: CollectorRegistry = REGISTRY) -> FleetCollector:
-    """Have a registry, by default the process's own, which Flower serves at ``/metrics``, give the fleet's metrics."""
+    """Register the fleet's metrics, by default in the process's registry, which Flower serves at ``/metrics``."""
     collector = FleetCollector(broker, *queues)
     registry.register(collector)
     return collector

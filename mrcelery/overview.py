@@ -1,8 +1,8 @@
-"""A job as a person looks at it: what it does, why it is slow, why it failed.
+"""A job as a person sees it: what it does, why it is slow, why it failed.
 
 One record, :class:`Overview`, is what the progress of a waiting command, the pages in Flower, the report that stays in
 storage and ``--json`` show. :func:`glance` makes it at a cost that does not grow with the job's tasks; :func:`overview`
-adds its attempts. Both read the job store only; they may look at any moment, and what they find may be a moment old.
+adds its attempts. Both read the job store only; they may run at any moment, and what they find may be a moment old.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from mrcelery.records import (
 )
 
 STAGE_ATTEMPTS = 20_000
-"""Attempts of a stage that an overview lists: of more, those that went wrong and the longest."""
+"""Attempts of a stage that an overview lists; of more, those that went wrong and the longest."""
 
 UNEVEN = 200
-"""Percent of the mean that the largest partition has at least, to be worth a warning."""
+"""Smallest size of the largest partition, in percent of the mean, that is worth a warning."""
 
 SILENT = 10.0
-"""Seconds without a word after which a running attempt is said to be silent."""
+"""Seconds without a heartbeat after which a running attempt counts as silent."""
 
 
 class Straggler(msgspec.Struct, frozen=True, kw_only=True):
-    """A running attempt, of those that have told how far they are; ``rate`` in records a second."""
+    """A running attempt that has reported its progress; ``rate`` in records per second."""
 
     task: int
     attempt: str
@@ -51,14 +51,14 @@ class Straggler(msgspec.Struct, frozen=True, kw_only=True):
     records: int
     rate: float
     quiet: float
-    """Seconds since it told."""
+    """Seconds since its last heartbeat."""
     slow: bool
     """Whether it is a straggler by its rate."""
     backed_up: bool
 
 
 class Warn(msgspec.Struct, frozen=True, kw_only=True):
-    """Something to know; ``kind`` is retries, lost, skew, straggler, silent or bad_records, ``stage`` map or reduce."""
+    """A warning; ``kind`` is retries, lost, skew, straggler, silent or bad_records, ``stage`` map or reduce."""
 
     kind: str
     text: str
@@ -78,28 +78,28 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     """``waiting``, ``running``, ``done``; ``stopped`` where the job ended before it."""
     tasks: int = 0
-    """0 where it is not known yet."""
+    """0 if not known yet."""
     done: int = 0
     sums: Sums = Sums()
     entered: float = 0.0
     ended: float = 0.0
     shuffle_bytes: int = 0
     left: float = -1.0
-    """Seconds until it should be done, by what it has done so far; -1 where nobody can tell."""
+    """Seconds until it should be done, by what it has done so far; -1 if not known."""
     skew: dict[str, int] = {}
-    """How the partitions that it wrote differ in size, as counters (:mod:`mrcelery.skew`)."""
+    """How unevenly it filled its partitions, as counters (:mod:`mrcelery.skew`)."""
     reading: int = 0
-    """Records that running attempts have read so far, of those that have told; not in ``sums``."""
+    """Records that running attempts have reported as read so far; not in ``sums``."""
     running: tuple[Straggler, ...] = ()
     """Attempts that run for a second or more, the slowest first; at most 20."""
     attempts: tuple[Entry, ...] = ()
-    """By when they began; in a glance none."""
+    """By the time they began; none in a glance."""
     left_out: int = 0
     """Attempts that are not listed."""
 
 
 class Overview(Record, frozen=True, kw_only=True):
-    """A job at a moment, ``now``; all times are epoch seconds, 0 for not yet."""
+    """A job at the moment ``now``; all times are epoch seconds, 0 for not yet."""
 
     job: str
     name: str = ""
@@ -123,12 +123,12 @@ class Overview(Record, frozen=True, kw_only=True):
 
 
 def glance(store: JobStore, job: str, now: float | None = None) -> Overview | None:
-    """A job without its attempts; None where the job store does not know it."""
+    """Read a job without its attempts; None if the job store does not know it."""
     return _read(store, job, time.time() if now is None else now, attempts=False)
 
 
 def overview(store: JobStore, job: str, now: float | None = None, *, state: str = "") -> Overview | None:
-    """A job with its attempts; None where the job store does not know it. ``state``: the one it is about to have."""
+    """Read a job with its attempts; None if the job store does not know it. ``state``: the one it is about to have."""
     return _read(store, job, time.time() if now is None else now, attempts=True, state=state)
 
 
@@ -176,7 +176,7 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: str =
 
 
 def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
-    """All stages of a job in their order, also those to come."""
+    """List all stages of a job in their order, also those to come."""
     steps: list[tuple[str, bool]] = msgspec.json.decode(fields.get("steps") or b"[]", type=list[tuple[str, bool]])
     found: list[tuple[int, Kind, str]] = []
     for number, (name, reduces) in enumerate(steps):
@@ -234,13 +234,13 @@ def _stage(
 
 
 def _passed(fields: Mapping[str, str], step: int, kind: Kind) -> bool:
-    """Whether the job has gone on to a later stage: its sums may be gone with a Redis that lost its data."""
+    """Return whether the job is in a later stage; the sums of this one may be gone with a Redis that lost its data."""
     now = int(fields.get("step") or 0)
     return step < now or (step == now and kind == "map" and fields.get("stage") in ("reduce", "finish"))
 
 
 def _ends(stages: list[StageView], finished: float, ended: bool) -> list[StageView]:
-    """What a job's end says of the stages that it did not come to the end of."""
+    """Mark the stages that an ended job did not complete as stopped."""
     if not ended:
         return stages
     cut = [stage if stage.state == "done" else replace(stage, state="stopped") for stage in stages]
@@ -273,7 +273,7 @@ def _running(seen: marks.Glimpse) -> tuple[Straggler, ...]:
 
 
 def _listed(store: JobStore, job: str, step: int, kind: Kind, until: float) -> tuple[tuple[Entry, ...], int]:
-    """A stage's attempts; where it was over at ``until``, those that still seem to run were lost."""
+    """List a stage's attempts; if it was over at ``until``, those that still seem to run were lost."""
     found = journal.entries(store, job, step, kind)
     if until:
         found = [_lost(one, until) if one.outcome == "running" else one for one in found]
@@ -285,7 +285,7 @@ def _lost(one: Entry, until: float) -> Entry:
 
 
 def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], int]:
-    """At most so many of the attempts, and how many were left out: those that went well and were quick."""
+    """Return at most ``most`` attempts and how many were left out: quick ones that went well."""
     if len(attempts) <= most:
         return tuple(attempts), 0
     by_worth = sorted(attempts, key=lambda one: (one.outcome == "done", -one.seconds))
@@ -294,7 +294,7 @@ def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], 
 
 
 def warnings(found: Overview) -> list[Warn]:
-    """What a person should know of a job: a pure function of the rest of its overview."""
+    """Derive what a person should know of a job from the rest of its overview."""
     told = []
     for stage in found.stages:
         where = f"step {stage.step} {stage.kind}"

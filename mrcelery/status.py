@@ -1,4 +1,4 @@
-"""How a job stands, by what the job store says of it."""
+"""The status of a job, from its fields in the job store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a job stands. ``created``, ``started`` and ``finished`` are epoch seconds, 0 for not yet."""
+    """The status of a job. ``created``, ``started`` and ``finished`` are epoch seconds, 0 for not yet."""
 
     job: str
     state: str
@@ -45,7 +45,7 @@ class JobStatus:
 
 
 def status_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> JobStatus:
-    """The status that a job's fields tell of; without its job store nothing of its stages."""
+    """Build a job's status from its fields; without the job store its stages are not known."""
     step = int(fields.get("step") or 0)
     message = fields.get("status", "")
     if failure := failure_of(fields):
@@ -68,7 +68,7 @@ def status_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> Jo
 
 
 def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tuple[StageStatus, ...]:
-    """Stages whose size is known. A stage that was left behind has all its tasks done."""
+    """List the stages whose size is known. A stage that the job has left has all its tasks done."""
     if store is None:
         return ()
     found = []
@@ -86,7 +86,7 @@ def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tu
 
 
 def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iterator[tuple[int, StageSummary | Commit]]:
-    """What has been counted so far, by step: the sums of a stage that is done, the commits of one that runs."""
+    """Iterate over what is counted so far, by step: the sums of a stage that is done, the commits of one that runs."""
     from mrcelery.records import Commit, StageSummary, decode
 
     for stage in stages_of(job, fields, store):
@@ -99,7 +99,7 @@ def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iter
 
 
 def failure_of(fields: Mapping[str, str]) -> Failure | None:
-    """Why a job failed, None where it did not."""
+    """Return why a job failed, or None if it did not."""
     if not fields.get("failure"):
         return None
     from mrcelery.records import Failure, decode

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Plan(NamedTuple):
-    """What a job would come to: M and bytes, R of each step, and its S3 requests."""
+    """What a job would take: map tasks (M) and bytes, reduce tasks (R) of each step, S3 requests and price."""
 
     inputs: PlanSummary
     reducers: tuple[int, ...]
@@ -64,7 +64,7 @@ class SubmitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job made ready: loaded and its options settled."""
+    """A job ready to submit: loaded, with its options settled."""
 
     config: Config
     runner: str
@@ -82,7 +82,7 @@ class Submission:
     wants_results: bool = True
     on_upload: inputs_module.Progress | None = None
     started: Runner | None = None
-    """The runner, where it was started ahead; :meth:`submit` hands it on."""
+    """The runner, if it was started ahead; :meth:`submit` passes it to the handle."""
 
     @classmethod
     def prepare(
@@ -99,7 +99,7 @@ class Submission:
         """Load the job and settle its options: those of :class:`SubmitOptions`, and settings.
 
         ``ahead``: the job will be submitted at once, so start an embedded cluster while it is loaded. Raises
-        :class:`UsageError` for a job or options that cannot be.
+        :class:`UsageError` if the job or an option is wrong.
         """
         given = SubmitOptions.take(options)
         config = Config.load(options)
@@ -157,7 +157,7 @@ class Submission:
             splits = plan.cut(*plan.fitted(files, self.options.split_size, self.options.workers))
             summary = plan.write_plan(counted(splits), lambda page, data: None)
         if self._uploads:
-            listing.count("GET", summary.files)  # each is looked up once more where it was uploaded to
+            listing.count("GET", summary.files)  # the planner stats each uploaded file once more
         steps = tuple(with_reducers(step, summary) for step in self.steps)
         cost = plan.estimate(
             summary,
@@ -171,9 +171,9 @@ class Submission:
         return Plan(summary, tuple(step.reducers for step in steps), cost)
 
     def submit(self, on_handle: Callable[[JobHandle], None] | None = None) -> JobHandle:
-        """Start the runner and hand it the job. The inline runner has run it when this returns.
+        """Start the runner and submit the job to it. The inline runner has run it when this returns.
 
-        ``on_handle`` is called with the handle just before the job is entered.
+        ``on_handle`` is called with the handle just before the job is registered.
         """
         with ExitStack() as undo:
             if self.started is not None:
@@ -220,7 +220,7 @@ class Submission:
         return handle
 
     def _submitted_before(self, identity: str, code: Bundle) -> JobHandle | None:
-        """The job of the same client token, maybe by a client that died since: it runs once."""
+        """Return the job of the same client token, if there is one; its client may have died since."""
         runner = self._fleet() if self.runner == "celery" else None  # a runner of our own knows no jobs yet
         try:
             known = runner.store.request(identity) if runner is not None else None
@@ -248,9 +248,9 @@ class Submission:
         return JobHandle(identity, runner, storage=self._storage, delivery=self._delivery(bring_home))
 
     def _ended_in_storage(self, identity: str, code: Bundle) -> bool:
-        """Whether storage has the report of a job that the job store does not know (any more).
+        """Return whether storage has the report of a job that the job store has forgotten or never knew.
 
-        One that left a spec and no report goes on from its commits when it is submitted again.
+        A job that left a spec but no report resumes from its commits when it is submitted again.
         """
         from mrcelery import layout, records, signing
         from mrcelery.storage import open_storage
@@ -271,7 +271,7 @@ class Submission:
         check_given(self.client_token, request, self._given(code))
 
     def _given(self, code: Bundle) -> dict[str, str]:
-        """What is asked for, as it was asked for; what inputs hold is not looked at."""
+        """Digest what is asked for, as it was asked for; the content of inputs is not compared."""
         output = self.output or ""
         return digests(
             {
@@ -315,7 +315,7 @@ class Submission:
         try:
             runner.submit(request, envelope, built.data, found.blobs)
         except UsageError:
-            # two clients with one token at the same time: one of them entered the job
+            # two clients with one token at the same time: one of them registered the job
             known = runner.store.request(handle.id) if self.client_token else None
             if known is None:
                 raise
@@ -337,7 +337,7 @@ class Submission:
         return self.runner == "celery" and is_remote(self._storage)
 
     def _place_output(self) -> tuple[str, str | None]:
-        """OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
+        """Return OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
         if self.output is None or is_remote(self.output):
             return self.output or "", None
         path = local(self.output)
@@ -346,7 +346,7 @@ class Submission:
         return ("", path) if self._uploads else (path, None)
 
     def _spool(self, identity: str) -> str:
-        """A folder for standard input, which the workers can read."""
+        """Make a folder for standard input that the workers can read."""
         if self.runner == "celery":
             # With a token others may have the same id, and write at the same time.
             folder = Path(self._storage) / "inputs" / f"{identity}-{secrets.token_hex(3)}"
@@ -386,13 +386,13 @@ class Submission:
 
 
 def _unreadable(line: bytes) -> results.Pair:
-    raise UsageError("results in parquet or records are no lines: read the part files at OUTPUT")
+    raise UsageError("parquet and records output has no lines: read the part files at OUTPUT")
 
 
 def job_id(name: str, client_token: str = "", created: float | None = None) -> str:
-    """``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, with the time of ``created`` (epoch seconds; now).
+    """Make a job id: ``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, with the time of ``created`` (epoch seconds; now).
 
-    With a token ``job-<20 hex>``, the same for the same token.
+    With a client token it is ``job-<20 hex>``, the same for the same token.
     """
     if client_token:
         # Not with the name in it: another job with the same token is to be noticed.

@@ -30,20 +30,20 @@ class FleetRunner:
         self._queue = ""
         self._started = ""
         self._enter: Callable[[], object] | None = None
-        """Enters the job that is waited for again."""
+        """Registers the job that is waited for again."""
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
-        """Hand the job over; it goes on without this process."""
+        """Register and start the job; it runs without this process."""
         self._enter = partial(enter, self.store, request, envelope, code, blobs)
         enter(self.store, request, envelope, code, blobs)
         self.start(request.job, request.options.queue)
 
     def start(self, job: str, queue: str, run: int = 0) -> None:
-        """Have a worker start a job that was entered; once more does no harm."""
+        """Queue the message that starts a registered job; a second one does no harm."""
         self.store.push(queue, start_message(job, queue, run))
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
-        """Enter a job again that Redis has lost: its commits are in storage, and it goes on from there."""
+        """Register the job again if Redis has lost it: it resumes from its commits in storage."""
         if fields.get("state"):
             if self._enter is None and (envelope := self.store.request(job)) is not None:
                 kept = {name: text for name, text in fields.items() if name != "state" and not is_of_a_run(name)}
@@ -53,7 +53,7 @@ class FleetRunner:
             return False
         if self._enter is None or not self._queue:
             return False
-        with suppress(UsageError):  # a worker was quicker to enter it
+        with suppress(UsageError):  # a worker was quicker to register it
             self._enter()
             if self._started:
                 self.store.update(job, {"started": self._started})
@@ -61,7 +61,8 @@ class FleetRunner:
         return True
 
     def check(self) -> None:
-        """Workers may come and go."""
+        """Do nothing: workers may come and go."""
 
     def close(self) -> None:
+        """Close the connection to Redis."""
         self.store.close()

@@ -1,4 +1,4 @@
-"""The inline runner: the whole job in this process, one task after the other, for a debugger."""
+"""The inline runner: the whole job in this process, one task after the other, so that a debugger works."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mrcelery.storage import open_storage
 
 
 class InlineRunner:
-    """Runs jobs in this process; ``breakpoint()`` works in user code, and what it prints is let through.
+    """Runs jobs in this process; ``breakpoint()`` works in user code, and its output is not captured.
 
-    Without a ``storage`` the data lies in a temporary folder, which :meth:`close` removes.
+    Without a ``storage`` the data is in a temporary folder, which :meth:`close` removes.
     """
 
     patience = 0.0
@@ -35,13 +35,13 @@ class InlineRunner:
         self.store = MemoryJobStore()
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
-        """Run the job; how it ended is in the job store."""
+        """Run the job to its end; its final state is in the job store."""
         # A request's signature protects it on its way to the fleet; here it never leaves the process.
         enter(self.store, request, seal(request, None), code, blobs)
         self.start(request.job, request.options.queue)
 
     def start(self, job: str, queue: str, run: int = 0) -> None:
-        """Run a job that was entered, or what is left of it."""
+        """Run a registered job, or what is left of it."""
         runtime = Runtime(self.store, scratch=f"{self._folder}/scratch")
         step, kind, number = -1, "", -1
         try:
@@ -65,17 +65,18 @@ class InlineRunner:
             with suppress(MRCeleryError):
                 withdraw_output(runtime, job)
                 clean_up(runtime, job)
-                # Nobody can go on with it when this process has ended.
+                # Nobody can resume it when this process has ended.
                 storage = open_storage(self.store.fields(job)["storage"])
                 storage.delete(info.key for info in storage.list(layout.job_root(job)))
             raise
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
-        """Nothing is lost while this process lives."""
+        """Return False: nothing is lost while this process lives."""
         return False
 
     def check(self) -> None:
-        """Nothing runs beside this process."""
+        """Do nothing: the job runs in this process."""
 
     def close(self) -> None:
+        """Remove the temporary folder."""
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -453,7 +453,7 @@ def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
         else:
             quiet.store.update(handle.id, {"storage": str(tmp_path / "elsewhere")})
         assert handle.cancel()
-        with pytest.raises(UsageError, match="no worker has removed its data yet: try again when workers listen"):
+        with pytest.raises(UsageError, match="no worker has deleted its data yet: retry it when workers listen"):
             handle.retry()
         assert handle.status().state == "cancelled"
         quiet.store.call(("HDEL", "unacked", "a-tag"))
