@@ -68,11 +68,11 @@ def command(
         found = None
         with suppress(UsageError):  # run by another version, or only its data is left
             found = handle.overview()
-        _tell_failure(found)
+        _show_failure(found)
         _list(storage, job, found, wanted, as_json)
 
 
-def _tell_failure(found: Overview | None) -> None:
+def _show_failure(found: Overview | None) -> None:
     if found is not None and found.failure is not None:
         at = where(found.failure)
         message = found.failure.message.partition("\n")[0]
@@ -123,7 +123,7 @@ def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: boo
         for one, new in follower.read(found.stages, 4 * pause):
             write(one, new)
         if found.state in FINAL:
-            _tell_failure(found)
+            _show_failure(found)
             return
         time.sleep(pause)
 

@@ -120,7 +120,7 @@ class Display:
 
     def _show(self, found: Overview) -> None:
         for event in self._news(found):
-            self._tell(event)
+            self._emit(event)
         self.shown = True
         self._last = found
         if self.mode == "live":
@@ -164,11 +164,11 @@ class Display:
         # The picture shows it all the time.
         if not (again and self._view is not None):
             good = isinstance(event, (events.BrokerBack, events.StorageBack, events.WorkersFound))
-            self._tell(event, style="green" if good else "yellow")
+            self._emit(event, style="green" if good else "yellow")
         if self._view is not None and self._last is not None:
             self._draw(self._last)
 
-    def _tell(self, event: Event, style: str = "yellow") -> None:
+    def _emit(self, event: Event, style: str = "yellow") -> None:
         from mrcelery import story
 
         if self.mode == "json":
@@ -208,12 +208,12 @@ class Display:
 
             if not self.quiet:
                 for event in self._news(found):
-                    self._tell(event)
+                    self._emit(event)
             click.echo(story.line(story.ended(found, report)), nl=False)
             return
         if self.shown and found.state == "succeeded":  # otherwise the error was shown just now
             for event in self._news(found):
-                self._tell(event)
+                self._emit(event)
         self.close()
         if self.mode == "live":
             picture.echo(picture.summary(found, report, after, signs=self._signs), err=True)
