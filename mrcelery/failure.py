@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from mrcelery.config import show_size
+from mrcelery.encoding import encode
 from mrcelery.errors import AttemptsLostError, CorruptDataError, MRCeleryError, TaskError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.progress import HUNG
 from mrcelery.records import Failure, Losses
-from mrcelery.encoding import encode
 from mrcelery.task_id import TaskId
 
 

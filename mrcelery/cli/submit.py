@@ -47,7 +47,7 @@ class Flags:
 
 
 class _Submit(click.Command):
-    """Keeps what follows ``--`` for the job."""
+    """Keeps the arguments after ``--`` for the job."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ours, job_args = args, []
@@ -81,7 +81,7 @@ class _Submit(click.Command):
 @click.argument("inputs", metavar="INPUT...", nargs=-1)
 @click.option("-o", "--output", "--output-dir", metavar="URI", help="Folder or s3:// address  [print the results]")
 @click.option(
-    "-r", "--runner", type=click.Choice(RUNNERS), help="Where to run  [celery where a broker is set, else local]"
+    "-r", "--runner", type=click.Choice(RUNNERS), help="Where to run  [celery if a broker is set, else local]"
 )
 @connection_options
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
@@ -91,7 +91,7 @@ class _Submit(click.Command):
 )
 @click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB; less if small]")
 @click.option("--workers", metavar="N", help="Processes of the local runner  [one per CPU]")
-@click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
+@click.option("--memory", metavar="SIZE", help="Memory limit of one task  [512MiB]")
 @click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")
 @click.option("--max-bad-records", metavar="N", help="Records that the job may skip  [0]")
 @click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers  [on]")
@@ -101,11 +101,13 @@ class _Submit(click.Command):
 @click.option("--allow-pickle/--no-allow-pickle", default=None, help="Let the job use pickle protocols  [off]")
 @click.option("-D", "--define", "--jobconf", "defines", multiple=True, metavar="NAME=VALUE", help="Job configuration.")
 @click.option("--py-files", multiple=True, metavar="PATH", help="Modules, folders, zips, wheels to import.")
-@click.option("--files", multiple=True, metavar="PATH", help="Files for the tasks' working folder: PATH[#NAME].")
+@click.option(
+    "--files", multiple=True, metavar="PATH", help="Files to copy into the tasks' working folder: PATH[#NAME]."
+)
 @click.option("--archives", multiple=True, metavar="PATH", help="Archives to unpack there: PATH[#NAME].")
 @click.option("--name", default="", metavar="TEXT", help="Name of the job  [its class]")
-@click.option("--client-token", default="", metavar="TEXT", help="A repeat with the same token returns its job.")
-@click.option("--detach", is_flag=True, help="Print the job id and leave; the fleet goes on.")
+@click.option("--client-token", default="", metavar="TEXT", help="Repeated with the same token, return the same job.")
+@click.option("--detach", is_flag=True, help="Print the job id and exit; the fleet runs the job.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it costs; run nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
 @click.option("--keep", is_flag=True, help="Keep the intermediate data of a job that succeeded.")
@@ -174,7 +176,7 @@ def _definitions(defines: Sequence[str]) -> dict[str, str]:
     for text in defines:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"-D {text!r} is no NAME=VALUE: write for example -D my.setting=3")
+            raise UsageError(f"-D {text!r} is not NAME=VALUE: write for example -D my.setting=3")
         found[key] = value
     return found
 
@@ -198,7 +200,7 @@ def _interrupted(handle: JobHandle, submission: Submission) -> int:
     if submission.runner == "celery":
         results = f"fetch {handle.id} {submission.output}" if handle.bring_home else f"cat {handle.id}"
         click.echo(
-            f"\nDetached: job {handle.id} goes on.\n"
+            f"\nDetached: job {handle.id} is still running.\n"
             f"  come back   mrcelery wait {handle.id}\n"
             f"  results     mrcelery {results}\n"
             f"  stop it     mrcelery cancel {handle.id}",
@@ -211,7 +213,7 @@ def _interrupted(handle: JobHandle, submission: Submission) -> int:
 
 
 def _after(found: Overview, handle: JobHandle, submission: Submission) -> list[str]:
-    """The commands that one may want next."""
+    """List the commands a user may want next."""
     if submission.runner == "celery":
         return picture.after_fleet(found, submission.output or "")
     return picture.after_here(found, submission.config.storage, submission.output or "")

@@ -31,7 +31,7 @@ _BEFORE_STYLE = b""" - mrcelery</title>
 _BEFORE_DATA = b"""</style>
 </head>
 <body>
-<main id="page"><noscript>This page needs JavaScript; <code>mrcelery status</code> tells the same.</noscript></main>
+<main id="page"><noscript>This page needs JavaScript; <code>mrcelery status</code> shows the same.</noscript></main>
 <script type="application/json" id="data">"""
 _BEFORE_SCRIPT = b"""</script>
 <script>"""
