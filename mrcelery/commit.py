@@ -15,7 +15,7 @@ from mrcelery.task_id import TaskId
 
 
 def commit(storage: Storage, mine: Commit) -> Commit:
-    """Commit an attempt; returns the commit that counts, this attempt's or an earlier one's."""
+    """Commit an attempt and return the commit that counts, this attempt's or an earlier one's."""
     key = layout.commit(TaskId.of(mine))
     if storage.create(key, encode(mine)):
         return mine
@@ -23,7 +23,7 @@ def commit(storage: Storage, mine: Commit) -> Commit:
 
 
 def committed(storage: Storage, task: TaskId) -> Commit | None:
-    """The commit that counts, or None where no attempt has committed yet."""
+    """Return the commit that counts, or None if no attempt has committed yet."""
     key = layout.commit(task)
     try:
         return decode(storage.read(key), Commit, key)

@@ -62,30 +62,30 @@ class StageTasks:
     """``barrier`` or ``finish``."""
     queue: str
     missing: tuple[int, ...] | None = None
-    """The tasks to publish, of a stage that goes on where it was; None: all."""
+    """The tasks to publish, if a stage is resumed; None: all."""
 
     @property
     def published(self) -> str:
-        """The job's field that says when all of them were on the queue."""
+        """Return the job's field that records when all tasks were on the queue."""
         return f"published.{self.id.name}"
 
 
 def stage_of(request: Request, fields: Mapping[str, str], stage: StageId) -> StageTasks:
-    """A stage that has been entered, as the job's fields tell of it."""
+    """Describe a stage that has begun, from the job's fields."""
     then = "barrier" if stage.kind == "map" and request.steps[stage.step].has_reducer else "finish"
     return StageTasks(stage, int(fields[f"total.{stage.name}"]), then, request.options.queue)
 
 
 def has_gone_on(fields: Mapping[str, str], what: str, step: int = 0) -> bool:
-    """Whether the stage that follows a step of the coordinator is on the queue: then another delivery of it is late."""
+    """Check whether the stage after a step of the coordinator is on the queue: then this delivery of it is late."""
     after = {"start": (0, "map"), "barrier": (step, "reduce"), "finish": (step + 1, "map")}[what]
     return "published.{}.{}".format(*after) in fields
 
 
 def start(jobs: OpenJobs, job: str) -> StageTasks | None:
-    """Plan a submitted job, ship its code to storage and write its spec.
+    """Plan a submitted job, ship its code to storage and write its spec; return the first stage to run.
 
-    A job that has a spec goes on from what storage holds of it, as after ``retry`` or where Redis lost its data.
+    A job that has a spec is resumed from its commits in storage, as after ``retry`` or if Redis lost its data.
 
     Raises :class:`mrcelery.errors.UsageError`, :class:`mrcelery.errors.UnreachableError` or
     :class:`mrcelery.errors.UnsignedError` for a job that cannot start.
@@ -112,12 +112,12 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
 
 
 def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:
-    """Enter the stage that a job is in by its commits; the tasks to publish are those without one."""
+    """Begin the stage that a job is in by its commits; the tasks to publish are those without one."""
     job, store = active.id, jobs.store
     now = standing(active.storage, active.spec)
     earlier = read_report(active.storage, job)
     if earlier is not None and earlier.state != "succeeded":
-        remove_report(active.storage, job)  # it tells of a run before this one
+        remove_report(active.storage, job)  # it is of an earlier generation
     elif earlier is not None and len(now.committed) < now.tasks:
         # It had come to its end, and its commits are being removed: only the job store had forgotten.
         store.move(job, "succeeded", {"finished": repr(time.time()), "stage": "finish"})
@@ -145,7 +145,7 @@ def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:
 
 @contextmanager
 def _counted(jobs: OpenJobs, job: str, what: str) -> Iterator[Transfers]:
-    """Keep in the job's fields what the coordinator asks of S3 in this block; once, also where it runs twice."""
+    """Record the coordinator's requests to S3 in this block in the job's fields; once, even if it runs twice."""
     with transfers() as moved:
         yield moved
     if moved.requests:
@@ -158,7 +158,7 @@ def _map_stage(spec: JobSpec, step: int, tasks: int) -> StageTasks:
 
 
 def _enter(jobs: OpenJobs, spec: JobSpec, stage: StageTasks, more: Mapping[str, str] | None = None) -> None:
-    """Put a stage into the job's fields; raises where the job has ended meanwhile."""
+    """Record in the job's fields that a stage begins; raise if the job has ended meanwhile."""
     fields = {
         "step": str(stage.id.step),
         "stage": stage.id.kind,
@@ -171,9 +171,9 @@ def _enter(jobs: OpenJobs, spec: JobSpec, stage: StageTasks, more: Mapping[str, 
 
 
 def barrier(jobs: OpenJobs, job: str, step: int) -> StageTasks:
-    """After all map tasks: tell each reduce task what to read.
+    """Write what each reduce task reads, after all map tasks; return the reduce stage.
 
-    In total order that takes the index of each map task's run: where one is damaged, its task runs again.
+    In total order that takes the index of each map task's run: if one is damaged, its task runs again.
     """
     active = _active(jobs, job)
     try:
@@ -183,7 +183,7 @@ def barrier(jobs: OpenJobs, job: str, step: int) -> StageTasks:
 
 
 def _again(jobs: OpenJobs, active: OpenJob, error: DamagedPartError) -> StageTasks:
-    """Forget the commit of the task that wrote the damaged part, which nobody has been told of, and run that again."""
+    """Forget the commit of the task that wrote the damaged part, which no reader knows yet, and run the task again."""
     job, store = active.id, jobs.store
     damaged = writer(error.part)
     stage_id, number = damaged.stage, damaged.task
@@ -230,12 +230,12 @@ def _shuffle(jobs: OpenJobs, active: OpenJob, step: int) -> StageTasks:
 
         summarise(jobs, active, maps, gather(), skew.counters)
 
-        def tell(partition: int) -> None:
+        def write(partition: int) -> None:
             record = lists.encoded(partition, bounds[partition], bounds[partition + 1])
             active.storage.write(layout.shuffle_input(job, step, partition), record)
 
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            for _ in pool.map(carried(tell), range(reducers)):
+            for _ in pool.map(carried(write), range(reducers)):
                 pass
     stage = StageTasks(StageId(job, step, "reduce"), reducers, "finish", active.spec.request.options.queue)
     _enter(jobs, active.spec, stage)
@@ -249,14 +249,14 @@ def _active(jobs: OpenJobs, job: str) -> OpenJob:
 
 
 def _tasks(jobs: OpenJobs, active: OpenJob, step: int) -> int:
-    """M of a step."""
+    """Return M of a step."""
     if step == 0:
         return active.spec.plan.splits
     return int(jobs.store.fields(active.id)[f"total.{step}.map"])
 
 
 def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
-    """After a step's last stage: start the next step, or publish OUTPUT and end the job (None)."""
+    """End a step's last stage: return the next step's map stage, or publish OUTPUT and end the job (None)."""
     withdraw_output(jobs, job)  # a run that was killed may have left something
     active = _active(jobs, job)
     spec = active.spec
@@ -283,7 +283,7 @@ def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
 
 
 def _next_step(jobs: OpenJobs, active: OpenJob, step: int, parts: list[Part]) -> StageTasks:
-    """Each part with a record is a split of the next step."""
+    """Make each part with a record a split of the next step."""
     job, storage = active.id, active.storage
     extents = (Extent(f"{storage.uri}/{p.key}", 0, p.bytes, p.bytes, True) for p in parts if p.records)
     splits = (Split(i, (extent,)) for i, extent in enumerate(extents))

@@ -1,4 +1,4 @@
-"""The end of a job: its output is published or taken back, its report written, its data removed."""
+"""The end of a job: its output is published or taken back, and its report written."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _read_whole(storage: Storage, part: Part) -> bytes:
 
 
 def _bad_records(jobs: OpenJobs, active: OpenJob) -> dict[str, Part]:
-    """What OUTPUT gets of the records that were skipped; those of attempts that do not count are removed."""
+    """Return the skipped records to publish, by name at OUTPUT; remove those of attempts that do not count."""
     storage, root = active.storage, layout.job_root(active.id)
     counted = {key for _, summary in summaries(jobs, active) for key in summary.bad_keys}
     storage.delete([o.key for o in storage.list(layout.bad_records_root(active.id)) if o.key not in counted])
@@ -76,7 +76,7 @@ def _bad_records(jobs: OpenJobs, active: OpenJob) -> dict[str, Part]:
 
 
 def withdraw_output(jobs: OpenJobs, job: str) -> None:
-    """After a job has failed or was cancelled: take back what it had published. Harmless for any other."""
+    """Take back what a failed or cancelled job has published; do nothing for any other."""
     if jobs.store.state(job) in ("failed", "cancelled"):
         active = jobs.open(job)
         withdraw(active.storage, job, active.spec.request.output)

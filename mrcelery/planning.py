@@ -1,4 +1,4 @@
-"""What a job does before its first stage: its inputs are listed and cut, its code and spec put into storage."""
+"""Planning, before a job's first stage: list and split its inputs, and put its code and spec into storage."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MOST_REDUCERS = 64
 
 
 def plan_job(jobs: OpenJobs, request: Request, storage: Storage) -> JobSpec:
-    """Plan a submitted job, put its code, its small inputs and its spec into storage; the spec.
+    """Plan a submitted job, put its code, its small inputs and its spec into storage, and return the spec.
 
-    Raises :class:`mrcelery.errors.UsageError` for an input or output that cannot be, and
-    :class:`mrcelery.errors.UnsignedError` for what is not as the request names it.
+    Raises :class:`mrcelery.errors.UsageError` for an unusable input or output, and
+    :class:`mrcelery.errors.UnsignedError` for code or input that is not what the request names.
     """
     job = request.job
     if request.output and not request.options.overwrite:
@@ -61,7 +61,7 @@ def _write_plan(request: Request, storage: Storage) -> PlanSummary:
 
 
 def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
-    """A step with its R, where its job leaves that to us."""
+    """Set R of a step, if its job leaves that to us."""
     if not step.has_reducer:
         return replace(step, reducers=0)
     if step.reducers > 0:
@@ -70,7 +70,7 @@ def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
 
 
 def restore_plan(active: OpenJob) -> None:
-    """Plan a job's first step again where the plan was removed, as a cancelled job's is."""
+    """Plan a job's first step again if the plan was removed, as a cancelled job's is."""
     spec, storage = active.spec, active.storage
     if not spec.plan.splits or storage.stat(layout.plan_page(active.id, 0, 0)) is not None:
         return
@@ -79,6 +79,6 @@ def restore_plan(active: OpenJob) -> None:
 
 
 def _check_digest(data: bytes, digest: str, what: str) -> None:
-    """What came through the job store must be what the request, signed or not, names."""
+    """Check that what came through the job store is what the request, signed or not, names."""
     if sha256(data).hexdigest() != digest:
         raise UnsignedError(f"{what} is not what its request names: it was altered on the way; submit it again")

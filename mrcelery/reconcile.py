@@ -46,7 +46,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Running:
-    """An attempt that runs, as it told last: seconds it has run, records it has taken, seconds since it told."""
+    """A running attempt by its last report: seconds it has run, records it has taken, seconds since the report."""
 
     task: int
     worker: str
@@ -61,7 +61,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Republished:
-    """How often something was published again, and when last (epoch seconds)."""
+    """How often something was republished, and when last (epoch seconds)."""
 
     times: int
     last: float
@@ -98,7 +98,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Publish:
-    """Publish a task again, as its attempt number so and so."""
+    """Republish a task, with this number of its attempt."""
 
     task: int
     attempt: int
@@ -106,14 +106,14 @@ class Publish:
 
 @dataclass(frozen=True)
 class Nudge:
-    """Publish a step of the coordinator again."""
+    """Republish a step of the coordinator."""
 
     what: Step
 
 
 @dataclass(frozen=True)
 class BackUp:
-    """Start a second attempt of a task, elsewhere than at ``worker``."""
+    """Start a second attempt of a task on another worker than ``worker``."""
 
     task: int
     worker: str
@@ -121,7 +121,7 @@ class BackUp:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Fail the job; ``task`` is -1 where a step of the coordinator is what cannot be done."""
+    """Fail the job; ``task`` is -1 if a step of the coordinator cannot be done."""
 
     task: int
     reason: str
@@ -131,27 +131,27 @@ Action = Publish | Nudge | BackUp | GiveUp
 
 
 def missing(facts: Facts, policy: Policy) -> list[str]:
-    """What should be on its way and is nowhere to be seen: numbers of tasks as text, or a step of the coordinator."""
+    """List what should be on its way and was not found: numbers of tasks as text, or a step of the coordinator."""
     if facts.state in FINAL or not facts.state or facts.coordinating:
         return []
     awaited = _awaited(facts)
     if awaited is not None:
         return [awaited]
-    # Where a broker has lost its records of who holds what, those who run their tasks still tell of them.
+    # If a broker has lost its records of who holds what, running attempts still report themselves.
     alive = {one.task for one in facts.running if one.quiet < policy.lease}
     seen = facts.committed | facts.in_flight | alive
     return [str(task) for task in range(facts.tasks) if task not in seen]
 
 
 def _awaited(facts: Facts) -> Step | None:
-    """The step of the coordinator whose turn it is, if it is."""
+    """Return the step of the coordinator whose turn it is, if any."""
     if facts.kind is None:
         return "start"
     return facts.then if len(facts.committed) >= facts.tasks else None
 
 
 def needs(facts: Facts, policy: Policy) -> list[Action]:
-    """What to do now."""
+    """Decide what to do now."""
     actions: list[Action] = []
     for name in missing(facts, policy):
         since, before = facts.unseen.get(name, facts.now), facts.republished.get(name)
@@ -181,7 +181,7 @@ _SEE_OTHERS = "see that no other app's workers listen on the job's queue"
 
 
 def _backups(facts: Facts, policy: Policy) -> list[Action]:
-    """Near the end of a stage, when no task waits: a second attempt of those that are slow by the record."""
+    """Choose slow attempts to back up: near the end of a stage, when no task waits."""
     left = facts.tasks - len(facts.committed)
     if not facts.speculative or facts.state != "running" or not 0 < left <= facts.tasks / 2 or not facts.rates:
         return []
@@ -196,11 +196,11 @@ def _backups(facts: Facts, policy: Policy) -> list[Action]:
 
 
 def usual_rate(rates: Sequence[float]) -> float:
-    """The median of the rates of tasks that are done; 0 where none is."""
+    """Return the median of the rates of committed tasks; 0 if there is none."""
     return sorted(rates)[len(rates) // 2] if rates else 0.0
 
 
 def is_slow(one: Running, usual: float, policy: Policy) -> bool:
-    """Whether an attempt is a straggler beside the usual rate."""
+    """Check whether an attempt is a straggler compared with the usual rate."""
     # Records are counted as they are taken, so this is the most that its rate can be.
     return one.seconds >= policy.patience and one.records / one.seconds * policy.slower < usual

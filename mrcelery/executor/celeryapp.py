@@ -1,4 +1,4 @@
-"""mrcelery's own Celery app, and what it takes to add mrcelery to another one."""
+"""mrcelery's own Celery app, and how mrcelery is added to another one."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ SETTINGS: dict[str, Any] = {
 
 
 def make_app(broker: str, result_backend: str | None = None) -> Celery:
-    """A Celery app for a broker, with mrcelery's tasks and settings that lose nothing.
+    """Make a Celery app for a broker, with mrcelery's tasks and settings that lose nothing.
 
     From here on all of this process's connections to a Redis broker are made by :mod:`mrcelery.executor.transport`.
-    Raises :class:`ConfigError` for a setting that cannot be.
+    Raises :class:`ConfigError` for an invalid setting.
     """
     use_transports()
     backend = result_backend or broker
@@ -76,19 +76,19 @@ def use_transports() -> None:
 
 
 def add_tasks(app: Celery) -> None:
-    """The tasks, and what a worker that runs them does beside."""
+    """Add the tasks, and what a worker that runs them does besides."""
     register(app)
     app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
     app.steps["consumer"].add(PROGRESS)
 
 
 def _sentinel_options(url: str) -> dict[str, Any]:
-    """What kombu and Celery want as options and others in the address."""
+    """Return a Sentinel address's options as kombu and Celery take them."""
     return sentinel_options(url) if url.startswith("sentinel://") else {}
 
 
 def _for_celery(url: str) -> str:
-    """An address as Celery takes it."""
+    """Convert an address to the form that Celery takes."""
     if url.startswith("sentinel://"):
         return url.partition("?")[0]  # what stands there are options of theirs
     if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
@@ -98,7 +98,7 @@ def _for_celery(url: str) -> str:
 
 
 def configured_app() -> Celery:
-    """The app of this environment's configuration: what ``celery -A mrcelery worker`` runs."""
+    """Make the app of this environment's configuration, which ``celery -A mrcelery worker`` runs."""
     config = Config.load({})
     app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
     extend_flower(app)
@@ -106,7 +106,7 @@ def configured_app() -> Celery:
 
 
 def extend_flower(app: Celery) -> None:
-    """Our pages and our metrics in Flower, where it is what this process is about to start: ``celery ... flower``."""
+    """Add our pages and metrics to Flower, if this process is about to start it: ``celery ... flower``."""
     if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
         from mrcelery.dashboard.routes import install  # Flower is an extra, and brings what these need
         from mrcelery.metrics import register as register_metrics
@@ -140,7 +140,7 @@ def install(app: Celery) -> Celery:
 def worker_argv(
     *, concurrency: int | None = None, queue: str = "celery", loglevel: str = "WARNING", extra: Sequence[str] = ()
 ) -> list[str]:
-    """Arguments of ``celery worker`` for a worker that starts fast and says little.
+    """Return arguments of ``celery worker`` for a worker that starts fast and logs little.
 
     Gossip and mingle cost more than a second at the start and are of no use to us; with ``-E`` among ``extra`` they
     stay on. Heartbeats stay: a worker without them would not send events of its tasks when Flower asks for them.

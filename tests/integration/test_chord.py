@@ -231,7 +231,9 @@ def test_messages_of_an_earlier_run_come_too_late(quiet: Quiet, word_count: str,
         quiet.run("mrcelery.barrier", **kwargs)
         reduces = [body for _, body in quiet.messages()]
         assert [kwargs["generation"] for _, kwargs, _ in reduces] == [1, 1]
-        assert [embedded["chord"]["kwargs"] for *_, embedded in reduces] == [{"job": job, "step": 0, "generation": 1}] * 2
+        assert [embedded["chord"]["kwargs"] for *_, embedded in reduces] == [
+            {"job": job, "step": 0, "generation": 1}
+        ] * 2
         with quiet.workers():
             handle.wait()
         assert results(handle) == COUNTS

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from mrcelery import layout
 from mrcelery.attempt import run_attempt
 from mrcelery.commit import committed
-from mrcelery.coordinator import Stage, barrier, finish, start
+from mrcelery.coordinator import StageTasks, barrier, finish, start
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request, decode, encode
@@ -134,7 +134,7 @@ class Shared:
             self.runtimes.append(OpenJobs(store, scratch=str(folder / f"scratch-{number}")))
         self.storage = open_storage(root)
 
-    def run(self, stage: Stage) -> None:
+    def run(self, stage: StageTasks) -> None:
         """Every runtime runs every task, in threads; all attempts are each one's first."""
         for number in range(stage.tasks):
             returned: list[Any] = []
