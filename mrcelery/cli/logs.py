@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.api import attach
-from mrcelery.cli import picture, where
+from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
+from mrcelery.cli.errors import where
+from mrcelery.client.api import attach
 from mrcelery.errors import ConfigError, UsageError
-from mrcelery.jobstore.base import FINAL
+from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.joblogs import Attempt, Wanted
-    from mrcelery.overview import Overview
+    from mrcelery.client.api import JobHandle
+    from mrcelery.reporting.logs import Attempt, LogFilter
+    from mrcelery.reporting.overview import Overview
     from mrcelery.storage.base import Storage
 
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--step", type=click.IntRange(0), help="Only this step, counted from 0.")
 @click.option("--kind", type=click.Choice(["map", "reduce"]), help="Only this stage.")
 @click.option("--task", type=click.IntRange(0), help="Only this task.")
-@click.option("--attempt", metavar="ATTEMPT", help="Only this attempt: 2-a1b2c3, or its number, or its random part.")
+@click.option("--attempt", metavar="ATTEMPT", help="Only this attempt: 2-a1b2c3, or just its number or random part.")
 @click.option("--failed", is_flag=True, help="Only attempts that failed or died.")
 @click.option("-f", "--follow", is_flag=True, help="Show what running tasks print, until the job ends.")
 @connection_options
@@ -51,35 +52,35 @@ def command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """What the tasks of JOB printed and logged, attempt by attempt.
+    """Show what the tasks of JOB printed and logged, attempt by attempt.
 
-    Of a job that failed, where it failed is said first, on stderr. With -f the lines come as they are printed, a few
-    seconds late, each after its task. --json prints an object per attempt, one a line; with -f, one per piece.
+    For a failed job, stderr says first where it failed. With -f, lines are shown as they are printed, a few seconds
+    late, each with the name of its task. --json prints one object per attempt, one a line; with -f, one per piece.
     """
-    from mrcelery.joblogs import Wanted
+    from mrcelery.reporting.logs import LogFilter
 
-    wanted = Wanted(step, kind, task, attempt, failed)
+    wanted = LogFilter(step, kind, task, attempt, failed)
     with attach(job, **settings) as handle:
         storage = handle.open_storage()
         if follow:
             _follow(handle, storage, wanted, as_json)
             return
         found = None
-        with suppress(UsageError):  # of another version, or one whose data is all that is left
+        with suppress(UsageError):  # run by another version, or only its data is left
             found = handle.overview()
-        _tell_failure(found)
+        _show_failure(found)
         _list(storage, job, found, wanted, as_json)
 
 
-def _tell_failure(found: Overview | None) -> None:
+def _show_failure(found: Overview | None) -> None:
     if found is not None and found.failure is not None:
         at = where(found.failure)
         message = found.failure.message.partition("\n")[0]
         click.echo(f"mrcelery: {picture.phase(found)[0]}: {at[0] if at else found.job}: {message}", err=True)
 
 
-def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as_json: bool) -> None:
-    from mrcelery.joblogs import Wanted, listed
+def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter, as_json: bool) -> None:
+    from mrcelery.reporting.logs import LogFilter, listed
 
     none = True
     for one, key in listed(storage, job, found, wanted):
@@ -92,14 +93,14 @@ def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as
             write_bytes(_ended(storage.stream(key)))
         if one.ending:
             click.echo(f"[{one.ending}]")
-    if none and found is None and next(listed(storage, job, None, Wanted()), None) is None:
+    if none and found is None and next(listed(storage, job, None, LogFilter()), None) is None:
         raise UsageError(f"job {job} is not known here: see `mrcelery list`, or correct --broker or --storage")
     if none:
         click.echo(f"mrcelery: job {job} has no logs of that kind", err=True)
 
 
 def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same, and a newline where there is none at the end."""
+    """Pass chunks on, and add a newline if there is none at the end."""
     last = b"\n"
     for last in chunks:
         yield last
@@ -107,9 +108,9 @@ def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"\n"
 
 
-def _follow(handle: JobHandle, storage: Storage, wanted: Wanted, as_json: bool) -> None:
-    from mrcelery.capture import share_seconds
-    from mrcelery.joblogs import Follower
+def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: bool) -> None:
+    from mrcelery.attempt.output_capture import share_seconds
+    from mrcelery.reporting.logs import Follower
 
     if handle.runner is None:
         raise ConfigError(f"cannot follow {handle.id} without its broker: give --broker, or leave -f out")
@@ -118,11 +119,11 @@ def _follow(handle: JobHandle, storage: Storage, wanted: Wanted, as_json: bool) 
     pause = share_seconds(storage)
     while True:
         found = handle.glance()
-        # Known for long enough that a look which is late does not stop what is shared.
-        for one, new in follower.look(found.stages, 4 * pause):
+        # Requested for long enough that a late poll does not stop the sharing.
+        for one, new in follower.read(found.stages, 4 * pause):
             write(one, new)
         if found.state in FINAL:
-            _tell_failure(found)
+            _show_failure(found)
             return
         time.sleep(pause)
 
@@ -140,7 +141,7 @@ def _name(one: Attempt) -> str:
 
 
 def _how(one: Attempt) -> str:
-    return f" {one.outcome}" if one.outcome and one.outcome != "done" else ""
+    return f" {one.outcome}" if one.outcome and one.outcome != "succeeded" else ""
 
 
 def _print(one: Attempt, text: bytes) -> None:

@@ -1,6 +1,6 @@
-"""How a job looks on a terminal: while it runs, and when it has ended.
+"""Renders a job for a terminal: while it runs, and when it has ended.
 
-Both are made as lines of styled pieces, without a terminal: a live display, ``status`` and a summary show them.
+Both are lines of styled pieces, made without a terminal: a live display, ``status`` and a summary show them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from mrcelery.cli.common import show_seconds
 from mrcelery.config import show_size
 
 if TYPE_CHECKING:
-    from mrcelery.overview import Overview, Stage, Straggler
-    from mrcelery.report import Report
-    from mrcelery.speed import Speed
+    from mrcelery.reporting.overview import Overview, StageView, Straggler
+    from mrcelery.reporting.rates import Speed
+    from mrcelery.reporting.report import Report
+    from mrcelery.schema.states import State
 
 Piece = tuple[str, str]
 """A text and its style: words of bold, dim and a colour."""
@@ -25,23 +26,23 @@ Piece = tuple[str, str]
 Line = list[Piece]
 
 SLOWEST = 3
-"""Running attempts that are shown."""
+"""Running attempts that are shown, at most."""
 
 _BAR = 36
 """Width of a bar, at most."""
 
 _INDENT = 4
-"""Of what stands under a stage's name."""
+"""Indent of the lines under a stage's name."""
 
 
 class Signs(NamedTuple):
-    """The characters that are not letters."""
+    """The symbols of a picture."""
 
-    done: str
+    succeeded: str
     failed: str
-    stopped: str
+    cancelled: str
     running: str
-    waiting: str
+    queued: str
     full: str
     empty: str
     arrow: str
@@ -54,7 +55,7 @@ ASCII = Signs("+", "x", "#", ">", ".", "#", "-", "->", ", ", "~")
 
 
 def signs(out: TextIO) -> Signs:
-    """Those that a stream can take."""
+    """Choose the symbols that a stream can encode."""
     try:
         "".join(UNICODE).encode(out.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -63,23 +64,24 @@ def signs(out: TextIO) -> Signs:
 
 
 def nobody(found: Overview) -> str:
-    """The trouble of a job on whose queue no worker listens."""
+    """Say that no worker listens on the queue of a job."""
     return f"no worker listens on queue {found.queue or 'celery'}"
 
 
 def phase(found: Overview, trouble: str = "") -> tuple[str, str]:
-    """A job's state in words, and its colour. ``trouble``: why it does not go on just now."""
+    """Return a job's state, what to say of it, and its colour. ``trouble``: why it makes no progress just now."""
     if found.state == "succeeded":
-        return "succeeded", "green"
+        return found.state, "green"
     if found.state == "cancelled":
-        return "cancelled", "magenta"
+        return found.state, "magenta"
     if found.state == "failed":
         return _how_failed(found), "red"
     if trouble:
-        return f"{'queued' if found.state == 'submitted' else 'waiting'}, {trouble}", "yellow"
-    if found.state == "submitted":
-        return "queued", "yellow"
-    return ("retrying", "yellow") if any(_retries(stage) for stage in found.stages) else ("running", "cyan")
+        return f"{found.state}, {trouble}", "yellow"
+    if found.state == "queued":
+        return found.state, "yellow"
+    retries = any(_retries(stage) for stage in found.stages)
+    return ("running, with retries", "yellow") if retries else (found.state, "cyan")
 
 
 def _how_failed(found: Overview) -> str:
@@ -93,13 +95,13 @@ def _how_failed(found: Overview) -> str:
     return "failed, broker or storage unreachable" if failure.exit_code == 3 else "failed"
 
 
-def _retries(stage: Stage) -> bool:
-    """Whether what is left of a stage is mostly what came to nothing before."""
+def _retries(stage: StageView) -> bool:
+    """Return whether what is left of a stage is mostly tasks that failed before."""
     bad = _bad(stage)
-    return stage.state == "running" and bad > 0 and (stage.sums.running == 0 or stage.tasks - stage.done <= bad)
+    return stage.state == "running" and bad > 0 and (stage.sums.running == 0 or stage.tasks - stage.succeeded <= bad)
 
 
-def _bad(stage: Stage) -> int:
+def _bad(stage: StageView) -> int:
     return stage.sums.failed + stage.sums.killed + stage.sums.lost
 
 
@@ -112,7 +114,7 @@ def running(
     trouble: str = "",
     signs: Signs = UNICODE,
 ) -> list[Line]:
-    """A job that runs, in lines of ``width`` at most, and not many more than ``height`` of them."""
+    """Render a running job in lines of at most ``width`` characters, and about ``height`` lines at most."""
     lines = [_header(found, trouble, signs)]
     if found.message:
         lines.append([("  says ", "dim"), (found.message, "")])
@@ -126,36 +128,35 @@ def running(
 
 def _header(found: Overview, trouble: str, signs: Signs) -> Line:
     word, colour = phase(found, trouble)
-    sign = {"succeeded": signs.done, "failed": signs.failed, "cancelled": signs.stopped, "running": signs.running}
     since = found.started or found.created
     lasted = ""
     if since:
         lasted = show_seconds(found.finished - since) if found.finished else clock(found.now - since)
     return [
-        (f"{sign.get(found.state, signs.waiting)} {word}", f"bold {colour}"),
+        (f"{getattr(signs, found.state)} {word}", f"bold {colour}"),
         (f"  {lasted}", ""),
         (f"  {found.job}", "dim"),
     ]
 
 
-def _stage(found: Overview, stage: Stage, speed: Speed, width: int, signs: Signs) -> list[Line]:
+def _stage(found: Overview, stage: StageView, speed: Speed, width: int, signs: Signs) -> list[Line]:
     label = name_of(found, stage).ljust(max(len(name_of(found, other)) for other in found.stages))
     head: Line = [(f"  {_sign(stage, signs)} ", _colour(stage)), (label, "bold"), ("  ", "")]
-    if stage.state == "waiting" or not stage.entered:
-        return [[*head, ("waiting" if stage.state == "waiting" else stage.state, "dim")]]
+    if stage.state == "queued" or not stage.entered:
+        return [[*head, (stage.state, "dim")]]
     again: Line = [(f"  {_bad(stage):,} retried", "yellow")] if _bad(stage) else []
     if stage.state != "running":
         seconds = clock(max(0.0, stage.ended - stage.entered))
-        tasks = f"{stage.done:,} of {stage.tasks:,}" if stage.done < stage.tasks else f"{stage.tasks:,}"
+        tasks = f"{stage.succeeded:,} of {stage.tasks:,}" if stage.succeeded < stage.tasks else f"{stage.tasks:,}"
         told = [f"{tasks} task{'' if stage.tasks == 1 else 's'} in {seconds}"]
         told.append(f"{count(stage.sums.records_in)} records")
         told += [show_size(stage.sums.bytes_in)] if stage.sums.bytes_in else []
         told += [f"{show_size(size)} shuffled"] if (size := _shuffled(found, stage)) else []
         room = width - sum(len(text) for text, _ in [*head, *again])
         return [[*head, (_fitting(told, room, signs), ""), *again]]
-    counts = f"  {stage.done:,}/{stage.tasks:,}  {stage.sums.running:,} running"
+    counts = f"  {stage.succeeded:,}/{stage.tasks:,}  {stage.sums.running:,} running"
     room = width - sum(len(text) for text, _ in [*head, *again]) - len(counts)
-    bar = _bar(stage.done / stage.tasks if stage.tasks else 0.0, max(6, min(_BAR, room)), signs)
+    bar = _bar(stage.succeeded / stage.tasks if stage.tasks else 0.0, max(6, min(_BAR, room)), signs)
     first: Line = [*head, *bar, (counts, ""), *again]
     room = width - _INDENT
     told = _rates(found, stage, speed, means=True)
@@ -164,8 +165,8 @@ def _stage(found: Overview, stage: Stage, speed: Speed, width: int, signs: Signs
     return [first, [(" " * _INDENT + _fitting(told, room, signs), "")]] if told else [first]
 
 
-def _rates(found: Overview, stage: Stage, speed: Speed, *, means: bool) -> list[str]:
-    """``means``: with the mean of bytes, which go as the records do."""
+def _rates(found: Overview, stage: StageView, speed: Speed, *, means: bool) -> list[str]:
+    """List a stage's rates; ``means``: include the mean of bytes, which goes as that of records."""
     rates = speed.of(stage, found.now)
     told = []
     if stage.left >= 0:
@@ -181,13 +182,13 @@ def _rates(found: Overview, stage: Stage, speed: Speed, *, means: bool) -> list[
     return told
 
 
-def _shuffled(found: Overview, stage: Stage) -> int:
-    from mrcelery.story import shuffled
+def _shuffled(found: Overview, stage: StageView) -> int:
+    from mrcelery.reporting.timeline import shuffled
 
     return shuffled(found, stage)
 
 
-def _slowest(stage: Stage) -> list[Line]:
+def _slowest(stage: StageView) -> list[Line]:
     running = stage.running[:SLOWEST]
     if not running:
         return []
@@ -210,22 +211,22 @@ def _marks(one: Straggler) -> str:
     return f"  {', '.join(marks)}" if marks else ""
 
 
-def _folded(blocks: list[tuple[str, list[Line]]], signs: Signs) -> list[tuple[str, list[Line]]]:
-    """Done stages as one line, and those to come as another."""
-    folded: list[tuple[str, list[Line]]] = []
-    for state, text, style in (("done", "done", "green"), ("running", "", ""), ("waiting", "to come", "dim")):
+def _folded(blocks: list[tuple[State, list[Line]]], signs: Signs) -> list[tuple[State, list[Line]]]:
+    """Fold stages that have succeeded into one line, and those to come into another."""
+    folded: list[tuple[State, list[Line]]] = []
+    for state in ("succeeded", "running", "queued"):
         some = [block for block in blocks if block[0] == state]
-        if not text or len(some) < 2:
+        if state == "running" or len(some) < 2:
             folded += some
             continue
-        sign = signs.done if state == "done" else signs.waiting
-        folded.append((state, [[(f"  {sign} {len(some)} stages {text}", style)]]))
+        style = "green" if state == "succeeded" else "dim"
+        folded.append((state, [[(f"  {getattr(signs, state)} {len(some)} stages {state}", style)]]))
     return folded
 
 
 def summary(found: Overview, report: Report | None, after: Sequence[str] = (), *, signs: Signs = UNICODE) -> list[Line]:
-    """A job that has ended: how, what it read and wrote, and the commands that one may want next."""
-    from mrcelery.report import totals_of
+    """Render an ended job: its end, what it read and wrote, and the commands a user may want next."""
+    from mrcelery.reporting.report import totals_of
 
     totals = report.totals if report is not None else totals_of(found)
     lines = [_header(found, "", signs)]
@@ -243,18 +244,18 @@ def summary(found: Overview, report: Report | None, after: Sequence[str] = (), *
 
 
 def rows(name: str, texts: Sequence[str], style: str = "") -> list[Line]:
-    """Lines under a name, which stands before the first."""
+    """Return lines under a name, which precedes the first."""
     return [[(f"  {name if number == 0 else '':<9}", "dim"), (text, style)] for number, text in enumerate(texts)]
 
 
-def _tasks(stages: Iterable[Stage]) -> list[str]:
+def _tasks(stages: Iterable[StageView]) -> list[str]:
     stages = [stage for stage in stages if stage.tasks]
     if not stages:
         return []
-    done, tasks = sum(stage.done for stage in stages), sum(stage.tasks for stage in stages)
-    told = [f"{done:,} of {tasks:,} done" if done < tasks else f"{tasks:,}"]
-    # Fewer than tasks were counted where a broker lost its data meanwhile.
-    told += [f"{started:,} attempts"] if (started := sum(stage.sums.started for stage in stages)) >= done else []
+    succeeded, tasks = sum(stage.succeeded for stage in stages), sum(stage.tasks for stage in stages)
+    told = [f"{succeeded:,} of {tasks:,} succeeded" if succeeded < tasks else f"{tasks:,}"]
+    # If a broker lost its data meanwhile, fewer attempts than tasks were counted.
+    told += [f"{started:,} attempts"] if (started := sum(stage.sums.started for stage in stages)) >= succeeded else []
     if failed := sum(stage.sums.failed for stage in stages):
         told.append(f"{failed:,} failed")
     if lost := sum(stage.sums.killed + stage.sums.lost for stage in stages):
@@ -262,18 +263,17 @@ def _tasks(stages: Iterable[Stage]) -> list[str]:
     return [", ".join(told)]
 
 
-def name_of(found: Overview, stage: Stage) -> str:
-    """What a stage is called in its job."""
+def name_of(found: Overview, stage: StageView) -> str:
+    """Return the name of a stage in its job."""
     return stage.kind if max(other.step for other in found.stages) == 0 else f"step {stage.step} {stage.kind}"
 
 
-def _sign(stage: Stage, signs: Signs) -> str:
-    names = {"done": signs.done, "running": signs.running, "stopped": signs.stopped}
-    return names.get(stage.state, signs.waiting)
+def _sign(stage: StageView, signs: Signs) -> str:
+    return str(getattr(signs, stage.state))
 
 
-def _colour(stage: Stage) -> str:
-    return {"done": "green", "running": "cyan"}.get(stage.state, "dim")
+def _colour(stage: StageView) -> str:
+    return {"succeeded": "green", "running": "cyan", "failed": "red"}.get(stage.state, "dim")
 
 
 def _bar(part: float, width: int, signs: Signs) -> Line:
@@ -282,7 +282,7 @@ def _bar(part: float, width: int, signs: Signs) -> Line:
 
 
 def _fitting(told: Sequence[str], room: int, signs: Signs) -> str:
-    """As many of the texts as there is room for, the first in any case."""
+    """Join as many of the texts as there is room for, the first in any case."""
     text = told[0]
     for more in told[1:]:
         if len(text) + len(signs.dot) + len(more) <= room:
@@ -295,7 +295,7 @@ def _middle(text: str, most: int) -> str:
 
 
 def cut(line: Line, width: int, signs: Signs) -> Line:
-    """A line of ``width`` at most."""
+    """Cut a line to ``width`` characters at most."""
     found: Line = []
     room = width
     for text, style in line:
@@ -308,7 +308,7 @@ def cut(line: Line, width: int, signs: Signs) -> Line:
 
 
 def clock(seconds: float) -> str:
-    """A duration in whole seconds: ``42 s``, ``4m05s`` or ``2h07m``."""
+    """Format a duration in whole seconds: ``42 s``, ``4m05s`` or ``2h07m``."""
     if seconds < 60:
         return f"{max(0, int(seconds))} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -316,7 +316,7 @@ def clock(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """``1234567`` as ``1.2M``."""
+    """Format ``1234567`` as ``1.2M``."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if number >= limit:
             scaled = number / (1e3 if unit == "k" else limit)
@@ -325,7 +325,7 @@ def count(number: float) -> str:
 
 
 def text_of(line: Line) -> str:
-    """A line without its styles."""
+    """Return a line without its styles."""
     return "".join(text for text, _ in line).rstrip()
 
 
@@ -343,7 +343,7 @@ def _styled(text: str, style: str) -> str:
 
 
 def after_fleet(found: Overview, home: str = "", *, no_workers: bool = False) -> list[str]:
-    """The commands that one may want next of a job on a fleet; ``home``: where its results were brought to."""
+    """List the commands a user may want next for a job on a fleet; ``home``: where its results were copied to."""
     job = found.job
     if no_workers:
         return [f"mrcelery worker --queue {found.queue or 'celery'}", f"mrcelery cancel {job}"]
@@ -357,7 +357,7 @@ def after_fleet(found: Overview, home: str = "", *, no_workers: bool = False) ->
 
 
 def after_here(found: Overview, storage: str, output: str = "") -> list[str]:
-    """Of a job that ran on this machine: what it left there, which is nothing without a ``storage`` or an output."""
+    """List the same for a job that ran on this machine; without a ``storage`` or an output it left nothing there."""
     cat = [f"mrcelery cat {output}"] if output and found.state == "succeeded" else []
     if not storage:
         return cat

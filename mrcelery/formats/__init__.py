@@ -1,4 +1,4 @@
-"""Input formats (bytes of a split to blocks of records), output formats, and compression.
+"""From the bytes of a split to records, and from records to the bytes of a part file.
 
 A format is named ``NAME`` or ``NAME:ARGUMENTS``, such as ``records:80`` or ``csv:header=false``; see
 :mod:`mrcelery.formats.naming`.
@@ -12,6 +12,7 @@ from typing import Any
 from mrcelery.errors import TaskError
 from mrcelery.formats.base import Compressor, InputFormat, OutputFormat, RecordBlock
 from mrcelery.formats.compression import compressor
+from mrcelery.formats.custom import OwnInput, OwnOutput, made
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import TABLE_BLOCK
 from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, keyed, parse
@@ -31,13 +32,13 @@ __all__ = [
 def input_format(
     text: str, on_bad: Callable[[TaskError], None] | None = None, job: Any = None, *, tables: bool = False
 ) -> InputFormat:
-    """The input format that ``text`` names: one of :data:`INPUTS`, or one of the user's own.
+    """Make the input format that ``text`` names: one of :data:`INPUTS`, or one of the user's own.
 
     ``on_bad`` is called with the error of each damaged record, which is skipped if it returns; without
     it the error is raised. ``job`` is the job's instance, which a format of the user's own needs to read.
-    ``tables``: blocks have a ``table`` where the format can give one, and are larger;
+    ``tables``: blocks have a ``table`` if the format can give one, and are larger;
     :func:`mrcelery.formats.arrow.table_of` gives one for any block. Raises :class:`UsageError` for another name or
-    arguments it does not take, and where pyarrow and numpy, which tables need, are not there.
+    arguments it does not take, and if pyarrow and numpy, which tables need, are not installed.
     """
     name = parse(text, INPUTS)
     if tables:
@@ -77,13 +78,11 @@ def input_format(
         from mrcelery.formats.nlines import GroupedLinesInput
 
         return GroupedLinesInput(name.number())
-    from mrcelery.formats import own
-
-    return own.OwnInput(name.flag("splittable", False), lambda: own.made(*name.declared(job, "INPUT"), "read"))
+    return OwnInput(name.flag("splittable", False), lambda: made(*name.declared(job, "INPUT"), "read"))
 
 
 def output_format(text: str, job: Any = None) -> OutputFormat:
-    """The output format that ``text`` names, one of :data:`OUTPUTS` or the user's own, for one part file.
+    """Make the output format that ``text`` names, one of :data:`OUTPUTS` or the user's own, for one part file.
 
     ``job`` is as for :func:`input_format`. Raises :class:`UsageError` as it does.
     """
@@ -97,9 +96,7 @@ def output_format(text: str, job: Any = None) -> OutputFormat:
 
         return ParquetOutput(name.schema("schema"), name.choice("compression", ("snappy", "zstd", "gzip", "none")))
     if name.base == "own":
-        from mrcelery.formats import own
-
-        return own.OwnOutput(name.get("suffix"), lambda: own.made(*name.declared(job, "OUTPUT"), "encode"))
+        return OwnOutput(name.get("suffix"), lambda: made(*name.declared(job, "OUTPUT"), "encode"))
     from mrcelery.formats import output
 
     return output.FORMATS[name.base]

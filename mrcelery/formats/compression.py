@@ -1,4 +1,4 @@
-"""Compressed inputs, told by the file name's ending, and compressed outputs, told by ``--compress``.
+"""Compressed inputs, recognised by the file name's ending, and compressed outputs, chosen by ``--compress``.
 
 Reading takes bounded memory whatever the bytes expand to, follows files made of several members
 (``cat a.gz b.gz``, pigz, pbzip2, pzstd), and takes a file that ends early for damaged.
@@ -22,7 +22,7 @@ _ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".lzma": "xz", ".zst": "z
 
 
 def compression_of(uri: str) -> str:
-    """The compression that a file's name tells: "gzip", "bz2", "xz", "zstd", or "" for none."""
+    """Infer a file's compression from its name: "gzip", "bz2", "xz", "zstd", or "" for none."""
     if uri.startswith(("http://", "https://")):
         uri = uri.partition("#")[0].partition("?")[0]
     dot = uri.rfind(".")
@@ -42,10 +42,10 @@ class _Decompressor(Protocol):
 
 
 def decompress(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
-    """The uncompressed bytes of a file, in chunks of about :data:`BLOCK` at most; as they are where
-    the name tells no compression.
+    """Yield the uncompressed bytes of a file, in chunks of about :data:`BLOCK` at most.
 
-    Raises :class:`CorruptDataError`, not retryable, where the bytes are damaged or end early.
+    A name without a known ending means that the bytes are passed on as they are. Raises :class:`CorruptDataError`, not
+    retryable, if the bytes are damaged or end early.
     """
     name = compression_of(uri)
     if not name:
@@ -154,7 +154,7 @@ class _Zstd:
         return b"".join(out)
 
 
-# By name: what makes a decompressor, and the errors it raises. Imported where first used: a job of
+# By name: what makes a decompressor, and the errors it raises. Imported at first use: a job of
 # plain text needs none of them.
 _Maker = tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]
 
@@ -235,7 +235,7 @@ _COMPRESSORS: dict[str, tuple[str, Callable[[], Compressor]]] = {
 
 
 def compressor(name: str) -> tuple[str, Callable[[], Compressor]]:
-    """The file ending and the factory of the compressor called ``name``: none, gzip, bz2, xz or zstd.
+    """Return the file ending and the factory of the compressor ``name``: none, gzip, bz2, xz or zstd.
 
     Raises :class:`UsageError` for another name.
     """

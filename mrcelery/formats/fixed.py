@@ -14,14 +14,14 @@ from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.compression import compression_of, decompress
 from mrcelery.formats.lines import table_block, too_long
 from mrcelery.formats.source import read_from, shortened
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class FixedInput:
     """Values are the file's bytes, ``length`` at a time; keys are bytes ``key[0]`` to ``key[1]`` of each.
 
     ``tables``: blocks have a table too, of the columns ``key`` and ``value``, or of the column ``record``
-    where there is no key, all of ``fixed_size_binary``.
+    if there is no key, all of ``fixed_size_binary``.
     """
 
     splittable = True
@@ -32,6 +32,7 @@ class FixedInput:
         self._tables = tables
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read the records that begin in the extent; the first is found by arithmetic, with no byte read before it."""
         n = self._length
         if n > max_record:
             raise too_long(extent.uri, 0, max_record)
@@ -123,7 +124,7 @@ class _Slices(Sequence[bytes]):
 
 
 def _until(extent: Extent, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The chunks up to the extent's end; a file that ends before it was changed since the job was planned."""
+    """Yield chunks up to the extent's end; raise if the file ends before it, changed since the job was planned."""
     at = extent.start
     for chunk in chunks:
         piece = chunk if extent.end < 0 else chunk[: extent.end - at]

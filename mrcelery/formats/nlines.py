@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.lines import line_blocks, offsets, too_long
 from mrcelery.formats.text import text_lines
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class GroupedLinesInput:
@@ -24,6 +24,7 @@ class GroupedLinesInput:
         self._count = count
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Regroup the extent's lines by N from the file's first; values are lists of N lines, the last one shorter."""
         n = self._count
         held: list[str] = []  # lines of a group that is not full yet, which begins at byte held_at
         held_at = 0
@@ -49,13 +50,13 @@ class GroupedLinesInput:
 
 
 def _offsets(held_at: int, held: int, n: int, offset: int, raw: bytes) -> Callable[[int], int]:
-    """Finds the offset of group ``i``, the first of which may begin with lines of earlier blocks."""
+    """Make a function that finds the offset of group ``i``; the first may begin with lines of earlier blocks."""
     of_line = offsets(offset, raw)
     return lambda i: of_line(i * n - held) if i else held_at
 
 
 def _last_lines(raw: bytes, count: int) -> int:
-    """Where the last ``count`` lines of a block begin in it."""
+    """Find where in a block its last ``count`` lines begin."""
     at = len(raw) - raw.endswith(b"\n")
     for _ in range(count):
         at = raw.rfind(b"\n", 0, at)

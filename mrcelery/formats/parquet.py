@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, InputError, UsageError
 from mrcelery.formats.base import RecordBlock
-from mrcelery.formats.columns import Columns
 from mrcelery.formats.compression import compression_of
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import too_long
+from mrcelery.formats.rows import Columns
 from mrcelery.formats.source import readable, shortened
-from mrcelery.records import Extent
+from mrcelery.records.columns import Column, as_list
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate
 from mrcelery.storage.base import Version
 from mrcelery.storage.transfers import carried
@@ -45,7 +45,7 @@ def _pyarrow() -> tuple[Any, Any]:
 class ParquetInput:
     """Values are rows as dicts; blocks hold their ``pyarrow.Table``, which ``mapper_batch`` takes.
 
-    ``columns`` are read, all where it is empty. A record's offset is its row's number in the file.
+    ``columns`` are read, all if it is empty. A record's offset is its row's number in the file.
     """
 
     splittable = True
@@ -54,6 +54,7 @@ class ParquetInput:
         self._columns = tuple(columns)
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read the row groups that begin in the extent, the wanted columns only, in blocks of :data:`BLOCK` bytes."""
         pa, pq = _pyarrow()
         with _errors(pa, extent.uri), readable(extent.uri), _opened(extent) as source:
             # Column chunks are streamed: a whole row group may be larger than the memory a task has.
@@ -113,7 +114,7 @@ def _pylist(table: Any) -> list[dict[str, Any]]:
 
 
 def _begin(group: Any, size: int) -> int:
-    """The row group's first byte; some number within the file even where a writer left none."""
+    """Return the row group's first byte; some number within the file if a writer left none."""
     begins = []
     for i in range(group.num_columns):
         column = group.column(i)
@@ -122,7 +123,7 @@ def _begin(group: Any, size: int) -> int:
 
 
 def _rows_of(group: Any, columns: set[str]) -> int:
-    """Rows that make up a block."""
+    """Return the number of rows that make up a block."""
     size: int = sum(
         group.column(i).total_uncompressed_size
         for i in range(group.num_columns)
@@ -228,6 +229,7 @@ class ParquetOutput:
         self._writer: Any = None
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Hold rows until there are :data:`ROW_GROUP` bytes of them, then write a row group."""
         if len(keys):
             columns = self._columns.take(keys, values)
             table = self._table(columns)
@@ -238,6 +240,7 @@ class ParquetOutput:
         return self._sink.drain()
 
     def finish(self) -> bytes:
+        """Write the last row group and the footer; with a schema, an empty file has columns too."""
         if self._held:
             self._flush()
         elif self._given and self._writer is None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.lines import LONGEST, gathered, line_blocks, offsets, table_block
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class TextInput:
@@ -23,16 +23,17 @@ class TextInput:
     splittable = True
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Decode lines as UTF-8; bytes that are not become lone surrogates, so nothing is lost."""
         for offset, raw in line_blocks(extent, max_record):
             yield RecordBlock(None, text_lines(raw), extent.uri, offsets(offset, raw))
 
 
 def text_lines(raw: bytes) -> list[str]:
-    """The lines of a raw block, without what ends them."""
+    """Return the lines of a raw block, without their line ends."""
     # The whole block at once: no byte sequence decodes across a newline, so each line comes out as if
     # decoded alone.
     text = raw.decode("utf-8", "surrogateescape")
-    if "\r" in text:  # quickly told, other than the two of them
+    if "\r" in text:  # one byte is quick to search for, two are not
         text = text.replace("\r\n", "\n")
     lines = text.split("\n")
     if not lines[-1]:
@@ -46,12 +47,13 @@ class LinesInput:
     splittable = True
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Yield lines as bytes, undecoded."""
         for offset, raw in line_blocks(extent, max_record):
             yield RecordBlock(None, byte_lines(raw), extent.uri, offsets(offset, raw))
 
 
 def byte_lines(raw: bytes) -> list[bytes]:
-    """As :func:`text_lines`, undecoded."""
+    """Split as :func:`text_lines` does, without decoding."""
     lines = (raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw).split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -59,7 +61,7 @@ def byte_lines(raw: bytes) -> list[bytes]:
 
 
 class LineTables:
-    """Lines as tables of one column ``line``: strings, or bytes where ``text`` is false.
+    """Lines as tables of one column ``line``: strings, or bytes if ``text`` is false.
 
     A block of text that is not UTF-8 has no table, and lone surrogates in its values.
     """
@@ -70,6 +72,7 @@ class LineTables:
         self._text = text
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Build each block's table from its raw bytes; Python values are made only on demand."""
         import pyarrow as pa
 
         from mrcelery.formats import arrow

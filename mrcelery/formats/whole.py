@@ -8,7 +8,7 @@ from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.compression import compression_of, decompress
 from mrcelery.formats.lines import BOM, too_long
 from mrcelery.formats.source import read_from, shortened
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class WholeFileInput:
@@ -17,6 +17,7 @@ class WholeFileInput:
     splittable = False
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read the decompressed file into one record; the extent is always the whole file."""
         pieces = []
         size = 0
         for chunk in decompress(read_from(extent, 0), extent.uri):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
-from mrcelery.task_id import StageId, TaskId
-
-State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
-FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+from mrcelery.schema.states import State
+from mrcelery.schema.task_id import StageId, TaskId
 
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
@@ -70,16 +68,17 @@ class JobStore(Protocol):
     ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
-    likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
+    likewise (when it began and had all its commits), ``summary.`` (a JSON
+    :class:`mrcelery.schema.structs.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is
-    retried), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
+    ``failure`` (a JSON :class:`mrcelery.schema.structs.Failure`), ``retrying`` (another, of the last task that is tried
+    again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
     ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` if the store does not answer.
     """
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
-        """Enter a job as ``submitted`` with its encoded request envelope; False where the id exists."""
+        """Enter a job as ``queued`` with its encoded request envelope; False where the id exists."""
         ...
 
     def request(self, job: str) -> bytes | None:
@@ -111,7 +110,7 @@ class JobStore(Protocol):
         ...
 
     def revive(self, job: str) -> bool:
-        """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
+        """Have a job that failed or was cancelled go on as ``queued``: its failure, its end, what was published
         of it and its count of attempts are forgotten, its commits and the journal are not.
 
         A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be

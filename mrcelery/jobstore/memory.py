@@ -8,17 +8,9 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import (
-    FINAL,
-    WORKER_TTL,
-    Note,
-    State,
-    in_total,
-    is_of_generation,
-    is_of_work,
-    outlives_generation,
-)
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
+from mrcelery.schema.states import FINAL, State
+from mrcelery.schema.task_id import StageId, TaskId
 
 
 class MemoryJobStore:
@@ -45,7 +37,7 @@ class MemoryJobStore:
         with self._lock:
             if job in self._fields:
                 return False
-            self._fields[job] = {**fields, "state": "submitted"}
+            self._fields[job] = {**fields, "state": "queued"}
             self._requests[job] = request
             self._totals["jobs.submitted"] += 1
             return True
@@ -93,7 +85,7 @@ class MemoryJobStore:
                 return False
             for name in [n for n in known if is_of_generation(n) or (anew and is_of_work(n))]:
                 del known[name]
-            known.update(state="submitted", revived=str(int(known.get("revived", 0)) + 1))
+            known.update(state="queued", revived=str(int(known.get("revived", 0)) + 1))
             tables: tuple[dict[Any, Any], ...] = (
                 self._attempts,
                 self._excused,

@@ -27,18 +27,21 @@ _MOVED = frozenset({"PermanentRedirect", "301", "AuthorizationHeaderMalformed", 
 
 
 def code_of(error: ClientError) -> str:
-    """S3's error code; the HTTP status as text where the answer has no body (HEAD)."""
+    """Return S3's error code; the HTTP status as text if the answer has no body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def retries_of(response: Mapping[str, Any]) -> int:
-    """How often boto3 made a request again before it had this answer."""
+    """Return how often boto3 repeated a request before it had this answer."""
     return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
 def translate(error: BotoCoreError | ClientError, right: str, bucket: str, key: str) -> Exception:
-    """The error to raise instead: ``FileNotFoundError`` for a missing object, else
-    :class:`StorageUnreachableError` with what to do. ``right`` names what the call needs of IAM."""
+    """Return the error to raise instead of botocore's.
+
+    That is ``FileNotFoundError`` for a missing object, else :class:`StorageUnreachableError` with what to do.
+    ``right`` names what the call needs of IAM.
+    """
     if isinstance(error, ClientError):
         return _refused(error, right, bucket, key)
     return StorageUnreachableError(_no_answer(error, bucket))

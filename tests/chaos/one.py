@@ -24,8 +24,8 @@ from services import RedisServer, redis_server
 import mrcelery
 from mrcelery import JobHandle
 from mrcelery.errors import MRCeleryError, WaitTimeoutError
-from mrcelery.jobstore.base import FINAL
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.schema.states import FINAL
 
 RECOVERY = 5.0
 """Seconds that a fault may cost beyond its own: the quick preset's promise for a worker that is killed."""

@@ -16,14 +16,14 @@ from celery.exceptions import Retry
 from services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 import mrcelery
-from mrcelery import layout
 from mrcelery.errors import JobFailedError, StorageUnreachableError, UsageError, WaitTimeoutError
-from mrcelery.executor import tasks
-from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
-from mrcelery.executor.reconciler import Reconciler
+from mrcelery.jobstore.queue_scan import PIECE, SEPARATOR, in_flight
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
-from mrcelery.task_id import TaskId
+from mrcelery.worker import tasks
+from mrcelery.worker.reconciler import Reconciler
 
 JobFile = Callable[..., str]
 
@@ -234,7 +234,7 @@ def test_redis_forgets_everything_in_mid_job(
         store = open_storage(str(tmp_path / "storage"))
 
         def others_done() -> bool:
-            keys = [layout.commit(TaskId(handle.id, 0, "map", LINES.index(line))) for line in committed]
+            keys = [object_keys.commit(TaskId(handle.id, 0, "map", LINES.index(line))) for line in committed]
             return bool(traced.runs().get(stage)) and all(store.stat(key) for key in keys)
 
         eventually(others_done, "all but one task have committed")
@@ -263,10 +263,10 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
         reconciler.reconcile()
         storage = open_storage(quiet.settings["storage"])
         if cleaned:
-            storage.delete([info.key for info in storage.list(layout.job_root(handle.id))])
+            storage.delete([info.key for info in storage.list(object_keys.job_root(handle.id))])
         quiet.store.drop(handle.id)
         reconciler.reconcile()
-        assert quiet.store.state(handle.id) == ("" if cleaned else "submitted")
+        assert quiet.store.state(handle.id) == ("" if cleaned else "queued")
         quiet.store.drop(handle.id)
         reconciler.close()
 
@@ -277,7 +277,9 @@ def test_redis_restarts_empty_and_its_workers_are_replaced(server: RedisServer, 
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
     with traced.submit(**settings) as handle:
         with workers(tmp_path / "first", server.tcp_url, queue="q", **QUICK):
-            eventually(lambda: handle.status().stages and handle.status().stages[0].done == 5, "all but one are done")
+            eventually(
+                lambda: handle.status().stages and handle.status().stages[0].succeeded == 5, "all but one are done"
+            )
             look_once(handle)
         server.stop()
         gate.unlink()
@@ -381,7 +383,7 @@ def test_a_job_that_redis_has_forgotten_is_retried_from_storage(
 
 
 def kept(handle: mrcelery.JobHandle, storage: str) -> set[str]:
-    return {info.key for info in open_storage(storage).list(layout.job_root(handle.id))}
+    return {info.key for info in open_storage(storage).list(object_keys.job_root(handle.id))}
 
 
 def test_a_cancelled_job_is_retried_from_its_beginning(quiet: Quiet, traced: Traced) -> None:
@@ -408,12 +410,12 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
         first, *_ = quiet.take()
         quiet.store.push(quiet.name, first)
         with quiet.workers(**QUICK):
-            eventually(lambda: handle.status().stages[0].done == 1, "one map has committed")
+            eventually(lambda: handle.status().stages[0].succeeded == 1, "one map has committed")
             assert len(kept(handle, quiet.settings["storage"])) > 3
             quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
             assert handle.cancel()
-            names = (layout.spec, layout.code, layout.report, layout.report_page)
-            left = {layout.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
+            names = (object_keys.spec, object_keys.code, object_keys.report, object_keys.report_page)
+            left = {object_keys.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
             eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
             handle.retry()
             handle.wait(90)
@@ -432,7 +434,7 @@ def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, tra
         quiet.take()
         assert handle.cancel()
         handle.retry()
-        assert handle.status().state == "submitted"
+        assert handle.status().state == "queued"
         assert not any(key.endswith("commit.json") for key in kept(handle, quiet.settings["storage"]))
         with quiet.workers(**QUICK):
             handle.wait(90)
@@ -445,7 +447,7 @@ def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, tra
 def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
     quiet: Quiet, traced: Traced, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mrcelery.handle, "_STOPPING", 1.0)
+    monkeypatch.setattr(mrcelery.client.handle, "_STOPPING", 1.0)
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         message = quiet.take()[-1]
@@ -454,7 +456,7 @@ def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
         else:
             quiet.store.update(handle.id, {"storage": str(tmp_path / "elsewhere")})
         assert handle.cancel()
-        with pytest.raises(UsageError, match="no worker has removed its data yet: try again when workers listen"):
+        with pytest.raises(UsageError, match="no worker has deleted its data yet: retry it when workers listen"):
             handle.retry()
         assert handle.status().state == "cancelled"
         quiet.store.call(("HDEL", "unacked", "a-tag"))
@@ -505,7 +507,9 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
     ):
         again = folder / "slow-again"
         if not speculative:
-            eventually(lambda: handle.status().stages and handle.status().stages[0].done == 3, "all but one are done")
+            eventually(
+                lambda: handle.status().stages and handle.status().stages[0].succeeded == 3, "all but one are done"
+            )
             with pytest.raises(WaitTimeoutError):
                 handle.wait(12)
             assert not again.exists()
@@ -533,4 +537,4 @@ def test_a_storage_that_is_away_as_a_job_starts(
             quiet.store.update(handle.id, {"started": "1.0"})
         with pytest.raises(Retry if begun else tasks.AttemptFailed):
             quiet.run("mrcelery.start", job=handle.id)
-        assert handle.status().state == ("submitted" if begun else "failed")
+        assert handle.status().state == ("queued" if begun else "failed")

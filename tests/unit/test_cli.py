@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from mrcelery.cli import COMMANDS, cli, guard, run_command, show_error
+from mrcelery.cli.errors import guard, show_error
+from mrcelery.cli.main import COMMANDS, cli, run_command
 from mrcelery.errors import JobCancelledError, JobFailedError, WaitTimeoutError
-from mrcelery.records import Failure
+from mrcelery.schema.structs import Failure
 
 TEXT = "a b c\nb c\nc\n"
 
@@ -138,7 +139,7 @@ def test_dry_run_runs_nothing(mr, tmp_path: Path) -> None:
         (["submit", "wc.py"], "no input"),
         (["submit", "wc.py", "nope.txt"], "'nope.txt' does not exist"),
         (["submit", "wc.py", "in.txt", "--split-size", "x"], "split_size: 'x' from --split-size"),
-        (["submit", "wc.py", "in.txt", "-D", "x"], "'x' is no NAME=VALUE"),
+        (["submit", "wc.py", "in.txt", "-D", "x"], "'x' is not NAME=VALUE"),
         (["submit", "wc.py", "in.txt", "--detach"], "--detach needs a fleet"),
         (["submit", "wc.py", "in.txt", "--json"], "give -o OUTPUT"),
         (["submit", "wc.py", "in.txt", "-o", "."], "exists and is not empty"),

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 
 import pytest
 
-from mrcelery import capture, journal, layout, watch
-from mrcelery.capture import captured
-from mrcelery.joblogs import Attempt, Follower, Wanted, listed
+from mrcelery.attempt import heartbeat, output_capture
+from mrcelery.attempt.output_capture import captured
+from mrcelery.attempt.progress_file import ProgressFile
+from mrcelery.jobstore import journal
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.overview import Stage, overview
-from mrcelery.progress import ProgressFile
+from mrcelery.reporting.logs import Attempt, Follower, LogFilter, listed
+from mrcelery.reporting.overview import StageView, overview
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.memory import MemoryStorage
-from mrcelery.task_id import TaskId
 
 JOB = "j"
-ALL = Wanted()
+ALL = LogFilter()
 LIMIT = 1 << 15
 
 
@@ -38,9 +40,9 @@ def storage() -> MemoryStorage:
 def begin(store: MemoryJobStore, task: int, token: str = "ab") -> str:
     """An attempt that has told that it runs; its name."""
     name = f"{journal.begin(store, TaskId(JOB, 0, 'map', task), token, 'w 1')}-{token}"
-    from mrcelery import marks
+    from mrcelery.jobstore import stage_marks
 
-    marks.report_running(store, TaskId(JOB, 0, "map", task), name, began=0.0, records=1, worker="w 1")
+    stage_marks.report_running(store, TaskId(JOB, 0, "map", task), name, began=0.0, records=1, worker="w 1")
     return name
 
 
@@ -49,16 +51,16 @@ def end(store: MemoryJobStore, task: int, name: str, outcome: journal.Outcome, e
 
 
 def key(task: int, name: str) -> str:
-    return layout.log(TaskId(JOB, 0, "map", task), name)
+    return object_keys.log(TaskId(JOB, 0, "map", task), name)
 
 
-def stages(store: MemoryJobStore) -> tuple[Stage, ...]:
+def stages(store: MemoryJobStore) -> tuple[StageView, ...]:
     found = overview(store, JOB)
     assert found is not None
     return found.stages
 
 
-def shown(store: MemoryJobStore, storage: MemoryStorage, wanted: Wanted = ALL) -> list[tuple[int, str, str, bool]]:
+def shown(store: MemoryJobStore, storage: MemoryStorage, wanted: LogFilter = ALL) -> list[tuple[int, str, str, bool]]:
     found = listed(storage, JOB, overview(store, JOB), wanted)
     return [(one.task, one.attempt, one.ending, key is not None) for one, key in found]
 
@@ -67,7 +69,7 @@ def test_a_listing_says_how_attempts_ended(store: MemoryJobStore, storage: Memor
     names = [begin(store, task, token) for task, token in enumerate(("aa", "bb", "cc", "dd"))]
     for task in (0, 2):
         storage.write(key(task, names[task]), b"text\n")
-    end(store, 0, names[0], "done")
+    end(store, 0, names[0], "succeeded")
     journal.killed(store, TaskId(JOB, 0, "map", 1), "w 1", "signal 9")
     journal.killed(store, TaskId(JOB, 0, "map", 2), "w 1", "")
     end(store, 3, names[3], "failed", "ValueError: x")
@@ -77,11 +79,11 @@ def test_a_listing_says_how_attempts_ended(store: MemoryJobStore, storage: Memor
         (2, "1-cc", "its process died, and with it what it printed last: killed", True),
         (3, "1-dd", "failed: ValueError: x", False),
     ]
-    assert [task for task, *_ in shown(store, storage, Wanted(failed=True))] == [1, 2, 3]
+    assert [task for task, *_ in shown(store, storage, LogFilter(failed=True))] == [1, 2, 3]
     for attempt in ("1-cc", "cc"):
-        assert [task for task, *_ in shown(store, storage, Wanted(attempt=attempt))] == [2]
-    assert [task for task, *_ in shown(store, storage, Wanted(task=3))] == [3]
-    assert shown(store, storage, Wanted(kind="reduce")) == shown(store, storage, Wanted(step=1)) == []
+        assert [task for task, *_ in shown(store, storage, LogFilter(attempt=attempt))] == [2]
+    assert [task for task, *_ in shown(store, storage, LogFilter(task=3))] == [3]
+    assert shown(store, storage, LogFilter(kind="reduce")) == shown(store, storage, LogFilter(step=1)) == []
     # Of a job that nobody remembers there are the logs.
     assert [(one.task, one.outcome) for one, _ in listed(storage, JOB, None, ALL)] == [(0, ""), (2, "")]
 
@@ -90,7 +92,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
     follower = Follower(store, storage, JOB, ALL)
 
     def look() -> list[tuple[str, bytes]]:
-        return [(one.attempt, new) for one, new in follower.look(stages(store), 5.0)]
+        return [(one.attempt, new) for one, new in follower.read(stages(store), 5.0)]
 
     assert look() == []
     assert store.poll(TaskId(JOB, 0, "map", 0))[2]
@@ -102,7 +104,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
     assert look() == [(first, b"two\n"), (second, b"other\n")]
     assert look() == []
     storage.write(key(0, first), b"one\ntwo\nthree")
-    end(store, 0, first, "done")
+    end(store, 0, first, "succeeded")
     journal.killed(store, TaskId(JOB, 0, "map", 1), "w 1", "signal 9")
     assert look() == [
         (first, b"three"),
@@ -115,9 +117,9 @@ def test_only_what_is_wanted_is_followed(store: MemoryJobStore, storage: MemoryS
     for task in range(3):
         name = begin(store, task)
         storage.write(key(task, name), b"x\n")
-        end(store, task, name, "done" if task else "failed")
-    for wanted, tasks in ((Wanted(task=2), [2]), (Wanted(failed=True), [0]), (Wanted(kind="reduce"), [])):
-        found = Follower(store, storage, JOB, wanted).look(stages(store), 1.0)
+        end(store, task, name, "succeeded" if task else "failed")
+    for wanted, tasks in ((LogFilter(task=2), [2]), (LogFilter(failed=True), [0]), (LogFilter(kind="reduce"), [])):
+        found = Follower(store, storage, JOB, wanted).read(stages(store), 1.0)
         assert sorted({one.task for one, _ in found}) == tasks
 
 
@@ -126,16 +128,16 @@ def test_a_log_whose_middle_is_left_out_is_followed_on(
     store: MemoryJobStore, storage: MemoryStorage, lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much comes between two looks, what is new at the end is shown, and nothing twice."""
-    monkeypatch.setattr(capture, "LOG_LIMIT", LIMIT)
+    monkeypatch.setattr(output_capture, "LOG_LIMIT", LIMIT)
     name = begin(store, 0)
     follower, seen, number = Follower(store, storage, JOB, ALL), b"", 0
-    kept = capture.Kept()
+    kept = output_capture.Kept()
     while kept.written < 8 * LIMIT:
         for _ in range(lines):
             kept.write(b"line %09d of all that is printed\n" % number)
             number += 1
         storage.write(key(0, name), kept.kept())
-        seen += b"".join(new for _, new in follower.look(stages(store), 1.0))
+        seen += b"".join(new for _, new in follower.read(stages(store), 1.0))
     printed = [int(line.split()[1]) for line in seen.splitlines() if line.startswith(b"line")]
     assert printed[-1] == number - 1
     assert len(set(printed)) == len(printed)
@@ -145,10 +147,10 @@ def test_a_log_whose_middle_is_left_out_is_followed_on(
 
 
 @contextmanager
-def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterator[watch.Callable[[], None]]:
+def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterator[heartbeat.Callable[[], None]]:
     """An attempt that captures and polls as a real one does."""
     with captured(storage, "log") as log:
-        yield watch.poller(
+        yield heartbeat.poller(
             store,
             TaskId(JOB, 0, "map", 0),
             attempt="1-ab",
@@ -162,8 +164,8 @@ def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterato
 def test_an_attempt_shares_only_while_it_is_followed(
     store: MemoryJobStore, storage: MemoryStorage, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(capture, "NEAR_SECONDS", 3600.0)
+    monkeypatch.setattr(heartbeat, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(output_capture, "NEAR_SECONDS", 3600.0)
     with attempt(store, storage, f"{tmp_path}/mark") as poll:
         print("first")
         logging.getLogger("mine").warning("logged")
@@ -182,5 +184,5 @@ def test_an_attempt_shares_only_while_it_is_followed(
 
 def test_names() -> None:
     one = Attempt(0, "map", 3, "2-a1b2c3")
-    assert all(Wanted(attempt=name).takes(one) for name in ("2-a1b2c3", "2", "a1b2c3"))
-    assert not any(Wanted(attempt=name).takes(one) for name in ("1", "3", "a1b2"))
+    assert all(LogFilter(attempt=name).takes(one) for name in ("2-a1b2c3", "2", "a1b2c3"))
+    assert not any(LogFilter(attempt=name).takes(one) for name in ("1", "3", "a1b2"))

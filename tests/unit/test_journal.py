@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
-from mrcelery import journal, marks
+from mrcelery.jobstore import journal, stage_marks
+from mrcelery.jobstore.journal import Entry, Sums, begin, ended, entries, killed, of_process, sums_of
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.journal import Entry, Sums, begin, ended, entries, killed, of_process, sums_of
-from mrcelery.records import Commit, encode
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Commit
+from mrcelery.schema.task_id import StageId, TaskId
 
 HERE = of_process("celery@here", 17)
 
@@ -43,9 +44,9 @@ def test_an_attempt_that_commits_takes_the_place_of_its_beginning() -> None:
     assert sums(store).running == 1
     remember(store, commit(3, "1-aa"))
     remember(store, commit(3, "1-aa"))  # delivered again
-    assert entries(store, StageId("j", 0, "map")) == [Entry(3, "1-aa", "done", HERE, 1000.0, 2.5, 5, 7, 11, 13)]
+    assert entries(store, StageId("j", 0, "map")) == [Entry(3, "1-aa", "succeeded", HERE, 1000.0, 2.5, 5, 7, 11, 13)]
     assert sums(store) == Sums(
-        started=1, done=1, records_in=5, records_out=7, bytes_in=11, bytes_out=13, milliseconds=2500
+        started=1, succeeded=1, records_in=5, records_out=7, bytes_in=11, bytes_out=13, milliseconds=2500
     )
     assert sums(store).running == 0
 
@@ -85,7 +86,7 @@ def test_an_attempt_that_tells_of_itself_is_not_lost_for_its_backup() -> None:
     store = store_with_job()
     begin(store, TaskId("j", 0, "map", 3), "aa", HERE)
     store.set_mark("j", "attempts.0.map", "3.aa", _aged(store, "3.aa"))
-    marks.report_running(store, TaskId("j", 0, "map", 3), "1-aa", began=time.time() - 60, records=10, worker=HERE)
+    stage_marks.report_running(store, TaskId("j", 0, "map", 3), "1-aa", began=time.time() - 60, records=10, worker=HERE)
     begin(store, TaskId("j", 0, "map", 3), "bb", "celery@there 4")
     assert [entry.outcome for entry in entries(store, StageId("j", 0, "map"))] == ["running", "running"]
 

@@ -14,20 +14,11 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError, InputError
 from mrcelery.formats import input_format
-from mrcelery.plan import (
-    OPEN_COST,
-    PAGE,
-    Cost,
-    InputFile,
-    cut,
-    estimate,
-    find_split,
-    fitted,
-    list_inputs,
-    page_of,
-    write_plan,
-)
-from mrcelery.records import Extent, Partitioner, PlanPage, Split, StepSpec, decode
+from mrcelery.planning.listing import InputFile, list_inputs
+from mrcelery.planning.price import Cost, estimate
+from mrcelery.planning.splits import OPEN_COST, PAGE, cut, find_split, fitted, page_of, write_plan
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.structs import Extent, Partitioner, PlanPage, Split, StepSpec
 from mrcelery.storage import open_storage
 
 TEXT = input_format("text")
@@ -274,7 +265,7 @@ def test_100_000_objects_in_bounded_memory() -> None:
             return iter(listing)
 
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("mrcelery.plan.locate", lambda uri: (Listed(), ""))
+    monkey.setattr("mrcelery.planning.listing.locate", lambda uri: (Listed(), ""))
     tracemalloc.start()
     try:
         summary = write_plan(cut(list_inputs([storage.uri], TEXT), 1 << 10), put)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrcelery.errors import ConfigError, CorruptDataError, UnsignedError, VersionError
-from mrcelery.records import Failure, Record, ShuffleInput, encode
-from mrcelery.signing import seal, sign, unseal
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.signing import seal, sign, unseal
+from mrcelery.schema.structs import Failure, Record, ShuffleInput
 
 RECORD = Failure(error="UserCodeError", message="é went wrong")
 
