@@ -32,8 +32,8 @@ from fleet import Fleet, fleet
 from many_tasks import JOB, WIDTH
 
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import FINAL
-from mrcelery.task_id import StageId
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.task_id import StageId
 
 PORT = 5599
 LOOKS = 5

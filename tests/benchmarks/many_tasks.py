@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fleet import Fleet, fleet
 
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import FINAL
-from mrcelery.task_id import StageId
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.task_id import StageId
 
 SAMPLE_SECONDS = 0.25
 WIDTH = 16

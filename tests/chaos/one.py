@@ -25,7 +25,7 @@ import mrcelery
 from mrcelery import JobHandle
 from mrcelery.errors import MRCeleryError, WaitTimeoutError
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import FINAL
+from mrcelery.schema.states import FINAL
 
 RECOVERY = 5.0
 """Seconds that a fault may cost beyond its own: the quick preset's promise for a worker that is killed."""

@@ -14,7 +14,7 @@ import redis
 from chart_rendering import Rendered, environment_of
 from services import environment, eventually, free_port
 
-from mrcelery.redis_server import find_server
+from mrcelery.runners.redis_server import find_server
 
 
 def secrets_of(found: Rendered) -> dict[str, dict[str, str]]:

@@ -11,7 +11,7 @@ from s3_endpoint import s3_bucket
 
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
-from mrcelery.listing import InputFile, list_inputs
+from mrcelery.planning.listing import InputFile, list_inputs
 from mrcelery.storage import open_storage
 from mrcelery.storage.transfers import transfers
 

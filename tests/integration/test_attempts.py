@@ -12,7 +12,7 @@ from services import Fleet
 
 import mrcelery
 from mrcelery import JobFailedError
-from mrcelery.badrecords import GROUP
+from mrcelery.task.bad_records import GROUP
 
 JobFile = Callable[..., str]
 

@@ -12,11 +12,11 @@ import pytest
 from services import PATIENCE, WORD_COUNT, Fleet, Quiet, command, eventually, redis_server, results, workers
 
 import mrcelery
-from mrcelery import layout
-from mrcelery.bundle import load_job
 from mrcelery.errors import UsageError
-from mrcelery.executor import submit as entering
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.runners import enter as entering
+from mrcelery.schema import object_keys
+from mrcelery.shipping.bundle import load_job
 
 COUNTS = {"a": 3, "is": 2, "rose": 3}
 OTHER = WORD_COUNT.replace('"words"', '"other words"')
@@ -121,7 +121,7 @@ def test_code_that_goes_through_storage(
     create = RedisJobStore.create
 
     def late(self: RedisJobStore, job: str, *args: Any) -> bool:
-        assert (Path(given["storage"]) / layout.code(job)).stat().st_size > 10
+        assert (Path(given["storage"]) / object_keys.code(job)).stat().st_size > 10
         return create(self, job, *args)
 
     monkeypatch.setattr(RedisJobStore, "create", late)

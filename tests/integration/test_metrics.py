@@ -35,8 +35,8 @@ from services import (
 )
 
 import mrcelery
-from mrcelery.metrics import FleetCollector
-from mrcelery.presence import versions
+from mrcelery.jobstore.presence import versions
+from mrcelery.web.metrics import FleetCollector
 
 JobFile = Callable[..., str]
 

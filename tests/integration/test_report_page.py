@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import layout
+from mrcelery.schema import object_keys
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from services import Fleet, command, eventually
@@ -48,7 +48,7 @@ def told(page: bytes) -> Any:
 def reports(handle: mrcelery.JobHandle) -> tuple[Any, Any]:
     """What the page and the record say."""
     storage = handle.open_storage()
-    page, record = layout.report_page(handle.id), layout.report(handle.id)
+    page, record = object_keys.report_page(handle.id), object_keys.report(handle.id)
     return told(storage.read(page)), json.loads(storage.read(record))
 
 
@@ -65,7 +65,7 @@ def test_of_a_job_that_failed_with_its_log(fleet: Fleet, job_file: JobFile, text
     with mrcelery.submit(job_file(FAILING), str(text), **fleet.settings) as handle:
         with pytest.raises(mrcelery.JobFailedError):
             handle.wait(60)
-        storage, key = handle.open_storage(), layout.report(handle.id)
+        storage, key = handle.open_storage(), object_keys.report(handle.id)
         eventually(lambda: storage.stat(key) is not None, "its report is there")
         page, record = reports(handle)
         assert page["overview"]["failure"]["message"] == "ValueError: of no use"
@@ -80,7 +80,7 @@ def test_of_a_job_that_was_cancelled(fleet: Fleet, job_file: JobFile, text: Path
     with mrcelery.submit(job_file(ENDLESS), str(text), **fleet.settings) as handle:
         eventually(lambda: handle.status().stages, "it runs")
         handle.cancel()
-        storage, key = handle.open_storage(), layout.report(handle.id)
+        storage, key = handle.open_storage(), object_keys.report(handle.id)
         eventually(lambda: storage.stat(key) is not None, "its report is there")
         page, _ = reports(handle)
         assert page["overview"]["state"] == "cancelled"

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 from services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
-from mrcelery import journal
-from mrcelery.overview import glance
-from mrcelery.task_id import TaskId
+from mrcelery.jobstore import journal
+from mrcelery.reporting.overview import glance
+from mrcelery.schema.task_id import TaskId
 
 JobFile = Callable[..., str]
 

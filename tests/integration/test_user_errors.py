@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mrcelery
-from mrcelery.records import Failure
+from mrcelery.schema.structs import Failure
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from services import Fleet, RedisServer, command, environment, eventually, free_port
