@@ -367,10 +367,10 @@ class Quiet:
 
     def forget(self) -> None:
         """Forget what tasks that ran in this process left: another test may have other settings."""
-        from mrcelery.worker.tasks import _runtimes
+        from mrcelery.worker.tasks import _open_jobs
 
-        while _runtimes:
-            _runtimes.popitem()[1].store.close()
+        while _open_jobs:
+            _open_jobs.popitem()[1].store.close()
 
 
 def command(

@@ -1,4 +1,4 @@
-"""Jobs in all states on a real fleet: every surface calls them by the words of :mod:`mrcelery.states`, and no other."""
+"""Jobs in all states on a real fleet: every surface calls them by the words of schema.states, and no other."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from services import command, environment, eventually, redis_server, workers
 
 import mrcelery
-from mrcelery import layout
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import OUTCOMES, STATES
+from mrcelery.schema import object_keys
+from mrcelery.schema.states import OUTCOMES, STATES
 
 JOB = """
     import os, time
@@ -273,7 +273,7 @@ def test_events(seen: Surfaces) -> None:
 def test_what_an_ended_job_leaves_in_storage(seen: Surfaces, state: str) -> None:
     job = seen.jobs[state]
     folder = Path(seen.settings["storage"])
-    report = folder / layout.report(job)
+    report = folder / object_keys.report(job)
     eventually(report.exists, "the report is there")
     found = json.loads(report.read_bytes())
     check(found)
@@ -284,7 +284,7 @@ def test_what_an_ended_job_leaves_in_storage(seen: Surfaces, state: str) -> None
 
 
 def test_metrics(seen: Surfaces) -> None:
-    from mrcelery.metrics import register
+    from mrcelery.web.metrics import register
 
     registry = CollectorRegistry()
     collector = register(seen.settings["broker"], "q", registry=registry)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-import mrcelery.page
-from mrcelery import metrics
+import mrcelery.reporting.page
 from mrcelery.cli.picture import ASCII, UNICODE
 from mrcelery.jobstore import memory, redis
-from mrcelery.journal import Sums
-from mrcelery.states import ENDED, FINAL, OUTCOMES, RETRIED, STATES, UNKNOWN, typed
+from mrcelery.jobstore.journal import Sums
+from mrcelery.schema.states import ENDED, FINAL, OUTCOMES, RETRIED, STATES, UNKNOWN, typed
+from mrcelery.web import metrics
 
 ROOT = Path(__file__).parents[2]
-PAGE = Path(mrcelery.page.__file__).parent
+PAGE = Path(mrcelery.reporting.page.__file__).parent
 
 
 def test_the_words() -> None:
