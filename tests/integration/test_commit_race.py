@@ -19,7 +19,7 @@ from mrcelery.attempt.run import run_attempt
 from mrcelery.client.submission import Submission
 from mrcelery.coordinator.barrier import barrier
 from mrcelery.coordinator.finish import finish
-from mrcelery.coordinator.stages import Stage
+from mrcelery.coordinator.stages import StageTasks
 from mrcelery.coordinator.start import start
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.runners.enter import enter
@@ -138,7 +138,7 @@ class Shared:
             self.runtimes.append(OpenJobs(store, scratch=str(folder / f"scratch-{number}")))
         self.storage = open_storage(root)
 
-    def run(self, stage: Stage) -> None:
+    def run(self, stage: StageTasks) -> None:
         """Every runtime runs every task, in threads; all attempts are each one's first."""
         for number in range(stage.tasks):
             returned: list[Any] = []
