@@ -36,7 +36,8 @@ JobFile = Callable[..., str]
 RACE = """
 import sys, time
 from mrcelery.attempt.commit import commit
-from mrcelery.schema.structs import Commit, encode
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Commit
 from mrcelery.storage import open_storage
 
 storage = open_storage(sys.argv[1])

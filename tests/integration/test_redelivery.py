@@ -16,9 +16,9 @@ from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.run import run_attempt
 from mrcelery.client.submission import Submission
+from mrcelery.coordinator import output_commit
 from mrcelery.coordinator.barrier import barrier
 from mrcelery.coordinator.finish import finish, withdraw_output
-from mrcelery.coordinator.stages import output_commit
 from mrcelery.coordinator.start import start
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
 from mrcelery.jobstore.memory import MemoryJobStore

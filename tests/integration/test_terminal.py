@@ -132,7 +132,7 @@ def test_a_job_that_runs_and_succeeds(fleet: Fleet, colours: dict[str, str], job
     with terminal(colours, "submit", job_file(TALKS), str(tmp_path / "in.txt"), *options) as shown:
         shown.shows("▶ running")
         shown.shows("0/3  3 running")
-        shown.shows("◌ reduce  waiting")
+        shown.shows("◌ reduce  queued")
         shown.shows("slowest  map ")
         gate.touch()
         assert shown.ends() == 0
