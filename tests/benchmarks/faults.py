@@ -28,11 +28,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import fleet
-from generate_big import Data, generate, parse_size
-from oracle import check
+from tests.benchmarks.fleet import fleet
+from tests.benchmarks.generate_big import Data, generate, parse_size
+from tests.benchmarks.oracle import check
 
 JOB = "mrcelery.examples.sort:Sort"
 SLOWER = 10

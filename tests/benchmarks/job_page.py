@@ -25,14 +25,11 @@ from pathlib import Path
 from statistics import median
 
 import urllib3
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import Fleet, fleet
 from many_tasks import JOB, WIDTH
 
 from mrcelery.jobstore.base import FINAL
 from mrcelery.jobstore.redis import RedisJobStore
+from tests.benchmarks.fleet import Fleet, fleet
 
 PORT = 5599
 LOOKS = 5

@@ -25,12 +25,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from services import RedisServer, redis_server, workers
-
 import mrcelery
 from mrcelery.errors import MRCeleryError
+from tests.support.services import RedisServer, redis_server, workers
 
 JOB = """
 import os, time

@@ -21,12 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import Fleet, fleet
-
 from mrcelery.jobstore.base import FINAL
 from mrcelery.jobstore.redis import RedisJobStore
+from tests.benchmarks.fleet import Fleet, fleet
 
 SAMPLE_SECONDS = 0.25
 WIDTH = 16

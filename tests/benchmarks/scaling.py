@@ -20,12 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from contestants import SUM, WORKLOADS, Run, submit
-from generate_big import Data, generate, parse_size
-from measure import measure
-from oracle import check
+from tests.benchmarks.contestants import SUM, WORKLOADS, Run, submit
+from tests.benchmarks.generate_big import Data, generate, parse_size
+from tests.benchmarks.measure import measure
+from tests.benchmarks.oracle import check
 
 
 def run(data: Data, workers: int, tasks: int | None, timeout: float) -> dict[str, Any]:

@@ -27,9 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import fleet
+from tests.benchmarks.fleet import fleet
 
 MRJOB = """
 from mrjob.job import MRJob

@@ -25,15 +25,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import contestants as field
-from contestants import PATTERN, WORKLOADS, Contestant, Run
-from generate_big import Data, generate, parse_size
-from measure import TIMED_OUT, Usage, measure
-from oracle import WrongResultError, check
-from report import Result, markdown, picture
-from s3_fleet import S3Fleet, s3_fleet
+from tests.benchmarks import contestants as field
+from tests.benchmarks.contestants import PATTERN, WORKLOADS, Contestant, Run
+from tests.benchmarks.generate_big import Data, generate, parse_size
+from tests.benchmarks.measure import TIMED_OUT, Usage, measure
+from tests.benchmarks.oracle import WrongResultError, check
+from tests.benchmarks.report import Result, markdown, picture
+from tests.benchmarks.s3_fleet import S3Fleet, s3_fleet
 
 
 class Suite:

@@ -23,11 +23,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import Fleet, fleet
-
 from mrcelery.jobstore.redis import RedisJobStore
+from tests.benchmarks.fleet import Fleet, fleet
 
 PROCESSES = 2
 WAYS = {"quiet": ["-q"], "terminal": [], "json": ["--json"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ from mrcelery import layout
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, Stage
 from mrcelery.page import job_page
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from flower_site import NAME, Site
-from services import eventually
+from tests.support.flower_site import NAME, Site
+from tests.support.services import eventually
 
 LAPTOP, PHONE = (1280, 800), (390, 844)
 

@@ -24,12 +24,9 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from one import Outcome, run
-from plan import FAULTS, draw
-from s3_endpoint import s3_endpoint
+from tests.chaos.one import Outcome, run
+from tests.chaos.plan import FAULTS, draw
+from tests.support.s3_endpoint import s3_endpoint
 
 LONGEST = 400
 """Seconds after which a seed's process is killed."""

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import environment, find_server, missing
-
 from mrcelery.errors import ConfigError
+from tests.support.services import environment, find_server, missing
 
 HERE = Path(__file__).parent
 
@@ -48,8 +46,7 @@ def test_the_result_is_that_of_the_undisturbed_run(seed: int, outcomes: dict[int
 
 @pytest.mark.slow
 def test_the_seeds_meet_every_fault(outcomes: dict[int, Any]) -> None:
-    sys.path.insert(0, str(HERE))
-    from plan import FAULTS
+    from tests.chaos.plan import FAULTS
 
     planned = {kind for kind in FAULTS for outcome in outcomes.values() if kind in outcome["plan"]}
     assert planned == set(FAULTS)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +14,7 @@ from mrcelery.jobstore.base import FINAL, JobStore
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.jobstore.redis import JOBS, LIVE, RedisJobStore
 from mrcelery.jobstore.wire import _RedisPy
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import RedisServer, redis_server
+from tests.support.services import RedisServer, redis_server
 
 Open = Callable[[], JobStore]
 

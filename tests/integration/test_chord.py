@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,7 @@ from mrcelery.errors import TaskError
 from mrcelery.executor import tasks as executor_tasks
 from mrcelery.executor.fleet import start_message
 from mrcelery.records import Commit, StageSummary, decode
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import Fleet, Quiet, eventually, results
+from tests.support.services import Fleet, Quiet, eventually, results
 
 JobFile = Callable[..., str]
 COUNTS = {"a": 3, "rose": 3, "is": 2}

@@ -24,8 +24,6 @@ from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 from mrcelery.submission import Submission
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 JobFile = Callable[..., str]
 
 RACE = """

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_endpoint import VARIABLE
-from s3_proxy import Asked, Fault, Log, proxy
-from services import (
+
+from mrcelery.config import Config
+from mrcelery.doctor import Doctor, judge_clock, workers_seen
+from mrcelery.findings import Finding, judge
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.records import Presence, encode
+from mrcelery.versions import versions
+from tests.support.s3_endpoint import VARIABLE
+from tests.support.s3_proxy import Asked, Fault, Log, proxy
+from tests.support.services import (
     Fleet,
     RedisServer,
     command,
@@ -24,13 +31,6 @@ from services import (
     tls_redis_server,
     workers,
 )
-
-from mrcelery.config import Config
-from mrcelery.doctor import Doctor, judge_clock, workers_seen
-from mrcelery.findings import Finding, judge
-from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.records import Presence, encode
-from mrcelery.versions import versions
 
 AOF = {"appendonly": "yes"}
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Retry
-from services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 import mrcelery
 from mrcelery import layout
@@ -23,6 +22,7 @@ from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
 from mrcelery.executor.reconciler import Reconciler
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
+from tests.support.services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 JobFile = Callable[..., str]
 

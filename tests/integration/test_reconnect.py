@@ -10,9 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import guardian
 import pytest
-from services import (
+
+import mrcelery
+from mrcelery import JobHandle, layout
+from mrcelery.errors import MRCeleryError
+from mrcelery.executor.celeryapp import make_app
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.jobstore.wire import connect
+from mrcelery.storage import open_storage
+from tests.support import guardian
+from tests.support.services import (
     GATED,
     PATIENCE,
     YIELDING_GATED,
@@ -27,14 +35,6 @@ from services import (
     tls_redis_server,
     workers,
 )
-
-import mrcelery
-from mrcelery import JobHandle, layout
-from mrcelery.errors import MRCeleryError
-from mrcelery.executor.celeryapp import make_app
-from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.jobstore.wire import connect
-from mrcelery.storage import open_storage
 
 JobFile = Callable[..., str]
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
 import mrcelery
 from mrcelery import committer, layout
@@ -26,6 +25,7 @@ from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.submission import Submission
+from tests.support.services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
 

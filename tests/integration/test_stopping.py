@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
 import mrcelery
 from mrcelery import JobHandle, layout
 from mrcelery.errors import JobFailedError
 from mrcelery.storage import open_storage
+from tests.support.services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
 LONG = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": "600"}

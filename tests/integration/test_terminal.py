@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 from mrcelery import journal
 from mrcelery.overview import glance
+from tests.support.services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 JobFile = Callable[..., str]
 
