@@ -23,6 +23,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mrcelery.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -37,15 +39,14 @@ if TYPE_CHECKING:
         WaitTimeoutError,
     )
     from mrcelery.executor.celeryapp import install
-    from mrcelery.job import MRJob, MRStep
+    from mrcelery.job import MRJob
+    from mrcelery.step import MRStep
 
     app: Celery
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "MRJob": "job",
-    "MRStep": "job",
+    "MRStep": "step",
     "run": "api",
     "submit": "api",
     "attach": "api",

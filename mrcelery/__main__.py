@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mrcelery.cli import main
+from mrcelery.cli.main import main
 
 if __name__ == "__main__":
     main()

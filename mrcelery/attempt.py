@@ -19,6 +19,7 @@ from mrcelery.capture import captured, own_environment
 from mrcelery.ceiling import ceiling
 from mrcelery.commit import commit, committed
 from mrcelery.config import show_size
+from mrcelery.encoding import decode, encode
 from mrcelery.ending import take_back
 from mrcelery.errors import (
     AttemptsLostError,
@@ -31,16 +32,17 @@ from mrcelery.errors import (
     UnreachableError,
 )
 from mrcelery.formats.source import in_turn
-from mrcelery.job import hooks
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.hooks import hooks
+from mrcelery.jobstore.base import JobStore
 from mrcelery.mapper import run_map
 from mrcelery.partitioners import with_partitioner
 from mrcelery.progress import HUNG, Mark, mark_path
 from mrcelery.protocols import pickle_allowed
-from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, Split, add_counters, decode, encode
+from mrcelery.records import BadRecord, Commit, Failure, Kind, Losses, ShuffleInput, Split, add_counters
 from mrcelery.reducer import run_reduce
 from mrcelery.repair import MOST, mended, repaired, writer
 from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.states import FINAL, Outcome
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
 from mrcelery.task import Task
@@ -117,7 +119,7 @@ def _journaled(
     """Write down how an attempt ends that has no commit of its own."""
     began = time.monotonic()
 
-    def tell(outcome: journal.Outcome, error: str = "") -> None:
+    def tell(outcome: Outcome, error: str = "") -> None:
         seconds = time.monotonic() - began
         with suppress(UnreachableError):  # what went wrong, if anything did, is worth more
             journal.ended(store, job, step, kind, number, attempt, outcome, worker=worker, seconds=seconds, error=error)
@@ -125,7 +127,7 @@ def _journaled(
     try:
         yield tell
     except JobStoppedError:
-        tell("stopped")
+        tell("cancelled")
         raise
     except Exception as e:
         tell("failed", str(e) if isinstance(e, MRCeleryError) else f"{type(e).__name__}: {e}")

@@ -18,9 +18,10 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from mrcelery import layout
+from mrcelery.encoding import decode, encode
 from mrcelery.errors import TaskError, UserCodeError
 from mrcelery.jobstore.base import JobStore
-from mrcelery.records import BadRecord, Kind, Losses, decode, encode
+from mrcelery.records import BadRecord, Kind, Losses
 from mrcelery.storage.base import Storage
 
 GROUP = "mrcelery bad records"

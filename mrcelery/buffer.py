@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from functools import reduce
@@ -17,16 +17,17 @@ from typing import Any, BinaryIO
 
 from mrcelery.codec import Block, BlockWriter
 from mrcelery.colbuffer import ArrayBuffer
-from mrcelery.columns import Column, as_list, hashes, is_array, starts, take
-from mrcelery.errors import UserCodeError
+from mrcelery.columns import Column, as_list, is_array
 from mrcelery.folding import fold_run
 from mrcelery.ops import Op
-from mrcelery.output import decode_pair, encoder
-from mrcelery.partition import argsort, check_keys, partition_numbers, sorted_keys, starts_of_groups
+from mrcelery.output import decoded_groups, encoder
+from mrcelery.pace import Pace, Pair, Pairs, columns, sampled_size, size_of
+from mrcelery.partition import argsort, check_keys, sorted_keys
+from mrcelery.partitioning import Partitioning
 from mrcelery.records import Part
 from mrcelery.shuffle import Groups, Run, joined, packed, read_run_file, sorted_block
 from mrcelery.snapshot import ATOMS, snapshot
-from mrcelery.task import Pace, Pair, Pairs, Task, columns, sampled_size, size_of, yielding
+from mrcelery.task import Task, yielding
 from mrcelery.tracebacks import raised_by_us
 
 ENTRY = 120
@@ -77,6 +78,7 @@ class MapBuffer:
         self._arrays = ArrayBuffer(self._op, task.budget // 4)
         # A combiner of the user's, a protocol and values to be sorted want Python objects.
         self._as_arrays = self._combiner is None and self._protocol is None and not task.hooks.sort_values
+        self._partitioning = Partitioning(task, self._protocol)
         self._spills: list[tuple[str, list[tuple[int, int]]]] = []
 
     def __enter__(self) -> MapBuffer:
@@ -90,7 +92,7 @@ class MapBuffer:
     # -- taking pairs ---------------------------------------------------------------------------
 
     def consume(self, pairs: Pairs) -> None:
-        """Run the user code behind ``pairs`` and take what it yields; spills where the budget is used up."""
+        """Run the user code behind ``pairs`` and take what it yields; spills when the budget is used up."""
         task, iterator = self._task, iter(pairs)
         self._before_pairs()
         while taken := task.call(lambda: self._take(iterator)):
@@ -128,7 +130,7 @@ class MapBuffer:
                 self._full()
 
     def _before_pairs(self) -> None:
-        """A key's values stay in their order: columns that came earlier go first."""
+        """Write out columns that came earlier, so that a key's values stay in their order."""
         if self._op is None:
             self._spill_arrays()
 
@@ -137,14 +139,14 @@ class MapBuffer:
             self._spill(arrays)
 
     def _drain_arrays(self) -> Block | None:
-        """The arrays as one sorted block; what arrays cannot hold becomes pairs."""
+        """Return the arrays as one sorted block; what arrays cannot hold becomes pairs."""
         block, refused = self._arrays.drain()
         for some in refused:
             self._add_objects(some)
         return block
 
     def _take(self, iterator: Iterator[Pair]) -> int:
-        """Take the next pairs; how many."""
+        """Take the next pairs, and return how many."""
         if self._same is not None:
             return self._count(iterator, *self._same)
         pairs = self._task.take(iterator, self._pace.step(), self._encode)
@@ -157,7 +159,7 @@ class MapBuffer:
         return len(pairs)
 
     def _constant(self, key: Any, value: Any) -> tuple[Any, type] | None:
-        """What to count, if the first pair may be one of many with its value: the value, and the keys' type."""
+        """Return what to count if the first pair may be one of many with its value: the value, and the keys' type."""
         if self._grouped and self._encode is None and type(key) in HASHABLE and type(value) in ATOMS:
             return value, type(key)
         return None
@@ -265,7 +267,7 @@ class MapBuffer:
     # -- full, spill, close ---------------------------------------------------------------------
 
     def _full(self) -> None:
-        """Make room: by combining once more where that helps, else by a spill."""
+        """Make room: by combining once more if that helps, else by a spill."""
         if self._combiner is not None and self._same is None and self._pairs > 4 * len(self._groups):
             before = self._pairs
             block = self._drain()
@@ -288,7 +290,7 @@ class MapBuffer:
         self._bytes = len(block.keys) * (each + ENTRY)
 
     def _take_groups(self) -> tuple[list[Any], list[Any]]:
-        """The grouped pairs in order of key, uncombined."""
+        """Return the grouped pairs in order of key, uncombined."""
         groups, self._groups = self._groups, defaultdict(list)
         loose_keys, self._keys = self._keys, []
         loose_values, self._values = self._values, []
@@ -297,7 +299,7 @@ class MapBuffer:
         return sorted_block(keys, values)
 
     def _drain(self) -> Block:
-        """Everything in the buffer as one sorted block, combined; the buffer is empty afterwards."""
+        """Return everything in the buffer as one sorted block, combined, and empty the buffer."""
         self._bytes = self._pairs = 0
         with self._task.explain():
             if self._same is not None:
@@ -343,7 +345,7 @@ class MapBuffer:
         return joined(list(self._combine(pairs)))
 
     def _combine(self, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Run:
-        """The user's combiner over groups in order of key; its output in order of key again."""
+        """Run the user's combiner over groups in order of key; its output is in order of key again."""
         task, hooks, protocol = self._task, self._task.hooks, self._protocol
         if protocol is not None:
             groups = decoded_groups(protocol, groups)
@@ -360,74 +362,12 @@ class MapBuffer:
             values += some_values
         yield sorted_block(keys, values, hooks.sort_values)
 
-    def _partition(self, block: Block) -> Iterator[tuple[int, Block]]:
-        """A sorted block as one sorted block per partition that has a record, in order of partition."""
-        n = self._task.partitions
-        keys, values = block
-        if n == 1:
-            if len(keys):
-                yield 0, block
-            return
-        if is_array(keys):
-            yield from self._partition_arrays(block)
-            return
-        begins = [0, *starts_of_groups(keys)] if keys else []
-        distinct = keys if len(begins) == len(keys) else [keys[i] for i in begins]
-        numbers = self._numbers(distinct, (values[i] for i in begins))
-        if len(begins) != len(keys):
-            ends = [*begins[1:], len(keys)]
-            numbers = list(chain.from_iterable([p] * (e - s) for p, s, e in zip(numbers, begins, ends, strict=True)))
-        columns: list[tuple[list[Any], list[Any]]] = [([], []) for _ in range(n)]
-        for p, k, v in zip(numbers, keys, values, strict=True):
-            column = columns[p]
-            column[0].append(k)
-            column[1].append(v)
-        for p, (ks, vs) in enumerate(columns):
-            if ks:
-                yield p, Block(ks, vs)
-
-    def _partition_arrays(self, block: Block) -> Iterator[tuple[int, Block]]:
-        import numpy as np
-
-        if self._task.hooks.partition is None:
-            numbers = (hashes(block.keys) % self._task.reducers).astype(np.int64)
-        else:
-            begins = starts(block.keys)
-            distinct = as_list(take(block.keys, begins))
-            numbers = np.array(self._numbers(distinct, [None] * len(distinct)), np.int64)
-            numbers = np.repeat(numbers, np.diff(begins, append=len(block.keys)))
-        by = np.argsort(numbers, kind="stable")
-        ends = np.cumsum(np.bincount(numbers, minlength=self._task.reducers))
-        start = 0
-        for p, end in enumerate(ends.tolist()):
-            if end > start:
-                yield p, Block(take(block.keys, by[start:end]), take(block.values, by[start:end]))
-            start = end
-
-    def _numbers(self, keys: list[Any], values: Iterable[Any]) -> list[int]:
-        """Partitions of distinct keys; with each goes a value of its, since a protocol reads only pairs."""
-        n = self._task.reducers
-        own = self._task.hooks.partition
-        if own is None:
-            return list(partition_numbers(keys, n))
-        protocol = self._protocol
-        numbers = []
-        for key, value in zip(keys, values, strict=True):
-            plain = key if protocol is None else decode_pair(protocol, key, value)[0]
-            number = self._task.call(lambda: own(plain, n))  # noqa: B023
-            if type(number) is not int or not 0 <= number < n:
-                raise UserCodeError(
-                    f"partition({plain!r:.100}, {n}) returned {number!r}: return an int from 0 to {n - 1}"
-                )
-            numbers.append(number)
-        return numbers
-
     def _spill(self, block: Block) -> None:
         path = self._task.scratch_file(f"spill-{len(self._spills)}")
         sections = [(0, 0)] * self._task.partitions
         with open(path, "wb", buffering=1 << 18) as out:
             self._spills.append((path, sections))
-            for p, part in self._partition(block):
+            for p, part in self._partitioning.divide(block):
                 sections[p] = self._section(out, part)
 
     def _section(self, out: BinaryIO, block: Block) -> tuple[int, int]:
@@ -448,7 +388,7 @@ class MapBuffer:
             block = arrays
         del arrays
         if not self._spills:
-            return tuple(task.write_part(p, [part]) for p, part in self._partition(block))
+            return tuple(task.write_part(p, [part]) for p, part in self._partitioning.divide(block))
         if len(block.keys):
             self._spill(block)
         del block
@@ -465,14 +405,6 @@ class MapBuffer:
 
     def _opener(self, path: str, start: int, end: int) -> Callable[[], Run]:
         return lambda: read_run_file(path, start, end, allow_pickle=self._task.options.allow_pickle)
-
-
-def decoded_groups(protocol: Any, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """Groups of a protocol's bytes as groups of what it reads from them."""
-    for key, values in groups:
-        first = decode_pair(protocol, key, next(values))
-        rest = (decode_pair(protocol, key, value)[1] for value in values)
-        yield first[0], chain([first[1]], rest)
 
 
 def _as_combiner(op: Op) -> Callable[[Any, Iterator[Any]], Pairs]:

@@ -205,7 +205,7 @@ def _write(bundle: zipfile.ZipFile, member: str, data: bytes, mode: int) -> None
 
 
 def _home(job_class: type[MRJob]) -> tuple[str, Path]:
-    """The name under which a worker can import the class's module, and the module's file."""
+    """Return the name under which a worker can import the class's module, and the module's file."""
     module: Any = sys.modules.get(job_class.__module__)
     file = getattr(module, "__file__", None)
     if file is None or not Path(file).is_file():

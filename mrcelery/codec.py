@@ -39,7 +39,8 @@ import zstandard
 
 from mrcelery.columns import Column, is_array, pack, unpack
 from mrcelery.errors import CodecError, CorruptDataError
-from mrcelery.partition import DEPTH, int_bytes
+from mrcelery.hashing import int_bytes
+from mrcelery.partition import DEPTH
 
 MAGIC = b"MRCBLK1\n"
 _HEAD = struct.Struct("<IIBI")
@@ -87,7 +88,7 @@ _REPEATED = frozenset({str, bytes})
 
 
 def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0) -> bytes:
-    """A column as bytes; raises :class:`CodecError` for a value that no codec takes.
+    """Encode a column as bytes. Raises :class:`CodecError` for a value that no codec takes.
 
     ``level`` counts the tuples that the column lies in.
     """
@@ -121,7 +122,7 @@ def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0)
 
 
 def _dictionary(column: list[Any]) -> bytes | None:
-    """A column of few values that come again and again: the values, and where each is; None for another column."""
+    """Encode a column of few distinct values as these and the place of each; None for another column."""
     if len(column) < 1024 or len(set(column[:512])) > 64:
         return None
     places = dict(zip(dict.fromkeys(column), count()))
@@ -132,7 +133,7 @@ def _dictionary(column: list[Any]) -> bytes | None:
 
 
 def decode_column(data: bytes | memoryview, records: int, allow_pickle: bool = False) -> list[Any]:
-    """The column of ``records`` values that :func:`encode_column` wrote."""
+    """Decode the column of ``records`` values that :func:`encode_column` wrote."""
     tag, body = bytes(data[:1]), data[1:]
     if tag in _BY_TAG:
         return _BY_TAG[tag](body)  # type: ignore[arg-type]  # msgspec reads any buffer
@@ -219,7 +220,7 @@ def _pack(value: Any, allow_pickle: bool) -> bytes:
 
 
 def _offset(v: datetime | time) -> list[int] | None:
-    """A time's UTC offset in a form that is stored exactly; isoformat() is not read back to the microsecond."""
+    """Return a time's UTC offset in a form that is stored exactly; isoformat() does not round-trip microseconds."""
     zone = v.utcoffset()
     return None if zone is None else [zone.days, zone.seconds, zone.microseconds]
 
@@ -356,7 +357,7 @@ class BlockWriter:
         self.records += records
 
     def _culprit(self, keys: list[Any], values: list[Any]) -> str:
-        """The first pair that no codec takes."""
+        """Find the first pair that no codec takes."""
         for key, value in zip(keys, values, strict=True):
             try:
                 encode_column([key, value], self._allow_pickle)
@@ -374,7 +375,7 @@ class BlockWriter:
 
 
 def end_mark(records: int) -> bytes:
-    """What follows the last block of a file with so many records."""
+    """Return what follows the last block of a file with so many records."""
     head = _HEAD.pack(0, records & 0xFFFFFFFF, 0, 0)
     return head + _U32.pack(crc32(head))
 

@@ -22,7 +22,7 @@ class Fold(Protocol):
     """One op on arrays; both functions return distinct keys, in any order, and raise :class:`UnfitError`."""
 
     def create(self, keys: Any, values: Any) -> tuple[Any, Any]:
-        """The accumulators of values by key."""
+        """Make the accumulators of values by key."""
         ...
 
     def merge(self, keys: Any, accumulators: Any) -> tuple[Any, Any]:
@@ -30,12 +30,12 @@ class Fold(Protocol):
         ...
 
     def result(self, accumulators: Any) -> Column:
-        """What the reducer yields for each."""
+        """Turn the accumulators into what the reducer yields for each key."""
         ...
 
 
 def fold_of(op: ops.Op | None) -> Fold | None:
-    """The op on arrays; None where there is none."""
+    """Return the op on arrays; None if there is none."""
     kind = type(op)
     if kind is ops.Sum:
         return _Sum()
@@ -61,7 +61,7 @@ def accumulators(column: Column) -> list[Any]:
 
 
 def _grouped(keys: Any, columns: dict[str, tuple[Any, str]]) -> tuple[Any, list[Any]]:
-    """Aggregates of columns, each by a function of Arrow's, for the distinct keys."""
+    """Aggregate columns, each by a function of Arrow's, for the distinct keys."""
     import pyarrow as pa
 
     table = pa.table({"key": keys, **{name: column for name, (column, _) in columns.items()}})

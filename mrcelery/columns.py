@@ -30,7 +30,7 @@ def is_array(column: Column) -> bool:
 
 
 def as_list(column: Column) -> list[Any]:
-    """The column as Python objects. Raises :class:`CodecError` for values that have no Python type."""
+    """Return the column as Python objects. Raises :class:`CodecError` for values that have no Python type."""
     if type(column) is list:
         return column
     try:
@@ -43,7 +43,7 @@ def as_list(column: Column) -> list[Any]:
 
 
 def of_table(table: Any) -> tuple[Column, Column]:
-    """The key and the value column of a table or record batch of two columns.
+    """Return the key and the value column of a table or record batch of two columns.
 
     Raises :class:`UsageError` for a table of another number of columns.
     """
@@ -58,7 +58,7 @@ def of_table(table: Any) -> tuple[Column, Column]:
 
 
 def _plain(column: Any) -> Any:
-    """A table's column as one array of one of the types above, or of a type that is left alone."""
+    """Return a table's column as one array of one of the types above, or of a type that is left alone."""
     import pyarrow as pa
 
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -150,7 +150,7 @@ def _texts(keys: Any) -> tuple[Any, Any, Any]:
 
 
 def _prefixes(keys: Any) -> Any:
-    """The first bytes of texts or byte strings, zeros after them, as numbers in their order (numpy, uint64)."""
+    """Return the first bytes of texts or byte strings, padded with zeros, as ordered numbers (numpy, uint64)."""
     import numpy as np
 
     begins, lengths, data = _texts(keys)
@@ -162,7 +162,7 @@ def _prefixes(keys: Any) -> Any:
 
 
 def hashes(keys: Any) -> Any:
-    """What :func:`mrcelery.partition.stable_hash` gives for each key of an array (numpy, uint32).
+    """Hash each key of an array as :func:`mrcelery.hashing.stable_hash` does (numpy, uint32).
 
     CRC-32 of all keys at once, byte after byte, with the table of 256 remainders (Sarwate, "Computation of cyclic
     redundancy checks via table look-up", 1988).
@@ -228,7 +228,7 @@ def _tied(ordered: Any) -> Any:
 
 
 def take(column: Any, positions: Any) -> Any:
-    """The values at some positions."""
+    """Return the values at some positions."""
     import pyarrow as pa
 
     if pa.types.is_fixed_size_binary(column.type) and not column.null_count:
@@ -290,7 +290,7 @@ def pack(keys: Any, values: Any) -> memoryview:
 
 
 def unpack(data: Any) -> tuple[Any, Any]:
-    """What :func:`pack` wrote, without a copy. Raises :class:`CorruptDataError` for other bytes."""
+    """Decode what :func:`pack` wrote, without a copy. Raises :class:`CorruptDataError` for other bytes."""
     try:
         import pyarrow as pa
     except ImportError:

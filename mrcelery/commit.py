@@ -9,7 +9,8 @@ result, so every delivery of a task returns the same value; what it wrote is gar
 from __future__ import annotations
 
 from mrcelery import layout
-from mrcelery.records import Commit, decode, encode
+from mrcelery.encoding import decode, encode
+from mrcelery.records import Commit
 from mrcelery.storage.base import Storage
 
 

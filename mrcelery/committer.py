@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from msgspec.structs import replace
 
 from mrcelery import layout
+from mrcelery.encoding import decode, encode
 from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, VersionError
-from mrcelery.jobstore.base import FINAL, JobStore
-from mrcelery.records import Part, decode, encode
-from mrcelery.report import Report, read_report
-from mrcelery.reporter import put_report, remove_report
+from mrcelery.jobstore.base import JobStore
+from mrcelery.records import Part
+from mrcelery.report import Report, put_report, read_report, remove_report
+from mrcelery.states import FINAL
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import carried

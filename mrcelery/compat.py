@@ -82,7 +82,7 @@ _OTHER_NAME = _RENAMED | {new: old for old, new in _RENAMED.items()}
 
 
 def jobconf_from_env(variable: str, default: Any = None) -> Any:
-    """A Hadoop property from the task's environment (dots are underscores there), by its old or new name."""
+    """Look a Hadoop property up in the task's environment (dots are underscores there), by its old or new name."""
     for name in (variable, _OTHER_NAME.get(variable)):
         if name is not None and name.replace(".", "_") in os.environ:
             return os.environ[name.replace(".", "_")]
@@ -90,7 +90,7 @@ def jobconf_from_env(variable: str, default: Any = None) -> Any:
 
 
 def jobconf_from_dict(jobconf: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """A Hadoop property from a jobconf, by its old or new name."""
+    """Look a Hadoop property up in a jobconf, by its old or new name."""
     return jobconf.get(name, jobconf.get(_OTHER_NAME.get(name, name), default))
 
 

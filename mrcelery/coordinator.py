@@ -22,7 +22,6 @@ from mrcelery import layout, marks
 from mrcelery.ending import publish_job, withdraw_output
 from mrcelery.errors import DamagedPartError, JobStoppedError
 from mrcelery.index import encode_key
-from mrcelery.jobstore.base import FINAL
 from mrcelery.partlists import PartLists
 from mrcelery.plan import write_plan
 from mrcelery.planning import plan_job, restore_plan
@@ -40,10 +39,10 @@ from mrcelery.records import (
 )
 from mrcelery.recovery import standing
 from mrcelery.repair import writer
-from mrcelery.report import read_report
-from mrcelery.reporter import remove_report
+from mrcelery.report import read_report, remove_report
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.skew import Skew
+from mrcelery.states import FINAL
 from mrcelery.storage import check, open_storage
 from mrcelery.storage.transfers import Transfers, carried, transfers
 from mrcelery.summaries import THREADS, check_all_committed, commits, summarise

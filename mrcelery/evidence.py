@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import islice
 
 from mrcelery import layout
+from mrcelery.encoding import decode
 from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.journal import Entry
-from mrcelery.overview import Overview, Stage
+from mrcelery.overview import Overview, StageView
 from mrcelery.page import Evidence
-from mrcelery.records import BadRecord, decode
+from mrcelery.records import BadRecord
 from mrcelery.storage.base import Storage
 
 LOGS = 20
@@ -37,7 +38,7 @@ def gather(storage: Storage, found: Overview) -> Evidence:
     return Evidence(logs=logs, bad_records=records, more_bad_records=more)
 
 
-def _wrong(found: Overview) -> list[tuple[Stage, Entry]]:
+def _wrong(found: Overview) -> list[tuple[StageView, Entry]]:
     cause = found.failure
     wrong = [(stage, one) for stage in found.stages for one in stage.attempts if one.outcome == "failed"]
     if cause is not None:

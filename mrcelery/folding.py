@@ -11,12 +11,13 @@ from mrcelery.codec import BLOCK_RECORDS, Block
 from mrcelery.colops import Fold, UnfitError, accumulators, fold_of
 from mrcelery.columns import concat, is_array, order, take
 from mrcelery.ops import Op
+from mrcelery.pace import Pace, columns, sampled_size
 from mrcelery.shuffle import Groups, Run, as_lists, packed
-from mrcelery.task import Pace, Task, columns, sampled_size
+from mrcelery.task import Task
 
 
 def fold_run(task: Task, run: Run, op: Op) -> Run:
-    """The run's accumulators merged by key: blocks of arrays where the run's are, and arrays can hold the sums."""
+    """Merge the run's accumulators by key: in arrays if the run's are arrays and these can hold the sums."""
     first = next(run, None)
     if first is None:
         return
@@ -38,7 +39,7 @@ def fold_run(task: Task, run: Run, op: Op) -> Run:
 
 
 def folded(fold: Fold, blocks: list[Block]) -> Block:
-    """Accumulators in arrays as one block in order of key, one for each. Raises :class:`UnfitError`."""
+    """Merge accumulators in arrays to one block in order of key, one for each. Raises :class:`UnfitError`."""
     keys, values = fold.merge(concat([b.keys for b in blocks]), concat([b.values for b in blocks]))
     by = order(keys)
     return Block(take(keys, by), take(values, by))

@@ -16,16 +16,17 @@ from mrcelery.ceiling import give_way
 from mrcelery.codec import Block
 from mrcelery.errors import CodecError, MRCeleryError, TaskError, UserCodeError
 from mrcelery.formats.base import RecordBlock
+from mrcelery.pace import Pair, Pairs, columns, sampled_size
 from mrcelery.partition import check_keys
 from mrcelery.records import Counters, add_counters
-from mrcelery.task import Pair, Pairs, Task, columns, sampled_size
+from mrcelery.task import Task
 
 TAKEN = 64
 """Pairs of a record taken at once."""
 
 
 def guarded(task: Task, function: Callable[..., Pairs], calls: Iterable[tuple[Any, Any]], first: int) -> Iterator[Pair]:
-    """What ``function`` yields for each of ``calls``, those left out for which it raises.
+    """Yield what ``function`` yields for each of ``calls``, leaving out those for which it raises.
 
     ``first`` is the number of the first of them in the task. A call that yields more than a quarter of the
     task's budget is let through before it has ended, and cannot be skipped after that.
@@ -60,7 +61,7 @@ def _bad(task: Task) -> BadRecords:
 
 
 def _held(task: Task, pairs: Iterator[Pair]) -> tuple[list[Pair], bool]:
-    """A record's pairs, and whether these are all of them."""
+    """Take a record's pairs; return them and whether these are all of them."""
     held: list[Pair] = []
     size = 0
     checks = task.kind == "map" and task.hooks.internal_protocol is None
@@ -86,7 +87,7 @@ def _keep(task: Task, before: Counters) -> None:
 
 
 def _forgivable(task: Task, e: BaseException) -> TaskError:
-    """What user code raised, as the error to skip a record with; raised where it is not the record's fault."""
+    """Return the error to skip a record with; raise what is not the record's fault."""
     try:
         task.call(lambda: _raise(e))
     except (UserCodeError, CodecError) as error:
@@ -109,7 +110,7 @@ def skip(task: Task, error: TaskError) -> None:
 def guarded_batches(
     task: Task, call: Callable[[Any], Pairs | Block], batch: Any, block: RecordBlock, first: int
 ) -> Iterator[Pairs | Block]:
-    """What ``call`` gives for a batch, a list or a table; where it raises, for its halves, down to single records.
+    """Call ``call`` for a batch, a list or a table; if it raises, for its halves, down to single records.
 
     ``first`` is the number of the batch's first record in the task, ``block`` where it came from.
     """
@@ -153,7 +154,7 @@ def _locator(block: RecordBlock, at: int) -> Callable[[], tuple[str, int | None,
 
 
 def read_guarded(task: Task, read: Callable[[bytes], Pair], block: RecordBlock) -> RecordBlock:
-    """The records that an input protocol reads from a block of lines, without those it cannot read."""
+    """Read records through an input protocol from a block of lines, leaving out those it cannot read."""
     keys: list[Any] = []
     values: list[Any] = []
     numbers: list[int] = []

@@ -20,9 +20,10 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from mrcelery.jobstore.base import FINAL, JobStore, run_of
+from mrcelery.jobstore.base import JobStore, run_of
 from mrcelery.results import Pair
 from mrcelery.runner import Runner
+from mrcelery.states import FINAL
 from mrcelery.status import JobStatus, counted, failure_of, status_of
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class JobHandle:
         monitor = Monitor(self.id, on_event or _log, self.runner.patience if self.runner is not None else 0.0)
         while True:
             try:
-                fields = self._look(monitor)
+                fields = self._poll(monitor)
                 state = fields["state"]
                 if state in FINAL:
                     break
@@ -259,7 +260,7 @@ class JobHandle:
         """Whether a worker listens on the job's queue; True where nobody can tell."""
         if self._store is None or self.runner is None:
             return True
-        from mrcelery.monitor import listening
+        from mrcelery.presence import listening
 
         queue = self._store.fields(self.id).get("queue") or "celery"
         return bool(listening(self._store.workers(), queue))
@@ -322,7 +323,7 @@ class JobHandle:
         Raises :class:`OutputExistsError` where it holds something and ``overwrite`` is False.
         """
         self._raise_unless_succeeded()
-        from mrcelery.records import encode
+        from mrcelery.encoding import encode
 
         storage, keys = self._parts()
         report = self.report()
@@ -332,18 +333,18 @@ class JobHandle:
         success = encode(report)
         results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
 
-    def _look(self, monitor: Monitor) -> dict[str, str]:
+    def _poll(self, monitor: Monitor) -> dict[str, str]:
         """The fields of a job that is waited for: a job store that lost it is told of it again."""
         fields = self._store.fields(self.id) if self._store is not None else {}
         self.met = True
         monitor.answered(fields)
-        if self.runner is not None and self.runner.look_after(self.id, fields):
+        if self.runner is not None and self.runner.restore_if_lost(self.id, fields):
             monitor.reentered()
-            return {"state": "submitted"}
+            return {"state": "queued"}
         if not fields.get("state"):
             fields = self._fields()
         if self.runner is not None and self._store is not None and fields["state"] not in FINAL and monitor.due():
-            monitor.look(fields, self._store.workers(), lambda: self.status().stages)
+            monitor.observe(fields, self._store.workers(), lambda: self.status().stages)
         return fields
 
     def _fields(self) -> dict[str, str]:
@@ -351,7 +352,7 @@ class JobHandle:
         if fields.get("state"):
             return fields
         if self._storage and (report := self._read_report()):
-            from mrcelery.records import encode
+            from mrcelery.encoding import encode
 
             # the job store forgets a job in time; its report stays
             seen = report.overview

@@ -11,14 +11,11 @@ from fnmatch import fnmatchcase
 from math import inf
 
 from mrcelery import layout
-from mrcelery.errors import CorruptDataError, UsageError, VersionError
-from mrcelery.handle import JobHandle
+from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.jobstore.base import JobStore
-from mrcelery.status import JobStatus
+from mrcelery.states import UNKNOWN
+from mrcelery.status import JobStatus, status_of
 from mrcelery.storage.base import Storage
-
-UNKNOWN = "unknown"
-"""State of a job that storage has the spec of, and nothing says how it ended."""
 
 PAGE = 100
 """Jobs that the job store names at once."""
@@ -30,7 +27,7 @@ _DATED = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class JobFilter:
     """Which jobs: any of the ``states`` (none: all), a glob over names, an owner, submitted in ``[since, until)``."""
 
     states: frozenset[str] = frozenset()
@@ -60,7 +57,7 @@ def created_by_id(job: str) -> float | None:
         return None
 
 
-def jobs(store: JobStore | None, storage: Storage | None, wanted: Wanted) -> Iterator[JobStatus]:
+def jobs(store: JobStore | None, storage: Storage | None, wanted: JobFilter) -> Iterator[JobStatus]:
     """Jobs that are wanted, newest first; what is read grows with the jobs that are taken.
 
     Storage is asked for its newest :data:`MOST` jobs. Raises :class:`mrcelery.errors.UnreachableError`.
@@ -70,7 +67,7 @@ def jobs(store: JobStore | None, storage: Storage | None, wanted: Wanted) -> Ite
     return heapq.merge(known, kept, key=lambda status: status.created, reverse=True)
 
 
-def _of_store(store: JobStore, wanted: Wanted) -> Iterator[JobStatus]:
+def _of_store(store: JobStore, wanted: JobFilter) -> Iterator[JobStatus]:
     skip = 0
     # A job that comes meanwhile moves the pages on: one may be seen twice.
     seen: set[str] = set()
@@ -78,27 +75,24 @@ def _of_store(store: JobStore, wanted: Wanted) -> Iterator[JobStatus]:
         skip += len(page)
         for job in page:
             fields = store.fields(job)
-            if not fields or job in seen:
-                continue
+            if not fields.get("state") or job in seen:
+                continue  # dropped since it was listed, or listed twice
             seen.add(job)
             created = float(fields.get("created") or 0)
             if created < wanted.since:
                 return
             if not _wanted(wanted, fields, created):
                 continue
-            try:
-                yield JobHandle(job, None, store=store).status()
-            except UsageError:
-                continue  # dropped since it was listed
+            yield status_of(job, fields, store)
 
 
-def _wanted(wanted: Wanted, fields: Mapping[str, str], created: float) -> bool:
+def _wanted(wanted: JobFilter, fields: Mapping[str, str], created: float) -> bool:
     return wanted.takes(
         state=fields.get("state", ""), name=fields.get("name", ""), owner=fields.get("owner", ""), created=created
     )
 
 
-def _of_storage(storage: Storage, store: JobStore | None, wanted: Wanted) -> Iterator[JobStatus]:
+def _of_storage(storage: Storage, store: JobStore | None, wanted: JobFilter) -> Iterator[JobStatus]:
     dated = ((created_by_id(job), job) for job in storage.folders(layout.JOBS))
     # By the latest that each can be: an id has whole seconds, and where it does not tell, the job is read first.
     ids = ((-(inf if created is None else created + 1), job) for created, job in dated)

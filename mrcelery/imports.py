@@ -48,6 +48,7 @@ class LocalImports:
                 self.add_file(file)
 
     def add_file(self, file: Path) -> None:
+        """Add a file and, if imports are followed, the local modules that it imports; each file once."""
         if file in self.files:
             return
         self.files.add(file)
@@ -57,7 +58,7 @@ class LocalImports:
 
 
 def tree_files(folder: Path) -> Iterator[Path]:
-    """The files under a folder, in order, but for caches and hidden ones."""
+    """List the files under a folder, in order, except caches and hidden ones."""
     for at, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
         for name in sorted(files):

@@ -205,7 +205,7 @@ class Index:
         return bisect_left(self.keys, order_key(bound), key=order_key)
 
     def before(self, at: int) -> tuple[int, int]:
-        """Records and bytes of the run before the key with number ``at``, about."""
+        """Estimate the records and bytes of the run before the key with number ``at``."""
         if at >= len(self.keys):
             return self._records[-1], self._bytes[-1]
         i = bisect_right(self._first, at) - 1
@@ -226,7 +226,7 @@ class Index:
 
 
 def decode_index(data: bytes, where: str) -> Index:
-    """The index from its bytes, those of a file from its ``data_end`` on.
+    """Decode an index from its bytes, those of a file from its ``data_end`` on.
 
     Raises :class:`CorruptDataError`, naming ``where``, for bytes that are damaged.
     """
@@ -247,17 +247,17 @@ def decode_index(data: bytes, where: str) -> Index:
 
 
 def encode_key(key: Any) -> bytes:
-    """A key as bytes that keep its type."""
+    """Encode a key as bytes that keep its type."""
     return encode_column([key])
 
 
 def decode_key(data: bytes) -> Any:
-    """The key that :func:`encode_key` wrote."""
+    """Decode the key that :func:`encode_key` wrote."""
     return decode_column(data, 1)[0]
 
 
 def framed(chunks: Iterable[bytes], part: Part) -> Iterator[bytes]:
-    """The bytes of a part as those of a file of blocks: a piece of a run gets the head and the end of one.
+    """Frame the bytes of a part as a file of blocks: a piece of a run gets the head and the end of one.
 
     The number of records in the end mark is the piece's, so a reader notices where blocks are missing.
     """
@@ -270,7 +270,7 @@ def framed(chunks: Iterable[bytes], part: Part) -> Iterator[bytes]:
 
 
 def sliced(open_run: Callable[[], Run], low: bytes | None, high: bytes | None) -> Run:
-    """The records of a run whose keys are in ``[low, high)``, bounds as :func:`encode_key` wrote them."""
+    """Yield the records of a run whose keys are in ``[low, high)``, bounds as :func:`encode_key` wrote them."""
     above = None if low is None else order_key(decode_key(low))
     below = None if high is None else order_key(decode_key(high))
     for block in open_run():

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrcelery import layout
+from mrcelery.addresses import is_remote, local
 from mrcelery.errors import InputError
 
 SMALL = 256 << 10
 """Bytes of local input, all files together, up to which they travel through the job store."""
 
-_REMOTE = ("s3://", "http://", "https://", "memory://")
 _CHUNK = 1 << 20
 
 Progress = Callable[[str, int, int], None]
@@ -36,17 +36,6 @@ class Inputs:
     uris: list[str] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
-
-
-def is_remote(uri: str) -> bool:
-    """True for an address that means the same on every machine."""
-    return uri.startswith(_REMOTE)
-
-
-def local(uri: str) -> str:
-    """A local path or ``file://`` address as an absolute path."""
-    path = uri.removeprefix("file://")
-    return str(Path(path).expanduser().absolute())
 
 
 def absolute(inputs: Iterable[str], spool: str) -> Inputs:
@@ -111,7 +100,7 @@ def _paths(uri: str, spool: str, input_format: str) -> Iterator[Path]:
         yield copy
         return
     from mrcelery.formats import input_format as format_named
-    from mrcelery.plan import list_inputs
+    from mrcelery.listing import list_inputs
 
     for file in list_inputs([_existing(uri)], format_named(input_format)):
         yield Path(local(file.uri))

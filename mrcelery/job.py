@@ -1,7 +1,6 @@
 """The job API: mrjob's, so that a job file needs no porting, with a few additions.
 
-A job is a class; the engine asks :func:`hooks` what to run in a step, and :func:`step_specs` what the
-steps look like from outside.
+A job is a class; what the engine asks of it is in :mod:`mrcelery.hooks`.
 """
 
 from __future__ import annotations
@@ -11,17 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
-from mrcelery.errors import JobLoadError, MRCeleryError, UsageError
-from mrcelery.ops import Identity, Op
-from mrcelery.step import HOOKS, UNSUPPORTED, MRStep, StepHooks, identity_reducer, reducers_in
-
-if TYPE_CHECKING:
-    from mrcelery.records import StepSpec
-
-__all__ = ["MRJob", "MRStep", "StepHooks", "hooks", "step_specs"]
+from mrcelery.errors import JobLoadError, UsageError
+from mrcelery.step import HOOKS, MRStep
 
 shipped_files: ContextVar[Mapping[str, str] | None] = ContextVar("shipped_files", default=None)
 """In a task: file arguments as the client gave them, mapped to where they lie here; None on the client."""
@@ -31,7 +25,7 @@ _importing: ContextVar[bool] = ContextVar("importing", default=False)
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """While a job file is imported: ``run()`` at its top level would submit the job without end."""
+    """Mark that a job file is being imported: ``run()`` at its top level would submit the job without end."""
     token = _importing.set(True)
     try:
         yield
@@ -99,9 +93,9 @@ class MRJob:
     status_hook: Callable[[str], None] | None
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        """``args`` are the job's own arguments only; None means none (``sys.argv`` is not read).
+        """Parse ``args``, the job's own arguments only; None means none (``sys.argv`` is not read).
 
-        Raises :class:`UsageError` with argparse's message where they do not parse.
+        Raises :class:`UsageError` with argparse's message if they do not parse.
         """
         self.counters = {}
         self.status_hook = None
@@ -113,8 +107,11 @@ class MRJob:
 
     @classmethod
     def argument_parser(cls) -> argparse.ArgumentParser:
-        """The parser of the job's own arguments, without an instance: some are required, and a command
-        line must be told apart, and its help shown, before they are there."""
+        """Return the parser of the job's own arguments, without making an instance.
+
+        An instance needs the required arguments, and a command line must be taken apart, and its help shown, before
+        they are there.
+        """
         job = cls.__new__(cls)
         job._declare_args()
         return job.arg_parser
@@ -129,11 +126,11 @@ class MRJob:
         """Redefine to call ``add_passthru_arg`` and ``add_file_arg``, after ``super().configure_args()``."""
 
     def add_passthru_arg(self, *args: Any, **kwargs: Any) -> None:
-        """An option of the job, as ``argparse`` takes it; its value is in ``self.options`` everywhere."""
+        """Add an option of the job, as ``argparse`` takes it; its value is in ``self.options`` everywhere."""
         self.arg_parser.add_argument(*args, **kwargs)
 
     def add_file_arg(self, *args: Any, **kwargs: Any) -> None:
-        """An option whose value is a file to ship: in a task ``self.options`` holds the path there.
+        """Add an option whose value is a file to ship; in a task ``self.options`` holds its path there.
 
         Raises ``argparse.ArgumentTypeError`` for a type other than str, or an action other than store
         and append.
@@ -146,7 +143,7 @@ class MRJob:
         self._file_dests[action.dest] = action.default
 
     def pass_arg_through(self, opt_str: str) -> None:
-        """Accepted as in mrjob: all arguments of the job reach its tasks anyway.
+        """Accept what mrjob accepts and do nothing: all arguments of the job reach its tasks anyway.
 
         Raises ``ValueError`` for an option that the job does not define.
         """
@@ -167,11 +164,11 @@ class MRJob:
                 setattr(self.options, dest, local if isinstance(value, list) else local[0] if local else None)
 
     def file_args(self) -> dict[str, list[str]]:
-        """The files to ship, as given, by destination in ``self.options``."""
+        """Return the files to ship, as given, by destination in ``self.options``."""
         return dict(self._file_args)
 
     def is_task(self) -> bool:
-        """True in a map or reduce task, False on the client."""
+        """Return True in a map or reduce task, False on the client."""
         return self._task_files is not None
 
     # What a task reports
@@ -188,45 +185,51 @@ class MRJob:
         names[name] = names.get(name, 0) + amount
 
     def set_status(self, msg: Any) -> None:
-        """Show a short text as the job's status, and tell that a slow task is alive."""
+        """Show a short text as the job's status, and report that a slow task is alive."""
         if self.status_hook is not None:
             self.status_hook(str(msg))
 
     # What a job may redefine instead of setting the attribute
 
     def steps(self) -> list[MRStep]:
-        """The steps; by default one, of the hooks that the class defines."""
+        """Return the steps; by default one, of the hooks that the class defines."""
         own = {name: getattr(self, name) for name in HOOKS if getattr(self, name) is not None}
         return [MRStep(**own)] if own else []
 
     def input_protocol(self) -> Any:
+        """Return an instance of ``INPUT_PROTOCOL``, or None: the first step reads what the input format gives."""
         return _protocol(self, "INPUT_PROTOCOL")
 
     def internal_protocol(self) -> Any:
+        """Return an instance of ``INTERNAL_PROTOCOL``, or None: keys and values keep their types between steps."""
         return _protocol(self, "INTERNAL_PROTOCOL")
 
     def output_protocol(self) -> Any:
+        """Return an instance of ``OUTPUT_PROTOCOL``, or None: the last step writes the output format."""
         return _protocol(self, "OUTPUT_PROTOCOL")
 
     def sort_values(self) -> bool | None:
+        """Return ``SORT_VALUES``: whether a key's values reach the reducer in order."""
         return self.SORT_VALUES
 
     def partitioner(self) -> str | None:
+        """Return ``PARTITIONER``: the name of the job's partitioner, or None."""
         return self.PARTITIONER
 
     def jobconf(self) -> dict[str, Any]:
+        """Return a copy of ``JOBCONF``, Hadoop properties by name."""
         return dict(self.JOBCONF)
 
     def files(self) -> list[str]:
-        """Files to ship, ``PATH`` or ``PATH#NAME``; those of ``FILES`` are relative to the job's file."""
+        """List the files to ship, ``PATH`` or ``PATH#NAME``; those of ``FILES`` are relative to the job's file."""
         return self._beside_job("FILES")
 
     def dirs(self) -> list[str]:
-        """Folders to ship, as ``files()``."""
+        """List the folders to ship, as ``files()`` does."""
         return self._beside_job("DIRS")
 
     def archives(self) -> list[str]:
-        """Archives to ship and unpack, as ``files()``."""
+        """List the archives to ship and unpack, as ``files()`` does."""
         return self._beside_job("ARCHIVES")
 
     def _beside_job(self, name: str) -> list[str]:
@@ -238,22 +241,25 @@ class MRJob:
 
     @classmethod
     def mr_job_script(cls) -> str | None:
-        """The path of the file that defines the class, or None."""
+        """Return the path of the file that defines the class, or None."""
         return getattr(sys.modules.get(cls.__module__), "__file__", None)
 
     @classmethod
     def run(cls, argv: Sequence[str] | None = None) -> None:
-        """The job's own command line: what stands under ``if __name__ == "__main__"``."""
+        """Run the job's own command line; call it under ``if __name__ == "__main__"``.
+
+        Raises :class:`JobLoadError` if it is called while the job's file is being imported.
+        """
         if _importing.get():
             raise JobLoadError(
                 f'{cls.__name__}.run() is called while its file is imported: put it under if __name__ == "__main__":'
             )
-        from mrcelery.cli import run_job_class
-
-        run_job_class(cls, list(sys.argv[1:] if argv is None else argv))
+        # The one reference upwards: the command line imports jobs, so a job finds the command line by its name.
+        command_line = import_module("mrcelery.cli.main")
+        command_line.run_job_class(cls, list(sys.argv[1:] if argv is None else argv))
 
     def make_runner(self) -> NoReturn:
-        """mrjob's way to run a job from Python, which is :func:`mrcelery.run` here."""
+        """Raise :class:`UsageError`: mrjob's way to run a job from Python is :func:`mrcelery.run` here."""
         raise UsageError(f"make_runner() is not supported: call mrcelery.run({type(self).__name__}, inputs)")
 
 
@@ -264,112 +270,3 @@ def _protocol(job: MRJob, name: str) -> Any:
     if not isinstance(protocol, type):
         raise UsageError(f"{type(job).__name__}.{name} is {protocol!r}: set it to a protocol class")
     return protocol()
-
-
-def steps_of(job: MRJob) -> list[MRStep]:
-    """The job's steps, checked. Raises :class:`UsageError` for a job that cannot run, and
-    :class:`JobLoadError` with the user's traceback where ``steps()`` raises."""
-    name = type(job).__name__
-    _check_supported(job)
-    try:
-        steps = job.steps()
-    except MRCeleryError:
-        raise
-    except Exception as e:
-        from mrcelery.tracebacks import user_traceback
-
-        raise JobLoadError(f"{name}.steps() raised {type(e).__name__}: {e}", user_traceback(e)) from e
-    if not steps:
-        raise UsageError(f"{name} does nothing: define a mapper, a combiner or a reducer, or steps()")
-    for step in steps:
-        if not isinstance(step, MRStep):
-            raise UsageError(f"{name}.steps() returned {step!r}: return a list of MRStep(...)")
-    return list(steps)
-
-
-def _check_supported(job: MRJob) -> None:
-    name = type(job).__name__
-    if job.BATCH not in (None, "list", "table"):
-        raise UsageError(f'{name}.BATCH is {job.BATCH!r}: set it to "list" or "table", or leave it out')
-    for attribute in (*UNSUPPORTED, "pick_protocols"):
-        if hasattr(job, attribute):
-            raise UsageError(f"{name}.{attribute} is not supported yet: write it as a Python mapper or reducer")
-    for attribute in ("HADOOP_INPUT_FORMAT", "HADOOP_OUTPUT_FORMAT", "LIBJARS"):
-        if getattr(job, attribute, None):
-            raise UsageError(f"{name}.{attribute} names Java classes, which cannot run here: leave it out")
-    from mrcelery.partitioners import declared_name, named
-
-    if partitioner := declared_name(job.partitioner(), job.jobconf()):
-        named(partitioner, job.jobconf())
-        if job.partition is not None:
-            raise UsageError(f"{name} has both partition() and PARTITIONER {partitioner}: leave one of the two out")
-
-
-def step_specs(
-    job: MRJob,
-    reducers_default: int,
-    *,
-    reducers: int | None = None,
-    partitioner: str = "",
-    partitioner_default: str = "",
-    define: Mapping[str, Any] | None = None,
-) -> tuple[StepSpec, ...]:
-    """What the coordinator must know of each step.
-
-    R is what the step's ``jobconf`` says, else ``reducers`` (the user's explicit choice), else what the
-    job's ``jobconf()`` says, else ``reducers_default``; 0 for a step without a reducer. ``partitioner`` is
-    the command line's, ``partitioner_default`` that of the environment or the files, ``define`` what ``-D`` gave
-    (:func:`mrcelery.partitioners.partitioner_of`). Raises as :func:`steps_of`.
-    """
-    from mrcelery.partitioners import partitioner_of
-    from mrcelery.records import StepSpec
-
-    of_job = reducers or reducers_in(job.jobconf()) or reducers_default
-
-    def spec(step: MRStep) -> StepSpec:
-        found = partitioner_of(
-            job.partition,
-            job.partitioner(),
-            job.jobconf(),
-            step.jobconf,
-            flag=partitioner,
-            default=partitioner_default,
-            define=define or {},
-        )
-        if not step.has_reducer:
-            return StepSpec(has_reducer=False, reducers=0)
-        return StepSpec(has_reducer=True, reducers=step.reducers or of_job, partitioner=found)
-
-    return tuple(map(spec, steps_of(job)))
-
-
-def hooks(job: MRJob, step_index: int) -> StepHooks:
-    """What to run in a step (counted from 0) of this instance. Raises as :func:`steps_of`."""
-    steps = steps_of(job)
-    step = steps[step_index]
-    given: dict[str, Any] = dict.fromkeys(HOOKS) | step.hooks
-    reduce_op = combine_op = None
-    if isinstance(given["combiner"], Op):
-        combine_op, given["combiner"] = given["combiner"], None
-    elif given["combiner"] is None and step.has_combiner:
-        given["combiner"] = identity_reducer
-    if isinstance(given["reducer"], Identity):
-        given["reducer"] = identity_reducer
-    if isinstance(given["reducer"], Op):
-        reduce_op = combine_op = given["reducer"]
-        given["reducer"] = None
-    elif given["reducer"] is None and step.has_reducer:
-        given["reducer"] = identity_reducer
-    return StepHooks(
-        **given,
-        reduce_op=reduce_op,
-        combine_op=combine_op,
-        has_mapper=step.has_mapper,
-        has_reducer=step.has_reducer,
-        batch=job.BATCH or "",
-        partition=job.partition,
-        sort_values=bool(job.sort_values()),
-        input_protocol=job.input_protocol() if step_index == 0 else None,
-        internal_protocol=job.internal_protocol(),
-        output_protocol=job.output_protocol() if step_index == len(steps) - 1 else None,
-    )

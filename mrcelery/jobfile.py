@@ -44,10 +44,10 @@ def load_job(spec: str, py_files: Sequence[str] = ()) -> type[MRJob]:
 
 
 def make_job(job_class: type[MRJob], args: Sequence[str]) -> MRJob:
-    """An instance with these arguments.
+    """Make an instance with these arguments.
 
-    Raises :class:`mrcelery.errors.UsageError` where they do not parse, and :class:`JobLoadError` with the
-    user's traceback where their ``__init__``, ``configure_args`` or ``load_args`` raises.
+    Raises :class:`mrcelery.errors.UsageError` if they do not parse, and :class:`JobLoadError` with the
+    user's traceback if its ``__init__``, ``configure_args`` or ``load_args`` raises.
     """
     try:
         return job_class(list(args))
@@ -58,7 +58,7 @@ def make_job(job_class: type[MRJob], args: Sequence[str]) -> MRJob:
 
 
 def module_name(path: Path) -> str:
-    """The name under which a job file is imported: its stem, unless that would hide another module or is no name."""
+    """Choose the name under which a job file is imported: its stem, unless that hides another module or is no name."""
     stem = path.stem
     if stem.isidentifier() and stem not in NEVER_SHIPPED:
         return stem
@@ -66,8 +66,10 @@ def module_name(path: Path) -> str:
 
 
 def path_entry(py_file: Path) -> Path:
-    """What of a ``--py-files`` item goes on ``sys.path``: a zip or a plain folder itself, the folder that
-    holds a module or a package."""
+    """Return what of a ``--py-files`` item goes on ``sys.path``.
+
+    That is a zip or a plain folder itself, or the folder that holds a module or a package.
+    """
     is_package = py_file.is_dir() and (py_file / "__init__.py").is_file()
     return py_file.parent if is_package or py_file.suffix == ".py" else py_file
 

@@ -10,15 +10,13 @@ from mrcelery import journal, layout, marks
 from mrcelery.capture import LEFT_OUT
 from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry
-from mrcelery.overview import Overview, Stage
+from mrcelery.overview import Overview, StageView
+from mrcelery.states import RETRIED
 from mrcelery.storage.base import Storage
 
 _KEY = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
 
-FAILED = ("failed", "killed", "lost")
-"""Outcomes of attempts that came to nothing."""
-
-_LOOK_BACK = 256
+_REREAD = 256
 """Bytes by which the place is found again in a log whose middle was left out."""
 
 
@@ -45,7 +43,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LogFilter:
     """Which attempts to show; None: all."""
 
     step: int | None = None
@@ -66,11 +64,13 @@ class Wanted:
             self.stage(one.step, one.kind)
             and self.task in (None, one.task)
             and self.attempt in (None, one.attempt, number, token)
-            and (not self.failed or one.outcome in FAILED)
+            and (not self.failed or one.outcome in RETRIED)
         )
 
 
-def listed(storage: Storage, job: str, found: Overview | None, wanted: Wanted) -> Iterator[tuple[Attempt, str | None]]:
+def listed(
+    storage: Storage, job: str, found: Overview | None, wanted: LogFilter
+) -> Iterator[tuple[Attempt, str | None]]:
     """Attempts and the keys of their logs, by step, stage and task; None for one that came to nothing and left none.
 
     ``found`` with its attempts says how each ended; without it that is not known.
@@ -80,7 +80,7 @@ def listed(storage: Storage, job: str, found: Overview | None, wanted: Wanted) -
         for stage in (found.stages if found is not None else ())
         for one in stage.attempts
     }
-    failed = [one for one in known.values() if one.outcome in FAILED]
+    failed = [one for one in known.values() if one.outcome in RETRIED]
     failed.sort(key=lambda one: (one.step, one.kind, one.task, one.attempt))
     prefix = layout.job_root(job) if wanted.step is None else layout.step_root(job, wanted.step)
     logs = _logs(storage, prefix)
@@ -120,28 +120,28 @@ def _token(attempt: str) -> str:
 
 
 class Follower:
-    """Reads what a running job's attempts print, as they share it; :meth:`look` says what is new.
+    """Reads what a running job's attempts print, as they share it; :meth:`read` says what is new.
 
     While it looks, attempts put what they have printed so far into storage: see :mod:`mrcelery.capture`.
     """
 
-    def __init__(self, store: JobStore, storage: Storage, job: str, wanted: Wanted) -> None:
+    def __init__(self, store: JobStore, storage: Storage, job: str, wanted: LogFilter) -> None:
         self._store = store
         self._storage = storage
         self._job = job
         self._wanted = wanted
-        self._read: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         self._tail: dict[str, bytes] = {}
         self._ended: set[tuple[int, str, str]] = set()
         self._over: set[tuple[int, str]] = set()
 
-    def look(self, stages: Iterable[Stage], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
+    def read(self, stages: Iterable[StageView], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
         """New output, in whole lines where an attempt runs. Has it known for so long that someone follows."""
         self._store.follow(self._job, seconds)
         for stage in stages:
             if not self._wanted.stage(stage.step, stage.kind) or (stage.step, stage.kind) in self._over:
                 continue
-            if stage.state == "waiting":
+            if stage.state == "queued":
                 continue
             names = marks.attempts(self._store, self._job, stage.step, stage.kind)
             for entry in journal.entries(self._store, self._job, stage.step, stage.kind):
@@ -152,7 +152,7 @@ class Follower:
             if stage.state != "running":
                 self._over.add((stage.step, stage.kind))
 
-    def _attempt(self, stage: Stage, entry: Entry, attempt: str) -> Iterator[tuple[Attempt, bytes]]:
+    def _attempt(self, stage: StageView, entry: Entry, attempt: str) -> Iterator[tuple[Attempt, bytes]]:
         mark = (stage.step, stage.kind, f"{entry.task}.{_token(attempt)}")
         if mark in self._ended:
             return
@@ -169,7 +169,7 @@ class Follower:
 
     def _new(self, key: str, *, whole_lines: bool) -> bytes:
         """What was not yet seen of a log."""
-        at, tail = self._read.get(key, 0), self._tail.get(key, b"")
+        at, tail = self._offsets.get(key, 0), self._tail.get(key, b"")
         info = self._storage.stat(key)
         if info is None or info.size == at:
             return b""
@@ -184,6 +184,6 @@ class Follower:
             at = len(text) - len(new)
         if whole_lines:
             new = new[: new.rfind(b"\n") + 1]
-        self._read[key] = at + len(new)
-        self._tail[key] = (tail + new)[-_LOOK_BACK:]
+        self._offsets[key] = at + len(new)
+        self._tail[key] = (tail + new)[-_REREAD:]
         return new

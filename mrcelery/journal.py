@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -18,10 +17,7 @@ from msgspec.structs import replace
 from mrcelery import marks
 from mrcelery.jobstore.base import JobStore, Note
 from mrcelery.records import Commit, Kind
-
-Outcome = Literal["running", "done", "failed", "killed", "lost", "superseded", "stopped"]
-"""``killed``: its process died. ``lost``: its worker did, or nobody has heard of it. ``superseded``: another attempt
-was quicker. ``stopped``: its job had ended."""
+from mrcelery.states import ENDED, Outcome
 
 HEARD_SECONDS = 3.0
 """An attempt that was heard of so lately, or began so lately, is not lost."""
@@ -53,12 +49,12 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     """Of one stage: attempts by how they ended, and what those that count have read and written."""
 
     started: int = 0
-    done: int = 0
+    succeeded: int = 0
     failed: int = 0
     killed: int = 0
     lost: int = 0
     superseded: int = 0
-    stopped: int = 0
+    cancelled: int = 0
     records_in: int = 0
     records_out: int = 0
     bytes_in: int = 0
@@ -70,7 +66,7 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def running(self) -> int:
         """Attempts that run, but for those whose worker died and that nobody has missed yet."""
-        ended = self.done + self.failed + self.killed + self.lost + self.superseded + self.stopped
+        ended: int = sum(getattr(self, outcome) for outcome in ENDED)
         return max(0, self.started - ended)
 
 
@@ -112,7 +108,7 @@ def committed(commit: Commit) -> tuple[Note, dict[str, int]]:
     entry = Entry(
         task=commit.task,
         attempt=commit.attempt,
-        outcome="done",
+        outcome="succeeded",
         worker=commit.worker,
         began=round(commit.began, 3),
         seconds=round(commit.seconds, 3),
@@ -125,7 +121,7 @@ def committed(commit: Commit) -> tuple[Note, dict[str, int]]:
     sums = _sums(
         commit.step,
         commit.kind,
-        done=1,
+        succeeded=1,
         records_in=commit.records_in,
         records_out=commit.records_out,
         bytes_in=commit.bytes_in,

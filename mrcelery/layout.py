@@ -14,7 +14,7 @@ Layout version 1, relative to the storage root::
     jobs/<job>/step-<s>/shuffle/<rrrrr>.json          ShuffleInput: what reduce task r reads
     jobs/<job>/step-<s>/reduce-<rrrrr>/part-<rrrrr>.<attempt>   one reduce attempt's output
     jobs/<job>/step-<s>/reduce-<rrrrr>/commit.json    Commit of the attempt that won
-    jobs/<job>/step-<s>/<kind>.json                   StageSummary of a stage that is done
+    jobs/<job>/step-<s>/<kind>.json                   StageSummary of a stage that has succeeded
     jobs/<job>/step-<s>/<kind>-<nnnnn>/log.<attempt>  what user code printed and logged
     jobs/<job>/output/part-<nnnnn>[.suffix]           results of a job without an OUTPUT of its own
     jobs/<job>/_bad_records/step-<s>-<kind>-<nnnnn>.<attempt>.jsonl   BadRecord: records that an attempt skipped, one

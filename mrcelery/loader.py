@@ -51,7 +51,7 @@ class Workspace:
         self._pid = os.getpid()
 
     def open(self, bundle: Bundle, fetch: Callable[[], bytes]) -> LoadedBundle:
-        """The bundle, ready to run; ``fetch`` brings its bytes where they are not unpacked here yet.
+        """Open the bundle, ready to run; ``fetch`` brings its bytes unless they are unpacked here already.
 
         Raises :class:`CorruptDataError` where the bytes are not those that ``bundle`` names, and
         :class:`VersionError` for a bundle of another version.
@@ -162,9 +162,11 @@ class LoadedBundle:
 
     @property
     def active(self) -> bool:
+        """Whether the process is in an :meth:`activate` block of this bundle."""
         return _active.bundle is self
 
     def close(self) -> None:
+        """Remove the job's working folder, and release the lock that keeps the bundle unpacked."""
         if self._work:
             shutil.rmtree(self._work, ignore_errors=True)
             self._work = ""
@@ -181,7 +183,7 @@ class LoadedBundle:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The process-wide part of :meth:`activate`, which its outermost block enters."""
+        """Install the process-wide part of :meth:`activate`; its outermost block enters this."""
         with ExitStack() as stack:
             stack.enter_context(mrjob_alias())
             stack.enter_context(self._working_directory())
@@ -232,11 +234,10 @@ class LoadedBundle:
         return work
 
     def job(self, args: Sequence[str]) -> MRJob:
-        """A new instance of the job, with file arguments where they lie here. Its hooks must run while the
-        bundle is active.
+        """Make a new instance of the job, with file arguments as paths on this machine.
 
-        Raises :class:`UserCodeError` with the user's traceback where their code raises, and
-        :class:`mrcelery.errors.UsageError` where the arguments do not parse.
+        Its hooks must run while the bundle is active. Raises :class:`UserCodeError` with the user's traceback if
+        their code raises, and :class:`mrcelery.errors.UsageError` if the arguments do not parse.
         """
         with self.activate():
             try:
@@ -270,7 +271,7 @@ class LoadedBundle:
 
 
 def _links(folder: str) -> dict[str, str] | None:
-    """The links in a folder by name; None where it holds anything else, or is gone."""
+    """Return the links in a folder by name; None if it holds anything else, or is gone."""
     try:
         with os.scandir(folder) as found:
             return {entry.name: os.readlink(entry.path) for entry in found}

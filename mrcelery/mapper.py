@@ -18,10 +18,11 @@ from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.extras import installed
 from mrcelery.guard import guarded, guarded_batches, read_guarded
 from mrcelery.output import decode_pair, feed, results
+from mrcelery.pace import SLICE_SECONDS, Pairs
 from mrcelery.records import Extent, Part, Split
 from mrcelery.repair import damage
 from mrcelery.storage import locate
-from mrcelery.task import SLICE_SECONDS, Pairs, Task, yielding
+from mrcelery.task import Task, yielding
 
 MOST = 8192
 """Records that a mapper is given until its task looks up."""
@@ -53,7 +54,7 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
 
 
 def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
-    """What the hooks yield, as one iterable per hook and block of records, or as columns.
+    """Yield what the hooks yield, as one iterable per hook and block of records, or as columns.
 
     User code runs as the iterables are consumed; between two of them no user code is active.
     """
@@ -110,7 +111,7 @@ def _tell_input(extent: Extent) -> None:
 
 
 def _batch(block: RecordBlock, kind: str) -> Any:
-    """What ``mapper_batch`` is given for a block."""
+    """Return what ``mapper_batch`` is given for a block."""
     if kind == "table":
         from mrcelery.formats.arrow import table_of
 
@@ -130,7 +131,7 @@ def _batch_pairs(mapper_batch: Callable[[Any], Any], batch: Any) -> Pairs | Bloc
 
 
 def _locator(block: RecordBlock, values: Any) -> Callable[[], tuple[str, int | None, Any]]:
-    """Finds the record being mapped from how far the iterator over the values has gone."""
+    """Make a function that finds the record being mapped from the progress of the iterator over the values."""
 
     def locate() -> tuple[str, int | None, Any]:
         at = max(0, len(block.values) - values.__length_hint__() - 1)
@@ -165,13 +166,13 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
 
 
 def _whole(blocks: Iterator[Block], extent: Extent) -> Iterator[Block]:
-    """The blocks; where they are damaged the error says so, as that of a part of the step before."""
+    """Yield the blocks; for a damaged one the error names the part of the step before."""
     with damage(Part(-1, extent.uri, extent.end, 0, 0)):
         yield from blocks
 
 
 def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
-    """Records that the step before left: its output blocks."""
+    """Read the records that the step before left: its output blocks."""
     storage, key = locate(extent.uri)
     allow_pickle = task.options.allow_pickle
     protocol = task.hooks.internal_protocol

@@ -2,7 +2,7 @@
 
 Nothing is kept here: any number of exporters give the same, and one that restarts has lost nothing. A scrape
 costs two round trips for the jobs that have not ended and one script for each 500 leased messages, of which
-workers hold a few each; tasks that wait or are done are counted where they happen, never gone through.
+workers hold a few each; tasks that are queued or have succeeded are counted where they happen, never gone through.
 Needs ``prometheus_client`` (extras ``metrics`` and ``flower``).
 """
 
@@ -25,14 +25,20 @@ from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError
 from mrcelery.executor.inflight import leased_by_queue
-from mrcelery.jobstore.base import BUCKETS, FINAL
+from mrcelery.jobstore.base import BUCKETS
 from mrcelery.jobstore.redis import RedisJobStore, _done, _job, _sums
+from mrcelery.presence import WorkerSeen, workers_seen
+from mrcelery.states import ENDED, FINAL, State
 
 MOST_JOBS = 500
 """Jobs that have not ended, of which tasks are counted; of more, the newest."""
 
 KINDS = ("map", "reduce")
-OUTCOMES = ("started", "done", "failed", "killed", "lost", "superseded", "stopped")
+TASK_STATES: tuple[State, ...] = ("queued", "running", "succeeded")
+"""Of tasks of a stage that runs."""
+
+ATTEMPTS = ("started", *ENDED)
+"""What attempts are counted by."""
 
 
 class FleetCollector(Collector):
@@ -66,7 +72,7 @@ class FleetCollector(Collector):
         live = self._live()
         yield from _jobs(live)
         yield self._tasks(live[-MOST_JOBS:])
-        workers = list(_workers(self._store))
+        workers = workers_seen(self._store)
         self._queues.update(job["queue"] for job in live)
         self._queues.update(queue for worker in workers for queue in worker.queues)
         yield from self._work()
@@ -95,17 +101,17 @@ class FleetCollector(Collector):
             commands += [
                 ("HGET", _job(name), f"total.{step}.{stage}"),
                 ("HLEN", _done(name, step, stage)),
-                ("HMGET", _sums(name), *(f"{step}.{stage}.{outcome}" for outcome in OUTCOMES)),
+                ("HMGET", _sums(name), *(f"{step}.{stage}.{outcome}" for outcome in ATTEMPTS)),
             ]
         answers: Any = self._store.call(*commands) if commands else []
-        counts: Counter[tuple[str, str]] = Counter({(k, s): 0 for k in KINDS for s in ("waiting", "running", "done")})
+        counts: Counter[tuple[str, str]] = Counter({(k, s): 0 for k in KINDS for s in TASK_STATES})
         for number, job in enumerate(inside):
-            total, done, sums = answers[3 * number : 3 * number + 3]
+            total, succeeded, sums = answers[3 * number : 3 * number + 3]
             begun, *ended = (int(amount or 0) for amount in sums)
-            left = max(0, int(total or 0) - done)
+            left = max(0, int(total or 0) - succeeded)
             # Two attempts at one task are one task that runs.
             running = min(left, max(0, begun - sum(ended)))
-            for state, tasks in (("waiting", left - running), ("running", running), ("done", done)):
+            for state, tasks in zip(TASK_STATES, (left - running, running, succeeded), strict=True):
                 counts[job["stage"], state] += tasks
         family = GaugeMetricFamily("mrcelery_tasks", "Tasks of the stages that jobs are in.", labels=("stage", "state"))
         for labels, tasks in counts.items():
@@ -123,7 +129,7 @@ class FleetCollector(Collector):
         work = {queue: queued[queue] + running[queue] for queue in queues}
         yield _by("work", "Messages of a queue that wait or are held: what workers are needed for.", "queue", work)
 
-    def _leases(self, workers: list[Any]) -> Iterator[Metric]:
+    def _leases(self, workers: list[WorkerSeen]) -> Iterator[Metric]:
         longest = max((worker.visibility for worker in workers), default=0.0) or Config().visibility_timeout
         now = time.time()
         answers: Any = self._store.call(
@@ -143,22 +149,16 @@ def register(broker: str, *queues: str, registry: CollectorRegistry = REGISTRY) 
     return collector
 
 
-def _workers(store: RedisJobStore) -> Iterator[Any]:
-    from mrcelery.doctor import workers_seen
-
-    return iter(workers_seen(store))
-
-
 def _jobs(live: list[dict[str, str]]) -> Iterator[Metric]:
-    counts = Counter({"submitted": 0, "running": 0})
+    counts = Counter({"queued": 0, "running": 0})
     counts.update(job["state"] for job in live)
-    yield _by("jobs", "Jobs that have not ended; those submitted wait for a worker.", "state", counts)
-    waiting = [float(job["created"] or 0) for job in live if job["state"] == "submitted"]
-    age = max(0.0, time.time() - min(waiting)) if waiting else 0.0
-    yield _gauge("oldest_waiting_job_seconds", "Time since the oldest job that waits for a worker was submitted.", age)
+    yield _by("jobs", "Jobs that have not ended; those queued wait for a worker.", "state", counts)
+    queued = [float(job["created"] or 0) for job in live if job["state"] == "queued"]
+    age = max(0.0, time.time() - min(queued)) if queued else 0.0
+    yield _gauge("oldest_queued_job_seconds", "Time since the oldest queued job was submitted.", age)
 
 
-def _worker_metrics(workers: list[Any], queues: set[str]) -> Iterator[Metric]:
+def _worker_metrics(workers: list[WorkerSeen], queues: set[str]) -> Iterator[Metric]:
     alive = [worker for worker in workers if not worker.silent]
     counts, slots = dict.fromkeys(sorted(queues), 0), dict.fromkeys(sorted(queues), 0)
     for worker in alive:
@@ -189,7 +189,7 @@ def _totals(totals: Mapping[str, int]) -> Iterator[Metric]:
     yield counter("jobs_submitted", "Jobs submitted.", (), [((), "jobs.submitted")])
     ends = [((state,), f"jobs.{state}") for state in sorted(FINAL)]
     yield counter("jobs_ended", "Jobs by how they ended.", ("state",), ends)
-    attempts = [((kind, outcome), f"{kind}.{outcome}") for kind in KINDS for outcome in OUTCOMES]
+    attempts = [((kind, outcome), f"{kind}.{outcome}") for kind in KINDS for outcome in ATTEMPTS]
     yield counter("attempts", "Attempts at tasks: started, and by how they ended.", ("stage", "outcome"), attempts)
     directions = ("stage", "direction")
     yield counter("records", "Records that committed tasks have read and written.", directions, moved("records"))

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
-from mrcelery.errors import StorageUnreachableError, TaskError
-from mrcelery.records import Failure, Presence, decode
+from mrcelery.encoding import decode
+from mrcelery.errors import StorageUnreachableError
+from mrcelery.presence import Workers, listening, of_queue
+from mrcelery.records import Failure
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 """How often the workers are looked at: it takes a round trip."""
 
 AGAIN_SECONDS = 15.0
@@ -20,12 +22,6 @@ BLIP_SECONDS = 1.0
 
 NONE_SECONDS = 5.0
 """How long no worker listens before that is told: they may be about to start."""
-
-SILENT = 3.0
-"""A worker that has not told of itself for so many times its usual is lost."""
-
-Workers = Mapping[str, tuple[float, bytes]]
-"""By name: seconds since a worker told of itself, and what it told, a :class:`mrcelery.records.Presence`."""
 
 
 class Monitor:
@@ -42,7 +38,7 @@ class Monitor:
         self._tell = tell
         self._patience = patience
         self._clock = clock
-        self._answered = self._looked = clock()
+        self._answered = self._observed = clock()
         self._broker_told = 0.0
         self._none_since: float | None = None
         self._none_told = 0.0
@@ -70,7 +66,7 @@ class Monitor:
             self._tell(events.BrokerBack(job=self._job, at=time.time(), seconds=now - self._answered))
             self._broker_told = 0.0
             # The workers have to find it again, too, before they can be missed.
-            self._alive, self._none_since, self._looked = frozenset(), None, now
+            self._alive, self._none_since, self._observed = frozenset(), None, now
         self._answered = now
 
     def reentered(self) -> None:
@@ -78,19 +74,19 @@ class Monitor:
         self._tell(events.JobReentered(job=self._job, at=time.time()))
 
     def due(self) -> bool:
-        """Whether it is time for :meth:`look`."""
-        return self._clock() - self._looked >= LOOK_SECONDS
+        """Whether it is time for :meth:`observe`."""
+        return self._clock() - self._observed >= POLL_SECONDS
 
-    def look(self, fields: Mapping[str, str], workers: Workers, progress: Callable[[], object]) -> None:
+    def observe(self, fields: Mapping[str, str], workers: Workers, progress: Callable[[], object]) -> None:
         """Look at the job's fields, at all workers, and, only where it matters, at how far the job is."""
-        self._looked = self._clock()
-        self._look_at_workers(fields.get("queue") or "celery", workers)
-        self._look_at_storage(progress)
-        self._look_at_retries(fields.get("retrying", ""), progress)
+        self._observed = self._clock()
+        self._observe_workers(fields.get("queue") or "celery", workers)
+        self._observe_storage(progress)
+        self._observe_retries(fields.get("retrying", ""), progress)
 
-    def _look_at_workers(self, queue: str, workers: Workers) -> None:
+    def _observe_workers(self, queue: str, workers: Workers) -> None:
         now = self._clock()
-        ours = _of_queue(workers, queue)
+        ours = of_queue(workers, queue)
         alive = listening(workers, queue)
         # One that was stopped has taken its entry with it.
         if lost := {name for name in self._alive - alive if name in ours}:
@@ -108,7 +104,7 @@ class Monitor:
             self._none_told = now
             self._tell(events.NoWorkers(job=self._job, at=time.time(), queue=queue, seconds=since))
 
-    def _look_at_retries(self, told: str, progress: Callable[[], object]) -> None:
+    def _observe_retries(self, told: str, progress: Callable[[], object]) -> None:
         if not told or told == self._retried:
             return
         self._retried = told
@@ -131,29 +127,10 @@ class Monitor:
                 )
             )
 
-    def _look_at_storage(self, progress: Callable[[], object]) -> None:
+    def _observe_storage(self, progress: Callable[[], object]) -> None:
         if self._storage_lost is None:
             return
         since, before = self._storage_lost
         if progress() != before:
             self._tell(events.StorageBack(job=self._job, at=time.time(), seconds=self._clock() - since))
             self._storage_lost, self._storage_told = None, 0.0
-
-
-def listening(workers: Workers, queue: str) -> frozenset[str]:
-    """Workers that take tasks from a queue just now."""
-    ours = _of_queue(workers, queue)
-    return frozenset(name for name, (since, told) in ours.items() if since < SILENT * told.every)
-
-
-def _of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
-    known = {name: (since, _presence(about)) for name, (since, about) in workers.items()}
-    return {name: (since, told) for name, (since, told) in known.items() if told and queue in told.queues}
-
-
-def _presence(about: bytes) -> Presence | None:
-    """What a worker tells; None for one of another version, with which the job's tasks will settle it."""
-    try:
-        return decode(about, Presence)
-    except TaskError:
-        return None

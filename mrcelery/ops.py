@@ -48,28 +48,30 @@ class Op:
     """Accumulators are values too: ``create`` and ``result`` change nothing that they have made."""
 
     def create(self, value: Any, /) -> Any:
-        """The accumulator of one value."""
+        """Make the accumulator of one value."""
         raise NotImplementedError
 
     def create_many(self, value: Any, n: int, /) -> Any:
-        """The accumulator of the same value ``n`` times, one at least."""
+        """Make the accumulator of the same value ``n`` times, at least once."""
         acc = self.create(value)
         for _ in range(n - 1):
             acc = self.add(acc, value)
         return acc
 
     def add(self, acc: Any, value: Any, /) -> Any:
+        """Fold one value into an accumulator, and return it."""
         return self.merge(acc, self.create(value))
 
     def merge(self, acc: Any, other: Any, /) -> Any:
+        """Merge two accumulators of one key, the earlier values first, and return the result."""
         raise NotImplementedError
 
     def shrunk(self, acc: Any, /) -> Any:
-        """The accumulator without what it need not hold; asked for before it is stored."""
+        """Return the accumulator without what it need not hold; called before it is stored."""
         return acc
 
     def result(self, acc: Any, /) -> Any:
-        """What the reducer yields for the key."""
+        """Turn the accumulator into what the reducer yields for the key."""
         return acc
 
     def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
@@ -102,17 +104,21 @@ class Sum(Op):
     closed = True
 
     def create(self, value: Any, /) -> Any:
+        """Start at 0, so that bools become ints and what is no number raises ``TypeError``."""
         return 0 + value
 
     def add(self, acc: Any, value: Any, /) -> Any:
+        """Add with plain ``+``."""
         return acc + value
 
     merge = add
 
     def create_many(self, value: Any, n: int, /) -> Any:
+        """Multiply ints; add up anything else, since a product of floats rounds otherwise."""
         return value * n if type(value) is int else super().create_many(value, n)
 
     def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
+        """Add inline, without a call per value."""
         for key, value in zip(keys, values, strict=True):
             folded[key] = folded[key] + value if key in folded else 0 + value
 
@@ -121,18 +127,23 @@ class Count(Op):
     """How many values there are, None included."""
 
     def create(self, value: Any, /) -> int:
+        """Count one, whatever the value."""
         return 1
 
     def add(self, acc: int, value: Any, /) -> int:
+        """Count one more, whatever the value."""
         return acc + 1
 
     def merge(self, acc: int, other: int, /) -> int:
+        """Add the two counts."""
         return acc + other
 
     def create_many(self, value: Any, n: int, /) -> int:
+        """Count all ``n``."""
         return n
 
     def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
+        """Count a column of keys in one call, at C speed."""
         folded.update(keys)
 
 
@@ -142,14 +153,17 @@ class Min(Op):
     closed = True
 
     def create(self, value: Any, /) -> Any:
+        """Keep the value itself."""
         return value
 
     def add(self, acc: Any, value: Any, /) -> Any:
+        """Take the value if it is smaller, or NaN."""
         return value if value < acc or value != value else acc
 
     merge = add
 
     def create_many(self, value: Any, n: int, /) -> Any:
+        """Keep the value once."""
         return value
 
 
@@ -159,14 +173,17 @@ class Max(Op):
     closed = True
 
     def create(self, value: Any, /) -> Any:
+        """Keep the value itself."""
         return value
 
     def add(self, acc: Any, value: Any, /) -> Any:
+        """Take the value if it is larger, or NaN."""
         return value if acc < value or value != value else acc
 
     merge = add
 
     def create_many(self, value: Any, n: int, /) -> Any:
+        """Keep the value once."""
         return value
 
 
@@ -174,22 +191,27 @@ class Mean(Op):
     """The arithmetic mean of numbers, a float; exact for ints up to its one division."""
 
     def create(self, value: Any, /) -> list[Any]:
+        """Keep ``[sum, count]``."""
         return [value, 1]
 
     def create_many(self, value: Any, n: int, /) -> list[Any]:
+        """Multiply ints; add up anything else, since a product of floats rounds otherwise."""
         return [value * n, n] if type(value) is int else super().create_many(value, n)
 
     def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        """Add to sum and count."""
         acc[0] += value
         acc[1] += 1
         return acc
 
     def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        """Add the sums and the counts."""
         acc[0] += other[0]
         acc[1] += other[1]
         return acc
 
     def result(self, acc: list[Any], /) -> Any:
+        """Divide the sum by the count."""
         return acc[0] / acc[1]
 
 
@@ -204,12 +226,15 @@ class Variance(Op):
         self.ddof = ddof
 
     def create(self, value: Any, /) -> list[Any]:
+        """Keep ``[count, mean, sum of squared distances from the mean]``."""
         return [1, float(value), 0.0]
 
     def create_many(self, value: Any, n: int, /) -> list[Any]:
+        """Keep ``n`` equal values, which lie at no distance from their mean."""
         return [n, float(value), 0.0]
 
     def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        """Update mean and squares by one value (Welford, 1962)."""
         acc[0] += 1
         delta = value - acc[1]
         acc[1] += delta / acc[0]
@@ -217,12 +242,14 @@ class Variance(Op):
         return acc
 
     def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        """Combine two means and sums of squares pairwise (Chan, Golub and LeVeque, 1979)."""
         n, more = acc[0], other[0]
         delta = other[1] - acc[1]
         total = n + more
         return [total, acc[1] + delta * (more / total), acc[2] + other[2] + delta * delta * (n * more / total)]
 
     def result(self, acc: list[Any], /) -> float | None:
+        """Divide the squares by ``n - ddof``; None if that is not positive."""
         degrees = acc[0] - self.ddof
         return acc[2] / degrees if degrees > 0 else None
 
@@ -231,6 +258,7 @@ class StdDev(Variance):
     """The standard deviation: the root of :class:`Variance`."""
 
     def result(self, acc: list[Any], /) -> float | None:
+        """Return the root of the variance; None if there is no variance."""
         variance = super().result(acc)
         return None if variance is None else variance**0.5
 
@@ -250,17 +278,21 @@ class TopK(Op):
         self.by = by
 
     def create(self, value: Any, /) -> list[Any]:
+        """Start a list of candidates."""
         return [value]
 
     def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        """Append a candidate; cut the list back to ``k`` when it has grown to twice that and some."""
         acc.append(value)
         return acc if len(acc) < 2 * self.k + _SLACK else self.result(acc)
 
     def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        """Join the candidates; cut the list back to ``k`` when it has grown to twice that and some."""
         acc += other
         return acc if len(acc) < 2 * self.k + _SLACK else self.result(acc)
 
     def result(self, acc: list[Any], /) -> list[Any]:
+        """Rank the candidates and return the ``k`` largest, largest first."""
         # The last first: of equal values the one that came first then ends up in front.
         values = acc[::-1]
         try:
@@ -286,15 +318,19 @@ class Distinct(Op):
     """The different values in order, as a list that must fit in memory. Of equal values the first stays."""
 
     def create(self, value: Any, /) -> list[Any]:
+        """Start a list of the values met."""
         return [value]
 
     def create_many(self, value: Any, n: int, /) -> list[Any]:
+        """Keep the value once."""
         return [value]
 
     def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        """Append the value; repeats go when the list has doubled."""
         return self.merge(acc, [value])
 
     def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        """Join the lists; repeats go when the joined list has doubled."""
         before = len(acc)
         acc += other
         # Where the length has doubled, or about: to look for repeats each time would cost more than they do.
@@ -303,6 +339,7 @@ class Distinct(Op):
         return acc
 
     def fold(self, folded: Counter[Any], keys: list[Any], values: list[Any]) -> None:
+        """Append to each key's list; repeats go when the accumulator is shrunk."""
         lists: dict[Any, list[Any]] = folded  # type: ignore[assignment]
         find = lists.get
         for key, value in zip(keys, values, strict=True):
@@ -313,9 +350,11 @@ class Distinct(Op):
                 acc.append(value)
 
     def shrunk(self, acc: list[Any], /) -> list[Any]:
+        """Drop repeats, so that none is stored."""
         return _unique(acc) if len(acc) > 1 else acc
 
     def result(self, acc: list[Any], /) -> Any:
+        """Sort the different values. Raises :class:`CodecError` for values without an order."""
         try:
             return sorted_keys(_unique(acc))
         except CodecError as e:
@@ -336,6 +375,7 @@ class CountDistinct(Distinct):
     """How many different values there are, exactly; they must fit in memory."""
 
     def result(self, acc: list[Any], /) -> int:
+        """Count the different values."""
         return len(_unique(acc))
 
 
@@ -348,13 +388,16 @@ class CollectList(Op):
         self.limit = limit
 
     def create(self, value: Any, /) -> list[Any]:
+        """Start a list."""
         return [value]
 
     def add(self, acc: list[Any], value: Any, /) -> list[Any]:
+        """Append the value, up to ``limit``."""
         if self.limit is None or len(acc) < self.limit:
             acc.append(value)
         return acc
 
     def merge(self, acc: list[Any], other: list[Any], /) -> list[Any]:
+        """Append the later list to the earlier one, up to ``limit``."""
         acc += other if self.limit is None else other[: self.limit - len(acc)]
         return acc

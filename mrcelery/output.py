@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -11,18 +12,23 @@ from mrcelery import layout
 from mrcelery.codec import BlockWriter
 from mrcelery.columns import Column, as_list, is_array
 from mrcelery.formats import compressor, output_format
+from mrcelery.pace import Encode, Pair, Pairs
 from mrcelery.protocols import LineProtocol
 from mrcelery.records import JobOptions, Part
-from mrcelery.task import Encode, Pair, Pairs, Task
+from mrcelery.task import Task
 
 
 class Sink(Protocol):
     """Takes result pairs in order, as columns; each pair encoded as it was yielded, where ``encode`` is set."""
 
     @property
-    def encode(self) -> Encode | None: ...
+    def encode(self) -> Encode | None:
+        """Encodes each pair as it is yielded; None if pairs are taken as they are."""
+        ...
 
-    def add(self, keys: Column, values: Column) -> None: ...
+    def add(self, keys: Column, values: Column) -> None:
+        """Take a block of pairs, as columns of equal length."""
+        ...
 
 
 def feed(task: Task, pairs: Pairs, sink: Sink) -> None:
@@ -32,15 +38,15 @@ def feed(task: Task, pairs: Pairs, sink: Sink) -> None:
 
 
 def output_suffix(options: JobOptions) -> str:
-    """Ending of the part files: the format's, then the codec's."""
+    """Return the ending of the part files: the format's, then the codec's."""
     return output_format(options.output_format).suffix + compressor(options.compress)[0]
 
 
 @contextmanager
 def results(task: Task, partition: int) -> Iterator[tuple[Sink, list[Part]]]:
-    """A sink for the results of ``task`` and a list that holds the written part once the block has ended.
+    """Open a sink for the results of ``task``; the list holds the written part once the block has ended.
 
-    The object is the attempt's own; nothing is left of it where the block raised.
+    The object is the attempt's own; nothing is left of it if the block raised.
     """
     key = layout.part(task.job_id, task.step, task.kind, task.number, partition, task.attempt)
     parts: list[Part] = []
@@ -133,7 +139,7 @@ class _Formatted:
 
 
 def encoder(protocol: LineProtocol) -> Encode:
-    """Encodes pairs as the protocol's bytes: ``(key bytes, value bytes)``, cut at the first tab.
+    """Make a function that encodes pairs as the protocol's ``(key bytes, value bytes)``, cut at the first tab.
 
     A line without a tab has None for its value, so that :func:`decode_pair` gives the line back.
     """
@@ -147,6 +153,14 @@ def encoder(protocol: LineProtocol) -> Encode:
 
 
 def decode_pair(protocol: Any, key: bytes, value: bytes | None) -> Pair:
-    """The pair that :func:`encoder` encoded."""
+    """Decode the pair that :func:`encoder` encoded."""
     pair: Pair = protocol.read(key if value is None else key + b"\t" + value)
     return pair
+
+
+def decoded_groups(protocol: Any, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """Decode groups of a protocol's bytes, one value at a time."""
+    for key, values in groups:
+        first = decode_pair(protocol, key, next(values))
+        rest = (decode_pair(protocol, key, value)[1] for value in values)
+        yield first[0], chain([first[1]], rest)

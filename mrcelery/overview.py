@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import msgspec
 from msgspec.structs import replace
 
 from mrcelery import journal, marks
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.encoding import decode
+from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry, Sums
 from mrcelery.reconcile import Policy, is_slow, usual_rate
 from mrcelery.records import (
@@ -27,8 +29,8 @@ from mrcelery.records import (
     add_coordinator_requests,
     add_counters,
     add_requests,
-    decode,
 )
+from mrcelery.states import FINAL, State
 
 STAGE_ATTEMPTS = 20_000
 """Attempts of a stage that an overview lists: of more, those that went wrong and the longest."""
@@ -67,18 +69,19 @@ class Warn(msgspec.Struct, frozen=True, kw_only=True):
     """Of a straggler or a silent attempt."""
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
+class StageView(msgspec.Struct, frozen=True, kw_only=True):
     """One stage. Times are epoch seconds, 0 for not yet; sums are those of the attempts that count."""
 
     step: int
     kind: Kind
     name: str = ""
     """The step's."""
-    state: str
-    """``waiting``, ``running``, ``done``; ``stopped`` where the job ended before it."""
+    state: State
+    """``failed`` where the job's failure lies, ``cancelled`` for another that the job ended before."""
     tasks: int = 0
     """0 where it is not known yet."""
-    done: int = 0
+    succeeded: int = 0
+    """Tasks, of these."""
     sums: Sums = Sums()
     entered: float = 0.0
     ended: float = 0.0
@@ -103,7 +106,7 @@ class Overview(Record, frozen=True, kw_only=True):
     job: str
     name: str = ""
     owner: str = ""
-    state: str
+    state: State
     queue: str = ""
     now: float
     created: float = 0.0
@@ -114,28 +117,28 @@ class Overview(Record, frozen=True, kw_only=True):
     message: str = ""
     """What the job last said through ``set_status``."""
     failure: Failure | None = None
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[StageView, ...] = ()
     counters: Counters = {}
-    """Of stages that are done."""
+    """Of stages that have succeeded."""
     requests: Requests = {}
     warnings: tuple[Warn, ...] = ()
 
 
 def glance(store: JobStore, job: str, now: float | None = None) -> Overview | None:
     """A job without its attempts; None where the job store does not know it."""
-    return _look(store, job, time.time() if now is None else now, attempts=False)
+    return _read(store, job, time.time() if now is None else now, attempts=False)
 
 
-def overview(store: JobStore, job: str, now: float | None = None, *, state: str = "") -> Overview | None:
+def overview(store: JobStore, job: str, now: float | None = None, *, state: State | None = None) -> Overview | None:
     """A job with its attempts; None where the job store does not know it. ``state``: the one it is about to have."""
-    return _look(store, job, time.time() if now is None else now, attempts=True, state=state)
+    return _read(store, job, time.time() if now is None else now, attempts=True, state=state)
 
 
-def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str = "") -> Overview | None:
+def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State | None = None) -> Overview | None:
     fields, sums = store.head(job)
     if not fields.get("state"):
         return None
-    if state:
+    if state is not None:
         fields["state"] = state
     stages = []
     counters: Counters = {}
@@ -153,13 +156,14 @@ def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str =
             store, job, fields, step, kind, name, journal.sums_of(sums, step, kind), summed, now, attempts
         )  # fmt: skip
         stages.append(stage)
-    stages = _ends(stages, finished, ended)
-    failure = fields.get("failure")
+    text = fields.get("failure")
+    failure = decode(text.encode(), Failure) if text else None
+    stages = _ends(stages, finished, failure) if ended else stages
     found = Overview(
         job=job,
         name=fields.get("name", ""),
         owner=fields.get("owner", ""),
-        state=fields["state"],
+        state=cast("State", fields["state"]),
         queue=fields.get("queue", ""),
         now=now,
         created=float(fields.get("created") or 0),
@@ -168,7 +172,7 @@ def _look(store: JobStore, job: str, now: float, *, attempts: bool, state: str =
         storage=fields.get("storage", ""),
         output=fields.get("output", ""),
         message=fields.get("status", ""),
-        failure=decode(failure.encode(), Failure) if failure else None,
+        failure=failure,
         stages=tuple(stages),
         counters=counters,
         requests=requests,
@@ -198,32 +202,32 @@ def _stage(
     summed: StageSummary | None,
     now: float,
     attempts: bool,
-) -> Stage:
+) -> StageView:
     total = fields.get(f"total.{step}.{kind}")
     entered = float(fields.get(f"entered.{step}.{kind}") or 0)
     if total is None:
-        return Stage(step=step, kind=kind, name=name, state="waiting")
+        return StageView(step=step, kind=kind, name=name, state="queued")
     tasks = int(total)
-    # A stage that is done may have its commits forgotten.
+    # A stage that has succeeded may have its commits forgotten.
     over = summed is not None or _passed(fields, step, kind)
     running = not over and fields["state"] not in FINAL
     seen = marks.glimpse(store, job, step, kind, now) if not over else None
-    done = tasks if seen is None else seen.done
+    succeeded = tasks if seen is None else seen.done
     ended = float(fields.get(f"ended.{step}.{kind}") or 0)
     until = 0.0 if running else ended or float(fields.get("finished") or now)
     listed, left_out = _listed(store, job, step, kind, until) if attempts else ((), 0)
-    return Stage(
+    return StageView(
         step=step,
         kind=kind,
         name=name,
-        state="done" if over else "running",
+        state="succeeded" if over else "running",
         tasks=tasks,
-        done=done,
+        succeeded=succeeded,
         sums=sums,
         entered=entered,
         ended=ended,
         shuffle_bytes=summed.totals.shuffle_bytes if summed is not None else 0,
-        left=_left(tasks, done, now - entered) if running and entered else -1.0,
+        left=_left(tasks, succeeded, now - entered) if running and entered else -1.0,
         skew=summed.skew if summed is not None else {},
         reading=sum(one.records for one in seen.running) if seen is not None and running else 0,
         running=_running(seen) if seen is not None and running else (),
@@ -238,17 +242,21 @@ def _passed(fields: Mapping[str, str], step: int, kind: Kind) -> bool:
     return step < now or (step == now and kind == "map" and fields.get("stage") in ("reduce", "finish"))
 
 
-def _ends(stages: list[Stage], finished: float, ended: bool) -> list[Stage]:
+def _ends(stages: list[StageView], finished: float, failure: Failure | None) -> list[StageView]:
     """What a job's end says of the stages that it did not come to the end of."""
-    if not ended:
-        return stages
-    cut = [stage if stage.state == "done" else replace(stage, state="stopped") for stage in stages]
+    culprit = (failure.step, failure.kind) if failure is not None else None
+    cut = [
+        stage
+        if stage.state == "succeeded"
+        else replace(stage, state="failed" if (stage.step, stage.kind) == culprit else "cancelled")
+        for stage in stages
+    ]
     return [replace(stage, ended=finished) if stage.entered and not stage.ended else stage for stage in cut]
 
 
-def _left(tasks: int, done: int, seconds: float) -> float:
-    """Seconds until all tasks are done, where the rest takes as long as what is done."""
-    return round(seconds / done * (tasks - done), 1) if done and seconds > 0 else -1.0
+def _left(tasks: int, succeeded: int, seconds: float) -> float:
+    """Seconds until all tasks have succeeded, where the rest takes as long as those that have."""
+    return round(seconds / succeeded * (tasks - succeeded), 1) if succeeded and seconds > 0 else -1.0
 
 
 def _running(seen: marks.Glimpse) -> tuple[Straggler, ...]:
@@ -287,7 +295,7 @@ def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], 
     """At most so many of the attempts, and how many were left out: those that went well and were quick."""
     if len(attempts) <= most:
         return tuple(attempts), 0
-    by_worth = sorted(attempts, key=lambda one: (one.outcome == "done", -one.seconds))
+    by_worth = sorted(attempts, key=lambda one: (one.outcome == "succeeded", -one.seconds))
     kept = sorted(by_worth[:most], key=lambda one: one.began)
     return tuple(kept), len(attempts) - most
 
@@ -298,7 +306,7 @@ def warnings(found: Overview) -> list[Warn]:
     for stage in found.stages:
         where = f"step {stage.step} {stage.kind}"
 
-        def warn(kind: str, text: str, where: str = where, stage: Stage = stage, task: int = -1) -> None:
+        def warn(kind: str, text: str, where: str = where, stage: StageView = stage, task: int = -1) -> None:
             told.append(Warn(kind=kind, text=f"{where}: {text}", step=stage.step, stage=stage.kind, task=task))
 
         sums = stage.sums

@@ -1,4 +1,4 @@
-"""The order of keys, and the partition of a key: the same on every worker, process and Python version.
+"""The order of keys, and what can be one: the same on every worker, process and Python version.
 
 Keys may be ``None``, numbers (``bool``, ``int``, ``float``, ``Decimal``), ``str``, ``bytes``, ``date``,
 ``datetime``, and tuples and lists of these. They are ordered
@@ -15,14 +15,12 @@ offset, UTC for one, is fine); and a ``Decimal`` of more than 5,000 digits befor
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timezone
 from decimal import Decimal
 from itertools import compress, islice
 from operator import ne
 from typing import Any
-from zlib import crc32
 
 from mrcelery.errors import CodecError
 
@@ -37,7 +35,7 @@ DEPTH = 50
 
 
 def order_key(key: Key, level: int = 0) -> tuple[Any, ...]:
-    """A tuple whose native order is the documented order of keys, whatever their types.
+    """Return a tuple whose native order is the documented order of keys, whatever their types.
 
     ``level`` counts the tuples and lists that the key lies in. Raises :class:`CodecError` for what cannot
     be a key.
@@ -45,7 +43,7 @@ def order_key(key: Key, level: int = 0) -> tuple[Any, ...]:
     if key is None:
         return (0,)
     if isinstance(key, (int, float, Decimal)):
-        _check_number(key)
+        check_number(key)
         return (1, key)
     if isinstance(key, str):
         return (2, key)
@@ -53,24 +51,26 @@ def order_key(key: Key, level: int = 0) -> tuple[Any, ...]:
         return (3, key)
     if isinstance(key, datetime):  # before date, of which it is a subclass
         # Aware and naive times do not compare: the naive ones come first.
-        return (5, 0, key) if key.tzinfo is None else (5, 1, _instant(key))
+        return (5, 0, key) if key.tzinfo is None else (5, 1, to_utc(key))
     if isinstance(key, date):
         return (4, key)
     if isinstance(key, (tuple, list)):
         if level >= DEPTH:
             raise CodecError(f"a key is nested more than {DEPTH} levels deep: use a flatter one")
         return (6, tuple([order_key(item, level + 1) for item in key]), isinstance(key, tuple))
-    raise _no_key(key)
+    raise no_key(key)
 
 
-def _check_number(key: int | float | Decimal) -> None:
+def check_number(key: int | float | Decimal) -> None:
+    """Raise :class:`CodecError` for NaN, and for a Decimal too large to compare quickly."""
     if key.is_nan() if isinstance(key, Decimal) else key != key:
         raise CodecError("NaN cannot be a key, as it equals nothing: use None or a string for missing numbers")
     if isinstance(key, Decimal) and key.is_finite() and key.adjusted() > 5000:
         raise CodecError(f"Decimal {key} is too large for a key: use a string")
 
 
-def _instant(key: datetime) -> datetime:
+def to_utc(key: datetime) -> datetime:
+    """Return an aware time in UTC. Raises :class:`CodecError` for a zone with rules, or a time without a UTC form."""
     if not isinstance(key.tzinfo, timezone):
         raise CodecError(
             f"the datetime {key} of zone {key.tzinfo} cannot be a key, as its clock goes back: use key.astimezone(UTC)"
@@ -81,7 +81,8 @@ def _instant(key: datetime) -> datetime:
         raise CodecError(f"the datetime {key} cannot be a key, as it has no UTC time: use one without a zone") from None
 
 
-def _no_key(key: Key) -> CodecError:
+def no_key(key: Key) -> CodecError:
+    """Make the error for a value that cannot be a key, with what to use instead."""
     kind = type(key).__name__
     if kind in ("dict", "set", "frozenset"):
         return CodecError(f"a {kind} cannot be a key, as it has no order: use a sorted tuple of its items")
@@ -105,7 +106,7 @@ def check_keys(keys: Sequence[Key], level: int = 0) -> None:
         return
     if kinds <= {float, int, bool}:
         if any(map(ne, keys, keys)):
-            _check_number(next(k for k in keys if k != k))
+            check_number(next(k for k in keys if k != k))
         return
     if kinds == {tuple} and level < 3:
         widths = set(map(len, keys))
@@ -118,7 +119,7 @@ def check_keys(keys: Sequence[Key], level: int = 0) -> None:
 
 
 def argsort(keys: list[Key]) -> list[int]:
-    """Positions of checked ``keys`` in order of key; equal keys keep their order."""
+    """Return the positions of checked ``keys`` in order of key; equal keys keep their order."""
     try:
         return sorted(range(len(keys)), key=keys.__getitem__)
     except TypeError:  # types that Python does not compare
@@ -127,7 +128,7 @@ def argsort(keys: list[Key]) -> list[int]:
 
 
 def sorted_keys(keys: list[Key]) -> list[Key]:
-    """Keys in order, checked as by :func:`check_keys`."""
+    """Sort keys, checked as by :func:`check_keys`."""
     kinds = set(map(type, keys))
     if kinds == {str} or kinds == {bytes}:
         return sorted(keys)
@@ -136,73 +137,5 @@ def sorted_keys(keys: list[Key]) -> list[Key]:
 
 
 def starts_of_groups(keys: Sequence[Key]) -> list[int]:
-    """Positions, from 1, at which a key of the sorted ``keys`` differs from the one before."""
+    """List the positions, from 1, at which a key of the sorted ``keys`` differs from the one before."""
     return list(compress(range(1, len(keys)), map(ne, keys, islice(keys, 1, None))))
-
-
-def stable_hash(key: Key) -> int:
-    """CRC-32 of a canonical encoding; equal keys hash alike, whatever their types."""
-    if isinstance(key, str):
-        return crc32(key.encode("utf-8", "surrogatepass"))
-    if isinstance(key, bytes):
-        return crc32(key)
-    return crc32(_canonical(key))
-
-
-def _canonical(key: Key) -> bytes:
-    if key is None:
-        return b"n"
-    if isinstance(key, str):
-        return b"s" + key.encode("utf-8", "surrogatepass")
-    if isinstance(key, bytes):
-        return b"b" + key
-    if isinstance(key, (int, float, Decimal)):
-        return _canonical_number(key)
-    if isinstance(key, datetime):
-        return b"t" + (key if key.tzinfo is None else _instant(key)).isoformat().encode()
-    if isinstance(key, date):
-        return b"d" + key.isoformat().encode()
-    if isinstance(key, (tuple, list)):
-        items = [_canonical(item) for item in key]
-        # Lengths keep ("ab", "c") apart from ("a", "bc").
-        return b"".join([b"q", *(struct.pack("<I", len(item)) + item for item in items)])
-    raise _no_key(key)
-
-
-def _canonical_number(key: int | float | Decimal) -> bytes:
-    """Equal numbers give equal bytes: 1, 1.0, True and Decimal(1) are all ``i1``."""
-    _check_number(key)
-    if key in (float("inf"), float("-inf")):
-        return b"f" + struct.pack("<d", float(key))
-    if key == int(key):
-        whole = int(key)
-        # Python refuses to print, and so to hash this way, ints of more than some thousand digits.
-        return b"i%d" % whole if whole.bit_length() < 10_000 else b"I" + int_bytes(whole)
-    if isinstance(key, Decimal) and float(key) != key:
-        sign, digits, exponent = key.as_tuple()
-        text = "".join(map(str, digits)).rstrip("0")  # not normalize(), which rounds to the context's precision
-        return f"m{Decimal((sign, tuple(map(int, text)), int(exponent) + len(digits) - len(text)))}".encode()
-    return b"f" + struct.pack("<d", float(key))
-
-
-def int_bytes(number: int) -> bytes:
-    """An int of any size as bytes, two's complement, big-endian."""
-    return number.to_bytes((number.bit_length() + 8) // 8, "big", signed=True)
-
-
-def hash_partition(key: Key, n: int) -> int:
-    """The partition of ``key`` among ``n``: stable hash modulo n (paper, 4.1)."""
-    return stable_hash(key) % n
-
-
-def partition_numbers(keys: Sequence[Key], n: int) -> Iterable[int]:
-    """Partition numbers of many keys by stable hash, at one call per key at most."""
-    kinds = set(map(type, keys))
-    if kinds == {str}:
-        try:
-            return [crc32(k.encode()) % n for k in keys]
-        except UnicodeEncodeError:
-            pass  # lone surrogates, from bytes that are no UTF-8: the general way takes them
-    if kinds == {bytes}:
-        return [crc32(k) % n for k in keys]
-    return [hash_partition(k, n) for k in keys]

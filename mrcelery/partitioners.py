@@ -1,7 +1,7 @@
 """Partitioners by name: which of R reduce tasks a key goes to.
 
 ``hash``
-    Stable hash of the key (:func:`mrcelery.partition.hash_partition`). Hadoop's ``HashPartitioner``.
+    Stable hash of the key (:func:`mrcelery.hashing.hash_partition`). Hadoop's ``HashPartitioner``.
 ``range``
     Total order: the part files, one after the other, are in order of key (:mod:`mrcelery.ranges`). Hadoop's
     ``TotalOrderPartitioner``, but without a file of partitions: the bounds come from a sample.
@@ -30,7 +30,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mrcelery.errors import UsageError
-from mrcelery.partition import Key, hash_partition
+from mrcelery.hashing import hash_partition
+from mrcelery.partition import Key
 from mrcelery.records import Partitioner, StepSpec
 from mrcelery.step import StepHooks
 
@@ -49,7 +50,7 @@ _KEY_OPTION = re.compile(r"(\d+)[nr]*(?:,(\d+)[nr]*)?")
 
 
 def named(name: str, jobconf: Mapping[str, Any]) -> Partitioner:
-    """The partitioner called ``name``, ours or Hadoop's, with what ``jobconf`` says of its fields.
+    """Make the partitioner called ``name``, ours or Hadoop's, with what ``jobconf`` says of its fields.
 
     Raises :class:`UsageError` for another name, or fields that cannot be.
     """
@@ -85,7 +86,7 @@ def partitioner_of(
     default: str = "",
     define: Mapping[str, Any],
 ) -> Partitioner:
-    """A step's partitioner, by the order of precedence above.
+    """Choose a step's partitioner, by the order of precedence above.
 
     ``own`` is the job's ``partition``, ``declared`` its ``partitioner()``, ``define`` what ``-D`` gave, and
     ``default`` the name in the environment or a configuration file. Raises as :func:`named`.
@@ -101,7 +102,7 @@ def partitioner_of(
 
 
 def declared_name(declared: str | None, job_conf: Mapping[str, Any]) -> str:
-    """The partitioner that a job itself names: ``PARTITIONER``, else in its ``JOBCONF``; "" for none."""
+    """Return the partitioner that a job itself names: ``PARTITIONER``, else in its ``JOBCONF``; "" for none."""
     return str(declared) if declared else _property(job_conf, CLASS)
 
 
@@ -118,7 +119,7 @@ def _field_range(text: str) -> tuple[int, int]:
 
 
 def _key_options(text: str) -> tuple[tuple[int, int], ...]:
-    """The fields of Hadoop's ``-k1,2 -k4,4``; ``-k2`` goes to the key's end. How to sort is no matter here."""
+    """Parse the fields of Hadoop's ``-k1,2 -k4,4``; ``-k2`` extends to the key's end. Sort options are ignored."""
     fields = []
     words = iter(re.sub(r"-k\s+", "-k", text).split())
     for word in words:
@@ -143,6 +144,7 @@ class FieldPartitioner:
         self._encoded = partitioner.separator.encode()
 
     def __call__(self, key: Key, n: int) -> int:
+        """Hash the chosen fields of a tuple, a list or a text; any other key is one field. 0 if it has none of them."""
         if isinstance(key, (tuple, list)):
             items = key
         elif isinstance(key, str):
@@ -158,7 +160,7 @@ class FieldPartitioner:
 
 
 def with_partitioner(hooks: StepHooks, step: StepSpec) -> StepHooks:
-    """The hooks with the partitioner of their step in place."""
+    """Return the hooks with the partitioner of their step in place."""
     if step.partitioner.kind == "own":
         return hooks
     partition = FieldPartitioner(step.partitioner) if step.partitioner.kind == "field" else None

@@ -10,7 +10,8 @@ import shutil
 import tempfile
 from collections import defaultdict
 
-from mrcelery.records import Part, ShuffleInput, encode
+from mrcelery.encoding import encode
+from mrcelery.records import Part, ShuffleInput
 
 HELD = 16 << 20
 """Encoded bytes of parts kept in memory; beyond it they go to files, one per partition."""
@@ -33,6 +34,7 @@ class PartLists:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, part: Part) -> None:
+        """Add one part to its partition's list; writes all lists to files beyond :data:`HELD` bytes."""
         data = encode(part)
         held = self._held[part.partition]
         held += data
@@ -54,7 +56,7 @@ class PartLists:
         return os.path.join(self._folder, str(partition))
 
     def encoded(self, partition: int, low: bytes | None = None, high: bytes | None = None) -> bytes:
-        """The :class:`ShuffleInput` of a partition, as :func:`mrcelery.records.encode` would write it."""
+        """Encode the :class:`ShuffleInput` of a partition as :func:`mrcelery.encoding.encode` would."""
         parts = bytes(self._held.get(partition, b""))
         if self._folder and os.path.exists(self._path(partition)):
             with open(self._path(partition), "rb") as file:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from msgspec.structs import replace
-
 from mrcelery import layout
 from mrcelery.committer import check_free
 from mrcelery.errors import CorruptDataError, UnsignedError
 from mrcelery.formats import input_format
-from mrcelery.plan import cut, fitted, list_inputs, write_plan
-from mrcelery.records import JobSpec, PlanSummary, Request, StepSpec
+from mrcelery.listing import list_inputs
+from mrcelery.plan import cut, fitted, with_reducers, write_plan
+from mrcelery.records import JobSpec, PlanSummary, Request
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.signing import seal
 from mrcelery.storage.base import Storage
-
-REDUCER_BYTES = 32 << 20
-"""Input bytes per reduce task where the job does not say R."""
-MOST_REDUCERS = 64
-"""R at most where the job does not say it."""
 
 
 def plan_job(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
@@ -58,15 +52,6 @@ def _write_plan(request: Request, storage: Storage) -> PlanSummary:
     files = list_inputs(request.inputs, input_format(options.input_format))
     splits = cut(*fitted(files, options.split_size, options.workers))
     return write_plan(splits, lambda page, data: storage.write(layout.plan_page(request.job, 0, page), data))
-
-
-def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
-    """A step with its R, where its job leaves that to us."""
-    if not step.has_reducer:
-        return replace(step, reducers=0)
-    if step.reducers > 0:
-        return step
-    return replace(step, reducers=min(MOST_REDUCERS, max(1, -(-plan.bytes // REDUCER_BYTES))))
 
 
 def restore_plan(active: ActiveJob) -> None:

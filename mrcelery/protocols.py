@@ -32,9 +32,13 @@ def allow_pickle(allowed: bool = True) -> Iterator[None]:
 class LineProtocol(Protocol):
     """What a protocol must offer; a job may bring its own."""
 
-    def read(self, line: bytes, /) -> tuple[Any, Any]: ...
+    def read(self, line: bytes, /) -> tuple[Any, Any]:
+        """Decode a line, without its newline, to a key and a value."""
+        ...
 
-    def write(self, key: Any, value: Any, /) -> bytes: ...
+    def write(self, key: Any, value: Any, /) -> bytes:
+        """Encode a key and a value as a line, without its newline."""
+        ...
 
 
 class _PairProtocol:
@@ -150,10 +154,12 @@ class BytesProtocol:
     """Key and value as bytes, cut at the first tab; a None is left out, and a line without a tab is a key."""
 
     def read(self, line: bytes) -> tuple[bytes, bytes | None]:
+        """Cut at the first tab; without one, the line is the key and the value None."""
         key, tab, value = line.partition(b"\t")
         return key, value if tab else None
 
     def write(self, key: bytes | None, value: bytes | None) -> bytes:
+        """Join key and value with a tab, leaving out a None with its tab."""
         return b"\t".join(x for x in (key, value) if x is not None)
 
 
@@ -161,9 +167,11 @@ class BytesValueProtocol:
     """The line as bytes."""
 
     def read(self, line: bytes) -> tuple[None, bytes]:
+        """Return the line unchanged, under the key None."""
         return None, line
 
     def write(self, key: Any, value: bytes) -> bytes:
+        """Return the value unchanged; the key is dropped."""
         return value
 
 
@@ -178,10 +186,12 @@ class TextProtocol:
     """:class:`BytesProtocol` for text: a line is UTF-8, or else Latin-1 as a whole."""
 
     def read(self, line: bytes) -> tuple[str, str | None]:
+        """Decode the line, then cut it at the first tab."""
         key, tab, value = _text(line).partition("\t")
         return key, value if tab else None
 
     def write(self, key: str | None, value: str | None) -> bytes:
+        """Encode as UTF-8 and join with a tab, leaving out a None with its tab."""
         return b"\t".join(x.encode() for x in (key, value) if x is not None)
 
 
@@ -189,9 +199,11 @@ class TextValueProtocol:
     """The line as text: UTF-8, or else Latin-1."""
 
     def read(self, line: bytes) -> tuple[None, str]:
+        """Decode the line, under the key None."""
         return None, _text(line)
 
     def write(self, key: Any, value: str) -> bytes:
+        """Encode the value as UTF-8; the key is dropped."""
         return value.encode()
 
 

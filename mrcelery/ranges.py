@@ -17,11 +17,12 @@ from typing import Any
 
 import msgspec
 
+from mrcelery.encoding import encode
 from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.index import Index, decode_index
 from mrcelery.partition import argsort, starts_of_groups
 from mrcelery.partlists import PartLists
-from mrcelery.records import Commit, Part, encode
+from mrcelery.records import Commit, Part
 from mrcelery.skew import Skew
 from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import carried
@@ -79,7 +80,7 @@ class Sample:
         self._keys, self._weights = keys, weights
 
     def _distinct(self) -> Iterator[tuple[Any, float]]:
-        """The keys in order, each once, with their weights."""
+        """Return the keys in order, each once, with their weights."""
         order = argsort(self._keys)
         keys = [self._keys[i] for i in order]
         if not keys:
@@ -128,7 +129,7 @@ class Ranges:
         self._file.close()
 
     def gather(self, storage: Storage, commits: Iterator[Commit]) -> Iterator[Commit]:
-        """The commits as they come, while the index of each one's run is read from storage and added.
+        """Pass the commits on as they come, while the index of each one's run is read from storage and added.
 
         Raises :class:`mrcelery.errors.DamagedPartError` for a run that is gone, or whose index reads wrong twice.
         """

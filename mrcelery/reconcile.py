@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mrcelery.jobstore.base import FINAL
 from mrcelery.records import Kind
+from mrcelery.states import FINAL
 
 Step = Literal["start", "barrier", "finish"]
 

@@ -1,17 +1,15 @@
 """What goes over the wire and into storage: frozen, versioned records, as JSON.
 
-A reader refuses a version it does not know (:func:`decode`), so that a fleet with two versions of
+A reader refuses a version it does not know (:func:`mrcelery.encoding.decode`), so that a fleet with two versions of
 mrcelery fails with a sentence and not with a wrong result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
-
-from mrcelery.errors import CorruptDataError, VersionError
 
 VERSION = 1
 """Version of every record below and of the storage layout (see :mod:`mrcelery.layout`)."""
@@ -24,7 +22,7 @@ those that the endpoint refused for the moment and that were made again."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """Base of all stored records; ``v`` is checked by :func:`decode`."""
+    """Base of all stored records; ``v`` is checked by :func:`mrcelery.encoding.decode`."""
 
     v: int = VERSION
 
@@ -296,7 +294,7 @@ class Presence(Record, frozen=True, kw_only=True):
 
 
 def add_counters(into: Counters, counters: Counters) -> None:
-    """Add counters up."""
+    """Add counters to ``into``, in place."""
     for group, names in counters.items():
         sums = into.setdefault(group, {})
         for name, amount in names.items():
@@ -304,18 +302,18 @@ def add_counters(into: Counters, counters: Counters) -> None:
 
 
 def add_requests(into: Requests, requests: Mapping[str, int]) -> None:
-    """Add requests up."""
+    """Add requests to ``into``, in place."""
     for kind, number in requests.items():
         into[kind] = into.get(kind, 0) + number
 
 
 def requests_field(what: str, requests: Mapping[str, int]) -> dict[str, str]:
-    """A job's field with the requests of one step of the coordinator; the same ``what`` replaces it."""
+    """Make the job's field that holds the requests of one step of the coordinator; the same ``what`` replaces it."""
     return {f"requests.{what}": msgspec.json.encode(requests).decode()}
 
 
 def add_coordinator_requests(into: Requests, fields: Mapping[str, str]) -> None:
-    """Add up the requests that a job's fields tell of."""
+    """Add the requests recorded in a job's fields to ``into``, in place."""
     for name, value in fields.items():
         if name.startswith("requests."):
             add_requests(into, msgspec.json.decode(value, type=Requests))
@@ -346,43 +344,5 @@ class StageSummary(Record, frozen=True, kw_only=True):
     """Where skipped records are written down."""
 
     def all_counters(self, step: int) -> Counters:
-        """The job's own counters, and those of the step's partitions in a group of theirs."""
+        """Return the job's own counters, with those of the step's partitions in a group of their own."""
         return {**self.counters, **({f"mrcelery shuffle, step {step}": self.skew} if self.skew else {})}
-
-
-R = TypeVar("R", bound=Record)
-
-
-def encode(record: msgspec.Struct) -> bytes:
-    """A record as JSON bytes."""
-    return msgspec.json.encode(record)
-
-
-def decode(data: bytes, kind: type[R], where: str = "") -> R:
-    """Read a record back.
-
-    Raises :class:`VersionError` where another version wrote it, :class:`CorruptDataError` where the
-    bytes are no such record; ``where`` names the object in the message.
-    """
-    at = f" at {where}" if where else ""
-    try:
-        version = msgspec.json.decode(data, type=_Version).v
-        if version != VERSION:
-            raise VersionError(
-                f"{kind.__name__} record{at} has version {version}, this mrcelery reads version {VERSION}: "
-                "run the same mrcelery version on the client and on all workers"
-            )
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as e:
-        raise damaged(f"the {kind.__name__} record{at} is damaged ({e}): submit the job again") from None
-
-
-def damaged(message: str) -> CorruptDataError:
-    """The error for a record that reads wrong; another attempt would read the same."""
-    error = CorruptDataError(message)
-    error.retryable = False
-    return error
-
-
-class _Version(msgspec.Struct):
-    v: int

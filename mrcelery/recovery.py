@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mrcelery import layout
-from mrcelery.records import JobSpec, Kind, PlanPage, decode
+from mrcelery.encoding import decode
+from mrcelery.records import JobSpec, Kind, PlanPage
 from mrcelery.storage.base import Storage
 
 

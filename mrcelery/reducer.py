@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, starmap
 
-from mrcelery.buffer import decoded_groups
 from mrcelery.codec import Block, read_blocks
 from mrcelery.colops import fold_of
 from mrcelery.columns import as_list, is_array
@@ -16,13 +15,14 @@ from mrcelery.folding import fold_run
 from mrcelery.guard import guarded
 from mrcelery.index import framed, sliced
 from mrcelery.ops import Op
-from mrcelery.output import Sink, feed, results
+from mrcelery.output import Sink, decoded_groups, feed, results
+from mrcelery.pace import Pairs, columns
 from mrcelery.records import Part, ShuffleInput
 from mrcelery.repair import damage
 from mrcelery.shuffle import Groups, Run, as_lists, file_chunks, read_run_file
 from mrcelery.step import StepHooks, identity_reducer
 from mrcelery.storage.transfers import carried
-from mrcelery.task import Pairs, Task, columns, yielding
+from mrcelery.task import Task, yielding
 
 FETCHERS = 8
 """Parts fetched at the same time from a storage that is not a folder."""
@@ -74,7 +74,7 @@ def _give(task: Task, sink: Sink, block: Block) -> None:
 
 
 def _reduce_declared(task: Task, run: Run, op: Op, sink: Sink) -> None:
-    """A declared reducer over accumulators that the map side made."""
+    """Run a declared reducer over accumulators that the map side made."""
     fold = fold_of(op)
     result = op.result
     for keys, values in fold_run(task, run, op):
@@ -87,7 +87,7 @@ def _reduce_declared(task: Task, run: Run, op: Op, sink: Sink) -> None:
 
 
 def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
-    """What the reducer's hooks yield; user code runs as the iterables are consumed."""
+    """Yield what the reducer's hooks yield; user code runs as the iterables are consumed."""
     hooks = task.hooks
     if hooks.reducer_init is not None:
         yield task.call(lambda: yielding(hooks.reducer_init)())  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
 
 
 def _open_runs(task: Task, parts: tuple[Part, ...]) -> list[Callable[[], Run]]:
-    """A function per part that opens it as a run, in order of map task."""
+    """Return a function per part that opens it as a run, in order of map task."""
     task.bytes_in = sum(part.bytes for part in parts)
     local = [task.storage.local_path(part.key) for part in parts]
     if all(path is not None for path in local):
@@ -131,7 +131,7 @@ def _end(part: Part) -> int | None:
 
 
 def _polled(task: Task, opener: Callable[[], Run], part: Part) -> Run:
-    """A run whose reader looks up at each block: a merge, or a reducer that yields nothing, can take long."""
+    """Poll the job at each block of a run: a merge, or a reducer that yields nothing, can take long."""
     with damage(part):
         for block in opener():
             task.poll()

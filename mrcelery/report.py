@@ -1,13 +1,19 @@
 """The report of a job that has ended: what stays of it in storage when the job store has forgotten it.
 
-:mod:`mrcelery.reporter` writes it.
+``report.json`` is for programs, ``report.html``, the same, for a person.
 """
 
 from __future__ import annotations
 
 from mrcelery import layout
-from mrcelery.overview import Overview
-from mrcelery.records import Counters, Record, Totals, decode
+from mrcelery.encoding import decode, encode
+from mrcelery.evidence import gather
+from mrcelery.jobstore.base import JobStore
+from mrcelery.overview import Overview, overview
+from mrcelery.page import job_page
+from mrcelery.records import Counters, Record, Totals
+from mrcelery.states import FINAL, State
+from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
 
@@ -16,7 +22,7 @@ class Report(Record, frozen=True, kw_only=True):
 
     job: str
     name: str
-    state: str
+    state: State
     counters: Counters
     totals: Totals
     started: float
@@ -46,6 +52,45 @@ def totals_of(found: Overview) -> Totals:
         records_in=first.records_in if first else 0,
         bytes_in=first.bytes_in if first else 0,
         shuffle_bytes=sum(stage.shuffle_bytes for stage in found.stages),
-        tasks=sum(stage.done for stage in found.stages),
+        tasks=sum(stage.succeeded for stage in found.stages),
         requests=found.requests,
     )
+
+
+def put_report(storage: Storage, report: Report) -> None:
+    """Write a job's report; its page first, since who finds ``report.json`` may look for that."""
+    if report.overview is not None:
+        seen = report.overview
+        storage.write(layout.report_page(report.job), job_page(seen, gather(storage, seen)))
+    storage.write(layout.report(report.job), encode(report))
+
+
+def remove_report(storage: Storage, job: str) -> None:
+    """Remove a job's report, where it has one."""
+    storage.delete([layout.report(job), layout.report_page(job)])
+
+
+def write_report(store: JobStore, job: str) -> None:
+    """Write the report of a job that failed or was cancelled; may be done again as more of its attempts end.
+
+    One that succeeded has its report before it is called so: nothing is done for it.
+    """
+    found = overview(store, job)
+    if found is None or found.state == "succeeded" or found.state not in FINAL or not found.storage:
+        return
+    started = found.started or found.created
+    report = Report(
+        job=job,
+        name=found.name,
+        state=found.state,
+        counters=found.counters,
+        totals=totals_of(found),
+        started=started,
+        finished=found.finished,
+        seconds=round(found.finished - started, 6),
+        output=found.output,
+        parts=(),
+        bad_records=sum(stage.sums.bad_records for stage in found.stages),
+        overview=found,
+    )
+    put_report(open_storage(found.storage), report)

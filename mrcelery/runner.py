@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from mrcelery.addresses import is_remote, local
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError
-from mrcelery.inputs import is_remote, local
 from mrcelery.jobstore.base import JobStore
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Runner(Protocol):
         """Start a job that is in the job store, or have it go on."""
         ...
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         """Called at each look of a wait with the job's fields, none where the store has lost it.
 
         True where it was entered again.

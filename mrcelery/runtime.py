@@ -11,11 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from mrcelery import layout
+from mrcelery.encoding import decode
 from mrcelery.errors import ConfigError, CorruptDataError, JobStoppedError, StorageUnreachableError, UnsignedError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.loader import LoadedBundle, Workspace
 from mrcelery.plan import find_split, page_of
-from mrcelery.records import JobSpec, PlanPage, Request, Split, decode
+from mrcelery.records import JobSpec, PlanPage, Request, Split
 from mrcelery.signing import unseal
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage

@@ -31,7 +31,7 @@ FAN_IN = 128
 
 
 def sorted_block(keys: list[Any], values: list[Any], sort_values: bool = False) -> Block:
-    """The records in order of key, and of value where ``sort_values``; equal ones keep their order.
+    """Sort records by key, and by value if ``sort_values``; equal ones keep their order.
 
     Raises :class:`CodecError` for a key, or a value to sort, that has no order.
     """
@@ -79,7 +79,7 @@ class _Head:
         self._hold(next(as_lists(iter([self.block]), convert)))
 
     def ordered(self) -> list[Any]:
-        """The sort column as tuples that compare whatever the types are."""
+        """Return the sort column as tuples that compare whatever the types are."""
         if self._ordered is None:
             self._ordered = list(map(order_key, self.by))
         return self._ordered
@@ -104,7 +104,7 @@ class _Head:
 
 
 def as_lists(run: Run, convert: Callable[[Column], list[Any]] = as_list) -> Run:
-    """A run's blocks as blocks of lists; ``convert`` makes those of values."""
+    """Turn a run's blocks into blocks of lists; ``convert`` makes the lists of values."""
     for keys, values in run:
         yield Block(as_list(keys), convert(values))
 
@@ -231,7 +231,7 @@ def read_run_file(
 
 
 def file_chunks(file: Any, start: int = 0, end: int | None = None, size: int = 256 << 10) -> Iterator[bytes]:
-    """The bytes ``[start, end)`` of an open file, in pieces."""
+    """Yield the bytes ``[start, end)`` of an open file, in pieces."""
     if start:
         file.seek(start)
     left = (1 << 62) if end is None else end - start
@@ -244,7 +244,7 @@ def file_chunks(file: Any, start: int = 0, end: int | None = None, size: int = 2
 
 
 def packed(run: Run) -> Run:
-    """The same records in blocks that are worth their overhead: small neighbours joined."""
+    """Join small neighbouring blocks, so that each is worth its overhead."""
     held: list[Block] = []
     records = 0
     for block in run:

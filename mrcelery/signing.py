@@ -8,14 +8,15 @@ from typing import TypeVar
 
 import msgspec
 
+from mrcelery.encoding import damaged, decode, encode
 from mrcelery.errors import ConfigError, UnsignedError
-from mrcelery.records import Envelope, Record, damaged, decode, encode
+from mrcelery.records import Envelope, Record
 
 R = TypeVar("R", bound=Record)
 
 
 def sign(data: bytes, key: str | bytes) -> str:
-    """The HMAC-SHA256 of ``data`` as 64 hex digits. Raises :class:`ConfigError` for an empty key."""
+    """Return the HMAC-SHA256 of ``data`` as 64 hex digits. Raises :class:`ConfigError` for an empty key."""
     if not key:
         raise ConfigError("the signing key is empty: set MRCELERY_SIGNING_KEY to a secret, or unset it")
     return hmac.new(key.encode() if isinstance(key, str) else key, data, hashlib.sha256).hexdigest()
@@ -27,18 +28,18 @@ def _domain(kind: type[Record], body: bytes) -> bytes:
 
 
 def seal(record: Record, key: str | bytes | None) -> bytes:
-    """The record in an :class:`Envelope`, as JSON; signed unless ``key`` is None."""
+    """Wrap the record in an :class:`Envelope`, as JSON; signed unless ``key`` is None."""
     body = encode(record)
     signature = "" if key is None else sign(_domain(type(record), body), key)
     return encode(Envelope(body=msgspec.Raw(body), signature=signature))
 
 
 def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R:
-    """The record of an envelope; ``where`` names the object in messages.
+    """Unwrap the record of an envelope; ``where`` names the object in messages.
 
     With a ``key`` a missing or wrong signature raises :class:`UnsignedError`, before anything of the
     body is read; without one signatures are ignored. Raises :class:`CorruptDataError` and
-    :class:`mrcelery.errors.VersionError` as :func:`mrcelery.records.decode` does.
+    :class:`mrcelery.errors.VersionError` as :func:`mrcelery.encoding.decode` does.
     """
     try:
         envelope = msgspec.json.decode(data, type=Envelope)

@@ -18,7 +18,7 @@ class Skew:
         self._bytes[partition] += size
 
     def counters(self) -> dict[str, int]:
-        """The group of counters; empty where nothing can be uneven: for one partition, or without a record.
+        """Return the group of counters; empty for one partition or no record, since nothing can be uneven then.
 
         ``largest to mean, percent`` is by records: 100 where all partitions are equal, R x 100 where one has all.
         """

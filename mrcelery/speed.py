@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from mrcelery.overview import Overview, Stage
+from mrcelery.overview import Overview, StageView
 
 WINDOW = 10.0
 """Seconds over which ``now`` is taken: tasks tell how far they are once a second, or only when they commit."""
@@ -29,7 +29,7 @@ class Speed:
     def __init__(self) -> None:
         self._seen: dict[tuple[int, str], deque[tuple[float, float, float]]] = {}
 
-    def look(self, found: Overview) -> None:
+    def observe(self, found: Overview) -> None:
         """Take note of a look."""
         for stage in found.stages:
             key = stage.step, stage.kind
@@ -42,8 +42,8 @@ class Speed:
             if not seen or found.now > seen[-1][0]:
                 seen.append((found.now, *read(stage)))
 
-    def of(self, stage: Stage, now: float) -> Rates:
-        """A stage's rates; of one that is done only the mean."""
+    def of(self, stage: StageView, now: float) -> Rates:
+        """A stage's rates; of one that has succeeded only the mean."""
         seconds = (stage.ended or now) - stage.entered if stage.entered else 0.0
         records, size = read(stage)
         mean = (records / seconds, size / seconds) if seconds > 0 and records else (-1.0, -1.0)
@@ -56,7 +56,7 @@ class Speed:
         return Rates(max(0.0, last[1] - first[1]) / passed, max(0.0, last[2] - first[2]) / passed, *mean)
 
 
-def read(stage: Stage) -> tuple[float, float]:
+def read(stage: StageView) -> tuple[float, float]:
     """Records and bytes that a stage's tasks have read so far."""
     sums = stage.sums
     per_record = sums.bytes_in / sums.records_in if sums.records_in else 0.0

@@ -20,7 +20,7 @@ class StageStatus:
 
     step: int
     kind: str
-    done: int
+    succeeded: int
     total: int
 
 
@@ -68,7 +68,7 @@ def status_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> Jo
 
 
 def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tuple[StageStatus, ...]:
-    """Stages whose size is known. A stage that was left behind has all its tasks done."""
+    """Stages whose size is known. Of a stage that was left behind all tasks have succeeded."""
     if store is None:
         return ()
     found = []
@@ -86,8 +86,9 @@ def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tu
 
 
 def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iterator[tuple[int, StageSummary | Commit]]:
-    """What has been counted so far, by step: the sums of a stage that is done, the commits of one that runs."""
-    from mrcelery.records import Commit, StageSummary, decode
+    """What has been counted so far, by step: the sums of a stage that has succeeded, the commits of one that runs."""
+    from mrcelery.encoding import decode
+    from mrcelery.records import Commit, StageSummary
 
     for stage in stages_of(job, fields, store):
         summary = fields.get(f"summary.{stage.step}.{stage.kind}")
@@ -102,6 +103,7 @@ def failure_of(fields: Mapping[str, str]) -> Failure | None:
     """Why a job failed, None where it did not."""
     if not fields.get("failure"):
         return None
-    from mrcelery.records import Failure, decode
+    from mrcelery.encoding import decode
+    from mrcelery.records import Failure
 
     return decode(fields["failure"].encode(), Failure)

@@ -73,14 +73,17 @@ class MRStep:
 
     @property
     def has_mapper(self) -> bool:
+        """Whether a mapper, its batch form, or a hook around it is set."""
         return self._has("mapper")
 
     @property
     def has_combiner(self) -> bool:
+        """Whether a combiner, or a hook around it, is set."""
         return self._has("combiner")
 
     @property
     def has_reducer(self) -> bool:
+        """Whether a reducer, or a hook around it, is set."""
         return self._has("reducer")
 
     def _has(self, kind: str) -> bool:

@@ -12,10 +12,11 @@ import msgspec
 from msgspec.structs import replace
 
 from mrcelery.events import Event
-from mrcelery.overview import Overview, Stage, Warn
+from mrcelery.overview import Overview, StageView, Warn
 from mrcelery.records import Counters, Failure, Kind, Totals
 from mrcelery.report import Report, totals_of
 from mrcelery.speed import Speed, read
+from mrcelery.states import State
 
 PROGRESS_SECONDS = 1.0
 """How often a stage's progress is told, at most."""
@@ -25,7 +26,7 @@ class Submitted(Event, frozen=True, kw_only=True):
     """The job was entered."""
 
     name: str
-    state: str
+    state: State
     queue: str
     storage: str
     output: str
@@ -49,7 +50,7 @@ class Progress(Event, frozen=True, kw_only=True):
     step: int
     kind: Kind
     tasks: int
-    done: int
+    succeeded: int
     running: int
     """Attempts."""
     retried: int
@@ -62,10 +63,10 @@ class Progress(Event, frozen=True, kw_only=True):
     mean_bytes_per_second: float
     shuffle_bytes: int
     left: float
-    """Seconds until the stage should be done; -1: not known."""
+    """Seconds until the stage should succeed; -1: not known."""
 
     def __str__(self) -> str:
-        told = [f"{self.done:,} of {_tasks(self.tasks)} done", f"{self.running:,} running"]
+        told = [f"{self.succeeded:,} of {_tasks(self.tasks)} succeeded", f"{self.running:,} running"]
         told += [f"{self.retried:,} retried"] if self.retried else []
         told += [f"{self.mean_records_per_second:,.0f} records/s"] if self.mean_records_per_second >= 0 else []
         told += [f"about {self.left:,.0f} s left"] if self.left >= 0 else []
@@ -85,7 +86,7 @@ class Warned(Event, frozen=True, kw_only=True, tag="warning"):
         return self.text
 
 
-class StageDone(Event, frozen=True, kw_only=True):
+class StageSucceeded(Event, frozen=True, kw_only=True):
     """All tasks of a stage have committed."""
 
     step: int
@@ -101,14 +102,14 @@ class StageDone(Event, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         read = f"{self.records_in:,} records read, {self.records_out:,} written"
-        return f"step {self.step} {self.kind}: {_tasks(self.tasks)} done in {self.seconds:.1f} s, {read}"
+        return f"step {self.step} {self.kind}: {_tasks(self.tasks)} succeeded in {self.seconds:.1f} s, {read}"
 
 
 class Ended(Event, frozen=True, kw_only=True):
     """The last event: the job's report."""
 
     name: str
-    state: str
+    state: State
     created: float
     started: float
     finished: float
@@ -124,7 +125,7 @@ class Ended(Event, frozen=True, kw_only=True):
     """Without attempts."""
 
 
-class Done(Ended, frozen=True, kw_only=True):
+class Succeeded(Ended, frozen=True, kw_only=True):
     """The job has succeeded."""
 
 
@@ -136,7 +137,7 @@ class Cancelled(Ended, frozen=True, kw_only=True):
     """It was cancelled."""
 
 
-_ENDS: dict[str, type[Ended]] = {"succeeded": Done, "failed": Failed, "cancelled": Cancelled}
+_ENDS: dict[str, type[Ended]] = {"succeeded": Succeeded, "failed": Failed, "cancelled": Cancelled}
 
 
 def submitted(found: Overview) -> Submitted:
@@ -182,21 +183,21 @@ class Narrator:
     def __init__(self) -> None:
         self.speed = Speed()
         self._told: set[tuple[object, ...]] = set()
-        self._progress: dict[tuple[int, str], tuple[float, Stage]] = {}
+        self._progress: dict[tuple[int, str], tuple[float, StageView]] = {}
 
-    def look(self, found: Overview) -> list[Event]:
+    def observe(self, found: Overview) -> list[Event]:
         """What is new."""
-        self.speed.look(found)
+        self.speed.observe(found)
         news: list[Event] = []
         for stage in found.stages:
-            if stage.state != "waiting" and stage.entered and self._first("started", stage.step, stage.kind):
+            if stage.state != "queued" and stage.entered and self._first("started", stage.step, stage.kind):
                 news.append(
                     StageStarted(job=found.job, at=stage.entered, step=stage.step, kind=stage.kind, tasks=stage.tasks)
                 )
             if stage.state == "running":
                 news += self._how_far(found, stage)
-            if stage.state == "done" and stage.entered and self._first("done", stage.step, stage.kind):
-                news.append(_done(found, stage))
+            if stage.state == "succeeded" and stage.entered and self._first("succeeded", stage.step, stage.kind):
+                news.append(_succeeded(found, stage))
         return news + [
             Warned(
                 job=found.job,
@@ -217,7 +218,7 @@ class Narrator:
         self._told.add(what)
         return True
 
-    def _how_far(self, found: Overview, stage: Stage) -> list[Event]:
+    def _how_far(self, found: Overview, stage: StageView) -> list[Event]:
         key = stage.step, stage.kind
         when, before = self._progress.get(key, (0.0, None))
         if found.now - when < PROGRESS_SECONDS or before == replace(stage, running=(), left=-1.0):
@@ -232,7 +233,7 @@ class Narrator:
                 step=stage.step,
                 kind=stage.kind,
                 tasks=stage.tasks,
-                done=stage.done,
+                succeeded=stage.succeeded,
                 running=stage.sums.running,
                 retried=retried(stage),
                 records=int(records),
@@ -247,20 +248,20 @@ class Narrator:
         ]
 
 
-def retried(stage: Stage) -> int:
+def retried(stage: StageView) -> int:
     """Attempts that came to nothing, and that others stand in for."""
     return stage.sums.failed + stage.sums.killed + stage.sums.lost
 
 
-def shuffled(found: Overview, stage: Stage) -> int:
+def shuffled(found: Overview, stage: StageView) -> int:
     """Bytes that a map stage has written for the reduce tasks, so far; 0 where it has none to follow."""
     reduces = any(other.step == stage.step and other.kind == "reduce" for other in found.stages)
     return stage.shuffle_bytes or (stage.sums.bytes_out if stage.kind == "map" and reduces else 0)
 
 
-def _done(found: Overview, stage: Stage) -> StageDone:
+def _succeeded(found: Overview, stage: StageView) -> StageSucceeded:
     sums = stage.sums
-    return StageDone(
+    return StageSucceeded(
         job=found.job,
         at=stage.ended or found.now,
         step=stage.step,

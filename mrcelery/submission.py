@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrcelery import inputs as inputs_module
 from mrcelery import results
+from mrcelery.addresses import is_remote, local
 from mrcelery.clienttoken import check_given, digests
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mrcelery.bundle import BuiltBundle
     from mrcelery.executor.fleet import FleetRunner
     from mrcelery.job import MRJob
-    from mrcelery.plan import Cost
+    from mrcelery.price import Cost
     from mrcelery.records import Bundle, JobOptions, PlanSummary, Split, StepSpec
 
 
@@ -103,7 +104,7 @@ class Submission:
 
             job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
             instance = bundle.make_job(job_class, args)
-            from mrcelery.job import step_specs
+            from mrcelery.hooks import step_specs
             from mrcelery.step import reducers_in
 
             options = job_options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
@@ -111,7 +112,7 @@ class Submission:
             reducers = explicit or reducers_in(options.jobconf) or config.reducers
             flagged = config.origins.get("partitioner", "").startswith("--")
             check_formats(options, instance, runner, prints=wants_results and output is None)
-            from mrcelery.formats.own import to_ship
+            from mrcelery.formats.naming import to_ship
 
             for text in (options.input_format, options.output_format):
                 py_files = (*py_files, *to_ship(text, job_class))
@@ -144,10 +145,11 @@ class Submission:
 
     def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
-        from mrcelery import plan
         from mrcelery.formats import input_format
         from mrcelery.formats.source import requests_for
-        from mrcelery.planning import with_reducers
+        from mrcelery.listing import list_inputs
+        from mrcelery.plan import cut, fitted, with_reducers, write_plan
+        from mrcelery.price import estimate
         from mrcelery.storage import scheme_of
         from mrcelery.storage.transfers import transfers
 
@@ -161,13 +163,13 @@ class Submission:
                 yield split
 
         with transfers() as listing:
-            files = plan.list_inputs(self._here(), input_format(self.options.input_format))
-            splits = plan.cut(*plan.fitted(files, self.options.split_size, self.options.workers))
-            summary = plan.write_plan(counted(splits), lambda page, data: None)
+            files = list_inputs(self._here(), input_format(self.options.input_format))
+            splits = cut(*fitted(files, self.options.split_size, self.options.workers))
+            summary = write_plan(counted(splits), lambda page, data: None)
         if self._uploads:
             listing.count("GET", summary.files)  # each is looked up once more where it was uploaded to
         steps = tuple(with_reducers(step, summary) for step in self.steps)
-        cost = plan.estimate(
+        cost = estimate(
             summary,
             steps,
             listing=listing.requests,
@@ -237,7 +239,7 @@ class Submission:
             if runner is not None and known is not None:
                 self._check_same(known, identity, code)
                 fields = runner.store.fields(identity)
-                if fields.get("state") == "submitted":
+                if fields.get("state") == "queued":
                     # its client may have died before it could
                     runner.start(identity, self.options.queue, run_of(fields))
             elif not self._ended_in_storage(identity, code):
@@ -252,7 +254,7 @@ class Submission:
             self.started.close()  # there is nothing to run
         bring_home = None
         if self.brings_home:
-            path = inputs_module.local(self.output or "")
+            path = local(self.output or "")
             # A folder with the job's mark of success was brought home before.
             bring_home = None if Path(path, SUCCESS).exists() else path
         return JobHandle(
@@ -296,9 +298,7 @@ class Submission:
                 "other inputs": [
                     uri if uri == "-" else here for uri, here in zip(self.inputs, self._here(), strict=True)
                 ],
-                "another output": (
-                    inputs_module.local(output) if output and not inputs_module.is_remote(output) else output
-                ),
+                "another output": (local(output) if output and not is_remote(output) else output),
                 "other options": (self.options, self.steps),
             }
         )
@@ -343,7 +343,7 @@ class Submission:
     @property
     def brings_home(self) -> bool:
         """Whether the waiting client must fetch the results to a local OUTPUT."""
-        return self._uploads and self.output is not None and not inputs_module.is_remote(self.output)
+        return self._uploads and self.output is not None and not is_remote(self.output)
 
     @property
     def _storage(self) -> str:
@@ -353,13 +353,13 @@ class Submission:
     @property
     def _uploads(self) -> bool:
         """Whether the workers cannot see this machine's files."""
-        return self.runner == "celery" and inputs_module.is_remote(self._storage)
+        return self.runner == "celery" and is_remote(self._storage)
 
     def _place_output(self) -> tuple[str, str | None]:
         """OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
-        if self.output is None or inputs_module.is_remote(self.output):
+        if self.output is None or is_remote(self.output):
             return self.output or "", None
-        path = inputs_module.local(self.output)
+        path = local(self.output)
         if not self.options.overwrite:
             results.check_free(path)
         return ("", path) if self._uploads else (path, None)
@@ -388,7 +388,7 @@ class Submission:
         return FleetRunner(self.config.broker, self.config.result_backend or None)
 
     def _parse(self) -> Callable[[bytes], results.Pair]:
-        from mrcelery.job import hooks
+        from mrcelery.hooks import hooks
 
         protocol = hooks(self.job, len(self.steps) - 1).output_protocol
         if protocol is not None:
@@ -398,7 +398,7 @@ class Submission:
         return results.parse_json if self.options.output_format == "json" else results.parse_raw
 
     def _here(self) -> list[str]:
-        return [u if inputs_module.is_remote(u) else inputs_module.local(u) for u in self.inputs]
+        return [u if is_remote(u) else local(u) for u in self.inputs]
 
 
 def _unreadable(line: bytes) -> results.Pair:

@@ -9,19 +9,9 @@ from itertools import islice
 
 from mrcelery import layout
 from mrcelery.commit import committed
+from mrcelery.encoding import decode, encode
 from mrcelery.errors import JobStoppedError, TaskError
-from mrcelery.records import (
-    Commit,
-    Counters,
-    Kind,
-    Requests,
-    StageSummary,
-    Totals,
-    add_counters,
-    add_requests,
-    decode,
-    encode,
-)
+from mrcelery.records import Commit, Counters, Kind, Requests, StageSummary, Totals, add_counters, add_requests
 from mrcelery.runtime import ActiveJob, Runtime
 from mrcelery.storage.transfers import carried
 

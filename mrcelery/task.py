@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -20,10 +19,12 @@ from mrcelery.columns import Column, as_list
 from mrcelery.config import show_size
 from mrcelery.errors import CodecError, MRCeleryError, RecordTooLongError, TaskError, UserCodeError
 from mrcelery.index import IndexedWriter
-from mrcelery.job import MRJob, StepHooks
+from mrcelery.job import MRJob
+from mrcelery.pace import Columns, Encode, Pace, Pair, Pairs, columns, sampled_size
 from mrcelery.records import JobOptions, Kind, Part
 from mrcelery.shuffle import FAN_IN, Run, merge_many
 from mrcelery.snapshot import ATOMS, snapshot
+from mrcelery.step import StepHooks
 from mrcelery.storage.base import Storage
 from mrcelery.tracebacks import raised_by_us, user_traceback
 
@@ -33,15 +34,8 @@ DECODED_BLOCK = 1 << 20
 RECORD_REPR = 500
 """Characters of a record shown with an error."""
 
-SLICE_SECONDS = 0.1
-"""About how long user code runs until its task looks up: what it yields and reads is cut accordingly."""
 
 TEXTS = frozenset({str, bytes})
-
-Pair = tuple[Any, Any]
-Pairs = Iterable[Pair]
-Columns = tuple[list[Any], list[Any]]
-Encode = Callable[[Any, Any], Pair]
 
 
 @dataclass
@@ -125,6 +119,7 @@ class Task:
         )
 
     def scratch_file(self, name: str) -> str:
+        """Return a path in the attempt's scratch folder, which is made if need be."""
         os.makedirs(self.scratch, exist_ok=True)
         return os.path.join(self.scratch, name)
 
@@ -150,13 +145,13 @@ class Task:
         return Part(0, key, writer.bytes, writer.records, writer.crc32, 0, writer.data_end)
 
     def explain(self) -> _Explain:
-        """A ``with`` block that gives errors of codecs a place in the input."""
+        """Return a ``with`` block that gives errors of codecs a place in the input."""
         return _Explain(self.position)
 
     def batches(
         self, pairs: Pairs, *, encode: Encode | None = None, results: bool = True, most: int = 4096
     ) -> Iterator[Columns]:
-        """The pairs that user code yields, as columns of keys and of values of bounded length and size.
+        """Yield the pairs of user code as columns of keys and of values, bounded in length and size.
 
         ``encode`` is called with each pair as it is yielded and gives what is taken for it; without it, what
         could still change is copied. ``results``: the pairs are what the task is there to yield, so count
@@ -176,7 +171,7 @@ class Task:
             yield keys, values
 
     def take(self, iterator: Iterator[Pair], most: int, encode: Encode | None = None) -> list[Pair]:
-        """The next pairs that user code yields, ``most`` of them at most, each as it was when it was yielded."""
+        """Take the next pairs that user code yields, at most ``most``, each as it was when it was yielded."""
         if encode is not None:
             return [encode(*self.checked(pair)) for pair in islice(iterator, most)]
         # Written out for the many pairs of plain types: a call for each would double what it costs.
@@ -188,12 +183,12 @@ class Task:
         ]
 
     def kept(self, pair: Any) -> Pair:
-        """A pair that user code has yielded, as it is now. Raises UserCodeError for what is no pair."""
+        """Copy a pair of user code's, so that later changes do not show. Raises UserCodeError if it is none."""
         key, value = self.checked(pair)
         return snapshot(key), snapshot(value)
 
     def checked(self, pair: Any) -> Pair:
-        """What was yielded as a pair. Raises UserCodeError for what is none."""
+        """Unpack what was yielded as a pair. Raises UserCodeError if it is none."""
         try:
             key, value = pair
         except (TypeError, ValueError):
@@ -201,11 +196,12 @@ class Task:
         return key, value
 
     def no_pair(self, what: str) -> UserCodeError:
+        """Make the error for a yield that is no pair; ``what`` describes it."""
         who = {"map": "mapper", "reduce": "reducer"}[self.kind]
         return UserCodeError(f"the {who} yielded {what}: yield key, value")
 
     def value_size(self, keys: list[Any], values: list[Any]) -> int:
-        """Bytes of one value, roughly. Raises RecordTooLongError for one of more than :attr:`max_record`."""
+        """Estimate the bytes of one value. Raises RecordTooLongError for one of more than :attr:`max_record`."""
         size = sampled_size(values) + 8
         if set(map(type, values)) <= TEXTS:
             # A sample would miss the large ones among many small.
@@ -218,14 +214,14 @@ class Task:
         return size
 
     def too_large(self, key: Any, size: int) -> RecordTooLongError:
-        """The error for a value that outgrew :attr:`max_record`."""
+        """Make the error for a value that outgrew :attr:`max_record`."""
         return RecordTooLongError(
             f"a value of {size} bytes for the key {key!r:.100} is more than the {self.max_record} that one may have: "
             "raise --memory, or yield it in pieces"
         )
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call user code; what it raises is raised as a UserCodeError that says where."""
+        """Call user code; what it raises is raised as a UserCodeError that names the place in the input."""
         try:
             return function()
         except (MRCeleryError, KeyboardInterrupt) as e:
@@ -240,6 +236,7 @@ class Task:
             raise self.user_error(e) from e
 
     def user_error(self, e: BaseException) -> UserCodeError:
+        """Make the error for an exception of user code, with its traceback and position."""
         with lifted() if isinstance(e, MemoryError) else nullcontext():
             return self._user_error(e)
 
@@ -257,30 +254,6 @@ class Task:
         return error
 
 
-class Pace:
-    """How many pairs to take at once, bounded by time and by size.
-
-    Few at first, more where they turn out small and quick: a few huge ones must not add up, and a slow
-    mapper must not go on for long in a job that has ended.
-    """
-
-    def __init__(self, budget: int, most: int) -> None:
-        self._step = 1
-        self._most = most
-        self._bytes = budget // 16
-        self._began = 0.0
-
-    def step(self) -> int:
-        """How many to take now."""
-        self._began = time.monotonic()
-        return self._step
-
-    def took(self, size: int) -> None:
-        """They are taken, and had so many bytes each."""
-        faster = 4.0 if time.monotonic() - self._began < SLICE_SECONDS else 0.25
-        self._step = max(1, min(self._most, int(self._step * faster), self._bytes // max(16, size)))
-
-
 class _Explain:
     def __init__(self, position: Position) -> None:
         self._position = position
@@ -293,35 +266,8 @@ class _Explain:
             self._position.describe(error)
 
 
-def columns(pairs: list[Pair]) -> Columns:
-    """Pairs as a column of keys and one of values."""
-    return [key for key, _ in pairs], [value for _, value in pairs]
-
-
-def sampled_size(column: list[Any], most: int = 16) -> int:
-    """Bytes of one object of a column, roughly: the mean of a sample, in which each object counts once."""
-    sample = column[:: max(1, len(column) // most)]
-    return sum(map(size_of, {id(item): item for item in sample}.values())) // max(1, len(sample))
-
-
-def size_of(item: Any) -> int:
-    """Bytes of an object, roughly: itself and, of containers, a sample of what they hold."""
-    total: int = item.__sizeof__()
-    if isinstance(item, (tuple, list, set, frozenset)):
-        n = len(item)
-        if n:
-            sample = list(islice(item, 8))
-            total += sum(map(size_of, sample)) * n // len(sample)
-    elif isinstance(item, dict):
-        n = len(item)
-        if n:
-            pairs = list(islice(item.items(), 8))
-            total += sum(size_of(k) + size_of(v) for k, v in pairs) * n // len(pairs)
-    return total
-
-
 def yielding(function: Callable[..., Any]) -> Callable[..., Pairs]:
-    """``function`` as one that always returns an iterable: hooks may be plain functions returning None."""
+    """Wrap ``function`` so that it always returns an iterable: hooks may be plain functions returning None."""
     if inspect.isgeneratorfunction(function):
         return function
 

@@ -15,10 +15,10 @@ _SHIPPED = re.compile(r"^.*/[0-9a-f]{64}/(?:lib|py/[^/]+)/")
 
 
 def user_traceback(exc: BaseException, skip_package: str | Path = _HERE) -> str:
-    """The formatted traceback of ``exc`` and its causes without the frames of ``skip_package`` (a folder;
-    its ``examples`` count as the user's) and of Python's import machinery.
+    """Format the traceback of ``exc`` and its causes, with the user's frames only.
 
-    Files of a shipped bundle appear under the name they were shipped with, with their source lines.
+    Left out are the frames of ``skip_package`` (a folder; its ``examples`` count as the user's) and of Python's import
+    machinery. Files of a shipped bundle appear under the name they were shipped with, with their source lines.
     At most 16,000 characters, cut in the middle.
     """
     report = traceback.TracebackException.from_exception(exc)

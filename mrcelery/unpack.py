@@ -84,7 +84,7 @@ class Lock:
 
     @classmethod
     def exclusive(cls, path: Path) -> Lock | None:
-        """The lock, or None where somebody has it."""
+        """Take the lock; return it, or None if it is held elsewhere."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,6 +97,7 @@ class Lock:
         return cls(fd)
 
     def release(self) -> None:
+        """Release the lock; a second call does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 from mrcelery import marks
 from mrcelery.errors import JobStoppedError, SupersededError
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.base import JobStore
 from mrcelery.progress import Mark
 from mrcelery.records import Kind
+from mrcelery.states import FINAL
 
 POLL_SECONDS = 0.25
 """How often a running task looks whether its job has ended."""

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from mrcelery import layout, results
+from mrcelery.addresses import is_remote, local
 from mrcelery.api import attach
 from mrcelery.cli.common import connection_options, epilog, write_bytes
 from mrcelery.errors import InputError
-from mrcelery.inputs import is_remote, local
 
 
 @click.command(epilog=epilog("mrcelery cat JOB | head", "mrcelery cat s3://bucket/counts", "mrcelery cat ./counts"))

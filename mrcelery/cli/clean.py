@@ -14,8 +14,9 @@ from mrcelery.cli.common import Age, connection_options, epilog, json_option, pr
 from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
 from mrcelery.history import created_by_id
-from mrcelery.jobstore.base import FINAL, TTL
+from mrcelery.jobstore.base import TTL
 from mrcelery.runner import Runner, connect, storage_root
+from mrcelery.states import FINAL
 from mrcelery.storage.base import Storage
 
 _WEEK = "7d"

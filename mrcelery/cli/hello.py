@@ -83,8 +83,8 @@ def _stages(found: Overview) -> Iterator[dict[str, Any]]:
 
 def _why(handle: JobHandle, submission: Submission, timeout: float) -> str:
     """Why nothing came of it: nobody listens, or somebody is busy."""
-    from mrcelery.doctor import workers_seen
     from mrcelery.jobstore.redis import RedisJobStore
+    from mrcelery.presence import workers_seen
 
     queue, broker = submission.options.queue, mask(submission.config.broker)
     store = handle.runner.store if handle.runner is not None else None

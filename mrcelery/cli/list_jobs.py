@@ -22,20 +22,29 @@ from mrcelery.cli.common import (
 from mrcelery.config import Config
 from mrcelery.errors import StorageUnreachableError
 from mrcelery.runner import connect, storage_root
+from mrcelery.states import STATES, UNKNOWN, typed
 from mrcelery.status import JobStatus
 
-_STATES = ("submitted", "running", "succeeded", "failed", "cancelled", "unknown")
+
+class _State(click.Choice[str]):
+    """A state of a job, or another word for it that :data:`mrcelery.states.ALIASES` knows."""
+
+    def __init__(self) -> None:
+        super().__init__((*STATES, UNKNOWN))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(typed(value), param, ctx)
 
 
 @click.command(
     epilog=epilog(
         "mrcelery list",
-        "mrcelery list --state running --state submitted --json",
+        "mrcelery list --state running --state queued --json",
         "mrcelery list --name 'Word*' --since 30d --storage s3://bucket/prefix",
     )
 )
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Show so many jobs at most.")
-@click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these; may be repeated.")
+@click.option("--state", "states", type=_State(), multiple=True, help="Only these; may be repeated.")
 @click.option("--name", default="", metavar="GLOB", help="Only jobs of such a name: 'Word*'.")
 @click.option("--owner", default="", metavar="NAME", help="Only jobs that this user submitted.")
 @click.option("--since", type=Age(), metavar="AGE", help="Only jobs submitted in this time: 12h, 7d.")
@@ -62,7 +71,7 @@ def command(
     from mrcelery.storage import open_storage
 
     now = time.time()
-    wanted = history.Wanted(
+    wanted = history.JobFilter(
         states=frozenset(states),
         name=name,
         owner=owner,

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrcelery.api import attach
-from mrcelery.cli import picture, where
+from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
+from mrcelery.cli.errors import where
 from mrcelery.errors import ConfigError, UsageError
-from mrcelery.jobstore.base import FINAL
+from mrcelery.states import FINAL
 
 if TYPE_CHECKING:
     from mrcelery.api import JobHandle
-    from mrcelery.joblogs import Attempt, Wanted
+    from mrcelery.joblogs import Attempt, LogFilter
     from mrcelery.overview import Overview
     from mrcelery.storage.base import Storage
 
@@ -56,9 +57,9 @@ def command(
     Of a job that failed, where it failed is said first, on stderr. With -f the lines come as they are printed, a few
     seconds late, each after its task. --json prints an object per attempt, one a line; with -f, one per piece.
     """
-    from mrcelery.joblogs import Wanted
+    from mrcelery.joblogs import LogFilter
 
-    wanted = Wanted(step, kind, task, attempt, failed)
+    wanted = LogFilter(step, kind, task, attempt, failed)
     with attach(job, **settings) as handle:
         storage = handle.open_storage()
         if follow:
@@ -78,8 +79,8 @@ def _tell_failure(found: Overview | None) -> None:
         click.echo(f"mrcelery: {picture.phase(found)[0]}: {at[0] if at else found.job}: {message}", err=True)
 
 
-def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as_json: bool) -> None:
-    from mrcelery.joblogs import Wanted, listed
+def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter, as_json: bool) -> None:
+    from mrcelery.joblogs import LogFilter, listed
 
     none = True
     for one, key in listed(storage, job, found, wanted):
@@ -92,7 +93,7 @@ def _list(storage: Storage, job: str, found: Overview | None, wanted: Wanted, as
             write_bytes(_ended(storage.stream(key)))
         if one.ending:
             click.echo(f"[{one.ending}]")
-    if none and found is None and next(listed(storage, job, None, Wanted()), None) is None:
+    if none and found is None and next(listed(storage, job, None, LogFilter()), None) is None:
         raise UsageError(f"job {job} is not known here: see `mrcelery list`, or correct --broker or --storage")
     if none:
         click.echo(f"mrcelery: job {job} has no logs of that kind", err=True)
@@ -107,7 +108,7 @@ def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"\n"
 
 
-def _follow(handle: JobHandle, storage: Storage, wanted: Wanted, as_json: bool) -> None:
+def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: bool) -> None:
     from mrcelery.capture import share_seconds
     from mrcelery.joblogs import Follower
 
@@ -119,7 +120,7 @@ def _follow(handle: JobHandle, storage: Storage, wanted: Wanted, as_json: bool) 
     while True:
         found = handle.glance()
         # Known for long enough that a look which is late does not stop what is shared.
-        for one, new in follower.look(found.stages, 4 * pause):
+        for one, new in follower.read(found.stages, 4 * pause):
             write(one, new)
         if found.state in FINAL:
             _tell_failure(found)
@@ -140,7 +141,7 @@ def _name(one: Attempt) -> str:
 
 
 def _how(one: Attempt) -> str:
-    return f" {one.outcome}" if one.outcome and one.outcome != "done" else ""
+    return f" {one.outcome}" if one.outcome and one.outcome != "succeeded" else ""
 
 
 def _print(one: Attempt, text: bytes) -> None:

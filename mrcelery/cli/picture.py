@@ -15,9 +15,10 @@ from mrcelery.cli.common import show_seconds
 from mrcelery.config import show_size
 
 if TYPE_CHECKING:
-    from mrcelery.overview import Overview, Stage, Straggler
+    from mrcelery.overview import Overview, StageView, Straggler
     from mrcelery.report import Report
     from mrcelery.speed import Speed
+    from mrcelery.states import State
 
 Piece = tuple[str, str]
 """A text and its style: words of bold, dim and a colour."""
@@ -37,11 +38,11 @@ _INDENT = 4
 class Signs(NamedTuple):
     """The characters that are not letters."""
 
-    done: str
+    succeeded: str
     failed: str
-    stopped: str
+    cancelled: str
     running: str
-    waiting: str
+    queued: str
     full: str
     empty: str
     arrow: str
@@ -68,18 +69,19 @@ def nobody(found: Overview) -> str:
 
 
 def phase(found: Overview, trouble: str = "") -> tuple[str, str]:
-    """A job's state in words, and its colour. ``trouble``: why it does not go on just now."""
+    """A job's state and what is to be said of it, and its colour. ``trouble``: why it does not go on just now."""
     if found.state == "succeeded":
-        return "succeeded", "green"
+        return found.state, "green"
     if found.state == "cancelled":
-        return "cancelled", "magenta"
+        return found.state, "magenta"
     if found.state == "failed":
         return _how_failed(found), "red"
     if trouble:
-        return f"{'queued' if found.state == 'submitted' else 'waiting'}, {trouble}", "yellow"
-    if found.state == "submitted":
-        return "queued", "yellow"
-    return ("retrying", "yellow") if any(_retries(stage) for stage in found.stages) else ("running", "cyan")
+        return f"{found.state}, {trouble}", "yellow"
+    if found.state == "queued":
+        return found.state, "yellow"
+    retries = any(_retries(stage) for stage in found.stages)
+    return ("running, with retries", "yellow") if retries else (found.state, "cyan")
 
 
 def _how_failed(found: Overview) -> str:
@@ -93,13 +95,13 @@ def _how_failed(found: Overview) -> str:
     return "failed, broker or storage unreachable" if failure.exit_code == 3 else "failed"
 
 
-def _retries(stage: Stage) -> bool:
+def _retries(stage: StageView) -> bool:
     """Whether what is left of a stage is mostly what came to nothing before."""
     bad = _bad(stage)
-    return stage.state == "running" and bad > 0 and (stage.sums.running == 0 or stage.tasks - stage.done <= bad)
+    return stage.state == "running" and bad > 0 and (stage.sums.running == 0 or stage.tasks - stage.succeeded <= bad)
 
 
-def _bad(stage: Stage) -> int:
+def _bad(stage: StageView) -> int:
     return stage.sums.failed + stage.sums.killed + stage.sums.lost
 
 
@@ -126,36 +128,35 @@ def running(
 
 def _header(found: Overview, trouble: str, signs: Signs) -> Line:
     word, colour = phase(found, trouble)
-    sign = {"succeeded": signs.done, "failed": signs.failed, "cancelled": signs.stopped, "running": signs.running}
     since = found.started or found.created
     lasted = ""
     if since:
         lasted = show_seconds(found.finished - since) if found.finished else clock(found.now - since)
     return [
-        (f"{sign.get(found.state, signs.waiting)} {word}", f"bold {colour}"),
+        (f"{getattr(signs, found.state)} {word}", f"bold {colour}"),
         (f"  {lasted}", ""),
         (f"  {found.job}", "dim"),
     ]
 
 
-def _stage(found: Overview, stage: Stage, speed: Speed, width: int, signs: Signs) -> list[Line]:
+def _stage(found: Overview, stage: StageView, speed: Speed, width: int, signs: Signs) -> list[Line]:
     label = name_of(found, stage).ljust(max(len(name_of(found, other)) for other in found.stages))
     head: Line = [(f"  {_sign(stage, signs)} ", _colour(stage)), (label, "bold"), ("  ", "")]
-    if stage.state == "waiting" or not stage.entered:
-        return [[*head, ("waiting" if stage.state == "waiting" else stage.state, "dim")]]
+    if stage.state == "queued" or not stage.entered:
+        return [[*head, (stage.state, "dim")]]
     again: Line = [(f"  {_bad(stage):,} retried", "yellow")] if _bad(stage) else []
     if stage.state != "running":
         seconds = clock(max(0.0, stage.ended - stage.entered))
-        tasks = f"{stage.done:,} of {stage.tasks:,}" if stage.done < stage.tasks else f"{stage.tasks:,}"
+        tasks = f"{stage.succeeded:,} of {stage.tasks:,}" if stage.succeeded < stage.tasks else f"{stage.tasks:,}"
         told = [f"{tasks} task{'' if stage.tasks == 1 else 's'} in {seconds}"]
         told.append(f"{count(stage.sums.records_in)} records")
         told += [show_size(stage.sums.bytes_in)] if stage.sums.bytes_in else []
         told += [f"{show_size(size)} shuffled"] if (size := _shuffled(found, stage)) else []
         room = width - sum(len(text) for text, _ in [*head, *again])
         return [[*head, (_fitting(told, room, signs), ""), *again]]
-    counts = f"  {stage.done:,}/{stage.tasks:,}  {stage.sums.running:,} running"
+    counts = f"  {stage.succeeded:,}/{stage.tasks:,}  {stage.sums.running:,} running"
     room = width - sum(len(text) for text, _ in [*head, *again]) - len(counts)
-    bar = _bar(stage.done / stage.tasks if stage.tasks else 0.0, max(6, min(_BAR, room)), signs)
+    bar = _bar(stage.succeeded / stage.tasks if stage.tasks else 0.0, max(6, min(_BAR, room)), signs)
     first: Line = [*head, *bar, (counts, ""), *again]
     room = width - _INDENT
     told = _rates(found, stage, speed, means=True)
@@ -164,7 +165,7 @@ def _stage(found: Overview, stage: Stage, speed: Speed, width: int, signs: Signs
     return [first, [(" " * _INDENT + _fitting(told, room, signs), "")]] if told else [first]
 
 
-def _rates(found: Overview, stage: Stage, speed: Speed, *, means: bool) -> list[str]:
+def _rates(found: Overview, stage: StageView, speed: Speed, *, means: bool) -> list[str]:
     """``means``: with the mean of bytes, which go as the records do."""
     rates = speed.of(stage, found.now)
     told = []
@@ -181,13 +182,13 @@ def _rates(found: Overview, stage: Stage, speed: Speed, *, means: bool) -> list[
     return told
 
 
-def _shuffled(found: Overview, stage: Stage) -> int:
+def _shuffled(found: Overview, stage: StageView) -> int:
     from mrcelery.story import shuffled
 
     return shuffled(found, stage)
 
 
-def _slowest(stage: Stage) -> list[Line]:
+def _slowest(stage: StageView) -> list[Line]:
     running = stage.running[:SLOWEST]
     if not running:
         return []
@@ -210,16 +211,16 @@ def _marks(one: Straggler) -> str:
     return f"  {', '.join(marks)}" if marks else ""
 
 
-def _folded(blocks: list[tuple[str, list[Line]]], signs: Signs) -> list[tuple[str, list[Line]]]:
-    """Done stages as one line, and those to come as another."""
-    folded: list[tuple[str, list[Line]]] = []
-    for state, text, style in (("done", "done", "green"), ("running", "", ""), ("waiting", "to come", "dim")):
+def _folded(blocks: list[tuple[State, list[Line]]], signs: Signs) -> list[tuple[State, list[Line]]]:
+    """Stages that have succeeded as one line, and those to come as another."""
+    folded: list[tuple[State, list[Line]]] = []
+    for state in ("succeeded", "running", "queued"):
         some = [block for block in blocks if block[0] == state]
-        if not text or len(some) < 2:
+        if state == "running" or len(some) < 2:
             folded += some
             continue
-        sign = signs.done if state == "done" else signs.waiting
-        folded.append((state, [[(f"  {sign} {len(some)} stages {text}", style)]]))
+        style = "green" if state == "succeeded" else "dim"
+        folded.append((state, [[(f"  {getattr(signs, state)} {len(some)} stages {state}", style)]]))
     return folded
 
 
@@ -247,14 +248,14 @@ def rows(name: str, texts: Sequence[str], style: str = "") -> list[Line]:
     return [[(f"  {name if number == 0 else '':<9}", "dim"), (text, style)] for number, text in enumerate(texts)]
 
 
-def _tasks(stages: Iterable[Stage]) -> list[str]:
+def _tasks(stages: Iterable[StageView]) -> list[str]:
     stages = [stage for stage in stages if stage.tasks]
     if not stages:
         return []
-    done, tasks = sum(stage.done for stage in stages), sum(stage.tasks for stage in stages)
-    told = [f"{done:,} of {tasks:,} done" if done < tasks else f"{tasks:,}"]
+    succeeded, tasks = sum(stage.succeeded for stage in stages), sum(stage.tasks for stage in stages)
+    told = [f"{succeeded:,} of {tasks:,} succeeded" if succeeded < tasks else f"{tasks:,}"]
     # Fewer than tasks were counted where a broker lost its data meanwhile.
-    told += [f"{started:,} attempts"] if (started := sum(stage.sums.started for stage in stages)) >= done else []
+    told += [f"{started:,} attempts"] if (started := sum(stage.sums.started for stage in stages)) >= succeeded else []
     if failed := sum(stage.sums.failed for stage in stages):
         told.append(f"{failed:,} failed")
     if lost := sum(stage.sums.killed + stage.sums.lost for stage in stages):
@@ -262,18 +263,17 @@ def _tasks(stages: Iterable[Stage]) -> list[str]:
     return [", ".join(told)]
 
 
-def name_of(found: Overview, stage: Stage) -> str:
+def name_of(found: Overview, stage: StageView) -> str:
     """What a stage is called in its job."""
     return stage.kind if max(other.step for other in found.stages) == 0 else f"step {stage.step} {stage.kind}"
 
 
-def _sign(stage: Stage, signs: Signs) -> str:
-    names = {"done": signs.done, "running": signs.running, "stopped": signs.stopped}
-    return names.get(stage.state, signs.waiting)
+def _sign(stage: StageView, signs: Signs) -> str:
+    return str(getattr(signs, stage.state))
 
 
-def _colour(stage: Stage) -> str:
-    return {"done": "green", "running": "cyan"}.get(stage.state, "dim")
+def _colour(stage: StageView) -> str:
+    return {"succeeded": "green", "running": "cyan", "failed": "red"}.get(stage.state, "dim")
 
 
 def _bar(part: float, width: int, signs: Signs) -> Line:

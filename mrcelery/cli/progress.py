@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import click
 
-from mrcelery.cli import picture, show_error
+from mrcelery.cli import picture
 from mrcelery.cli.common import show_seconds
+from mrcelery.cli.errors import show_error
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mrcelery.handle import JobHandle
     from mrcelery.overview import Overview
     from mrcelery.report import Report
-    from mrcelery.story import Narrator, Progress, StageDone, StageStarted
+    from mrcelery.story import Narrator, Progress, StageStarted, StageSucceeded
 
 QUIET_SECONDS = 0.5
 """A job that ends sooner shows nothing, and does not pay for the import of rich."""
@@ -31,10 +32,10 @@ QUIET_SECONDS = 0.5
 PLAIN_QUIET_SECONDS = 5.0
 """Nor does one that ends so soon where there is no terminal: of one that fails, why is said first."""
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """How often a job is looked at to be shown; to know when it ends, more often."""
 
-LOOK_PART = 0.05
+POLL_SHARE = 0.05
 """Part of the time that the looks may take, on a slow line."""
 
 PLAIN_SECONDS = 10.0
@@ -93,11 +94,11 @@ class Display:
             # A picture would be in the way of what the job prints, and of a debugger.
             self.mode, self._due = "plain", self._began + PLAIN_QUIET_SECONDS
 
-        def look_on() -> None:
-            while not self._stop.wait(0.05 if self.mode == "json" else LOOK_SECONDS):
-                self.look(handle)
+        def poll_on() -> None:
+            while not self._stop.wait(0.05 if self.mode == "json" else POLL_SECONDS):
+                self.poll(handle)
 
-        self._watcher = threading.Thread(target=look_on, daemon=True)
+        self._watcher = threading.Thread(target=poll_on, daemon=True)
         self._watcher.start()
 
     def unwatch(self) -> None:
@@ -107,7 +108,7 @@ class Display:
             self._watcher.join()
             self._watcher = None
 
-    def look(self, handle: JobHandle) -> None:
+    def poll(self, handle: JobHandle) -> None:
         """Look at a job where it is time to, and show it."""
         if time.monotonic() < self._due or self.mode == "off" or (self.mode == "json" and self.quiet):
             return
@@ -115,7 +116,7 @@ class Display:
         with suppress(UsageError):  # a broker that came back empty may not know it for a moment
             self._show(handle.glance())
             took = time.monotonic() - began
-            self._due = began + took + max(LOOK_SECONDS, took / LOOK_PART)
+            self._due = began + took + max(POLL_SECONDS, took / POLL_SHARE)
 
     def _show(self, found: Overview) -> None:
         for event in self._news(found):
@@ -140,7 +141,7 @@ class Display:
                 news.append(story.submitted(found))
             elif self.mode == "plain" and found.finished == 0:
                 self._say(f"job {found.job}: {picture.phase(found)[0]}")
-        return news + self._narrator.look(found)
+        return news + self._narrator.observe(found)
 
     def _draw(self, found: Overview) -> None:
         assert self._narrator is not None
@@ -173,13 +174,13 @@ class Display:
         if self.mode == "json":
             if not self.quiet:
                 click.echo(story.line(event), nl=False)
-        elif isinstance(event, (story.StageStarted, story.StageDone, story.Progress)):
+        elif isinstance(event, (story.StageStarted, story.StageSucceeded, story.Progress)):
             if self.mode == "plain" and self._worth_a_line(event):
                 self._say(str(event))
         else:
             self._say(str(event), style)
 
-    def _worth_a_line(self, event: StageStarted | StageDone | Progress) -> bool:
+    def _worth_a_line(self, event: StageStarted | StageSucceeded | Progress) -> bool:
         from mrcelery import story
 
         stage = event.step, event.kind
@@ -260,7 +261,7 @@ def see_through(
     error: JobFailedError | JobCancelledError | None = None
     watches = display.mode != "off"
     try:
-        handle.wait(timeout, (lambda _: display.look(handle)) if watches else None, display.event)
+        handle.wait(timeout, (lambda _: display.poll(handle)) if watches else None, display.event)
     except (JobFailedError, JobCancelledError) as e:
         error = e
     found, report = None, None

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrcelery.api import attach
-from mrcelery.cli import picture, where
+from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, show_time
+from mrcelery.cli.errors import where
 from mrcelery.errors import MRCeleryError, UsageError
-from mrcelery.jobstore.base import FINAL
+from mrcelery.states import FINAL
 
 if TYPE_CHECKING:
     from mrcelery.api import JobHandle

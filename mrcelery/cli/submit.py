@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.cli import INTERRUPTED, picture
+from mrcelery.cli import picture
 from mrcelery.cli.common import connection_options, epilog, events_option, print_json, write_bytes
+from mrcelery.cli.errors import INTERRUPTED
 from mrcelery.config import RUNNERS, show_size
 from mrcelery.errors import UsageError
 

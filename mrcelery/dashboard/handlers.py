@@ -25,6 +25,7 @@ from mrcelery.executor.tasks import store_url
 from mrcelery.handle import JobHandle
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.page import Jobs, Live, Row, job_page, jobs_page
+from mrcelery.states import typed
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ class Ours(BaseHandler):  # type: ignore[misc]
 
     async def listed(self) -> list[Row]:
         limit = self.whole_number("limit", LISTED, MOST_JOBS)
-        state, name = self.get_argument("state", "", escape=False), self.get_argument("name", "", escape=False)
+        state, name = typed(self.get_argument("state", "", escape=False)), self.get_argument("name", "", escape=False)
         kept = self.get_argument("kept", "0") != "0"
         return await self.aside(self.records.kept if kept else self.records.rows, limit, state, name)
 

@@ -8,14 +8,16 @@ from itertools import islice
 import msgspec
 
 from mrcelery import history, journal
-from mrcelery.errors import MRCeleryError, UsageError
+from mrcelery.encoding import decode
+from mrcelery.errors import UsageError
 from mrcelery.evidence import bad_records, log
-from mrcelery.jobstore.base import FINAL, JobStore
-from mrcelery.monitor import SILENT
+from mrcelery.jobstore.base import JobStore
 from mrcelery.overview import Overview, glance, overview, stages_of
 from mrcelery.page import Evidence, Row
-from mrcelery.records import Failure, Presence, decode
+from mrcelery.presence import listening
+from mrcelery.records import Failure
 from mrcelery.report import read_report
+from mrcelery.states import FINAL
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
@@ -49,7 +51,7 @@ class Records:
         """The same of jobs that only storage still tells of; each takes two or three requests to it."""
         if not self._storage:
             return []
-        wanted = history.Wanted(states=frozenset({state} if state else ()), name=name)
+        wanted = history.JobFilter(states=frozenset({state} if state else ()), name=name)
         found = history.jobs(None, open_storage(self._storage), wanted)
         forgotten = (status for status in found if not self.store.state(status.job))
         return [
@@ -79,11 +81,7 @@ class Records:
         """How many workers listen on the queue of a job that waits for some; None for one that has ended."""
         if found.state in FINAL:
             return None
-        try:
-            told = [(since, decode(about, Presence)) for since, about in self.store.workers().values()]
-        except MRCeleryError:  # of another version: doctor says so
-            return None
-        return sum(found.queue in one.queues and since < SILENT * one.every for since, one in told)
+        return len(listening(self.store.workers(), found.queue))
 
     def storage(self, job: str) -> Storage:
         """The storage of a job's data; :class:`UsageError` where nobody knows it."""
@@ -115,9 +113,10 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
         if f"ended.{step}.{kind}" in fields:
             passed += 1
         elif total and not now[0]:
-            done = min(of.done, total)
-            now, share = (f"step {step} {kind}" if len(stages) > 2 else kind, done, total), done / total
-            failed = of.failed + of.killed + of.lost if done < total else 0
+            succeeded = min(of.succeeded, total)
+            now = (f"step {step} {kind}" if len(stages) > 2 else kind, succeeded, total)
+            share = succeeded / total
+            failed = of.failed + of.killed + of.lost if succeeded < total else 0
     progress = 1.0 if fields["state"] == "succeeded" else (passed + share) / (len(stages) or 1)
     message = fields.get("status", "")
     if failure := fields.get("failure"):
@@ -132,7 +131,7 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
         finished=float(fields.get("finished") or 0),
         progress=round(progress, 4),
         stage="" if ended else now[0],
-        done=0 if ended else now[1],
+        succeeded=0 if ended else now[1],
         tasks=tasks if ended else now[2],
         failed=0 if ended else failed,
         message=message,

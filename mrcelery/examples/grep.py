@@ -13,6 +13,7 @@ from mrcelery import MRJob
 
 
 def regex(text):
+    """Compile the pattern; argparse shows its own message for one that does not compile."""
     try:
         return re.compile(text)
     except re.error as e:
@@ -20,6 +21,8 @@ def regex(text):
 
 
 class Grep(MRJob):
+    """Prints the lines that match ``--pattern``."""
+
     OUTPUT = "text"
 
     def configure_args(self):

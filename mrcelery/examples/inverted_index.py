@@ -14,6 +14,8 @@ WORD = re.compile(r"\w+")
 
 
 class InvertedIndex(MRJob):
+    """Maps each word to the documents it occurs in."""
+
     INPUT = "jsonl"
 
     def mapper(self, _, document):

@@ -52,6 +52,8 @@ class Markdown:
 
 
 class SectionSizes(MRJob):
+    """Sums the installed sizes of the packages of each section."""
+
     INPUT = Paragraphs()
     OUTPUT = Markdown()
 

@@ -32,6 +32,8 @@ class Links(HTMLParser):
 
 
 class ReverseLinks(MRJob):
+    """Maps each page to the pages that link to it."""
+
     INPUT = "jsonl"
 
     def mapper(self, _, page):

@@ -14,6 +14,8 @@ from mrcelery import MRJob
 
 
 class Sort(MRJob):
+    """Sorts lines by their first 10 bytes."""
+
     INPUT = "lines"
     OUTPUT = "text"
     PARTITIONER = "range"

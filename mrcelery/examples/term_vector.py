@@ -17,7 +17,7 @@ WORD = re.compile(r"\w+")
 
 
 def added(vectors):
-    """The sum of term vectors, which are ``{word: frequency}``."""
+    """Add up term vectors, which are ``{word: frequency}``."""
     total: Counter[str] = Counter()
     for vector in vectors:
         total.update(vector)
@@ -25,6 +25,8 @@ def added(vectors):
 
 
 class TermVector(MRJob):
+    """Finds the most frequent words of each host."""
+
     INPUT = "jsonl"
 
     def configure_args(self):

@@ -16,6 +16,8 @@ ENTRY = re.compile(r'\S+ \S+ [^[]+ \[[^]]+\] "[A-Z]+ (?P<target>\S+) HTTP/[\d.]+
 
 
 class UrlCount(MRJob):
+    """Counts the requests of each path."""
+
     def mapper(self, _, line):
         if entry := ENTRY.match(line):
             path, _, _query = entry["target"].partition("?")

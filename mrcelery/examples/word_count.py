@@ -9,6 +9,8 @@ from mrcelery import MRJob
 
 
 class WordCount(MRJob):
+    """Counts each word."""
+
     def mapper(self, _, line):
         for word in line.split():
             yield word, 1

@@ -1,25 +1,20 @@
 """The fleet: Celery workers at a broker, wherever they run.
 
-A client needs little of them: it enters the job into the job store and puts one message on the queue.
-That message is written here, in the format of Celery's protocol 2 and kombu's Redis transport, because
-importing Celery would take longer than a small job.
+A client needs little of them: it registers the job in the job store and puts one message on the queue
+(:mod:`mrcelery.messages`).
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-import socket
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 from mrcelery.errors import UsageError
 from mrcelery.executor.submit import enter
-from mrcelery.jobstore.base import is_of_a_run, of_run, run_of
+from mrcelery.jobstore.base import is_of_a_run, run_of
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.messages import start_message
 from mrcelery.records import Request
 
 
@@ -47,7 +42,7 @@ class FleetRunner:
         """Have a worker start a job that was entered; once more does no harm."""
         self.store.push(queue, start_message(job, queue, run))
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         """Enter a job again that Redis has lost: its commits are in storage, and it goes on from there."""
         if fields.get("state"):
             if self._enter is None and (envelope := self.store.request(job)) is not None:
@@ -70,46 +65,3 @@ class FleetRunner:
 
     def close(self) -> None:
         self.store.close()
-
-
-def start_message(job: str, queue: str, run: int = 0) -> bytes:
-    """The message that makes a worker start a run of a job: what ``send_task("mrcelery.start")`` would publish."""
-    kwargs = {"job": job, **of_run(run)}
-    identity = f"{job}.start"
-    body = json.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
-    message = {
-        "body": base64.b64encode(body.encode()).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {
-            "lang": "py",
-            "task": "mrcelery.start",
-            "id": identity,
-            "shadow": None,
-            "eta": None,
-            "expires": None,
-            "group": None,
-            "group_index": None,
-            "retries": 0,
-            "timelimit": [None, None],
-            "root_id": job,
-            "parent_id": None,
-            "argsrepr": "()",
-            "kwargsrepr": repr(kwargs),
-            "origin": f"{os.getpid()}@{socket.gethostname()}",
-            "ignore_result": True,
-            "replaced_task_nesting": 0,
-            "stamped_headers": None,
-            "stamps": {},
-        },
-        "properties": {
-            "correlation_id": identity,
-            "reply_to": "",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": queue},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),
-        },
-    }
-    return json.dumps(message).encode()

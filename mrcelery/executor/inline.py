@@ -15,7 +15,7 @@ from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
-from mrcelery.reporter import write_report
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.signing import seal
 from mrcelery.storage import open_storage
@@ -70,7 +70,7 @@ class InlineRunner:
                 storage.delete(info.key for info in storage.list(layout.job_root(job)))
             raise
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         """Nothing is lost while this process lives."""
         return False
 

@@ -23,14 +23,15 @@ from celery.worker import state
 from msgspec.structs import replace
 
 from mrcelery.config import Config
+from mrcelery.encoding import encode
 from mrcelery.errors import BrokerUnreachableError, ConfigError
 from mrcelery.executor.lost import excuse
 from mrcelery.executor.stuck import Watch
 from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
 from mrcelery.formats.extras import installed as arrow_installed
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.records import Presence, encode
-from mrcelery.versions import versions
+from mrcelery.presence import versions
+from mrcelery.records import Presence
 
 log = logging.getLogger(__name__)
 

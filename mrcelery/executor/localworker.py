@@ -14,24 +14,7 @@ import subprocess
 import sys
 import threading
 
-SERVER_STATUS = "redis.status"
-"""The file in the cluster's folder with the exit status of a server that has ended."""
-
-
-def _start_server(program: str, folder: str) -> subprocess.Popen[bytes]:
-    settings = {
-        "port": "0",
-        "unixsocket": os.path.join(folder, "redis.sock"),
-        "dir": folder,
-        "save": "",  # the cluster ends with its client: nothing is worth keeping
-        "appendonly": "no",
-        "daemonize": "no",
-        "maxmemory-policy": "noeviction",
-    }
-    command = [program] + [text for name, value in settings.items() for text in (f"--{name}", value)]
-    with open(os.path.join(folder, "redis.log"), "wb") as log:
-        # Of this process's group, with which the client ends it.
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+from mrcelery.redis_server import SERVER_STATUS, start_server
 
 
 def _watch(lifeline: int, server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:
@@ -56,7 +39,7 @@ def _tell_end(server: subprocess.Popen[bytes], folder: str, ending: threading.Ev
 def main(argv: list[str]) -> None:
     folder, processes, lifeline, program, storage, *preload = argv
     # Here, and before anybody watches the client: one who is killed at any time leaves no server behind.
-    server, ending = _start_server(program, folder), threading.Event()
+    server, ending = start_server(program, folder), threading.Event()
     threading.Thread(target=_watch, args=(int(lifeline), server, folder, ending), daemon=True).start()
     threading.Thread(target=_tell_end, args=(server, folder, ending), daemon=True).start()
     os.environ["MRCELERY_STORAGE"] = storage

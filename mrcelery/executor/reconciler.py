@@ -23,15 +23,15 @@ from mrcelery.attempt import fail_job, failure
 from mrcelery.config import Config
 from mrcelery.coordinator import stage_of
 from mrcelery.errors import MRCeleryError, StorageUnreachableError, TaskError
-from mrcelery.executor.fleet import start_message
 from mrcelery.executor.inflight import in_flight, leased
 from mrcelery.executor.publish import publish_again, publish_step
 from mrcelery.executor.tasks import store_url
 from mrcelery.jobstore.base import is_of_a_run, run_of
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.messages import start_message
 from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
 from mrcelery.records import Kind, Request
-from mrcelery.reporter import write_report
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 
@@ -141,7 +141,7 @@ class Reconciler:
     def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
         """What is known of the job, or None where it moves and need not be looked into."""
         fields, store, request = watched.fields, self._store, watched.request
-        if fields["state"] == "submitted":
+        if fields["state"] == "queued":
             step, kind, total, done = 0, None, 0, 0
         else:
             step = int(fields["step"])

@@ -18,8 +18,9 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from mrcelery.executor.tasks import runtime_of
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.base import JobStore
 from mrcelery.progress import HUNG, last_progress, mark_path
+from mrcelery.states import FINAL
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from mrcelery.attempt import fail_job, failure, run_attempt
 from mrcelery.config import Config
 from mrcelery.coordinator import Stage, barrier, finish, has_gone_on, stage_of, start
+from mrcelery.encoding import encode
 from mrcelery.ending import clean_up, withdraw_output
 from mrcelery.errors import (
     BrokerUnreachableError,
@@ -34,8 +35,8 @@ from mrcelery.executor.publish import publish_again, publish_stage
 from mrcelery.jobstore.base import run_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.jobstore.wire import LOGIN
-from mrcelery.records import JobOptions, encode
-from mrcelery.reporter import write_report
+from mrcelery.records import JobOptions
+from mrcelery.report import write_report
 from mrcelery.runtime import Runtime
 
 if TYPE_CHECKING:

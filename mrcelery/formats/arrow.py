@@ -17,7 +17,7 @@ from pyarrow import compute as pc
 from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError
 from mrcelery.formats.base import RecordBlock, all_none
-from mrcelery.formats.output import json_lines
+from mrcelery.formats.json_text import json_lines
 
 
 class ArrowColumn(Sequence[Any]):
@@ -42,7 +42,7 @@ class ArrowColumn(Sequence[Any]):
 
 
 def line_array(raw: bytes, text: bool) -> Any:
-    """The lines of a raw block as an array of ``string`` or of ``binary``, without what ends them.
+    """Return the lines of a raw block as an array of ``string`` or of ``binary``, without their line ends.
 
     None for text that is not UTF-8.
     """
@@ -59,7 +59,7 @@ def line_array(raw: bytes, text: bool) -> Any:
 
 
 def fixed_array(raw: bytes, length: int, begin: int = 0, end: int = -1) -> Any:
-    """Bytes ``begin`` to ``end`` of each record of ``length`` bytes, as an array of ``fixed_size_binary``."""
+    """Return bytes ``begin`` to ``end`` of each record of ``length`` bytes as an array of ``fixed_size_binary``."""
     end = length if end < 0 else end
     count = len(raw) // length
     data: Any = raw
@@ -69,12 +69,12 @@ def fixed_array(raw: bytes, length: int, begin: int = 0, end: int = -1) -> Any:
 
 
 def table_of(block: RecordBlock) -> Any:
-    """The block as a ``pyarrow.Table``: its own, or else the fields of values that are all dicts, a field
-    that one of them lacks being null there; or else a column ``value``, with a column ``key`` before it
-    where there are keys.
+    """Return the block as a ``pyarrow.Table``: its own if it has one.
 
-    Raises :class:`CorruptDataError` for text that is not UTF-8, :class:`CodecError` for other values that do
-    not fit Arrow's columns.
+    Otherwise, if all values are dicts, their fields are the columns, and a field that a dict lacks is null there. Other
+    values become a column ``value``, with a column ``key`` before it if there are keys. Raises
+    :class:`CorruptDataError` for text that is not UTF-8, :class:`CodecError` for other values that do not fit Arrow's
+    columns.
     """
     if block.table is not None:
         return block.table
@@ -129,11 +129,12 @@ def is_bytes(kind: Any) -> bool:
 
 
 def is_text(kind: Any) -> bool:
+    """Whether an array of this type holds strings, of either offset width."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def data_of(array: Any) -> memoryview:
-    """The bytes of an array of strings or bytes, one value after another, without a copy; no nulls."""
+    """Return the bytes of an array of strings or bytes, one value after another, without a copy; no nulls allowed."""
     kind = array.type
     *_, data = array.buffers()
     if data is None:
@@ -205,7 +206,7 @@ def json_rows(keys: Column, values: Column) -> bytes | None:
 
 
 def as_inferred(array: Any) -> Any:
-    """An array with the type that its values would have been given as a list."""
+    """Return an array with the type that its values would be given as a list."""
     kind = array.type
     if all_none(array):
         return pa.nulls(len(array))
@@ -223,7 +224,7 @@ def _repeated(item: bytes, times: int) -> Any:
 
 
 def _text_column(column: Column) -> Any:
-    """An array of strings, bytes or ints as ``binary``, as ``str()`` writes them, nulls kept; None for another."""
+    """Return an array of strings, bytes or ints as ``binary``, as ``str()`` writes them, nulls kept; else None."""
     if isinstance(column, list):
         return None
     kind = column.type

@@ -52,11 +52,11 @@ class InputFormat(Protocol):
         ...
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        """The records that begin in the extent, in order, in blocks of about a MiB of input.
+        """Yield the records that begin in the extent, in order, in blocks of about a MiB of input.
 
         Raises :class:`mrcelery.errors.RecordTooLongError` for a record of more than ``max_record``
         bytes, :class:`mrcelery.errors.CorruptDataError` for damaged input,
-        :class:`mrcelery.errors.InputError` where the file is gone or may not be read.
+        :class:`mrcelery.errors.InputError` if the file is gone or may not be read.
         """
         ...
 
@@ -76,7 +76,7 @@ class OutputFormat(Protocol):
         ...
 
     def encode(self, keys: list[Any], values: list[Any]) -> bytes:
-        """A block of records, equally many keys and values, as the bytes to append to a part file.
+        """Encode a block of records, equally many keys and values, as bytes to append to a part file.
 
         Raises :class:`mrcelery.errors.CodecError` for a type that the format does not take.
         """
@@ -87,9 +87,9 @@ class Compressor(Protocol):
     """Compresses a stream of bytes."""
 
     def write(self, data: bytes, /) -> bytes:
-        """Take bytes, and give what is ready of the compressed stream."""
+        """Take bytes, and return what is ready of the compressed stream."""
         ...
 
     def flush(self) -> bytes:
-        """End the stream, and give its rest."""
+        """End the stream, and return its rest."""
         ...

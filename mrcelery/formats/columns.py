@@ -27,7 +27,7 @@ class Columns:
         self._fields: tuple[str, ...] = ()
 
     def take(self, keys: Column, values: Column) -> list[Column]:
-        """A block of pairs, at least one, as columns in the order of ``names``. Arrow's arrays stay such.
+        """Turn a block of pairs, at least one, into columns in the order of ``names``; Arrow arrays stay arrays.
 
         Raises :class:`CodecError` for a record that has no place in them.
         """

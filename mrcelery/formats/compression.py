@@ -22,7 +22,7 @@ _ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".lzma": "xz", ".zst": "z
 
 
 def compression_of(uri: str) -> str:
-    """The compression that a file's name tells: "gzip", "bz2", "xz", "zstd", or "" for none."""
+    """Infer a file's compression from its name: "gzip", "bz2", "xz", "zstd", or "" for none."""
     if uri.startswith(("http://", "https://")):
         uri = uri.partition("#")[0].partition("?")[0]
     dot = uri.rfind(".")
@@ -42,10 +42,10 @@ class _Decompressor(Protocol):
 
 
 def decompress(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
-    """The uncompressed bytes of a file, in chunks of about :data:`BLOCK` at most; as they are where
-    the name tells no compression.
+    """Yield the uncompressed bytes of a file, in chunks of about :data:`BLOCK` at most.
 
-    Raises :class:`CorruptDataError`, not retryable, where the bytes are damaged or end early.
+    A name without a known ending means that the bytes are passed on as they are. Raises :class:`CorruptDataError`, not
+    retryable, if the bytes are damaged or end early.
     """
     name = compression_of(uri)
     if not name:
@@ -235,7 +235,7 @@ _COMPRESSORS: dict[str, tuple[str, Callable[[], Compressor]]] = {
 
 
 def compressor(name: str) -> tuple[str, Callable[[], Compressor]]:
-    """The file ending and the factory of the compressor called ``name``: none, gzip, bz2, xz or zstd.
+    """Return the file ending and the factory of the compressor ``name``: none, gzip, bz2, xz or zstd.
 
     Raises :class:`UsageError` for another name.
     """

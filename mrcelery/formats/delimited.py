@@ -16,8 +16,9 @@ from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, TaskError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.columns import Columns
+from mrcelery.formats.json_text import json_lines
 from mrcelery.formats.lines import line_blocks, too_long
-from mrcelery.formats.output import json_lines, text_bytes
+from mrcelery.formats.output import text_bytes
 from mrcelery.records import Extent
 
 Row = list[str] | csv.Error
@@ -36,11 +37,13 @@ class Dialect:
     """Whether quoted fields may hold newlines."""
 
     def reader(self, lines: Iterable[str]) -> Any:
+        """Make a strict csv reader; QUOTE_NONE if ``quote`` is ""."""
         quoting: Any = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
         # strict: what is no CSV would otherwise be guessed at, and an open quote take in the rest of the file
         return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting, strict=True)
 
     def writer(self, out: io.StringIO, quoting: Any = csv.QUOTE_MINIMAL) -> Any:
+        """Make a csv writer that ends rows with a newline; QUOTE_NONE if ``quote`` is ""."""
         quoting = quoting if self.quote else csv.QUOTE_NONE
         return csv.writer(
             out, delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting, lineterminator="\n"
@@ -76,15 +79,17 @@ class DelimitedInput:
 
     @property
     def splittable(self) -> bool:
+        """False unless ``multiline`` is off: from the middle of a file, no quote tells whether it opens or closes."""
         return not self._dialect.multiline
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read rows as dicts by the file's header, which a later extent fetches from the file's start."""
         allow_fields(max_record)
         header = self.header_before(extent, max_record)
         yield from self.blocks(extent.uri, line_blocks(extent, max_record), header, max_record)
 
     def header_before(self, extent: Extent, max_record: int) -> list[str] | None:
-        """The file's header where there is one and it lies before the extent."""
+        """Read the file's header if it has one and that lies before the extent; else None."""
         if not self._dialect.header or extent.start == 0:
             return None
         # [0, 1) owns the file's first line and no other
@@ -95,7 +100,7 @@ class DelimitedInput:
     def blocks(
         self, uri: str, source: Iterator[tuple[int, bytes]], header: list[str] | None, max_record: int
     ) -> Iterator[RecordBlock]:
-        """The records in blocks of :func:`line_blocks`; the first is the header where that is due and None."""
+        """Yield the records in blocks of :func:`line_blocks`; the first record is taken as the header if one is due."""
         for chunk in self._chunks(uri, source, max_record):
             first = 0
             if self._dialect.header and header is None:
@@ -197,12 +202,15 @@ class _Stream:
 
 
 def allow_fields(size: int) -> None:
-    """Let fields have ``size`` bytes. The csv module's limit, 128 KiB at first, holds for the process; here it is only
-    ever raised."""
+    """Raise the csv module's limit on a field to ``size`` bytes.
+
+    The limit, 128 KiB at first, holds for the whole process; it is never lowered here.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), size))
 
 
 def next_row(reader: Any) -> Row | None:
+    """Return the next row, the csv module's error if it is malformed, or None at the end."""
     try:
         row: list[str] = next(reader)
         return row
@@ -213,7 +221,7 @@ def next_row(reader: Any) -> Row | None:
 
 
 def lines_of(raw: bytes) -> list[str]:
-    """Lines with what ends them, a ``\\r`` alone too, as the csv module wants them."""
+    """Split into lines with their line ends, a ``\\r`` alone included, as the csv module expects."""
     return io.StringIO(raw.decode("utf-8", "surrogateescape"), newline="").readlines()
 
 
@@ -226,6 +234,7 @@ def _width(row: Row) -> int:
 
 
 def header_of(row: Row, uri: str) -> list[str]:
+    """Check a header row and return its names. Raises :class:`CorruptDataError` if it is blank or names one twice."""
     if isinstance(row, csv.Error):
         raise _bad(uri, 0, row)
     if not row:
@@ -263,6 +272,7 @@ class DelimitedOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Write the header before the first row; Arrow columns are written without Python objects if possible."""
         if not len(keys):
             return b""
         columns = self._columns.take(keys, values)

@@ -36,6 +36,7 @@ class DelimitedTables:
         self.splittable = self._plain.splittable
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Parse with pyarrow; blocks it refuses are read by the csv module, with the same records."""
         uri, longest = extent.uri, min(max_record, LONGEST)
         allow_fields(longest)
         header = self._plain.header_before(extent, longest)
@@ -69,7 +70,7 @@ class DelimitedTables:
             held, at = data[cut:], at + cut
 
     def _parsed(self, body: bytes, header: list[str] | None) -> Any:
-        """A table, None where pyarrow refuses."""
+        """Parse a table; None if pyarrow refuses it."""
         names = header or []
         if not body.strip(b"\r\n"):
             return pa.table({name: pa.array([], pa.string()) for name in names})
@@ -94,7 +95,7 @@ class DelimitedTables:
             return None
 
     def _record(self, data: bytes) -> Row | None:
-        """The first record, of no more lines than it has."""
+        """Read the first record, from no more lines than it has."""
         return next_row(self._dialect.reader(line.decode("utf-8", "surrogateescape") for line in io.BytesIO(data)))
 
     def _rows(self, table: Any) -> Rows:

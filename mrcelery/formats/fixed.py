@@ -32,6 +32,7 @@ class FixedInput:
         self._tables = tables
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read the records that begin in the extent; the first is found by arithmetic, with no byte read before it."""
         n = self._length
         if n > max_record:
             raise too_long(extent.uri, 0, max_record)
@@ -123,7 +124,7 @@ class _Slices(Sequence[bytes]):
 
 
 def _until(extent: Extent, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The chunks up to the extent's end; a file that ends before it was changed since the job was planned."""
+    """Yield chunks up to the extent's end; raise if the file ends before it, changed since the job was planned."""
     at = extent.start
     for chunk in chunks:
         piece = chunk if extent.end < 0 else chunk[: extent.end - at]

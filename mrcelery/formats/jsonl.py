@@ -30,6 +30,7 @@ class JsonLinesInput:
         self._block = block
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Decode a block's lines by msgspec; only if one fails, one by one, by the ``json`` module if need be."""
         for offset, raw in gathered(line_blocks(extent, max_record), min(self._block, max(1, max_record // 2))):
             lines = raw.split(b"\n")
             numbers: Sequence[int]
@@ -59,7 +60,7 @@ class JsonLinesInput:
 
 
 def _lenient(line: bytes) -> Any:
-    """What msgspec refuses and the ``json`` module takes: NaN, 1e999, lone surrogates, broken UTF-8."""
+    """Decode what msgspec refuses and the ``json`` module takes: NaN, 1e999, lone surrogates, broken UTF-8."""
     try:
         return _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):

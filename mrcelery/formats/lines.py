@@ -30,9 +30,9 @@ LONGEST = 1 << 30
 
 
 def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
-    """The extent's lines as ``(offset, raw)``: whole lines, each with its newline, but for a file's
-    last where it has none. ``offset`` is ``raw``'s place in the uncompressed file, in bytes.
+    """Yield the extent's lines as ``(offset, raw)``: whole lines with their newlines.
 
+    Only a file's last line may lack its newline. ``offset`` is ``raw``'s place in the uncompressed file, in bytes.
     A byte order mark at the file's begin is left out. Raises :class:`RecordTooLongError` for a line of
     more than ``max_record`` bytes as soon as so many are read.
     """
@@ -122,7 +122,7 @@ def _check_lengths(uri: str, offset: int, raw: bytes, max_record: int) -> None:
 
 
 def too_long(uri: str, offset: int, max_record: int) -> RecordTooLongError:
-    """The error for a record at ``offset`` that outgrew ``max_record`` bytes."""
+    """Make the error for a record at ``offset`` that outgrew ``max_record`` bytes."""
     return RecordTooLongError(
         f"{uri} has a record of more than {max_record} bytes at byte {offset}: "
         "raise --memory, or choose the --input-format that the file has",
@@ -132,7 +132,7 @@ def too_long(uri: str, offset: int, max_record: int) -> RecordTooLongError:
 
 
 def offsets(offset: int, raw: bytes) -> Callable[[int], int]:
-    """Finds the offset in the file of line ``i`` of a raw block."""
+    """Make a function that finds the file offset of line ``i`` of a raw block."""
 
     def offset_of(i: int) -> int:
         at = 0

@@ -7,12 +7,15 @@ coordinator and all tasks make the same format from that text alone. A format of
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from mrcelery.errors import JobLoadError, UsageError
+from mrcelery.formats.own import load, made
 
 INPUTS = ("text", "lines", "jsonl", "whole-file", "csv", "tsv", "parquet", "records:N", "lines:N")
 OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet", "records")
@@ -47,7 +50,7 @@ class Name:
 
     @classmethod
     def of(cls, text: str) -> Name:
-        """As ``str()`` wrote it, or a user who left quoting out where nothing asked for it."""
+        """Parse what ``str()`` wrote, or what a user typed without quoting."""
         base, colon, rest = text.partition(":")
         arguments: dict[str, str] = {}
         for item in rest.split(",") if colon else ():
@@ -57,25 +60,31 @@ class Name:
 
     @property
     def argument(self) -> str:
+        """The argument without a name: the N of ``records:N``; "" if there is none."""
         return self.get("")
 
     def get(self, key: str, default: str = "") -> str:
+        """Return an argument as text."""
         return self.arguments.get(key, default)
 
     def flag(self, key: str, default: bool) -> bool:
+        """Parse true/false, 1/0 or yes/no. Raises :class:`UsageError` for anything else."""
         text = self.get(key, str(default)).lower()
         if text not in ("true", "false", "1", "0", "yes", "no"):
             raise self._wrong(key, "true or false")
         return text in ("true", "1", "yes")
 
     def number(self) -> int:
+        """Parse the unnamed argument as an int from 1 up. Raises :class:`UsageError` for anything else."""
         if not (self.argument.isascii() and self.argument.isdigit() and int(self.argument) > 0):
             raise UsageError(f"the format {self.base} needs a number from 1 up: write {self.base}:N")
         return int(self.argument)
 
     def extent(self, key: str, size: int) -> tuple[int, int] | None:
-        """A range of bytes within ``size``, ``BEGIN-END`` with the first of them and the one after the last, or
-        ``END`` for a range from 0; None where it is not given."""
+        """Parse a range of bytes within ``size``: ``BEGIN-END``, END excluded, or ``END`` for a range from 0.
+
+        None if the argument is not given. Raises :class:`UsageError` for an empty range or one beyond ``size``.
+        """
         if key not in self.arguments:
             return None
         begin, dash, end = self.get(key).rpartition("-")
@@ -86,6 +95,7 @@ class Name:
         return int(begin), int(end)
 
     def character(self, key: str, default: str = ",") -> str:
+        """Parse one character, ``\\t`` as a tab. Raises :class:`UsageError` for several, or a line end."""
         text = self.get(key, default)
         text = "\t" if text == "\\t" else text
         if len(text) != 1 or text in "\r\n":
@@ -93,27 +103,28 @@ class Name:
         return text
 
     def choice(self, key: str, choices: Sequence[str]) -> str:
+        """Return the argument if it is one of ``choices``, the first by default; else raise :class:`UsageError`."""
         text = self.get(key, choices[0])
         if text not in choices:
             raise self._wrong(key, f"one of {', '.join(choices)}")
         return text
 
     def listed(self, key: str) -> tuple[str, ...]:
+        """Split a comma-separated list of names. Raises :class:`UsageError` for a name given twice."""
         names = tuple(filter(None, map(str.strip, self.get(key).split(","))))
         if len(set(names)) < len(names):
             raise self._wrong(key, "names that differ")
         return names
 
     def schema(self, key: str) -> tuple[tuple[str, str], ...]:
+        """Parse ``NAME:TYPE,NAME:TYPE`` into pairs. Raises :class:`UsageError` for an item without either."""
         pairs = [item.rpartition(":") for item in self.listed(key)]
         if not all(name and kind for name, _, kind in pairs):
             raise self._wrong(key, "NAME:TYPE,NAME:TYPE")
         return tuple((name.strip(), kind.strip()) for name, _, kind in pairs)
 
     def declared(self, job: Any, attribute: str) -> tuple[Any, str]:
-        """A format of the user's own and what to call it: the one named, or else the job's attribute."""
-        from mrcelery.formats.own import load
-
+        """Return a format of the user's own and what to call it: the class named, or else the job's attribute."""
         if name := self.get("class"):
             return load(name), name
         return getattr(job, attribute, None), f"{type(job).__name__}.{attribute}"
@@ -123,7 +134,7 @@ class Name:
 
 
 def parse(text: str, names: Sequence[str]) -> Name:
-    """The name in ``text``; ``names`` are :data:`INPUTS` or :data:`OUTPUTS`, those there are.
+    """Parse ``text``, whose name must be one of ``names``: :data:`INPUTS` or :data:`OUTPUTS`.
 
     Raises :class:`UsageError` for another name, or arguments that the format does not take.
     """
@@ -156,11 +167,11 @@ def _unknown(text: str, names: Sequence[str]) -> UsageError:
 
 
 def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
-    """A format as options of a job name it, from what a user gave: a name, with arguments from ``jobconf``
-    (``csv.header`` and the like); ``pkg.module:Class``; or an object or a class of the user's own, which the
-    job has as ``attribute``, ``INPUT`` or ``OUTPUT``.
+    """Settle what a user gave for a format as the text that the job's options carry.
 
-    Raises :class:`UsageError` for what is no format.
+    A user gives a name, with arguments from ``jobconf`` (``csv.header`` and the like); ``pkg.module:Class``; or an
+    object or a class of the user's own, which the job has as ``attribute``, ``INPUT`` or ``OUTPUT``. Raises
+    :class:`UsageError` for anything else.
     """
     names, taken = (INPUTS, _INPUT_ARGUMENTS) if attribute == "INPUT" else (OUTPUTS, _OUTPUT_ARGUMENTS)
     named = isinstance(given, str)
@@ -173,8 +184,6 @@ def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
         given_there = {key: f"{conf}.{key}" for key in taken.get(name.base, ()) if f"{conf}.{key}" in jobconf}
         arguments = {key: str(jobconf[there]) for key, there in given_there.items()}
         return str(Name(name.base, {**arguments, **name.arguments}))
-    from mrcelery.formats.own import load, made
-
     try:
         made_from = load(given) if named else given
     except JobLoadError as e:
@@ -192,9 +201,22 @@ def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
 
 
 def check_jobconf(jobconf: Mapping[str, Any]) -> None:
-    """Raise :class:`UsageError` for an argument of a format that there is none of, such as ``csv.haeder``."""
+    """Raise :class:`UsageError` for an unknown format argument, such as ``csv.haeder``."""
     for name in jobconf:
         base, dot, key = name.partition(".")
         taken = {k for arguments in (_INPUT_ARGUMENTS, _OUTPUT_ARGUMENTS) for k in arguments.get(base, ())}
         if dot and base in ("csv", "parquet", "records") and key not in taken:
             raise UsageError(f"jobconf {name} is unknown: {base} has {', '.join(sorted(filter(None, taken)))}")
+
+
+def to_ship(text: str, job_class: type) -> tuple[str, ...]:
+    """Return what must be shipped for a settled format: the file or folder of the module or package it names.
+
+    Nothing if that is the job's own module, or an installed one.
+    """
+    top = Name.of(text).get("class").partition(":")[0].partition(".")[0]
+    if top in ("", "mrcelery", job_class.__module__.partition(".")[0]):
+        return ()
+    module = sys.modules[top]
+    path = Path(module.__path__[0] if hasattr(module, "__path__") else module.__file__ or "")
+    return () if {"site-packages", "dist-packages"} & set(path.parts) else (str(path),)

@@ -24,6 +24,7 @@ class GroupedLinesInput:
         self._count = count
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Regroup the extent's lines by N from the file's first; values are lists of N lines, the last one shorter."""
         n = self._count
         held: list[str] = []  # lines of a group that is not full yet, which begins at byte held_at
         held_at = 0
@@ -49,7 +50,7 @@ class GroupedLinesInput:
 
 
 def _offsets(held_at: int, held: int, n: int, offset: int, raw: bytes) -> Callable[[int], int]:
-    """Finds the offset of group ``i``, the first of which may begin with lines of earlier blocks."""
+    """Make a function that finds the offset of group ``i``; the first may begin with lines of earlier blocks."""
     of_line = offsets(offset, raw)
     return lambda i: of_line(i * n - held) if i else held_at
 

@@ -5,89 +5,13 @@ The bytes of a pair depend on nothing but the pair, however pairs are grouped in
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable
 from itertools import chain, repeat
 from typing import Any
-
-import msgspec
 
 from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError
 from mrcelery.formats.base import OutputFormat
-
-_encode = msgspec.json.Encoder().encode
-_encode_lines = msgspec.json.Encoder().encode_lines
-
-_SCALARS = frozenset({str, int, float, bool, type(None)})
-_DEEPEST = 64
-
-
-def _shape(level: Iterable[Any]) -> tuple[bool, bool]:
-    """Whether values and all within them are of JSON's own types, and whether a float is not finite.
-
-    Looks at all values of a block one level of nesting at a time, so that the loops run in C.
-    """
-    finite = True
-    for _ in range(_DEEPEST):
-        level = list(level)
-        types = set(map(type, level))
-        if float in types and not all(map(math.isfinite, (x for x in level if type(x) is float))):
-            finite = False
-        types -= _SCALARS
-        if not types:
-            return True, finite
-        if not types <= {list, tuple, dict}:
-            return False, finite
-        dicts = [x for x in level if type(x) is dict]
-        if not set(map(type, chain.from_iterable(dicts))) <= {str, int}:
-            return False, finite
-        inner = chain.from_iterable(x for x in level if type(x) is list or type(x) is tuple)
-        level = chain(inner, chain.from_iterable(x.values() for x in dicts))
-    return False, finite
-
-
-def json_lines(values: list[Any]) -> list[bytes]:
-    """Each value as one line of JSON, in UTF-8, without the newline.
-
-    Tuples are written as lists; NaN and the infinities as Python's ``json`` writes them; a string with
-    a lone surrogate with that one escaped. Raises :class:`CodecError` for what JSON cannot hold.
-    """
-    if _shape(values) == (True, True):
-        try:
-            lines = _encode_lines(values).split(b"\n")
-        except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
-            pass
-        else:
-            lines.pop()
-            return lines
-    return [_json(value) for value in values]
-
-
-def _json(value: Any) -> bytes:
-    # What msgspec would change without a word (NaN to null, bytes to base64) or not take must not reach it.
-    if _shape((value,)) == (True, True):
-        try:
-            return _encode(value)
-        except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
-            pass
-    try:
-        try:
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        except UnicodeEncodeError:
-            return json.dumps(value, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as e:
-        raise CodecError(
-            f"{_short(value)} cannot be written as JSON ({e}): yield str, int, float, bool, None, lists and dicts "
-            "(decode bytes first), or use --output-format text or records",
-            record=_short(value),
-        ) from None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else text[:200] + "..."
+from mrcelery.formats.json_text import json_lines, shortened
 
 
 class JsonOutput:
@@ -97,6 +21,7 @@ class JsonOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Write both columns as JSON; Arrow arrays without making Python objects."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow
 
@@ -112,6 +37,7 @@ class JsonLinesOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Write a row per pair; keys that are None leave the value alone on its line."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow
 
@@ -139,6 +65,7 @@ class TextOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Write UTF-8, lone surrogates as the bytes they stand for; bytes unchanged."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow
 
@@ -164,7 +91,7 @@ def _bytes_line(key: Any, value: Any) -> bytes:
 
 
 def text_bytes(item: Any) -> bytes:
-    """``str()`` of the item in UTF-8, lone surrogates as the bytes they stand for; bytes as they are."""
+    """Encode ``str()`` of the item in UTF-8, lone surrogates as the bytes they stand for; bytes as they are."""
     if isinstance(item, bytes):
         return item
     text = str(item)
@@ -183,6 +110,7 @@ class RecordsOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Join the values' bytes; anything but bytes raises :class:`CodecError`."""
         if not isinstance(values, list):
             from mrcelery.formats import arrow
 
@@ -194,8 +122,8 @@ class RecordsOutput:
         except TypeError:
             bad = next(value for value in values if not isinstance(value, (bytes, bytearray, memoryview)))
             raise CodecError(
-                f"{_short(bad)} is no record, which is bytes: yield bytes, or use --output-format text",
-                record=_short(bad),
+                f"{shortened(bad)} is no record, which is bytes: yield bytes, or use --output-format text",
+                record=shortened(bad),
             ) from None
 
 
@@ -206,6 +134,7 @@ class NoOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Discard the block."""
         return b""
 
 

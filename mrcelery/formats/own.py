@@ -11,7 +11,6 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from mrcelery.errors import JobLoadError, MRCeleryError, UsageError, UserCodeError
@@ -26,7 +25,7 @@ MOST_PAIRS = 4096
 
 
 def load(name: str) -> Any:
-    """The object or class called ``pkg.module:Name``.
+    """Import the object or class called ``pkg.module:Name``.
 
     Raises :class:`JobLoadError`, with the user's traceback where importing it raises.
     """
@@ -44,8 +43,10 @@ def load(name: str) -> Any:
 
 
 def made(given: Any, name: str, method: str) -> Any:
-    """A fresh format from what the user gave, a class or an object: what one file leaves in it must not
-    show in the next. Raises :class:`UsageError` where it has no such method."""
+    """Make a fresh format from a class or an object: what one file leaves in it must not show in the next.
+
+    Raises :class:`UsageError` if it has no such method.
+    """
     if not callable(getattr(given, method, None)):
         raise UsageError(
             f"{name} is no format, as it has no method {method}: give a format's name, or an object of a class with it"
@@ -58,19 +59,6 @@ def made(given: Any, name: str, method: str) -> Any:
         raise _failed(e, "") from e
 
 
-def to_ship(text: str, job_class: type) -> tuple[str, ...]:
-    """What must be shipped for a settled format: the file or the folder of the module or package that was
-    named, unless it is the job's own or an installed one."""
-    from mrcelery.formats.naming import Name
-
-    top = Name.of(text).get("class").partition(":")[0].partition(".")[0]
-    if top in ("", "mrcelery", job_class.__module__.partition(".")[0]):
-        return ()
-    module = sys.modules[top]
-    path = Path(module.__path__[0] if hasattr(module, "__path__") else module.__file__ or "")
-    return () if {"site-packages", "dist-packages"} & set(path.parts) else (str(path),)
-
-
 class OwnInput:
     """A reader of the user's: ``splittable`` (False where it is missing) and ``read(extent, max_record)``,
     which yields blocks or (key, value) pairs."""
@@ -80,6 +68,10 @@ class OwnInput:
         self._find = find
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read through a fresh reader; its pairs are gathered into blocks of :data:`BLOCK` bytes.
+
+        What the reader raises becomes :class:`UserCodeError` with the file's URI.
+        """
         reader = self._find()
         try:
             items = iter(reader.read(extent, max_record))
@@ -133,16 +125,20 @@ class OwnOutput:
 
     @property
     def needs_records(self) -> bool:
+        """As the user's writer says, False by default."""
         return bool(getattr(self._writer, "needs_records", False))
 
     @property
     def arrow(self) -> bool:
+        """As the user's writer says, False by default."""
         return bool(getattr(self._writer, "arrow", False))
 
     def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+        """Encode through the user's writer. Raises :class:`UserCodeError` if that raises or returns no bytes."""
         return _bytes(lambda: self._writer.encode(keys, values))
 
     def finish(self) -> bytes:
+        """Finish through the user's writer, if it has that method."""
         return _bytes(lambda: self._writer.finish()) if hasattr(self._writer, "finish") else b""
 
 

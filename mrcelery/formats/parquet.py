@@ -54,6 +54,7 @@ class ParquetInput:
         self._columns = tuple(columns)
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read the row groups that begin in the extent, the wanted columns only, in blocks of :data:`BLOCK` bytes."""
         pa, pq = _pyarrow()
         with _errors(pa, extent.uri), readable(extent.uri), _opened(extent) as source:
             # Column chunks are streamed: a whole row group may be larger than the memory a task has.
@@ -113,7 +114,7 @@ def _pylist(table: Any) -> list[dict[str, Any]]:
 
 
 def _begin(group: Any, size: int) -> int:
-    """The row group's first byte; some number within the file even where a writer left none."""
+    """Return the row group's first byte; some number within the file if a writer left none."""
     begins = []
     for i in range(group.num_columns):
         column = group.column(i)
@@ -228,6 +229,7 @@ class ParquetOutput:
         self._writer: Any = None
 
     def encode(self, keys: Column, values: Column) -> bytes:
+        """Hold rows until there are :data:`ROW_GROUP` bytes of them, then write a row group."""
         if len(keys):
             columns = self._columns.take(keys, values)
             table = self._table(columns)
@@ -238,6 +240,7 @@ class ParquetOutput:
         return self._sink.drain()
 
     def finish(self) -> bytes:
+        """Write the last row group and the footer; with a schema, an empty file has columns too."""
         if self._held:
             self._flush()
         elif self._given and self._writer is None:

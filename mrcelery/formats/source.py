@@ -23,10 +23,10 @@ _LARGEST = 64 << 20
 
 
 def read_from(extent: Extent, start: int) -> Iterator[bytes]:
-    """The file's bytes from ``start`` to its end, in chunks of about :data:`BLOCK`.
+    """Yield the file's bytes from ``start`` to its end, in chunks of about :data:`BLOCK`.
 
-    To be left once the extent's last record is complete: what lies beyond its end is fetched piece
-    by piece. Raises :class:`InputError` where the file is gone or may not be read.
+    Stop iterating once the extent's last record is complete: what lies beyond its end is fetched piece
+    by piece. Raises :class:`InputError` if the file is gone or may not be read.
     """
     with readable(extent.uri):
         storage, key = locate(extent.uri)
@@ -58,7 +58,7 @@ def requests_for(extent: Extent) -> int:
 
 @contextmanager
 def readable(uri: str) -> Iterator[None]:
-    """A file that is gone or forbidden, as :class:`InputError`."""
+    """Raise :class:`InputError` in this block for a file that is gone or forbidden."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
@@ -68,7 +68,7 @@ def readable(uri: str) -> Iterator[None]:
 
 
 def shortened(extent: Extent, size: int) -> CorruptDataError:
-    """The error for a file that ended at ``size`` bytes, before its extent did."""
+    """Make the error for a file that ended at ``size`` bytes, before its extent did."""
     error = CorruptDataError(
         f"{extent.uri} had {extent.size} bytes when the job was planned, and now ends at {size}: "
         "leave inputs alone while a job runs, then submit again",

@@ -23,12 +23,13 @@ class TextInput:
     splittable = True
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Decode lines as UTF-8; bytes that are not become lone surrogates, so nothing is lost."""
         for offset, raw in line_blocks(extent, max_record):
             yield RecordBlock(None, text_lines(raw), extent.uri, offsets(offset, raw))
 
 
 def text_lines(raw: bytes) -> list[str]:
-    """The lines of a raw block, without what ends them."""
+    """Return the lines of a raw block, without their line ends."""
     # The whole block at once: no byte sequence decodes across a newline, so each line comes out as if
     # decoded alone.
     text = raw.decode("utf-8", "surrogateescape")
@@ -46,6 +47,7 @@ class LinesInput:
     splittable = True
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Yield lines as bytes, undecoded."""
         for offset, raw in line_blocks(extent, max_record):
             yield RecordBlock(None, byte_lines(raw), extent.uri, offsets(offset, raw))
 
@@ -70,6 +72,7 @@ class LineTables:
         self._text = text
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Build each block's table from its raw bytes; Python values are made only on demand."""
         import pyarrow as pa
 
         from mrcelery.formats import arrow

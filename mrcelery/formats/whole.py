@@ -17,6 +17,7 @@ class WholeFileInput:
     splittable = False
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read the decompressed file into one record; the extent is always the whole file."""
         pieces = []
         size = 0
         for chunk in decompress(read_from(extent, 0), extent.uri):

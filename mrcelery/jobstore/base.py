@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
-State = Literal["submitted", "running", "succeeded", "failed", "cancelled"]
-FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+from mrcelery.states import State
 
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
@@ -77,7 +76,7 @@ class JobStore(Protocol):
     """
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
-        """Enter a job as ``submitted`` with its encoded request envelope; False where the id exists."""
+        """Enter a job as ``queued`` with its encoded request envelope; False where the id exists."""
         ...
 
     def request(self, job: str) -> bytes | None:
@@ -106,7 +105,7 @@ class JobStore(Protocol):
         ...
 
     def revive(self, job: str) -> bool:
-        """Have a job that failed or was cancelled go on as ``submitted``: its failure, its end, what was published
+        """Have a job that failed or was cancelled go on as ``queued``: its failure, its end, what was published
         of it and its count of attempts are forgotten, its commits and the journal are not.
 
         A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be

@@ -8,7 +8,8 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import FINAL, WORKER_TTL, Note, State, in_total, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.states import FINAL, State
 
 
 class MemoryJobStore:
@@ -33,7 +34,7 @@ class MemoryJobStore:
         with self._lock:
             if job in self._fields:
                 return False
-            self._fields[job] = {**fields, "state": "submitted"}
+            self._fields[job] = {**fields, "state": "queued"}
             self._requests[job] = request
             self._totals["jobs.submitted"] += 1
             return True
@@ -74,7 +75,7 @@ class MemoryJobStore:
                 return False
             for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
                 del known[name]
-            known.update(state="submitted", revived=str(int(known.get("revived", 0)) + 1))
+            known.update(state="queued", revived=str(int(known.get("revived", 0)) + 1))
             tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:

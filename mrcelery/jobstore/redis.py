@@ -27,18 +27,9 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mrcelery.jobstore.base import (
-    FINAL,
-    TTL,
-    WORKER_TTL,
-    Note,
-    State,
-    in_total,
-    is_of_a_run,
-    is_of_work,
-    outlives_a_run,
-)
+from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_a_run, is_of_work, outlives_a_run
 from mrcelery.jobstore.wire import Command, Connection, connect
+from mrcelery.states import FINAL, State
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
@@ -85,7 +76,7 @@ _REVIVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'failed' and state ~= 'cancelled' then return 0 end
 if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'submitted')
+redis.call('HSET', KEYS[1], 'state', 'queued')
 redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
 redis.call('HINCRBY', KEYS[1], 'revived', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -140,7 +131,7 @@ class RedisJobStore:
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         created = float(fields.get("created") or time.time())
         keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE, TOTALS)
-        flat = _flat({**fields, "state": "submitted"})
+        flat = _flat({**fields, "state": "queued"})
         return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
 
     def request(self, job: str) -> bytes | None:

@@ -73,8 +73,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     finished: float = 0.0
     progress: float = 0.0
     stage: str = ""
-    """The one that runs; ``done`` and ``tasks`` are its. Of a job that has ended they are all it had."""
-    done: int = 0
+    """The one that runs; ``succeeded`` and ``tasks`` are its. Of a job that has ended they are all it had."""
+    succeeded: int = 0
     tasks: int = 0
     failed: int = 0
     """Attempts that failed, or were lost with their process or worker, and whose job goes on."""

@@ -39,15 +39,15 @@ const sum = (all, of) => all.reduce((total, one) => total + of(one), 0);
 const bad = (stage) => stage.sums.failed + stage.sums.killed + stage.sums.lost;
 function median(sorted) { return sorted.length ? sorted[Math.floor((sorted.length - 1) / 2)] : 0; }
 
-const SIGNS = { submitted: "◷", running: "▶", succeeded: "✓", failed: "✕", cancelled: "■", retrying: "↻", done: "✓", killed: "✕",
-  lost: "?", superseded: "≠", stopped: "■", waiting: "◷" };
-const WORDS = { submitted: "queued", succeeded: "done" };
-const OUTCOMES = { running: "running", done: "done", failed: "failed", killed: "process died", lost: "worker lost",
-  superseded: "another was quicker", stopped: "stopped with its job" };
+const SIGNS = { queued: "◷", running: "▶", succeeded: "✓", failed: "✕", cancelled: "■", retrying: "↻", killed: "✕", lost: "?", superseded: "≠" };
+const RETRYING = "running, with retries";
+const OUTCOMES = { running: "running", succeeded: "succeeded", failed: "failed", killed: "killed (process died)", lost: "lost (worker gone)",
+  superseded: "superseded (another was quicker)", cancelled: "cancelled (its job had ended)" };
+const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 const FINAL = ["succeeded", "failed", "cancelled"];
 const BAD = ["failed", "killed", "lost"];
-function badge(state, words, solid) {
-  return h("span", { class: `badge ${state}${solid ? " solid" : ""}` }, `${SIGNS[state] || ""} ${words || WORDS[state] || state}`);
+function badge(state, words, solid, title) {
+  return h("span", { class: `badge ${state}${solid ? " solid" : ""}`, title }, `${SIGNS[state] || ""} ${words || state}`);
 }
 function card(title, more, ...content) {
   const kind = typeof more === "string" ? more : "";
@@ -116,11 +116,11 @@ function showJobs() {
     rows([...jobs, ...kept.filter((job) => !known.has(job.job))]);
   }
   function rows(jobs) {
-    const states = ["", "submitted", "running", "succeeded", "failed", "cancelled", "unknown"];
+    const states = ["", ...STATES, "unknown"];
     const known = states.filter((state) => !state || jobs.some((job) => job.state === state));
     chips.replaceChildren(...known.map((state) => h("button", { class: "chip", "aria-pressed": String(chosen.state === state),
       onclick: () => { chosen.state = state; show(); } },
-      `${state ? WORDS[state] || state : "all"} ${state ? jobs.filter((job) => job.state === state).length : jobs.length}`)), search);
+      `${state || "all"} ${state ? jobs.filter((job) => job.state === state).length : jobs.length}`)), search);
     if (document.activeElement === document.body && chosen.name) search.focus();
     const shown = jobs.filter((job) => (!chosen.state || job.state === chosen.state) &&
       (!chosen.name || `${job.name} ${job.job} ${job.owner}`.toLowerCase().includes(chosen.name)));
@@ -139,13 +139,13 @@ function showJobs() {
     const ended = FINAL.includes(job.state) || job.state === "unknown";
     const bad = job.failed && !ended;
     return h("tr", null,
-      h("td", null, badge(bad ? "retrying" : job.state, bad ? "retrying" : null)),
+      h("td", null, badge(bad ? "retrying" : job.state, bad ? RETRYING : null)),
       h("td", { class: "wrap id" }, h("a", { href: `${live.base}/jobs/${encodeURIComponent(job.job)}` }, h("b", null, job.name || job.job)),
         h("div", { class: "dim small mono" }, job.job),
         job.message && h("div", { class: job.state === "failed" ? "error small" : "dim small" }, job.message)),
       h("td", { class: "prog" }, h("div", { class: "bar" }, h("i", { class: job.state, style: { width: `${job.progress * 100}%` } })),
         h("div", { class: "dim small" }, ended ? job.tasks > 0 && plural(job.tasks, "task") : job.stage ?
-          `${job.stage}: ${count(job.done)} of ${plural(job.tasks, "task")}` : "waits for a worker")),
+          `${job.stage}: ${count(job.succeeded)} of ${plural(job.tasks, "task")}` : "waits for a worker")),
       h("td", { class: "owner" }, job.owner || "–"),
       h("td", { class: "n age", "data-label": "age ", title: clock(job.created) }, job.created ? seconds(Math.max(0, now - job.created)) : "–"),
       h("td", { class: "n time", "data-label": "time " }, began && job.started ? seconds(Math.max(0, (job.finished || (ended ? began : now)) - began)) : "–"));
@@ -203,7 +203,7 @@ function attemptsOf(overview) {
   const all = [];
   for (const stage of overview.stages) {
     const slowest = new Set(stage.running.filter((one) => one.slow).map((one) => `${one.task}.${one.attempt}`));
-    const usual = median(stage.attempts.filter((one) => one[2] === "done").map((one) => one[5]).sort((a, b) => a - b));
+    const usual = median(stage.attempts.filter((one) => one[2] === "succeeded").map((one) => one[5]).sort((a, b) => a - b));
     for (const values of stage.attempts) {
       const one = { stage };
       ATTEMPT.forEach((name, i) => { one[name] = values[i]; });
@@ -212,7 +212,7 @@ function attemptsOf(overview) {
       one.number = one.attempt.split("-")[0];
       one.key = `${stage.step}.${stage.kind}.${one.task}.${one.attempt}`;
       const far = one.seconds >= 5 && usual && one.seconds > 3 * usual;
-      one.slow = one.outcome === "running" ? far || slowest.has(`${one.task}.${one.token}`) : one.outcome === "done" && far;
+      one.slow = one.outcome === "running" ? far || slowest.has(`${one.task}.${one.token}`) : one.outcome === "succeeded" && far;
       all.push(one);
     }
   }
@@ -223,28 +223,28 @@ function verdict() {
   const current = job.stages.filter((stage) => stage.state === "running")[0];
   const took = job.finished && job.started ? seconds(job.finished - job.started) : "";
   const f = job.failure;
-  const passed = job.stages.filter((stage) => stage.state === "done").length;
+  const passed = job.stages.filter((stage) => stage.state === "succeeded").length;
   if (job.state === "running" && !current && passed) {
-    return ["running", "running", passed === job.stages.length ? "Running: all tasks are done, the results go to their place." :
-      `Running: ${stageName(job.stages[passed - 1])} is done, ${stageName(job.stages[passed])} is about to begin.`];
+    return ["running", "running", passed === job.stages.length ? "Running: all tasks have succeeded, the results go to their place." :
+      `Running: ${stageName(job.stages[passed - 1])} has succeeded, ${stageName(job.stages[passed])} is about to begin.`];
   }
-  if (job.state === "submitted" || (job.state === "running" && !current)) {
-    if (page.workers === 0) return ["submitted", "queued", `Queued: no worker listens on queue ${job.queue}. Start one with `,
+  if (job.state === "queued" || (job.state === "running" && !current)) {
+    if (page.workers === 0) return ["queued", "queued", `Queued: no worker listens on queue ${job.queue}. Start one with `,
       h("code", null, `mrcelery worker --queue ${job.queue}`)];
-    return ["submitted", "queued", `Queued for ${seconds(Math.max(0, job.now - job.created))}, for a worker of queue ${job.queue} to start it.`];
+    return ["queued", "queued", `Queued for ${seconds(Math.max(0, job.now - job.created))}, for a worker of queue ${job.queue} to start it.`];
   }
   if (job.state === "running") {
-    const part = `${stageName(current)}, ${count(current.done)} of ${plural(current.tasks, "task")} done` +
+    const part = `${stageName(current)}, ${count(current.succeeded)} of ${plural(current.tasks, "task")} succeeded` +
       (current.left >= 0 ? `, about ${seconds(current.left)} left` : "");
-    if (page.workers === 0) return ["retrying", "no workers", `Stands still: no worker listens on queue ${job.queue}. Start one with `,
+    if (page.workers === 0) return ["retrying", "running, no workers", `Stands still: no worker listens on queue ${job.queue}. Start one with `,
       h("code", null, `mrcelery worker --queue ${job.queue}`)];
-    if (current.done < current.tasks && bad(current)) return ["retrying", "retrying", `Running with retries: ${part}; ${plural(bad(current), "attempt")} went wrong.`];
+    if (current.succeeded < current.tasks && bad(current)) return ["retrying", RETRYING, `Running with retries: ${part}; ${plural(bad(current), "attempt")} went wrong.`];
     return ["running", "running", `Running: ${part}.`];
   }
   if (job.state === "cancelled") return ["cancelled", "cancelled", `Cancelled${took && ` after ${took}`}: nothing was written to the output.`];
   if (job.state === "succeeded") {
     const last = job.stages[job.stages.length - 1];
-    return ["succeeded", "done", `Done in ${took}` + (last ? `: ${plural(last.sums.records_out, "record")}, ${size(last.sums.bytes_out)} written.` : ".")];
+    return ["succeeded", "succeeded", `Succeeded in ${took}` + (last ? `: ${plural(last.sums.records_out, "record")}, ${size(last.sums.bytes_out)} written.` : ".")];
   }
   const where = f && f.task >= 0 ? ` in ${f.kind} task ${f.task}` : "";
   if (f && f.traceback) return ["failed", "failed", `Failed in the job's code${where}${took && `, after ${took}`}.`];
@@ -307,10 +307,10 @@ function warnings() {
 function commands() {
   const name = job.job, f = job.failure;
   const at = f && f.task >= 0 ? ` --step ${f.step} --kind ${f.kind} --task ${f.task}` : "";
-  const lines = { submitted: [["wait for it", `mrcelery wait ${name}`], ["stop it", `mrcelery cancel ${name}`]],
+  const lines = { queued: [["wait for it", `mrcelery wait ${name}`], ["stop it", `mrcelery cancel ${name}`]],
     running: [["wait for it", `mrcelery wait ${name}`], ["what it prints", `mrcelery logs ${name} -f`], ["stop it", `mrcelery cancel ${name}`]],
     succeeded: [["print results", `mrcelery cat ${name}`], ["bring them home", `mrcelery fetch ${name} FOLDER`], live && ["keep this page", `mrcelery report ${name}`]],
-    failed: [["what the task printed", `mrcelery logs ${name}${at}`], ["go on from what is done", `mrcelery retry ${name}`], live && ["keep this page", `mrcelery report ${name}`]],
+    failed: [["what the task printed", `mrcelery logs ${name}${at}`], ["go on from what has succeeded", `mrcelery retry ${name}`], live && ["keep this page", `mrcelery report ${name}`]],
     cancelled: [["run it after all", `mrcelery retry ${name}`], ["remove its data", `mrcelery clean ${name}`]] }[job.state] || [];
   return card("Next", "", h("div", { class: "commands" }, lines.filter(Boolean).map(([what, line]) => [h("span", { class: "dim" }, what), h("code", null, line)])));
 }
@@ -319,28 +319,27 @@ function stages() {
   if (!job.stages.length) return null;
   return card("Stages", "", job.stages.map((stage) => {
     const sums = stage.sums, wrong = bad(stage), tasks = stage.tasks || 1;
-    const culprit = job.state === "failed" && job.failure && job.failure.step === stage.step && job.failure.kind === stage.kind;
-    const state = culprit ? "failed" : stage.state === "running" && wrong && stage.done < stage.tasks ? "retrying" : stage.state;
+    const retrying = stage.state === "running" && wrong && stage.succeeded < stage.tasks;
     const part = (n) => `${Math.min(100, (n / tasks) * 100)}%`;
-    const running = stage.state === "running" ? Math.min(sums.started - sums.done - wrong - sums.superseded - sums.stopped, stage.tasks - stage.done) : 0;
+    const running = stage.state === "running" ? Math.min(sums.started - sums.succeeded - wrong - sums.superseded - sums.cancelled, stage.tasks - stage.succeeded) : 0;
     const time = stage.entered ? (stage.ended || job.now) - stage.entered : 0;
     const fact = (name, value) => value && h("span", null, `${name} `, h("b", null, value));
     const rate = time > 0.5 ? ` (${count(sums.records_in / time)}/s, ${size(sums.bytes_in / time)}/s)` : "";
     return h("div", { class: "stage" },
-      h("div", { class: "name" }, h("b", null, stageName(stage)), badge(state), stage.name && stage.kind === "map" && h("span", { class: "dim small" }, stage.name)),
+      h("div", { class: "name" }, h("b", null, stageName(stage)), badge(retrying ? "retrying" : stage.state, retrying ? RETRYING : null), stage.name && stage.kind === "map" && h("span", { class: "dim small" }, stage.name)),
       h("div", null,
-        h("div", { class: "count" }, h("span", null, stage.tasks || stage.state === "done" ? `${count(stage.done)} of ${plural(stage.tasks, "task")} done` +
-          (running > 0 ? `, ${count(running)} running` : "") : stage.state === "stopped" ? "not begun" : "not planned yet"),
+        h("div", { class: "count" }, h("span", null, stage.tasks || stage.state === "succeeded" ? `${count(stage.succeeded)} of ${plural(stage.tasks, "task")} succeeded` +
+          (running > 0 ? `, ${count(running)} running` : "") : stage.state === "cancelled" ? "not begun" : "not planned yet"),
           h("span", { class: "dim" }, time ? seconds(time) + (stage.left > 0 ? `, about ${seconds(stage.left)} left` : "") : "")),
-        h("div", { class: "bar", role: "progressbar", "aria-valuenow": Math.round((stage.done / tasks) * 100), "aria-label": stageName(stage) },
-          h("i", { class: culprit ? "failed" : stage.state === "stopped" ? "stopped" : "done", style: { width: part(stage.done) } }),
+        h("div", { class: "bar", role: "progressbar", "aria-valuenow": Math.round((stage.succeeded / tasks) * 100), "aria-label": stageName(stage) },
+          h("i", { class: stage.state === "running" ? "succeeded" : stage.state, style: { width: part(stage.succeeded) } }),
           running > 0 && h("i", { class: "running", style: { width: part(running) } })),
         h("div", { class: "facts" }, sums.records_in > 0 && fact("read", `${plural(sums.records_in, "record")}, ${size(sums.bytes_in)}${rate}`),
           sums.records_out > 0 && fact("wrote", `${plural(sums.records_out, "record")}, ${size(sums.bytes_out)}`),
           stage.shuffle_bytes > 0 && fact("shuffle", size(stage.shuffle_bytes)),
-          sums.done > 0 && fact("mean of a task", seconds(sums.milliseconds / 1000 / sums.done)),
-          sums.failed > 0 && fact("failed", plural(sums.failed, "attempt")), sums.killed > 0 && fact("process died", plural(sums.killed, "attempt")),
-          sums.lost > 0 && fact("worker lost", plural(sums.lost, "attempt")), sums.superseded > 0 && fact("superseded", plural(sums.superseded, "attempt")),
+          sums.succeeded > 0 && fact("mean of a task", seconds(sums.milliseconds / 1000 / sums.succeeded)),
+          sums.failed > 0 && fact("failed", plural(sums.failed, "attempt")), sums.killed > 0 && fact("killed", plural(sums.killed, "attempt")),
+          sums.lost > 0 && fact("lost", plural(sums.lost, "attempt")), sums.superseded > 0 && fact("superseded", plural(sums.superseded, "attempt")),
           sums.bad_records > 0 && fact("bad records skipped", count(sums.bad_records)))));
   }));
 }
@@ -407,7 +406,7 @@ function timeline(attempts) {
     g.scale(scale, scale);
     const x = (t) => left + ((t - start) / (end - start)) * (width - left - 10);
     const inks = {};
-    for (const name of ["done", "running", "failed", "killed", "lost", "muted", "dim", "line", "shade", "ink"]) inks[name] = color(name);
+    for (const name of ["succeeded", "running", "failed", "killed", "lost", "muted", "dim", "line", "shade", "ink"]) inks[name] = color(name);
     g.font = "11px system-ui, sans-serif";
     g.textBaseline = "middle";
     job.stages.filter((s) => s.entered).forEach((s, i) => {
@@ -447,7 +446,7 @@ function timeline(attempts) {
           const from = x(one.began), wide = Math.max(1.5, x(one.began + one.seconds) - from - (lane > 7 ? 1 : 0));
           const ink = inks[one.outcome] || inks.muted;
           g.fillStyle = ink;
-          g.globalAlpha = one.outcome === "done" ? (one.stage.kind === "reduce" ? 0.62 : 0.95) : 1;
+          g.globalAlpha = one.outcome === "succeeded" ? (one.stage.kind === "reduce" ? 0.62 : 0.95) : 1;
           g.fillRect(from, y, wide, lane - gap);
           g.globalAlpha = 1;
           if (lane >= 7 && BAD.includes(one.outcome) && wide >= 7) mark(g, from + wide / 2, y + (lane - gap) / 2, Math.min(lane - gap, 9) / 2 - 1.5);
@@ -510,11 +509,11 @@ function timeline(attempts) {
 // ---- partitions ----
 
 function partitions(stage, attempts) {
-  const done = attempts.filter((one) => one.stage === stage && one.outcome === "done");
-  if (stage.kind !== "reduce" || stage.tasks < 2 || !done.length) return null;
+  const committed = attempts.filter((one) => one.stage === stage && one.outcome === "succeeded");
+  if (stage.kind !== "reduce" || stage.tasks < 2 || !committed.length) return null;
   const records = new Array(stage.tasks).fill(0), bytes = new Array(stage.tasks).fill(0);
-  for (const one of done) { records[one.task] = one.records_in; bytes[one.task] = one.bytes_in; }
-  const known = done.map((one) => one.records_in).sort((a, b) => a - b), largest = known[known.length - 1];
+  for (const one of committed) { records[one.task] = one.records_in; bytes[one.task] = one.bytes_in; }
+  const known = committed.map((one) => one.records_in).sort((a, b) => a - b), largest = known[known.length - 1];
   const mean = sum(known, (n) => n) / known.length, times = mean ? largest / mean : 1;
   const each = Math.ceil(stage.tasks / 240), columns = [];
   for (let i = 0; i < stage.tasks; i += each) {
@@ -610,10 +609,10 @@ function attemptTable(attempts) {
     const open = filter.open === one.key;
     const row = h("tr", { class: one.error || open ? "told" : null },
       h("td", null, h("button", { class: "row", "aria-expanded": String(open), onclick: () => { filter.open = open ? "" : one.key; fill(); } }, `${open ? "▾" : "▸"} ${stageName(one.stage)} ${one.task}`)),
-      h("td", { class: "n less" }, one.number || "–"), h("td", null, badge(one.outcome, OUTCOMES[one.outcome]), one.slow && [" ", badge("retrying", "straggler")]),
+      h("td", { class: "n less" }, one.number || "–"), h("td", null, badge(one.outcome, one.outcome, false, OUTCOMES[one.outcome]), one.slow && [" ", badge("retrying", "straggler")]),
       h("td", { class: "less" }, one.worker), h("td", { class: "n less" }, `+${seconds(Math.max(0, one.began - start))}`), h("td", { class: "n" }, seconds(one.seconds)),
       ...[["n", count(one.records_in)], ["n less", count(one.records_out)], ["n less", size(one.bytes_in)], ["n less", size(one.bytes_out)]]
-        .map(([kind, text]) => h("td", { class: kind }, one.outcome === "done" ? text : "–")));
+        .map(([kind, text]) => h("td", { class: kind }, one.outcome === "succeeded" ? text : "–")));
     const told = one.error && !open ? [h("tr", null, h("td", { colspan: 10, class: "error small" }, one.error))] : [];
     const detail = open ? [h("tr", { class: "detail" }, h("td", { colspan: 10 }, one.error && h("div", { class: "error" }, one.error),
       h("div", { class: "facts" }, h("span", null, "attempt ", h("b", { class: "mono" }, one.attempt)), h("span", null, "on ", h("b", null, one.worker)), h("span", null, "began ", h("b", null, clock(one.began))),

@@ -27,7 +27,7 @@ _servers: dict[tuple[int, str], Storage] = {}
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme of an address, in lower case; ``""`` for a plain path."""
+    """Return the scheme of an address in lower case; ``""`` for a plain path."""
     match = _SCHEME.match(uri)
     return match.group(1).lower() if match else ""
 
@@ -65,8 +65,9 @@ def _open(uri: str) -> Storage:
 
 
 def locate(uri: str) -> tuple[Storage, str]:
-    """The storage and the key of one object that is to be read: a path, ``file://``,
-    ``s3://bucket/key``, ``http(s)://...`` or ``memory://name/key``.
+    """Return the storage and the key of one object that is to be read.
+
+    An address is a path, ``file://``, ``s3://bucket/key``, ``http(s)://...`` or ``memory://name/key``.
 
     Whether the object exists is not looked up. Raises :class:`ConfigError` for any other address.
     """
@@ -90,7 +91,7 @@ def locate(uri: str) -> tuple[Storage, str]:
 
 
 def file_path(uri: str) -> str:
-    """The path of a ``file://`` address. Raises :class:`ConfigError` where it names another host."""
+    """Return the path of a ``file://`` address. Raises :class:`ConfigError` if it names another host."""
     host, slash, path = uri[len("file://") :].partition("/")
     if host not in ("", "localhost") or not slash:
         raise ConfigError(f"{uri} names the host {host!r}: a file address has three slashes, file:///folder/name")

@@ -18,7 +18,9 @@ class ObjectInfo(NamedTuple):
 class ObjectWriter(Protocol):
     """Takes an object's bytes in order."""
 
-    def write(self, data: bytes | bytearray | memoryview, /) -> object: ...
+    def write(self, data: bytes | bytearray | memoryview, /) -> object:
+        """Append bytes to the object."""
+        ...
 
 
 class Version:
@@ -29,7 +31,7 @@ class Version:
         self._lock = threading.Lock()
 
     def met(self, tag: str) -> bool:
-        """Take note of the version that a request met; False where an earlier one met another."""
+        """Record the version that a request met; False if an earlier request met another one."""
         with self._lock:
             if self.tag is None:
                 self.tag = tag
@@ -49,16 +51,16 @@ class Storage(Protocol):
     """The root, as the user named it, without a trailing slash."""
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """The object's bytes ``[start, end)``; to its end where ``end`` is None."""
+        """Return the object's bytes ``[start, end)``; to its end if ``end`` is None."""
         ...
 
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
-        """The same bytes in pieces of about ``chunk`` bytes, never all in memory at once.
+        """Yield the same bytes in pieces of about ``chunk`` bytes, never all in memory at once.
 
-        ``version``: where the storage can tell, raises :class:`mrcelery.errors.CorruptDataError` for an object
-        that was replaced since a stream with the same ``version`` read of it.
+        If the storage can detect it, raises :class:`mrcelery.errors.CorruptDataError` for an object that was replaced
+        since an earlier stream with the same ``version`` read from it.
         """
         ...
 
@@ -78,15 +80,15 @@ class Storage(Protocol):
         ...
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """The object's info, or None where there is none."""
+        """Return the object's key and size, or None if there is no such object."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key starts with ``prefix``, in order of key (by code point), streamed."""
+        """Yield the objects whose key starts with ``prefix``, in order of key (by code point), streamed."""
         ...
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """The names, up to the next slash, of what lies below ``prefix``, which ends with a slash; in no order.
+        """Yield the names, up to the next slash, of what lies below ``prefix``, which ends with a slash; in no order.
 
         Costs a request for a thousand of them, however much lies in each. One that has been emptied may be named.
         """
@@ -97,7 +99,7 @@ class Storage(Protocol):
         ...
 
     def sweep(self, folder: str) -> None:
-        """Remove what writes to keys below ``folder`` have left that never came to their end, a dead process's say.
+        """Remove what unfinished writes to keys below ``folder`` have left, those of a dead process for example.
 
         ``folder`` ends in a slash. A write that is still under way there fails.
         """
@@ -108,5 +110,16 @@ class Storage(Protocol):
         ...
 
     def local_path(self, key: str) -> str | None:
-        """A path of this machine's file system with the object's bytes, or None."""
+        """Return a path of this machine's file system with the object's bytes, or None."""
         ...
+
+
+def copy_through(source: Storage, key: str, to: Storage, to_key: str) -> None:
+    """Copy an object by way of this process, a chunk at a time."""
+    chunks = source.stream(key)
+    # The first chunk is fetched before the writer opens: a missing source must not leave a target.
+    first = next(chunks, b"")
+    with to.writer(to_key) as out:
+        out.write(first)
+        for chunk in chunks:
+            out.write(chunk)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mrcelery.errors import StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
-from mrcelery.storage.streams import copy_through
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 
 TEMPORARY = ".mrcelery-tmp-"
 """How the name of an unfinished file begins; such files are never listed."""
@@ -46,6 +45,7 @@ class FolderStorage:
         return self._root / key
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Read with one seek; a folder in the object's place raises FileNotFoundError."""
         path = self._path(key)
         with _errors(path, reading=True), path.open("rb") as file:
             file.seek(start)
@@ -54,6 +54,7 @@ class FolderStorage:
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
+        """Read unbuffered. ``version`` is not checked: an open file keeps its bytes when another replaces it."""
         path = self._path(key)
         with _errors(path, reading=True), path.open("rb", buffering=0) as file:
             file.seek(start)
@@ -63,12 +64,17 @@ class FolderStorage:
                 yield data
 
     def write(self, key: str, data: bytes) -> None:
+        """Write a temporary file beside the object, then rename it."""
         with self._new(key) as (file, temporary, path):
             file.write(data)
             file.close()
             os.replace(temporary, path)
 
     def create(self, key: str, data: bytes) -> bool:
+        """Create by ``link(2)``, which is atomic on NFS too.
+
+        Raises :class:`StorageUnreachableError` on a file system without hard links.
+        """
         with self._new(key) as (file, temporary, path):
             file.write(data)
             file.close()
@@ -87,6 +93,7 @@ class FolderStorage:
             return True
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        """Write to a temporary file, which is renamed when the block ends."""
         return self._writer(key)
 
     @contextmanager
@@ -98,7 +105,7 @@ class FolderStorage:
 
     @contextmanager
     def _new(self, key: str) -> Iterator[tuple[BinaryIO, Path, Path]]:
-        """An open temporary file beside ``key``, and both paths; the temporary one is gone after."""
+        """Yield an open temporary file beside ``key`` and both paths, and remove the temporary file afterwards."""
         path = self._path(key)
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}")
         with _errors(path):
@@ -110,6 +117,7 @@ class FolderStorage:
                 temporary.unlink(missing_ok=True)
 
     def stat(self, key: str) -> ObjectInfo | None:
+        """Return the size of a regular file; None for a folder."""
         path = self._path(key)
         with _errors(path):
             try:
@@ -119,7 +127,7 @@ class FolderStorage:
         return ObjectInfo(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str = "", enter: Callable[[str], bool] | None = None) -> Iterator[ObjectInfo]:
-        """As the protocol says; a folder whose key ``enter`` says False to is not walked."""
+        """List as the protocol says, without walking folders whose key ``enter`` refuses."""
         above, slash, begin = prefix.rpartition("/")
         stack = [_entries(self._path(above) if above else self._root, above + slash, begin)]
         while stack:
@@ -135,11 +143,13 @@ class FolderStorage:
                 stack.pop()
 
     def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the sub-folders, symbolic links to folders included."""
         for key, is_folder in _entries(self._path(prefix.rstrip("/")), "", ""):
             if is_folder:
                 yield key
 
     def delete(self, keys: Iterable[str]) -> int:
+        """Unlink the files, then remove the folders that this emptied, up to the root."""
         count = 0
         source = iter(keys)
         while batch := list(islice(source, 1000)):
@@ -158,6 +168,7 @@ class FolderStorage:
         return count
 
     def sweep(self, folder: str) -> None:
+        """Remove temporary files and empty folders below ``folder``, whatever their age."""
         root = self._path(folder.removesuffix("/"))
         with _errors(root):
             for where, _, names in os.walk(root, topdown=False):
@@ -168,7 +179,7 @@ class FolderStorage:
                     os.rmdir(where)
 
     def _prune(self, folder: Path) -> bool:
-        """Remove a folder if it is empty; whether it is gone. The root stays."""
+        """Remove a folder if it is empty, and return whether it is gone. The root stays."""
         if folder == self._root or self._root not in folder.parents:
             return False
         for _ in range(2):
@@ -183,6 +194,7 @@ class FolderStorage:
         return False
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
+        """Link the file if both roots share a file system, else copy its bytes."""
         if not isinstance(to, FolderStorage):
             copy_through(self, key, to, to_key)
             return
@@ -207,6 +219,7 @@ class FolderStorage:
         return True
 
     def local_path(self, key: str) -> str | None:
+        """Return the file's path, whether or not the file exists."""
         return str(self._path(key))
 
 
@@ -244,12 +257,12 @@ def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
 
 
 def _loops(path: Path) -> bool:
-    """Whether a folder is a link to one that holds it."""
+    """Whether a folder is a link to one of its parents."""
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _sweep(folder: Path) -> bool:
-    """Remove what dead processes left in a folder that holds nothing else; whether it is empty now."""
+    """Remove what dead processes left in a folder that holds nothing else, and return whether it is empty now."""
     old = time.time() - STALE
     try:
         with os.scandir(folder) as found:
@@ -264,7 +277,7 @@ def _sweep(folder: Path) -> bool:
 
 @contextmanager
 def _errors(path: Path, reading: bool = False) -> Iterator[None]:
-    """The file system's errors as the storage seam names them."""
+    """Translate the file system's errors to those of the storage seam."""
     try:
         yield
     except FileNotFoundError:

@@ -13,8 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
-from mrcelery.storage.streams import copy_through
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 
 RESUMES = 5
 """How often in a row a broken download is taken up again where it stopped."""
@@ -58,11 +57,11 @@ class HttpStorage:
         url = f"{self.uri}/{key}"
         if status in (404, 410):
             raise FileNotFoundError(url)
-        reason = "wants other credentials than none" if status in (401, 403) else "does not give it"
+        reason = "requires authentication" if status in (401, 403) else "refuses it"
         raise StorageUnreachableError(f"{url}: the server {reason} (HTTP {status}): check the address in a browser")
 
-    def look(self, key: str) -> tuple[int, bool] | None:
-        """Size in bytes (-1: the server does not say) and whether it serves ranges; None if missing."""
+    def probe(self, key: str) -> tuple[int, bool] | None:
+        """Ask for the size of a file in bytes and whether the server serves byte ranges; None if it answers 404."""
         with self._open("HEAD", key, {}) as response:
             length = response.headers.get("Content-Length", "")
             if response.status == 200 and length.isdigit() and response.headers.get("Accept-Ranges") == "bytes":
@@ -82,20 +81,26 @@ class HttpStorage:
             return None
 
     def stat(self, key: str) -> ObjectInfo | None:
-        found = self.look(key)
+        """Return the size that the server states, -1 if it states none; None if it answers 404."""
+        found = self.probe(key)
         return None if found is None else ObjectInfo(key, found[0])
 
     def accepts_ranges(self, key: str) -> bool:
         """Whether the server has the object in byte ranges, so that it may be split."""
-        found = self.look(key)
+        found = self.probe(key)
         return found is not None and found[1]
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Read with a ranged GET; the server's whole file is cut here if it ignores the range."""
         return b"".join(self.stream(key, start, end))
 
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
+        """Resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
+
+        An ETag (or Last-Modified) other than that of ``version`` raises :class:`CorruptDataError`.
+        """
         at, failures, version = start, 0, version or Version()
         while end is None or at < end:
             headers = {"Range": f"bytes={at}-{'' if end is None else end - 1}"} if at or end is not None else {}
@@ -134,38 +139,47 @@ class HttpStorage:
             time.sleep(0.1 * 2**failures)
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
+        """Download the file and write it to ``to``."""
         copy_through(self, key, to, to_key)
 
     def local_path(self, key: str) -> str | None:
+        """Return None: no file of a server lies on this machine."""
         return None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Raise :class:`ConfigError`: HTTP has no listing."""
         raise ConfigError(f"{self.uri}/{prefix} cannot be listed: name each http(s) file as an input of its own")
 
     def folders(self, prefix: str) -> Iterator[str]:
+        """Raise :class:`ConfigError`, as :meth:`list` does."""
         return (found.key for found in self.list(prefix))
 
     def _read_only(self) -> NoReturn:
         raise ConfigError(f"{self.uri} can only be read: set --storage or --output to s3://bucket/prefix or a folder")
 
     def write(self, key: str, data: bytes) -> None:
+        """Raise :class:`ConfigError`: a server is an input, never a target."""
         self._read_only()
 
     def create(self, key: str, data: bytes) -> bool:
+        """Raise :class:`ConfigError`, as :meth:`write` does."""
         self._read_only()
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        """Raise :class:`ConfigError`, as :meth:`write` does."""
         self._read_only()
 
     def sweep(self, folder: str) -> None:
+        """Raise :class:`ConfigError`, as :meth:`write` does."""
         self._read_only()
 
     def delete(self, keys: Iterable[str]) -> int:
+        """Raise :class:`ConfigError`, as :meth:`write` does."""
         self._read_only()
 
 
 def _proxy(uri: str) -> str:
-    """The proxy for an address by the environment's ``http(s)_proxy`` and ``no_proxy``; "" for none."""
+    """Return the proxy for an address by the environment's ``http(s)_proxy`` and ``no_proxy``; "" for none."""
     parts = urlsplit(uri)
     if parts.hostname and urllib.request.proxy_bypass(parts.hostname):
         return ""

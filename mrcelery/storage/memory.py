@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
-from mrcelery.storage.streams import copy_through
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 
 _spaces: dict[str, dict[str, bytes]] = {}
 _lock = threading.Lock()
@@ -30,6 +29,7 @@ class MemoryStorage:
         return f"MemoryStorage({self.uri!r})"
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Slice the stored bytes; a missing object raises FileNotFoundError."""
         try:
             data = self._objects[self._prefix + key]
         except KeyError:
@@ -39,14 +39,17 @@ class MemoryStorage:
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
+        """Cut the bytes that were there at the first read; later writes do not show."""
         data = self.read(key, start, end)
         for at in range(0, len(data), chunk):
             yield data[at : at + chunk]
 
     def write(self, key: str, data: bytes) -> None:
+        """Keep a copy of the bytes."""
         self._objects[self._prefix + key] = bytes(data)
 
     def create(self, key: str, data: bytes) -> bool:
+        """Check and write under one lock, shared by all spaces."""
         with _lock:
             if self._prefix + key in self._objects:
                 return False
@@ -54,6 +57,7 @@ class MemoryStorage:
             return True
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        """Collect the bytes in memory and write them when the block ends."""
         return self._writer(key)
 
     @contextmanager
@@ -63,20 +67,24 @@ class MemoryStorage:
         self.write(key, bytes(out.data))
 
     def stat(self, key: str) -> ObjectInfo | None:
+        """Return the length of the stored bytes."""
         data = self._objects.get(self._prefix + key)
         return None if data is None else ObjectInfo(key, len(data))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Sort the keys as they are when the listing starts; keys deleted since are left out."""
         begin = self._prefix + prefix
         for full in sorted(key for key in tuple(self._objects) if key.startswith(begin)):
             if (info := self.stat(full[len(self._prefix) :])) is not None:
                 yield info
 
     def folders(self, prefix: str) -> Iterator[str]:
+        """Derive the names from a listing, each once."""
         rests = (info.key[len(prefix) :] for info in self.list(prefix))
         yield from dict.fromkeys(rest.partition("/")[0] for rest in rests if "/" in rest)
 
     def delete(self, keys: Iterable[str]) -> int:
+        """Delete one key at a time; missing ones count too."""
         count = 0
         for key in keys:
             self._objects.pop(self._prefix + key, None)
@@ -84,12 +92,14 @@ class MemoryStorage:
         return count
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
+        """Copy through this process, also within one space."""
         copy_through(self, key, to, to_key)
 
     def sweep(self, folder: str) -> None:
-        """A dead process has taken all with it."""
+        """Do nothing: unfinished writes die with their process."""
 
     def local_path(self, key: str) -> str | None:
+        """Return None: no object lies in the file system."""
         return None
 
 

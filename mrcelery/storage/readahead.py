@@ -29,11 +29,11 @@ SMALL_AT_ONCE = 8
 def read_ahead(
     storage: Storage, key: str, start: int, end: int, chunk: int = 1 << 20, version: Version | None = None
 ) -> Iterator[bytes]:
-    """The object's bytes ``[start, end)``, as :meth:`Storage.stream` gives them, fetched ahead of their reader.
+    """Fetch the object's bytes ``[start, end)`` ahead of their reader; yield them as :meth:`Storage.stream` does.
 
-    No byte is asked for twice; what fits into one request is one. Holds about ``Transfers.memory`` bytes
-    at most, and reads nothing ahead where that is less than two requests. A reader that leaves early
-    stops all requests after the chunk they are at.
+    No byte is requested twice; what fits into one request is one request. Holds about ``Transfers.memory`` bytes
+    at most, and reads nothing ahead if that is less than two requests. When a reader leaves early, all requests
+    stop after their current chunk.
     """
     version = version or Version()
     cuts = ranges(start, end)
@@ -62,7 +62,7 @@ def read_ahead(
 
 
 def ranges(start: int, end: int) -> list[tuple[int, int]]:
-    """``[start, end)`` in even pieces of about :data:`RANGE` bytes."""
+    """Cut ``[start, end)`` into even pieces of about :data:`RANGE` bytes."""
     length = end - start
     if length <= 0:
         return []
@@ -82,7 +82,7 @@ class Piece(NamedTuple):
 
 @contextmanager
 def foreseen(pieces: Iterable[Piece]) -> Iterator[None]:
-    """In this block :func:`read_ahead` will be asked for these, one after the other, in this order.
+    """Announce what this block will ask :func:`read_ahead` for: these pieces, in this order.
 
     Small objects wait for the network as long as large ones: while one is read, the next ones are fetched.
     """
@@ -102,7 +102,7 @@ class _Foreseen:
         self.under_way: deque[_Request] = deque()
 
     def take(self, piece: Piece, chunk: int) -> _Request | None:
-        """The request for the next piece, if it is this one and under way; those after it are started."""
+        """Return the request for ``piece`` if it is the next one announced, and start those after it; else None."""
         request = None
         if self.under_way and self.under_way[0].piece == piece:
             request = self.under_way.popleft()
@@ -127,7 +127,7 @@ _foreseen: ContextVar[_Foreseen | None] = ContextVar("mrcelery_foreseen", defaul
 
 
 def _one(storage: Storage, key: str, start: int, end: int, chunk: int, version: Version) -> Iterator[bytes]:
-    """The bytes of one request, which may be under way."""
+    """Yield the bytes of one request, which may be under way already."""
     to_come = _foreseen.get()
     request = to_come and to_come.take(Piece(storage, key, start, end), chunk)
     if not request:
@@ -173,7 +173,7 @@ class _Request:
 
 
 def _stop(requests: Collection[_Request]) -> None:
-    """Leave requests; returns when they have ended, so that they are counted."""
+    """Abandon requests, and return when they have ended, so that all of them are counted."""
     for request in requests:
         request.stopped.set()
         request.future.cancel()

@@ -24,9 +24,8 @@ from botocore.exceptions import (
 
 from mrcelery.config import Config as Settings
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.s3_errors import code_of, retries_of, translate
-from mrcelery.storage.streams import copy_through
 from mrcelery.storage.transfers import THREADS, current, submit
 
 PART = 8 << 20
@@ -100,7 +99,7 @@ def _connect() -> Any:
 
 
 def _encryption() -> dict[str, str]:
-    """What the configuration asks for with each object that is written."""
+    """Return the encryption parameters that the configuration asks for with each object written."""
     config = Settings.load({})
     if config.s3_kms_key and not (config.s3_encryption or "").startswith("aws:kms"):
         raise ConfigError("s3_kms_key is of no use without s3_encryption: set that to aws:kms (MRCELERY_S3_ENCRYPTION)")
@@ -145,18 +144,24 @@ class S3Storage:
 
     @contextmanager
     def _errors(self, right: str, key: str = "") -> Iterator[None]:
-        """botocore's errors as the storage seam names them; ``right`` is what the call needs of IAM."""
+        """Translate botocore's errors to those of the storage seam; ``right`` names what the call needs of IAM."""
         try:
             yield
         except (BotoCoreError, ClientError) as e:
             raise translate(e, right, self.bucket, self._prefix + key) from None
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Read with one GET, resumed if it breaks; a missing object raises FileNotFoundError."""
         return b"".join(self.stream(key, start, end))
 
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
+        """Resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
+
+        Later requests of one ``version`` carry ``If-Match``, so a replaced object raises :class:`CorruptDataError`;
+        so does a body that does not match its checksum, after its bytes were yielded.
+        """
         at, failures, version = start, 0, version or Version()
         while end is None or at < end:
             params: dict[str, Any] = {"IfMatch": version.tag} if version.tag else {}
@@ -205,6 +210,7 @@ class S3Storage:
         )
 
     def write(self, key: str, data: bytes) -> None:
+        """Write with one PUT, whatever the size."""
         self._put(key, data)
 
     def _put(self, key: str, data: bytes | bytearray) -> None:
@@ -212,6 +218,10 @@ class S3Storage:
             self._call("put_object", key, Body=data)
 
     def create(self, key: str, data: bytes) -> bool:
+        """Write with ``If-None-Match: *``.
+
+        A token in the object's metadata shows whether a PUT that boto3 retried had succeeded the first time.
+        """
         token = os.urandom(8).hex()
         with self._errors("s3:PutObject", key):
             while True:
@@ -231,6 +241,7 @@ class S3Storage:
                     return bool(found["Metadata"].get("mrcelery-create") == token)
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
+        """Write with one PUT, or a multipart upload from :data:`PART` bytes on, aborted if the block raises."""
         return self._upload(key)
 
     @contextmanager
@@ -244,6 +255,7 @@ class S3Storage:
             raise
 
     def stat(self, key: str) -> ObjectInfo | None:
+        """Ask with a HEAD; "forbidden" raises, since without s3:ListBucket a missing key answers the same."""
         with self._errors("s3:GetObject and s3:ListBucket", key):
             try:
                 return ObjectInfo(key, self._call("head_object", key)["ContentLength"])
@@ -253,6 +265,7 @@ class S3Storage:
                 raise
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """List in pages of 1,000 keys; S3 orders them by their UTF-8 bytes, which is by code point."""
         more: dict[str, str] = {}
         while True:
             with self._errors("s3:ListBucket", prefix):
@@ -264,6 +277,7 @@ class S3Storage:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def folders(self, prefix: str) -> Iterator[str]:
+        """List with the delimiter ``/``, 1,000 names a request."""
         full = self._prefix + prefix
         more: dict[str, str] = {}
         while True:
@@ -276,6 +290,7 @@ class S3Storage:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, keys: Iterable[str]) -> int:
+        """Delete 1,000 keys a request; the first key that S3 refuses raises."""
         count = 0
         source = iter(keys)
         while batch := list(islice(source, 1000)):
@@ -288,6 +303,7 @@ class S3Storage:
         return count
 
     def sweep(self, folder: str) -> None:
+        """Abort unfinished multipart uploads below ``folder``; without the right to, leave them to a lifecycle rule."""
         more: dict[str, str] = {}
         try:
             while True:
@@ -302,6 +318,7 @@ class S3Storage:
             pass  # a right that many lack; a lifecycle rule of the bucket's ends them, too
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
+        """Copy within S3; above 5 GB in a multipart copy."""
         if not isinstance(to, S3Storage):
             copy_through(self, key, to, to_key)
             return
@@ -322,6 +339,7 @@ class S3Storage:
                     upload.copy(source, size)
 
     def local_path(self, key: str) -> str | None:
+        """Return None: no object lies in the file system."""
         return None
 
 

@@ -37,8 +37,11 @@ def retries_of(response: Mapping[str, Any]) -> int:
 
 
 def translate(error: BotoCoreError | ClientError, right: str, bucket: str, key: str) -> Exception:
-    """The error to raise instead: ``FileNotFoundError`` for a missing object, else
-    :class:`StorageUnreachableError` with what to do. ``right`` names what the call needs of IAM."""
+    """Return the error to raise instead of botocore's.
+
+    That is ``FileNotFoundError`` for a missing object, else :class:`StorageUnreachableError` with what to do.
+    ``right`` names what the call needs of IAM.
+    """
     if isinstance(error, ClientError):
         return _refused(error, right, bucket, key)
     return StorageUnreachableError(_no_answer(error, bucket))

@@ -46,11 +46,12 @@ class Transfers:
         self._held = 0
 
     def count(self, kind: str, number: int = 1) -> None:
+        """Add requests of one kind; safe to call from several threads."""
         with self._counting:
             self.requests[kind] += number
 
     def write_behind(self, size: int, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call a function that writes ``size`` bytes, in another thread; waits while too many are on their way."""
+        """Call a function that writes ``size`` bytes in another thread; waits while too many bytes are on their way."""
         size += OBJECT
         while self._writes and self._held + size > self.memory:
             self._await_one()
@@ -58,7 +59,7 @@ class Transfers:
         self._held += size
 
     def flush(self) -> None:
-        """Wait for what is written behind; raises what went wrong with it."""
+        """Wait for what is being written behind, and raise what went wrong with it."""
         while self._writes:
             self._await_one()
 
@@ -68,7 +69,7 @@ class Transfers:
         written.result()
 
     def drop(self) -> None:
-        """Start no more of what is to be written behind, and wait for what has started."""
+        """Start no more of the writes queued, and wait for those that have started."""
         for written, _ in self._writes:
             written.cancel()
         wait([written for written, _ in self._writes])
@@ -79,7 +80,7 @@ _current: ContextVar[Transfers | None] = ContextVar("mrcelery_transfers", defaul
 
 
 def current() -> Transfers:
-    """The transfers that the caller's requests belong to; new ones where nobody asked to know."""
+    """Return the transfers that the caller's requests belong to; new ones outside of any :func:`transfers` block."""
     return _current.get() or Transfers()
 
 
@@ -101,7 +102,7 @@ def transfers(memory: int = MEMORY, *, behind: bool = False) -> Iterator[Transfe
 
 
 def carried(function: Callable[P, T]) -> Callable[P, T]:
-    """``function`` for other threads: what it asks of storages is counted where the caller's requests are."""
+    """Wrap ``function`` for other threads, so that its requests count among the caller's."""
     moved = _current.get()
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -119,7 +120,7 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 def submit(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Run a request in one of the process's threads for that.
+    """Run a request in one of this process's threads for requests.
 
     Only for what does not itself wait for another thread of these: then all of them could wait.
     """

@@ -149,7 +149,7 @@ def attempts_of(report: Path) -> dict[str, float]:
     """How many attempts were started, and how much of the time spent in them did not count."""
     stages = json.loads(report.read_bytes())["overview"]["stages"]
     spent = [(one[2], one[5]) for stage in stages for one in stage["attempts"]]
-    wasted = sum(seconds for outcome, seconds in spent if outcome != "done")
+    wasted = sum(seconds for outcome, seconds in spent if outcome != "succeeded")
     return {"attempts": len(spent), "wasted": wasted / max(0.001, sum(seconds for _, seconds in spent))}
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcelery.errors import BrokerUnreachableError
-from mrcelery.executor.local import find_server
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.redis_server import find_server
 
 START_SECONDS = 30
 

@@ -27,8 +27,8 @@ from statistics import median
 import urllib3
 from many_tasks import JOB, WIDTH
 
-from mrcelery.jobstore.base import FINAL
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.states import FINAL
 from tests.benchmarks.fleet import Fleet, fleet
 
 PORT = 5599
@@ -136,7 +136,7 @@ def main() -> None:
         f"{options.tasks:,} tasks in {result['seconds']} s; Redis had {peak:,} bytes a task at most, {left:,} when "
         "the job had ended\n"
     )
-    print(f"| | ms, {result['running_at']:,} tasks done | KiB | ms, job ended | KiB |\n|---|---|---|---|---|")
+    print(f"| | ms, {result['running_at']:,} tasks succeeded | KiB | ms, job ended | KiB |\n|---|---|---|---|---|")
     for name, (ended, size) in result["ended"].items():  # type: ignore[attr-defined]
         running, early = result["running"].get(name, (0.0, 0))  # type: ignore[attr-defined]
         print(f"| {name} | {running} | {early / 1024:,.0f} | {ended} | {size / 1024:,.0f} |")

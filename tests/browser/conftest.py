@@ -68,7 +68,7 @@ def site(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
         with flower(folder, server.tcp_url, MRCELERY_STORAGE=storage) as started:
             found = Site(started, settings, str(folder / "look.py"), str(folder / "text"), {})
             for state, more in (
-                ("done", {"name": NAME}),
+                ("succeeded", {"name": NAME}),
                 ("failed", {"mode": "raise", "name": "Fails"}),
                 ("died", {"mode": "die", "name": "Dies"}),
                 ("cancelled", {"gate": str(folder / "never"), "name": "Stopped"}),
@@ -81,6 +81,6 @@ def site(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
                     elif state in ("failed", "died"):
                         with pytest.raises(mrcelery.JobFailedError):
                             handle.wait(60)
-                    elif state == "done":
+                    elif state == "succeeded":
                         handle.wait(60)
             yield found

@@ -10,7 +10,7 @@ import pytest
 
 from mrcelery import layout
 from mrcelery.journal import Entry
-from mrcelery.overview import Overview, Stage
+from mrcelery.overview import Overview, StageView
 from mrcelery.page import job_page
 from tests.support.flower_site import NAME, Site
 from tests.support.services import eventually
@@ -88,7 +88,13 @@ def gate(tmp_path: Path) -> Path:
 def test_the_list_tells_states_apart_and_filters(site: Site, page: Page) -> None:
     page.open(site.url("/jobs"))
     states = dict(zip(page.all(".jobs .id b"), page.all(".jobs .badge"), strict=True))
-    wanted = {NAME: "✓ done", "Fails": "✕ failed", "Dies": "✕ failed", "Stopped": "■ cancelled", "Waits": "◷ queued"}
+    wanted = {
+        NAME: "✓ succeeded",
+        "Fails": "✕ failed",
+        "Dies": "✕ failed",
+        "Stopped": "■ cancelled",
+        "Waits": "◷ queued",
+    }
     assert {name: states[name] for name in wanted} == wanted
     page.click(".chip", "failed")
     assert sorted(page.all(".jobs .id b")) == ["Dies", "Fails"]
@@ -120,20 +126,20 @@ def test_why_a_job_failed_comes_first(site: Site, page: Page) -> None:
 def test_a_process_that_died(site: Site, page: Page) -> None:
     page.open(site.url(f"/jobs/{site.jobs['died']}"))
     assert page.text(".verdict").startswith("Failed because a process died again and again in map task")
-    assert "✕ process died" in page.all("#attempts .badge")
+    assert "✕ killed" in page.all("#attempts .badge")
     page.click("#attempts button.row")
     assert "attempt" in page.text("#attempts .detail")
 
 
-def test_queued_cancelled_done(site: Site, page: Page) -> None:
+def test_queued_cancelled_succeeded(site: Site, page: Page) -> None:
     page.open(site.url(f"/jobs/{site.jobs['queued']}"))
     wanted = "Queued: no worker listens on queue nobody. Start one with mrcelery worker --queue nobody"
     assert page.text(".verdict") == wanted
     page.open(site.url(f"/jobs/{site.jobs['cancelled']}"))
     assert page.text(".verdict").startswith("Cancelled")
-    page.open(site.url(f"/jobs/{site.jobs['done']}"))
-    assert page.text(".verdict").startswith("Done in")
-    assert page.all(".stage .badge") == ["✓ done", "✓ done"]
+    page.open(site.url(f"/jobs/{site.jobs['succeeded']}"))
+    assert page.text(".verdict").startswith("Succeeded in")
+    assert page.all(".stage .badge") == ["✓ succeeded", "✓ succeeded"]
     titles = page.run("return [...document.querySelectorAll('h2')].map((one) => one.firstChild.data)")
     assert titles == ["Next", "Stages", "Timeline", "Partitions", "Counters", "Attempts"]
 
@@ -146,9 +152,9 @@ def test_a_running_job_is_followed_to_its_end(site: Site, page: Page, gate: Path
         eventually(lambda: "Running now" in page.all("h2"), "its tasks tell of themselves")
         assert page.run("return document.title").startswith("running")
         gate.touch()
-        eventually(lambda: page.text(".verdict").startswith("Done in"), "its end is seen")
+        eventually(lambda: page.text(".verdict").startswith("Succeeded in"), "its end is seen")
         eventually(lambda: "running" not in page.text("#attempts"), "all its attempts have ended")
-        assert page.run("return document.title").startswith("done")
+        assert page.run("return document.title").startswith("succeeded")
         assert page.all("#cancel") == []
 
 
@@ -169,7 +175,7 @@ def test_a_page_that_is_not_seen_asks_for_nothing(site: Site, page: Page, gate: 
         hidden, shown = page.run("return window.counts")
         assert shown - hidden <= 1  # one may have been on its way
         gate.touch()
-        eventually(lambda: page.text(".verdict").startswith("Done in"), "it goes on to ask")
+        eventually(lambda: page.text(".verdict").startswith("Succeeded in"), "it goes on to ask")
 
 
 def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
@@ -198,7 +204,7 @@ def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
 
 
 def test_attempts_are_sorted_filtered_and_opened(site: Site, page: Page) -> None:
-    page.open(site.url(f"/jobs/{site.jobs['done']}"))
+    page.open(site.url(f"/jobs/{site.jobs['succeeded']}"))
     tasks = page.all("#attempts tbody .row")
     assert sum("reduce" in one for one in tasks) == 3
     page.click("#attempts th button", "Task")
@@ -244,7 +250,7 @@ def test_a_report_is_the_same_page_and_needs_nobody(site: Site, page: Page) -> N
 def test_no_other_script_runs(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "evil.html"
     evil = b"<script>window.broken = 1</script><img src=x onerror='window.broken = 2'></body>"
-    file.write_bytes(job_page(big(lambda n: "done")).replace(b"</body>", evil))
+    file.write_bytes(job_page(big(lambda n: "succeeded")).replace(b"</body>", evil))
     page.open(f"file://{file}")
     assert page.run("return window.broken") is None
     assert any("Content Security Policy" in one for one in page.errors())
@@ -257,8 +263,8 @@ def big(outcome: Callable[[int], Any]) -> Overview:
         Entry(n, f"1-{n:06x}", outcome(n), f"node-{n % 40}@batch {n % 320}", began + n / 320, 1 + n % 3, 1000, 900)
         for n in range(number)
     )
-    stage = Stage(
-        step=0, kind="map", state="done", tasks=number, done=number, entered=began, ended=ended, attempts=rows
+    stage = StageView(
+        step=0, kind="map", state="succeeded", tasks=number, succeeded=number, entered=began, ended=ended, attempts=rows
     )  # fmt: skip
     return Overview(
         job="big-1", state="succeeded", now=ended, created=began, started=began, finished=ended, stages=(stage,)
@@ -267,7 +273,7 @@ def big(outcome: Callable[[int], Any]) -> Overview:
 
 def test_ten_thousand_attempts(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "big.html"
-    file.write_bytes(job_page(big(lambda n: "failed" if n == 9_999 else "done")))
+    file.write_bytes(job_page(big(lambda n: "failed" if n == 9_999 else "succeeded")))
     page.open(f"file://{file}")
     assert "10,000 attempts, 40 workers" in page.text("h2")
     assert len(page.all("#attempts tbody .row")) == 100

@@ -10,11 +10,22 @@ from typing import Any
 
 import pytest
 
-from mrcelery.jobstore.base import FINAL, JobStore
+from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.jobstore.redis import JOBS, LIVE, RedisJobStore
 from mrcelery.jobstore.wire import _RedisPy
+<<<<<<< ours
 from tests.support.services import RedisServer, redis_server
+||||||| base
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from services import RedisServer, redis_server
+=======
+from mrcelery.states import FINAL, STATES
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from services import RedisServer, redis_server
+>>>>>>> theirs
 
 Open = Callable[[], JobStore]
 
@@ -82,8 +93,8 @@ def race(connect: Open, threads: int, act: Callable[[JobStore, int], Any]) -> li
 
 
 def test_a_job_is_entered_once(store: JobStore, job: str) -> None:
-    assert store.state(job) == "submitted"
-    assert store.fields(job) == {**FIELDS, "state": "submitted"}
+    assert store.state(job) == "queued"
+    assert store.fields(job) == {**FIELDS, "state": "queued"}
     assert store.request(job) == b"request"
     assert not store.create(job, {**FIELDS, "name": "other"}, b"other")
     assert store.fields(job)["name"] == "word count"
@@ -126,7 +137,7 @@ def test_an_unknown_job(store: JobStore) -> None:
 def test_update_sets_fields_and_leaves_the_state(store: JobStore, job: str) -> None:
     store.update(job, {"status": "half-way\nthrough", "total.0.map": "7"})
     fields = store.fields(job)
-    assert fields == {**FIELDS, "state": "submitted", "status": "half-way\nthrough", "total.0.map": "7"}
+    assert fields == {**FIELDS, "state": "queued", "status": "half-way\nthrough", "total.0.map": "7"}
 
 
 def test_moves(store: JobStore, job: str) -> None:
@@ -155,13 +166,13 @@ def test_of_many_that_end_a_job_one_does(connect: Open) -> None:
 
 
 def test_the_jobs_that_have_not_ended(store: JobStore) -> None:
-    for number, state in enumerate(("submitted", "running", *sorted(FINAL))):
+    for number, state in enumerate(STATES):
         store.create(state, {**FIELDS, "created": repr(1000.0 + number)}, b"")
-        if state != "submitted":
+        if state != "queued":
             assert store.move(state, state)  # type: ignore[arg-type]
-    assert store.live() == ["submitted", "running"]
+    assert store.live() == ["queued", "running"]
     store.drop("running")
-    assert store.live() == ["submitted"]
+    assert store.live() == ["queued"]
 
 
 @pytest.mark.parametrize("ended", ["failed", "cancelled"])
@@ -184,7 +195,7 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
     assert store.stopping() == []
     assert sorted(race(connect, 8, lambda one, _: one.revive("job-1"))) == [False] * 7 + [True]
     kept = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"} if ended == "failed" else {}
-    assert store.fields("job-1") == {**FIELDS, "state": "submitted", "started": "1", "revived": "1", **kept}
+    assert store.fields("job-1") == {**FIELDS, "state": "queued", "started": "1", "revived": "1", **kept}
     assert store.note_bad("job-1", 0, "map", 2, 1) == (6 if ended == "failed" else 1)
     assert store.live() == ["job-1"]
     assert store.request("job-1") == b"request"
@@ -198,7 +209,7 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
 
 def test_what_an_attempt_asks_as_it_runs(store: JobStore, job: str) -> None:
     assert store.look("no", 0, "map", 0) == ("", False, False)
-    assert store.look(job, 0, "map", 3) == ("submitted", False, False)
+    assert store.look(job, 0, "map", 3) == ("queued", False, False)
     store.move(job, "running")
     store.add_commit(job, 0, "map", 3, b"")
     assert store.look(job, 0, "map", 3) == ("running", True, False)
@@ -230,9 +241,9 @@ def test_marks(store: JobStore, job: str) -> None:
 
 def test_what_a_look_at_a_job_takes(store: JobStore, job: str) -> None:
     assert store.head("no") == ({}, {})
-    store.set_mark(job, "a.0.map", "7", "x", add={"0.map.done": 2})
+    store.set_mark(job, "a.0.map", "7", "x", add={"0.map.succeeded": 2})
     store.set_mark(job, "b.0.map", "8", "y")
-    assert store.head(job) == (store.fields(job), {"0.map.done": 2})
+    assert store.head(job) == (store.fields(job), {"0.map.succeeded": 2})
     store.add_commit(job, 0, "map", 3, b"")
     assert store.done_and_marks(job, 0, "map", ["a.0.map", "b.0.map", "c"]) == (1, [{"7": "x"}, {"8": "y"}, {}])
     assert store.done_and_marks(job, 1, "map", []) == (0, [])
@@ -240,7 +251,7 @@ def test_what_a_look_at_a_job_takes(store: JobStore, job: str) -> None:
 
 def test_someone_follows_a_job_for_a_while(store: JobStore, job: str) -> None:
     store.follow(job, 60.0)
-    assert store.look(job, 0, "map", 0) == ("submitted", False, True)
+    assert store.look(job, 0, "map", 0) == ("queued", False, True)
     assert store.look("another", 0, "map", 0) == ("", False, False)
     store.follow(job, 0.05)
     deadline = time.monotonic() + 30
@@ -309,7 +320,7 @@ def test_totals_outlive_their_jobs(store: JobStore, job: str) -> None:
     store.set_mark(job, "attempts.0.map", "3.a", "failed", add={"0.map.failed": 1})
     for task, milliseconds in enumerate((1, 100, 101, 2_000_000)):
         for _ in range(2):  # the second time it has been counted
-            store.add_commit(job, 0, "map", task, b"x", add={"0.map.done": 1, "0.map.milliseconds": milliseconds})
+            store.add_commit(job, 0, "map", task, b"x", add={"0.map.succeeded": 1, "0.map.milliseconds": milliseconds})
     assert store.move(job, "failed")
     assert not store.move(job, "cancelled")
     store.drop(job)
@@ -318,7 +329,7 @@ def test_totals_outlive_their_jobs(store: JobStore, job: str) -> None:
         "jobs.failed": 1,
         "map.started": 2,
         "map.failed": 1,
-        "map.done": 4,
+        "map.succeeded": 4,
         "map.milliseconds": 2_000_202,
         "map.within.100": 2,
         "map.within.500": 1,
@@ -330,15 +341,17 @@ def test_a_commit_is_summed_once_however_often_it_is_told(connect: Open) -> None
     connect().create("job-1", FIELDS, b"")
 
     def commit(store: JobStore, number: int) -> None:
-        note = ("attempts.0.map", f"3.{number}", "done")
-        store.add_commit("job-1", 0, "map", 3, b"%d" % number, note=note, add={"records": 1000 + number, "done": 1})
+        note = ("attempts.0.map", f"3.{number}", "succeeded")
+        store.add_commit(
+            "job-1", 0, "map", 3, b"%d" % number, note=note, add={"records": 1000 + number, "succeeded": 1}
+        )
 
     race(connect, 8, commit)
     commit(connect(), 9)
     store = connect()
     winner = int(store.commits("job-1", 0, "map")[3])
-    assert store.sums("job-1") == {"records": 1000 + winner, "done": 1}
-    assert store.marks("job-1", "attempts.0.map") == {f"3.{winner}": "done"}
+    assert store.sums("job-1") == {"records": 1000 + winner, "succeeded": 1}
+    assert store.marks("job-1", "attempts.0.map") == {f"3.{winner}": "succeeded"}
 
 
 def test_the_journal_of_a_job_outlives_its_retry(store: JobStore, job: str) -> None:

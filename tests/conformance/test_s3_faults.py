@@ -10,7 +10,7 @@ import pytest
 
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
-from mrcelery.plan import InputFile, list_inputs
+from mrcelery.listing import InputFile, list_inputs
 from mrcelery.storage import open_storage
 from mrcelery.storage.transfers import transfers
 from tests.support.s3_endpoint import s3_bucket

@@ -80,7 +80,7 @@ def test_a_poison_task_ends_its_job_with_the_reason(
         assert said in str(raised.value)
         assert raised.value.failure.kind == "map"
         assert (marks / "die-map").read_text() == "xxx"
-        told = [one for one in attempts if one.outcome != "done"]
+        told = [one for one in attempts if one.outcome != "succeeded"]
         assert [one.outcome for one in told] == ["killed"] * 3 + ["failed"]
         assert all(said in one.error for one in told)
         (marks / "die-map").unlink()

@@ -12,10 +12,11 @@ import pytest
 import mrcelery
 from mrcelery import layout
 from mrcelery.coordinator import Stage
+from mrcelery.encoding import decode
 from mrcelery.errors import TaskError
 from mrcelery.executor import tasks as executor_tasks
-from mrcelery.executor.fleet import start_message
-from mrcelery.records import Commit, StageSummary, decode
+from mrcelery.messages import start_message
+from mrcelery.records import Commit, StageSummary
 from tests.support.services import Fleet, Quiet, eventually, results
 
 JobFile = Callable[..., str]
@@ -109,7 +110,7 @@ def test_no_reduce_task_before_the_last_map_task(fleet: Fleet, job_file: JobFile
 
         def waiting() -> bool:
             stages = {stage.kind: stage for stage in handle.status().stages}
-            return "map" in stages and stages["map"].done == stages["map"].total - 1
+            return "map" in stages and stages["map"].succeeded == stages["map"].total - 1
 
         eventually(waiting, "all map tasks but one are done")
         assert (gate / "started-wait").exists()
@@ -251,7 +252,7 @@ def test_a_step_that_runs_while_its_job_is_retried(
         quiet.run("mrcelery.barrier", job=handle.id, step=0)
         assert quiet.messages() == []
         fields = quiet.store.fields(handle.id)
-        assert fields["state"] == "submitted"
+        assert fields["state"] == "queued"
         assert fields.keys().isdisjoint({"failure", "published.0.reduce"})
 
 

@@ -17,9 +17,10 @@ from mrcelery import layout
 from mrcelery.attempt import run_attempt
 from mrcelery.commit import committed
 from mrcelery.coordinator import Stage, barrier, finish, start
+from mrcelery.encoding import decode, encode
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Request, decode, encode
+from mrcelery.records import Request
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 from mrcelery.submission import Submission

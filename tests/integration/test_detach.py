@@ -92,11 +92,11 @@ def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gat
     waited = command("wait", job, env=fleet.env)
     assert (waited.returncode, waited.stdout) == (0, "")
     *_, last = command("wait", job, "--json", env=fleet.env).stdout.splitlines()
-    assert (json.loads(last)["event"], json.loads(last)["state"]) == ("done", "succeeded")
+    assert (json.loads(last)["event"], json.loads(last)["state"]) == ("succeeded", "succeeded")
     status = read(fleet, "status", job)["status"]
     assert status["state"] == "succeeded"
     assert status["finished"] >= status["started"] >= status["created"]
-    assert [(s["kind"], s["done"], s["total"]) for s in status["stages"]] == [("map", 1, 1), ("reduce", 2, 2)]
+    assert [(s["kind"], s["succeeded"], s["total"]) for s in status["stages"]] == [("map", 1, 1), ("reduce", 2, 2)]
     shown = command("status", job, env=fleet.env)
     assert shown.returncode == 0
     assert "succeeded" in shown.stdout
@@ -187,7 +187,7 @@ def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: 
     client.wait()
     again = command(*args, "--detach", *own, env=fleet.env)
     assert again.stdout.split() == [identity]  # the same job, not a second one
-    assert identity not in [one["job"] for one in read(fleet, "list", "--state", "submitted")]
+    assert identity not in [one["job"] for one in read(fleet, "list", "--state", "queued")]
     gate.touch()
     assert command("wait", identity, env=fleet.env).returncode == 0
     assert json.loads((tmp_path / "out" / "_SUCCESS").read_bytes())["job"] == identity

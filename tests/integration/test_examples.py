@@ -24,7 +24,7 @@ Run = Callable[..., mrcelery.JobStatus]
 
 
 def cluster_is_there() -> bool:
-    from mrcelery.executor.local import find_server
+    from mrcelery.redis_server import find_server
 
     try:
         find_server()

@@ -81,7 +81,7 @@ def test_the_pages_and_their_data(dashboard: Flower, done: mrcelery.JobHandle) -
     (row,) = [row for row in dashboard.json("/api/jobs")["jobs"] if row["job"] == done.id]
     assert (row["name"], row["state"], row["progress"], row["tasks"]) == (NAME, "succeeded", 1.0, 3)
     seen = dashboard.json(f"/api/jobs/{done.id}")["overview"]
-    assert [(s["kind"], s["done"], s["tasks"]) for s in seen["stages"]] == [("map", 1, 1), ("reduce", 2, 2)]
+    assert [(s["kind"], s["succeeded"], s["tasks"]) for s in seen["stages"]] == [("map", 1, 1), ("reduce", 2, 2)]
     assert sorted(one[0] for one in seen["stages"][1]["attempts"]) == [0, 1]
     assert seen["counters"]["text"]["lines"] == 2
     whole = dashboard.json(f"/api/jobs/{done.id}?attempts=0")["overview"]
@@ -201,7 +201,7 @@ def test_a_job_that_redis_has_forgotten(dashboard: Flower, fleet: Fleet, done: m
 def test_no_worker_listens(dashboard: Flower, fleet: Fleet, quiet: Quiet, word_count: str, text: Path) -> None:
     with mrcelery.submit(word_count, str(text), **quiet.settings) as handle:
         told = dashboard.json(f"/jobs/{handle.id}/data")
-        assert (told["workers"], told["overview"]["state"]) == (0, "submitted")
+        assert (told["workers"], told["overview"]["state"]) == (0, "queued")
         handle.cancel()
 
 
@@ -217,7 +217,7 @@ def test_without_a_login_one_may_look_but_not_act(
         assert open_flower.ask(path).status == 401
     with mrcelery.submit(word_count, str(text), **quiet.settings) as handle:
         assert open_flower.order(handle.id, "cancel").status == 401
-        assert handle.status().state == "submitted"
+        assert handle.status().state == "queued"
         handle.cancel()
 
 

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 import mrcelery
 from mrcelery import layout
+from mrcelery.encoding import decode, encode
 from mrcelery.history import created_by_id
-from mrcelery.records import decode, encode
 from mrcelery.report import Report
 from mrcelery.storage import open_storage
 from tests.support.s3_endpoint import VARIABLE

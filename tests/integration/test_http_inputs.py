@@ -12,7 +12,8 @@ import pytest
 
 from mrcelery.errors import ConfigError, CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
-from mrcelery.plan import InputFile, cut, list_inputs
+from mrcelery.listing import InputFile, list_inputs
+from mrcelery.plan import cut
 from mrcelery.storage import http, locate, open_storage, readahead
 
 DATA = b"".join(b"line %d of the file\n" % i for i in range(5000))

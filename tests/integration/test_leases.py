@@ -201,7 +201,7 @@ FAST_CLOCK = """
 import sys, time
 real, ahead = time.time, float(sys.argv[1])
 time.time = lambda: real() + ahead
-from mrcelery.cli import main
+from mrcelery.cli.main import main
 sys.argv[0:2] = ["mrcelery"]
 main()
 """

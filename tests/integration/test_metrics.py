@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mrcelery.versions import versions
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import mrcelery
 from mrcelery.metrics import FleetCollector
-from mrcelery.versions import versions
+from mrcelery.presence import versions
 from tests.support import guardian
 from tests.support.services import (
     GATED,
@@ -114,17 +115,17 @@ def test_a_fleet_at_work(
         assert none("jobs_ended_total", state="succeeded") == 0
         with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **settings) as job:
             waiting = scrape(url)
-            assert (waiting("jobs", state="submitted"), waiting("jobs", state="running")) == (1, 0)
+            assert (waiting("jobs", state="queued"), waiting("jobs", state="running")) == (1, 0)
             assert (waiting("queue_messages", queue="celery"), waiting("work", queue="celery")) == (1, 1)
-            assert 0 < waiting("oldest_waiting_job_seconds") < PATIENCE
+            assert 0 < waiting("oldest_queued_job_seconds") < PATIENCE
             with workers(tmp_path / "w", server.tcp_url, MRCELERY_VISIBILITY_TIMEOUT="4"):
                 eventually(lambda: gate.starts() >= 2, "two tasks run")
                 eventually(lambda: scrape(url).samples.get(("mrcelery_workers", (("queue", "celery"),))), "it tells")
                 # Leased, at most: two that run, and those that were taken ahead for their processes.
                 running = scrape(url)
                 assert running("jobs", state="running") == 1
-                assert [running("tasks", stage="map", state=s) for s in ("waiting", "running", "done")] == [3, 2, 0]
-                assert [running("tasks", stage="reduce", state=s) for s in ("waiting", "running")] == [0, 0]
+                assert [running("tasks", stage="map", state=s) for s in ("queued", "running", "succeeded")] == [3, 2, 0]
+                assert [running("tasks", stage="reduce", state=s) for s in ("queued", "running")] == [0, 0]
                 assert running("leased_messages", queue="celery") >= 2
                 assert running("work", queue="celery") == 5
                 assert running("worker_slots", queue="celery") == 2
@@ -146,10 +147,10 @@ def test_a_fleet_at_work(
                 ended = scrape(url)
                 assert ended("jobs_submitted_total") == 3
                 assert [ended("jobs_ended_total", state=s) for s in ("succeeded", "failed", "cancelled")] == [2, 1, 0]
-                assert (ended("jobs", state="submitted"), ended("jobs", state="running")) == (0, 0)
-                assert ended("attempts_total", stage="map", outcome="done") == 6
+                assert (ended("jobs", state="queued"), ended("jobs", state="running")) == (0, 0)
+                assert ended("attempts_total", stage="map", outcome="succeeded") == 6
                 assert ended("attempts_total", stage="map", outcome="failed") == 1
-                assert ended("attempts_total", stage="reduce", outcome="done") == 2
+                assert ended("attempts_total", stage="reduce", outcome="succeeded") == 2
                 assert ended("records_total", stage="map", direction="in") == 5 + totals.records_in
                 assert ended("records_total", stage="reduce", direction="out") == 1 + totals.records_out
                 assert ended("bytes_total", stage="map", direction="in") == gate.text.stat().st_size + totals.bytes_in
@@ -311,11 +312,11 @@ def test_the_dashboard_draws_what_there_is(server: RedisServer, tmp_path: Path) 
     assert len(cells) == len(set(cells)), "panels lie on one another"
 
 
-def test_the_age_of_the_oldest_waiting_job(
+def test_the_age_of_the_oldest_queued_job(
     server: RedisServer, settings: dict[str, Any], word_count: str, text: Path
 ) -> None:
     began = time.time()
     with mrcelery.submit(word_count, str(text), queue="nobody", **settings) as job:
         told = Scrape(command("metrics", "--once", "--broker", server.tcp_url, env=environment()).stdout)
-        assert 0 < told("oldest_waiting_job_seconds") <= time.time() - began
+        assert 0 < told("oldest_queued_job_seconds") <= time.time() - began
         job.cancel()

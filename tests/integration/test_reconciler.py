@@ -265,7 +265,7 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
             storage.delete([info.key for info in storage.list(layout.job_root(handle.id))])
         quiet.store.drop(handle.id)
         reconciler.look()
-        assert quiet.store.state(handle.id) == ("" if cleaned else "submitted")
+        assert quiet.store.state(handle.id) == ("" if cleaned else "queued")
         quiet.store.drop(handle.id)
         reconciler.close()
 
@@ -276,7 +276,9 @@ def test_redis_restarts_empty_and_its_workers_are_replaced(server: RedisServer, 
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
     with traced.submit(**settings) as handle:
         with workers(tmp_path / "first", server.tcp_url, queue="q", **QUICK):
-            eventually(lambda: handle.status().stages and handle.status().stages[0].done == 5, "all but one are done")
+            eventually(
+                lambda: handle.status().stages and handle.status().stages[0].succeeded == 5, "all but one are done"
+            )
             look_once(handle)
         server.stop()
         gate.unlink()
@@ -407,7 +409,7 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
         first, *_ = quiet.take()
         quiet.store.push(quiet.name, first)
         with quiet.workers(**QUICK):
-            eventually(lambda: handle.status().stages[0].done == 1, "one map has committed")
+            eventually(lambda: handle.status().stages[0].succeeded == 1, "one map has committed")
             assert len(kept(handle, quiet.settings["storage"])) > 3
             quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
             assert handle.cancel()
@@ -431,7 +433,7 @@ def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, tra
         quiet.take()
         assert handle.cancel()
         handle.retry()
-        assert handle.status().state == "submitted"
+        assert handle.status().state == "queued"
         assert not any(key.endswith("commit.json") for key in kept(handle, quiet.settings["storage"]))
         with quiet.workers(**QUICK):
             handle.wait(90)
@@ -504,7 +506,9 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
     ):
         again = folder / "slow-again"
         if not speculative:
-            eventually(lambda: handle.status().stages and handle.status().stages[0].done == 3, "all but one are done")
+            eventually(
+                lambda: handle.status().stages and handle.status().stages[0].succeeded == 3, "all but one are done"
+            )
             with pytest.raises(WaitTimeoutError):
                 handle.wait(12)
             assert not again.exists()
@@ -532,4 +536,4 @@ def test_a_storage_that_is_away_as_a_job_starts(
             quiet.store.update(handle.id, {"started": "1.0"})
         with pytest.raises(Retry if begun else tasks.AttemptFailed):
             quiet.run("mrcelery.start", job=handle.id)
-        assert handle.status().state == ("submitted" if begun else "failed")
+        assert handle.status().state == ("queued" if begun else "failed")

@@ -14,12 +14,13 @@ import mrcelery
 from mrcelery import committer, layout
 from mrcelery.attempt import run_attempt
 from mrcelery.coordinator import barrier, finish, start
+from mrcelery.encoding import decode
 from mrcelery.ending import clean_up, withdraw_output
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
 from mrcelery.executor.submit import enter
 from mrcelery.executor.tasks import BROKER_PATIENCE
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Request, decode
+from mrcelery.records import Request
 from mrcelery.report import Report
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage

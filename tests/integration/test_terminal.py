@@ -207,7 +207,7 @@ def test_lines_and_events(fleet: Fleet, job_file: JobFile, tmp_path: Path) -> No
     assert (out, err, nothing) == ("", "", "")
     seen = [json.loads(line) for line in events.splitlines()]
     kinds = [one["event"] for one in seen if one["event"] != "progress"]
-    assert kinds == ["submitted", *["stage_started", "stage_done"] * 2, "done"]
+    assert kinds == ["submitted", *["stage_started", "stage_succeeded"] * 2, "succeeded"]
     assert (seen[-1]["state"], seen[-1]["totals"]["records_in"], len(seen[-1]["parts"])) == ("succeeded", 2, 1)
 
 
@@ -222,7 +222,7 @@ def test_a_glance_takes_two_round_trips(quiet: Quiet, monkeypatch: pytest.Monkey
     monkeypatch.setattr(quiet.store.connection, "call", lambda *commands: sent.append(len(commands)) or call(*commands))
     found = glance(quiet.store, quiet.name)
     assert found is not None
-    assert [(stage.state, stage.sums.running) for stage in found.stages] == [("running", 9), ("waiting", 0)]
+    assert [(stage.state, stage.sums.running) for stage in found.stages] == [("running", 9), ("queued", 0)]
     assert sent == [2, 4]
 
 

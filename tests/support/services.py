@@ -23,9 +23,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mrcelery import JobHandle
 from mrcelery.errors import ConfigError, MRCeleryError
-from mrcelery.executor.local import find_server
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.jobstore.wire import connect
+from mrcelery.redis_server import find_server
 from tests.support import guardian
 
 T = TypeVar("T")

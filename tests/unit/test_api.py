@@ -12,6 +12,7 @@ import pytest
 import mrcelery
 from mrcelery import MRJob, layout
 from mrcelery.api import JobHandle, StageStatus, attach
+from mrcelery.encoding import encode
 from mrcelery.errors import (
     ConfigError,
     InputError,
@@ -23,7 +24,7 @@ from mrcelery.errors import (
 )
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.protocols import ReprProtocol
-from mrcelery.records import Commit, Failure, StageSummary, Totals, encode
+from mrcelery.records import Commit, Failure, StageSummary, Totals
 from mrcelery.report import Report
 from mrcelery.storage import open_storage
 from mrcelery.submission import Submission, job_id
@@ -253,7 +254,7 @@ class Known:
     def start(self, job: str, queue: str, run: int = 0) -> None:
         pass
 
-    def look_after(self, job: str, fields: dict[str, str]) -> bool:
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
         return False
 
     def check(self) -> None:
@@ -290,7 +291,7 @@ def commit(task: int, **counters: int) -> bytes:
 
 def test_progress_and_counters_of_a_running_job(known: Known) -> None:
     job = JobHandle("job-1", known)
-    assert (job.status().state, job.status().stages, job.counters()) == ("submitted", (), {})
+    assert (job.status().state, job.status().stages, job.counters()) == ("queued", (), {})
     fields = {"step": "0", "stage": "map", "total.0.map": "3", "started": "6.0", "status": "at line 7"}
     known.store.move("job-1", "running", fields)
     known.store.add_commit("job-1", 0, "map", 2, commit(2, n=2, other=1))
@@ -310,10 +311,10 @@ def test_progress_and_counters_of_a_running_job(known: Known) -> None:
 def test_waiting(known: Known) -> None:
     job = JobHandle("job-1", known)
     seen = []
-    with pytest.raises(WaitTimeoutError, match="still submitted"):
+    with pytest.raises(WaitTimeoutError, match="still queued"):
         job.wait(0.03, seen.append)
-    assert seen[0].state == "submitted"
-    with pytest.raises(UsageError, match="is submitted: wait"):
+    assert seen[0].state == "queued"
+    with pytest.raises(UsageError, match="is queued: wait"):
         job.results()
     assert job.cancel()
     assert not job.cancel()

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from mrcelery.cli import COMMANDS, cli, guard, run_command, show_error
+from mrcelery.cli.errors import guard, show_error
+from mrcelery.cli.main import COMMANDS, cli, run_command
 from mrcelery.errors import JobCancelledError, JobFailedError, WaitTimeoutError
 from mrcelery.records import Failure
 

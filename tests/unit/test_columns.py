@@ -18,7 +18,7 @@ from mrcelery.codec import Block, BlockWriter, read_blocks
 from mrcelery.colops import UnfitError, accumulators, fold_of
 from mrcelery.columns import Keys, as_list, concat, hashes, is_array, of_table, order, pack, starts, take, unpack
 from mrcelery.errors import CorruptDataError, UsageError
-from mrcelery.partition import stable_hash
+from mrcelery.hashing import stable_hash
 from mrcelery.shuffle import as_lists, joined, merge
 
 # Few letters, so that keys come twice, and a NUL, which fixed-size strings must not lose.

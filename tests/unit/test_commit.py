@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from mrcelery import layout
 from mrcelery.commit import commit, committed
+from mrcelery.encoding import encode
 from mrcelery.errors import CorruptDataError, VersionError
-from mrcelery.records import Commit, Part, encode
+from mrcelery.records import Commit, Part
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 

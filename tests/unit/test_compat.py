@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from mrcelery import compat, protocols
 from mrcelery.compat import mrjob_alias
-from mrcelery.job import MRJob, hooks
+from mrcelery.hooks import hooks
+from mrcelery.job import MRJob
 
 SOURCE = """
 from mrjob.job import MRJob

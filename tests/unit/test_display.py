@@ -11,8 +11,9 @@ from mrcelery import events
 from mrcelery.api import JobHandle
 from mrcelery.cli import progress
 from mrcelery.cli.progress import Display
+from mrcelery.encoding import encode
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Failure, encode
+from mrcelery.records import Failure
 
 STAGES = {"steps": '[["",true]]', "total.0.map": "2", "entered.0.map": "100.0", "created": "99.0", "started": "100.0"}
 
@@ -20,7 +21,7 @@ STAGES = {"steps": '[["",true]]', "total.0.map": "2", "entered.0.map": "100.0", 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -50,9 +51,9 @@ def records(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 def test_lines(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
     with Display() as display:
-        display.look(handle)
+        display.poll(handle)
         display.event(events.NoWorkers(job="j", at=1.0, queue="q", seconds=6.0))
-        display.look(handle)
+        display.poll(handle)
         assert lines(capsys)[:2] == ["mrcelery: job j: running", "mrcelery: step 0 map: 2 tasks"]
         end(handle, "failed", failure=encode(Failure(error="UserCodeError", message="m")).decode())
         display.end(handle.glance(), None, ["mrcelery retry j"])
@@ -66,7 +67,7 @@ def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.
     store = handle._store
 
     def seen(now: float) -> Overview:
-        store.add_commit("j", 0, "map", int(now), b"", add={"0.map.done": 1})
+        store.add_commit("j", 0, "map", int(now), b"", add={"0.map.succeeded": 1})
         found = glance(store, "j", now)
         assert found is not None
         return found
@@ -74,13 +75,13 @@ def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.
     with Display() as display:
         for second in range(25):
             display._show(seen(100.0 + second))
-    told = [line for line in lines(capsys) if "tasks done" in line]
+    told = [line for line in lines(capsys) if "tasks succeeded" in line]
     assert [line.partition(" of ")[0] for line in told] == [f"mrcelery: step 0 map: {n}" for n in (11, 21)]
 
 
 def test_quiet_is_quiet(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
     with Display(quiet=True) as display:
-        display.look(handle)
+        display.poll(handle)
         display.event(events.NoWorkers(job="j", at=1.0, queue="q", seconds=6.0))
         assert not display.ends(True)
     assert capsys.readouterr() == ("", "")
@@ -91,14 +92,14 @@ def test_a_job_that_was_never_shown_says_nothing(
 ) -> None:
     monkeypatch.setattr(progress, "PLAIN_QUIET_SECONDS", 3600.0)
     with Display() as display:
-        display.look(handle)
+        display.poll(handle)
         assert not display.ends(True)
     assert capsys.readouterr() == ("", "")
 
 
 def test_json(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
     with Display(as_json=True) as display:
-        display.look(handle)
+        display.poll(handle)
         display.event(events.NoWorkers(job="j", at=1.0, queue="q", seconds=6.0))
         end(handle, "cancelled")
         display.end(handle.glance(), None)
@@ -111,7 +112,7 @@ def test_json(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_quiet_json_is_the_last_event(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
     with Display(quiet=True, as_json=True) as display:
-        display.look(handle)
+        display.poll(handle)
         display.event(events.NoWorkers(job="j", at=1.0, queue="q", seconds=6.0))
         end(handle, "cancelled")
         display.end(handle.glance(), None)
@@ -122,5 +123,5 @@ def test_a_job_that_is_not_known_for_a_moment(handle: JobHandle, capsys: pytest.
     assert handle._store is not None
     handle._store.drop("j")
     with Display() as display:
-        display.look(handle)
+        display.poll(handle)
     assert capsys.readouterr() == ("", "")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError, RecordTooLongError, UsageError
 from mrcelery.formats import RecordBlock, input_format, source
-from mrcelery.plan import InputFile, cut
+from mrcelery.listing import InputFile
+from mrcelery.plan import cut
 from mrcelery.records import Extent
 from mrcelery.storage import open_storage
 

@@ -10,8 +10,8 @@ import pytest
 from mrcelery import MRJob
 from mrcelery.errors import JobLoadError, UsageError, UserCodeError
 from mrcelery.formats import RecordBlock, input_format, output_format
-from mrcelery.formats.naming import INPUTS, Name, check_jobconf, parse, settle
-from mrcelery.formats.own import MOST_PAIRS, to_ship
+from mrcelery.formats.naming import INPUTS, Name, check_jobconf, parse, settle, to_ship
+from mrcelery.formats.own import MOST_PAIRS
 from mrcelery.records import Extent
 from mrcelery.submission import Submission
 

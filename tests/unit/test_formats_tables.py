@@ -23,7 +23,8 @@ from mrcelery.formats import (
     source,
     text,
 )
-from mrcelery.plan import InputFile, cut
+from mrcelery.listing import InputFile
+from mrcelery.plan import cut
 from mrcelery.records import Extent
 from mrcelery.storage import open_storage
 

@@ -11,7 +11,7 @@ import pytest
 
 from mrcelery import history, layout
 from mrcelery.executor.submit import enter
-from mrcelery.history import Wanted, created_by_id
+from mrcelery.history import JobFilter, created_by_id
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Bundle, JobOptions, JobSpec, PlanSummary, Request
 from mrcelery.signing import seal
@@ -78,20 +78,20 @@ def test_newest_first_whatever_knows_of_them(store: Counting, storage: Storage) 
     both = request(40)
     expected.append(know(store, both))
     keep(storage, both)
-    found = list(history.jobs(store, storage, Wanted()))
+    found = list(history.jobs(store, storage, JobFilter()))
     assert [one.job for one in found] == expected
-    assert {one.state for one in found if one.job in expected[::3]} <= {"unknown", "submitted"}
-    assert [one.job for one in history.jobs(None, storage, Wanted())][-1] == both.job
+    assert {one.state for one in found if one.job in expected[::3]} <= {"unknown", "queued"}
+    assert [one.job for one in history.jobs(None, storage, JobFilter())][-1] == both.job
 
 
 def test_pages_of_a_long_list(store: Counting) -> None:
     expected = [know(store, request(n)) for n in range(2 * history.PAGE + 50)]
-    assert [one.job for one in history.jobs(store, None, Wanted())] == expected
+    assert [one.job for one in history.jobs(store, None, JobFilter())] == expected
     store.asked.clear()
-    assert len(list(islice(history.jobs(store, None, Wanted()), 5))) == 5
+    assert len(list(islice(history.jobs(store, None, JobFilter()), 5))) == 5
     assert store.asked["fields"] <= 12  # twice for each that is taken
     store.asked.clear()
-    since = Wanted(since=NOW - 60 * 3.5)
+    since = JobFilter(since=NOW - 60 * 3.5)
     assert [one.job for one in history.jobs(store, None, since)] == expected[:4]
     assert store.asked["fields"] <= 9  # older ones are not looked at
 
@@ -99,17 +99,17 @@ def test_pages_of_a_long_list(store: Counting) -> None:
 def test_within_one_second(storage: Storage) -> None:
     """Ids have whole seconds, records have not."""
     expected = [keep(storage, request(0, job=job_id("wc", created=NOW), created=NOW - n / 100)) for n in range(20)]
-    assert [one.job for one in history.jobs(None, storage, Wanted())] == expected
-    exact = Wanted(since=NOW - 0.055, until=NOW - 0.005)
+    assert [one.job for one in history.jobs(None, storage, JobFilter())] == expected
+    exact = JobFilter(since=NOW - 0.055, until=NOW - 0.005)
     assert [one.job for one in history.jobs(None, storage, exact)] == expected[1:6]
 
 
 def test_only_the_newest_of_storage(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MOST", 3)
     expected = [keep(storage, request(n)) for n in range(8)]
-    assert [one.job for one in history.jobs(None, storage, Wanted())] == expected[:3]
+    assert [one.job for one in history.jobs(None, storage, JobFilter())] == expected[:3]
 
 
 def test_what_never_started_is_no_job(storage: Storage) -> None:
     storage.write(layout.code(request(1).job), b"code")
-    assert list(history.jobs(None, storage, Wanted())) == []
+    assert list(history.jobs(None, storage, JobFilter())) == []

@@ -10,7 +10,9 @@ import pytest
 
 from mrcelery import ops, protocols
 from mrcelery.errors import JobLoadError, UsageError
-from mrcelery.job import MRJob, MRStep, hooks, importing, shipped_files, step_specs
+from mrcelery.hooks import hooks, step_specs
+from mrcelery.job import MRJob, importing, shipped_files
+from mrcelery.step import MRStep
 
 
 class WordCount(MRJob):

@@ -10,14 +10,14 @@ import pytest
 
 from mrcelery import capture, journal, layout, watch
 from mrcelery.capture import captured
-from mrcelery.joblogs import Attempt, Follower, Wanted, listed
+from mrcelery.joblogs import Attempt, Follower, LogFilter, listed
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.overview import Stage, overview
+from mrcelery.overview import StageView, overview
 from mrcelery.progress import Mark
 from mrcelery.storage.memory import MemoryStorage
 
 JOB = "j"
-ALL = Wanted()
+ALL = LogFilter()
 LIMIT = 1 << 15
 
 
@@ -51,13 +51,13 @@ def key(task: int, name: str) -> str:
     return layout.log(JOB, 0, "map", task, name)
 
 
-def stages(store: MemoryJobStore) -> tuple[Stage, ...]:
+def stages(store: MemoryJobStore) -> tuple[StageView, ...]:
     found = overview(store, JOB)
     assert found is not None
     return found.stages
 
 
-def shown(store: MemoryJobStore, storage: MemoryStorage, wanted: Wanted = ALL) -> list[tuple[int, str, str, bool]]:
+def shown(store: MemoryJobStore, storage: MemoryStorage, wanted: LogFilter = ALL) -> list[tuple[int, str, str, bool]]:
     found = listed(storage, JOB, overview(store, JOB), wanted)
     return [(one.task, one.attempt, one.ending, key is not None) for one, key in found]
 
@@ -66,7 +66,7 @@ def test_a_listing_says_how_attempts_ended(store: MemoryJobStore, storage: Memor
     names = [begin(store, task, token) for task, token in enumerate(("aa", "bb", "cc", "dd"))]
     for task in (0, 2):
         storage.write(key(task, names[task]), b"text\n")
-    end(store, 0, names[0], "done")
+    end(store, 0, names[0], "succeeded")
     journal.killed(store, JOB, 0, "map", 1, "w 1", "signal 9")
     journal.killed(store, JOB, 0, "map", 2, "w 1", "")
     end(store, 3, names[3], "failed", "ValueError: x")
@@ -76,11 +76,11 @@ def test_a_listing_says_how_attempts_ended(store: MemoryJobStore, storage: Memor
         (2, "1-cc", "its process died, and with it what it printed last: killed", True),
         (3, "1-dd", "failed: ValueError: x", False),
     ]
-    assert [task for task, *_ in shown(store, storage, Wanted(failed=True))] == [1, 2, 3]
+    assert [task for task, *_ in shown(store, storage, LogFilter(failed=True))] == [1, 2, 3]
     for attempt in ("1-cc", "cc"):
-        assert [task for task, *_ in shown(store, storage, Wanted(attempt=attempt))] == [2]
-    assert [task for task, *_ in shown(store, storage, Wanted(task=3))] == [3]
-    assert shown(store, storage, Wanted(kind="reduce")) == shown(store, storage, Wanted(step=1)) == []
+        assert [task for task, *_ in shown(store, storage, LogFilter(attempt=attempt))] == [2]
+    assert [task for task, *_ in shown(store, storage, LogFilter(task=3))] == [3]
+    assert shown(store, storage, LogFilter(kind="reduce")) == shown(store, storage, LogFilter(step=1)) == []
     # Of a job that nobody remembers there are the logs.
     assert [(one.task, one.outcome) for one, _ in listed(storage, JOB, None, ALL)] == [(0, ""), (2, "")]
 
@@ -89,7 +89,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
     follower = Follower(store, storage, JOB, ALL)
 
     def look() -> list[tuple[str, bytes]]:
-        return [(one.attempt, new) for one, new in follower.look(stages(store), 5.0)]
+        return [(one.attempt, new) for one, new in follower.read(stages(store), 5.0)]
 
     assert look() == []
     assert store.look(JOB, 0, "map", 0)[2]
@@ -101,7 +101,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
     assert look() == [(first, b"two\n"), (second, b"other\n")]
     assert look() == []
     storage.write(key(0, first), b"one\ntwo\nthree")
-    end(store, 0, first, "done")
+    end(store, 0, first, "succeeded")
     journal.killed(store, JOB, 0, "map", 1, "w 1", "signal 9")
     assert look() == [
         (first, b"three"),
@@ -114,9 +114,9 @@ def test_only_what_is_wanted_is_followed(store: MemoryJobStore, storage: MemoryS
     for task in range(3):
         name = begin(store, task)
         storage.write(key(task, name), b"x\n")
-        end(store, task, name, "done" if task else "failed")
-    for wanted, tasks in ((Wanted(task=2), [2]), (Wanted(failed=True), [0]), (Wanted(kind="reduce"), [])):
-        found = Follower(store, storage, JOB, wanted).look(stages(store), 1.0)
+        end(store, task, name, "succeeded" if task else "failed")
+    for wanted, tasks in ((LogFilter(task=2), [2]), (LogFilter(failed=True), [0]), (LogFilter(kind="reduce"), [])):
+        found = Follower(store, storage, JOB, wanted).read(stages(store), 1.0)
         assert sorted({one.task for one, _ in found}) == tasks
 
 
@@ -134,7 +134,7 @@ def test_a_log_whose_middle_is_left_out_is_followed_on(
             kept.write(b"line %09d of all that is printed\n" % number)
             number += 1
         storage.write(key(0, name), kept.kept())
-        seen += b"".join(new for _, new in follower.look(stages(store), 1.0))
+        seen += b"".join(new for _, new in follower.read(stages(store), 1.0))
     printed = [int(line.split()[1]) for line in seen.splitlines() if line.startswith(b"line")]
     assert printed[-1] == number - 1
     assert len(set(printed)) == len(printed)
@@ -175,5 +175,5 @@ def test_an_attempt_shares_only_while_it_is_followed(
 
 def test_names() -> None:
     one = Attempt(0, "map", 3, "2-a1b2c3")
-    assert all(Wanted(attempt=name).takes(one) for name in ("2-a1b2c3", "2", "a1b2c3"))
-    assert not any(Wanted(attempt=name).takes(one) for name in ("1", "3", "a1b2"))
+    assert all(LogFilter(attempt=name).takes(one) for name in ("2-a1b2c3", "2", "a1b2c3"))
+    assert not any(LogFilter(attempt=name).takes(one) for name in ("1", "3", "a1b2"))

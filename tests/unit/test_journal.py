@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from mrcelery import journal, marks
+from mrcelery.encoding import encode
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.journal import Entry, Sums, begin, ended, entries, killed, of_process, sums_of
-from mrcelery.records import Commit, encode
+from mrcelery.records import Commit
 
 HERE = of_process("celery@here", 17)
 
@@ -42,9 +43,9 @@ def test_an_attempt_that_commits_takes_the_place_of_its_beginning() -> None:
     assert sums(store).running == 1
     remember(store, commit(3, "1-aa"))
     remember(store, commit(3, "1-aa"))  # delivered again
-    assert entries(store, "j", 0, "map") == [Entry(3, "1-aa", "done", HERE, 1000.0, 2.5, 5, 7, 11, 13)]
+    assert entries(store, "j", 0, "map") == [Entry(3, "1-aa", "succeeded", HERE, 1000.0, 2.5, 5, 7, 11, 13)]
     assert sums(store) == Sums(
-        started=1, done=1, records_in=5, records_out=7, bytes_in=11, bytes_out=13, milliseconds=2500
+        started=1, succeeded=1, records_in=5, records_out=7, bytes_in=11, bytes_out=13, milliseconds=2500
     )
     assert sums(store).running == 0
 

@@ -25,7 +25,7 @@ def test_importing_mrcelery_loads_nothing() -> None:
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["submit", "--help"]])
 def test_help_is_light(args: list[str]) -> None:
-    code = f"from mrcelery.cli import cli, run_command\nassert run_command(cli, {args!r}, 'mrcelery') == 0"
+    code = f"from mrcelery.cli.main import cli, run_command\nassert run_command(cli, {args!r}, 'mrcelery') == 0"
     assert loaded_after(code, [*HEAVY, "msgspec"]) == []
 
 
@@ -38,7 +38,8 @@ def test_a_short_job_on_a_terminal_does_without_a_picture(tmp_path: Path) -> Non
     (tmp_path / "in.txt").write_text("a\n")
     submit = ["submit", "-r", "inline", "mrcelery.examples.word_count:WordCount", f"{tmp_path}/in.txt"]
     code = f"""
-from mrcelery.cli import cli, progress, run_command
+from mrcelery.cli import progress
+from mrcelery.cli.main import cli, run_command
 progress.QUIET_SECONDS = progress.PLAIN_QUIET_SECONDS = 60.0
 sys.stderr.isatty = lambda: True
 assert run_command(cli, {submit!r}, "mrcelery") == 0"""

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from mrcelery.errors import ConfigError, CorruptDataError, JobLoadError, UsageError, UserCodeError, VersionError
-from mrcelery.job import hooks
+from mrcelery.hooks import hooks
 from mrcelery.loader import LoadedBundle, Workspace
 from mrcelery.records import Bundle
 

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from mrcelery import events
+from mrcelery.encoding import encode
 from mrcelery.monitor import AGAIN_SECONDS, NONE_SECONDS, Monitor
-from mrcelery.records import Failure, Presence, encode
+from mrcelery.records import Failure, Presence
 
 
 class Wait:
@@ -31,7 +32,7 @@ class Wait:
         self.now += seconds
         before = len(self.told)
         self.monitor.answered(self.fields)
-        self.monitor.look(self.fields, self.workers, lambda: self.progress)
+        self.monitor.observe(self.fields, self.workers, lambda: self.progress)
         return [type(event).__name__ for event in self.told[before:]]
 
     def away(self, seconds: float) -> list[str]:

@@ -11,11 +11,12 @@ import pytest
 
 import mrcelery
 from mrcelery import marks
+from mrcelery.encoding import encode
 from mrcelery.errors import JobFailedError
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.journal import Entry, Sums, begin
-from mrcelery.overview import Overview, Stage, Straggler, glance, overview, shortened, warnings
-from mrcelery.records import encode
+from mrcelery.overview import Overview, StageView, Straggler, glance, overview, shortened, warnings
+from mrcelery.records import Failure
 from mrcelery.report import read_report
 from mrcelery.storage import open_storage
 
@@ -43,20 +44,20 @@ def test_a_job_that_waits_shows_the_stages_to_come() -> None:
     store.create("j", {"created": "1000.0", "steps": STEPS}, b"")
     found = glance(store, "j")
     assert found is not None
-    assert found.state == "submitted"
+    assert found.state == "queued"
     assert [(s.step, s.kind, s.name, s.state, s.tasks) for s in found.stages] == [
-        (0, "map", "count", "waiting", 0), (0, "reduce", "count", "waiting", 0), (1, "map", "", "waiting", 0),
+        (0, "map", "count", "queued", 0), (0, "reduce", "count", "queued", 0), (1, "map", "", "queued", 0),
     ]  # fmt: skip
 
 
 def test_a_stage_that_runs_tells_when_it_should_be_done() -> None:
     store = running_job()
     assert (stage := glance(store, "j").stages[0]).left == -1  # type: ignore[union-attr]
-    assert (stage.state, stage.tasks, stage.done) == ("running", 4, 0)
-    store.add_commit("j", 0, "map", 2, b"x", add={"0.map.records_in": 500, "0.map.done": 1})
+    assert (stage.state, stage.tasks, stage.succeeded) == ("running", 4, 0)
+    store.add_commit("j", 0, "map", 2, b"x", add={"0.map.records_in": 500, "0.map.succeeded": 1})
     stage = glance(store, "j").stages[0]  # type: ignore[union-attr]
     assert stage.left == pytest.approx(30, rel=0.1)
-    assert (stage.done, stage.sums.records_in, stage.attempts) == (1, 500, ())
+    assert (stage.succeeded, stage.sums.records_in, stage.attempts) == (1, 500, ())
 
 
 def test_running_attempts_are_told_slowest_first_and_stragglers_by_rate() -> None:
@@ -89,8 +90,21 @@ def test_what_still_seemed_to_run_when_the_job_ended_is_lost() -> None:
     after = overview(store, "j")
     assert after is not None
     assert [one.outcome for one in after.stages[0].attempts] == ["lost"]
-    assert [stage.state for stage in after.stages] == ["stopped", "stopped", "stopped"]
+    assert [stage.state for stage in after.stages] == ["cancelled", "cancelled", "cancelled"]
     assert after.stages[0].ended == after.finished
+
+
+@pytest.mark.parametrize(
+    ("kind", "states"),
+    [("map", ["failed", "cancelled", "cancelled"]), ("barrier", ["cancelled", "cancelled", "cancelled"])],
+)
+def test_the_stage_in_which_a_job_failed_is_the_one_that_failed(kind: Any, states: list[str]) -> None:
+    store = running_job()
+    failure = Failure(error="TaskError", message="m", job="j", step=0, kind=kind, task=1, attempt="1-aa", exit_code=1)
+    store.move("j", "failed", {"failure": encode(failure).decode(), "finished": repr(time.time())})
+    found = glance(store, "j")
+    assert found is not None
+    assert [stage.state for stage in found.stages] == states
 
 
 def test_stages_that_a_redis_forgot_count_as_done() -> None:
@@ -98,11 +112,15 @@ def test_stages_that_a_redis_forgot_count_as_done() -> None:
     store.update("j", {"step": "1", "stage": "map", "total.0.reduce": "2", "total.1.map": "2"})
     found = glance(store, "j")
     assert found is not None
-    assert [(s.state, s.done, s.tasks) for s in found.stages] == [("done", 4, 4), ("done", 2, 2), ("running", 0, 2)]
+    assert [(s.state, s.succeeded, s.tasks) for s in found.stages] == [
+        ("succeeded", 4, 4),
+        ("succeeded", 2, 2),
+        ("running", 0, 2),
+    ]
 
 
 def test_of_too_many_attempts_the_quick_and_good_are_left_out() -> None:
-    many = [Entry(n, "1-a", "done", "w", float(n), seconds=float(n % 7)) for n in range(100)]
+    many = [Entry(n, "1-a", "succeeded", "w", float(n), seconds=float(n % 7)) for n in range(100)]
     many[50] = Entry(50, "1-a", "failed", "w", 50.0, seconds=0.0)
     kept, left_out = shortened(many, 10)
     assert left_out == 90
@@ -118,7 +136,7 @@ def test_each_warning_has_its_cause() -> None:
     )
     skew = {"partitions": 8, "largest to mean, percent": 512}
     sums = Sums(failed=1, killed=2, lost=3, bad_records=4)
-    stage = Stage(step=0, kind="map", state="running", sums=sums, skew=skew, running=(quiet,))
+    stage = StageView(step=0, kind="map", state="running", sums=sums, skew=skew, running=(quiet,))
     found = warnings(Overview(job="j", state="running", now=0.0, stages=(stage,)))
     assert {one.kind: one.text for one in found} == {
         "retries": "step 0 map: 1 attempt failed",
@@ -127,7 +145,7 @@ def test_each_warning_has_its_cause() -> None:
         "skew": "step 0 map: the largest of 8 partitions has 5.1 times the mean of records",
         "silent": "step 0 map: task 5 on w 1 has said nothing for 44 s",
     }
-    calm = Stage(step=0, kind="map", state="running", skew={"partitions": 8, "largest to mean, percent": 150})
+    calm = StageView(step=0, kind="map", state="running", skew={"partitions": 8, "largest to mean, percent": 150})
     assert warnings(Overview(job="j", state="running", now=0.0, stages=(calm,))) == []
 
 
@@ -157,8 +175,8 @@ def test_the_report_of_a_job_tells_what_its_page_told(run: Any, tmp_path: Path) 
     told = report.overview
     assert told is not None
     assert told.state == report.state == "succeeded"
-    assert [(s.kind, s.state, s.done, s.tasks, len(s.attempts)) for s in told.stages] == [
-        ("map", "done", 4, 4, 4), ("reduce", "done", 1, 1, 1),
+    assert [(s.kind, s.state, s.succeeded, s.tasks, len(s.attempts)) for s in told.stages] == [
+        ("map", "succeeded", 4, 4, 4), ("reduce", "succeeded", 1, 1, 1),
     ]  # fmt: skip
     assert told.stages[0].sums.records_in == sum(one.records_in for one in told.stages[0].attempts) == 200
     assert report.totals.records_in == 200

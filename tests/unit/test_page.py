@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from mrcelery import evidence, layout
+from mrcelery.encoding import encode
 from mrcelery.journal import Entry
-from mrcelery.overview import Overview, Stage
+from mrcelery.overview import Overview, StageView
 from mrcelery.page import Evidence, Jobs, Live, Row, job_page, jobs_page
-from mrcelery.records import BadRecord, Failure, Totals, encode
-from mrcelery.report import Report, read_report
-from mrcelery.reporter import put_report, remove_report
+from mrcelery.records import BadRecord, Failure, Totals
+from mrcelery.report import Report, put_report, read_report, remove_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
@@ -30,7 +30,7 @@ def told(page: bytes) -> Any:
     return json.loads(found[1])
 
 
-def attempts(number: int, outcome: Any = "done") -> tuple[Entry, ...]:
+def attempts(number: int, outcome: Any = "succeeded") -> tuple[Entry, ...]:
     return tuple(
         Entry(n, f"1-{n:06x}", outcome, f"worker-{n % 20}@batch-host {10000 + n % 80}", 1.7e9 + n / 7, 12.345, 123456,
               7890, 64 << 20, 1 << 20)
@@ -52,7 +52,7 @@ def test_nothing_that_a_user_names_is_html() -> None:
     entry = Entry(0, "1-aaaaaa", "failed", EVIL, 1.7e9, 1.0, error=EVIL)
     seen = job(
         name=EVIL, owner=EVIL, message=EVIL, state="failed", failure=failed, counters={EVIL: {EVIL: 1}},
-        stages=(Stage(step=0, kind="map", name=EVIL, state="stopped", tasks=1, attempts=(entry,)),),
+        stages=(StageView(step=0, kind="map", name=EVIL, state="failed", tasks=1, attempts=(entry,)),),
     )  # fmt: skip
     page = job_page(seen, Evidence(logs={"0.map.0.1-aaaaaa": EVIL}))
     listed = jobs_page(Jobs(jobs=[Row(job="job-1", name=EVIL, state="failed", message=EVIL)], now=1.0), Live())
@@ -78,7 +78,11 @@ def test_the_title_is_the_jobs_name_or_its_id() -> None:
 
 
 def test_ten_thousand_attempts_are_less_than_two_megabytes() -> None:
-    seen = job(stages=(Stage(step=0, kind="map", state="done", tasks=10_000, done=10_000, attempts=attempts(10_000)),))
+    seen = job(
+        stages=(
+            StageView(step=0, kind="map", state="succeeded", tasks=10_000, succeeded=10_000, attempts=attempts(10_000)),
+        )
+    )
     page = job_page(seen, Evidence())
     assert len(page) < 2_000_000
     assert len(told(page)["overview"]["stages"][0]["attempts"]) == 10_000
@@ -104,8 +108,8 @@ def test_logs_are_those_of_what_went_wrong_the_cause_first_and_bounded(storage: 
     long = b"x" * evidence.LOG_BYTES + b"the end"
     storage.write(layout.log("job-1", 0, "map", cause, f"1-{cause:06x}"), long)
     failed = attempts(evidence.LOGS + 30, "failed")
-    fine = Stage(step=0, kind="reduce", state="waiting", attempts=attempts(5))
-    stages = (Stage(step=0, kind="map", state="stopped", attempts=failed), fine)
+    fine = StageView(step=0, kind="reduce", state="queued", attempts=attempts(5))
+    stages = (StageView(step=0, kind="map", state="failed", attempts=failed), fine)
     failure = Failure(error="UserCodeError", message="no", step=0, kind="map", task=cause)
     found = evidence.gather(storage, job(state="failed", stages=stages, failure=failure))
     assert len(found.logs) == evidence.LOGS

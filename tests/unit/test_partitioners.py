@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from mrcelery import MRJob, MRStep
 from mrcelery.errors import UsageError
-from mrcelery.job import StepHooks, hooks, step_specs
-from mrcelery.partition import hash_partition
+from mrcelery.hashing import hash_partition
+from mrcelery.hooks import hooks, step_specs
 from mrcelery.partitioners import FieldPartitioner, named, with_partitioner
 from mrcelery.records import Partitioner, StepSpec
 from mrcelery.skew import Skew
+from mrcelery.step import StepHooks
 
 HADOOP = "org.apache.hadoop.mapred.lib."
 OPTIONS = "mapreduce.partition.keypartitioner.options"

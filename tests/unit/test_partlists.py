@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mrcelery import partlists
+from mrcelery.encoding import encode
 from mrcelery.partlists import PartLists
-from mrcelery.records import Part, ShuffleInput, encode
+from mrcelery.records import Part, ShuffleInput
 
 PARTS = st.lists(
     st.builds(

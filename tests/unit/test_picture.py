@@ -9,7 +9,7 @@ import pytest
 from mrcelery.cli import picture
 from mrcelery.cli.picture import ASCII, UNICODE, text_of
 from mrcelery.journal import Sums
-from mrcelery.overview import Overview, Stage, Straggler
+from mrcelery.overview import Overview, StageView, Straggler
 from mrcelery.records import Failure, Kind, Totals
 from mrcelery.report import Report
 from mrcelery.speed import Speed
@@ -17,12 +17,12 @@ from mrcelery.speed import Speed
 JOB = "word-count-20261121-030649-2d63da"
 
 
-def stage(kind: Kind = "map", state: str = "running", step: int = 0, **more: object) -> Stage:
-    given = {"tasks": 40, "entered": 1000.0, **more} if state != "waiting" else more
-    return Stage(step=step, kind=kind, state=state, **given)  # type: ignore[arg-type]
+def stage(kind: Kind = "map", state: str = "running", step: int = 0, **more: object) -> StageView:
+    given = {"tasks": 40, "entered": 1000.0, **more} if state != "queued" else more
+    return StageView(step=step, kind=kind, state=state, **given)  # type: ignore[arg-type]
 
 
-def job(*stages: Stage, state: str = "running", now: float = 1100.0, **more: object) -> Overview:
+def job(*stages: StageView, state: str = "running", now: float = 1100.0, **more: object) -> Overview:
     given: dict[str, object] = {"created": 990.0, "started": 1000.0, "queue": "fleet", **more}
     return Overview(job=JOB, state=state, now=now, stages=stages, **given)  # type: ignore[arg-type]
 
@@ -40,12 +40,12 @@ def straggler(task: int, **more: object) -> Straggler:
 
 
 MAP = stage(
-    done=10,
+    succeeded=10,
     left=300.0,
-    sums=Sums(started=19, done=10, failed=1, records_in=1_000_000, bytes_in=10 << 20, bytes_out=2 << 20),
+    sums=Sums(started=19, succeeded=10, failed=1, records_in=1_000_000, bytes_in=10 << 20, bytes_out=2 << 20),
     reading=200_000,
 )
-WAITING = stage("reduce", "waiting")
+WAITING = stage("reduce", "queued")
 
 
 def test_a_stage_that_runs() -> None:
@@ -55,7 +55,7 @@ def test_a_stage_that_runs() -> None:
     assert first.endswith("─  10/40  8 running  1 retried")
     # Of running attempts the records are known, the bytes by them.
     assert second == "    5m00s left · 12.0k records/s, mean 12.0k · 122.9 KiB/s · shuffle 2 MiB"
-    assert waiting == "  ◌ reduce  waiting"
+    assert waiting == "  ◌ reduce  queued"
 
 
 def test_there_is_more_where_there_is_room_for_it() -> None:
@@ -68,52 +68,56 @@ def test_there_is_more_where_there_is_room_for_it() -> None:
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
 def test_no_line_is_longer_than_the_terminal(width: int) -> None:
     running = tuple(straggler(task, slow=True, backed_up=True) for task in range(3))
-    found = job(stage(done=3, running=running, sums=Sums(failed=7)), WAITING, message="x" * 200)
+    found = job(stage(succeeded=3, running=running, sums=Sums(failed=7)), WAITING, message="x" * 200)
     assert max(map(len, shown(found, width))) <= width
     assert max(map(len, shown(found, width, trouble="x" * 50))) <= width
 
 
 def test_the_slowest_attempts() -> None:
     running = (straggler(17, slow=True, backed_up=True), straggler(3), straggler(4), straggler(5))
-    lines = shown(job(stage(done=3, running=running), WAITING), 100)[-3:]
+    lines = shown(job(stage(succeeded=3, running=running), WAITING), 100)[-3:]
     assert lines[0] == "    slowest  map 17    32 s     28/s  straggler, backup runs  w1@here 77"
     assert lines[1] == "             map  3    32 s     28/s  w1@here 77"
 
 
 def test_a_job_of_many_steps_is_folded() -> None:
-    stages = [stage(kind, "done", step, done=40, ended=1010.0) for step in range(8) for kind in ("map", "reduce")]
-    stages[9] = stage("reduce", step=4, done=4)
-    stages[10:] = [stage(kind, "waiting", step) for step in (5, 6, 7) for kind in ("map", "reduce")]
+    stages = [
+        stage(kind, "succeeded", step, succeeded=40, ended=1010.0) for step in range(8) for kind in ("map", "reduce")
+    ]
+    stages[9] = stage("reduce", step=4, succeeded=4)
+    stages[10:] = [stage(kind, "queued", step) for step in (5, 6, 7) for kind in ("map", "reduce")]
     found = job(*stages)
     assert len(shown(found, 80, 40)) == 1 + 16  # one that has read nothing has no line of rates
     few = shown(found, 80, 12)
-    assert few[1] == "  ✔ 9 stages done"
+    assert few[1] == "  ✔ 9 stages succeeded"
     assert few[2].startswith("  ▶ step 4 reduce  ━━━")
     assert few[-1] == "  ◌ 6 stages to come"
 
 
-def test_a_stage_that_is_done() -> None:
-    done = stage("map", "done", done=40, ended=1065.0, shuffle_bytes=3 << 20, sums=Sums(records_in=5, bytes_in=99))
-    line = shown(job(done, stage("reduce", done=1)))[1]
+def test_a_stage_that_has_succeeded() -> None:
+    done = stage(
+        "map", "succeeded", succeeded=40, ended=1065.0, shuffle_bytes=3 << 20, sums=Sums(records_in=5, bytes_in=99)
+    )
+    line = shown(job(done, stage("reduce", succeeded=1)))[1]
     assert line == "  ✔ map     40 tasks in 1m05s · 5 records · 99 B · 3 MiB shuffled"
 
 
 USER = Failure(error="UserCodeError", message="ValueError: x", traceback="T")
 DIED = Failure(error="AttemptsLostError", message="map task 3 was started 4 times")
 AWAY = Failure(error="StorageUnreachableError", message="no answer", exit_code=3)
-LEFT_TO_RETRY = stage(tasks=4, done=3, sums=Sums(started=5, done=3, failed=1))
-MUCH_LEFT = stage(tasks=40, done=3, sums=Sums(started=9, done=3, failed=1))
+LEFT_TO_RETRY = stage(tasks=4, succeeded=3, sums=Sums(started=5, succeeded=3, failed=1))
+MUCH_LEFT = stage(tasks=40, succeeded=3, sums=Sums(started=9, succeeded=3, failed=1))
 
 
 @pytest.mark.parametrize(
     ("found", "trouble", "word"),
     [
-        (job(WAITING, state="submitted", started=0.0), "", "◌ queued  "),
-        (job(WAITING, state="submitted"), picture.nobody(job()), "◌ queued, no worker listens on queue fleet  "),
-        (job(MAP), picture.nobody(job()), "▶ waiting, no worker listens on queue fleet  "),
-        (job(MAP), "broker not reachable", "▶ waiting, broker not reachable  "),
+        (job(WAITING, state="queued", started=0.0), "", "◌ queued  "),
+        (job(WAITING, state="queued"), picture.nobody(job()), "◌ queued, no worker listens on queue fleet  "),
+        (job(MAP), picture.nobody(job()), "▶ running, no worker listens on queue fleet  "),
+        (job(MAP), "broker not reachable", "▶ running, broker not reachable  "),
         (job(MUCH_LEFT), "", "▶ running  "),
-        (job(LEFT_TO_RETRY), "", "▶ retrying  "),
+        (job(LEFT_TO_RETRY), "", "▶ running, with retries  "),
         (job(state="failed", failure=USER), "", "✘ failed in user code  "),
         (job(state="failed", failure=DIED), "", "✘ failed by a worker's death  "),
         (job(state="failed", failure=AWAY), "", "✘ failed, broker or storage unreachable  "),
@@ -128,9 +132,10 @@ def test_states_are_told_apart(found: Overview, trouble: str, word: str) -> None
 
 def test_a_summary() -> None:
     totals = Totals(records_in=1000, bytes_in=1 << 20, shuffle_bytes=2048, records_out=12, bytes_out=99, tasks=42)
-    sums = Sums(started=43, done=40, failed=2, lost=1, bad_records=3)
+    sums = Sums(started=43, succeeded=40, failed=2, lost=1, bad_records=3)
     found = job(
-        stage(state="done", done=40, sums=sums), stage("reduce", "done", tasks=2, done=2, sums=Sums(started=2)),
+        stage(state="succeeded", succeeded=40, sums=sums),
+        stage("reduce", "succeeded", tasks=2, succeeded=2, sums=Sums(started=2)),
         state="succeeded", finished=1003.25, output="s3://b/out",
     )  # fmt: skip
     report = Report(
@@ -147,10 +152,10 @@ def test_a_summary() -> None:
         f"           mrcelery report {JOB}",
         f"           mrcelery logs {JOB}",
     ]
-    failed = job(stage(state="stopped", done=10), state="failed", finished=1003.25, failure=USER)
+    failed = job(stage(state="failed", succeeded=10), state="failed", finished=1003.25, failure=USER)
     lines = [text_of(line) for line in picture.summary(failed, None, picture.after_fleet(failed))]
     assert lines[0].startswith("✘ failed in user code  3.2 s")
-    assert "  tasks    10 of 40 done" in lines  # the attempts were forgotten
+    assert "  tasks    10 of 40 succeeded" in lines  # the attempts were forgotten
     assert lines[-1].endswith(f"mrcelery retry {JOB}")
 
 

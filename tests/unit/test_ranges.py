@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrcelery.encoding import decode
 from mrcelery.errors import CorruptDataError
 from mrcelery.index import IndexedWriter, decode_index
 from mrcelery.partition import order_key
 from mrcelery.partlists import PartLists
 from mrcelery.ranges import Ranges, Sample
-from mrcelery.records import Commit, Part, ShuffleInput, decode
+from mrcelery.records import Commit, Part, ShuffleInput
 from mrcelery.skew import Skew
 from mrcelery.storage import open_storage
 

@@ -60,7 +60,7 @@ def test_an_attempt_that_has_told_nothing_for_a_lease_is_not_counted_on() -> Non
 @pytest.mark.parametrize(
     ("now", "what"),
     [
-        (facts(state="submitted", kind=None, tasks=0), "start"),
+        (facts(state="queued", kind=None, tasks=0), "start"),
         (facts(committed=tasks(0, 1, 2, 3)), "barrier"),
         (facts(tasks=0), "barrier"),
         (facts(kind="reduce", then="finish", committed=tasks(0, 1, 2, 3)), "finish"),
@@ -167,7 +167,7 @@ class World:
     """In the job store, as all that follows."""
     counted: list[set[int]] = field(default_factory=lambda: [set(), set()])
     fired: list[bool] = field(default_factory=lambda: [False, False])
-    state: str = "submitted"
+    state: str = "queued"
     stage: int = -1
     published: set[int] = field(default_factory=set)
     repairs: dict[str, Repair] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class Fleet(RuleBasedStateMachine):
 
     def task(self, message: Message, killed: str) -> bool:
         world, number = self.world, int(message.name)
-        if world.state not in ("", "submitted", "running"):
+        if world.state not in ("", "queued", "running"):
             return True
         assert message.stage == 0 or world.told, "a reduce task that runs before it was told what to read"
         if number not in world.commits[message.stage]:
@@ -225,7 +225,7 @@ class Fleet(RuleBasedStateMachine):
     def coordinate(self, message: Message, killed: str) -> bool:
         world = self.world
         following = message.stage + 1
-        if world.state not in ("submitted", "running") or following in world.published:
+        if world.state not in ("queued", "running") or following in world.published:
             return True
         if message.name == "start" and world.spec:
             following = 1 if world.told else 0
@@ -285,7 +285,7 @@ class Fleet(RuleBasedStateMachine):
         world = self.world
         world.queue, world.leased = [Message(-1, "start")], []
         world.done, world.counted, world.fired = [set(), set()], [set(), set()], [False, False]
-        world.state, world.stage, world.published, world.repairs = "submitted", -1, set(), {}
+        world.state, world.stage, world.published, world.repairs = "queued", -1, set(), {}
         self.troubles += 1
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 5.0, 20.0]))
@@ -301,7 +301,7 @@ class Fleet(RuleBasedStateMachine):
         known = Facts(
             now=self.now,
             state=world.state,
-            kind=None if world.state == "submitted" else ("map", "reduce")[world.stage],
+            kind=None if world.state == "queued" else ("map", "reduce")[world.stage],
             then=("barrier", "finish")[world.stage],
             tasks=0 if world.stage < 0 else world.sizes[world.stage],
             committed=frozenset(world.done[world.stage]) if world.stage >= 0 else frozenset(),

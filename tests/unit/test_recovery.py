@@ -216,7 +216,7 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
             job=job.id, step=0, kind="map", task=0, attempt="2-other", parts=(), counters={}, records_in=1,
             records_out=1, bytes_in=1, bytes_out=1, seconds=1.0, host="other",
         )  # fmt: skip
-        if job.storage.create(key, mrcelery.records.encode(other)):
+        if job.storage.create(key, mrcelery.encoding.encode(other)):
             store.add_commit(job.id, 0, "map", 0, b"")
 
     monkeypatch.setattr(marks, "tell_running", then_commit)

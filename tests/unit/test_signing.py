@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrcelery.encoding import encode
 from mrcelery.errors import ConfigError, CorruptDataError, UnsignedError, VersionError
-from mrcelery.records import Failure, Record, ShuffleInput, encode
+from mrcelery.records import Failure, Record, ShuffleInput
 from mrcelery.signing import seal, sign, unseal
 
 RECORD = Failure(error="UserCodeError", message="é went wrong")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from mrcelery import MRJob, ops
 from mrcelery.errors import CodecError, JobStoppedError, UserCodeError
-from mrcelery.job import hooks
+from mrcelery.hashing import hash_partition
+from mrcelery.hooks import hooks
 from mrcelery.mapper import run_map
-from mrcelery.partition import hash_partition, order_key
+from mrcelery.partition import order_key
 from mrcelery.protocols import JSONProtocol
 from mrcelery.records import Extent, JobOptions, ShuffleInput, Split
 from mrcelery.reducer import run_reduce

@@ -1,0 +1,80 @@
+"""How errors are shown on a command line, and the exit codes they end with."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from mrcelery.errors import JobFailedError, JobLoadError, MRCeleryError
+
+if TYPE_CHECKING:
+    from mrcelery.records import Failure
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+def guard(call: Callable[[], int]) -> int:
+    """Turn what ``call`` raises into one line on stderr and an exit code. Our own bugs keep their traceback."""
+    try:
+        code = call()
+        sys.stdout.flush()
+        return code
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except click.exceptions.NoArgsIsHelpError as e:
+        e.show()
+        return e.exit_code
+    except click.ClickException as e:
+        click.echo(f"mrcelery: {_sentence(e)}", err=True)
+        return e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nmrcelery: interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader (head, a pager) has enough; keep the interpreter's last flush quiet too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MRCeleryError as e:
+        show_error(e)
+        return e.exit_code
+
+
+def _sentence(error: click.ClickException) -> str:
+    """What click found wrong, as one line in the manner of our own errors."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    text = text[:1].lower() + text[1:]
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        text += f": see {error.ctx.command_path} --help"
+    return text
+
+
+def show_error(error: MRCeleryError) -> None:
+    """The user's own traceback first, then what is wrong, then where."""
+    if isinstance(error, JobLoadError) and error.traceback:
+        click.echo(error.traceback.rstrip(), err=True)
+    if isinstance(error, JobFailedError) and error.failure.traceback:
+        click.echo(error.failure.traceback.rstrip(), err=True)
+    click.echo(f"mrcelery: {error}", err=True)
+    if isinstance(error, JobFailedError):
+        for line in where(error.failure):
+            click.echo(f"  {line}", err=True)
+
+
+def where(failure: Failure) -> list[str]:
+    """The lines that say where a job failed: task, file and record, as far as they are known."""
+    lines = []
+    if failure.job:
+        task = f", step {failure.step}" if failure.step >= 0 else ""
+        task += f", {failure.kind} task {failure.task}" if failure.task >= 0 else ""
+        task += f", attempt {failure.attempt}" if failure.attempt else ""
+        lines.append(f"job {failure.job}{task}")
+    if failure.file:
+        lines.append(failure.file + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
+    if failure.record:
+        lines.append(f"record {failure.record}")
+    return lines

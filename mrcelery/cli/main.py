@@ -1,0 +1,104 @@
+"""The ``mrcelery`` command and its group of commands, each a module of this package that is imported when called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from mrcelery.cli.errors import guard
+from mrcelery.version import __version__
+
+if TYPE_CHECKING:
+    from mrcelery.job import MRJob
+
+COMMANDS = {
+    "submit": "Run a job over inputs.",
+    "list": "Jobs, newest first, those of the past too.",
+    "status": "How a job stands.",
+    "wait": "Wait until a job has ended.",
+    "cancel": "Stop jobs.",
+    "retry": "Have a job that failed or was cancelled go on.",
+    "logs": "What a job's tasks printed and logged.",
+    "counters": "A job's counters.",
+    "report": "A job's page as an HTML file.",
+    "cat": "Print a job's results, or the part files of an OUTPUT.",
+    "fetch": "Bring a job's results into a local folder.",
+    "clean": "Remove the data of jobs that have ended.",
+    "worker": "Start a Celery worker for mrcelery's tasks.",
+    "flower": "Start Flower on the fleet.",
+    "metrics": "Serve the fleet's metrics to Prometheus.",
+    "doctor": "Check broker, storage, clocks and workers.",
+    "config": "Settings and where they come from.",
+    "hello": "Run a tiny job through everything.",
+    "completion": "Shell completion for bash, zsh or fish.",
+}
+
+
+class _Commands(click.Group):
+    """Knows its commands' names and one-line helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        # a submodule called list would hide the builtin in this package
+        module = "list_jobs" if name == "list" else name
+        command: click.Command = import_module(f"mrcelery.cli.{module}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"no such command {args[0]!r}" + (f", did you mean {near[0]!r}" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: mrcelery hello. Every command has its own --help.",
+)
+@click.version_option(__version__, prog_name="mrcelery")
+def cli() -> None:
+    """MapReduce on Celery: run a job on this machine or on the fleet of workers you already have."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """The console script; ends the process with the exit code of the contract."""
+    if "_MRCELERY_COMPLETE" in os.environ:
+        cli.main(args, prog_name="mrcelery")  # answers the shell and exits
+    sys.exit(run_command(cli, list(sys.argv[1:] if args is None else args), "mrcelery"))
+
+
+def run_job_class(job_class: type[MRJob], args: Sequence[str] | None = None) -> NoReturn:
+    """``python job.py [options] [job's own options] INPUT...``, as mrjob has it; ends the process."""
+    from mrcelery.cli.job_class import job_command
+
+    arguments = list(sys.argv[1:] if args is None else args)
+    prog = os.path.basename(sys.argv[0]) or job_class.__name__
+    sys.exit(guard(lambda: _invoke(*job_command(job_class, arguments), prog)))
+
+
+def run_command(command: click.Command, args: list[str], prog: str) -> int:
+    """Run a command; errors are shown, and their exit code returned."""
+    return guard(lambda: _invoke(command, args, prog))
+
+
+def _invoke(command: click.Command, args: list[str], prog: str) -> int:
+    with command.make_context(prog, args) as ctx:
+        return command.invoke(ctx) or 0
