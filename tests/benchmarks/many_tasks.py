@@ -21,24 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-<<<<<<< ours
-from mrcelery.jobstore.base import FINAL
-||||||| base
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import Fleet, fleet
-
-from mrcelery.jobstore.base import FINAL
-=======
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import Fleet, fleet
-
->>>>>>> theirs
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.states import FINAL
-from tests.benchmarks.fleet import Fleet
-from tests.benchmarks.fleet import fleet
+from tests.benchmarks.fleet import Fleet, fleet
 
 SAMPLE_SECONDS = 0.25
 WIDTH = 16

@@ -14,18 +14,8 @@ from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.jobstore.redis import JOBS, LIVE, RedisJobStore
 from mrcelery.jobstore.wire import _RedisPy
-<<<<<<< ours
-from tests.support.services import RedisServer, redis_server
-||||||| base
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import RedisServer, redis_server
-=======
 from mrcelery.states import FINAL, STATES
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import RedisServer, redis_server
->>>>>>> theirs
+from tests.support.services import RedisServer, redis_server
 
 Open = Callable[[], JobStore]
 

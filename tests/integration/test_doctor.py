@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mrcelery.versions import versions
 
 from mrcelery.config import Config
-from mrcelery.doctor import Doctor, judge_clock, workers_seen
+from mrcelery.doctor import Doctor, judge_clock
 from mrcelery.encoding import encode
 from mrcelery.findings import Finding, judge
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.presence import versions, workers_seen
-from mrcelery.records import Presence, encode
+from mrcelery.records import Presence
 from tests.support.s3_endpoint import VARIABLE
 from tests.support.s3_proxy import Asked, Fault, Log, proxy
 from tests.support.services import (
