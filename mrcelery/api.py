@@ -53,12 +53,12 @@ def submit(
     runner: str | None = None,
     **options: Any,
 ) -> JobHandle:
-    """Start a job; on a fleet this returns at once, and the job goes on without its client.
+    """Start a job; on a fleet this returns at once, and the job runs without its client.
 
     ``options`` are settings (:class:`mrcelery.config.Config`: ``broker``, ``storage``, ``reducers``,
     ``split_size`` ...) and ``args`` (the job's own arguments, a list of text), ``name``,
-    ``client_token`` (the same token returns the job that was submitted with it; :class:`UsageError` where what is
-    asked for differs), ``overwrite``, ``keep`` (the intermediate
+    ``client_token`` (the same token returns the job that was submitted with it; :class:`UsageError` if job,
+    inputs, output or options differ), ``overwrite``, ``keep`` (the intermediate
     data of a job that succeeded), ``jobconf`` (a mapping), ``py_files``, ``files`` and ``archives`` (lists
     of paths to ship).
 
@@ -71,9 +71,9 @@ def submit(
 
 
 def attach(job: str, **options: Any) -> JobHandle:
-    """A handle on a job that was submitted elsewhere or earlier; ``options`` are settings.
+    """Return a handle on a job that was submitted elsewhere or earlier; ``options`` are settings.
 
-    Raises :class:`ConfigError` where neither a broker nor a storage is configured.
+    Raises :class:`ConfigError` if neither a broker nor a storage is configured.
     """
     config = Config.load(options)
     return JobHandle(job, connect(config), storage=storage_root(config))

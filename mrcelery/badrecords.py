@@ -1,7 +1,7 @@
 """Records that an attempt skips (the paper's section 4.6), and what is known of those that kill its process.
 
 A skipped record is written down with its traceback, and the commit names what was written: so only
-attempts that count are counted. A record that kills its process leaves its number in a :class:`Mark`, a
+attempts that count are counted. A record that kills its process leaves its number in a :class:`RecordMarker`, a
 file that outlives the process; the process above finds it there and puts it into the job's
 :class:`mrcelery.records.Losses`. As in the paper, one death may be chance: at the second one at a record,
 that is skipped.
@@ -21,30 +21,31 @@ from mrcelery import layout
 from mrcelery.encoding import decode, encode
 from mrcelery.errors import TaskError, UserCodeError
 from mrcelery.jobstore.base import JobStore
-from mrcelery.records import BadRecord, Kind, Losses
+from mrcelery.records import BadRecord, Losses
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import TaskId
 
 GROUP = "mrcelery bad records"
 """Counter group of the records that were skipped, by step and kind of task."""
 
 CHUNK = 1 << 20
 
-_MARK = struct.Struct("<qq")
+_MARKER = struct.Struct("<qq")
 
 
-class Mark:
+class RecordMarker:
     """The records that user code has in hand, where the process above finds them when this one has died."""
 
     def __init__(self, scratch: str) -> None:
-        self._path = mark_path(scratch, os.getpid())
+        self._path = marker_path(scratch, os.getpid())
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         with open(self._path, "w+b") as file:
-            file.truncate(_MARK.size)
-            self._map = mmap.mmap(file.fileno(), _MARK.size)
+            file.truncate(_MARKER.size)
+            self._map = mmap.mmap(file.fileno(), _MARKER.size)
 
     def set(self, first: int, count: int) -> None:
         """User code is given ``count`` records (0: none), of which the first has this number in its task."""
-        _MARK.pack_into(self._map, 0, first, count)
+        _MARKER.pack_into(self._map, 0, first, count)
 
     def close(self) -> None:
         self._map.close()
@@ -52,42 +53,40 @@ class Mark:
             os.unlink(self._path)
 
 
-def mark_path(scratch: str, pid: int) -> str:
+def marker_path(scratch: str, pid: int) -> str:
     """Where a process leaves its mark."""
     return os.path.join(scratch, "marks", str(pid))
 
 
-def take_mark(scratch: str, pid: int) -> tuple[int, int] | None:
+def take_marker(scratch: str, pid: int) -> tuple[int, int] | None:
     """The records that a process had in hand when it died, as their first number and how many; its mark is removed."""
-    path = mark_path(scratch, pid)
+    path = marker_path(scratch, pid)
     try:
         with open(path, "rb") as file:
             data = file.read()
         os.unlink(path)
     except OSError:
         return None
-    if len(data) != _MARK.size:
+    if len(data) != _MARKER.size:
         return None
-    first, count = _MARK.unpack(data)
+    first, count = _MARKER.unpack(data)
     return (first, count) if count else None
 
 
-def losses(store: JobStore, job: str, step: int, kind: str, task: int) -> Losses:
+def losses(store: JobStore, task: TaskId) -> Losses:
     """What is known of a task's attempts whose process died."""
-    data = store.get_blob(job, _losses_name(step, kind, task))
+    data = store.get_blob(task.job, _losses_name(task))
     return Losses() if data is None else decode(data, Losses)
 
 
-def note_loss(
-    store: JobStore, job: str, step: int, kind: str, task: int, reason: str, mark: tuple[int, int] | None
-) -> None:
+def note_loss(store: JobStore, task: TaskId, reason: str, in_hand: tuple[int, int] | None) -> None:
     """Write down that a process died in an attempt, and with which records in hand."""
-    deaths = losses(store, job, step, kind, task).deaths + (() if mark is None else (mark,))
-    store.put_blob(job, _losses_name(step, kind, task), encode(Losses(reason=reason, deaths=deaths)))
+    deaths = losses(store, task).deaths + (() if in_hand is None else (in_hand,))
+    store.put_blob(task.job, _losses_name(task), encode(Losses(reason=reason, deaths=deaths)))
 
 
-def _losses_name(step: int, kind: str, task: int) -> str:
-    return f"losses.{step}.{kind}.{task}"
+def _losses_name(task: TaskId) -> str:
+    return f"losses.{task.name}"
 
 
 def killers(lost: Losses) -> frozenset[int]:
@@ -104,37 +103,35 @@ class BadRecords:
 
     def __init__(
         self,
-        job: str,
-        step: int,
-        kind: Kind,
-        task: int,
+        task: TaskId,
         attempt: str,
         *,
         limit: int,
         scratch: str,
         lost: Losses,
-        mark: Mark | None = None,
+        marker: RecordMarker | None = None,
     ) -> None:
         self.count = 0
-        self._of = {"job": job, "step": step, "kind": kind, "task": task, "attempt": attempt}
-        self._key = layout.bad_records(job, step, kind, task, attempt)
+        self._task = task
+        self._attempt = attempt
+        self._key = layout.bad_records(task, attempt)
         self._limit = limit
         self._path = os.path.join(scratch, "bad-records")
         self._file: BinaryIO | None = None
-        self._mark = mark
+        self._marker = marker
         self._reason = lost.reason
         self._suspects = [death for death in lost.deaths if death[1] > 1]
         self.killers: Collection[int] = killers(lost)
 
     def begin(self, first: int, count: int = 1) -> None:
         """User code is about to be given these records."""
-        if self._mark is not None:
-            self._mark.set(first, count)
+        if self._marker is not None:
+            self._marker.set(first, count)
 
     def end(self) -> None:
         """User code has come back."""
-        if self._mark is not None:
-            self._mark.set(0, 0)
+        if self._marker is not None:
+            self._marker.set(0, 0)
 
     def suspect(self, first: int, stop: int) -> bool:
         """Whether a process has died with some of the records ``[first, stop)``, and more, in hand."""
@@ -151,7 +148,8 @@ class BadRecords:
         self.end()
         self.count += 1
         record = BadRecord(
-            **self._of,  # type: ignore[arg-type]
+            **self._task._asdict(),
+            attempt=self._attempt,
             file=error.file,
             offset=-1 if error.offset is None else error.offset,
             record=error.record,
@@ -180,8 +178,8 @@ class BadRecords:
             self._file.close()
             with suppress(FileNotFoundError):
                 os.unlink(self._path)
-        if self._mark is not None:
-            self._mark.close()
+        if self._marker is not None:
+            self._marker.close()
 
 
 def too_many(limit: int, one: BadRecord) -> TaskError:

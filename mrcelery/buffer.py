@@ -40,7 +40,7 @@ PORTION = 8192
 """Rows of arrays that become objects at once."""
 
 SETTLED = 100_000
-"""Counted pairs that may become lists again where counting ends; of more the combiner makes less first."""
+"""Counted pairs that may become lists again when counting ends; of more the combiner makes less first."""
 
 HASHABLE = frozenset({str, int, float, bytes, bool, type(None), date, datetime, Decimal})
 """Key types of which every value can be in a dictionary; a tuple can unless a list is in it."""
@@ -70,7 +70,7 @@ class MapBuffer:
         self._counts: Counter[Any] = Counter()
         self._folded: Counter[Any] = Counter()
         self._groups: defaultdict[Any, list[Any]] = defaultdict(list)
-        self._keys: list[Any] = []  # in order of arrival; keys that no dictionary takes where pairs are grouped
+        self._keys: list[Any] = []  # in order of arrival; keys that no dictionary takes if pairs are grouped
         self._values: list[Any] = []
         self._bytes = 0
         self._pairs = 0

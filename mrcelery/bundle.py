@@ -20,15 +20,13 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mrcelery.errors import JobLoadError, UsageError
 from mrcelery.imports import NEVER_SHIPPED, LocalImports, tree_files
+from mrcelery.job import MRJob
 from mrcelery.jobfile import load_job, make_job, module_name, path_entry
-
-if TYPE_CHECKING:
-    from mrcelery.job import MRJob
-    from mrcelery.records import Bundle
+from mrcelery.records import Bundle
 
 __all__ = ["MANIFEST_VERSION", "MAX_BYTES", "BuiltBundle", "build", "load_job", "make_job"]
 
@@ -62,8 +60,6 @@ def build(
     could import, :class:`UsageError` for a path that is not there or cannot be shipped, and for more than
     :data:`MAX_BYTES`.
     """
-    from mrcelery.records import Bundle
-
     packer = _Packer()
     entry = packer.add_code(job_class)
     for n, path in enumerate(py_files):
@@ -238,7 +234,7 @@ def _existing(given: str, what: str) -> Path:
 
 
 def _named(given: str, what: str) -> tuple[Path, str]:
-    """``PATH#NAME`` or ``PATH``, as the path and the name it gets on the worker."""
+    """Split ``PATH#NAME`` or ``PATH`` into the path and its name on the worker."""
     location, _, name = given.rpartition("#")
     if not location or Path(given).expanduser().exists():
         location, name = given, ""

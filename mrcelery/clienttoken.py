@@ -1,4 +1,4 @@
-"""What a client token stands for: the same token gives the same job, and nothing else."""
+"""Client tokens: the same token returns the same job, and is refused for any other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def digests(aspects: Mapping[str, object]) -> dict[str, str]:
-    """A digest of each aspect of what is asked for, by how an error calls one that differs."""
+    """Digest each aspect of what is asked for; the keys name an aspect as an error does that finds it different."""
     import msgspec
 
     return {
@@ -23,8 +23,8 @@ def digests(aspects: Mapping[str, object]) -> dict[str, str]:
 
 
 def check_given(token: str, request: Request, given: Mapping[str, str]) -> None:
-    """Refuse, by a :class:`UsageError`, a token that stands for a request of something else."""
-    # Of another version's request nothing may be told.
+    """Raise :class:`UsageError` if the token's job was submitted with something else than what is given now."""
+    # The request of another version may lack an aspect: then it cannot differ.
     differ = [aspect for aspect, digest in request.given.items() if given.get(aspect, digest) != digest]
     if differ:
         raise UsageError(

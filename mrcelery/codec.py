@@ -381,7 +381,7 @@ def end_mark(records: int) -> bytes:
 
 
 def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = False) -> Iterator[Block]:
-    """Blocks from a file's bytes, which may come in pieces of any size.
+    """Read blocks from a file's bytes, which may come in pieces of any size.
 
     Raises :class:`CorruptDataError`, naming ``where`` and the offset, for bytes that are damaged or
     end too soon.

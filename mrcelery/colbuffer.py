@@ -12,14 +12,14 @@ from mrcelery.ops import Op
 from mrcelery.shuffle import joined
 
 SLACK = 1 << 20
-"""Rows to hold, where there is room, before equal keys become one: Arrow groups few rows at twice the cost of many."""
+"""Rows to hold, if there is room, before equal keys become one: Arrow groups few rows at twice the cost of many."""
 
 
 class ArrayBuffer:
-    """Columns of one pair of types; accumulators of ``op`` where there is one."""
+    """Columns of one pair of types; accumulators of ``op`` if there is one."""
 
     def __init__(self, op: Op | None, room: int) -> None:
-        """``room``: bytes to hold, about, before equal keys become one."""
+        """Make an empty buffer that holds about ``room`` bytes before equal keys become one."""
         self._op = op
         self._room = room
         self._fold = fold_of(op)
@@ -72,7 +72,7 @@ class ArrayBuffer:
         return new
 
     def _merge(self) -> list[Block]:
-        """Make one accumulator of those of a key; where arrays cannot hold it, they stay apart."""
+        """Make one accumulator of those of a key; if arrays cannot hold it, they stay apart."""
         assert self._fold is not None
         if len(self._held) > 1:
             held = joined(self._held)
@@ -91,7 +91,7 @@ class ArrayBuffer:
             self._count(block)
 
     def drain(self) -> tuple[Block | None, list[Block]]:
-        """Everything in order of key, and blocks that are to become objects; the buffer is empty afterwards."""
+        """Return everything in order of key, and blocks that are to become objects; empties the buffer."""
         refused = self._create()
         held, self._held = [*self._held, *self._new], []
         self._new = []

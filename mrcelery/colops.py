@@ -26,7 +26,7 @@ class Fold(Protocol):
         ...
 
     def merge(self, keys: Any, accumulators: Any) -> tuple[Any, Any]:
-        """Accumulators of equal keys as one each."""
+        """Merge the accumulators of equal keys to one each."""
         ...
 
     def result(self, accumulators: Any) -> Column:
@@ -51,7 +51,7 @@ def fold_of(op: ops.Op | None) -> Fold | None:
 
 
 def accumulators(column: Column) -> list[Any]:
-    """Accumulators as the op itself makes them."""
+    """Return the accumulators as the op itself makes them."""
     import pyarrow as pa
 
     found = as_list(column)
@@ -80,7 +80,7 @@ def _one(column: Any) -> Any:
 
 
 def _numbers(values: Any) -> Any:
-    """Values as an array of int64 or float64 without a missing one."""
+    """Return values as int64 or float64. Raises :class:`UnfitError` for other types and missing values."""
     import pyarrow as pa
 
     if values.null_count:
@@ -93,7 +93,7 @@ def _numbers(values: Any) -> Any:
 
 
 def _summable(values: Any) -> Any:
-    """Numbers whose sum, in whatever groups, stays within their type."""
+    """Return the numbers. Raises :class:`UnfitError` if a sum of some of them might overflow int64."""
     import pyarrow as pa
     from pyarrow import compute
 

@@ -1,7 +1,7 @@
 """Columns of Arrow arrays: their order, their blocks' bytes, and what of them keys may be.
 
 A column is a Python list or a ``pyarrow.Array`` (never chunked). Arrays come from ``mapper_batch`` and from
-input formats that have columns; they stay arrays up to the reducer, or the output where there is no Python
+input formats that have columns; they stay arrays up to the reducer, or the output if there is no Python
 function to call. Needs pyarrow and numpy (the extra ``arrow``), imported with the first array only.
 
 Arrays are brought to few types, so that one key has one form: text to ``string``, bytes to ``binary`` or
@@ -103,7 +103,7 @@ def _orders(keys: Any) -> bool:
 
 
 def order(keys: Any) -> Any:
-    """Positions (numpy, int64) of an array of keys in order of key; equal keys keep their order."""
+    """Return the positions (numpy, int64) of an array of keys in order of key; equal keys keep their order."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import compute
@@ -126,7 +126,7 @@ def order(keys: Any) -> Any:
 
 
 def _words(keys: Any) -> list[Any]:
-    """Fixed-size keys as numbers of 8 bytes each, the first ones first: their order is that of the bytes."""
+    """Return fixed-size keys as numbers of 8 bytes each, the first ones first: their order is that of the bytes."""
     import numpy as np
 
     rows = np.frombuffer(keys.buffers()[1], np.uint8)[keys.offset * keys.type.byte_width :]
@@ -141,7 +141,7 @@ def _words(keys: Any) -> list[Any]:
 
 
 def _texts(keys: Any) -> tuple[Any, Any, Any]:
-    """Where each text or byte string begins, its length, and all their bytes (numpy)."""
+    """Return where each text or byte string begins, its length, and all their bytes (numpy)."""
     import numpy as np
 
     _, offsets, data = keys.buffers()
@@ -202,7 +202,7 @@ def _crc_table() -> Any:
 
 
 def _order(words: list[Any]) -> Any:
-    """Positions in order of the words, equal ones in their own: sorted by the first word, ties put right."""
+    """Return the positions in order of the words: sorted by the first word, then ties put right. Stable."""
     import numpy as np
 
     first = words[0]
@@ -217,7 +217,7 @@ def _order(words: list[Any]) -> Any:
 
 
 def _tied(ordered: Any) -> Any:
-    """Which of some sorted numbers equal a neighbour."""
+    """Mark which of some sorted numbers equal a neighbour."""
     import numpy as np
 
     same = ordered[1:] == ordered[:-1]
@@ -242,14 +242,14 @@ def take(column: Any, positions: Any) -> Any:
 
 
 def concat(columns: Sequence[Any]) -> Any:
-    """Arrays of one type as one."""
+    """Concatenate arrays of one type."""
     import pyarrow as pa
 
     return columns[0] if len(columns) == 1 else pa.concat_arrays(columns)
 
 
 def starts(keys: Any) -> Any:
-    """Positions (numpy) at which a group begins in an array of sorted keys, 0 among them."""
+    """Return the positions (numpy) at which a group begins in an array of sorted keys, 0 among them."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import compute
@@ -279,7 +279,7 @@ class Keys(Sequence[Any]):
 
 
 def pack(keys: Any, values: Any) -> memoryview:
-    """Two arrays as the bytes of an Arrow IPC stream of one batch."""
+    """Encode two arrays as an Arrow IPC stream of one batch."""
     import pyarrow as pa
 
     batch = pa.RecordBatch.from_arrays([keys, values], names=["key", "value"])

@@ -12,19 +12,20 @@ from mrcelery import layout
 from mrcelery.encoding import decode, encode
 from mrcelery.records import Commit
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import TaskId
 
 
 def commit(storage: Storage, mine: Commit) -> Commit:
     """Commit an attempt; returns the commit that counts, this attempt's or an earlier one's."""
-    key = layout.commit(mine.job, mine.step, mine.kind, mine.task)
+    key = layout.commit(TaskId.of(mine))
     if storage.create(key, encode(mine)):
         return mine
     return decode(storage.read(key), Commit, key)
 
 
-def committed(storage: Storage, job: str, step: int, kind: str, task: int) -> Commit | None:
+def committed(storage: Storage, task: TaskId) -> Commit | None:
     """The commit that counts, or None where no attempt has committed yet."""
-    key = layout.commit(job, step, kind, task)
+    key = layout.commit(task)
     try:
         return decode(storage.read(key), Commit, key)
     except FileNotFoundError:

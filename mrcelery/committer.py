@@ -7,7 +7,7 @@ goes on. That needs no conditional write, which the file system or bucket of an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from msgspec.structs import replace
@@ -38,15 +38,14 @@ def publish(
     storage: Storage,
     job: str,
     uri: str,
-    parts: Sequence[Part],
-    names: Sequence[str],
+    copies: Mapping[str, Part],
     report: Callable[[], Report],
     *,
     overwrite: bool,
 ) -> None:
     """Copy committed parts to OUTPUT, or to the job's own storage where ``uri`` is "", and mark them complete.
 
-    ``names`` are those of the copies, in order of ``parts``; none are copied where it is empty. ``report`` is
+    ``copies`` are the parts to copy by the names of their copies. ``report`` is
     called when all are copied.
     Raises :class:`OutputExistsError` for an OUTPUT that something else holds, unless ``overwrite``, and for
     one that another job publishes to; :class:`JobStoppedError` where the job has ended meanwhile.
@@ -58,18 +57,17 @@ def publish(
             output.delete([_claim_of(job)])
             return
         if overwrite:
-            ours = set(names)
             # Only what no run of this job writes: another one may be further than this.
-            output.delete([layout.SUCCESS, *(name for name in _published(output) if name not in ours)])
+            output.delete([layout.SUCCESS, *(name for name in _published(output) if name not in copies)])
 
-    def copy(part: Part, name: str) -> None:
+    def copy(name: str, part: Part) -> None:
         if store.state(job) in FINAL:
             raise JobStoppedError(f"job {job} has ended")
         storage.copy(part.key, output, prefix + name)
 
     try:
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            for _ in pool.map(carried(copy), parts, names):
+            for _ in pool.map(carried(copy), copies.keys(), copies.values()):
                 pass
     except (FileNotFoundError, JobStoppedError):
         if store.state(job) != "succeeded":

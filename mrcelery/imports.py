@@ -27,7 +27,7 @@ class LocalImports:
         self._follow = follow
 
     def add_module(self, name: str) -> None:
-        """Take a module, by its dotted name; nothing where the root does not hold it."""
+        """Take a module, by its dotted name; nothing if the root does not hold it."""
         parts = name.split(".")
         if parts[0] in NEVER_SHIPPED:
             return None
@@ -67,7 +67,7 @@ def tree_files(folder: Path) -> Iterator[Path]:
 
 
 def _imported(file: Path, root: Path) -> Iterator[str]:
-    """Dotted names that may be modules; a file that does not parse imports nothing."""
+    """Yield dotted names that may be modules; a file that does not parse imports nothing."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):

@@ -103,7 +103,7 @@ class IndexedWriter(BlockWriter):
         self._key_bytes += sign * sum(map(_size, entry.keys))
 
     def _thin_out(self) -> bool:
-        """Keep half of the keys; where few are left of each entry, join entries. False where that cannot be."""
+        """Keep half of the keys; if few are left of each entry, join entries. False if that cannot be."""
         entries = self._entries
         if any(len(entry.keys) > LEAST for entry in entries):
             entries = list(map(_halved, entries))
@@ -138,12 +138,12 @@ class IndexedWriter(BlockWriter):
 
 
 def _sample(keys: Sequence[Any], last: Any, most: int) -> list[Any]:
-    # Sorted: where the first key is the last one, all are the same.
+    # Sorted: if the first key is the last one, all are the same.
     return _spaced(keys, 1 if keys[0] == last else min(most, len(keys)))
 
 
 def _spaced(keys: Sequence[Any], count: int) -> list[Any]:
-    """So many of the keys, evenly spaced from the first one on."""
+    """Pick so many of the keys, evenly spaced from the first one on."""
     return [keys[i * len(keys) // count] for i in range(count)]
 
 
@@ -184,7 +184,7 @@ class Index:
         self._bytes = [0, *accumulate(end - start for start, end in zip(starts, ends, strict=True))]
 
     def sample(self, of_record: int) -> tuple[list[Any], list[float]]:
-        """Keys of the run and what each stands for: bytes, with ``of_record`` bytes more a record.
+        """Return keys of the run and the weight of each: its bytes, with ``of_record`` bytes more a record.
 
         What lies between two keys is shared out to both: with all of it given to the first, many small runs
         together would seem to have their records earlier than they are.
@@ -201,7 +201,7 @@ class Index:
         return self.keys + self._last, [*weights, rest] if weights else []
 
     def below(self, bound: Any) -> int:
-        """How many of the keys are below ``bound``."""
+        """Count the keys below ``bound``."""
         return bisect_left(self.keys, order_key(bound), key=order_key)
 
     def before(self, at: int) -> tuple[int, int]:
@@ -216,7 +216,7 @@ class Index:
     def span(self, low: int, high: int) -> tuple[int, int, int]:
         """Start, end and records of the blocks that can hold keys from one bound up to another, both given
         as what :meth:`below` returned for them (for no bound: 0, and the number of keys)."""
-        # The entry of the last key below the bound may go on beyond it; no earlier one does, as the next
+        # The entry of the last key below the bound may extend beyond it; no earlier one does, as the next
         # entry's first key is not above it.
         first = bisect_right(self._first, low - 1) - 1 if low else 0
         last = min(bisect_left(self._first, high), len(self._counts))
@@ -259,7 +259,7 @@ def decode_key(data: bytes) -> Any:
 def framed(chunks: Iterable[bytes], part: Part) -> Iterator[bytes]:
     """Frame the bytes of a part as a file of blocks: a piece of a run gets the head and the end of one.
 
-    The number of records in the end mark is the piece's, so a reader notices where blocks are missing.
+    The number of records in the end mark is the piece's, so a reader notices missing blocks.
     """
     if part.end < 0:
         yield from chunks

@@ -1,4 +1,4 @@
-"""The local runner for a job: as many workers as asked for, which know beforehand what its file will import."""
+"""Starts a local runner for a job, with the large modules that the job's file will import loaded beforehand."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def local_runner(config: Config, job: type[MRJob] | str) -> Runner:
-    """A local cluster that starts now, also while the job is still being loaded."""
+    """Start a local cluster for a job, which may still have to be loaded."""
     from mrcelery.executor.local import LocalRunner
 
     return LocalRunner(workers_of(config), storage_root(config) or None, _foreseen(job), config.memory)
 
 
 def _foreseen(job: type[MRJob] | str) -> list[str]:
-    """Large modules that a job's file speaks of, and that bear a fork: each takes long to import."""
+    """List fork-safe modules, slow to import, that the job's file mentions."""
     try:
         file = sys.modules[job.__module__].__file__ if isinstance(job, type) else job.partition(".py:")[0]
         text = Path(file if file and file.endswith(".py") else f"{file}.py").read_bytes()
@@ -38,5 +38,5 @@ def _foreseen(job: type[MRJob] | str) -> list[str]:
 
 
 def workers_of(config: Config) -> int:
-    """Processes of a local cluster."""
+    """Return the number of processes of a local cluster."""
     return config.workers or os.cpu_count() or 1

@@ -1,8 +1,8 @@
-"""A client's inputs, made into addresses that the workers can read.
+"""Turns a client's inputs into addresses that the workers can read.
 
-Where workers see this machine's files (the inline and local runners, or a fleet whose storage is a
+If workers see this machine's files (the inline and local runners, or a fleet whose storage is a
 folder) a local input becomes an absolute path. Otherwise its content goes to the job's storage once,
-as ``inputs/<sha256>/<name>``: through the job store where all of it is small, else uploaded from here.
+as ``inputs/<sha256>/<name>``: through the job store if all of it is small, else uploaded from here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mrcelery.addresses import is_remote, local
 from mrcelery.errors import InputError
 
 SMALL = 256 << 10
-"""Bytes of local input, all files together, up to which they travel through the job store."""
+"""Largest local input, in bytes over all files, that travels through the job store."""
 
 _CHUNK = 1 << 20
 
@@ -39,9 +39,9 @@ class Inputs:
 
 
 def absolute(inputs: Iterable[str], spool: str) -> Inputs:
-    """Addresses for workers that see this machine's files; ``-`` is written into the folder ``spool``.
+    """Make addresses for workers that see this machine's files; ``-`` is written into the folder ``spool``.
 
-    Raises :class:`InputError` for a local input that is not there.
+    Raises :class:`InputError` for a local input that does not exist.
     """
     found = Inputs()
     for uri in inputs:
@@ -58,9 +58,9 @@ def absolute(inputs: Iterable[str], spool: str) -> Inputs:
 
 
 def upload(inputs: Iterable[str], storage_uri: str, input_format: str, progress: Progress | None = None) -> Inputs:
-    """Addresses in storage, for workers that do not see this machine's files.
+    """Upload local inputs and make addresses for workers that do not see this machine's files.
 
-    A file whose content is in storage already is not sent again. Raises :class:`InputError` for a
+    A file whose content is in storage already is not uploaded again. Raises :class:`InputError` for a
     local input that matches nothing.
     """
     found = Inputs()

@@ -49,12 +49,12 @@ class MRJob:
       ``pyarrow.Table``. ``BATCH = "list"`` or ``"table"`` says which; by default a table from formats that have
       columns, such as parquet, and a list from others. A table of text has one column ``line``, of csv a
       column of strings per field, of jsonl a column per field, of ``records:N`` a column ``record``, or
-      ``key`` and ``value`` where the format names a key, of what an earlier step left ``key`` and ``value``.
+      ``key`` and ``value`` if the format names a key, of what an earlier step left ``key`` and ``value``.
     - ``reducer = ops.Sum()`` declares a reducer, which combines by itself (:mod:`mrcelery.ops`).
     - ``partition(self, key, n)`` returns the partition of a key, 0 to n - 1; or ``PARTITIONER`` names one:
       ``"hash"``, ``"range"``, ``"field:1"`` (:mod:`mrcelery.partitioners`).
     - ``SORT_VALUES = True`` brings each key's values to the reducer in order.
-    - ``INPUT`` and ``OUTPUT`` are the formats, by name or own ones (:mod:`mrcelery.formats.own`), where the
+    - ``INPUT`` and ``OUTPUT`` are the formats, by name or own ones (:mod:`mrcelery.formats.own`), if the
       command line names none.
 
     Keys and values keep their Python types between the steps; setting ``INPUT_PROTOCOL``,
@@ -156,7 +156,7 @@ class MRJob:
         for dest, default in self._file_dests.items():
             value = getattr(self.options, dest)
             paths = value if isinstance(value, list) else [] if value is None else [value]
-            # A default is shipped where the client has such a file, and is a plain value elsewhere.
+            # A default is shipped if the client has such a file, and is a plain value elsewhere.
             defaults = default if isinstance(default, list) else [default]
             self._file_args[dest] = [p for p in paths if p not in defaults or Path(p).is_file()]
             if self._task_files is not None:

@@ -12,13 +12,13 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mrcelery.compat import mrjob_alias
 from mrcelery.errors import JobLoadError, MRCeleryError
 from mrcelery.imports import NEVER_SHIPPED
-
-if TYPE_CHECKING:
-    from mrcelery.job import MRJob
+from mrcelery.job import MRJob, importing
+from mrcelery.tracebacks import user_traceback
 
 
 def load_job(spec: str, py_files: Sequence[str] = ()) -> type[MRJob]:
@@ -26,7 +26,7 @@ def load_job(spec: str, py_files: Sequence[str] = ()) -> type[MRJob]:
     then first on ``sys.path``, as when Python runs it, and ``py_files`` (as ``--py-files``) come next.
 
     Without a ``:Class`` the module must define one job class; its bases do not count, nor do imported
-    classes. Raises :class:`JobLoadError`, with the user's ``traceback`` where their code raised.
+    classes. Raises :class:`JobLoadError`, with the user's ``traceback`` if their code raised.
     """
     target, colon, class_name = spec.rpartition(":")
     if not colon or not class_name.replace(".", "").isidentifier():
@@ -126,9 +126,6 @@ def _first_on_path(folder: str) -> None:
 
 
 def _run(target: str, load: Any) -> ModuleType:
-    from mrcelery.compat import mrjob_alias
-    from mrcelery.job import importing
-
     importlib.invalidate_caches()
     try:
         with mrjob_alias(), importing():
@@ -141,15 +138,11 @@ def _run(target: str, load: Any) -> ModuleType:
 
 
 def _failed(what: str, exc: BaseException) -> JobLoadError:
-    from mrcelery.tracebacks import user_traceback
-
     reason = str(exc).partition("\n")[0]
     return JobLoadError(f"{what}: {type(exc).__name__}{': ' if reason else ''}{reason}", user_traceback(exc))
 
 
 def _pick(module: ModuleType, target: str, class_name: str) -> type[MRJob]:
-    from mrcelery.job import MRJob
-
     own = {
         value
         for value in vars(module).values()

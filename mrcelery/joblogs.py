@@ -1,31 +1,34 @@
-"""What the attempts of a job printed and logged: what is kept in storage, and what they say as they run."""
+"""What the attempts of a job printed and logged: kept in storage, and followed while they run."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 from mrcelery import journal, layout, marks
 from mrcelery.capture import LEFT_OUT
 from mrcelery.jobstore.base import JobStore
 from mrcelery.journal import Entry
 from mrcelery.overview import Overview, StageView
+from mrcelery.records import Kind
 from mrcelery.states import RETRIED
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import StageId, TaskId
 
 _KEY = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
 
 _REREAD = 256
-"""Bytes by which the place is found again in a log whose middle was left out."""
+"""Bytes read again before new output, to find the place in a log whose middle was left out since."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Which attempt printed something, and how it ended, where that is known."""
+    """An attempt that printed something, and how it ended, if known."""
 
     step: int
-    kind: str
+    kind: Kind
     task: int
     attempt: str
     outcome: str = ""
@@ -34,7 +37,7 @@ class Attempt:
 
     @property
     def ending(self) -> str:
-        """What is to be said of one that came to nothing; "" of another."""
+        """Why the attempt came to nothing; "" if it did not."""
         if self.outcome == "failed":
             return f"failed: {self.error}"
         if self.outcome == "killed":
@@ -44,7 +47,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class LogFilter:
-    """Which attempts to show; None: all."""
+    """Selects attempts; None stands for all."""
 
     step: int | None = None
     kind: str | None = None
@@ -54,11 +57,11 @@ class LogFilter:
     failed: bool = False
 
     def stage(self, step: int, kind: str) -> bool:
-        """Whether any of a stage."""
+        """Return whether it selects any attempts of a stage."""
         return self.step in (None, step) and self.kind in (None, kind)
 
     def takes(self, one: Attempt) -> bool:
-        """Whether this one."""
+        """Return whether it selects this attempt."""
         number, _, token = one.attempt.partition("-")
         return (
             self.stage(one.step, one.kind)
@@ -71,9 +74,9 @@ class LogFilter:
 def listed(
     storage: Storage, job: str, found: Overview | None, wanted: LogFilter
 ) -> Iterator[tuple[Attempt, str | None]]:
-    """Attempts and the keys of their logs, by step, stage and task; None for one that came to nothing and left none.
+    """Iterate over attempts and the keys of their logs, by step, stage and task; None for a failed one without a log.
 
-    ``found`` with its attempts says how each ended; without it that is not known.
+    ``found``, with its attempts, says how each ended; without it that is not known.
     """
     known: dict[tuple[int, str, int, str], Attempt] = {
         (stage.step, stage.kind, one.task, _token(one.attempt)): _of(stage.step, stage.kind, one)
@@ -92,13 +95,16 @@ def listed(
 def _logs(storage: Storage, prefix: str) -> Iterator[tuple[Attempt, str]]:
     for info in storage.list(prefix):
         if match := _KEY.fullmatch(info.key):
-            yield Attempt(int(match["step"]), match["kind"], int(match["task"]), match["attempt"]), info.key
+            yield (
+                Attempt(int(match["step"]), cast("Kind", match["kind"]), int(match["task"]), match["attempt"]),
+                info.key,
+            )
 
 
 def _merged(
     logs: Iterable[tuple[Attempt, str]], known: dict[tuple[int, str, int, str], Attempt], failed: list[Attempt]
 ) -> Iterator[tuple[Attempt, str | None]]:
-    """Logs with how their attempts ended, and, at their place, failed attempts that left none."""
+    """Add to each log how its attempt ended, and insert failed attempts that left no log at their place."""
     left = list(failed)
     for one, key in logs:
         entry = known.get((one.step, one.kind, one.task, _token(one.attempt)))
@@ -111,7 +117,7 @@ def _merged(
     yield from ((one, None) for one in left)
 
 
-def _of(step: int, kind: str, entry: Entry) -> Attempt:
+def _of(step: int, kind: Kind, entry: Entry) -> Attempt:
     return Attempt(step, kind, entry.task, entry.attempt.lstrip("-"), entry.outcome, entry.error, entry.worker)
 
 
@@ -120,9 +126,9 @@ def _token(attempt: str) -> str:
 
 
 class Follower:
-    """Reads what a running job's attempts print, as they share it; :meth:`read` says what is new.
+    """Reads what a running job's attempts print, as they share it.
 
-    While it looks, attempts put what they have printed so far into storage: see :mod:`mrcelery.capture`.
+    While it reads, attempts put what they have printed so far into storage: see :mod:`mrcelery.capture`.
     """
 
     def __init__(self, store: JobStore, storage: Storage, job: str, wanted: LogFilter) -> None:
@@ -136,17 +142,17 @@ class Follower:
         self._over: set[tuple[int, str]] = set()
 
     def read(self, stages: Iterable[StageView], seconds: float) -> Iterator[tuple[Attempt, bytes]]:
-        """New output, in whole lines where an attempt runs. Has it known for so long that someone follows."""
+        """Read new output, of a running attempt in whole lines; ask attempts to share theirs for ``seconds`` more."""
         self._store.follow(self._job, seconds)
         for stage in stages:
             if not self._wanted.stage(stage.step, stage.kind) or (stage.step, stage.kind) in self._over:
                 continue
             if stage.state == "queued":
                 continue
-            names = marks.attempts(self._store, self._job, stage.step, stage.kind)
-            for entry in journal.entries(self._store, self._job, stage.step, stage.kind):
+            names = marks.attempts(self._store, StageId(self._job, stage.step, stage.kind))
+            for entry in journal.entries(self._store, StageId(self._job, stage.step, stage.kind)):
                 token = _token(entry.attempt)
-                # One that runs is journaled without its number.
+                # A running attempt is journaled without its number.
                 attempt = entry.attempt.lstrip("-") if entry.attempt[0] != "-" else names.get(token, token)
                 yield from self._attempt(stage, entry, attempt)
             if stage.state != "running":
@@ -161,14 +167,14 @@ class Follower:
             self._ended.add(mark)
         if not self._wanted.takes(one):
             return
-        key = layout.log(self._job, one.step, one.kind, one.task, one.attempt)
+        key = layout.log(TaskId(self._job, one.step, one.kind, one.task), one.attempt)
         if new := self._new(key, whole_lines=entry.outcome == "running"):
             yield one, new
         if one.ending:
             yield one, f"[{one.ending}]\n".encode()
 
     def _new(self, key: str, *, whole_lines: bool) -> bytes:
-        """What was not yet seen of a log."""
+        """Read what is new of a log."""
         at, tail = self._offsets.get(key, 0), self._tail.get(key, b"")
         info = self._storage.stat(key)
         if info is None or info.size == at:

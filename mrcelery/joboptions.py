@@ -1,4 +1,4 @@
-"""The options of a job, out of the configuration and what its class says; refused before anything starts."""
+"""The options of a job, from the configuration and its class; wrong ones are refused before anything starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def job_options(
     config: Config, job: MRJob, jobconf: Mapping[str, str], runner: str, *, overwrite: bool, keep: bool
 ) -> JobOptions:
-    """A flag wins over what the job's class says, and that over the environment and the files."""
+    """Settle a job's options: a flag overrides the job's class, and that the environment and the files."""
     from mrcelery.formats import compressor, input_format, output_format
     from mrcelery.formats.naming import check_jobconf, settle
     from mrcelery.records import JobOptions
@@ -54,7 +54,7 @@ def job_options(
 
 
 def check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool) -> None:
-    """Refuse, before anything starts, what the chosen formats cannot do."""
+    """Raise :class:`UsageError` if the chosen formats cannot do what is asked of them."""
     name = options.output_format.partition(":")[0]
     if name in ("csv", "tsv", "parquet", "records", "own") and job.output_protocol() is not None:
         raise UsageError(
@@ -64,7 +64,7 @@ def check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool)
     if name == "parquet" and options.compress != "none":
         raise UsageError("parquet compresses by itself: leave --compress out, or give -D parquet.compression=zstd")
     if name == "parquet" and prints:
-        raise UsageError("parquet is nothing to print: give -o OUTPUT")
+        raise UsageError("parquet output cannot be printed: give -o OUTPUT")
     # The client of a fleet need not have what its workers have.
     if runner != "celery":
         from mrcelery.formats.extras import check_installed

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from mrcelery import marks
 from mrcelery.jobstore.base import JobStore, Note
-from mrcelery.records import Commit, Kind
+from mrcelery.records import Commit
 from mrcelery.states import ENDED, Outcome
+from mrcelery.task_id import StageId, TaskId
 
 HEARD_SECONDS = 3.0
 """An attempt that was heard of so lately, or began so lately, is not lost."""
@@ -70,9 +71,9 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, self.started - ended)
 
 
-def table(step: int, kind: str) -> str:
+def table(stage: StageId) -> str:
     """The journal's table of a stage."""
-    return f"attempts.{step}.{kind}"
+    return f"attempts.{stage.name}"
 
 
 def of_process(worker: str, pid: int) -> str:
@@ -80,27 +81,27 @@ def of_process(worker: str, pid: int) -> str:
     return f"{worker} {pid}"
 
 
-def begin(store: JobStore, job: str, step: int, kind: Kind, task: int, token: str, worker: str) -> int:
+def begin(store: JobStore, task: TaskId, token: str, worker: str) -> int:
     """Count an attempt as it starts, and write it down; returns its number, from 1.
 
     ``token`` is what makes it one of its own, whatever its number; ``worker`` is :func:`of_process`.
     """
-    entry = Entry(task, f"-{token}", "running", worker, round(time.time(), 3))
-    note = (table(step, kind), _name(entry), _text(entry))
-    number = store.next_attempt(job, step, kind, task, note=note, add=_sums(step, kind, started=1))
+    entry = Entry(task.task, f"-{token}", "running", worker, round(time.time(), 3))
+    note = (table(task.stage), _name(entry), _text(entry))
+    number = store.next_attempt(task, note=note, add=_sums(task.stage, started=1))
     if number > 1:
-        _lose_earlier(store, job, step, kind, entry)
+        _lose_earlier(store, task, entry)
     return number
 
 
-def _lose_earlier(store: JobStore, job: str, step: int, kind: Kind, later: Entry) -> None:
+def _lose_earlier(store: JobStore, task: TaskId, later: Entry) -> None:
     """Write down of attempts at a task that nobody has heard of lately that they are lost, as another one begins."""
-    heard = {one.attempt for one in marks.running(store, job, step, kind, later.began) if one.quiet < HEARD_SECONDS}
-    for entry in _of_task(store, job, step, kind, later.task):
+    heard = {one.attempt for one in marks.running(store, task.stage, later.began) if one.quiet < HEARD_SECONDS}
+    for entry in _of_task(store, task):
         young = later.began - entry.began < HEARD_SECONDS
         if entry.outcome == "running" and _token(entry) != _token(later) and not young and _token(entry) not in heard:
             lost = replace(entry, outcome="lost", seconds=round(later.began - entry.began, 3))
-            _end(store, job, step, kind, lost)
+            _end(store, task.stage, lost)
 
 
 def committed(commit: Commit) -> tuple[Note, dict[str, int]]:
@@ -118,9 +119,9 @@ def committed(commit: Commit) -> tuple[Note, dict[str, int]]:
         bytes_out=commit.bytes_out,
         bad_records=commit.bad_records,
     )
+    stage = TaskId.of(commit).stage
     sums = _sums(
-        commit.step,
-        commit.kind,
+        stage,
         succeeded=1,
         records_in=commit.records_in,
         records_out=commit.records_out,
@@ -129,15 +130,12 @@ def committed(commit: Commit) -> tuple[Note, dict[str, int]]:
         bad_records=commit.bad_records,
         milliseconds=round(commit.seconds * 1000),
     )
-    return (table(commit.step, commit.kind), _name(entry), _text(entry)), sums
+    return (table(stage), _name(entry), _text(entry)), sums
 
 
 def ended(
     store: JobStore,
-    job: str,
-    step: int,
-    kind: Kind,
-    task: int,
+    task: TaskId,
     attempt: str,
     outcome: Outcome,
     *,
@@ -147,39 +145,39 @@ def ended(
 ) -> None:
     """Write down that an attempt came to an end without a commit of its own."""
     began = round(time.time() - seconds, 3)
-    entry = Entry(task, attempt, outcome, worker, began, round(seconds, 3), error=_short(error))
-    _end(store, job, step, kind, entry)
+    entry = Entry(task.task, attempt, outcome, worker, began, round(seconds, 3), error=_short(error))
+    _end(store, task.stage, entry)
 
 
-def killed(store: JobStore, job: str, step: int, kind: str, task: int, worker: str, reason: str) -> None:
+def killed(store: JobStore, task: TaskId, worker: str, reason: str) -> None:
     """Write down that a process (:func:`of_process`) died in an attempt at a task, and how."""
-    for entry in _of_task(store, job, step, kind, task):
+    for entry in _of_task(store, task):
         if entry.outcome == "running" and entry.worker == worker:
             seconds = round(time.time() - entry.began, 3)
             dead = replace(entry, outcome="killed", seconds=seconds, error=_short(reason))
-            _end(store, job, step, kind, dead)
+            _end(store, task.stage, dead)
 
 
-def entries(store: JobStore, job: str, step: int, kind: str) -> list[Entry]:
+def entries(store: JobStore, stage: StageId) -> list[Entry]:
     """All attempts of a stage by when they began."""
-    found = [msgspec.json.decode(text, type=Entry) for text in store.marks(job, table(step, kind)).values()]
+    found = [msgspec.json.decode(text, type=Entry) for text in store.marks(stage.job, table(stage)).values()]
     found.sort(key=lambda entry: entry.began)
     return found
 
 
-def sums_of(progress: Mapping[str, int], step: int, kind: str) -> Sums:
+def sums_of(progress: Mapping[str, int], stage: StageId) -> Sums:
     """A stage's sums out of those of its job, as :meth:`mrcelery.jobstore.base.JobStore.sums` gives them."""
-    head = f"{step}.{kind}."
+    head = f"{stage.name}."
     return Sums(**{name.removeprefix(head): value for name, value in progress.items() if name.startswith(head)})
 
 
-def _end(store: JobStore, job: str, step: int, kind: str, entry: Entry) -> None:
-    store.set_mark(job, table(step, kind), _name(entry), _text(entry), add=_sums(step, kind, **{entry.outcome: 1}))
+def _end(store: JobStore, stage: StageId, entry: Entry) -> None:
+    store.set_mark(stage.job, table(stage), _name(entry), _text(entry), add=_sums(stage, **{entry.outcome: 1}))
 
 
-def _of_task(store: JobStore, job: str, step: int, kind: str, task: int) -> list[Entry]:
-    found = store.marks(job, table(step, kind)).items()
-    return [msgspec.json.decode(text, type=Entry) for name, text in found if name.startswith(f"{task}.")]
+def _of_task(store: JobStore, task: TaskId) -> list[Entry]:
+    found = store.marks(task.job, table(task.stage)).items()
+    return [msgspec.json.decode(text, type=Entry) for name, text in found if name.startswith(f"{task.task}.")]
 
 
 def _token(entry: Entry) -> str:
@@ -195,8 +193,8 @@ def _text(entry: Entry) -> str:
     return msgspec.json.encode(entry).decode()
 
 
-def _sums(step: int, kind: str, **amounts: int) -> dict[str, int]:
-    return {f"{step}.{kind}.{name}": amount for name, amount in amounts.items() if amount}
+def _sums(stage: StageId, **amounts: int) -> dict[str, int]:
+    return {f"{stage.name}.{name}": amount for name, amount in amounts.items() if amount}
 
 
 def _short(error: str) -> str:

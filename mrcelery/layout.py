@@ -32,6 +32,8 @@ from __future__ import annotations
 
 import re
 
+from mrcelery.task_id import StageId, TaskId
+
 LAYOUT = 1
 SUCCESS = "_SUCCESS"
 CLAIM = "_PUBLISHING."
@@ -80,36 +82,36 @@ def shuffle_input(job: str, step: int, partition: int) -> str:
     return f"{step_root(job, step)}shuffle/{partition:05d}.json"
 
 
-def task_root(job: str, step: int, kind: str, task: int) -> str:
-    return f"{step_root(job, step)}{kind}-{task:05d}/"
+def task_root(task: TaskId) -> str:
+    return f"{step_root(task.job, task.step)}{task.kind}-{task.task:05d}/"
 
 
-def part(job: str, step: int, kind: str, task: int, partition: int, attempt: str) -> str:
-    return f"{task_root(job, step, kind, task)}part-{partition:05d}.{attempt}"
+def part(task: TaskId, partition: int, attempt: str) -> str:
+    return f"{task_root(task)}part-{partition:05d}.{attempt}"
 
 
-def run(job: str, step: int, task: int, attempt: str) -> str:
-    return f"{task_root(job, step, 'map', task)}run.{attempt}"
+def run(task: TaskId, attempt: str) -> str:
+    return f"{task_root(task)}run.{attempt}"
 
 
-def commit(job: str, step: int, kind: str, task: int) -> str:
-    return f"{task_root(job, step, kind, task)}commit.json"
+def commit(task: TaskId) -> str:
+    return f"{task_root(task)}commit.json"
 
 
-def stage_summary(job: str, step: int, kind: str) -> str:
-    return f"{step_root(job, step)}{kind}.json"
+def stage_summary(stage: StageId) -> str:
+    return f"{step_root(stage.job, stage.step)}{stage.kind}.json"
 
 
-def log(job: str, step: int, kind: str, task: int, attempt: str) -> str:
-    return f"{task_root(job, step, kind, task)}log.{attempt}"
+def log(task: TaskId, attempt: str) -> str:
+    return f"{task_root(task)}log.{attempt}"
 
 
 def bad_records_root(job: str) -> str:
     return f"{job_root(job)}{BAD_RECORDS}"
 
 
-def bad_records(job: str, step: int, kind: str, task: int, attempt: str) -> str:
-    return f"{bad_records_root(job)}step-{step}-{kind}-{task:05d}.{attempt}.jsonl"
+def bad_records(task: TaskId, attempt: str) -> str:
+    return f"{bad_records_root(task.job)}step-{task.step}-{task.kind}-{task.task:05d}.{attempt}.jsonl"
 
 
 def part_name(partition: int, suffix: str) -> str:

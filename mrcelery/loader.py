@@ -53,7 +53,7 @@ class Workspace:
     def open(self, bundle: Bundle, fetch: Callable[[], bytes]) -> LoadedBundle:
         """Open the bundle, ready to run; ``fetch`` brings its bytes unless they are unpacked here already.
 
-        Raises :class:`CorruptDataError` where the bytes are not those that ``bundle`` names, and
+        Raises :class:`CorruptDataError` if the bytes are not those that ``bundle`` names, and
         :class:`VersionError` for a bundle of another version.
         """
         if self._pid != os.getpid():

@@ -25,7 +25,7 @@ from mrcelery.storage import locate
 from mrcelery.task import Task, yielding
 
 MOST = 8192
-"""Records that a mapper is given until its task looks up."""
+"""Records that a mapper is given before its task polls the job."""
 
 
 def run_map(task: Task, split: Split) -> tuple[Part, ...]:
@@ -34,7 +34,7 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
     Raises the errors of :mod:`mrcelery.errors`; nothing this attempt wrote counts before its commit.
     """
     if task.reducers == 0:
-        with results(task, task.number) as (sink, parts):
+        with results(task, task.id.task) as (sink, parts):
             for pairs in _pairs(task, split):
                 if isinstance(pairs, Block) and sink.encode is None:
                     task.records_out += len(pairs.keys)
@@ -64,11 +64,11 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
     mapper = yielding(hooks.mapper) if hooks.mapper is not None else None
     some = 1
     for extent in split.extents:
-        _tell_input(extent)
+        _describe_input(extent)
         for block in _records(task, extent):
             task.records_in += len(block.values)
             moves = mapper is None and block.keys is not None and block.table is not None
-            # With columns or mapper_batch nobody asks for the rows of a table, but for an error's sake.
+            # With columns or mapper_batch only an error asks for the rows of a table.
             rows = hooks.mapper_batch is None and not moves
             keys: Iterator[Any] = iter(block.keys) if rows and block.keys is not None else repeat(None)
             values: Any = iter(block.values if rows else range(len(block.values)))
@@ -103,11 +103,11 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
         yield task.call(lambda: yielding(hooks.mapper_final)())  # type: ignore[arg-type]
 
 
-def _tell_input(extent: Extent) -> None:
-    """Hadoop's environment variables for the input being read, which mrjob's ``jobconf_from_env`` finds."""
+def _describe_input(extent: Extent) -> None:
+    """Set Hadoop's environment variables for the input being read, which mrjob's ``jobconf_from_env`` finds."""
     if not extent.block:
-        told = {"file": extent.uri, "start": str(extent.start), "length": str(extent.end - extent.start)}
-        os.environ.update({f"mapreduce_map_input_{name}": text for name, text in told.items()})
+        described = {"file": extent.uri, "start": str(extent.start), "length": str(extent.end - extent.start)}
+        os.environ.update({f"mapreduce_map_input_{name}": text for name, text in described.items()})
 
 
 def _batch(block: RecordBlock, kind: str) -> Any:
@@ -165,12 +165,6 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
             yield block
 
 
-def _whole(blocks: Iterator[Block], extent: Extent) -> Iterator[Block]:
-    """Yield the blocks; for a damaged one the error names the part of the step before."""
-    with damage(Part(-1, extent.uri, extent.end, 0, 0)):
-        yield from blocks
-
-
 def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     """Read the records that the step before left: its output blocks."""
     storage, key = locate(extent.uri)
@@ -187,6 +181,12 @@ def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
             except Exception as e:
                 raise task.user_error(e) from e
             keys, values = [k for k, _ in pairs], [v for _, v in pairs]
-        # Offsets into a file of blocks tell the user nothing: the record's number does.
+        # Offsets into a file of blocks mean nothing to the user: the record's number does.
         yield RecordBlock(keys, values, extent.uri, start.__add__)
         start += len(keys)
+
+
+def _whole(blocks: Iterator[Block], extent: Extent) -> Iterator[Block]:
+    """The blocks; where they are damaged the error says so, as that of a part of the step before."""
+    with damage(Part(-1, extent.uri, extent.end, 0, 0)):
+        yield from blocks

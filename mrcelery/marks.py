@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mrcelery.jobstore.base import JobStore
-from mrcelery.reconcile import Repair, Running
+from mrcelery.reconcile import Republished, Running
 from mrcelery.records import Commit
+from mrcelery.task_id import StageId, TaskId
 
 SAMPLE = 64
 """Rates kept of a stage, however many tasks it has."""
@@ -31,34 +32,33 @@ QUIET = 3.0
 """Seconds after which an attempt that has not told again is not taken for one that runs; it tells each second."""
 
 
-def tell_running(
-    store: JobStore, job: str, step: int, kind: str, task: int, attempt: str, *, began: float, records: int, worker: str
-) -> None:
+def report_running(store: JobStore, task: TaskId, attempt: str, *, began: float, records: int, worker: str) -> None:
     """Say that an attempt runs, since when (epoch seconds), how many records it has taken, and where."""
     text = f"{began:.3f} {time.time():.3f} {records} {worker}"
-    store.set_mark(job, f"running.{step}.{kind}", f"{task}.{attempt}", text)
+    store.set_mark(task.job, f"running.{task.stage.name}", f"{task.task}.{attempt}", text)
 
 
-def tell_ended(store: JobStore, job: str, step: int, kind: str, task: int, attempt: str) -> None:
+def drop_running(store: JobStore, task: TaskId, attempt: str) -> None:
     """Take that back."""
-    store.drop_mark(job, f"running.{step}.{kind}", f"{task}.{attempt}")
+    store.drop_mark(task.job, f"running.{task.stage.name}", f"{task.task}.{attempt}")
 
 
-def tell_died(store: JobStore, job: str, step: int, kind: str, task: int, worker: str) -> None:
+def drop_dead(store: JobStore, task: TaskId, worker: str) -> None:
     """Take it back for an attempt whose process died; another one of the task, of this worker, tells again."""
-    for name, text in store.marks(job, f"running.{step}.{kind}").items():
-        if name.partition(".")[0] == str(task) and text.split(" ", 3)[3] == worker:
-            store.drop_mark(job, f"running.{step}.{kind}", name)
+    table = f"running.{task.stage.name}"
+    for name, text in store.marks(task.job, table).items():
+        if name.partition(".")[0] == str(task.task) and text.split(" ", 3)[3] == worker:
+            store.drop_mark(task.job, table, name)
 
 
-def running(store: JobStore, job: str, step: int, kind: str, now: float) -> tuple[Running, ...]:
+def running(store: JobStore, stage: StageId, now: float) -> tuple[Running, ...]:
     """The attempts of a stage that have told that they run."""
-    return _running(store.marks(job, f"running.{step}.{kind}"), now)
+    return _running(store.marks(stage.job, f"running.{stage.name}"), now)
 
 
-def attempts(store: JobStore, job: str, step: int, kind: str) -> dict[str, str]:
+def attempts(store: JobStore, stage: StageId) -> dict[str, str]:
     """Names of the attempts that have told that they run, by their random part."""
-    names = store.marks(job, f"running.{step}.{kind}")
+    names = store.marks(stage.job, f"running.{stage.name}")
     return {name.rpartition("-")[2]: name.partition(".")[2] for name in names}
 
 
@@ -73,50 +73,50 @@ def _running(table: Mapping[str, str], now: float) -> tuple[Running, ...]:
     return tuple(found)
 
 
-def not_failed(store: JobStore, job: str, step: int, kind: str, task: int) -> int:
+def not_failed(store: JobStore, task: TaskId) -> int:
     """Starts of a task that are no failed attempts: its backup, those that still run, and those that were excused."""
-    alive = [one for one in running(store, job, step, kind, time.time()) if one.task == task and one.quiet < QUIET]
-    return (task in backups(store, job, step, kind)) + len(alive) + store.excused(job, step, kind, task)
+    alive = [one for one in running(store, task.stage, time.time()) if one.task == task.task and one.quiet < QUIET]
+    return (task.task in backups(store, task.stage)) + len(alive) + store.excused(task)
 
 
-def tell_rate(store: JobStore, commit: Commit) -> None:
+def record_rate(store: JobStore, commit: Commit) -> None:
     """Keep how quick a task was, as one of a sample."""
     if commit.seconds >= SHORT and commit.records_in:
         rate = commit.records_in / commit.seconds
         store.set_mark(commit.job, f"rates.{commit.step}.{commit.kind}", str(commit.task % SAMPLE), f"{rate:.6g}")
 
 
-def rates(store: JobStore, job: str, step: int, kind: str) -> list[float]:
+def rates(store: JobStore, stage: StageId) -> list[float]:
     """Records a second of a sample of a stage's tasks."""
-    return _rates(store.marks(job, f"rates.{step}.{kind}"))
+    return _rates(store.marks(stage.job, f"rates.{stage.name}"))
 
 
 def _rates(table: Mapping[str, str]) -> list[float]:
     return [float(text) for text in table.values()]
 
 
-def tell_repair(store: JobStore, job: str, step: int, kind: str, name: str, repair: Repair) -> None:
+def note_republished(store: JobStore, job: str, step: int, what: str, name: str, again: Republished) -> None:
     """Note that something was published again."""
-    store.set_mark(job, f"repairs.{step}.{kind}", name, f"{repair.times} {repair.last:.3f}")
+    store.set_mark(job, f"repairs.{step}.{what}", name, f"{again.times} {again.last:.3f}")
 
 
-def repairs(store: JobStore, job: str, step: int, kind: str) -> dict[str, Repair]:
+def republished(store: JobStore, job: str, step: int, what: str) -> dict[str, Republished]:
     """What was published again in a stage."""
     found = {}
-    for name, text in store.marks(job, f"repairs.{step}.{kind}").items():
+    for name, text in store.marks(job, f"repairs.{step}.{what}").items():
         times, last = text.split(" ")
-        found[name] = Repair(int(times), float(last))
+        found[name] = Republished(int(times), float(last))
     return found
 
 
-def tell_backup(store: JobStore, job: str, step: int, kind: str, task: int, now: float) -> None:
+def record_backup(store: JobStore, task: TaskId, now: float) -> None:
     """Note that a task got its backup: it may start once more than others."""
-    store.set_mark(job, f"backups.{step}.{kind}", str(task), f"{now:.3f}")
+    store.set_mark(task.job, f"backups.{task.stage.name}", str(task.task), f"{now:.3f}")
 
 
-def backups(store: JobStore, job: str, step: int, kind: str) -> frozenset[int]:
+def backups(store: JobStore, stage: StageId) -> frozenset[int]:
     """Tasks that got a backup."""
-    return frozenset(map(int, store.marks(job, f"backups.{step}.{kind}")))
+    return frozenset(map(int, store.marks(stage.job, f"backups.{stage.name}")))
 
 
 class Glimpse(NamedTuple):
@@ -128,8 +128,8 @@ class Glimpse(NamedTuple):
     backups: frozenset[int]
 
 
-def glimpse(store: JobStore, job: str, step: int, kind: str, now: float) -> Glimpse:
+def glimpse(store: JobStore, stage: StageId, now: float) -> Glimpse:
     """A stage in one round trip."""
-    tables = [f"{name}.{step}.{kind}" for name in ("running", "rates", "backups")]
-    done, (running, rates, backups) = store.done_and_marks(job, step, kind, tables)
+    tables = [f"{name}.{stage.name}" for name in ("running", "rates", "backups")]
+    done, (running, rates, backups) = store.done_and_marks(stage, tables)
     return Glimpse(done, _running(running, now), _rates(rates), frozenset(map(int, backups)))

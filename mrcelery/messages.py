@@ -12,12 +12,12 @@ import os
 import socket
 import uuid
 
-from mrcelery.jobstore.base import of_run
+from mrcelery.jobstore.base import generation_argument
 
 
-def start_message(job: str, queue: str, run: int = 0) -> bytes:
-    """Return the message that starts a run of a job, as ``send_task("mrcelery.start")`` would publish it."""
-    kwargs = {"job": job, **of_run(run)}
+def start_message(job: str, queue: str, generation: int = 0) -> bytes:
+    """Return the message that starts a generation of a job, as ``send_task("mrcelery.start")`` would publish it."""
+    kwargs = {"job": job, **generation_argument(generation)}
     identity = f"{job}.start"
     body = json.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     message = {

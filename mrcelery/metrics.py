@@ -1,6 +1,6 @@
-"""Metrics for Prometheus: what the job store and the queues say at the moment of a scrape.
+"""Metrics for Prometheus, read from the job store and the queues at each scrape.
 
-Nothing is kept here: any number of exporters give the same, and one that restarts has lost nothing. A scrape
+Nothing is kept here: any number of exporters give the same, and one that restarts loses nothing. A scrape
 costs two round trips for the jobs that have not ended and one script for each 500 leased messages, of which
 workers hold a few each; tasks that are queued or have succeeded are counted where they happen, never gone through.
 Needs ``prometheus_client`` (extras ``metrics`` and ``flower``).
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -28,12 +28,13 @@ from mrcelery.executor.inflight import leased_by_queue
 from mrcelery.jobstore.base import BUCKETS
 from mrcelery.jobstore.redis import RedisJobStore, _done, _job, _sums
 from mrcelery.presence import WorkerSeen, workers_seen
+from mrcelery.records import Kind
 from mrcelery.states import ENDED, FINAL, State
+from mrcelery.task_id import KINDS, StageId
 
 MOST_JOBS = 500
-"""Jobs that have not ended, of which tasks are counted; of more, the newest."""
+"""Jobs that have not ended whose tasks are counted; of more, the newest."""
 
-KINDS = ("map", "reduce")
 TASK_STATES: tuple[State, ...] = ("queued", "running", "succeeded")
 """Of tasks of a stage that runs."""
 
@@ -42,22 +43,22 @@ ATTEMPTS = ("started", *ENDED)
 
 
 class FleetCollector(Collector):
-    """Reads the fleet at a broker address; the values of ``queues`` are given also while nobody speaks of them."""
+    """Reads the fleet at a broker address; ``queues`` are reported even while no job or worker uses them."""
 
     def __init__(self, broker: str, *queues: str) -> None:
         self._store = RedisJobStore(broker)
         self._queues = set(queues)
 
     def close(self) -> None:
-        """Let go of the server."""
+        """Close the connection."""
         self._store.close()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing ahead: to be registered must not need a server."""
+        """Describe nothing: a collector must be registered without a server."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families; where the broker does not answer, only that it does not."""
+        """Yield all families; if the broker does not answer, only that it does not."""
         started = time.perf_counter()
         try:
             found = list(self._found())
@@ -81,7 +82,7 @@ class FleetCollector(Collector):
         yield from _totals(self._store.totals())
 
     def _live(self) -> list[dict[str, str]]:
-        """Some fields of the jobs that have not ended, the oldest first."""
+        """Read some fields of the jobs that have not ended, the oldest first."""
         jobs = self._store.live()
         names = ("state", "created", "queue", "step", "stage")
         rows: Any = self._store.call(*(("HMGET", _job(job), *names) for job in jobs)) if jobs else []
@@ -93,15 +94,15 @@ class FleetCollector(Collector):
         return found
 
     def _tasks(self, live: list[dict[str, str]]) -> Metric:
-        """The tasks of the stages that jobs are in."""
+        """Count the tasks of the stages that jobs are in."""
         inside = [job for job in live if job["stage"] in KINDS]
         commands: list[tuple[str, ...]] = []
         for job in inside:
-            name, step, stage = job["job"], int(job["step"]), job["stage"]
+            name, stage = job["job"], StageId(job["job"], int(job["step"]), cast("Kind", job["stage"]))
             commands += [
-                ("HGET", _job(name), f"total.{step}.{stage}"),
-                ("HLEN", _done(name, step, stage)),
-                ("HMGET", _sums(name), *(f"{step}.{stage}.{outcome}" for outcome in ATTEMPTS)),
+                ("HGET", _job(name), f"total.{stage.name}"),
+                ("HLEN", _done(stage)),
+                ("HMGET", _sums(name), *(f"{stage.name}.{outcome}" for outcome in ATTEMPTS)),
             ]
         answers: Any = self._store.call(*commands) if commands else []
         counts: Counter[tuple[str, str]] = Counter({(k, s): 0 for k in KINDS for s in TASK_STATES})
@@ -143,7 +144,7 @@ class FleetCollector(Collector):
 
 
 def register(broker: str, *queues: str, registry: CollectorRegistry = REGISTRY) -> FleetCollector:
-    """Have a registry, by default the process's own, which Flower serves at ``/metrics``, give the fleet's metrics."""
+    """Register the fleet's metrics, by default in the process's registry, which Flower serves at ``/metrics``."""
     collector = FleetCollector(broker, *queues)
     registry.register(collector)
     return collector

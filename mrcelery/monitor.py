@@ -1,4 +1,4 @@
-"""What a waiting client makes of what it sees: the events that it tells of (:mod:`mrcelery.events`)."""
+"""Derives the events that a waiting client reports (:mod:`mrcelery.events`) from what it polls."""
 
 from __future__ import annotations
 
@@ -12,73 +12,73 @@ from mrcelery.presence import Workers, listening, of_queue
 from mrcelery.records import Failure
 
 POLL_SECONDS = 2.0
-"""How often the workers are looked at: it takes a round trip."""
+"""Seconds between two polls of the workers: each takes a round trip."""
 
 AGAIN_SECONDS = 15.0
-"""How often what lasts is told again."""
+"""Seconds after which a condition that lasts is reported again."""
 
 BLIP_SECONDS = 1.0
-"""A broker that is back sooner is not worth a line."""
+"""Seconds of absence up to which a broker is not worth an event."""
 
 NONE_SECONDS = 5.0
-"""How long no worker listens before that is told: they may be about to start."""
+"""Seconds without a listening worker before that is reported: one may be about to start."""
 
 
 class Monitor:
-    """Told of each look at a job, it tells what has changed. ``patience`` in seconds, see the wait."""
+    """Reports what has changed from poll to poll. ``patience``: seconds without a broker until the wait ends."""
 
     def __init__(
         self,
         job: str,
-        tell: Callable[[events.Event], None],
+        report: Callable[[events.Event], None],
         patience: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job = job
-        self._tell = tell
+        self._report = report
         self._patience = patience
         self._clock = clock
         self._answered = self._observed = clock()
-        self._broker_told = 0.0
+        self._broker_reported = 0.0
         self._none_since: float | None = None
-        self._none_told = 0.0
+        self._none_reported = 0.0
         self._alive: frozenset[str] = frozenset()
         self._retried: str | None = None
         self._storage_lost: tuple[float, object] | None = None
-        self._storage_told = 0.0
+        self._storage_reported = 0.0
 
     def unreachable(self, reason: str) -> None:
-        """The broker did not answer."""
+        """Take note that the broker did not answer."""
         now = self._clock()
         away = now - self._answered
-        if away >= BLIP_SECONDS and (not self._broker_told or now - self._broker_told >= AGAIN_SECONDS):
-            self._broker_told = now
-            self._tell(
+        if away >= BLIP_SECONDS and (not self._broker_reported or now - self._broker_reported >= AGAIN_SECONDS):
+            self._broker_reported = now
+            self._report(
                 events.BrokerLost(job=self._job, at=time.time(), seconds=away, patience=self._patience, reason=reason)
             )
 
     def answered(self, fields: Mapping[str, str]) -> None:
-        """The broker did, with the job's fields."""
+        """Take note that the broker answered with the job's fields."""
         now = self._clock()
         if self._retried is None:
-            self._retried = fields.get("retrying", "")  # was told before this wait began
-        if self._broker_told:
-            self._tell(events.BrokerBack(job=self._job, at=time.time(), seconds=now - self._answered))
-            self._broker_told = 0.0
+            self._retried = fields.get("retrying", "")  # was reported before this wait began
+        if self._broker_reported:
+            self._report(events.BrokerBack(job=self._job, at=time.time(), seconds=now - self._answered))
+            self._broker_reported = 0.0
             # The workers have to find it again, too, before they can be missed.
             self._alive, self._none_since, self._observed = frozenset(), None, now
         self._answered = now
 
     def reentered(self) -> None:
-        """The job was told to a broker that had lost it."""
-        self._tell(events.JobReentered(job=self._job, at=time.time()))
+        """Report that the job was registered again with a broker that had lost it."""
+        self._report(events.JobReentered(job=self._job, at=time.time()))
 
     def due(self) -> bool:
-        """Whether it is time for :meth:`observe`."""
+        """Return whether it is time for :meth:`observe`."""
         return self._clock() - self._observed >= POLL_SECONDS
 
     def observe(self, fields: Mapping[str, str], workers: Workers, progress: Callable[[], object]) -> None:
-        """Look at the job's fields, at all workers, and, only where it matters, at how far the job is."""
+        """Compare what was polled with the poll before; ``progress`` is called only if storage is or was lost."""
         self._observed = self._clock()
         self._observe_workers(fields.get("queue") or "celery", workers)
         self._observe_storage(progress)
@@ -90,27 +90,27 @@ class Monitor:
         alive = listening(workers, queue)
         # One that was stopped has taken its entry with it.
         if lost := {name for name in self._alive - alive if name in ours}:
-            self._tell(events.WorkersLost(job=self._job, at=time.time(), count=len(lost), left=len(alive)))
+            self._report(events.WorkersLost(job=self._job, at=time.time(), count=len(lost), left=len(alive)))
         self._alive = alive
         if alive:
-            if self._none_told:
-                self._tell(events.WorkersFound(job=self._job, at=time.time(), queue=queue, count=len(alive)))
-            self._none_since, self._none_told = None, 0.0
+            if self._none_reported:
+                self._report(events.WorkersFound(job=self._job, at=time.time(), queue=queue, count=len(alive)))
+            self._none_since, self._none_reported = None, 0.0
             return
         if self._none_since is None:
             self._none_since = now
         since = now - self._none_since
-        if since >= NONE_SECONDS and (not self._none_told or now - self._none_told >= AGAIN_SECONDS):
-            self._none_told = now
-            self._tell(events.NoWorkers(job=self._job, at=time.time(), queue=queue, seconds=since))
+        if since >= NONE_SECONDS and (not self._none_reported or now - self._none_reported >= AGAIN_SECONDS):
+            self._none_reported = now
+            self._report(events.NoWorkers(job=self._job, at=time.time(), queue=queue, seconds=since))
 
-    def _observe_retries(self, told: str, progress: Callable[[], object]) -> None:
-        if not told or told == self._retried:
+    def _observe_retries(self, text: str, progress: Callable[[], object]) -> None:
+        if not text or text == self._retried:
             return
-        self._retried = told
-        why = decode(told.encode(), Failure)
+        self._retried = text
+        why = decode(text.encode(), Failure)
         if why.error != StorageUnreachableError.__name__:
-            self._tell(
+            self._report(
                 events.TaskRetried(
                     job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
                 )
@@ -119,9 +119,9 @@ class Monitor:
         now = self._clock()
         if self._storage_lost is None:
             self._storage_lost = now, progress()
-        if not self._storage_told or now - self._storage_told >= AGAIN_SECONDS:
-            self._storage_told = now
-            self._tell(
+        if not self._storage_reported or now - self._storage_reported >= AGAIN_SECONDS:
+            self._storage_reported = now
+            self._report(
                 events.StorageLost(
                     job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
                 )
@@ -132,5 +132,5 @@ class Monitor:
             return
         since, before = self._storage_lost
         if progress() != before:
-            self._tell(events.StorageBack(job=self._job, at=time.time(), seconds=self._clock() - since))
-            self._storage_lost, self._storage_told = None, 0.0
+            self._report(events.StorageBack(job=self._job, at=time.time(), seconds=self._clock() - since))
+            self._storage_lost, self._storage_reported = None, 0.0

@@ -19,7 +19,7 @@ from mrcelery.task import Task
 
 
 class Sink(Protocol):
-    """Takes result pairs in order, as columns; each pair encoded as it was yielded, where ``encode`` is set."""
+    """Takes result pairs in order, as columns; each pair encoded as it was yielded, if ``encode`` is set."""
 
     @property
     def encode(self) -> Encode | None:
@@ -48,7 +48,7 @@ def results(task: Task, partition: int) -> Iterator[tuple[Sink, list[Part]]]:
 
     The object is the attempt's own; nothing is left of it if the block raised.
     """
-    key = layout.part(task.job_id, task.step, task.kind, task.number, partition, task.attempt)
+    key = layout.part(task.id, partition, task.attempt)
     parts: list[Part] = []
     with task.storage.writer(key) as out:
         sink: _Blocks | _Formatted = _Formatted(task, out) if task.last_step else _Blocks(task, out)

@@ -1,15 +1,15 @@
-"""A job as a person looks at it: what it does, why it is slow, why it failed.
+"""A job as a person sees it: what it does, why it is slow, why it failed.
 
 One record, :class:`Overview`, is what the progress of a waiting command, the pages in Flower, the report that stays in
 storage and ``--json`` show. :func:`glance` makes it at a cost that does not grow with the job's tasks; :func:`overview`
-adds its attempts. Both read the job store only; they may look at any moment, and what they find may be a moment old.
+adds its attempts. Both read the job store only; they may run at any moment, and what they find may be a moment old.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -31,19 +31,20 @@ from mrcelery.records import (
     add_requests,
 )
 from mrcelery.states import FINAL, State
+from mrcelery.task_id import StageId
 
 STAGE_ATTEMPTS = 20_000
-"""Attempts of a stage that an overview lists: of more, those that went wrong and the longest."""
+"""Attempts of a stage that an overview lists; of more, those that went wrong and the longest."""
 
 UNEVEN = 200
-"""Percent of the mean that the largest partition has at least, to be worth a warning."""
+"""Smallest size of the largest partition, in percent of the mean, that is worth a warning."""
 
 SILENT = 10.0
-"""Seconds without a word after which a running attempt is said to be silent."""
+"""Seconds without a heartbeat after which a running attempt counts as silent."""
 
 
 class Straggler(msgspec.Struct, frozen=True, kw_only=True):
-    """A running attempt, of those that have told how far they are; ``rate`` in records a second."""
+    """A running attempt that has reported its progress; ``rate`` in records per second."""
 
     task: int
     attempt: str
@@ -52,14 +53,14 @@ class Straggler(msgspec.Struct, frozen=True, kw_only=True):
     records: int
     rate: float
     quiet: float
-    """Seconds since it told."""
+    """Seconds since its last heartbeat."""
     slow: bool
     """Whether it is a straggler by its rate."""
     backed_up: bool
 
 
 class Warn(msgspec.Struct, frozen=True, kw_only=True):
-    """Something to know; ``kind`` is retries, lost, skew, straggler, silent or bad_records, ``stage`` map or reduce."""
+    """A warning; ``kind`` is retries, lost, skew, straggler, silent or bad_records, ``stage`` map or reduce."""
 
     kind: str
     text: str
@@ -79,7 +80,7 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     """``failed`` where the job's failure lies, ``cancelled`` for another that the job ended before."""
     tasks: int = 0
-    """0 where it is not known yet."""
+    """0 if not known yet."""
     succeeded: int = 0
     """Tasks, of these."""
     sums: Sums = Sums()
@@ -87,21 +88,21 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     ended: float = 0.0
     shuffle_bytes: int = 0
     left: float = -1.0
-    """Seconds until it should be done, by what it has done so far; -1 where nobody can tell."""
+    """Seconds until it should be done, by what it has done so far; -1 if not known."""
     skew: dict[str, int] = {}
-    """How the partitions that it wrote differ in size, as counters (:mod:`mrcelery.skew`)."""
+    """How unevenly it filled its partitions, as counters (:mod:`mrcelery.skew`)."""
     reading: int = 0
-    """Records that running attempts have read so far, of those that have told; not in ``sums``."""
+    """Records that running attempts have reported as read so far; not in ``sums``."""
     running: tuple[Straggler, ...] = ()
     """Attempts that run for a second or more, the slowest first; at most 20."""
     attempts: tuple[Entry, ...] = ()
-    """By when they began; in a glance none."""
+    """By the time they began; none in a glance."""
     left_out: int = 0
     """Attempts that are not listed."""
 
 
 class Overview(Record, frozen=True, kw_only=True):
-    """A job at a moment, ``now``; all times are epoch seconds, 0 for not yet."""
+    """A job at the moment ``now``; all times are epoch seconds, 0 for not yet."""
 
     job: str
     name: str = ""
@@ -125,12 +126,12 @@ class Overview(Record, frozen=True, kw_only=True):
 
 
 def glance(store: JobStore, job: str, now: float | None = None) -> Overview | None:
-    """A job without its attempts; None where the job store does not know it."""
+    """Read a job without its attempts; None if the job store does not know it."""
     return _read(store, job, time.time() if now is None else now, attempts=False)
 
 
 def overview(store: JobStore, job: str, now: float | None = None, *, state: State | None = None) -> Overview | None:
-    """A job with its attempts; None where the job store does not know it. ``state``: the one it is about to have."""
+    """Read a job with its attempts; None if the job store does not know it. ``state``: the one it is about to have."""
     return _read(store, job, time.time() if now is None else now, attempts=True, state=state)
 
 
@@ -146,16 +147,14 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State
     add_coordinator_requests(requests, fields)
     ended = fields["state"] in FINAL
     finished = float(fields.get("finished") or (now if ended else 0))
+    reading = _Reading(store, fields, sums, now, attempts)
     for step, kind, name in stages_of(fields):
         summary = fields.get(f"summary.{step}.{kind}")
         summed = decode(summary.encode(), StageSummary) if summary else None
         if summed is not None:
             add_counters(counters, summed.all_counters(step))
             add_requests(requests, summed.totals.requests)
-        stage = _stage(
-            store, job, fields, step, kind, name, journal.sums_of(sums, step, kind), summed, now, attempts
-        )  # fmt: skip
-        stages.append(stage)
+        stages.append(_stage(reading, StageId(job, step, kind), name, summed))
     text = fields.get("failure")
     failure = decode(text.encode(), Failure) if text else None
     stages = _ends(stages, finished, failure) if ended else stages
@@ -181,7 +180,7 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State
 
 
 def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
-    """All stages of a job in their order, also those to come."""
+    """List all stages of a job in their order, also those to come."""
     steps: list[tuple[str, bool]] = msgspec.json.decode(fields.get("steps") or b"[]", type=list[tuple[str, bool]])
     found: list[tuple[int, Kind, str]] = []
     for number, (name, reduces) in enumerate(steps):
@@ -191,31 +190,34 @@ def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
     return found
 
 
-def _stage(
-    store: JobStore,
-    job: str,
-    fields: Mapping[str, str],
-    step: int,
-    kind: Kind,
-    name: str,
-    sums: Sums,
-    summed: StageSummary | None,
-    now: float,
-    attempts: bool,
-) -> StageView:
-    total = fields.get(f"total.{step}.{kind}")
-    entered = float(fields.get(f"entered.{step}.{kind}") or 0)
+class _Reading(NamedTuple):
+    """What was read of a job as a whole, for the overview of each of its stages."""
+
+    store: JobStore
+    fields: Mapping[str, str]
+    sums: Mapping[str, int]
+    now: float
+    attempts: bool
+    """Whether attempts are to be listed."""
+
+
+def _stage(reading: _Reading, stage: StageId, name: str, summed: StageSummary | None) -> StageView:
+    """Describe a stage of the step called ``name``; ``summed`` is there once it has succeeded."""
+    store, fields, now = reading.store, reading.fields, reading.now
+    _, step, kind = stage
+    total = fields.get(f"total.{stage.name}")
+    entered = float(fields.get(f"entered.{stage.name}") or 0)
     if total is None:
         return StageView(step=step, kind=kind, name=name, state="queued")
     tasks = int(total)
     # A stage that has succeeded may have its commits forgotten.
     over = summed is not None or _passed(fields, step, kind)
     running = not over and fields["state"] not in FINAL
-    seen = marks.glimpse(store, job, step, kind, now) if not over else None
+    seen = marks.glimpse(store, stage, now) if not over else None
     succeeded = tasks if seen is None else seen.done
-    ended = float(fields.get(f"ended.{step}.{kind}") or 0)
+    ended = float(fields.get(f"ended.{stage.name}") or 0)
     until = 0.0 if running else ended or float(fields.get("finished") or now)
-    listed, left_out = _listed(store, job, step, kind, until) if attempts else ((), 0)
+    listed, left_out = _listed(store, stage, until) if reading.attempts else ((), 0)
     return StageView(
         step=step,
         kind=kind,
@@ -223,7 +225,7 @@ def _stage(
         state="succeeded" if over else "running",
         tasks=tasks,
         succeeded=succeeded,
-        sums=sums,
+        sums=journal.sums_of(reading.sums, stage),
         entered=entered,
         ended=ended,
         shuffle_bytes=summed.totals.shuffle_bytes if summed is not None else 0,
@@ -237,13 +239,13 @@ def _stage(
 
 
 def _passed(fields: Mapping[str, str], step: int, kind: Kind) -> bool:
-    """Whether the job has gone on to a later stage: its sums may be gone with a Redis that lost its data."""
+    """Return whether the job is in a later stage; the sums of this one may be gone with a Redis that lost its data."""
     now = int(fields.get("step") or 0)
     return step < now or (step == now and kind == "map" and fields.get("stage") in ("reduce", "finish"))
 
 
 def _ends(stages: list[StageView], finished: float, failure: Failure | None) -> list[StageView]:
-    """What a job's end says of the stages that it did not come to the end of."""
+    """Mark the stages that an ended job did not complete as stopped."""
     culprit = (failure.step, failure.kind) if failure is not None else None
     cut = [
         stage
@@ -279,9 +281,9 @@ def _running(seen: marks.Glimpse) -> tuple[Straggler, ...]:
     return tuple(found[:20])
 
 
-def _listed(store: JobStore, job: str, step: int, kind: Kind, until: float) -> tuple[tuple[Entry, ...], int]:
-    """A stage's attempts; where it was over at ``until``, those that still seem to run were lost."""
-    found = journal.entries(store, job, step, kind)
+def _listed(store: JobStore, stage: StageId, until: float) -> tuple[tuple[Entry, ...], int]:
+    """List a stage's attempts; if it was over at ``until``, those that still seem to run were lost."""
+    found = journal.entries(store, stage)
     if until:
         found = [_lost(one, until) if one.outcome == "running" else one for one in found]
     return shortened(found, STAGE_ATTEMPTS)
@@ -292,7 +294,7 @@ def _lost(one: Entry, until: float) -> Entry:
 
 
 def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], int]:
-    """At most so many of the attempts, and how many were left out: those that went well and were quick."""
+    """Return at most ``most`` attempts and how many were left out: quick ones that went well."""
     if len(attempts) <= most:
         return tuple(attempts), 0
     by_worth = sorted(attempts, key=lambda one: (one.outcome == "succeeded", -one.seconds))
@@ -301,7 +303,7 @@ def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], 
 
 
 def warnings(found: Overview) -> list[Warn]:
-    """What a person should know of a job: a pure function of the rest of its overview."""
+    """Derive what a person should know of a job from the rest of its overview."""
     told = []
     for stage in found.stages:
         where = f"step {stage.step} {stage.kind}"

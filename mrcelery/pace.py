@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 SLICE_SECONDS = 0.1
-"""About how long user code runs until its task looks up: what it yields and reads is cut accordingly."""
+"""Roughly how long user code runs between two polls of the job: what it yields and reads is cut accordingly."""
 
 
 Pair = tuple[Any, Any]
@@ -26,8 +26,8 @@ Encode = Callable[[Any, Any], Pair]
 class Pace:
     """How many pairs to take at once, bounded by time and by size.
 
-    Few at first, more where they turn out small and quick: a few huge ones must not add up, and a slow
-    mapper must not go on for long in a job that has ended.
+    Few at first, more if they turn out small and quick: a few huge ones must not add up, and a slow
+    mapper must not keep running for long in a job that has ended.
     """
 
     def __init__(self, budget: int, most: int) -> None:

@@ -95,7 +95,7 @@ def no_key(key: Key) -> CodecError:
 
 
 def check_keys(keys: Sequence[Key], level: int = 0) -> None:
-    """Check that all ``keys`` can be keys, at C speed where they are of one simple type.
+    """Check that all ``keys`` can be keys, at C speed if they are of one simple type.
 
     After it, Python's own ``<`` either orders the keys as documented or raises ``TypeError``: what it
     would order wrongly in silence, NaN and sets, is refused here with :class:`CodecError`. ``level``

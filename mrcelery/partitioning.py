@@ -68,7 +68,7 @@ class Partitioning:
             start = end
 
     def _numbers(self, keys: list[Any], values: Iterable[Any]) -> list[int]:
-        """Partitions of distinct keys; with each goes a value of its, since a protocol reads only pairs."""
+        """Return the partitions of distinct keys, each given with one of its values: a protocol reads only pairs."""
         n = self._task.reducers
         own = self._task.hooks.partition
         if own is None:

@@ -1,6 +1,6 @@
 """Who reads what: the committed parts, sorted by partition in bounded memory.
 
-M map tasks leave up to M times R parts, too many to hold where both are large.
+M map tasks leave up to M times R parts, too many to hold when both are large.
 """
 
 from __future__ import annotations

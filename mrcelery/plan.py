@@ -1,4 +1,4 @@
-"""Planning: files to splits, splits to plan pages, and R where a job leaves it to us.
+"""Planning: files to splits, splits to plan pages, and R if a job leaves it to us.
 
 All of it streams: a plan of 100,000 files holds one page of splits in memory. The number and order
 of splits is a pure function of the listing and the split size.
@@ -24,7 +24,7 @@ OPEN_COST = 4 << 20
 """Bytes that opening a file counts as when small files are packed (as in Spark)."""
 
 SMALLEST = 4 << 20
-"""Bytes that a split has at least where it is made smaller than asked for."""
+"""Bytes that a split has at least if it is made smaller than asked for."""
 
 TASKS_EACH = 2
 """Map tasks for each worker at least, so that one that is slow is made up for."""
@@ -115,11 +115,11 @@ def find_split(page: PlanPage, task: int) -> Split:
 
 
 REDUCER_BYTES = 32 << 20
-"""Input bytes per reduce task where the job does not say R."""
+"""Input bytes per reduce task if the job does not say R."""
 
 
 MOST_REDUCERS = 64
-"""R at most where the job does not say it."""
+"""R at most if the job does not say it."""
 
 
 def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:

@@ -11,12 +11,12 @@ from mrcelery.formats import input_format
 from mrcelery.listing import list_inputs
 from mrcelery.plan import cut, fitted, with_reducers, write_plan
 from mrcelery.records import JobSpec, PlanSummary, Request
-from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.runtime import OpenJob, OpenJobs
 from mrcelery.signing import seal
 from mrcelery.storage.base import Storage
 
 
-def plan_job(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
+def plan_job(jobs: OpenJobs, request: Request, storage: Storage) -> JobSpec:
     """Plan a submitted job, put its code, its small inputs and its spec into storage; the spec.
 
     Raises :class:`mrcelery.errors.UsageError` for an input or output that cannot be, and
@@ -25,14 +25,14 @@ def plan_job(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     job = request.job
     if request.output and not request.options.overwrite:
         check_free(request.output)
-    code = runtime.store.get_blob(job, request.bundle.sha256)
+    code = jobs.store.get_blob(job, request.bundle.sha256)
     if code is not None:
         _check_digest(code, request.bundle.sha256, f"the code of job {job}")
         storage.write(layout.code(job), code)
     elif storage.stat(layout.code(job)) is None:
         raise CorruptDataError(f"the code that was sent with job {job} is gone: submit it again")
     for digest, name in request.blobs.items():
-        blob = runtime.store.get_blob(job, digest)
+        blob = jobs.store.get_blob(job, digest)
         if blob is None and storage.stat(layout.shared_input(digest, name)) is not None:
             continue  # another delivery was quicker
         if blob is None:
@@ -42,8 +42,8 @@ def plan_job(runtime: Runtime, request: Request, storage: Storage) -> JobSpec:
     plan = _write_plan(request, storage)
     spec = JobSpec(request=request, plan=plan, steps=tuple(with_reducers(s, plan) for s in request.steps))
     key = layout.spec(job)
-    if not storage.create(key, seal(spec, runtime.signing_key)):
-        return runtime.verified(storage.read(key), job)
+    if not storage.create(key, seal(spec, jobs.signing_key)):
+        return jobs.verified(storage.read(key), job)
     return spec
 
 
@@ -54,7 +54,7 @@ def _write_plan(request: Request, storage: Storage) -> PlanSummary:
     return write_plan(splits, lambda page, data: storage.write(layout.plan_page(request.job, 0, page), data))
 
 
-def restore_plan(active: ActiveJob) -> None:
+def restore_plan(active: OpenJob) -> None:
     """Plan a job's first step again where the plan was removed, as a cancelled job's is."""
     spec, storage = active.spec, active.storage
     if not spec.plan.splits or storage.stat(layout.plan_page(active.id, 0, 0)) is not None:

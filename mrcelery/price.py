@@ -73,7 +73,7 @@ def estimate(
         delete += batches
     if output_is_s3:
         put += parts + 2  # the claim and _SUCCESS
-        get += 2  # both are looked for
+        get += 2  # both are checked for
         lists += 3
         delete += 1
     elif storage_is_s3:

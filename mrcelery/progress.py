@@ -13,6 +13,8 @@ import struct
 import time
 from contextlib import suppress
 
+from mrcelery.task_id import TaskId
+
 HUNG = "MRCELERY_TASK_TIMEOUT"
 """Names, in the reason of an attempt's end, the limit that it ran into."""
 
@@ -20,12 +22,12 @@ _PROGRESS = struct.Struct("dq")
 _KEEPER = struct.Struct("q")
 
 
-def mark_path(scratch: str, job: str, step: int, kind: str, task: int, pid: int) -> str:
+def progress_path(scratch: str, task: TaskId, pid: int) -> str:
     """Where the attempt at a task that a process runs keeps its mark."""
-    return os.path.join(scratch, "alive", f"{job}-{step}-{kind}-{task}.{pid}")
+    return os.path.join(scratch, "alive", f"{task.job}-{task.step}-{task.kind}-{task.task}.{pid}")
 
 
-class Mark:
+class ProgressFile:
     """The mark of an attempt that runs in this process; ``keeper``: the process that sees to it when this one dies."""
 
     def __init__(self, path: str, keeper: int = 0) -> None:

@@ -54,7 +54,7 @@ class _PairProtocol:
         raise NotImplementedError
 
     def read(self, line: bytes) -> tuple[Any, Any]:
-        """Decode a line. Raises ``ValueError`` where it has no tab."""
+        """Decode a line. Raises ``ValueError`` if it has no tab."""
         raw_key, raw_value = line.split(b"\t", 1)
         if raw_key != self._raw_key:
             self._key = self._loads(raw_key)

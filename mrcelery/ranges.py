@@ -43,7 +43,7 @@ _SIZES = struct.Struct("<II")
 
 
 class Sample:
-    """A weighted sample of keys, thinned out evenly where it becomes too large."""
+    """A weighted sample of keys, thinned out evenly if it becomes too large."""
 
     def __init__(self, most: int = MOST_SAMPLES, most_bytes: int = MOST_SAMPLE_BYTES) -> None:
         self._most = most
@@ -90,7 +90,7 @@ class Sample:
             yield keys[start], sum(self._weights[i] for i in order[start:end])
 
     def cuts(self, n: int) -> list[Any]:
-        """Keys at which to begin the partitions 1 to n - 1, in order; fewer where there are fewer keys.
+        """Choose the keys at which partitions 1 to n - 1 begin, in order; fewer if there are fewer keys.
 
         Each partition takes its share of what is left, so that one heavy key does not starve those after it.
         """
@@ -161,15 +161,17 @@ class Ranges:
     def add(self, run: Part, index: bytes) -> None:
         """Take a run, as its commit names it, with the bytes of its index.
 
-        Raises :class:`mrcelery.errors.CorruptDataError` where these are damaged.
+        Raises :class:`mrcelery.errors.CorruptDataError` if these are damaged.
         """
         self._sample.add(decode_index(index, run.key), len(index))
         head = encode(run)
         self._file.write(_SIZES.pack(len(head), len(index)) + head + index)
 
     def divide(self, n: int, lists: PartLists, skew: Skew) -> list[Any]:
-        """Tell each of ``n`` partitions the blocks of each run that can hold its keys; returns the keys at which
-        they begin, from partition 1 on."""
+        """Assign to each of ``n`` partitions the blocks of each run that can hold its keys.
+
+        Returns the keys at which the partitions begin, from partition 1 on.
+        """
         cuts = self._sample.cuts(n)
         for run, index in self._runs():
             bounds = [0, *map(index.below, cuts), len(index.keys)]

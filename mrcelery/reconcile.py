@@ -34,7 +34,7 @@ class Policy:
     """What is seen nowhere for this long is lost: a message is nowhere for a moment as it changes hands."""
     lease: float = 15.0
     """The same thing is published again after this time at the soonest."""
-    most_repairs: int = 10
+    most_republished: int = 10
     """Times that the same thing is published again before the job is given up."""
     slower: float = 3.0
     """A straggler is so many times slower than the median of the tasks that are done."""
@@ -60,7 +60,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Repair:
+class Republished:
     """How often something was published again, and when last (epoch seconds)."""
 
     times: int
@@ -88,7 +88,7 @@ class Facts:
     running: tuple[Running, ...] = ()
     unseen: Mapping[str, float] = field(default_factory=dict)
     """Since when what is missing is missing, see :func:`missing`."""
-    repairs: Mapping[str, Repair] = field(default_factory=dict)
+    republished: Mapping[str, Republished] = field(default_factory=dict)
     """What was published again in this stage, by the same names."""
     rates: Sequence[float] = ()
     """Records a second of committed tasks, or of a sample of them."""
@@ -154,24 +154,24 @@ def needs(facts: Facts, policy: Policy) -> list[Action]:
     """What to do now."""
     actions: list[Action] = []
     for name in missing(facts, policy):
-        since, repair = facts.unseen.get(name, facts.now), facts.repairs.get(name)
-        if facts.now - since < policy.grace or (repair and facts.now - repair.last < policy.lease):
+        since, before = facts.unseen.get(name, facts.now), facts.republished.get(name)
+        if facts.now - since < policy.grace or (before and facts.now - before.last < policy.lease):
             continue
-        action = _repair(facts, policy, name, repair.times if repair else 0)
+        action = _republish(facts, policy, name, before.times if before else 0)
         if isinstance(action, GiveUp):
             return [action]
         actions.append(action)
     return actions + _backups(facts, policy)
 
 
-def _repair(facts: Facts, policy: Policy, name: str, times: int) -> Action:
+def _republish(facts: Facts, policy: Policy, name: str, times: int) -> Action:
     if not name.isdecimal():
-        if times >= policy.most_repairs:
+        if times >= policy.most_republished:
             return GiveUp(-1, f"{name} was published {times} times and never came to its end: {_SEE_LOGS}")
         return Nudge(name)  # type: ignore[arg-type]
     task = int(name)
     # Attempts are counted, and capped, where they start.
-    if times >= policy.most_repairs:
+    if times >= policy.most_republished:
         return GiveUp(task, f"{facts.kind} task {task} was published {times} times and lost each time: {_SEE_OTHERS}")
     return Publish(task, times + 1)
 

@@ -28,7 +28,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """A piece of one input file: bytes ``[start, end)``; ``end`` is -1 where the size is not known.
+    """A piece of one input file: bytes ``[start, end)``; ``end`` is -1 if the size is not known.
 
     ``size`` is the whole file's size in bytes (-1: not known). A compressed file is always one
     extent, from 0 to its size. ``block`` marks a file of mrcelery's own block format, which one step
@@ -72,7 +72,7 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
 class Partitioner(msgspec.Struct, frozen=True):
     """How a step's keys are partitioned, see :mod:`mrcelery.partitioners`.
 
-    ``kind`` ``own`` is the job's ``partition()``, and stable hash where it has none.
+    ``kind`` ``own`` is the job's ``partition()``, and stable hash if it has none.
     """
 
     kind: Literal["own", "hash", "range", "field"] = "own"
@@ -103,7 +103,7 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
     reducers: int | None = None
     split_size: int = 64 << 20
     workers: int = 0
-    """Processes that run the job, where they are known and the split size was left to us; else 0."""
+    """Processes that run the job, if they are known and the split size was left to us; else 0."""
     memory: int = 512 << 20
     max_attempts: int = 4
     max_bad_records: int = 0
@@ -148,7 +148,7 @@ class Request(Record, frozen=True, kw_only=True):
     bundle: Bundle
     blobs: dict[str, str] = {}
     small_results: bool = False
-    """True: the client prints the results, so send them through the job store where they are small."""
+    """True: the client prints the results, so send them through the job store if they are small."""
     given: dict[str, str] = {}
     """With a client token, a digest of each aspect of what was asked for: a repeat must ask for the same."""
 
@@ -224,7 +224,7 @@ class BadRecord(Record, frozen=True, kw_only=True):
     attempt: str
     file: str
     offset: int
-    """Bytes into the uncompressed file; -1 where not known."""
+    """Bytes into the uncompressed file; -1 if not known."""
     record: str
     """A short ``repr()`` of it."""
     error: str
@@ -261,7 +261,7 @@ class Failure(Record, frozen=True, kw_only=True):
     message: str
     exit_code: int = 1
     traceback: str = ""
-    """The user's own traceback, where user code raised."""
+    """The user's own traceback, if user code raised."""
     job: str = ""
     step: int = -1
     kind: str = ""
@@ -273,15 +273,15 @@ class Failure(Record, frozen=True, kw_only=True):
 
 
 class Presence(Record, frozen=True, kw_only=True):
-    """What a worker tells of itself while it lives."""
+    """What a worker publishes about itself while it lives."""
 
     queues: tuple[str, ...]
-    """Those it listens on."""
+    """The queues it listens on."""
     processes: int
     every: float
-    """Seconds between two times that it tells."""
+    """Seconds between two publications."""
     at: float = 0.0
-    """When it told, in epoch seconds by its own clock."""
+    """When it published this, in epoch seconds by its own clock."""
     host: str = ""
     versions: dict[str, str] = {}
     """Of ``python``, ``mrcelery`` and ``celery``."""

@@ -48,7 +48,7 @@ def standing(storage: Storage, spec: JobSpec) -> Standing:
     totals: dict[tuple[int, Kind], int] = {}
     now: Standing | None = None
     for step, plan in enumerate(spec.steps):
-        found = _look(storage, spec.request.job, step)
+        found = _scan(storage, spec.request.job, step)
         if now is not None and not any(found.commits.values()):
             return now
         maps = sum(_splits(storage, found.pages)) if step else spec.plan.splits
@@ -63,7 +63,7 @@ def standing(storage: Storage, spec: JobSpec) -> Standing:
     return now
 
 
-def _look(storage: Storage, job: str, step: int) -> _Found:
+def _scan(storage: Storage, job: str, step: int) -> _Found:
     found = _Found()
     root = layout.step_root(job, step)
     for info in storage.list(root):

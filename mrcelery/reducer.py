@@ -33,7 +33,7 @@ def run_reduce(task: Task, shuffle_input: ShuffleInput) -> tuple[Part, ...]:
 
     Raises the errors of :mod:`mrcelery.errors`; what this attempt wrote counts only once committed.
     """
-    with results(task, task.number) as (sink, parts):
+    with results(task, task.id.task) as (sink, parts):
         runs = _open_runs(task, shuffle_input.parts)
         if shuffle_input.low is not None or shuffle_input.high is not None:
             runs = [partial(sliced, run, shuffle_input.low, shuffle_input.high) for run in runs]
@@ -126,7 +126,7 @@ def _read_part(path: str, part: Part, allow_pickle: bool) -> Run:
 
 
 def _end(part: Part) -> int | None:
-    """Where a part ends in its object, as storage takes it."""
+    """Return where a part ends in its object, as storage takes it."""
     return None if part.end < 0 else part.end
 
 

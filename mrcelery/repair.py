@@ -11,23 +11,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from msgspec.structs import replace
 
 from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.records import Commit, Extent, Kind, Part, ShuffleInput, Split
+from mrcelery.task_id import TaskId
 
 MOST = 16
 """Parts that one attempt repairs: where more are damaged, the storage is no place to go on with."""
 
-_TASK = re.compile(r".*/step-(\d+)/(map|reduce)-(\d+)/[^/]+")
+_TASK = re.compile(r"(?:.*/)?jobs/([^/]+)/step-(\d+)/(map|reduce)-(\d+)/[^/]+")
 
 
-def writer(part: Part) -> tuple[int, Kind, int]:
-    """Step, kind and number of the task that wrote a part."""
+def writer(part: Part) -> TaskId:
+    """The task that wrote a part."""
     match = _TASK.fullmatch(part.key)
     assert match is not None, part.key
-    return int(match[1]), match[2], int(match[3])  # type: ignore[return-value]
+    return TaskId(match[1], int(match[2]), cast("Kind", match[3]), int(match[4]))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The report of a job that has ended: what stays of it in storage when the job store has forgotten it.
+"""The report of a job that has ended: the record in storage that outlives the job store's.
 
 ``report.json`` is for programs, ``report.html``, the same, for a person.
 """
@@ -31,13 +31,13 @@ class Report(Record, frozen=True, kw_only=True):
     output: str
     parts: tuple[str, ...]
     bad_records: int = 0
-    """Records that were skipped."""
+    """Number of records skipped."""
     overview: Overview | None = None
     """The job as its page showed it, with its attempts; not in ``_SUCCESS``."""
 
 
 def read_report(storage: Storage, job: str) -> Report | None:
-    """A job's report, None where it has none (yet)."""
+    """Read a job's report; None if it has none (yet)."""
     key = layout.report(job)
     try:
         return decode(storage.read(key), Report, key)
@@ -46,7 +46,7 @@ def read_report(storage: Storage, job: str) -> Report | None:
 
 
 def totals_of(found: Overview) -> Totals:
-    """What the committed attempts of a job came to that did not come to its end."""
+    """Sum up the committed attempts of a job that did not succeed."""
     first = found.stages[0].sums if found.stages else None
     return Totals(
         records_in=first.records_in if first else 0,
@@ -58,7 +58,7 @@ def totals_of(found: Overview) -> Totals:
 
 
 def put_report(storage: Storage, report: Report) -> None:
-    """Write a job's report; its page first, since who finds ``report.json`` may look for that."""
+    """Write a job's report; its page first, because a reader who finds ``report.json`` may ask for the page."""
     if report.overview is not None:
         seen = report.overview
         storage.write(layout.report_page(report.job), job_page(seen, gather(storage, seen)))
@@ -66,14 +66,14 @@ def put_report(storage: Storage, report: Report) -> None:
 
 
 def remove_report(storage: Storage, job: str) -> None:
-    """Remove a job's report, where it has one."""
+    """Remove a job's report, if it has one."""
     storage.delete([layout.report(job), layout.report_page(job)])
 
 
 def write_report(store: JobStore, job: str) -> None:
-    """Write the report of a job that failed or was cancelled; may be done again as more of its attempts end.
+    """Write the report of a job that failed or was cancelled; may be repeated as more of its attempts end.
 
-    One that succeeded has its report before it is called so: nothing is done for it.
+    A job that succeeded had its report written before: nothing is done for it.
     """
     found = overview(store, job)
     if found is None or found.state == "succeeded" or found.state not in FINAL or not found.storage:

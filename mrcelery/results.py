@@ -1,4 +1,4 @@
-"""Reading a job's part files back: streamed in order, decompressed, or brought home into a folder."""
+"""Reads a job's part files back: streams them in order, decompressed, or copies them into a local folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pair = tuple[Any, Any]
 
 
 def part_names(storage: Storage, where: str) -> list[str]:
-    """Part files at the root of an OUTPUT, by number; :class:`InputError` where there is none."""
+    """List the part files at the root of an OUTPUT by number. Raises :class:`InputError` if there is none."""
     found = [i.key for i in storage.list("part-") if layout.PART_NAME.fullmatch(i.key)]
     if not found:
         raise InputError(f"{where} holds no part files: give a job id or the OUTPUT of a job that succeeded")
@@ -28,7 +28,7 @@ def part_names(storage: Storage, where: str) -> list[str]:
 
 
 def content(storage: Storage, keys: Iterable[str]) -> Iterator[bytes]:
-    """The objects' bytes one after the other, in pieces, decompressed by the ending of each name."""
+    """Iterate over the bytes of objects one after the other, in pieces, decompressed by the ending of each name."""
     from mrcelery.formats.compression import decompress
 
     for key in keys:
@@ -36,7 +36,7 @@ def content(storage: Storage, keys: Iterable[str]) -> Iterator[bytes]:
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their newline, of bytes that come in pieces cut anywhere."""
+    """Iterate over lines without their newline, from pieces of bytes that are cut anywhere."""
     tail: list[bytes] = []
     for chunk in chunks:
         first, newline, rest = chunk.partition(b"\n")
@@ -51,18 +51,18 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def parse_json(line: bytes) -> Pair:
-    """A ``JSON key TAB JSON value`` line; JSON has no raw tab, so the first one separates."""
+    """Parse a ``JSON key TAB JSON value`` line; JSON has no raw tab, so the first one separates."""
     key, _, value = line.partition(b"\t")
     return json.loads(key), json.loads(value)
 
 
 def parse_raw(line: bytes) -> Pair:
-    """A line of any other text format: no key, and the line as text."""
+    """Return a line of any other text format as a pair: no key, and the line as text."""
     return None, line.decode("utf-8", "surrogateescape")
 
 
 def parse_lenient(line: bytes) -> Pair:
-    """As :func:`parse_json`; a line that is no such thing (an output protocol's own) as :func:`parse_raw`."""
+    """Parse a line as JSON if it is, else (an output protocol wrote it) as :func:`parse_raw` does."""
     try:
         return parse_json(line)
     except ValueError:
@@ -70,7 +70,7 @@ def parse_lenient(line: bytes) -> Pair:
 
 
 def check_free(path: str) -> None:
-    """Raise :class:`OutputExistsError` where a local OUTPUT holds something already."""
+    """Raise :class:`OutputExistsError` if a local OUTPUT holds something already."""
     try:
         with os.scandir(path) as entries:
             taken = next(entries, None) is not None
@@ -95,7 +95,7 @@ def fetch(
 
     With ``overwrite`` the part files of a folder that exists are replaced, ``_SUCCESS`` last.
     ``progress`` is called with a part's name and the bytes just written. Raises
-    :class:`OutputExistsError` where ``target`` holds something and ``overwrite`` is False.
+    :class:`OutputExistsError` if ``target`` holds something and ``overwrite`` is False.
     """
     if not overwrite:
         check_free(target)
@@ -127,7 +127,7 @@ def fetch(
 
 
 def _replace_parts(fresh: Path, place: Path) -> None:
-    """Put new part files where old ones are; anything else that lies there is not ours to remove."""
+    """Replace old part files by new ones; other files in the folder are not ours to remove."""
     (place / layout.SUCCESS).unlink(missing_ok=True)
     for old in place.iterdir():
         if layout.PART_NAME.fullmatch(old.name):

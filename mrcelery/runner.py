@@ -1,4 +1,4 @@
-"""Where a job runs, as its client sees it."""
+"""The protocol of runners, which run a job for its client, and how a client connects to the configured one."""
 
 from __future__ import annotations
 
@@ -14,41 +14,55 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """Where a job runs; see :mod:`mrcelery.executor`."""
+    """Runs jobs: in this process, on a local cluster, or on a fleet (:mod:`mrcelery.executor`)."""
 
     @property
-    def store(self) -> JobStore: ...
-    @property
-    def storage(self) -> str: ...
-    @property
-    def patience(self) -> float:
-        """Seconds for which a wait bears that the job store does not answer."""
+    def store(self) -> JobStore:
+        """The job store of its jobs."""
         ...
 
-    def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None: ...
-    def start(self, job: str, queue: str, run: int = 0) -> None:
-        """Start a job that is in the job store, or have it go on."""
+    @property
+    def storage(self) -> str:
+        """Address of its own storage; "" for a fleet, whose storage is configured."""
+        ...
+
+    @property
+    def patience(self) -> float:
+        """Seconds without an answer of the job store after which a wait gives up."""
+        ...
+
+    def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
+        """Register a job with its code and small inputs (by SHA-256), and start it."""
+        ...
+
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
+        """Start or resume a job that is in the job store."""
         ...
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
-        """Called at each look of a wait with the job's fields, none where the store has lost it.
-
-        True where it was entered again.
-        """
+        """Register the job again if ``fields``, as just polled, show that the job store has lost it; return whether."""
         ...
 
-    def check(self) -> None: ...
-    def close(self) -> None: ...
+    def check(self) -> None:
+        """Raise :class:`mrcelery.errors.MRCeleryError` if what runs the job has died."""
+        ...
+
+    def close(self) -> None:
+        """Release connections, and stop what was started for this runner."""
+        ...
 
 
 def storage_root(config: Config) -> str:
-    """The configured storage, a folder as an absolute path; "" where none is configured."""
+    """Return the configured storage, a folder as an absolute path; "" if none is configured."""
     uri = config.storage.rstrip("/")
     return uri if not uri or is_remote(uri) else local(uri)
 
 
 def connect(config: Config) -> Runner | None:
-    """The fleet of the configuration, or None where only a storage is configured."""
+    """Connect to the configured fleet; None if only a storage is configured.
+
+    Raises :class:`ConfigError` if neither is.
+    """
     if config.broker and config.runner in (None, "celery"):
         from mrcelery.executor.fleet import FleetRunner
 
@@ -56,6 +70,6 @@ def connect(config: Config) -> Runner | None:
     if not config.storage:
         raise ConfigError(
             "no fleet is configured: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL), "
-            "or --storage to look at jobs that have ended"
+            "or --storage for jobs that have ended"
         )
     return None

@@ -27,7 +27,7 @@ PAGES_KEPT = 4
 
 
 @dataclass
-class ActiveJob:
+class OpenJob:
     """A job's spec, verified, and its storage."""
 
     spec: JobSpec
@@ -39,7 +39,7 @@ class ActiveJob:
         return self.spec.request.job
 
 
-class Runtime:
+class OpenJobs:
     """The jobs of one process.
 
     ``storage`` is where a job's spec is looked for when the job store has forgotten its request;
@@ -56,7 +56,7 @@ class Runtime:
         if scratch:
             os.makedirs(scratch, mode=0o700, exist_ok=True)  # spills and code are nobody else's to read
         self.scratch = scratch or _private(os.path.join(tempfile.gettempdir(), f"mrcelery-{os.getuid()}"))
-        self._jobs: OrderedDict[str, ActiveJob] = OrderedDict()
+        self._jobs: OrderedDict[str, OpenJob] = OrderedDict()
         self._workspace = Workspace(Path(self.scratch) / "code")
 
     def request(self, job: str) -> Request:
@@ -71,7 +71,7 @@ class Runtime:
         _check_identity(request, job, f"the request of job {job}")
         return request
 
-    def job(self, job: str) -> ActiveJob:
+    def open(self, job: str) -> OpenJob:
         """The job's spec and storage; read and verified once."""
         active = self._jobs.get(job)
         if active is None:
@@ -97,14 +97,14 @@ class Runtime:
         _check_identity(spec.request, job, key)
         return spec
 
-    def keep(self, spec: JobSpec, storage: Storage) -> ActiveJob:
+    def keep(self, spec: JobSpec, storage: Storage) -> OpenJob:
         """Hold a verified spec at hand."""
-        active = self._jobs[spec.request.job] = ActiveJob(spec, storage)
+        active = self._jobs[spec.request.job] = OpenJob(spec, storage)
         while len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return active
 
-    def split(self, active: ActiveJob, step: int, task: int) -> Split:
+    def split(self, active: OpenJob, step: int, task: int) -> Split:
         """The split of a map task."""
         number = page_of(task)
         page = active.pages.get((step, number))
@@ -119,7 +119,7 @@ class Runtime:
                 active.pages.popitem(last=False)
         return find_split(page, task)
 
-    def code(self, active: ActiveJob) -> LoadedBundle:
+    def code(self, active: OpenJob) -> LoadedBundle:
         """The job's code, unpacked on this machine; its checksum is that of the verified spec."""
         bundle = active.spec.request.bundle
         return self._workspace.open(bundle, lambda: active.storage.read(layout.code(active.id)))

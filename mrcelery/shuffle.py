@@ -8,7 +8,7 @@ memory holds one block per run. Equal keys come in order of run, and within a ru
 values of a key reach the reducer in order of map task and of emission.
 
 The blocks of a run are all of lists, or all of Arrow arrays of the same types. Runs of arrays that are alike
-merge as such; where runs differ, all become lists.
+merge as such; if runs differ, all become lists.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Head:
         self._ordered: list[Any] | None = None
 
     def load(self) -> bool:
-        """See to it that a record is in memory; False at the end of the run."""
+        """Load the next record if none is in memory; return False at the end of the run."""
         while self.at >= len(self.by):
             block = next(self._run, None)
             if block is None:
@@ -74,7 +74,7 @@ class _Head:
         self.at = 0
 
     def unpack(self, convert: Callable[[Column], list[Any]]) -> None:
-        """From now on, give lists; ``convert`` makes those of values."""
+        """Return lists from now on; ``convert`` makes the lists of values."""
         self._run = as_lists(self._run, convert)
         self._hold(next(as_lists(iter([self.block]), convert)))
 
@@ -85,14 +85,14 @@ class _Head:
         return self._ordered
 
     def below(self, bound: Any) -> int:
-        """Where the records below ``bound`` end."""
+        """Find where the records below ``bound`` end."""
         try:
             return bisect_left(self.by, bound, self.at)
         except TypeError:
             return bisect_left(self.ordered(), order_key(bound), self.at)
 
     def upto(self, bound: Any) -> int:
-        """Where the records up to and at ``bound`` end."""
+        """Find where the records up to and at ``bound`` end."""
         try:
             return bisect_right(self.by, bound, self.at)
         except TypeError:
@@ -115,7 +115,7 @@ def _alike(blocks: list[Block]) -> bool:
 
 
 def joined(blocks: list[Block]) -> Block:
-    """Blocks that are alike as one."""
+    """Join blocks that are alike."""
     if len(blocks) == 1:
         return blocks[0]
     if blocks and is_array(blocks[0].keys):
@@ -124,7 +124,7 @@ def joined(blocks: list[Block]) -> Block:
 
 
 def _sorted(blocks: list[Block], sort_values: bool) -> Block:
-    """Blocks of checked keys as one in order; of equal records those of earlier blocks come first."""
+    """Sort blocks of checked keys into one; of equal records those of earlier blocks come first."""
     keys, values = joined(blocks)
     if is_array(keys):
         by = order(keys)
@@ -141,7 +141,7 @@ def _lowest_end(heads: list[_Head]) -> Any:
 
 
 def merge(runs: Iterable[Run], *, sort_values: bool = False, convert: Callable[[Column], list[Any]] = as_list) -> Run:
-    """Merge sorted runs of checked keys into one; ``convert`` makes lists of arrays of values where it has to.
+    """Merge sorted runs of checked keys into one; ``convert`` makes lists of arrays of values if it has to.
 
     Give at most :data:`FAN_IN` runs; :func:`merge_many` merges more, in passes.
     """
@@ -157,7 +157,7 @@ def merge(runs: Iterable[Run], *, sort_values: bool = False, convert: Callable[[
             yield _sorted(blocks, sort_values)
         elif blocks:
             yield blocks[0]
-        # The records at the bound itself may go on in a run's next block: run after run, block by block.
+        # The records at the bound itself may continue in a run's next block: run after run, block by block.
         for head in heads:
             while head.load():
                 cut = head.upto(bound)
@@ -183,7 +183,7 @@ def merge_many(
 ) -> Run:
     """Merge any number of runs, given as functions that open them, ``fan_in`` at a time.
 
-    Passes before the last go through files in the folder ``scratch``, which is made where it is missing; they are
+    Passes before the last go through files in the folder ``scratch``, which is made if it is missing; they are
     removed as they are read.
     """
     generation = 0
@@ -299,7 +299,7 @@ class Groups:
                 pass  # what the reducer left unread
 
     def _rest(self, key: Any) -> Iterator[Any]:
-        """Values of the block's last group and of the blocks that it goes on in."""
+        """Yield the values of the block's last group and of the blocks in which it continues."""
         while self._load():
             if self._keys[self._at] != key:
                 return

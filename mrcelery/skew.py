@@ -1,4 +1,4 @@
-"""How evenly a step's partitions are filled: told as counters, since it is where a slow reduce stage begins."""
+"""How evenly a step's partitions are filled, as counters: uneven ones are why a reduce stage is slow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Skew:
     def counters(self) -> dict[str, int]:
         """Return the group of counters; empty for one partition or no record, since nothing can be uneven then.
 
-        ``largest to mean, percent`` is by records: 100 where all partitions are equal, R x 100 where one has all.
+        ``largest to mean, percent`` is by records: 100 if all partitions are equal, R x 100 if one has all.
         """
         records, sizes, n = self._records, self._bytes, len(self._records)
         if n < 2 or not any(records):

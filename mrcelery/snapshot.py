@@ -1,6 +1,6 @@
 """Values as they are now.
 
-User code may go on with an object that it has yielded: fill one dict anew for each record, or clear a list
+User code may keep working on an object that it has yielded: fill one dict anew for each record, or clear a list
 after it. What is yielded counts as it was at that moment, as if it had been written down at once.
 """
 
@@ -17,7 +17,7 @@ ATOMS = frozenset({str, int, float, bytes, bool, type(None), Decimal, date, date
 
 
 def snapshot(value: Any) -> Any:
-    """``value``, or a copy of it where it, or something in it, could change."""
+    """Return ``value``, or a copy of it if it, or something in it, could change."""
     try:
         return _copied(value)
     except RecursionError:

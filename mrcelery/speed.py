@@ -1,4 +1,4 @@
-"""How quickly a job's stages read: now, and on the whole."""
+"""Read rates of a job's stages: current, and mean."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 from mrcelery.overview import Overview, StageView
 
 WINDOW = 10.0
-"""Seconds over which ``now`` is taken: tasks tell how far they are once a second, or only when they commit."""
+"""Seconds over which the current rate is taken: tasks report progress once a second, or only when they commit."""
 
 
 class Rates(NamedTuple):
-    """Read per second, records and bytes; -1 where nobody can tell (yet).
+    """Records and bytes read per second; -1 if not known (yet).
 
-    Tasks do not tell their bytes before they commit: those of running ones are taken by their records.
+    Tasks report their bytes only when they commit: those of running tasks are estimated from their records.
     """
 
     records: float = -1.0
@@ -24,13 +24,13 @@ class Rates(NamedTuple):
 
 
 class Speed:
-    """Told of each look at a job, it knows the rates of the stages that run."""
+    """Computes the rates of running stages from successive overviews of a job."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, str], deque[tuple[float, float, float]]] = {}
 
     def observe(self, found: Overview) -> None:
-        """Take note of a look."""
+        """Record what a job's running stages have read."""
         for stage in found.stages:
             key = stage.step, stage.kind
             if stage.state != "running":
@@ -43,7 +43,7 @@ class Speed:
                 seen.append((found.now, *read(stage)))
 
     def of(self, stage: StageView, now: float) -> Rates:
-        """A stage's rates; of one that has succeeded only the mean."""
+        """Return a stage's rates; of one that has succeeded only the mean."""
         seconds = (stage.ended or now) - stage.entered if stage.entered else 0.0
         records, size = read(stage)
         mean = (records / seconds, size / seconds) if seconds > 0 and records else (-1.0, -1.0)
@@ -52,12 +52,12 @@ class Speed:
             return Rates(-1.0, -1.0, *mean)
         first, last = seen[0], seen[-1]
         passed = last[0] - first[0]
-        # What an attempt that failed had read counts no more.
+        # What a failed attempt had read no longer counts, so a sum can fall.
         return Rates(max(0.0, last[1] - first[1]) / passed, max(0.0, last[2] - first[2]) / passed, *mean)
 
 
 def read(stage: StageView) -> tuple[float, float]:
-    """Records and bytes that a stage's tasks have read so far."""
+    """Return the records and bytes that a stage's tasks have read so far."""
     sums = stage.sums
     per_record = sums.bytes_in / sums.records_in if sums.records_in else 0.0
     return sums.records_in + stage.reading, sums.bytes_in + stage.reading * per_record

@@ -1,15 +1,16 @@
-"""How a job stands, by what the job store says of it."""
+"""The status of a job, from its fields in the job store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mrcelery.jobstore.base import JobStore
+from mrcelery.task_id import StageId
 
 if TYPE_CHECKING:
-    from mrcelery.records import Commit, Failure, StageSummary
+    from mrcelery.records import Commit, Failure, Kind, StageSummary
 
 _STAGES = {"map": 1, "reduce": 2, "finish": 3}
 
@@ -19,14 +20,14 @@ class StageStatus:
     """Tasks of one stage: ``kind`` is ``map`` or ``reduce``."""
 
     step: int
-    kind: str
+    kind: Kind
     succeeded: int
     total: int
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a job stands. ``created``, ``started`` and ``finished`` are epoch seconds, 0 for not yet."""
+    """The status of a job. ``created``, ``started`` and ``finished`` are epoch seconds, 0 for not yet."""
 
     job: str
     state: str
@@ -45,7 +46,7 @@ class JobStatus:
 
 
 def status_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> JobStatus:
-    """The status that a job's fields tell of; without its job store nothing of its stages."""
+    """Build a job's status from its fields; without the job store its stages are not known."""
     step = int(fields.get("step") or 0)
     message = fields.get("status", "")
     if failure := failure_of(fields):
@@ -68,25 +69,26 @@ def status_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> Jo
 
 
 def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tuple[StageStatus, ...]:
-    """Stages whose size is known. Of a stage that was left behind all tasks have succeeded."""
+    """List the stages whose size is known. Of a stage that the job has left all tasks have succeeded."""
     if store is None:
         return ()
     found = []
     for key, value in fields.items():
         if key.startswith("total."):
             _, of, kind = key.split(".")
-            found.append((int(of), kind, int(value)))
+            found.append((StageId(job, int(of), cast("Kind", kind)), int(value)))
     found.sort()
     now = (int(fields.get("step") or 0), _STAGES.get(fields.get("stage", ""), 0))
     passed = fields["state"] == "succeeded"
     return tuple(
-        StageStatus(of, kind, total if passed or (of, _STAGES[kind]) < now else store.done(job, of, kind), total)
-        for of, kind, total in found
+        StageStatus(step, kind, total if passed or (step, _STAGES[kind]) < now else store.done(stage), total)
+        for stage, total in found
+        for _, step, kind in [stage]
     )
 
 
 def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iterator[tuple[int, StageSummary | Commit]]:
-    """What has been counted so far, by step: the sums of a stage that has succeeded, the commits of one that runs."""
+    """Iterate over what is counted so far, by step: a succeeded stage's sums, a running one's commits."""
     from mrcelery.encoding import decode
     from mrcelery.records import Commit, StageSummary
 
@@ -95,12 +97,12 @@ def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iter
         if summary is not None:
             yield stage.step, decode(summary.encode(), StageSummary)
         elif store is not None:
-            for data in store.commits(job, stage.step, stage.kind).values():
+            for data in store.commits(StageId(job, stage.step, stage.kind)).values():
                 yield stage.step, decode(data, Commit)
 
 
 def failure_of(fields: Mapping[str, str]) -> Failure | None:
-    """Why a job failed, None where it did not."""
+    """Return why a job failed, or None if it did not."""
     if not fields.get("failure"):
         return None
     from mrcelery.encoding import decode

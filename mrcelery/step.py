@@ -91,7 +91,7 @@ class MRStep:
 
     @property
     def reducers(self) -> int | None:
-        """R where the step's own jobconf sets it."""
+        """R if the step's own jobconf sets it."""
         return reducers_in(self.jobconf)
 
 
@@ -104,7 +104,7 @@ class StepHooks(NamedTuple):
 
     ``batch`` is what ``mapper_batch`` is given, ``"list"`` or ``"table"``, or ``""`` for what the format has.
 
-    Protocols are None where the job keeps Python's types. ``input_protocol`` is set for the first step
+    Protocols are None if the job keeps Python's types. ``input_protocol`` is set for the first step
     only, ``output_protocol`` for the last only; ``internal_protocol`` holds between mapper and reducer,
     and between this step and its neighbours.
     """
@@ -134,13 +134,13 @@ class StepHooks(NamedTuple):
 
 
 def identity_reducer(key: Any, values: Any) -> Any:
-    """Each value as it came: the reducer or combiner of a step that has only its ``_init`` or ``_final``."""
+    """Yield each value as it came: the reducer or combiner of a step that has only its ``_init`` or ``_final``."""
     for value in values:
         yield key, value
 
 
 def reducers_in(jobconf: Mapping[str, Any]) -> int | None:
-    """R as Hadoop's properties tell it, or None. Raises :class:`UsageError` for what is no such number."""
+    """Return R from Hadoop's properties, or None. Raises :class:`UsageError` for anything but a number."""
     for name in ("mapreduce.job.reduces", "mapred.reduce.tasks"):
         if jobconf.get(name) is not None:
             try:

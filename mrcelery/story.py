@@ -1,7 +1,7 @@
-"""The course of a job as events: what ``--json`` prints a line of, and the plain lines of progress come from.
+"""The course of a job as events: the lines of ``--json``, and the source of the plain lines of progress.
 
-They stand beside those of :mod:`mrcelery.events`. A :class:`Narrator` makes them from one look at the job after the
-other, without I/O.
+They complement those of :mod:`mrcelery.events`. A :class:`Narrator` derives them from successive overviews of the job,
+without I/O.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mrcelery.speed import Speed, read
 from mrcelery.states import State
 
 PROGRESS_SECONDS = 1.0
-"""How often a stage's progress is told, at most."""
+"""Seconds between two events of a stage's progress, at least."""
 
 
 class Submitted(Event, frozen=True, kw_only=True):
-    """The job was entered."""
+    """The job was registered."""
 
     name: str
     state: State
@@ -33,7 +33,7 @@ class Submitted(Event, frozen=True, kw_only=True):
 
 
 class StageStarted(Event, frozen=True, kw_only=True):
-    """A stage's tasks go to the workers."""
+    """A stage's tasks have been queued."""
 
     step: int
     kind: Kind
@@ -44,8 +44,7 @@ class StageStarted(Event, frozen=True, kw_only=True):
 
 
 class Progress(Event, frozen=True, kw_only=True):
-    """How far a stage is. Rates are per second, of what is read: over the last ten seconds, and the mean; -1: not
-    known."""
+    """The progress of a stage. Rates are per second, of what is read: over ten seconds, and the mean; -1: not known."""
 
     step: int
     kind: Kind
@@ -74,7 +73,7 @@ class Progress(Event, frozen=True, kw_only=True):
 
 
 class Warned(Event, frozen=True, kw_only=True, tag="warning"):
-    """Something to know, see :class:`mrcelery.overview.Warn`; told once, and again as its number doubles."""
+    """A warning, see :class:`mrcelery.overview.Warn`; reported once, and again each time its number doubles."""
 
     kind: str
     text: str
@@ -141,7 +140,7 @@ _ENDS: dict[str, type[Ended]] = {"succeeded": Succeeded, "failed": Failed, "canc
 
 
 def submitted(found: Overview) -> Submitted:
-    """The first event."""
+    """Make the first event of a job."""
     return Submitted(
         job=found.job,
         at=time.time(),
@@ -154,7 +153,7 @@ def submitted(found: Overview) -> Submitted:
 
 
 def ended(found: Overview, report: Report | None) -> Ended:
-    """The last event of a job that has ended."""
+    """Make the last event of a job that has ended."""
     stages = tuple(replace(stage, attempts=(), left_out=0) for stage in found.stages)
     started = found.started or found.created
     return _ENDS[found.state](
@@ -178,15 +177,15 @@ def ended(found: Overview, report: Report | None) -> Ended:
 
 
 class Narrator:
-    """Told of each look at a job, it tells what has happened since the last one."""
+    """Turns successive overviews of a job into events: what has happened since the last one."""
 
     def __init__(self) -> None:
         self.speed = Speed()
-        self._told: set[tuple[object, ...]] = set()
+        self._reported: set[tuple[object, ...]] = set()
         self._progress: dict[tuple[int, str], tuple[float, StageView]] = {}
 
     def observe(self, found: Overview) -> list[Event]:
-        """What is new."""
+        """Return the events since the overview before."""
         self.speed.observe(found)
         news: list[Event] = []
         for stage in found.stages:
@@ -213,9 +212,9 @@ class Narrator:
         ]
 
     def _first(self, *what: object) -> bool:
-        if what in self._told:
+        if what in self._reported:
             return False
-        self._told.add(what)
+        self._reported.add(what)
         return True
 
     def _how_far(self, found: Overview, stage: StageView) -> list[Event]:
@@ -249,12 +248,12 @@ class Narrator:
 
 
 def retried(stage: StageView) -> int:
-    """Attempts that came to nothing, and that others stand in for."""
+    """Count the attempts that failed or were lost, and were replaced by others."""
     return stage.sums.failed + stage.sums.killed + stage.sums.lost
 
 
 def shuffled(found: Overview, stage: StageView) -> int:
-    """Bytes that a map stage has written for the reduce tasks, so far; 0 where it has none to follow."""
+    """Return the bytes that a map stage has written for its reduce tasks so far; 0 if it has no reduce stage."""
     reduces = any(other.step == stage.step and other.kind == "reduce" for other in found.stages)
     return stage.shuffle_bytes or (stage.sums.bytes_out if stage.kind == "map" and reduces else 0)
 
@@ -278,7 +277,7 @@ def _succeeded(found: Overview, stage: StageView) -> StageSucceeded:
 
 
 def _doublings(found: Overview, warn: Warn) -> int:
-    """How often the number that a warning tells has doubled; 0 for one that tells none."""
+    """Return how often a warning's number has doubled; 0 for a warning without a number."""
     for stage in found.stages:
         if (stage.step, stage.kind) == (warn.step, warn.stage):
             sums = stage.sums
@@ -292,5 +291,5 @@ def _tasks(number: int) -> str:
 
 
 def line(event: Event) -> bytes:
-    """An event as a line of JSON."""
+    """Encode an event as a line of JSON."""
     return msgspec.json.encode(event) + b"\n"

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,10 +19,10 @@ from mrcelery.addresses import is_remote, local
 from mrcelery.clienttoken import check_given, digests
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
-from mrcelery.handle import JobHandle
+from mrcelery.handle import Delivery, JobHandle
 from mrcelery.inhouse import local_runner, workers_of
 from mrcelery.joboptions import check_formats, job_options
-from mrcelery.jobstore.base import run_of
+from mrcelery.jobstore.base import generation_of
 from mrcelery.layout import SUCCESS
 from mrcelery.runner import Runner, storage_root
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Plan(NamedTuple):
-    """What a job would come to: M and bytes, R of each step, and its S3 requests."""
+    """What a job would take: map tasks (M) and bytes, reduce tasks (R) of each step, S3 requests and price."""
 
     inputs: PlanSummary
     reducers: tuple[int, ...]
@@ -43,8 +43,28 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """What a client may give with one job, beside the settings (:class:`Config`); see :func:`mrcelery.submit`."""
+
+    args: Sequence[str] = ()
+    name: str = ""
+    client_token: str = ""
+    overwrite: bool = False
+    keep: bool = False
+    jobconf: Mapping[str, str] | None = None
+    py_files: Sequence[str] = ()
+    files: Sequence[str] = ()
+    archives: Sequence[str] = ()
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> SubmitOptions:
+        """Remove these options from keyword arguments, which leaves the settings in them."""
+        return cls(**{f.name: options.pop(f.name) for f in fields(cls) if f.name in options})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job made ready: loaded and its options settled."""
+    """A job ready to submit: loaded, with its options settled."""
 
     config: Config
     runner: str
@@ -62,7 +82,7 @@ class Submission:
     wants_results: bool = True
     on_upload: inputs_module.Progress | None = None
     started: Runner | None = None
-    """The runner, where it was started ahead; :meth:`submit` hands it on."""
+    """The runner, if it was started ahead; :meth:`submit` passes it to the handle."""
 
     @classmethod
     def prepare(
@@ -71,71 +91,42 @@ class Submission:
         inputs: str | Iterable[str],
         output: str | None = None,
         *,
-        args: Sequence[str] = (),
-        name: str = "",
-        client_token: str = "",
-        overwrite: bool = False,
-        keep: bool = False,
-        jobconf: Mapping[str, str] | None = None,
-        py_files: Sequence[str] = (),
-        files: Sequence[str] = (),
-        archives: Sequence[str] = (),
         wants_results: bool = True,
         on_upload: inputs_module.Progress | None = None,
         ahead: bool = False,
-        **settings: Any,
+        **options: Any,
     ) -> Submission:
-        """Load the job and settle its options; raises :class:`UsageError` for what is wrong with them.
+        """Load the job and settle its options: those of :class:`SubmitOptions`, and settings.
 
-        ``ahead``: the job will be submitted at once, so an embedded cluster starts while it is loaded.
+        ``ahead``: the job will be submitted at once, so start an embedded cluster while it is loaded. Raises
+        :class:`UsageError` if the job or an option is wrong.
         """
-        config = Config.load(settings)
-        runner = config.runner or ("celery" if config.broker else "local")
-        if runner == "celery":
-            _check_fleet(config)
-        elif client_token and not config.storage:
-            raise UsageError(
-                f"a client token needs a storage that outlives the {runner} runner, where a repeat finds the job: "
-                "give --storage or a --broker, or no token"
-            )
+        given = SubmitOptions.take(options)
+        config = Config.load(options)
+        runner = _runner_for(config, given.client_token)
         with ExitStack() as undo:
             started = undo.enter_context(closing(local_runner(config, job))) if ahead and runner == "local" else None
             from mrcelery import bundle
 
-            job_class = bundle.load_job(job, py_files) if isinstance(job, str) else job
-            instance = bundle.make_job(job_class, args)
-            from mrcelery.hooks import step_specs
-            from mrcelery.step import reducers_in
-
-            options = job_options(config, instance, jobconf or {}, runner, overwrite=overwrite, keep=keep)
-            explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
-            reducers = explicit or reducers_in(options.jobconf) or config.reducers
-            flagged = config.origins.get("partitioner", "").startswith("--")
-            check_formats(options, instance, runner, prints=wants_results and output is None)
-            from mrcelery.formats.naming import to_ship
-
-            for text in (options.input_format, options.output_format):
-                py_files = (*py_files, *to_ship(text, job_class))
+            job_class = bundle.load_job(job, given.py_files) if isinstance(job, str) else job
+            instance = bundle.make_job(job_class, given.args)
+            settled = job_options(
+                config, instance, given.jobconf or {}, runner, overwrite=given.overwrite, keep=given.keep
+            )
+            check_formats(settled, instance, runner, prints=wants_results and output is None)
             submission = cls(
                 config=config,
                 runner=runner,
                 job_class=job_class,
                 job=instance,
-                name=name or job_class.__name__,
-                args=tuple(args),
+                name=given.name or job_class.__name__,
+                args=tuple(given.args),
                 inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
                 output=output,
-                options=options,
-                steps=step_specs(
-                    instance,
-                    0,
-                    reducers=reducers,
-                    partitioner=config.partitioner if flagged else "",
-                    partitioner_default=config.partitioner,
-                    define=options.jobconf,
-                ),
-                shipped={"py_files": py_files, "files": files, "archives": archives},
-                client_token=client_token,
+                options=settled,
+                steps=_steps(config, instance, settled),
+                shipped=_shipped(given, settled, job_class),
+                client_token=given.client_token,
                 wants_results=wants_results,
                 on_upload=on_upload,
                 started=started,
@@ -167,7 +158,7 @@ class Submission:
             splits = cut(*fitted(files, self.options.split_size, self.options.workers))
             summary = write_plan(counted(splits), lambda page, data: None)
         if self._uploads:
-            listing.count("GET", summary.files)  # each is looked up once more where it was uploaded to
+            listing.count("GET", summary.files)  # the planner stats each uploaded file once more
         steps = tuple(with_reducers(step, summary) for step in self.steps)
         cost = estimate(
             summary,
@@ -181,9 +172,9 @@ class Submission:
         return Plan(summary, tuple(step.reducers for step in steps), cost)
 
     def submit(self, on_handle: Callable[[JobHandle], None] | None = None) -> JobHandle:
-        """Start the runner and hand it the job. The inline runner has run it when this returns.
+        """Start the runner and submit the job to it. The inline runner has run it when this returns.
 
-        ``on_handle`` is called with the handle just before the job is entered.
+        ``on_handle`` is called with the handle just before the job is registered.
         """
         with ExitStack() as undo:
             if self.started is not None:
@@ -214,9 +205,7 @@ class Submission:
             identity,
             runner,
             storage=self._storage or runner.storage,
-            bring_home=bring_home,
-            overwrite=self.options.overwrite,
-            parse=self._parse(),
+            delivery=self._delivery(bring_home),
             spool=spool if self.runner != "celery" else "",
         )
         try:
@@ -232,7 +221,7 @@ class Submission:
         return handle
 
     def _submitted_before(self, identity: str, code: Bundle) -> JobHandle | None:
-        """The job of the same client token, maybe by a client that died since: it runs once."""
+        """Return the job of the same client token, if there is one; its client may have died since."""
         runner = self._fleet() if self.runner == "celery" else None  # a runner of our own knows no jobs yet
         try:
             known = runner.store.request(identity) if runner is not None else None
@@ -241,7 +230,7 @@ class Submission:
                 fields = runner.store.fields(identity)
                 if fields.get("state") == "queued":
                     # its client may have died before it could
-                    runner.start(identity, self.options.queue, run_of(fields))
+                    runner.start(identity, self.options.queue, generation_of(fields))
             elif not self._ended_in_storage(identity, code):
                 if runner is not None:
                     runner.close()
@@ -257,19 +246,12 @@ class Submission:
             path = local(self.output or "")
             # A folder with the job's mark of success was brought home before.
             bring_home = None if Path(path, SUCCESS).exists() else path
-        return JobHandle(
-            identity,
-            runner,
-            storage=self._storage,
-            bring_home=bring_home,
-            overwrite=self.options.overwrite,
-            parse=self._parse(),
-        )
+        return JobHandle(identity, runner, storage=self._storage, delivery=self._delivery(bring_home))
 
     def _ended_in_storage(self, identity: str, code: Bundle) -> bool:
-        """Whether storage has the report of a job that the job store does not know (any more).
+        """Return whether storage has the report of a job that the job store has forgotten or never knew.
 
-        One that left a spec and no report goes on from its commits when it is submitted again.
+        A job that left a spec but no report resumes from its commits when it is submitted again.
         """
         from mrcelery import layout, records, signing
         from mrcelery.storage import open_storage
@@ -290,7 +272,7 @@ class Submission:
         check_given(self.client_token, request, self._given(code))
 
     def _given(self, code: Bundle) -> dict[str, str]:
-        """What is asked for, as it was asked for; what inputs hold is not looked at."""
+        """Digest what is asked for, as it was asked for; the content of inputs is not compared."""
         output = self.output or ""
         return digests(
             {
@@ -334,7 +316,7 @@ class Submission:
         try:
             runner.submit(request, envelope, built.data, found.blobs)
         except UsageError:
-            # two clients with one token at the same time: one of them entered the job
+            # two clients with one token at the same time: one of them registered the job
             known = runner.store.request(handle.id) if self.client_token else None
             if known is None:
                 raise
@@ -356,7 +338,7 @@ class Submission:
         return self.runner == "celery" and is_remote(self._storage)
 
     def _place_output(self) -> tuple[str, str | None]:
-        """OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
+        """Return OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
         if self.output is None or is_remote(self.output):
             return self.output or "", None
         path = local(self.output)
@@ -365,7 +347,7 @@ class Submission:
         return ("", path) if self._uploads else (path, None)
 
     def _spool(self, identity: str) -> str:
-        """A folder for standard input, which the workers can read."""
+        """Make a folder for standard input that the workers can read."""
         if self.runner == "celery":
             # With a token others may have the same id, and write at the same time.
             folder = Path(self._storage) / "inputs" / f"{identity}-{secrets.token_hex(3)}"
@@ -387,6 +369,9 @@ class Submission:
 
         return FleetRunner(self.config.broker, self.config.result_backend or None)
 
+    def _delivery(self, bring_home: str | None) -> Delivery:
+        return Delivery(folder=bring_home, overwrite=self.options.overwrite, parse=self._parse())
+
     def _parse(self) -> Callable[[bytes], results.Pair]:
         from mrcelery.hooks import hooks
 
@@ -402,19 +387,58 @@ class Submission:
 
 
 def _unreadable(line: bytes) -> results.Pair:
-    raise UsageError("results in parquet or records are no lines: read the part files at OUTPUT")
+    raise UsageError("parquet and records output has no lines: read the part files at OUTPUT")
 
 
 def job_id(name: str, client_token: str = "", created: float | None = None) -> str:
-    """``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, with the time of ``created`` (epoch seconds; now).
+    """Make a job id: ``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, with the time of ``created`` (epoch seconds; now).
 
-    With a token ``job-<20 hex>``, the same for the same token.
+    With a client token it is ``job-<20 hex>``, the same for the same token.
     """
     if client_token:
         # Not with the name in it: another job with the same token is to be noticed.
         return f"job-{hashlib.sha256(client_token.encode()).hexdigest()[:20]}"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
     return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
+
+
+def _runner_for(config: Config, client_token: str) -> str:
+    """Return the kind of runner that a configuration means; :class:`UsageError` if it cannot run the job."""
+    runner = config.runner or ("celery" if config.broker else "local")
+    if runner == "celery":
+        _check_fleet(config)
+    elif client_token and not config.storage:
+        raise UsageError(
+            f"a client token needs a storage that outlives the {runner} runner, where a repeat finds the job: "
+            "give --storage or a --broker, or no token"
+        )
+    return runner
+
+
+def _steps(config: Config, job: MRJob, options: JobOptions) -> tuple[StepSpec, ...]:
+    """Specify the job's steps. A flag wins over what the job says, and that over other settings."""
+    from mrcelery.hooks import step_specs
+    from mrcelery.step import reducers_in
+
+    explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
+    flagged = config.origins.get("partitioner", "").startswith("--")
+    return step_specs(
+        job,
+        0,
+        reducers=explicit or reducers_in(options.jobconf) or config.reducers,
+        partitioner=config.partitioner if flagged else "",
+        partitioner_default=config.partitioner,
+        define=options.jobconf,
+    )
+
+
+def _shipped(given: SubmitOptions, options: JobOptions, job_class: type[MRJob]) -> dict[str, Sequence[str]]:
+    """List the paths to ship, the modules of the user's own formats among them."""
+    from mrcelery.formats.naming import to_ship
+
+    formats = (options.input_format, options.output_format)
+    own = [path for text in formats for path in to_ship(text, job_class)]
+    return {"py_files": (*given.py_files, *own), "files": given.files, "archives": given.archives}
 
 
 def _check_fleet(config: Config) -> None:

@@ -12,36 +12,39 @@ from mrcelery.commit import committed
 from mrcelery.encoding import decode, encode
 from mrcelery.errors import JobStoppedError, TaskError
 from mrcelery.records import Commit, Counters, Kind, Requests, StageSummary, Totals, add_counters, add_requests
-from mrcelery.runtime import ActiveJob, Runtime
+from mrcelery.runtime import OpenJob, OpenJobs
 from mrcelery.storage.transfers import carried
+from mrcelery.task_id import StageId
 
 THREADS = 16
 """Requests to storage at the same time, for commits and part files."""
 
 
-def check_all_committed(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: int) -> None:
+def check_all_committed(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> None:
     """Raise where a task has no commit yet: a count that started anew, in a Redis that had lost it, may be wrong."""
-    if runtime.store.done(active.id, step, kind) >= tasks:
+    if jobs.store.done(stage) >= tasks:
         return
-    known = runtime.store.done_tasks(active.id, step, kind)
+    known = jobs.store.done_tasks(stage)
     for task in range(tasks):
         if task not in known:
-            if committed(active.storage, active.id, step, kind, task) is None:
-                raise JobStoppedError(f"{kind} task {task} of job {active.id} has no commit yet: this comes too early")
-            runtime.store.add_commit(active.id, step, kind, task, b"")
+            if committed(active.storage, stage.task_id(task)) is None:
+                raise JobStoppedError(
+                    f"{stage.kind} task {task} of job {stage.job} has no commit yet: this comes too early"
+                )
+            jobs.store.add_commit(stage.task_id(task), b"")
 
 
-def commits(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: int) -> Iterator[Commit]:
+def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iterator[Commit]:
     """The commits of a stage in order of task: from the job store, else from storage."""
-    kept = runtime.store.commits(active.id, step, kind)
+    kept = jobs.store.commits(stage)
 
     def find(task: int) -> Commit:
         data = kept.pop(task, None)
         if data is not None:
             return decode(data, Commit)
-        commit = committed(active.storage, active.id, step, kind, task)
+        commit = committed(active.storage, stage.task_id(task))
         if commit is None:
-            raise TaskError(f"{kind} task {task} of step {step} has no commit, though it was reported done")
+            raise TaskError(f"{stage.kind} task {task} of step {stage.step} has no commit, though it was reported done")
         return commit
 
     with ThreadPoolExecutor(max_workers=THREADS) as pool:
@@ -55,10 +58,9 @@ def commits(runtime: Runtime, active: ActiveJob, step: int, kind: Kind, tasks: i
 
 
 def summarise(
-    runtime: Runtime,
-    active: ActiveJob,
-    step: int,
-    kind: Kind,
+    jobs: OpenJobs,
+    active: OpenJob,
+    stage: StageId,
     commits: Iterable[Commit],
     skew: Callable[[], dict[str, int]] = dict,
 ) -> StageSummary:
@@ -80,7 +82,7 @@ def summarise(
         bytes_out += commit.bytes_out
         bad_records += commit.bad_records
         bad_keys += [commit.bad_key] if commit.bad_key else []
-    shuffled = bytes_out if kind == "map" and active.spec.steps[step].reducers else 0
+    shuffled = bytes_out if stage.kind == "map" and active.spec.steps[stage.step].reducers else 0
     summary = StageSummary(
         counters=counters,
         totals=Totals(
@@ -97,17 +99,19 @@ def summarise(
         bad_keys=tuple(bad_keys),
     )
     data = encode(summary)
-    active.storage.write(layout.stage_summary(active.id, step, kind), data)
+    active.storage.write(layout.stage_summary(stage), data)
     ended = f"{time.time():.3f}"
-    runtime.store.update(active.id, {f"summary.{step}.{kind}": data.decode(), f"ended.{step}.{kind}": ended})
+    jobs.store.update(active.id, {f"summary.{stage.name}": data.decode(), f"ended.{stage.name}": ended})
     return summary
 
 
-def summaries(runtime: Runtime, active: ActiveJob) -> Iterator[tuple[int, str, StageSummary]]:
-    """The summaries of a job's stages, each with its step and kind."""
-    fields = runtime.store.fields(active.id)
+def summaries(jobs: OpenJobs, active: OpenJob) -> Iterator[tuple[StageId, StageSummary]]:
+    """The summaries of a job's stages, each with its name."""
+    fields = jobs.store.fields(active.id)
     for number, step in enumerate(active.spec.steps):
-        for kind in ("map", "reduce") if step.reducers else ("map",):
-            key = layout.stage_summary(active.id, number, kind)
-            kept = fields.get(f"summary.{number}.{kind}")
-            yield number, kind, decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)
+        kinds: tuple[Kind, ...] = ("map", "reduce") if step.reducers else ("map",)
+        for kind in kinds:
+            stage = StageId(active.id, number, kind)
+            key = layout.stage_summary(stage)
+            kept = fields.get(f"summary.{stage.name}")
+            yield stage, decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)

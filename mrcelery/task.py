@@ -21,11 +21,12 @@ from mrcelery.errors import CodecError, MRCeleryError, RecordTooLongError, TaskE
 from mrcelery.index import IndexedWriter
 from mrcelery.job import MRJob
 from mrcelery.pace import Columns, Encode, Pace, Pair, Pairs, columns, sampled_size
-from mrcelery.records import JobOptions, Kind, Part
+from mrcelery.records import JobOptions, Part
 from mrcelery.shuffle import FAN_IN, Run, merge_many
 from mrcelery.snapshot import ATOMS, snapshot
 from mrcelery.step import StepHooks
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import TaskId
 from mrcelery.tracebacks import raised_by_us, user_traceback
 
 DECODED_BLOCK = 1 << 20
@@ -40,7 +41,7 @@ TEXTS = frozenset({str, bytes})
 
 @dataclass
 class Position:
-    """Where in the input user code is; told only when something goes wrong."""
+    """Where in the input user code is; located only when something goes wrong."""
 
     locate: Callable[[], tuple[str, int | None, Any]] = field(default=lambda: ("", None, None))
 
@@ -61,10 +62,7 @@ class Task:
     ``poll`` raises :class:`mrcelery.errors.JobStoppedError` once the job has ended; it is cheap to call.
     """
 
-    job_id: str
-    step: int
-    kind: Kind
-    number: int
+    id: TaskId
     attempt: str
     options: JobOptions
     reducers: int
@@ -77,7 +75,7 @@ class Task:
     poll: Callable[[], None]
     position: Position = field(default_factory=Position)
     bad: BadRecords | None = None
-    """Takes the records to skip; None where none may be."""
+    """Takes the records to skip; None if none may be."""
     records_in: int = 0
     records_out: int = 0
     bytes_in: int = 0
@@ -127,7 +125,7 @@ class Task:
         """Write one partition's sorted blocks to an object of this attempt's own."""
         if self.hooks.total_order:
             return self._write_run(blocks)
-        key = layout.part(self.job_id, self.step, self.kind, self.number, partition, self.attempt)
+        key = layout.part(self.id, partition, self.attempt)
         with self.storage.writer(key) as out, self.explain():
             writer = BlockWriter(out, compress=self.compress, allow_pickle=self.options.allow_pickle)
             for keys, values in blocks:
@@ -136,7 +134,7 @@ class Task:
         return Part(partition, key, writer.bytes, writer.records, writer.crc32)
 
     def _write_run(self, blocks: Iterable[tuple[Column, Column]]) -> Part:
-        key = layout.run(self.job_id, self.step, self.number, self.attempt)
+        key = layout.run(self.id, self.attempt)
         with self.storage.writer(key) as out, self.explain():
             writer = IndexedWriter(out, compress=self.compress, allow_pickle=self.options.allow_pickle)
             for keys, values in blocks:
@@ -197,7 +195,7 @@ class Task:
 
     def no_pair(self, what: str) -> UserCodeError:
         """Make the error for a yield that is no pair; ``what`` describes it."""
-        who = {"map": "mapper", "reduce": "reducer"}[self.kind]
+        who = {"map": "mapper", "reduce": "reducer"}[self.id.kind]
         return UserCodeError(f"the {who} yielded {what}: yield key, value")
 
     def value_size(self, keys: list[Any], values: list[Any]) -> int:

@@ -10,27 +10,24 @@ from contextlib import contextmanager
 from mrcelery import marks
 from mrcelery.errors import JobStoppedError, SupersededError
 from mrcelery.jobstore.base import JobStore
-from mrcelery.progress import Mark
-from mrcelery.records import Kind
+from mrcelery.progress import ProgressFile
 from mrcelery.states import FINAL
+from mrcelery.task_id import TaskId
 
 POLL_SECONDS = 0.25
 """How often a running task looks whether its job has ended."""
 
-TELL_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 """How often a running task tells how far it is; one that is shorter never does."""
 
 
 def poller(
     store: JobStore,
-    job: str,
-    step: int,
-    kind: Kind,
-    number: int,
+    task: TaskId,
     *,
     attempt: str,
     worker: str,
-    mark: Mark,
+    progress: ProgressFile,
     records: Callable[[], int],
     share: Callable[[], None] | None = None,
 ) -> Callable[[], None]:
@@ -43,30 +40,30 @@ def poller(
     """
     began = time.time()
     due = time.monotonic() + POLL_SECONDS
-    tell = time.monotonic() + TELL_SECONDS
+    report_due = time.monotonic() + REPORT_SECONDS
     polls = 0
 
     def poll() -> None:
-        nonlocal due, polls, tell
+        nonlocal due, polls, report_due
         now = time.monotonic()
         if now < due:
             return
         due = now + POLL_SECONDS
         polls += 1
-        mark.touch(records())
+        progress.touch(records())
         if not gc.isenabled():
             # What is alive at one of these is passed over by the next ones of its generation.
             gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
-        state, done, followed = store.look(job, step, kind, number)
+        state, done, followed = store.poll(task)
         if state in FINAL:
-            raise JobStoppedError(f"job {job} has ended")
+            raise JobStoppedError(f"job {task.job} has ended")
         if done:
-            raise SupersededError(f"{kind} task {number} of job {job} was committed by another attempt")
+            raise SupersededError(f"{task.kind} task {task.task} of job {task.job} was committed by another attempt")
         if followed and share is not None:
             share()
-        if now >= tell:
-            tell = now + TELL_SECONDS
-            marks.tell_running(store, job, step, kind, number, attempt, began=began, records=records(), worker=worker)
+        if now >= report_due:
+            report_due = now + REPORT_SECONDS
+            marks.report_running(store, task, attempt, began=began, records=records(), worker=worker)
 
     return poll
 

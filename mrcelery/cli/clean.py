@@ -26,14 +26,16 @@ _WEEK = "7d"
     epilog=epilog("mrcelery clean --older-than 1d --dry-run", "mrcelery clean wordcount-20261120-201530-a1b2c3")
 )
 @click.argument("jobs", metavar="[JOB...]", nargs=-1)
-@click.option("--older-than", type=Age(), metavar="TIME", help=f"Of jobs that ended so long ago  [{_WEEK}]")
+@click.option(
+    "--older-than", type=Age(), metavar="TIME", help=f"Only jobs that ended at least this long ago  [{_WEEK}]"
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed.")
 @connection_options
 @json_option
 def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_json: bool, **settings: Any) -> None:
-    """Remove the data of jobs that have ended, results in the job's own storage included.
+    """Delete the data of jobs that have ended, including results kept in the job's own storage.
 
-    An OUTPUT elsewhere stays, and so does every job that still runs. A JOB that is named goes whatever its age.
+    An OUTPUT elsewhere is kept, and so is every job that still runs. A JOB that is named is deleted whatever its age.
     """
     config = Config.load(settings)
     if not config.storage:
@@ -49,7 +51,7 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
             if not _may_go(storage, runner, job, age, named=job in jobs):
                 continue
             if not dry_run:
-                # the report and the spec last: what is interrupted here can still be told and cleaned
+                # the report and the spec last: after an interruption the job can still be listed and cleaned
                 storage.delete(sorted(keys, key=lambda key: key in (layout.spec(job), layout.report(job))))
                 storage.sweep(layout.job_root(job))
                 if runner is not None:
@@ -66,7 +68,7 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
 
 
 def _jobs(storage: Storage, named: tuple[str, ...]) -> Iterator[tuple[str, list[str], int]]:
-    """Each job that has data in the storage, with its keys and bytes; one job's keys in memory at a time."""
+    """Iterate over the jobs with data in the storage, their keys and bytes; one job's keys in memory at a time."""
     prefixes = [layout.job_root(job) for job in named] or [layout.JOBS]
     for prefix in prefixes:
         for job, objects in groupby(storage.list(prefix), key=lambda info: info.key.split("/")[1]):
@@ -85,12 +87,12 @@ def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, na
         return time.time() - ended >= age
     if runner is not None and named:
         return True
-    # nobody tells how it ended: it may run on a fleet that we do not see, until its record would be gone
+    # its end is not recorded: it may run on a fleet unknown here, until its record would have expired
     return time.time() - _created(job) >= max(age, TTL)
 
 
 def _reported(storage: Storage, job: str) -> float:
-    """When the job ended by its report, in epoch seconds; 0 where it left none."""
+    """Return when the job ended by its report, in epoch seconds; 0 if it left none."""
     from mrcelery.report import read_report
 
     report = read_report(storage, job)
@@ -98,6 +100,6 @@ def _reported(storage: Storage, job: str) -> float:
 
 
 def _created(job: str) -> float:
-    """When a job was submitted by its id, in epoch seconds; now where the id does not tell."""
+    """Return when a job was submitted by its id, in epoch seconds; now if the id has no date."""
     created = created_by_id(job)
     return time.time() if created is None else created

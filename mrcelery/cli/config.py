@@ -10,13 +10,13 @@ from mrcelery.config import Config
 
 @click.group()
 def command() -> None:
-    """Settings and where they come from."""
+    """Show settings and where they come from."""
 
 
 @command.command(epilog=epilog("mrcelery config show", "MRCELERY_BROKER=redis://host mrcelery config show --json"))
 @json_option
 def show(as_json: bool) -> None:
-    """Each setting with its value and origin; secrets are masked."""
+    """Print each setting with its value and origin; secrets are masked."""
     found = Config.load().show()
     if as_json:
         import json

@@ -20,7 +20,7 @@ _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 def command(as_json: bool, **settings: Any) -> int:
     """Check broker, storage, clocks and workers, and say what to do about what is wrong.
 
-    Exits with 0, also where there are warnings, and with 3 where something fails. With --json: ok, findings (check,
+    Exits with 0, even if there are warnings, and with 3 if something fails. With --json: ok, findings (check,
     level ok, warn or fail, saw, do) and workers.
     """
     from mrcelery.doctor import Doctor

@@ -30,6 +30,6 @@ def command(flower_args: tuple[str, ...], **settings: Any) -> None:
     from mrcelery.executor.celeryapp import make_app
     from mrcelery.executor.tasks import store_url
 
-    store_url(make_app(config.broker, config.result_backend or None))  # what is wrong with it is said here
+    store_url(make_app(config.broker, config.result_backend or None))  # a wrong address fails here, with our message
     os.environ["MRCELERY_BROKER"] = config.broker
     os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "mrcelery", "flower", *flower_args])

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--step", type=click.IntRange(0), help="Only this step, counted from 0.")
 @click.option("--kind", type=click.Choice(["map", "reduce"]), help="Only this stage.")
 @click.option("--task", type=click.IntRange(0), help="Only this task.")
-@click.option("--attempt", metavar="ATTEMPT", help="Only this attempt: 2-a1b2c3, or its number, or its random part.")
+@click.option("--attempt", metavar="ATTEMPT", help="Only this attempt: 2-a1b2c3, or just its number or random part.")
 @click.option("--failed", is_flag=True, help="Only attempts that failed or died.")
 @click.option("-f", "--follow", is_flag=True, help="Show what running tasks print, until the job ends.")
 @connection_options
@@ -52,10 +52,10 @@ def command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """What the tasks of JOB printed and logged, attempt by attempt.
+    """Show what the tasks of JOB printed and logged, attempt by attempt.
 
-    Of a job that failed, where it failed is said first, on stderr. With -f the lines come as they are printed, a few
-    seconds late, each after its task. --json prints an object per attempt, one a line; with -f, one per piece.
+    For a failed job, stderr says first where it failed. With -f, lines are shown as they are printed, a few seconds
+    late, each with the name of its task. --json prints one object per attempt, one a line; with -f, one per piece.
     """
     from mrcelery.joblogs import LogFilter
 
@@ -66,13 +66,13 @@ def command(
             _follow(handle, storage, wanted, as_json)
             return
         found = None
-        with suppress(UsageError):  # of another version, or one whose data is all that is left
+        with suppress(UsageError):  # run by another version, or only its data is left
             found = handle.overview()
-        _tell_failure(found)
+        _show_failure(found)
         _list(storage, job, found, wanted, as_json)
 
 
-def _tell_failure(found: Overview | None) -> None:
+def _show_failure(found: Overview | None) -> None:
     if found is not None and found.failure is not None:
         at = where(found.failure)
         message = found.failure.message.partition("\n")[0]
@@ -100,7 +100,7 @@ def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter,
 
 
 def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same, and a newline where there is none at the end."""
+    """Pass chunks on, and add a newline if there is none at the end."""
     last = b"\n"
     for last in chunks:
         yield last
@@ -119,11 +119,11 @@ def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: boo
     pause = share_seconds(storage)
     while True:
         found = handle.glance()
-        # Known for long enough that a look which is late does not stop what is shared.
+        # Requested for long enough that a late poll does not stop the sharing.
         for one, new in follower.read(found.stages, 4 * pause):
             write(one, new)
         if found.state in FINAL:
-            _tell_failure(found)
+            _show_failure(found)
             return
         time.sleep(pause)
 

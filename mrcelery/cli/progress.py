@@ -1,4 +1,4 @@
-"""What a waiting command shows of its job: a live picture on a terminal, lines elsewhere, or events as JSON."""
+"""Shows the job that a command waits for: a live picture on a terminal, lines elsewhere, or events as JSON."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from mrcelery.story import Narrator, Progress, StageStarted, StageSucceeded
 
 QUIET_SECONDS = 0.5
-"""A job that ends sooner shows nothing, and does not pay for the import of rich."""
+"""Run time up to which a job shows nothing, and rich is not imported."""
 
 PLAIN_QUIET_SECONDS = 5.0
-"""Nor does one that ends so soon where there is no terminal: of one that fails, why is said first."""
+"""Run time up to which a job prints no lines without a terminal; if it fails, the error comes first."""
 
 POLL_SECONDS = 0.5
-"""How often a job is looked at to be shown; to know when it ends, more often."""
+"""Seconds between two polls for the display; the job's end is polled for more often."""
 
 POLL_SHARE = 0.05
-"""Part of the time that the looks may take, on a slow line."""
+"""Share of the time that the polls may take, on a slow connection."""
 
 PLAIN_SECONDS = 10.0
-"""How often a line tells how far a stage is, where there is no terminal."""
+"""Seconds between two lines on the progress of a stage, without a terminal."""
 
 Mode = Literal["off", "json", "plain", "live"]
 
 
 class Display:
-    """A context manager; its methods are called as a job or a file moves on.
+    """Shows jobs and file transfers; a context manager, whose methods are called as they progress.
 
-    ``quiet``: show nothing (of ``as_json``: the last event only).
+    ``quiet``: show nothing (with ``as_json``: only the last event).
     """
 
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
@@ -87,11 +87,11 @@ class Display:
     # -- a job ----------------------------------------------------------------------------------
 
     def watch(self, handle: JobHandle) -> None:
-        """Look at a job from a thread, while it runs in this process, until :meth:`unwatch`."""
+        """Poll a job that runs in this process from a thread, until :meth:`unwatch`."""
         if self.mode == "off" or (self.mode == "json" and self.quiet):
             return
         if self.mode == "live":
-            # A picture would be in the way of what the job prints, and of a debugger.
+            # A picture would overwrite what the job or a debugger prints.
             self.mode, self._due = "plain", self._began + PLAIN_QUIET_SECONDS
 
         def poll_on() -> None:
@@ -102,14 +102,14 @@ class Display:
         self._watcher.start()
 
     def unwatch(self) -> None:
-        """Stop that thread, where there is one."""
+        """Stop that thread, if it runs."""
         self._stop.set()
         if self._watcher is not None:
             self._watcher.join()
             self._watcher = None
 
     def poll(self, handle: JobHandle) -> None:
-        """Look at a job where it is time to, and show it."""
+        """Read a job and show it, if it is time to."""
         if time.monotonic() < self._due or self.mode == "off" or (self.mode == "json" and self.quiet):
             return
         began = time.monotonic()
@@ -120,7 +120,7 @@ class Display:
 
     def _show(self, found: Overview) -> None:
         for event in self._news(found):
-            self._tell(event)
+            self._emit(event)
         self.shown = True
         self._last = found
         if self.mode == "live":
@@ -153,7 +153,7 @@ class Display:
         )
 
     def event(self, event: Event) -> None:
-        """Say what happens to a job, as :meth:`mrcelery.JobHandle.wait` tells it."""
+        """Show an event, as :meth:`mrcelery.JobHandle.wait` reports it."""
         from mrcelery import events
 
         again = isinstance(event, events.NoWorkers) and self._no_workers
@@ -161,14 +161,14 @@ class Display:
             self._no_workers = isinstance(event, events.NoWorkers)
         if isinstance(event, (events.BrokerLost, events.BrokerBack)):
             self._no_broker = isinstance(event, events.BrokerLost)
-        # The picture says it all the time.
+        # The picture shows it all the time.
         if not (again and self._view is not None):
             good = isinstance(event, (events.BrokerBack, events.StorageBack, events.WorkersFound))
-            self._tell(event, style="green" if good else "yellow")
+            self._emit(event, style="green" if good else "yellow")
         if self._view is not None and self._last is not None:
             self._draw(self._last)
 
-    def _tell(self, event: Event, style: str = "yellow") -> None:
+    def _emit(self, event: Event, style: str = "yellow") -> None:
         from mrcelery import story
 
         if self.mode == "json":
@@ -198,22 +198,22 @@ class Display:
             click.echo(f"mrcelery: {text}", err=True)
 
     def ends(self, always: bool) -> bool:
-        """Whether :meth:`end` has anything to show."""
+        """Return whether :meth:`end` has anything to show."""
         return self.mode == "json" or self.shown or (always and self.mode == "live")
 
     def end(self, found: Overview, report: Report | None, after: Sequence[str] = ()) -> None:
-        """Show how a job ended, and the commands that one may want next, where it :meth:`ends`."""
+        """Show how a job ended, and the commands a user may want next; call it only if it :meth:`ends`."""
         if self.mode == "json":
             from mrcelery import story
 
             if not self.quiet:
                 for event in self._news(found):
-                    self._tell(event)
+                    self._emit(event)
             click.echo(story.line(story.ended(found, report)), nl=False)
             return
-        if self.shown and found.state == "succeeded":  # of another, why it ended was said just now
+        if self.shown and found.state == "succeeded":  # otherwise the error was shown just now
             for event in self._news(found):
-                self._tell(event)
+                self._emit(event)
         self.close()
         if self.mode == "live":
             picture.echo(picture.summary(found, report, after, signs=self._signs), err=True)
@@ -225,11 +225,11 @@ class Display:
     # -- files ----------------------------------------------------------------------------------
 
     def upload(self, name: str, sent: int, size: int) -> None:
-        """Show a file on its way to storage; sizes in bytes."""
+        """Show the upload of a file; sizes in bytes."""
         self._move(f"upload {name}", sent, size)
 
     def download(self, name: str, size: int) -> None:
-        """Show a part file on its way home; called with the bytes of each piece."""
+        """Show the download of a part file; called with the bytes of each piece."""
         self._fetched += size
         self._move("fetch", self._fetched, None)
 
@@ -252,10 +252,10 @@ def see_through(
     always: bool = False,
     then: Callable[[], None] | None = None,
 ) -> int:
-    """Wait for a job's end and show it meanwhile; returns the exit code.
+    """Wait for a job's end and show it meanwhile; return the exit code.
 
-    ``after`` makes the commands that one may want next; ``then`` is called before they are shown, where the job has
-    succeeded, with the terminal left alone.
+    ``after`` makes the commands a user may want next; ``then`` is called before they are shown if the job has
+    succeeded, with nothing else on the terminal.
     """
     display.unwatch()
     error: JobFailedError | JobCancelledError | None = None
@@ -266,7 +266,7 @@ def see_through(
         error = e
     found, report = None, None
     if display.ends(always or error is not None):
-        with suppress(MRCeleryError):  # how it ended is known; the storage may be out of this client's reach
+        with suppress(MRCeleryError):  # its end is known; the storage may be unreachable from here
             found = handle.glance()
             report = handle.report() if error is None else None
     if error is not None:

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 @connection_options
 @json_option
 def command(job: str, as_json: bool, **settings: Any) -> None:
-    """How JOB stands: its state, its stages, the slowest tasks and warnings, and why it failed if it did.
+    """Show the state of JOB: its stages, the slowest tasks and warnings, and why it failed if it did.
 
-    With --json: status, failure, requests and overview, which lists the attempts.
+    --json prints status, failure, requests and overview, which lists the attempts.
     """
     with attach(job, **settings) as handle:
         if as_json:
@@ -82,7 +82,7 @@ def _more(found: Overview) -> list[picture.Line]:
 
 
 def _size() -> tuple[int, int]:
-    """Columns and lines; elsewhere than on a terminal nothing is cut."""
+    """Return columns and lines of the terminal; without one, so many that nothing is cut."""
     try:
         size = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What the pages show, read from the job store, and from storage for jobs that it has forgotten."""
+"""Reads what the pages show from the job store, and from storage for jobs that it has forgotten."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from mrcelery.report import read_report
 from mrcelery.states import FINAL
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import StageId, TaskId
 
 MOST_JOBS = 1000
 """Jobs of a list at most."""
 
 
 MOST_KEPT = 100
-"""Jobs of a list at most that only storage tells of."""
+"""Jobs of a list at most that only storage has."""
 
 
 class Records:
-    """The records of a fleet's jobs. ``storage``: where those lie that the job store forgot, "" for nowhere."""
+    """The records of a fleet's jobs. ``storage`` holds those that the job store has forgotten; "" for none."""
 
     def __init__(self, store: JobStore, storage: str) -> None:
         self.store = store
         self._storage = storage
 
     def rows(self, limit: int, state: str = "", name: str = "") -> list[Row]:
-        """Jobs, newest first: of the last ``limit`` those in a state and with a name like a pattern, where given."""
+        """List jobs, newest first: of the last ``limit`` those with the state and a name like the pattern, if given."""
         found = []
         for job in self.store.jobs(min(limit, MOST_JOBS)):
             fields, sums = self.store.head(job)
@@ -48,7 +49,7 @@ class Records:
         return found
 
     def kept(self, limit: int, state: str = "", name: str = "") -> list[Row]:
-        """The same of jobs that only storage still tells of; each takes two or three requests to it."""
+        """List jobs that only storage still has, like :meth:`rows`; each takes two or three requests to it."""
         if not self._storage:
             return []
         wanted = history.JobFilter(states=frozenset({state} if state else ()), name=name)
@@ -70,7 +71,7 @@ class Records:
         ]
 
     def overview(self, job: str, *, attempts: bool = True) -> Overview | None:
-        """The job; None where nobody knows it."""
+        """Read a job; None if it is unknown."""
         found = overview(self.store, job) if attempts else glance(self.store, job)
         if found is not None or not self._storage:
             return found
@@ -78,24 +79,24 @@ class Records:
         return report.overview if report is not None else None
 
     def workers(self, found: Overview) -> int | None:
-        """How many workers listen on the queue of a job that waits for some; None for one that has ended."""
+        """Count the workers that listen on the queue of a job; None if it has ended."""
         if found.state in FINAL:
             return None
         return len(listening(self.store.workers(), found.queue))
 
     def storage(self, job: str) -> Storage:
-        """The storage of a job's data; :class:`UsageError` where nobody knows it."""
+        """Open the storage of a job's data. Raises :class:`UsageError` if its address is not known."""
         root = self.store.fields(job).get("storage") or self._storage
         if not root:
             raise UsageError(f"the storage of job {job} is not known here: set MRCELERY_STORAGE where Flower runs")
         return open_storage(root)
 
-    def log(self, job: str, step: int, kind: str, task: int, attempt: str) -> str:
-        """The end of an attempt's log, "" where there is none."""
-        return log(self.storage(job), job, step, kind, task, attempt)
+    def log(self, task: TaskId, attempt: str) -> str:
+        """Read the end of an attempt's log; "" if there is none."""
+        return log(self.storage(task.job), task, attempt)
 
     def evidence(self, job: str) -> Evidence:
-        """Some of a job's bad records; logs are asked for one by one."""
+        """Read some of a job's bad records; logs are requested one by one."""
         records, more = bad_records(self.storage(job), job)
         return Evidence(bad_records=records, more_bad_records=more)
 
@@ -108,7 +109,7 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
     share = 0.0
     for step, kind, _ in stages:
         total = int(fields.get(f"total.{step}.{kind}") or 0)
-        of = journal.sums_of(sums, step, kind)
+        of = journal.sums_of(sums, StageId(job, step, kind))
         tasks += total
         if f"ended.{step}.{kind}" in fields:
             passed += 1
@@ -139,5 +140,5 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
 
 
 def encoded(found: Overview, workers: int | None) -> bytes:
-    """What a page asks for again and again."""
+    """Encode what a page polls for."""
     return msgspec.json.encode({"overview": found, "workers": workers})

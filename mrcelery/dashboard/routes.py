@@ -1,4 +1,4 @@
-"""Puts our routes into Flower's, and a link to them into its pages."""
+"""Adds our routes to Flower's, and a link to them to its pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tornado.web import TemplateModule, url
 from mrcelery.dashboard import handlers
 
 JOB = r"([A-Za-z0-9][A-Za-z0-9_.-]*)"
-"""A job's id in an address: nothing that is quoted there, which could be a path once it is not."""
+"""A job's id in an address: no character that is quoted there, and would make a path once unquoted."""
 
 ROUTES = (
     url(r"/jobs", handlers.JobsPage, name="mrcelery-jobs"),
@@ -33,6 +33,7 @@ class Template(TemplateModule):
     """Flower's parts of pages, with a link to the jobs in the menu."""
 
     def render(self, path: str, **kwargs: Any) -> bytes:
+        """Render a part of a page."""
         made: bytes = super().render(path, **kwargs)
         if path != "navbar.html" or _MENU not in made:
             return made

@@ -7,19 +7,19 @@ import time
 from contextlib import suppress
 
 from mrcelery import layout
+from mrcelery.cleanup import clean_up
 from mrcelery.config import Config
-from mrcelery.ending import clean_up
 from mrcelery.errors import TaskError
 from mrcelery.executor.inflight import has_attempts, leased
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
 
 CLEANING_SECONDS = 120.0
 """After which another process removes a cancelled job's data, where one died of it."""
 
 
-def clean_cancelled(runtime: Runtime, store: RedisJobStore, job: str, *, late: bool) -> None:
+def clean_cancelled(jobs: OpenJobs, store: RedisJobStore, job: str, *, late: bool) -> None:
     """Remove a cancelled job's data, unless another process is at it.
 
     ``late``: there may be attempts that still run; their job is left to the step of the coordinator that follows
@@ -33,8 +33,8 @@ def clean_cancelled(runtime: Runtime, store: RedisJobStore, job: str, *, late: b
     try:
         if "cleaned" not in store.fields(job):
             with suppress(TaskError):  # without a spec that is to be trusted there is nothing to remove
-                clean_up(runtime, job)
-                runtime.forget(job)
+                clean_up(jobs, job)
+                jobs.forget(job)
             store.update(job, {"cleaned": repr(time.time())})
     finally:
         store.hold(lock, owner, 0.001)
@@ -50,5 +50,5 @@ def clean_without_workers(store: RedisJobStore, job: str) -> None:
     if "started" in fields and open_storage(fields["storage"]).stat(layout.spec(job)) is None:
         return
     config = Config.load({})
-    runtime = Runtime(store, scratch=config.scratch or None, signing_key=config.signing_key or None)
-    clean_cancelled(runtime, store, job, late=True)
+    jobs = OpenJobs(store, scratch=config.scratch or None, signing_key=config.signing_key or None)
+    clean_cancelled(jobs, store, job, late=True)

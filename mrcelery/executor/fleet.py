@@ -12,7 +12,7 @@ from functools import partial
 
 from mrcelery.errors import UsageError
 from mrcelery.executor.submit import enter
-from mrcelery.jobstore.base import is_of_a_run, run_of
+from mrcelery.jobstore.base import generation_of, is_of_generation
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.messages import start_message
 from mrcelery.records import Request
@@ -30,38 +30,39 @@ class FleetRunner:
         self._queue = ""
         self._started = ""
         self._enter: Callable[[], object] | None = None
-        """Enters the job that is waited for again."""
+        """Registers the job that is waited for again."""
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
-        """Hand the job over; it goes on without this process."""
+        """Register and start the job; it runs without this process."""
         self._enter = partial(enter, self.store, request, envelope, code, blobs)
         enter(self.store, request, envelope, code, blobs)
         self.start(request.job, request.options.queue)
 
-    def start(self, job: str, queue: str, run: int = 0) -> None:
-        """Have a worker start a job that was entered; once more does no harm."""
-        self.store.push(queue, start_message(job, queue, run))
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
+        """Queue the message that starts a registered job; a second one does no harm."""
+        self.store.push(queue, start_message(job, queue, generation))
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
-        """Enter a job again that Redis has lost: its commits are in storage, and it goes on from there."""
+        """Register the job again if Redis has lost it: it resumes from its commits in storage."""
         if fields.get("state"):
             if self._enter is None and (envelope := self.store.request(job)) is not None:
-                kept = {name: text for name, text in fields.items() if name != "state" and not is_of_a_run(name)}
+                kept = {name: text for name, text in fields.items() if name != "state" and not is_of_generation(name)}
                 self._enter = partial(self.store.create, job, kept, envelope)
             self._queue = fields.get("queue") or "celery"
             self._started = fields.get("started") or self._started
             return False
         if self._enter is None or not self._queue:
             return False
-        with suppress(UsageError):  # a worker was quicker to enter it
+        with suppress(UsageError):  # a worker was quicker to register it
             self._enter()
             if self._started:
                 self.store.update(job, {"started": self._started})
-        self.start(job, self._queue, run_of(self.store.fields(job)))
+        self.start(job, self._queue, generation_of(self.store.fields(job)))
         return True
 
     def check(self) -> None:
-        """Workers may come and go."""
+        """Do nothing: workers may come and go."""
 
     def close(self) -> None:
+        """Close the connection to Redis."""
         self.store.close()

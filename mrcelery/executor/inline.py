@@ -1,4 +1,4 @@
-"""The inline runner: the whole job in this process, one task after the other, for a debugger."""
+"""The inline runner: the whole job in this process, one task after the other, so that a debugger works."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import time
 from contextlib import suppress
 
 from mrcelery import layout
-from mrcelery.attempt import fail_job, failure, run_attempt
+from mrcelery.attempt import run_attempt
+from mrcelery.cleanup import clean_up
 from mrcelery.coordinator import barrier, finish, start
-from mrcelery.ending import clean_up, withdraw_output
+from mrcelery.ending import withdraw_output
 from mrcelery.errors import JobStoppedError, MRCeleryError
 from mrcelery.executor.submit import enter
+from mrcelery.failure import fail_job, failure
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
 from mrcelery.report import write_report
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.signing import seal
 from mrcelery.storage import open_storage
 
 
 class InlineRunner:
-    """Runs jobs in this process; ``breakpoint()`` works in user code, and what it prints is let through.
+    """Runs jobs in this process; ``breakpoint()`` works in user code, and its output is not captured.
 
-    Without a ``storage`` the data lies in a temporary folder, which :meth:`close` removes.
+    Without a ``storage`` the data is in a temporary folder, which :meth:`close` removes.
     """
 
     patience = 0.0
@@ -35,47 +37,48 @@ class InlineRunner:
         self.store = MemoryJobStore()
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
-        """Run the job; how it ended is in the job store."""
+        """Run the job to its end; its final state is in the job store."""
         # A request's signature protects it on its way to the fleet; here it never leaves the process.
         enter(self.store, request, seal(request, None), code, blobs)
         self.start(request.job, request.options.queue)
 
-    def start(self, job: str, queue: str, run: int = 0) -> None:
-        """Run a job that was entered, or what is left of it."""
-        runtime = Runtime(self.store, scratch=f"{self._folder}/scratch")
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
+        """Run a registered job, or what is left of it."""
+        jobs = OpenJobs(self.store, scratch=f"{self._folder}/scratch")
         step, kind, number = -1, "", -1
         try:
-            stage = start(runtime, job)
+            stage = start(jobs, job)
             while stage is not None:
-                step, kind = stage.step, stage.kind
+                step, kind = stage.id.step, stage.id.kind
                 for number in range(stage.tasks) if stage.missing is None else stage.missing:
-                    run_attempt(runtime, stage.job, step, stage.kind, number, capture=False)
+                    run_attempt(jobs, stage.id.task_id(number), capture=False)
                 number = -1
-                stage = (barrier if stage.then == "barrier" else finish)(runtime, stage.job, step)
-            clean_up(runtime, job)
+                stage = (barrier if stage.then == "barrier" else finish)(jobs, job, step)
+            clean_up(jobs, job)
         except JobStoppedError:
             pass
         except MRCeleryError as e:
-            fail_job(runtime, failure(e, job=job, step=step, kind=kind, task=number))
+            fail_job(self.store, failure(e, job=job, step=step, kind=kind, task=number))
             with suppress(MRCeleryError):
-                withdraw_output(runtime, job)
+                withdraw_output(jobs, job)
                 write_report(self.store, job)
         except KeyboardInterrupt:
             self.store.move(job, "cancelled", {"finished": repr(time.time())})
             with suppress(MRCeleryError):
-                withdraw_output(runtime, job)
-                clean_up(runtime, job)
-                # Nobody can go on with it when this process has ended.
+                withdraw_output(jobs, job)
+                clean_up(jobs, job)
+                # Nobody can resume it when this process has ended.
                 storage = open_storage(self.store.fields(job)["storage"])
                 storage.delete(info.key for info in storage.list(layout.job_root(job)))
             raise
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
-        """Nothing is lost while this process lives."""
+        """Return False: nothing is lost while this process lives."""
         return False
 
     def check(self) -> None:
-        """Nothing runs beside this process."""
+        """Do nothing: the job runs in this process."""
 
     def close(self) -> None:
+        """Remove the temporary folder."""
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -26,7 +26,7 @@ from mrcelery.config import Config
 from mrcelery.encoding import encode
 from mrcelery.errors import BrokerUnreachableError, ConfigError
 from mrcelery.executor.lost import excuse
-from mrcelery.executor.stuck import Watch
+from mrcelery.executor.stuck import AttemptSupervisor
 from mrcelery.executor.tasks import REDIS_SCHEMES, store_url
 from mrcelery.formats.extras import installed as arrow_installed
 from mrcelery.jobstore.redis import RedisJobStore
@@ -41,7 +41,7 @@ KOMBU_VISIBILITY = 3600.0
 SKEW_SECONDS = 2.0
 """How far a worker's clock may be from Redis's before it is told: the stamps are workers' clocks."""
 
-LOOK_SECONDS = 0.5
+SUPERVISE_SECONDS = 0.5
 """How often a worker that runs tasks looks for those that should be stopped."""
 
 SILENCE_SECONDS = 10.0
@@ -124,9 +124,9 @@ class Leases:
         self._visibility = float(options.get("visibility_timeout", KOMBU_VISIBILITY))
         self._index = str(options.get("unacked_index_key", "unacked_index"))
         self._store = RedisJobStore(url)
-        self._watch = Watch(worker.app, self._store, Config.load({}).task_timeout)
+        self._supervisor = AttemptSupervisor(worker.app, self._store, Config.load({}).task_timeout)
         self._stopped = threading.Event()
-        self._clock_told = self._clock_checked = False
+        self._clock_reported = self._clock_checked = False
         self._due = 0.0
         self._name = str(worker.hostname)
         self._every = min(LONGEST_SILENCE, self._visibility / 4)
@@ -140,9 +140,9 @@ class Leases:
             arrow=arrow_installed(),
             signed=bool(Config.load({}).signing_key),
         )
-        self._telling = threading.Lock()
+        self._presence_lock = threading.Lock()
         self._leaves = False
-        self._tell_due = 0.0
+        self._presence_due = 0.0
 
     def start(self) -> None:
         worker_shutdown.connect(self._on_shutdown)
@@ -154,21 +154,21 @@ class Leases:
 
     def leave(self) -> None:
         """Tell nobody any more that this worker listens; leases are renewed on, while tasks run to their end."""
-        with self._telling:
+        with self._presence_lock:
             self._leaves = True
             with suppress(BrokerUnreachableError):
                 self._store.drop_worker(self._name)
 
-    def _tell(self) -> None:
-        with self._telling:
+    def _record_presence(self) -> None:
+        with self._presence_lock:
             if not self._leaves:
-                self._store.tell_worker(self._name, encode(replace(self._present, at=time.time())))
+                self._store.record_worker(self._name, encode(replace(self._present, at=time.time())))
 
     def _run(self) -> None:
         lost = False
-        while not self._stopped.wait(LOOK_SECONDS):
+        while not self._stopped.wait(SUPERVISE_SECONDS):
             try:
-                self._look()
+                self._supervise()
                 if lost:
                     log.warning("leases are renewed again")
                 lost = False
@@ -184,14 +184,14 @@ class Leases:
                 log.exception("a look after the leases failed; the next one follows")
         self._store.close()
 
-    def _look(self) -> None:
+    def _supervise(self) -> None:
         requests = held()
-        hung = self._watch.look(requests) if requests else set()
+        hung = self._supervisor.supervise(requests) if requests else set()
         excuse(self._store)
         now = time.monotonic()
-        if now >= self._tell_due:
-            self._tell_due = now + self._every
-            self._tell()
+        if now >= self._presence_due:
+            self._presence_due = now + self._every
+            self._record_presence()
         if now >= self._due and (requests or not self._clock_checked):
             self.renew(request.message.delivery_tag for request in requests - hung)
             self._due = now + self._visibility / 4
@@ -211,8 +211,8 @@ class Leases:
         if not self._clock_checked:
             self._clock_checked = True
             check_skew(skew, self._visibility)
-        if abs(skew) > SKEW_SECONDS and not self._clock_told:
-            self._clock_told = True
+        if abs(skew) > SKEW_SECONDS and not self._clock_reported:
+            self._clock_reported = True
             log.warning(
                 "this machine's clock is %.1f s %s Redis's: synchronise the clocks, or tasks may run twice",
                 abs(skew),

@@ -1,8 +1,8 @@
-"""The local runner: a cluster of its own on this machine, for as long as it is needed.
+"""The local runner: a cluster on this machine that lives as long as its client.
 
-A Celery worker with N processes and the Redis (or Valkey) server that it starts, on a unix socket, in a
-temporary folder. Nothing of it outlives the client, whenever and however that ends: the worker holds the read
-end of a pipe whose write end only the client has, and takes everything down when it reads the end
+It is a Celery worker with N processes and the Redis (or Valkey) server that it starts, on a unix socket, in a
+temporary folder. Nothing of it outlives the client, however that ends: the worker holds the read end of a pipe
+whose write end only the client has, and shuts everything down at end of file
 (:mod:`mrcelery.executor.localworker`).
 """
 
@@ -36,10 +36,9 @@ LITTLE_MEMORY = 256 << 20
 class LocalRunner:
     """Starts the cluster; :meth:`close` (or the end of this process) stops it and removes its data.
 
-    ``workers`` processes run tasks. Without a ``storage`` the data lies in the temporary folder. The modules
-    ``preload`` are imported before the processes are forked, where they are installed: once for all. ``memory`` is
-    the ceiling of a task in bytes.
-    Raises :class:`ConfigError` where there is no Redis or Valkey server to start.
+    ``workers`` processes run tasks. Without a ``storage`` the data is in the temporary folder. The modules
+    ``preload``, if installed, are imported once, before the processes are forked. ``memory`` is the memory limit of
+    a task in bytes. Raises :class:`ConfigError` if there is no Redis or Valkey server to start.
     """
 
     patience = 0.0
@@ -50,7 +49,7 @@ class LocalRunner:
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._lock = (self._folder / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # held while we live: tells others not to sweep the folder
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # held while we live, so that others do not sweep the folder
         self.storage = storage or str(self._folder / "storage")
         self.broker = f"redis+socket://{self._folder / 'redis.sock'}"
         self.store = RedisJobStore(self.broker)
@@ -83,7 +82,7 @@ class LocalRunner:
         # Celery's pool and user code leave temporary files behind when they are killed: with the folder.
         environment["TMPDIR"] = str(self._folder)
         if memory < LITTLE_MEMORY:
-            # Arrow's allocator gives memory back late, which is quicker, and here too much to have in hand.
+            # Arrow's allocator returns memory late, which is faster but holds too much here.
             environment.setdefault("MIMALLOC_PURGE_DELAY", "0")
         environment.pop("MRCELERY_RESULT_BACKEND", None)
         environment.pop("MRCELERY_SIGNING_KEY", None)
@@ -129,22 +128,22 @@ class LocalRunner:
         enter(self.store, request, envelope, code, blobs)
         self.start(request.job, request.options.queue)
 
-    def start(self, job: str, queue: str, run: int = 0) -> None:
-        """Start a job that was entered, or have it go on."""
-        self.store.push(queue, start_message(job, queue, run))
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
+        """Start or resume a registered job."""
+        self.store.push(queue, start_message(job, queue, generation))
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
-        """The server loses nothing while it lives, and the cluster ends with it."""
+        """Return False: the server loses nothing while it lives, and the cluster ends with it."""
         return False
 
     def check(self) -> None:
-        """Raise where the cluster has died."""
+        """Raise :class:`MRCeleryError` if the server or the worker has died."""
         for name, status in (("redis", self._tail(SERVER_STATUS)), ("worker", self._worker and self._worker.poll())):
             if status not in ("", None):
                 raise MRCeleryError(f"the embedded {name} ended with status {status}: {self._tail(name + '.log')}")
 
     def close(self) -> None:
-        """Stop the cluster and remove its folder, and what jobs that came to no end have left in their storage."""
+        """Stop the cluster, and remove its folder and the data of jobs that did not end."""
         unfinished = self._unfinished()
         if self._lifeline >= 0:
             os.close(self._lifeline)
@@ -167,21 +166,21 @@ class LocalRunner:
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(STOP_SECONDS)
         deadline = time.monotonic() + STOP_SECONDS
-        while self._answers() and time.monotonic() < deadline:  # it is no child of ours that could be waited for
+        while self._answers() and time.monotonic() < deadline:  # not our child, so we cannot wait for it
             time.sleep(0.001)
 
     def _unfinished(self) -> list[Request]:
-        """Jobs that nobody can go on with once the cluster is gone; not the failed ones, which tell why."""
+        """List jobs that nobody can resume once the cluster is gone; not failed ones, whose data shows why."""
         found = []
         for request in self._submitted:
-            with contextlib.suppress(BrokerUnreachableError):  # the cluster has died: what is there may tell why
+            with contextlib.suppress(BrokerUnreachableError):  # the cluster has died: what is there may show why
                 if self.store.state(request.job) not in ("succeeded", "failed"):
                     found.append(request)
         return found
 
 
 def _discard(request: Request) -> None:
-    """Remove all of a job, also what processes that were killed had half written."""
+    """Remove all data of a job, also what killed processes had half written."""
     # Imported here: most local runs end otherwise.
     from mrcelery import layout
     from mrcelery.committer import withdraw
@@ -195,7 +194,7 @@ def _discard(request: Request) -> None:
 
 
 def _sweep() -> None:
-    """Remove the folders of local runners that no longer live."""
+    """Remove the folders of local runners whose clients are dead."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
             continue

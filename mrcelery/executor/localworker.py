@@ -28,7 +28,7 @@ def _watch(lifeline: int, server: subprocess.Popen[bytes], folder: str, ending: 
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
-def _tell_end(server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:
+def _record_end(server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:
     """Tell the client, whose child it is not, how the server ended by itself."""
     status = server.wait()
     if not ending.is_set():
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     # Here, and before anybody watches the client: one who is killed at any time leaves no server behind.
     server, ending = start_server(program, folder), threading.Event()
     threading.Thread(target=_watch, args=(int(lifeline), server, folder, ending), daemon=True).start()
-    threading.Thread(target=_tell_end, args=(server, folder, ending), daemon=True).start()
+    threading.Thread(target=_record_end, args=(server, folder, ending), daemon=True).start()
     os.environ["MRCELERY_STORAGE"] = storage
     os.environ["MRCELERY_SCRATCH"] = os.path.join(folder, "scratch")
     from celery.signals import worker_process_init

@@ -23,17 +23,18 @@ from celery.exceptions import Reject, WorkerLostError
 from celery.worker.request import Request
 
 from mrcelery import journal, marks
-from mrcelery.badrecords import note_loss, take_mark
+from mrcelery.badrecords import note_loss, take_marker
 from mrcelery.errors import MRCeleryError
-from mrcelery.executor.tasks import runtime_of, store_url
+from mrcelery.executor.tasks import open_jobs, store_url
 from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.leftovers import sweep
+from mrcelery.task_id import TaskId
 
 SWEEP_SECONDS = 10.0
 """How often a worker removes what others that died have left in its scratch folder."""
 
-LOOK_SECONDS = 0.25
+POOL_SECONDS = 0.25
 """How often the pool looks for processes that have ended. Celery's own five seconds pass twice: until a death
 is seen, and, once ``worker_lost_wait`` is over, until its task is given up."""
 
@@ -55,7 +56,7 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _sweep(self, app: Any) -> None:
         try:
-            scratch = runtime_of(app).scratch
+            scratch = open_jobs(app).scratch
         except MRCeleryError:
             return  # the first task says so
         atexit.register(sweep, scratch, own=True)  # the processes of the pool are told to stop after this step
@@ -70,15 +71,15 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Called at the start, and after each reconnect."""
-        look: Callable[[], None] | None = getattr(worker.pool, "maintain_pool", None)
+        maintain: Callable[[], None] | None = getattr(worker.pool, "maintain_pool", None)
         if self._timer is not None:
             self._timer.cancel()
-        if look is not None:
-            self._timer = hub.call_repeatedly(LOOK_SECONDS, look)
+        if maintain is not None:
+            self._timer = hub.call_repeatedly(POOL_SECONDS, maintain)
 
 
-owed: deque[tuple[str, int, str, int]] = deque(maxlen=10_000)
-"""Tasks (job, step, kind, number) with an attempt to excuse once the broker answers again; see :func:`excuse`."""
+owed: deque[TaskId] = deque(maxlen=10_000)
+"""Tasks with an attempt to excuse once the broker answers again; see :func:`excuse`."""
 
 
 def excuse(store: JobStore) -> None:
@@ -89,7 +90,7 @@ def excuse(store: JobStore) -> None:
         except IndexError:
             return
         try:
-            store.excuse_attempt(*which)
+            store.excuse_attempt(which)
         except MRCeleryError:
             owed.appendleft(which)
             raise
@@ -114,9 +115,9 @@ class AttemptRequest(Request):  # type: ignore[misc]
             excuse(store)
 
     @property
-    def _which(self) -> tuple[str, int, str, int]:
+    def _which(self) -> TaskId:
         named = self.kwargs
-        return named["job"], named["step"], self.task.name.rpartition(".")[2], named["task"]
+        return TaskId(named["job"], named["step"], self.task.name.rpartition(".")[2], named["task"])
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         error = exc_info.exception
@@ -130,15 +131,15 @@ class AttemptRequest(Request):  # type: ignore[misc]
 
     def _note(self, message: str) -> None:
         pid = self.worker_pid
-        # Not the runtime's own store: that waits for a broker that restarts, and holds up this whole worker.
+        # Not the open jobs' own store: that waits for a broker that restarts, and holds up this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
-            mark = None if pid is None else left_by(runtime_of(self.app).scratch, pid)
-            reason = self.hung or told(message)
-            note_loss(store, *self._which, reason, mark)
+            in_hand = None if pid is None else left_by(open_jobs(self.app).scratch, pid)
+            reason = self.hung or cause_of_death(message)
+            note_loss(store, self._which, reason, in_hand)
             if pid is not None:
                 where = journal.of_process(str(self.hostname), pid)
-                marks.tell_died(store, *self._which, where)
-                journal.killed(store, *self._which, where, reason)
+                marks.drop_dead(store, self._which, where)
+                journal.killed(store, self._which, where, reason)
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
@@ -148,10 +149,10 @@ def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
     for mark in glob.glob(os.path.join(glob.escape(scratch), "alive", f"*.{pid}")):
         with suppress(OSError):
             os.unlink(mark)
-    return take_mark(scratch, pid)
+    return take_marker(scratch, pid)
 
 
-def told(message: str) -> str:
+def cause_of_death(message: str) -> str:
     """How a process ended, from what Celery says of it."""
     found = _ENDED.search(message)
     if found is None:

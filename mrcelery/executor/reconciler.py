@@ -19,21 +19,22 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 
 from mrcelery import layout, marks
-from mrcelery.attempt import fail_job, failure
 from mrcelery.config import Config
 from mrcelery.coordinator import stage_of
 from mrcelery.errors import MRCeleryError, StorageUnreachableError, TaskError
 from mrcelery.executor.inflight import in_flight, leased
 from mrcelery.executor.publish import publish_again, publish_step
 from mrcelery.executor.tasks import store_url
-from mrcelery.jobstore.base import is_of_a_run, run_of
+from mrcelery.failure import fail_job, failure
+from mrcelery.jobstore.base import generation_of, is_of_generation
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.messages import start_message
-from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, missing, needs
-from mrcelery.records import Kind, Request
+from mrcelery.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Policy, Publish, Republished, missing, needs
+from mrcelery.records import Request
 from mrcelery.report import write_report
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
+from mrcelery.task_id import StageId
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -69,49 +70,49 @@ class Reconciler:
         self.policy = policy or policy_of(app)
         config = Config.load({})
         self._store = RedisJobStore(store_url(app))
-        self._runtime = Runtime(self._store, scratch=config.scratch or None, signing_key=config.signing_key or None)
+        self._jobs = OpenJobs(self._store, scratch=config.scratch or None, signing_key=config.signing_key or None)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
         self._watched: dict[str, _Watched] = {}
 
-    def look(self) -> None:
+    def reconcile(self) -> None:
         """Look at every job once. Raises :class:`mrcelery.errors.BrokerUnreachableError`."""
         live = self._store.live()
-        for look, jobs in ((self._look_at, live), (self._look_at_cancelled, self._store.stopping())):
-            for job in jobs:
+        for reconcile, found in ((self._reconcile_job, live), (self._reconcile_cancelled, self._store.stopping())):
+            for job in found:
                 try:
-                    look(job)
+                    reconcile(job)
                 except (KeyError, ValueError, MRCeleryError) as e:
                     # One job's trouble must not keep the others waiting.
                     _log.warning("mrcelery: cannot look after job %s now: %s: %s", job, type(e).__name__, e)
         for job in self._watched.keys() - set(live):
             try:
                 if not self._store.state(job):
-                    self._enter_again(job, self._watched[job])
+                    self._register_again(job, self._watched[job])
             except StorageUnreachableError as e:
                 _log.warning("mrcelery: cannot tell now whether job %s is lost: %s", job, e)
             else:
                 del self._watched[job]
 
-    def _enter_again(self, job: str, watched: _Watched) -> None:
+    def _register_again(self, job: str, watched: _Watched) -> None:
         """Redis has lost the job. Its spec and its commits are in storage, from which ``start`` goes on."""
         if watched.fields.get("state") != "running":
             return  # it may have no spec yet, and its code went with Redis: its client has both
         if open_storage(watched.request.storage).stat(layout.spec(job)) is None:
             return  # it is not lost: it came to its end since the last look, and was cleaned
-        fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_a_run(k)}
+        fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_generation(k)}
         if self._store.create(job, fields, watched.envelope):
             _log.warning("mrcelery: Redis has lost job %s: it goes on from storage", job)
             queue = watched.request.options.queue
-            self._store.push(queue, start_message(job, queue, run_of(fields)))
+            self._store.push(queue, start_message(job, queue, generation_of(fields)))
 
-    def _look_at(self, job: str) -> None:
+    def _reconcile_job(self, job: str) -> None:
         now = time.time()
         watched = self._watched.get(job)
         if watched is None:
             envelope = self._store.request(job)
             if envelope is None:
                 return
-            watched = self._watched[job] = _Watched(self._runtime.request(job), envelope, since=now)
+            watched = self._watched[job] = _Watched(self._jobs.request(job), envelope, since=now)
         watched.fields = fields = self._store.fields(job)
         if not fields or not self._store.hold(job, self._owner, 3 * self.policy.grace):
             watched.unseen = {}
@@ -120,33 +121,32 @@ class Reconciler:
         if facts is None:
             return
         for action in needs(facts, self.policy):
-            self._do(job, watched.request, run_of(watched.fields), facts, action)
+            self._do(job, watched.request, generation_of(watched.fields), facts, action)
 
-    def _look_at_cancelled(self, job: str) -> None:
+    def _reconcile_cancelled(self, job: str) -> None:
         """Have a cancelled job's data removed where the message that would have done it is lost."""
         now, store = time.time(), self._store
         fields = store.fields(job)
         if now - float(fields.get("finished") or 0) < self.policy.grace:
             return
-        before = marks.repairs(store, job, 0, "cancelled").get("start", Repair(0, 0.0))
-        if before.times >= self.policy.most_repairs or now - before.last < self.policy.lease:
+        before = marks.republished(store, job, 0, "cancelled").get("start", Republished(0, 0.0))
+        if before.times >= self.policy.most_republished or now - before.last < self.policy.lease:
             return
         if leased(store, job) or not store.hold(job, self._owner, 3 * self.policy.grace):
             return
-        marks.tell_repair(store, job, 0, "cancelled", "start", Repair(before.times + 1, now))
+        marks.note_republished(store, job, 0, "cancelled", "start", Republished(before.times + 1, now))
         _log.warning("mrcelery: job %s was cancelled, and its data is still there", job)
         queue = fields.get("queue") or "celery"
-        store.push(queue, start_message(job, queue, run_of(fields)))
+        store.push(queue, start_message(job, queue, generation_of(fields)))
 
     def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
         """What is known of the job, or None where it moves and need not be looked into."""
         fields, store, request = watched.fields, self._store, watched.request
         if fields["state"] == "queued":
-            step, kind, total, done = 0, None, 0, 0
+            stage, total, done = None, 0, 0
         else:
-            step = int(fields["step"])
-            kind = _kind(request, fields)
-            total, done = int(fields[f"total.{step}.{kind}"]), store.done(job, step, kind)
+            stage = _stage(request, fields)
+            total, done = int(fields[f"total.{stage.name}"]), store.done(stage)
         moved = (fields["state"], fields.get("step"), fields.get("stage"), done)
         if moved != watched.moved:
             watched.moved, watched.since, watched.unseen = moved, now, {}
@@ -154,62 +154,64 @@ class Reconciler:
             return None
         watched.searched = now
         flying = in_flight(store, job, request.options.queue)
-        head = f"{step}.{kind}."
+        head = f"{stage.name}." if stage else ""
         facts = Facts(
             now=now,
             state=fields["state"],
-            step=step,
-            kind=kind,
-            then=stage_of(request, fields, step, kind).then if kind else "finish",  # type: ignore[arg-type]
+            step=stage.step if stage else 0,
+            kind=stage.kind if stage else None,
+            then=stage_of(request, fields, stage).then if stage else "finish",  # type: ignore[arg-type]
             tasks=total,
-            committed=store.done_tasks(job, step, kind) if kind else frozenset(),
-            in_flight=frozenset(int(i.split(".")[2]) for i in flying if kind and i.startswith(head)),
+            committed=store.done_tasks(stage) if stage else frozenset(),
+            in_flight=frozenset(int(i.split(".")[2]) for i in flying if head and i.startswith(head)),
             coordinating=any(i.rpartition(".")[2] in ("start", "barrier", "finish") for i in flying),
-            running=marks.running(store, job, step, kind, now) if kind else (),
-            repairs=marks.repairs(store, job, step, kind or "start"),
-            rates=marks.rates(store, job, step, kind) if kind else (),
-            backed_up=marks.backups(store, job, step, kind) if kind else frozenset(),
+            running=marks.running(store, stage, now) if stage else (),
+            republished=marks.republished(store, job, stage.step if stage else 0, stage.kind if stage else "start"),
+            rates=marks.rates(store, stage) if stage else (),
+            backed_up=marks.backups(store, stage) if stage else frozenset(),
             speculative=request.options.speculative,
         )
         watched.unseen = {name: watched.unseen.get(name, now) for name in missing(facts, self.policy)}
         return replace(facts, unseen=watched.unseen)
 
-    def _do(self, job: str, request: Request, run: int, facts: Facts, action: Action) -> None:
+    def _do(self, job: str, request: Request, generation: int, facts: Facts, action: Action) -> None:
         store, step, kind = self._store, facts.step, facts.kind
         _log.warning("mrcelery: job %s, step %d, %s: %s", job, step, kind, action)
         if isinstance(action, GiveUp):
             error = TaskError(action.reason)
-            fail_job(self._runtime, failure(error, job=job, step=step, kind=kind or "start", task=action.task))
+            fail_job(self._store, failure(error, job=job, step=step, kind=kind or "start", task=action.task))
             with suppress(MRCeleryError):
                 write_report(store, job)
             return
         if isinstance(action, Nudge):
             self._note(job, facts, action.what)
-            publish_step(self._app, job, step, action.what, request.options.queue, run)
+            publish_step(self._app, job, step, action.what, request.options.queue, generation)
             return
         assert kind is not None
-        stage = stage_of(request, store.fields(job), step, kind)
+        stage = stage_of(request, store.fields(job), StageId(job, step, kind))
         if isinstance(action, Publish):
             self._note(job, facts, str(action.task))
-            publish_again(self._app, stage, action.task, action.attempt, run)
+            publish_again(self._app, stage, action.task, action.attempt, generation)
         elif isinstance(action, BackUp):
-            marks.tell_backup(store, job, step, kind, action.task, facts.now)
-            publish_again(self._app, stage, action.task, 1, run, avoid=action.worker, passes=PASSES)
+            marks.record_backup(store, stage.id.task_id(action.task), facts.now)
+            publish_again(self._app, stage, action.task, 1, generation, avoid=action.worker, passes=PASSES)
 
     def _note(self, job: str, facts: Facts, name: str) -> None:
         # Before it is published: who is killed between the two publishes it later, not too often.
-        before = facts.repairs.get(name, Repair(0, 0.0))
-        again = Repair(before.times + 1, facts.now)
-        marks.tell_repair(self._store, job, facts.step, facts.kind or "start", name, again)
+        before = facts.republished.get(name, Republished(0, 0.0))
+        again = Republished(before.times + 1, facts.now)
+        marks.note_republished(self._store, job, facts.step, facts.kind or "start", name, again)
 
     def close(self) -> None:
         self._store.close()
 
 
-def _kind(request: Request, fields: dict[str, str]) -> Kind:
-    """The kind of the stage a job is in: the coordinator's own steps stand for the stage before them."""
-    reduces = request.steps[int(fields["step"])].has_reducer
-    return "reduce" if fields["stage"] == "reduce" or (fields["stage"] == "finish" and reduces) else "map"
+def _stage(request: Request, fields: dict[str, str]) -> StageId:
+    """The stage a job is in: the coordinator's own steps stand for the stage before them."""
+    step = int(fields["step"])
+    reduces = request.steps[step].has_reducer
+    reducing = fields["stage"] == "reduce" or (fields["stage"] == "finish" and reduces)
+    return StageId(request.job, step, "reduce" if reducing else "map")
 
 
 def policy_of(app: Celery) -> Policy:
@@ -243,7 +245,7 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
             try:
                 # Not at once: a worker that has just started has work to do.
                 reconciler = reconciler or Reconciler(app, policy)
-                reconciler.look()
+                reconciler.reconcile()
             except MRCeleryError as e:
                 _log.warning("mrcelery: cannot look after jobs now: %s", e)
             except Exception:

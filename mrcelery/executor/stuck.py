@@ -17,20 +17,22 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from mrcelery.executor.tasks import runtime_of
+from mrcelery.executor.tasks import open_jobs
 from mrcelery.jobstore.base import JobStore
-from mrcelery.progress import HUNG, last_progress, mark_path
+from mrcelery.progress import HUNG, last_progress, progress_path
+from mrcelery.records import Kind
 from mrcelery.states import FINAL
+from mrcelery.task_id import TaskId
 
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.0
 """How long an attempt may go on after its job has ended: it looks four times in that time."""
 
-KINDS = {"mrcelery.map": "map", "mrcelery.reduce": "reduce"}
+KINDS: dict[str, Kind] = {"mrcelery.map": "map", "mrcelery.reduce": "reduce"}
 
 
-class Watch:
+class AttemptSupervisor:
     """Watches over the attempts of one worker. ``timeout``: seconds without progress; 0 for no limit."""
 
     def __init__(self, app: Any, store: JobStore, timeout: float) -> None:
@@ -40,18 +42,18 @@ class Watch:
         self._first_seen: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         self._ended_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         self._killed: WeakSet[Any] = WeakSet()
-        self._looked = 0.0
+        self._supervised = 0.0
 
     @cached_property
     def _scratch(self) -> str:
-        return runtime_of(self._app).scratch
+        return open_jobs(self._app).scratch
 
-    def look(self, requests: Iterable[Any]) -> set[Any]:
+    def supervise(self, requests: Iterable[Any]) -> set[Any]:
         """End what should not go on; return the requests that hang, whose leases are to lapse."""
         now = time.monotonic()
-        if now - self._looked > 10 * GRACE_SECONDS:
+        if now - self._supervised > 10 * GRACE_SECONDS:
             self._first_seen.clear()  # first look, or all of us stood still: nobody had time to make progress
-        self._looked = now
+        self._supervised = now
         attempts = [r for r in requests if r.name in KINDS and r.time_start]
         ended = {job for job in {r.kwargs["job"] for r in attempts} if self._store.state(job) in FINAL}
         hung = set()
@@ -59,7 +61,7 @@ class Watch:
             since = self._first_seen.setdefault(request, now)
             if request.kwargs["job"] in ended:
                 self._ended_since.setdefault(request, now)
-            silent = now - max(since, last_progress(mark_of(self._scratch, request)))
+            silent = now - max(since, last_progress(progress_path_of(self._scratch, request)))
             if now - self._ended_since.get(request, now) >= GRACE_SECONDS:
                 self._kill(request, "its job has ended")
             elif self._timeout and silent > self._timeout:
@@ -79,10 +81,11 @@ class Watch:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         with suppress(OSError):
-            os.unlink(mark_of(self._scratch, request))
+            os.unlink(progress_path_of(self._scratch, request))
 
 
-def mark_of(scratch: str, request: Any) -> str:
+def progress_path_of(scratch: str, request: Any) -> str:
     """Where the attempt that a request runs keeps its mark."""
-    which = request.kwargs
-    return mark_path(scratch, which["job"], which["step"], KINDS[request.name], which["task"], request.worker_pid)
+    named = request.kwargs
+    task = TaskId(named["job"], named["step"], KINDS[request.name], named["task"])
+    return progress_path(scratch, task, request.worker_pid)

@@ -1,4 +1,4 @@
-"""Entering a job into the job store, as every runner does it."""
+"""Registers a job in the job store, as every runner does."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mrcelery.jobstore.base import JobStore
 from mrcelery.records import Request
 
 INLINE_CODE = 1 << 20
-"""Bytes of code that go through the job store; more is put into storage by the client."""
+"""Bytes of code that may go through the job store; the client puts more into storage."""
 
 
 def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
-    """Put a submitted job with its code and small inputs where the coordinator finds them.
+    """Register a submitted job with its code and small inputs.
 
-    Raises :class:`UsageError` where the job's id is taken.
+    Raises :class:`UsageError` if the job's id is taken.
     """
-    # First, under names by content: a job that is entered is complete, and may be started by others at once.
+    # First, under names by content: a registered job is complete, and others may start it at once.
     if len(code) <= INLINE_CODE:
         store.put_blob(request.job, request.bundle.sha256, code)
     else:
@@ -33,7 +33,7 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
 
 
 def job_fields(request: Request) -> dict[str, str]:
-    """What the job store says of a job that was submitted."""
+    """Return the fields of a submitted job in the job store."""
     return {
         "name": request.name,
         "owner": request.owner,

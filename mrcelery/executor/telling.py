@@ -11,8 +11,8 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
-from mrcelery.executor.stuck import KINDS, mark_of
-from mrcelery.executor.tasks import runtime_of
+from mrcelery.executor.stuck import KINDS, progress_path_of
+from mrcelery.executor.tasks import open_jobs
 from mrcelery.progress import records_read
 
 EVERY_SECONDS = 2.0
@@ -28,7 +28,7 @@ class ProgressStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
-        self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, tell, (consumer,))
+        self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, send_progress, (consumer,))
 
     def stop(self, consumer: Any) -> None:
         if self._timer is not None:
@@ -36,14 +36,14 @@ class ProgressStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._timer = None
 
 
-def tell(consumer: Any) -> None:
+def send_progress(consumer: Any) -> None:
     """Send how many records each running attempt has read."""
     dispatcher = consumer.event_dispatcher
     if dispatcher is None or not dispatcher.enabled or (dispatcher.groups and "task" not in dispatcher.groups):
         return
     for request in tuple(state.active_requests):
         if request.name in KINDS and request.time_start:
-            records = records_read(mark_of(runtime_of(consumer.app).scratch, request))
+            records = records_read(progress_path_of(open_jobs(consumer.app).scratch, request))
             if records:
                 # With what it is: its other events may have been before anybody listened.
                 told = {"name": request.name, "kwargs": request.kwargsrepr, "result": f"{records:,} records read"}

@@ -15,6 +15,7 @@ from mrcelery.formats.compression import compressor
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import TABLE_BLOCK
 from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, keyed, parse
+from mrcelery.formats.own import OwnInput, OwnOutput, made
 
 __all__ = [
     "Compressor",
@@ -77,9 +78,7 @@ def input_format(
         from mrcelery.formats.nlines import GroupedLinesInput
 
         return GroupedLinesInput(name.number())
-    from mrcelery.formats import own
-
-    return own.OwnInput(name.flag("splittable", False), lambda: own.made(*name.declared(job, "INPUT"), "read"))
+    return OwnInput(name.flag("splittable", False), lambda: made(*name.declared(job, "INPUT"), "read"))
 
 
 def output_format(text: str, job: Any = None) -> OutputFormat:
@@ -97,9 +96,7 @@ def output_format(text: str, job: Any = None) -> OutputFormat:
 
         return ParquetOutput(name.schema("schema"), name.choice("compression", ("snappy", "zstd", "gzip", "none")))
     if name.base == "own":
-        from mrcelery.formats import own
-
-        return own.OwnOutput(name.get("suffix"), lambda: own.made(*name.declared(job, "OUTPUT"), "encode"))
+        return OwnOutput(name.get("suffix"), lambda: made(*name.declared(job, "OUTPUT"), "encode"))
     from mrcelery.formats import output
 
     return output.FORMATS[name.base]

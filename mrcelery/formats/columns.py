@@ -1,7 +1,7 @@
 """Records as rows of named columns: what the output formats with columns have in common.
 
 A dict under the key None is a row, its fields the columns; under another key the key is a column
-``key`` more, before them. Any other value is the column ``value``, its key, where it is not None, ``key``.
+``key`` more, before them. Any other value is the column ``value``, its key, if it is not None, ``key``.
 The first record of a part file sets its columns: a later dict may lack some of them, which leaves a
 None there, and may not have others.
 """

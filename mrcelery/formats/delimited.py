@@ -1,6 +1,6 @@
 """Delimited text (``csv``, ``tsv``): RFC 4180, read and written by Python's ``csv`` module.
 
-A quoted field may hold newlines, so no one can tell from the middle of a file where records begin: a
+A quoted field may hold newlines, so the middle of a file does not show where records begin: a
 file is one split. With ``csv.multiline=false`` every line is a record, and a file is cut like text.
 """
 
@@ -27,7 +27,7 @@ Row = list[str] | csv.Error
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields stand in a line; ``quote`` is "" where none is quoted."""
+    """How fields stand in a line; ``quote`` is "" if none is quoted."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -67,7 +67,7 @@ class _Chunk:
 
 
 class DelimitedInput:
-    """Values are dicts of strings by column, or lists of strings where there is no header.
+    """Values are dicts of strings by column, or lists of strings if there is no header.
 
     Blank lines are passed over. A record that is no CSV, or has more or fewer fields than the header,
     raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped.

@@ -21,7 +21,7 @@ class FixedInput:
     """Values are the file's bytes, ``length`` at a time; keys are bytes ``key[0]`` to ``key[1]`` of each.
 
     ``tables``: blocks have a table too, of the columns ``key`` and ``value``, or of the column ``record``
-    where there is no key, all of ``fixed_size_binary``.
+    if there is no key, all of ``fixed_size_binary``.
     """
 
     splittable = True

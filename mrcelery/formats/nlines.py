@@ -56,7 +56,7 @@ def _offsets(held_at: int, held: int, n: int, offset: int, raw: bytes) -> Callab
 
 
 def _last_lines(raw: bytes, count: int) -> int:
-    """Where the last ``count`` lines of a block begin in it."""
+    """Find where in a block its last ``count`` lines begin."""
     at = len(raw) - raw.endswith(b"\n")
     for _ in range(count):
         at = raw.rfind(b"\n", 0, at)

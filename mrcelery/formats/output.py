@@ -104,7 +104,7 @@ def text_bytes(item: Any) -> bytes:
 
 class RecordsOutput:
     """The values' bytes, one after another with nothing between, without the keys: ``records:N`` reads them back
-    where all are of N bytes."""
+    if all are of N bytes."""
 
     suffix = ""
     arrow = True

@@ -27,7 +27,7 @@ MOST_PAIRS = 4096
 def load(name: str) -> Any:
     """Import the object or class called ``pkg.module:Name``.
 
-    Raises :class:`JobLoadError`, with the user's traceback where importing it raises.
+    Raises :class:`JobLoadError`, with the user's traceback if importing it raises.
     """
     module_name, _, path = name.partition(":")
     try:
@@ -60,7 +60,7 @@ def made(given: Any, name: str, method: str) -> Any:
 
 
 class OwnInput:
-    """A reader of the user's: ``splittable`` (False where it is missing) and ``read(extent, max_record)``,
+    """A reader of the user's: ``splittable`` (False if it is missing) and ``read(extent, max_record)``,
     which yields blocks or (key, value) pairs."""
 
     def __init__(self, splittable: bool, find: Callable[[], Any]) -> None:

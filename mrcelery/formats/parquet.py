@@ -45,7 +45,7 @@ def _pyarrow() -> tuple[Any, Any]:
 class ParquetInput:
     """Values are rows as dicts; blocks hold their ``pyarrow.Table``, which ``mapper_batch`` takes.
 
-    ``columns`` are read, all where it is empty. A record's offset is its row's number in the file.
+    ``columns`` are read, all if it is empty. A record's offset is its row's number in the file.
     """
 
     splittable = True
@@ -123,7 +123,7 @@ def _begin(group: Any, size: int) -> int:
 
 
 def _rows_of(group: Any, columns: set[str]) -> int:
-    """Rows that make up a block."""
+    """Return the number of rows that make up a block."""
     size: int = sum(
         group.column(i).total_uncompressed_size
         for i in range(group.num_columns)

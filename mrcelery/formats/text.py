@@ -33,7 +33,7 @@ def text_lines(raw: bytes) -> list[str]:
     # The whole block at once: no byte sequence decodes across a newline, so each line comes out as if
     # decoded alone.
     text = raw.decode("utf-8", "surrogateescape")
-    if "\r" in text:  # quickly told, other than the two of them
+    if "\r" in text:  # one byte is quick to search for, two are not
         text = text.replace("\r\n", "\n")
     lines = text.split("\n")
     if not lines[-1]:
@@ -53,7 +53,7 @@ class LinesInput:
 
 
 def byte_lines(raw: bytes) -> list[bytes]:
-    """As :func:`text_lines`, undecoded."""
+    """Split as :func:`text_lines` does, without decoding."""
     lines = (raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw).split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -61,7 +61,7 @@ def byte_lines(raw: bytes) -> list[bytes]:
 
 
 class LineTables:
-    """Lines as tables of one column ``line``: strings, or bytes where ``text`` is false.
+    """Lines as tables of one column ``line``: strings, or bytes if ``text`` is false.
 
     A block of text that is not UTF-8 has no table, and lone surrogates in its values.
     """

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mrcelery.states import State
+from mrcelery.task_id import StageId, TaskId
 
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
@@ -36,12 +37,12 @@ def in_total(add: Mapping[str, int]) -> dict[str, int]:
     return totals
 
 
-def outlives_a_run(table: str) -> bool:
+def outlives_generation(table: str) -> bool:
     """Whether a table of marks stays when a job is tried again: the journal of its attempts."""
     return table.startswith("attempts.")
 
 
-def is_of_a_run(field: str) -> bool:
+def is_of_generation(field: str) -> bool:
     """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
     return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
 
@@ -51,14 +52,14 @@ def is_of_work(field: str) -> bool:
     return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
 
 
-def run_of(fields: Mapping[str, str]) -> int:
+def generation_of(fields: Mapping[str, str]) -> int:
     """The number of a job's run: how often it was revived."""
     return int(fields.get("revived") or 0)
 
 
-def of_run(run: int) -> dict[str, int]:
+def generation_argument(generation: int) -> dict[str, int]:
     """The keyword argument of a message that names the run it is of; most jobs have but one, which goes unnamed."""
-    return {"run": run} if run else {}
+    return {"generation": generation} if generation else {}
 
 
 class JobStore(Protocol):
@@ -121,21 +122,19 @@ class JobStore(Protocol):
         """Ids of cancelled jobs that are not ``cleaned``."""
         ...
 
-    def next_attempt(
-        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
-    ) -> int:
+    def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
         """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
         ...
 
-    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+    def excuse_attempt(self, task: TaskId) -> None:
         """Count an attempt that ended for no fault of its own."""
         ...
 
-    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+    def excused(self, task: TaskId) -> int:
         """How many of a task's attempts were."""
         ...
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
         """The state, whether a commit of the task is remembered, and whether someone follows what the job prints.
 
         Cheap: attempts ask it as they run.
@@ -146,36 +145,26 @@ class JobStore(Protocol):
         """Have it known for so long that someone follows what the job prints."""
         ...
 
-    def add_commit(
-        self,
-        job: str,
-        step: int,
-        kind: str,
-        task: int,
-        commit: bytes,
-        *,
-        note: Note | None = None,
-        add: Mapping[str, int] = {},
-    ) -> None:
+    def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
         """Remember a task's encoded commit (idempotent; the first stays); b"" for one to be read from storage.
 
         With the first, and only with that, ``note`` is set and ``add`` added to the job's sums.
         """
         ...
 
-    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
+    def note_bad(self, task: TaskId, records: int) -> int:
         """Remember how many records a committed task has skipped (idempotent); returns the job's sum."""
         ...
 
-    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
+    def commits(self, stage: StageId) -> dict[int, bytes]:
         """Remembered commits by task; those not there must be read from storage."""
         ...
 
-    def done(self, job: str, step: int, kind: str) -> int:
+    def done(self, stage: StageId) -> int:
         """How many commits are remembered for a stage."""
         ...
 
-    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
+    def done_tasks(self, stage: StageId) -> frozenset[int]:
         """Tasks of which a commit is remembered."""
         ...
 
@@ -202,7 +191,7 @@ class JobStore(Protocol):
 
     def drop_mark(self, job: str, table: str, name: str) -> None: ...
 
-    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+    def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
         """``done``, and the ``marks`` of each table, at once."""
         ...
 
@@ -220,7 +209,7 @@ class JobStore(Protocol):
         """Forget objects that are no longer needed; those that are not there are no error."""
         ...
 
-    def forget_stage(self, job: str, step: int, kind: str) -> None:
+    def forget_stage(self, stage: StageId) -> None:
         """Drop a finished stage's commits."""
         ...
 
@@ -232,7 +221,7 @@ class JobStore(Protocol):
         """Forget a job."""
         ...
 
-    def tell_worker(self, name: str, about: bytes) -> None:
+    def record_worker(self, name: str, about: bytes) -> None:
         """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
         ...
 

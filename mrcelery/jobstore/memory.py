@@ -8,8 +8,9 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
 from mrcelery.states import FINAL, State
+from mrcelery.task_id import StageId, TaskId
 
 
 class MemoryJobStore:
@@ -19,9 +20,10 @@ class MemoryJobStore:
         self._lock = RLock()
         self._fields: dict[str, dict[str, str]] = {}
         self._requests: dict[str, bytes] = {}
-        self._attempts: defaultdict[tuple[str, int, str, int], int] = defaultdict(int)
-        self._commits: defaultdict[tuple[str, int, str], dict[int, bytes]] = defaultdict(dict)
-        self._bad: defaultdict[tuple[str], dict[tuple[int, str, int], int]] = defaultdict(dict)
+        self._attempts: defaultdict[TaskId, int] = defaultdict(int)
+        self._excused: defaultdict[TaskId, int] = defaultdict(int)
+        self._commits: defaultdict[StageId, dict[int, bytes]] = defaultdict(dict)
+        self._bad: defaultdict[tuple[str], dict[TaskId, int]] = defaultdict(dict)
         self._totals: defaultdict[str, int] = defaultdict(int)
         self._sums: defaultdict[tuple[str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._blobs: dict[tuple[str, str], bytes] = {}
@@ -73,14 +75,18 @@ class MemoryJobStore:
             anew = known.get("state") == "cancelled"
             if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
+            for name in [n for n in known if is_of_generation(n) or (anew and is_of_work(n))]:
                 del known[name]
             known.update(state="queued", revived=str(int(known.get("revived", 0)) + 1))
-            tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
+            tables: tuple[dict[Any, Any], ...] = (
+                self._attempts,
+                self._excused,
+                *((self._bad, self._sums) if anew else ()),
+            )
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
-            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
+            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_generation(k[1]))]:
                 del self._marks[marked]
             return True
 
@@ -92,45 +98,33 @@ class MemoryJobStore:
         with self._lock:
             return [job for job, f in self._fields.items() if f["state"] == "cancelled" and "cleaned" not in f]
 
-    def next_attempt(
-        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
-    ) -> int:
+    def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
         with self._lock:
-            self._note(job, note, add)
-            self._attempts[job, step, kind, task] += 1
-            return self._attempts[job, step, kind, task]
+            self._note(task.job, note, add)
+            self._attempts[task] += 1
+            return self._attempts[task]
 
-    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+    def excuse_attempt(self, task: TaskId) -> None:
         with self._lock:
-            self._attempts[job, step, f"{kind}.excused", task] += 1
+            self._excused[task] += 1
 
-    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+    def excused(self, task: TaskId) -> int:
         with self._lock:
-            return self._attempts.get((job, step, f"{kind}.excused", task), 0)
+            return self._excused.get(task, 0)
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
-        followed = monotonic() < self._followed.get(job, 0.0)
-        return self.state(job), task in self._commits.get((job, step, kind), {}), followed
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
+        followed = monotonic() < self._followed.get(task.job, 0.0)
+        return self.state(task.job), task.task in self._commits.get(task.stage, {}), followed
 
     def follow(self, job: str, seconds: float) -> None:
         self._followed[job] = monotonic() + seconds
 
-    def add_commit(
-        self,
-        job: str,
-        step: int,
-        kind: str,
-        task: int,
-        commit: bytes,
-        *,
-        note: Note | None = None,
-        add: Mapping[str, int] = {},
-    ) -> None:
+    def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
         with self._lock:
-            known = self._commits[job, step, kind]
-            if task not in known:
-                known[task] = commit
-                self._note(job, note, add)
+            known = self._commits[task.stage]
+            if task.task not in known:
+                known[task.task] = commit
+                self._note(task.job, note, add)
 
     def _note(self, job: str, note: Note | None, add: Mapping[str, int]) -> None:
         if note is not None:
@@ -149,21 +143,22 @@ class MemoryJobStore:
         with self._lock:
             return dict(self._sums.get((job,), {}))
 
-    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
+    def note_bad(self, task: TaskId, records: int) -> int:
         with self._lock:
-            self._bad[(job,)][step, kind, task] = records
-            return sum(self._bad[(job,)].values())
+            skipped = self._bad[(task.job,)]
+            skipped[task] = records
+            return sum(skipped.values())
 
-    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
+    def commits(self, stage: StageId) -> dict[int, bytes]:
         with self._lock:
-            return {task: data for task, data in self._commits.get((job, step, kind), {}).items() if data}
+            return {task: data for task, data in self._commits.get(stage, {}).items() if data}
 
-    def done(self, job: str, step: int, kind: str) -> int:
-        return len(self._commits.get((job, step, kind), {}))
+    def done(self, stage: StageId) -> int:
+        return len(self._commits.get(stage, {}))
 
-    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
+    def done_tasks(self, stage: StageId) -> frozenset[int]:
         with self._lock:
-            return frozenset(self._commits.get((job, step, kind), {}))
+            return frozenset(self._commits.get(stage, {}))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         with self._lock:
@@ -177,8 +172,8 @@ class MemoryJobStore:
         with self._lock:
             self._marks.get((job, table), {}).pop(name, None)
 
-    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
-        return self.done(job, step, kind), [self.marks(job, table) for table in tables]
+    def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+        return self.done(stage), [self.marks(stage.job, table) for table in tables]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         with self._lock:
@@ -200,9 +195,9 @@ class MemoryJobStore:
     def get_blob(self, job: str, name: str) -> bytes | None:
         return self._blobs.get((job, name))
 
-    def forget_stage(self, job: str, step: int, kind: str) -> None:
+    def forget_stage(self, stage: StageId) -> None:
         with self._lock:
-            self._commits.pop((job, step, kind), None)
+            self._commits.pop(stage, None)
 
     def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
         with self._lock:
@@ -215,6 +210,7 @@ class MemoryJobStore:
             self._requests.pop(job, None)
             tables: tuple[dict[Any, Any], ...] = (
                 self._attempts,
+                self._excused,
                 self._commits,
                 self._bad,
                 self._sums,
@@ -225,7 +221,7 @@ class MemoryJobStore:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
 
-    def tell_worker(self, name: str, about: bytes) -> None:
+    def record_worker(self, name: str, about: bytes) -> None:
         with self._lock:
             self._workers[name] = monotonic(), about
 

@@ -27,15 +27,16 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_a_run, is_of_work, outlives_a_run
+from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
 from mrcelery.jobstore.wire import Command, Connection, connect
 from mrcelery.states import FINAL, State
+from mrcelery.task_id import StageId, TaskId
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
 TOTALS = "mrcelery:totals"
 WORKERS = "mrcelery:workers"
-WORKERS_TOLD = f"{WORKERS}:told"
+WORKERS_SEEN = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
 """Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
 
@@ -103,7 +104,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
-_TELL_WORKER = """
+_RECORD_WORKER = """
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 redis.call('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[2])
@@ -166,12 +167,12 @@ class RedisJobStore:
         fields = self.fields(job)
         anew = fields.get("state") == "cancelled"
         # A name at least: HDEL takes no empty list.
-        names = ["failure", *(name for name in fields if is_of_a_run(name) or (anew and is_of_work(name)))]
+        names = ["failure", *(name for name in fields if is_of_generation(name) or (anew and is_of_work(name)))]
         if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
             return False
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
         self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
+        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_generation)
         return True
 
     def live(self) -> list[str]:
@@ -195,74 +196,64 @@ class RedisJobStore:
             self._one("ZREM", LIVE, *gone)
         return found
 
-    def next_attempt(
-        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
-    ) -> int:
-        key = f"{_job(job)}:attempts"
-        counting: list[Command] = [("HINCRBY", key, f"{step}.{kind}.{task}", 1), ("EXPIRE", key, TTL)]
+    def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
+        key = f"{_job(task.job)}:attempts"
+        counting: list[Command] = [("HINCRBY", key, task.name, 1), ("EXPIRE", key, TTL)]
         if note is not None:
-            counting += _setting(job, *note)
-        answers: list[Any] = self.connection.call(*counting, *_adding(job, add))
+            counting += _setting(task.job, *note)
+        answers: list[Any] = self.connection.call(*counting, *_adding(task.job, add))
         return int(answers[0])
 
-    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
-        key = f"{_job(job)}:attempts"
-        self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}.excused", 1), ("EXPIRE", key, TTL))
+    def excuse_attempt(self, task: TaskId) -> None:
+        key = f"{_job(task.job)}:attempts"
+        self.connection.call(("HINCRBY", key, f"{task.name}.excused", 1), ("EXPIRE", key, TTL))
 
-    def excused(self, job: str, step: int, kind: str, task: int) -> int:
-        answers: list[Any] = self.connection.call(("HGET", f"{_job(job)}:attempts", f"{step}.{kind}.{task}.excused"))
+    def excused(self, task: TaskId) -> int:
+        answers: list[Any] = self.connection.call(("HGET", f"{_job(task.job)}:attempts", f"{task.name}.excused"))
         return int(answers[0] or 0)
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
         state, done, followed = self.connection.call(
-            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task), ("EXISTS", _followed(job))
+            ("HGET", _job(task.job), "state"),
+            ("HEXISTS", _done(task.stage), task.task),
+            ("EXISTS", _followed(task.job)),
         )
         return state.decode() if isinstance(state, bytes) else "", bool(done), bool(followed)
 
     def follow(self, job: str, seconds: float) -> None:
         self._one("SET", _followed(job), 1, "PX", int(seconds * 1000))
 
-    def add_commit(
-        self,
-        job: str,
-        step: int,
-        kind: str,
-        task: int,
-        commit: bytes,
-        *,
-        note: Note | None = None,
-        add: Mapping[str, int] = {},
-    ) -> None:
+    def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
         kept = zlib.compress(commit, 1) if commit else b""
         if len(kept) > COMMIT_LIMIT:
             kept = b""
         table, name, text = note or ("", "", "")
-        keys = (_done(job, step, kind), _sums(job), _marks(job, table), TOTALS)
+        keys = (_done(task.stage), _sums(task.job), _marks(task.job, table), TOTALS)
         amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
-        self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task, kept, name, text, len(add), *amounts)
+        self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, name, text, len(add), *amounts)
 
-    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
-        key = f"{_job(job)}:bad"
+    def note_bad(self, task: TaskId, records: int) -> int:
+        key = f"{_job(task.job)}:bad"
         answers: list[Any] = self.connection.call(
-            ("HSET", key, f"{step}.{kind}.{task}", records), ("EXPIRE", key, TTL), ("HVALS", key)
+            ("HSET", key, task.name, records), ("EXPIRE", key, TTL), ("HVALS", key)
         )
         return sum(map(int, answers[2]))
 
-    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
+    def commits(self, stage: StageId) -> dict[int, bytes]:
         commits: dict[int, bytes] = {}
         cursor = b"0"
         while True:  # in pieces: a large answer would hold up everyone else on the server
-            answer: Any = self._one("HSCAN", _done(job, step, kind), cursor, "COUNT", 1000)
+            answer: Any = self._one("HSCAN", _done(stage), cursor, "COUNT", 1000)
             cursor, found = answer
             commits.update((int(k), zlib.decompress(v)) for k, v in _pairs(found) if v)
             if cursor == b"0":
                 return commits
 
-    def done(self, job: str, step: int, kind: str) -> int:
-        return int(self._one("HLEN", _done(job, step, kind)))  # type: ignore[call-overload, no-any-return]
+    def done(self, stage: StageId) -> int:
+        return int(self._one("HLEN", _done(stage)))  # type: ignore[call-overload, no-any-return]
 
-    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
-        return frozenset(map(int, self._one("HKEYS", _done(job, step, kind))))  # type: ignore[call-overload]
+    def done_tasks(self, stage: StageId) -> frozenset[int]:
+        return frozenset(map(int, self._one("HKEYS", _done(stage))))  # type: ignore[call-overload]
 
     def sums(self, job: str) -> dict[str, int]:
         return _numbers(self._one("HGETALL", _sums(job)))
@@ -279,9 +270,9 @@ class RedisJobStore:
     def drop_mark(self, job: str, table: str, name: str) -> None:
         self._one("HDEL", _marks(job, table), name)
 
-    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
-        reading = [("HGETALL", _marks(job, table)) for table in tables]
-        done, *found = self.connection.call(("HLEN", _done(job, step, kind)), *reading)
+    def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+        reading = [("HGETALL", _marks(stage.job, table)) for table in tables]
+        done, *found = self.connection.call(("HLEN", _done(stage)), *reading)
         return int(done), [_texts(marks) for marks in found]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
@@ -297,8 +288,8 @@ class RedisJobStore:
         if names:
             self._one("UNLINK", *(f"{_job(job)}:blob:{name}" for name in names))
 
-    def forget_stage(self, job: str, step: int, kind: str) -> None:
-        self._one("UNLINK", _done(job, step, kind))
+    def forget_stage(self, stage: StageId) -> None:
+        self._one("UNLINK", _done(stage))
 
     def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
         return [j.decode() for j in self._one("ZREVRANGE", JOBS, skip, skip + limit - 1)]  # type: ignore[attr-defined]
@@ -320,12 +311,12 @@ class RedisJobStore:
             if cursor == b"0":
                 return
 
-    def tell_worker(self, name: str, about: bytes) -> None:
-        self._one("EVAL", _TELL_WORKER, 2, WORKERS, WORKERS_TOLD, WORKER_TTL, name, about)
+    def record_worker(self, name: str, about: bytes) -> None:
+        self._one("EVAL", _RECORD_WORKER, 2, WORKERS, WORKERS_SEEN, WORKER_TTL, name, about)
 
     def workers(self) -> dict[str, tuple[float, bytes]]:
         answer: list[Any] = self.connection.call(
-            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_TOLD, 0, -1, "WITHSCORES")
+            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_SEEN, 0, -1, "WITHSCORES")
         )
         (seconds, micros), about, told = answer
         now, known = float(seconds) + float(micros) / 1e6, dict(_pairs(about))
@@ -336,7 +327,7 @@ class RedisJobStore:
         }
 
     def drop_worker(self, name: str) -> None:
-        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_TOLD, name))
+        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_SEEN, name))
 
     def push(self, queue: str, message: bytes) -> None:
         """Put a Celery message, in the transport's format, on a queue."""
@@ -354,8 +345,8 @@ def _job(job: str) -> str:
     return f"mrcelery:job:{job}"
 
 
-def _done(job: str, step: int, kind: str) -> str:
-    return f"{_job(job)}:done:{step}.{kind}"
+def _done(stage: StageId) -> str:
+    return f"{_job(stage.job)}:done:{stage.name}"
 
 
 def _marks(job: str, table: str) -> str:

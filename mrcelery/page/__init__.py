@@ -1,8 +1,7 @@
 """The pages of jobs and of one job as HTML: pure functions of what they show.
 
-A page is one file that needs nothing else: its data as JSON, and the style and the script that draw it. So the page
-in Flower and the report that stays in storage are the same, but that the first goes on asking for what is new
-(:class:`Live`).
+A page is one self-contained file: its data as JSON, and the style and the script that draw it. The page in Flower and
+the report that stays in storage are the same, except that the first polls for news (:class:`Live`).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _BEFORE_STYLE = b""" - mrcelery</title>
 _BEFORE_DATA = b"""</style>
 </head>
 <body>
-<main id="page"><noscript>This page needs JavaScript; <code>mrcelery status</code> tells the same.</noscript></main>
+<main id="page"><noscript>This page needs JavaScript; <code>mrcelery status</code> shows the same.</noscript></main>
 <script type="application/json" id="data">"""
 _BEFORE_SCRIPT = b"""</script>
 <script>"""
@@ -43,20 +42,20 @@ _END = b"""</script>
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What storage holds of a job that a person wants to see with it, within bounds."""
+    """Excerpts from storage that are shown with a job, within bounds."""
 
     logs: dict[str, str] = {}
     """What attempts that went wrong printed and logged, by ``<step>.<kind>.<task>.<attempt>``."""
     bad_records: tuple[BadRecord, ...] = ()
     more_bad_records: int = 0
-    """1 where there are more than these."""
+    """1 if there are more than these."""
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a page asks for what is new."""
+    """Where a page polls for news, and what it may do."""
 
     base: str = ""
-    """What comes before all paths: Flower's ``url_prefix``."""
+    """Prefix of all paths: Flower's ``url_prefix``."""
     actions: bool = False
     """Whether jobs may be cancelled and retried from here."""
 
@@ -73,11 +72,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     finished: float = 0.0
     progress: float = 0.0
     stage: str = ""
-    """The one that runs; ``succeeded`` and ``tasks`` are its. Of a job that has ended they are all it had."""
+    """The stage that runs, which ``succeeded`` and ``tasks`` count. Of an ended job they count all tasks."""
     succeeded: int = 0
     tasks: int = 0
     failed: int = 0
-    """Attempts that failed, or were lost with their process or worker, and whose job goes on."""
+    """Attempts of a running stage that failed, or were lost with their process or worker."""
     message: str = ""
     """Why it failed, or what the job last said through ``set_status``."""
 
@@ -92,16 +91,16 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True):
 def job_page(
     found: Overview, evidence: Evidence | None = None, live: Live | None = None, workers: int | None = None
 ) -> bytes:
-    """The page of a job; without ``live`` its report.
+    """Render the page of a job; without ``live`` its report.
 
-    ``workers``: how many listen on its queue, None where that is not known.
+    ``workers``: how many listen on its queue, None if not known.
     """
     told = {"kind": "job", "overview": found, "evidence": evidence, "live": live, "workers": workers}
     return _html(found.name or found.job, msgspec.json.encode(told))
 
 
 def jobs_page(found: Jobs, live: Live) -> bytes:
-    """The page of all jobs."""
+    """Render the page of all jobs."""
     return _html("Jobs", msgspec.json.encode({"kind": "jobs", "jobs": found.jobs, "now": found.now, "live": live}))
 
 

@@ -21,7 +21,7 @@ def hidden(name: str) -> bool:
 class Glob:
     """``*``, ``?`` and ``[...]`` within a name, ``**`` for any number of folders.
 
-    A pattern that matches a folder stands for all files below it. Hidden names match only where the
+    A pattern that matches a folder stands for all files below it. Hidden names match only if the
     pattern spells their first character.
     """
 

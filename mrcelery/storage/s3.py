@@ -344,10 +344,10 @@ class S3Storage:
 
 
 class _Upload:
-    """An object being written: one PUT where it is small, a multipart upload where it is not.
+    """An object being written: one PUT if it is small, a multipart upload if it is not.
 
     Its parts are on their way while more is written. Holds one part more than may be on their way:
-    :data:`UPLOADS`, or fewer where ``Transfers.memory`` has no room for them.
+    :data:`UPLOADS`, or fewer if ``Transfers.memory`` has no room for them.
     """
 
     def __init__(self, storage: S3Storage, key: str) -> None:

@@ -29,6 +29,7 @@ from many_tasks import JOB, WIDTH
 
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.states import FINAL
+from mrcelery.task_id import StageId
 from tests.benchmarks.fleet import Fleet, fleet
 
 PORT = 5599
@@ -97,7 +98,7 @@ def run(tasks: int, warm: Fleet) -> dict[str, object]:
             at = 0
             while store.state(job) not in FINAL:
                 most = max(most, used(store))
-                done = store.done(job, 0, "map")
+                done = store.done(StageId(job, 0, "map"))
                 if not running and done > tasks // 2:
                     at, running = done, looks(job)
                 time.sleep(0.05)

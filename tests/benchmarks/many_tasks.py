@@ -23,6 +23,7 @@ from pathlib import Path
 
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.states import FINAL
+from mrcelery.task_id import StageId
 from tests.benchmarks.fleet import Fleet, fleet
 
 SAMPLE_SECONDS = 0.25
@@ -103,7 +104,7 @@ def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
             fields = store.fields(job) if job else {}
             if published is None and (total := int(fields.get("total.0.map", 0))):
                 queued = sum(store.call(("LLEN", "celery"), ("HLEN", "unacked")))
-                if fields["stage"] != "map" or queued + store.done(job, 0, "map") >= total:
+                if fields["stage"] != "map" or queued + store.done(StageId(job, 0, "map")) >= total:
                     published = now
             workers = sum(map(rss, family(warm.worker)))
             samples.append((round(now, 2), rss(client.pid), workers, rss(warm.server)))

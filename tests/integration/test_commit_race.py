@@ -21,9 +21,10 @@ from mrcelery.encoding import decode, encode
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
 from mrcelery.submission import Submission
+from mrcelery.task_id import StageId, TaskId
 
 JobFile = Callable[..., str]
 
@@ -73,7 +74,7 @@ def test_processes(root: str) -> None:
     storage = open_storage(root)
     there = []
     for task in range(40):
-        commit = committed(storage, "j", 0, "map", task)
+        commit = committed(storage, TaskId("j", 0, "map", task))
         assert commit is not None
         there.append(encode(commit).decode())
     assert returned == [there] * 4
@@ -129,7 +130,7 @@ class Shared:
         for number in range(runtimes):
             store = MemoryJobStore()
             enter(store, *requests[0])
-            self.runtimes.append(Runtime(store, scratch=str(folder / f"scratch-{number}")))
+            self.runtimes.append(OpenJobs(store, scratch=str(folder / f"scratch-{number}")))
         self.storage = open_storage(root)
 
     def run(self, stage: Stage) -> None:
@@ -137,20 +138,20 @@ class Shared:
         for number in range(stage.tasks):
             returned: list[Any] = []
 
-            def attempt(runtime: Runtime) -> None:
-                returned.append(run_attempt(runtime, self.job, stage.step, stage.kind, number))  # noqa: B023
+            def attempt(runtime: OpenJobs) -> None:
+                returned.append(run_attempt(runtime, stage.id.task_id(number)))  # noqa: B023
 
             threads = [threading.Thread(target=attempt, args=(runtime,)) for runtime in self.runtimes]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            winner = committed(self.storage, self.job, stage.step, stage.kind, number)
+            winner = committed(self.storage, stage.id.task_id(number))
             assert winner is not None
             assert returned == [winner] * len(self.runtimes)
-            root = layout.task_root(self.job, stage.step, stage.kind, number)
+            root = layout.task_root(stage.id.task_id(number))
             losers = {info.key for info in self.storage.list(root)}
-            losers -= {layout.commit(self.job, stage.step, stage.kind, number), *(p.key for p in winner.parts)}
+            losers -= {layout.commit(stage.id.task_id(number)), *(p.key for p in winner.parts)}
             assert len(losers) == len(winner.parts) * (len(self.runtimes) - 1)
             for key in losers:
                 self.storage.write(key, b"whoever reads this fails")
@@ -165,14 +166,17 @@ def test_attempts_that_give_different_results(
     text.write_text("a\nb\nb\nc\na\nb\n")
     shared = Shared(job_file(RANDOM), text, root, tmp_path, 3, partitioner)
     stages = [start(runtime, shared.job) for runtime in shared.runtimes]
-    assert len({stage and (stage.step, stage.kind, stage.tasks, stage.then) for stage in stages}) == 1
+    assert len({stage and (stage.id, stage.tasks, stage.then) for stage in stages}) == 1
     assert stages[0] is not None
     assert stages[0].tasks > 1
     shared.run(stages[0])
     reduces, told = [], []
     for runtime in shared.runtimes:
         reduces.append(barrier(runtime, shared.job, 0))
-        keys = [layout.stage_summary(shared.job, 0, "map"), *(layout.shuffle_input(shared.job, 0, r) for r in range(2))]
+        keys = [
+            layout.stage_summary(StageId(shared.job, 0, "map")),
+            *(layout.shuffle_input(shared.job, 0, r) for r in range(2)),
+        ]
         told.append([shared.storage.read(key) for key in keys])
     assert reduces[0] == reduces[1] == reduces[2]
     assert told[0] == told[1] == told[2]
@@ -202,8 +206,8 @@ def test_a_task_delivered_again_returns_its_commit(root: str, job_file: JobFile,
     (runtime,) = shared.runtimes
     stage = start(runtime, shared.job)
     assert stage is not None
-    first = [run_attempt(runtime, shared.job, 0, "map", number) for number in range(stage.tasks)]
+    first = [run_attempt(runtime, TaskId(shared.job, 0, "map", number)) for number in range(stage.tasks)]
     objects = list(shared.storage.list())
-    assert [run_attempt(runtime, shared.job, 0, "map", number) for number in range(stage.tasks)] == first
+    assert [run_attempt(runtime, TaskId(shared.job, 0, "map", number)) for number in range(stage.tasks)] == first
     assert list(shared.storage.list()) == objects  # nothing was run again
-    assert runtime.store.done(shared.job, 0, "map") == stage.tasks
+    assert runtime.store.done(StageId(shared.job, 0, "map")) == stage.tasks

@@ -231,7 +231,7 @@ def test_the_first_ctrl_c_detaches(fleet: Fleet, gate_job: str, text: Path, gate
     out, said = client.communicate(timeout=60)
     assert client.returncode == 130
     assert out == ""
-    assert f"Detached: job {identity} goes on" in said
+    assert f"Detached: job {identity} is still running" in said
     assert f"mrcelery wait {identity}" in said
     assert "Traceback" not in said
     assert running(fleet, identity)

@@ -252,7 +252,7 @@ def test_workers_that_do_not_go_together(
     alike |= {"visibility": 15.0, "arrow": True}
     for name, more in (("a", {}), ("b", {}), ("c", second)):
         at = time.time() + (ahead if name == "c" else 0)
-        store.tell_worker(f"{name}@h", encode(Presence(**{**alike, **more}, at=at)))
+        store.record_worker(f"{name}@h", encode(Presence(**{**alike, **more}, at=at)))
     seen = found(broker=server.tcp_url)
     seen.pop("storage")
     assert {check: f.level for check, f in seen.items()} == says
@@ -263,7 +263,7 @@ def test_workers_that_do_not_go_together(
 
 
 def test_a_worker_of_a_version_to_come(server: RedisServer, store: RedisJobStore) -> None:
-    store.tell_worker("new@h", b'{"v": 9, "listens": {"celery": 3}}')
+    store.record_worker("new@h", b'{"v": 9, "listens": {"celery": 3}}')
     bad = found(broker=server.tcp_url)
     assert "new@h" in bad["workers: mrcelery"].saw
     assert bad["workers"].level == "warn"
@@ -285,7 +285,7 @@ def test_the_user_that_the_chart_makes(server: RedisServer, store: RedisJobStore
 
 def test_a_client_that_signs(server: RedisServer, store: RedisJobStore) -> None:
     told = Presence(queues=("celery",), processes=1, every=5.0, versions=versions(), visibility=15.0, arrow=True)
-    store.tell_worker("a@h", encode(told))
+    store.record_worker("a@h", encode(told))
     bad = found(broker=server.tcp_url, signing_key="k")
     assert bad["workers: signing"].level == "warn"
 

@@ -22,6 +22,7 @@ from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
 from mrcelery.executor.reconciler import Reconciler
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
+from mrcelery.task_id import TaskId
 from tests.support.services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 JobFile = Callable[..., str]
@@ -233,7 +234,7 @@ def test_redis_forgets_everything_in_mid_job(
         store = open_storage(str(tmp_path / "storage"))
 
         def others_done() -> bool:
-            keys = [layout.commit(handle.id, 0, "map", LINES.index(line)) for line in committed]
+            keys = [layout.commit(TaskId(handle.id, 0, "map", LINES.index(line))) for line in committed]
             return bool(traced.runs().get(stage)) and all(store.stat(key) for key in keys)
 
         eventually(others_done, "all but one task have committed")
@@ -259,12 +260,12 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         reconciler = Reconciler(quiet.app)
-        reconciler.look()
+        reconciler.reconcile()
         storage = open_storage(quiet.settings["storage"])
         if cleaned:
             storage.delete([info.key for info in storage.list(layout.job_root(handle.id))])
         quiet.store.drop(handle.id)
-        reconciler.look()
+        reconciler.reconcile()
         assert quiet.store.state(handle.id) == ("" if cleaned else "queued")
         quiet.store.drop(handle.id)
         reconciler.close()
@@ -455,7 +456,7 @@ def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
         else:
             quiet.store.update(handle.id, {"storage": str(tmp_path / "elsewhere")})
         assert handle.cancel()
-        with pytest.raises(UsageError, match="no worker has removed its data yet: try again when workers listen"):
+        with pytest.raises(UsageError, match="no worker has deleted its data yet: retry it when workers listen"):
             handle.retry()
         assert handle.status().state == "cancelled"
         quiet.store.call(("HDEL", "unacked", "a-tag"))

@@ -19,6 +19,7 @@ from mrcelery.executor.celeryapp import make_app
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.jobstore.wire import connect
 from mrcelery.storage import open_storage
+from mrcelery.task_id import TaskId
 from tests.support import guardian
 from tests.support.services import (
     GATED,
@@ -145,7 +146,7 @@ def test_a_server_that_forgets(job_file: JobFile, tmp_path: Path, word_count: st
         restart(server, worker)
         gate.open()
         storage = open_storage(str(tmp_path / "storage"))
-        commits = [layout.commit(handle.id, 0, "map", number) for number in range(2)]
+        commits = [layout.commit(TaskId(handle.id, 0, "map", number)) for number in range(2)]
         eventually(lambda: all(storage.stat(key) for key in commits), "both maps have committed")
         with submit(server.tcp_url, word_count, text, tmp_path) as another:
             another.wait(PATIENCE)

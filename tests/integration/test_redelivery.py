@@ -13,19 +13,21 @@ import pytest
 import mrcelery
 from mrcelery import committer, layout
 from mrcelery.attempt import run_attempt
+from mrcelery.cleanup import clean_up
 from mrcelery.coordinator import barrier, finish, start
 from mrcelery.encoding import decode
-from mrcelery.ending import clean_up, withdraw_output
+from mrcelery.ending import withdraw_output
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
 from mrcelery.executor.submit import enter
 from mrcelery.executor.tasks import BROKER_PATIENCE
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Request
 from mrcelery.report import Report
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.submission import Submission
+from mrcelery.task_id import TaskId
 from tests.support.services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
@@ -42,7 +44,7 @@ class Place:
         self.storage = open_storage(root)
         self.output = open_storage(f"{root}-out")
         self.store = MemoryJobStore()
-        self.runtime = Runtime(self.store, scratch=str(folder / "scratch"))
+        self.runtime = OpenJobs(self.store, scratch=str(folder / "scratch"))
         self.text = folder / "text.txt"
         self.text.write_text("a rose is a rose\n")
         self.file = job
@@ -72,9 +74,9 @@ class Place:
         first = start(self.runtime, job)
         assert first is not None
         for number in range(first.tasks):
-            run_attempt(self.runtime, job, 0, "map", number)
+            run_attempt(self.runtime, TaskId(job, 0, "map", number))
         for number in range(barrier(self.runtime, job, 0).tasks):
-            run_attempt(self.runtime, job, 0, "reduce", number)
+            run_attempt(self.runtime, TaskId(job, 0, "reduce", number))
         return job
 
     def names(self) -> list[str]:
@@ -275,7 +277,7 @@ def test_the_steps_before_the_last_run_again(place: Place) -> None:
         with pytest.raises(JobStoppedError):
             late(place.runtime, job)
     with pytest.raises(JobStoppedError):
-        run_attempt(place.runtime, job, 0, "map", 0)
+        run_attempt(place.runtime, TaskId(job, 0, "map", 0))
     assert place.names() == DONE
 
 
@@ -325,7 +327,7 @@ def test_the_broker_fails_for_a_while(
                 handle.runner.store.call(("CONFIG", "SET", "maxmemory", "1"))
             (seen / "go").touch()
             storage = open_storage(str(tmp_path / "storage"))
-            commits = [layout.commit(handle.id, 0, "map", number) for number in range(2)]
+            commits = [layout.commit(TaskId(handle.id, 0, "map", number)) for number in range(2)]
             eventually(lambda: all(storage.stat(key) for key in commits), "both maps have committed")
             if trouble == "restart":
                 server.start()

@@ -121,7 +121,7 @@ def test_what_the_command_refuses(fleet: Fleet, word_count: str, text: Path, tmp
     with mrcelery.run(word_count, str(text), **fleet.settings) as handle:
         job = handle.id
     for args, words in (
-        (["--open", "--json"], "--open shows a file"),
+        (["--open", "--json"], "--open needs a file"),
         (["-o", str(tmp_path / "no" / "where.html")], "cannot write"),
     ):
         done = command("report", job, *args, env=fleet.env)

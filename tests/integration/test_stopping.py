@@ -15,6 +15,7 @@ import mrcelery
 from mrcelery import JobHandle, layout
 from mrcelery.errors import JobFailedError
 from mrcelery.storage import open_storage
+from mrcelery.task_id import TaskId
 from tests.support.services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
@@ -179,7 +180,7 @@ def test_a_failed_job_keeps_its_committed_work(server: RedisServer, job_file: Jo
             lambda: handle.runner.store.call(("HLEN", "unacked")) == [0],  # type: ignore[union-attr]
             "all tasks have ended",
         )
-        assert all(storage.stat(layout.commit(handle.id, 0, "map", number)) for number in range(2))
+        assert all(storage.stat(layout.commit(TaskId(handle.id, 0, "map", number))) for number in range(2))
 
 
 def test_the_mark_of_a_stopped_attempt_goes(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:

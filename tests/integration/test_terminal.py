@@ -21,6 +21,7 @@ import pytest
 
 from mrcelery import journal
 from mrcelery.overview import glance
+from mrcelery.task_id import TaskId
 from tests.support.services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 JobFile = Callable[..., str]
@@ -216,7 +217,7 @@ def test_a_glance_takes_two_round_trips(quiet: Quiet, monkeypatch: pytest.Monkey
     quiet.store.create(quiet.name, stages, b"")
     quiet.store.move(quiet.name, "running")
     for task in range(9):
-        journal.begin(quiet.store, quiet.name, 0, "map", task, f"a{task}", "w 1")
+        journal.begin(quiet.store, TaskId(quiet.name, 0, "map", task), f"a{task}", "w 1")
     sent = []
     call = quiet.store.connection.call
     monkeypatch.setattr(quiet.store.connection, "call", lambda *commands: sent.append(len(commands)) or call(*commands))

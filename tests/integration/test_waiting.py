@@ -82,9 +82,9 @@ def test_the_command_tells(server: RedisServer, job_file: JobFile, tmp_path: Pat
     said = tmp_path / "said"
     with said.open("w") as err:
         client = subprocess.Popen(command, env=environment(**variables), stderr=err, stdout=subprocess.DEVNULL)
-    eventually(lambda: "mrcelery: no worker listens on queue q" in said.read_text(), "it tells")
+    eventually(lambda: "mrcelery: no worker has listened on queue q for" in said.read_text(), "it tells")
     server.stop()
-    eventually(lambda: "mrcelery: broker not reachable since" in said.read_text(), "it tells")
+    eventually(lambda: "mrcelery: broker not reachable for" in said.read_text(), "it tells")
     server.start()
     eventually(lambda: "mrcelery: broker is back" in said.read_text(), "it tells")
     gate.open()

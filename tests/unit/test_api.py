@@ -22,12 +22,14 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
+from mrcelery.handle import Delivery
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.protocols import ReprProtocol
 from mrcelery.records import Commit, Failure, StageSummary, Totals
 from mrcelery.report import Report
 from mrcelery.storage import open_storage
 from mrcelery.submission import Submission, job_id
+from mrcelery.task_id import StageId, TaskId
 
 TEXT = "to be or not to be\nthat is the question\n"
 
@@ -294,8 +296,8 @@ def test_progress_and_counters_of_a_running_job(known: Known) -> None:
     assert (job.status().state, job.status().stages, job.counters()) == ("queued", (), {})
     fields = {"step": "0", "stage": "map", "total.0.map": "3", "started": "6.0", "status": "at line 7"}
     known.store.move("job-1", "running", fields)
-    known.store.add_commit("job-1", 0, "map", 2, commit(2, n=2, other=1))
-    known.store.add_commit("job-1", 0, "map", 0, commit(0, n=5))
+    known.store.add_commit(TaskId("job-1", 0, "map", 2), commit(2, n=2, other=1))
+    known.store.add_commit(TaskId("job-1", 0, "map", 0), commit(0, n=5))
     status = job.status()
     assert status.stages == (StageStatus(0, "map", 2, 3),)
     assert (status.started, status.message, status.storage) == (6.0, "at line 7", known.storage)
@@ -303,7 +305,7 @@ def test_progress_and_counters_of_a_running_job(known: Known) -> None:
 
     summary = encode(StageSummary(counters={"g": {"n": 9}}, totals=Totals())).decode()
     known.store.move("job-1", "running", {"stage": "reduce", "total.0.reduce": "2", "summary.0.map": summary})
-    known.store.forget_stage("job-1", 0, "map")
+    known.store.forget_stage(StageId("job-1", 0, "map"))
     assert job.status().stages == (StageStatus(0, "map", 3, 3), StageStatus(0, "reduce", 0, 2))
     assert job.counters() == {"g": {"n": 9}}
 
@@ -375,13 +377,13 @@ def test_success_brings_the_output_home(known: Known, tmp_path: Path) -> None:
     storage.write(layout.output("job-1") + "part-00000", b'"a"\t1\n')
     storage.write(layout.report("job-1"), encode(report))
     known.store.move("job-1", "succeeded")
-    job = JobHandle("job-1", known, bring_home=str(tmp_path / "home"))
+    job = JobHandle("job-1", known, delivery=Delivery(folder=str(tmp_path / "home")))
     assert job.wait().state == "succeeded"
     assert (tmp_path / "home" / "part-00000").read_bytes() == b'"a"\t1\n'
     assert (tmp_path / "home" / "_SUCCESS").read_bytes() == encode(report)
 
     known.store.put_blob("job-1", "results", b'"small"\t2\n')
-    assert list(JobHandle("job-1", known, parse=None).output_lines()) == [b'"small"\t2']
+    assert list(JobHandle("job-1", known).output_lines()) == [b'"small"\t2']
 
 
 def test_a_handle_closes_its_runner_once(known: Known) -> None:

@@ -29,17 +29,18 @@ from mrcelery.errors import (
 )
 from mrcelery.executor.inline import InlineRunner
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
+from mrcelery.task_id import TaskId
 
 KEY = "correct horse battery staple"
 
 
 @pytest.fixture
-def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Runtime, str]]:
+def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[OpenJobs, str]]:
     """Makes a job that is submitted, and its runtime; nothing has run."""
 
-    def submit(source: str, signing_key: str | None = None) -> tuple[Runtime, str]:
+    def submit(source: str, signing_key: str | None = None) -> tuple[OpenJobs, str]:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
             patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
@@ -54,7 +55,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         from mrcelery.executor.submit import enter
 
         enter(store, request, envelope, code, blobs)
-        return Runtime(store, scratch=f"{tmp_path}/scratch", signing_key=signing_key), request.job
+        return OpenJobs(store, scratch=f"{tmp_path}/scratch", signing_key=signing_key), request.job
 
     return submit
 
@@ -65,7 +66,7 @@ def log_of(tmp_path: Path) -> str:
 
 
 def test_what_user_code_does_to_its_process_ends_with_the_attempt(
-    submitted: Callable[..., tuple[Runtime, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    submitted: Callable[..., tuple[OpenJobs, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINE", "1")
     monkeypatch.setenv("CHANGED", "1")
@@ -89,7 +90,7 @@ def test_what_user_code_does_to_its_process_ends_with_the_attempt(
     root = logging.getLogger()
     before = dict(os.environ), os.getcwd(), list(sys.path), root.handlers[:], root.level, gc.isenabled()
     start(runtime, job)
-    run_attempt(runtime, job, 0, "map", 0)
+    run_attempt(runtime, TaskId(job, 0, "map", 0))
     assert before == (dict(os.environ), os.getcwd(), list(sys.path), root.handlers[:], root.level, gc.isenabled())
     log = log_of(tmp_path)
     assert all(text in log for text in ("logged", "printed\n", "to stderr\n", "bytes\n"))
@@ -111,7 +112,7 @@ def test_a_long_log_keeps_its_head_and_its_tail(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_log_that_cannot_be_written_hides_no_error(
-    submitted: Callable[..., tuple[Runtime, str]], monkeypatch: pytest.MonkeyPatch
+    submitted: Callable[..., tuple[OpenJobs, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime, job = submitted(
         """
@@ -122,14 +123,14 @@ def test_a_log_that_cannot_be_written_hides_no_error(
         """
     )
     start(runtime, job)
-    storage = runtime.job(job).storage
+    storage = runtime.open(job).storage
 
     def full(key: str, data: bytes) -> None:
         raise StorageUnreachableError("no room")
 
     monkeypatch.setattr(storage, "write", full)
     with pytest.raises(UserCodeError, match="the user's"):
-        run_attempt(runtime, job, 0, "map", 0)
+        run_attempt(runtime, TaskId(job, 0, "map", 0))
 
 
 PLAIN = """
@@ -140,7 +141,7 @@ PLAIN = """
 
 
 def test_a_full_disk_is_told_and_tried_again(
-    submitted: Callable[..., tuple[Runtime, str]], monkeypatch: pytest.MonkeyPatch
+    submitted: Callable[..., tuple[OpenJobs, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime, job = submitted(PLAIN)
     start(runtime, job)
@@ -150,21 +151,21 @@ def test_a_full_disk_is_told_and_tried_again(
 
     monkeypatch.setattr("mrcelery.attempt.run_map", full)
     with pytest.raises(TaskError, match=r"/scratch/spill-0: No space left on device: .*MRCELERY_SCRATCH") as raised:
-        run_attempt(runtime, job, 0, "map", 0)
+        run_attempt(runtime, TaskId(job, 0, "map", 0))
     assert raised.value.retryable
     assert raised.value.attempt.startswith("1-")
 
 
-def test_an_object_that_is_gone_is_named(submitted: Callable[..., tuple[Runtime, str]]) -> None:
+def test_an_object_that_is_gone_is_named(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
     runtime, job = submitted(PLAIN)
     start(runtime, job)
-    storage = runtime.job(job).storage
+    storage = runtime.open(job).storage
     storage.delete([layout.plan_page(job, 0, 0)])
     with pytest.raises(CorruptDataError, match=r"plan-00000\.json is gone"):
-        run_attempt(runtime, job, 0, "map", 0)
+        run_attempt(runtime, TaskId(job, 0, "map", 0))
 
 
-def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tuple[Runtime, str]]) -> None:
+def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
     """Who may write to the job store must not make a job run again under another name."""
     runtime, job = submitted(PLAIN, KEY)
     fields = {**runtime.store.fields(job), "name": "other"}
@@ -176,31 +177,31 @@ def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tu
     start(runtime, job)
 
 
-def test_a_signed_spec_holds_for_its_own_job_only(submitted: Callable[..., tuple[Runtime, str]]) -> None:
+def test_a_signed_spec_holds_for_its_own_job_only(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
     runtime, job = submitted(PLAIN, KEY)
     start(runtime, job)
-    storage = runtime.job(job).storage
+    storage = runtime.open(job).storage
     storage.write(layout.spec("other"), storage.read(layout.spec(job)))
     runtime.store.create("other", runtime.store.fields(job), b"")
     with pytest.raises(UnsignedError, match="that of job job-"):
-        runtime.job("other")
+        runtime.open("other")
 
 
 def test_the_default_scratch_folder_must_be_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody can make a folder of that name in /tmp first, and would own what is unpacked in it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    scratch = Path(Runtime(MemoryJobStore()).scratch)
+    scratch = Path(OpenJobs(MemoryJobStore()).scratch)
     assert scratch.parent == tmp_path
     assert scratch.stat().st_mode & 0o777 == 0o700
-    Runtime(MemoryJobStore())
+    OpenJobs(MemoryJobStore())
     scratch.chmod(0o777)
     with pytest.raises(ConfigError, match="not this user's alone"):
-        Runtime(MemoryJobStore())
+        OpenJobs(MemoryJobStore())
     scratch.rmdir()
     (tmp_path / "elsewhere").mkdir()
     scratch.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="not this user's alone"):
-        Runtime(MemoryJobStore())
+        OpenJobs(MemoryJobStore())
 
 
 @pytest.mark.parametrize("bad_records", [0, 5])

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery.badrecords import GROUP, BadRecords, Mark, killers, losses, mark_path, note_loss, take_mark
+from mrcelery.badrecords import GROUP, BadRecords, RecordMarker, killers, losses, marker_path, note_loss, take_marker
 from mrcelery.errors import JobFailedError, TaskError
-from mrcelery.executor.lost import left_by, told
+from mrcelery.executor.lost import cause_of_death, left_by
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Losses
+from mrcelery.task_id import TaskId
 
 Run = Callable[..., tuple[dict[Any, Any], Any, list[dict[str, Any]]]]
 
@@ -181,16 +182,16 @@ def test_a_record_that_yields_too_much_to_hold(run: Run) -> None:
 
 
 def test_marks(tmp_path: Path) -> None:
-    mark = Mark(str(tmp_path))
-    path = Path(mark_path(str(tmp_path), os.getpid()))
-    assert take_mark(str(tmp_path), 0) is None
+    mark = RecordMarker(str(tmp_path))
+    path = Path(marker_path(str(tmp_path), os.getpid()))
+    assert take_marker(str(tmp_path), 0) is None
     mark.set(17, 3)
     data = path.read_bytes()
     mark.set(0, 0)
-    assert take_mark(str(tmp_path), os.getpid()) is None
+    assert take_marker(str(tmp_path), os.getpid()) is None
     assert not path.exists()
     path.write_bytes(data)
-    assert take_mark(str(tmp_path), os.getpid()) == (17, 3)
+    assert take_marker(str(tmp_path), os.getpid()) == (17, 3)
     path.write_bytes(data)
     mark.close()
     assert list(path.parent.iterdir()) == []
@@ -208,19 +209,19 @@ def test_what_a_dead_process_leaves_is_removed(tmp_path: Path) -> None:
 
 def test_losses_are_kept_and_a_killer_is_one_that_killed_twice() -> None:
     store = MemoryJobStore()
-    assert losses(store, "job", 0, "map", 1) == Losses()
+    assert losses(store, TaskId("job", 0, "map", 1)) == Losses()
     for mark in (None, (0, 64), (5, 1), (6, 1)):
-        note_loss(store, "job", 0, "map", 1, "signal 9", mark)
-        assert killers(losses(store, "job", 0, "map", 1)) == frozenset()
-    note_loss(store, "job", 0, "map", 1, "signal 11", (5, 1))
-    found = losses(store, "job", 0, "map", 1)
+        note_loss(store, TaskId("job", 0, "map", 1), "signal 9", mark)
+        assert killers(losses(store, TaskId("job", 0, "map", 1))) == frozenset()
+    note_loss(store, TaskId("job", 0, "map", 1), "signal 11", (5, 1))
+    found = losses(store, TaskId("job", 0, "map", 1))
     assert found == Losses(reason="signal 11", deaths=((0, 64), (5, 1), (6, 1), (5, 1)))
     assert killers(found) == {5}
 
 
 def test_batches_with_a_suspect_are_told(tmp_path: Path) -> None:
     lost = Losses(deaths=((64, 64), (5, 1), (5, 1)))
-    bad = BadRecords("job", 0, "map", 0, "1", limit=1, scratch=str(tmp_path), lost=lost)
+    bad = BadRecords(TaskId("job", 0, "map", 0), "1", limit=1, scratch=str(tmp_path), lost=lost)
     assert [bad.suspect(*span) for span in ((0, 5), (5, 6), (6, 64), (63, 65), (127, 128), (128, 900))] == [
         False, True, False, True, True, False,
     ]  # fmt: skip
@@ -241,4 +242,4 @@ def test_batches_with_a_suspect_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_how_a_process_ended(message: str, said: str) -> None:
-    assert told(message) == said
+    assert cause_of_death(message) == said

@@ -139,7 +139,7 @@ def test_dry_run_runs_nothing(mr, tmp_path: Path) -> None:
         (["submit", "wc.py"], "no input"),
         (["submit", "wc.py", "nope.txt"], "'nope.txt' does not exist"),
         (["submit", "wc.py", "in.txt", "--split-size", "x"], "split_size: 'x' from --split-size"),
-        (["submit", "wc.py", "in.txt", "-D", "x"], "'x' is no NAME=VALUE"),
+        (["submit", "wc.py", "in.txt", "-D", "x"], "'x' is not NAME=VALUE"),
         (["submit", "wc.py", "in.txt", "--detach"], "--detach needs a fleet"),
         (["submit", "wc.py", "in.txt", "--json"], "give -o OUTPUT"),
         (["submit", "wc.py", "in.txt", "-o", "."], "exists and is not empty"),

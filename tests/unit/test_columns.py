@@ -283,9 +283,9 @@ def test_tables_and_pairs_give_one_result(tmp_path_factory, job, inputs, reducer
         assert dict(found) == {key: made(some) for key, some in values.items()}
     for part in results:
         assert [k for k, _ in part] == sorted(k for k, _ in part)
-    maps = [task for task in tasks if task.kind == "map"]
+    maps = [task for task in tasks if task.id.kind == "map"]
     assert sum(task.records_out for task in maps) == sum(len(rows) for _, rows in inputs)
-    reduces = [task for task in tasks if task.kind == "reduce"]
+    reduces = [task for task in tasks if task.id.kind == "reduce"]
     assert sum(task.records_out for task in reduces) == len(found)
 
 

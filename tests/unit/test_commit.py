@@ -18,6 +18,7 @@ from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.records import Commit, Part
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import TaskId
 
 NAMES = (f"memory://commit-{number}" for number in itertools.count())
 
@@ -29,7 +30,7 @@ def attempt(name: str, **changes: Any) -> Commit:
         "kind": "map",
         "task": 7,
         "attempt": name,
-        "parts": (Part(0, layout.part("wc-1", 0, "map", 7, 0, name), 10, 1, 4_000_000_000),),
+        "parts": (Part(0, layout.part(TaskId("wc-1", 0, "map", 7), 0, name), 10, 1, 4_000_000_000),),
         "counters": {"words": {"seen": 3}},
         "records_in": 1,
         "records_out": 1,
@@ -44,11 +45,11 @@ def attempt(name: str, **changes: Any) -> Commit:
 def test_the_first_attempt_wins_and_the_second_returns_it() -> None:
     storage = open_storage(next(NAMES))
     first, second = attempt("1-a"), attempt("2-b", counters={})
-    assert committed(storage, "wc-1", 0, "map", 7) is None
+    assert committed(storage, TaskId("wc-1", 0, "map", 7)) is None
     assert commit(storage, first) == first
     assert commit(storage, second) == first
     assert commit(storage, first) == first  # a repeat of the winner's own write
-    assert committed(storage, "wc-1", 0, "map", 7) == first
+    assert committed(storage, TaskId("wc-1", 0, "map", 7)) == first
     assert [info.key for info in storage.list()] == ["jobs/wc-1/step-0/map-00007/commit.json"]
 
 
@@ -98,7 +99,7 @@ def test_any_attempts_in_any_order_agree(attempts: list[dict[str, Any]], order: 
     order.shuffle(mine)
     returned = [commit(storage, one) for one in mine]
     assert returned == [mine[0]] * len(mine)
-    assert committed(memory, "wc-1", 0, "map", 7) == mine[0]
+    assert committed(memory, TaskId("wc-1", 0, "map", 7)) == mine[0]
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
@@ -118,18 +119,18 @@ def test_threads_that_race(where: str, tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        winner = committed(storage, "wc-1", 0, "map", task)
+        winner = committed(storage, TaskId("wc-1", 0, "map", task))
         assert winner is not None
         assert returned == [winner] * 6
 
 
 def test_a_commit_that_is_damaged_or_of_another_version(tmp_path: Path) -> None:
     storage = open_storage(next(NAMES))
-    key = layout.commit("wc-1", 0, "map", 7)
+    key = layout.commit(TaskId("wc-1", 0, "map", 7))
     storage.write(key, encode(attempt("1-a"))[:-10])
-    for read in (lambda: committed(storage, "wc-1", 0, "map", 7), lambda: commit(storage, attempt("2-b"))):
+    for read in (lambda: committed(storage, TaskId("wc-1", 0, "map", 7)), lambda: commit(storage, attempt("2-b"))):
         with pytest.raises(CorruptDataError, match="is damaged"):
             read()
     storage.write(key, encode(attempt("1-a", v=2)))
     with pytest.raises(VersionError, match="has version 2"):
-        committed(storage, "wc-1", 0, "map", 7)
+        committed(storage, TaskId("wc-1", 0, "map", 7))

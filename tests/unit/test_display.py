@@ -14,6 +14,7 @@ from mrcelery.cli.progress import Display
 from mrcelery.encoding import encode
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Failure
+from mrcelery.task_id import TaskId
 
 STAGES = {"steps": '[["",true]]', "total.0.map": "2", "entered.0.map": "100.0", "created": "99.0", "started": "100.0"}
 
@@ -67,7 +68,7 @@ def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.
     store = handle._store
 
     def seen(now: float) -> Overview:
-        store.add_commit("j", 0, "map", int(now), b"", add={"0.map.succeeded": 1})
+        store.add_commit(TaskId("j", 0, "map", int(now)), b"", add={"0.map.succeeded": 1})
         found = glance(store, "j", now)
         assert found is not None
         return found

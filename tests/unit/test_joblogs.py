@@ -13,8 +13,9 @@ from mrcelery.capture import captured
 from mrcelery.joblogs import Attempt, Follower, LogFilter, listed
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.overview import StageView, overview
-from mrcelery.progress import Mark
+from mrcelery.progress import ProgressFile
 from mrcelery.storage.memory import MemoryStorage
+from mrcelery.task_id import TaskId
 
 JOB = "j"
 ALL = LogFilter()
@@ -36,19 +37,19 @@ def storage() -> MemoryStorage:
 
 def begin(store: MemoryJobStore, task: int, token: str = "ab") -> str:
     """An attempt that has told that it runs; its name."""
-    name = f"{journal.begin(store, JOB, 0, 'map', task, token, 'w 1')}-{token}"
+    name = f"{journal.begin(store, TaskId(JOB, 0, 'map', task), token, 'w 1')}-{token}"
     from mrcelery import marks
 
-    marks.tell_running(store, JOB, 0, "map", task, name, began=0.0, records=1, worker="w 1")
+    marks.report_running(store, TaskId(JOB, 0, "map", task), name, began=0.0, records=1, worker="w 1")
     return name
 
 
 def end(store: MemoryJobStore, task: int, name: str, outcome: journal.Outcome, error: str = "") -> None:
-    journal.ended(store, JOB, 0, "map", task, name, outcome, worker="w 1", seconds=1.0, error=error)
+    journal.ended(store, TaskId(JOB, 0, "map", task), name, outcome, worker="w 1", seconds=1.0, error=error)
 
 
 def key(task: int, name: str) -> str:
-    return layout.log(JOB, 0, "map", task, name)
+    return layout.log(TaskId(JOB, 0, "map", task), name)
 
 
 def stages(store: MemoryJobStore) -> tuple[StageView, ...]:
@@ -67,8 +68,8 @@ def test_a_listing_says_how_attempts_ended(store: MemoryJobStore, storage: Memor
     for task in (0, 2):
         storage.write(key(task, names[task]), b"text\n")
     end(store, 0, names[0], "succeeded")
-    journal.killed(store, JOB, 0, "map", 1, "w 1", "signal 9")
-    journal.killed(store, JOB, 0, "map", 2, "w 1", "")
+    journal.killed(store, TaskId(JOB, 0, "map", 1), "w 1", "signal 9")
+    journal.killed(store, TaskId(JOB, 0, "map", 2), "w 1", "")
     end(store, 3, names[3], "failed", "ValueError: x")
     assert shown(store, storage) == [
         (0, "1-aa", "", True),
@@ -92,7 +93,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
         return [(one.attempt, new) for one, new in follower.read(stages(store), 5.0)]
 
     assert look() == []
-    assert store.look(JOB, 0, "map", 0)[2]
+    assert store.poll(TaskId(JOB, 0, "map", 0))[2]
     first, second = begin(store, 0, "aa"), begin(store, 1, "bb")
     storage.write(key(0, first), b"one\ntw")
     assert look() == [(first, b"one\n")]
@@ -102,7 +103,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
     assert look() == []
     storage.write(key(0, first), b"one\ntwo\nthree")
     end(store, 0, first, "succeeded")
-    journal.killed(store, JOB, 0, "map", 1, "w 1", "signal 9")
+    journal.killed(store, TaskId(JOB, 0, "map", 1), "w 1", "signal 9")
     assert look() == [
         (first, b"three"),
         (second, b"[its process died, and with it what it printed last: signal 9]\n"),
@@ -148,7 +149,13 @@ def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterato
     """An attempt that captures and polls as a real one does."""
     with captured(storage, "log") as log:
         yield watch.poller(
-            store, JOB, 0, "map", 0, attempt="1-ab", worker="w 1", mark=Mark(path), records=lambda: 0, share=log.share
+            store,
+            TaskId(JOB, 0, "map", 0),
+            attempt="1-ab",
+            worker="w 1",
+            progress=ProgressFile(path),
+            records=lambda: 0,
+            share=log.share,
         )
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from mrcelery.leftovers import sweep
-from mrcelery.progress import Mark, keeper_of_dead, mark_path
+from mrcelery.progress import ProgressFile, keeper_of_dead, progress_path
+from mrcelery.task_id import TaskId
 
 HOLDER = """
 import os, sys
-from mrcelery.progress import Mark, mark_path
+from mrcelery.progress import ProgressFile, progress_path
+from mrcelery.task_id import TaskId
 scratch, keeper = sys.argv[1], int(sys.argv[2])
-mark = Mark(mark_path(scratch, "job", 0, "map", 3, os.getpid()), keeper)
+mark = ProgressFile(progress_path(scratch, TaskId("job", 0, "map", 3), os.getpid()), keeper)
 for folder in ("tasks", "marks"):
     os.makedirs(f"{scratch}/{folder}", exist_ok=True)
 os.mkdir(f"{scratch}/tasks/job-0-map-3-1-abc.{os.getpid()}")
@@ -80,8 +82,8 @@ def test_a_worker_that_lives_looks_after_its_own(tmp_path: Path) -> None:
 
 
 def test_a_mark_of_this_process_is_not_a_dead_ones(tmp_path: Path) -> None:
-    path = mark_path(str(tmp_path), "job", 0, "map", 1, os.getpid())
-    mark = Mark(path, 7)
+    path = progress_path(str(tmp_path), TaskId("job", 0, "map", 1), os.getpid())
+    mark = ProgressFile(path, 7)
     assert keeper_of_dead(path) is None
     mark.close()
     assert keeper_of_dead(path) is None

@@ -51,12 +51,12 @@ def test_a_broker_that_is_away_is_told_now_and_then(wait: Wait) -> None:
     wait.listens("a")
     assert wait.look() == []
     assert wait.away(0.2) == []
-    assert wait.away(1.8) == ["broker not reachable since 2 s: waiting, at most 60 s (no Redis answers)"]
+    assert wait.away(1.8) == ["broker not reachable for 2 s: waiting, at most 60 s (no Redis answers)"]
     assert wait.away(1) == []
     assert len(wait.away(AGAIN_SECONDS)) == 1
     wait.workers.clear()  # they have to find it again, too
     assert wait.look() == ["BrokerBack"]
-    assert str(wait.told[-1]) == "broker is back after 20 s: waiting on"
+    assert str(wait.told[-1]) == "broker is back after 20 s: still waiting"
     assert wait.look() == []
 
 
@@ -73,7 +73,7 @@ def test_no_worker_listens(wait: Wait) -> None:
     wait.workers["of another version"] = 0.0, b'{"v":2,"queue":"q"}'
     assert wait.look() == []
     assert wait.look(NONE_SECONDS) == ["NoWorkers"]
-    assert "no worker listens on queue q since 5 s: start one with `mrcelery worker --queue q`" in str(wait.told[-1])
+    assert "no worker has listened on queue q for 5 s: start one with `mrcelery worker --queue q`" in str(wait.told[-1])
     assert wait.look() == []
     assert wait.look(AGAIN_SECONDS) == ["NoWorkers"]
     wait.listens("new")
@@ -108,7 +108,7 @@ def test_a_storage_that_is_away_and_comes_back(wait: Wait) -> None:
     assert wait.look() == []
     wait.fields["retrying"] = failed("StorageUnreachableError", "1-a")
     assert wait.look() == ["StorageLost"]
-    assert str(wait.told[-1]) == "step 0, map task 3 is tried again: no answer"
+    assert str(wait.told[-1]) == "step 0, map task 3 is retried: no answer"
     wait.fields["retrying"] = failed("StorageUnreachableError", "2-a")
     assert wait.look() == []
     wait.now += AGAIN_SECONDS

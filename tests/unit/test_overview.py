@@ -19,6 +19,7 @@ from mrcelery.overview import Overview, StageView, Straggler, glance, overview, 
 from mrcelery.records import Failure
 from mrcelery.report import read_report
 from mrcelery.storage import open_storage
+from mrcelery.task_id import TaskId
 
 STEPS = msgspec.json.encode([("count", True), ("", False)]).decode()
 
@@ -54,7 +55,7 @@ def test_a_stage_that_runs_tells_when_it_should_be_done() -> None:
     store = running_job()
     assert (stage := glance(store, "j").stages[0]).left == -1  # type: ignore[union-attr]
     assert (stage.state, stage.tasks, stage.succeeded) == ("running", 4, 0)
-    store.add_commit("j", 0, "map", 2, b"x", add={"0.map.records_in": 500, "0.map.succeeded": 1})
+    store.add_commit(TaskId("j", 0, "map", 2), b"x", add={"0.map.records_in": 500, "0.map.succeeded": 1})
     stage = glance(store, "j").stages[0]  # type: ignore[union-attr]
     assert stage.left == pytest.approx(30, rel=0.1)
     assert (stage.succeeded, stage.sums.records_in, stage.attempts) == (1, 500, ())
@@ -66,10 +67,10 @@ def test_running_attempts_are_told_slowest_first_and_stragglers_by_rate() -> Non
     for sample in range(3):
         store.set_mark("j", "rates.0.map", str(sample), "1000")
     for task, seconds, records in ((0, 30, 29_000), (1, 20, 100), (2, 2, 0)):
-        marks.tell_running(
-            store, "j", 0, "map", task, f"1-a{task}", began=now - seconds, records=records, worker="celery@h 7"
+        marks.report_running(
+            store, TaskId("j", 0, "map", task), f"1-a{task}", began=now - seconds, records=records, worker="celery@h 7"
         )
-    marks.tell_backup(store, "j", 0, "map", 1, now)
+    marks.record_backup(store, TaskId("j", 0, "map", 1), now)
     found = glance(store, "j")
     assert found is not None
     assert [(one.task, one.slow, one.backed_up) for one in found.stages[0].running] == [
@@ -82,7 +83,7 @@ def test_running_attempts_are_told_slowest_first_and_stragglers_by_rate() -> Non
 
 def test_what_still_seemed_to_run_when_the_job_ended_is_lost() -> None:
     store = running_job()
-    begin(store, "j", 0, "map", 0, "aa", "celery@h 7")
+    begin(store, TaskId("j", 0, "map", 0), "aa", "celery@h 7")
     before = overview(store, "j")
     assert before is not None
     assert [one.outcome for one in before.stages[0].attempts] == ["running"]

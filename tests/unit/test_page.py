@@ -18,6 +18,7 @@ from mrcelery.records import BadRecord, Failure, Totals
 from mrcelery.report import Report, put_report, read_report, remove_report
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
+from mrcelery.task_id import TaskId
 
 EVIL = "</script><script>alert('x')</script><!--"
 
@@ -103,10 +104,10 @@ def test_a_report_lies_beside_its_page(storage: Storage) -> None:
 
 def test_logs_are_those_of_what_went_wrong_the_cause_first_and_bounded(storage: Storage) -> None:
     for n in range(evidence.LOGS + 30):
-        storage.write(layout.log("job-1", 0, "map", n, f"1-{n:06x}"), b"said %d" % n)
+        storage.write(layout.log(TaskId("job-1", 0, "map", n), f"1-{n:06x}"), b"said %d" % n)
     cause = evidence.LOGS + 25
     long = b"x" * evidence.LOG_BYTES + b"the end"
-    storage.write(layout.log("job-1", 0, "map", cause, f"1-{cause:06x}"), long)
+    storage.write(layout.log(TaskId("job-1", 0, "map", cause), f"1-{cause:06x}"), long)
     failed = attempts(evidence.LOGS + 30, "failed")
     fine = StageView(step=0, kind="reduce", state="queued", attempts=attempts(5))
     stages = (StageView(step=0, kind="map", state="failed", attempts=failed), fine)
@@ -119,11 +120,11 @@ def test_logs_are_those_of_what_went_wrong_the_cause_first_and_bounded(storage: 
 
 
 def test_the_log_of_an_attempt_whose_number_is_not_known(storage: Storage) -> None:
-    storage.write(layout.log("job-1", 0, "map", 3, "2-abcdef"), b"mine")
-    storage.write(layout.log("job-1", 0, "map", 3, "1-123456"), b"another's")
-    assert evidence.log(storage, "job-1", 0, "map", 3, "-abcdef") == "mine"
-    assert evidence.log(storage, "job-1", 0, "map", 3, "-000000") == ""
-    assert evidence.log(storage, "job-1", 0, "map", 3, "1-000000") == ""
+    storage.write(layout.log(TaskId("job-1", 0, "map", 3), "2-abcdef"), b"mine")
+    storage.write(layout.log(TaskId("job-1", 0, "map", 3), "1-123456"), b"another's")
+    assert evidence.log(storage, TaskId("job-1", 0, "map", 3), "-abcdef") == "mine"
+    assert evidence.log(storage, TaskId("job-1", 0, "map", 3), "-000000") == ""
+    assert evidence.log(storage, TaskId("job-1", 0, "map", 3), "1-000000") == ""
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_bad_records_are_bounded(storage: Storage, each: int, files: int, shown:
         job="job-1", step=0, kind="map", task=0, attempt="1-a", file="f", offset=0, record="r", error="e", traceback=""
     )  # fmt: skip
     for n in range(files):
-        storage.write(layout.bad_records("job-1", 0, "map", n, "1-a"), (encode(one) + b"\n") * each)
+        storage.write(layout.bad_records(TaskId("job-1", 0, "map", n), "1-a"), (encode(one) + b"\n") * each)
     records, rest = evidence.bad_records(storage, "job-1")
     assert (len(records), rest) == (shown, more)
 
@@ -143,5 +144,5 @@ def test_a_bad_record_that_cannot_be_read_is_passed_over(storage: Storage) -> No
     one = BadRecord(
         job="job-1", step=0, kind="map", task=0, attempt="1-a", file="f", offset=0, record="r", error="e", traceback=""
     )  # fmt: skip
-    storage.write(layout.bad_records("job-1", 0, "map", 0, "1-a"), b"{damaged\n" + encode(one) + b"\n")
+    storage.write(layout.bad_records(TaskId("job-1", 0, "map", 0), "1-a"), b"{damaged\n" + encode(one) + b"\n")
     assert evidence.bad_records(storage, "job-1") == ((one,), 0)

@@ -91,7 +91,7 @@ def test_a_job_of_many_steps_is_folded() -> None:
     few = shown(found, 80, 12)
     assert few[1] == "  ✔ 9 stages succeeded"
     assert few[2].startswith("  ▶ step 4 reduce  ━━━")
-    assert few[-1] == "  ◌ 6 stages to come"
+    assert few[-1] == "  ◌ 6 stages queued"
 
 
 def test_a_stage_that_has_succeeded() -> None:

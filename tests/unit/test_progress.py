@@ -6,14 +6,15 @@ import os
 import time
 from pathlib import Path
 
-from mrcelery.progress import Mark, last_progress, mark_path
+from mrcelery.progress import ProgressFile, last_progress, progress_path
+from mrcelery.task_id import TaskId
 
 
 def test_a_mark_tells_of_the_last_progress(tmp_path: Path) -> None:
-    path = mark_path(str(tmp_path), "job", 0, "map", 3, os.getpid())
+    path = progress_path(str(tmp_path), TaskId("job", 0, "map", 3), os.getpid())
     assert last_progress(path) == 0.0
     before = time.monotonic()
-    mark = Mark(path)
+    mark = ProgressFile(path)
     first = last_progress(path)
     assert before <= first <= time.monotonic()
     mark.touch()
@@ -23,8 +24,8 @@ def test_a_mark_tells_of_the_last_progress(tmp_path: Path) -> None:
 
 
 def test_a_mark_whose_file_user_code_closed(tmp_path: Path) -> None:
-    path = mark_path(str(tmp_path), "job", 0, "map", 3, 1)
-    mark = Mark(path)
+    path = progress_path(str(tmp_path), TaskId("job", 0, "map", 3), 1)
+    mark = ProgressFile(path)
     os.close(mark._file)
     mark.touch()
     mark.close()

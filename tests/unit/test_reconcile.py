@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mrcelery.reconcile import BackUp, Facts, GiveUp, Nudge, Policy, Publish, Repair, Running, missing, needs
+from mrcelery.reconcile import BackUp, Facts, GiveUp, Nudge, Policy, Publish, Republished, Running, missing, needs
 
 POLICY = Policy(grace=3.0, lease=15.0)
 NOW = 1000.0
@@ -70,9 +70,9 @@ def test_an_attempt_that_has_told_nothing_for_a_lease_is_not_counted_on() -> Non
 def test_the_step_whose_turn_it_is(now: Facts, what: Any) -> None:
     assert needs(now, POLICY) == [Nudge(what)]
     assert needs(replace(now, coordinating=True), POLICY) == []
-    assert needs(replace(now, repairs={what: Repair(1, NOW - 14.9)}), POLICY) == []
-    assert needs(replace(now, repairs={what: Repair(1, NOW - 15.0)}), POLICY) == [Nudge(what)]
-    (given_up,) = needs(replace(now, repairs={what: Repair(10, LONG_AGO)}), POLICY)
+    assert needs(replace(now, republished={what: Republished(1, NOW - 14.9)}), POLICY) == []
+    assert needs(replace(now, republished={what: Republished(1, NOW - 15.0)}), POLICY) == [Nudge(what)]
+    (given_up,) = needs(replace(now, republished={what: Republished(10, LONG_AGO)}), POLICY)
     assert isinstance(given_up, GiveUp)
     assert given_up.task == -1
     assert what in given_up.reason
@@ -93,9 +93,9 @@ def test_what_is_missing_is_given_time() -> None:
 
 def test_a_task_is_published_once_in_a_lease_and_not_for_ever() -> None:
     now = facts(in_flight=tasks(0, 1, 2))
-    assert needs(replace(now, repairs={"3": Repair(1, NOW - 14.9)}), POLICY) == []
-    assert needs(replace(now, repairs={"3": Repair(1, NOW - 15.0)}), POLICY) == [Publish(3, 2)]
-    (given_up,) = needs(replace(now, repairs={"3": Repair(10, LONG_AGO)}), POLICY)
+    assert needs(replace(now, republished={"3": Republished(1, NOW - 14.9)}), POLICY) == []
+    assert needs(replace(now, republished={"3": Republished(1, NOW - 15.0)}), POLICY) == [Publish(3, 2)]
+    (given_up,) = needs(replace(now, republished={"3": Republished(10, LONG_AGO)}), POLICY)
     assert isinstance(given_up, GiveUp)
     assert given_up.task == 3
     assert "map task 3" in given_up.reason
@@ -170,7 +170,7 @@ class World:
     state: str = "queued"
     stage: int = -1
     published: set[int] = field(default_factory=set)
-    repairs: dict[str, Repair] = field(default_factory=dict)
+    republished: dict[str, Republished] = field(default_factory=dict)
 
 
 class Fleet(RuleBasedStateMachine):
@@ -239,7 +239,7 @@ class Fleet(RuleBasedStateMachine):
             return True
         world.spec = True
         world.told = world.told or message.name == "barrier"
-        world.state, world.stage, world.repairs = "running", following, {}
+        world.state, world.stage, world.republished = "running", following, {}
         left = [task for task in range(world.sizes[following]) if task not in world.done[following]]
         if killed == "half":
             left = left[: len(left) // 2]
@@ -285,7 +285,7 @@ class Fleet(RuleBasedStateMachine):
         world = self.world
         world.queue, world.leased = [Message(-1, "start")], []
         world.done, world.counted, world.fired = [set(), set()], [set(), set()], [False, False]
-        world.state, world.stage, world.published, world.repairs = "queued", -1, set(), {}
+        world.state, world.stage, world.published, world.republished = "queued", -1, set(), {}
         self.troubles += 1
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 5.0, 20.0]))
@@ -307,20 +307,20 @@ class Fleet(RuleBasedStateMachine):
             committed=frozenset(world.done[world.stage]) if world.stage >= 0 else frozenset(),
             in_flight=frozenset(int(m.name) for m in flying if m.name.isdecimal() and m.stage == world.stage),
             coordinating=any(not m.name.isdecimal() for m in flying),
-            repairs=world.repairs,
+            republished=world.republished,
         )
         self.unseen = {name: self.unseen.get(name, self.now) for name in missing(known, POLICY)}
         for action in needs(replace(known, unseen=self.unseen), POLICY):
-            assert not isinstance(action, GiveUp) or self.troubles > POLICY.most_repairs
+            assert not isinstance(action, GiveUp) or self.troubles > POLICY.most_republished
             if isinstance(action, GiveUp):
                 world.state = "failed"
                 return
             assert isinstance(action, (Publish, Nudge))
             name = str(action.task) if isinstance(action, Publish) else action.what
             stage = -1 if name == "start" else world.stage
-            before = world.repairs.get(name, Repair(0, 0.0))
+            before = world.republished.get(name, Republished(0, 0.0))
             assert self.now - before.last >= POLICY.lease, "published again within a lease"
-            world.repairs[name] = Repair(before.times + 1, self.now)
+            world.republished[name] = Republished(before.times + 1, self.now)
             world.queue.append(Message(stage, name))
 
     @invariant()
@@ -344,7 +344,7 @@ class Fleet(RuleBasedStateMachine):
             self.reconcile()
         assert handled < 200
         if world.state == "failed":
-            assert self.troubles > POLICY.most_repairs
+            assert self.troubles > POLICY.most_republished
             return
         assert world.state == "succeeded"
         assert [set(commits) for commits in world.commits] == [set(range(size)) for size in world.sizes]

@@ -15,15 +15,16 @@ import pytest
 import mrcelery
 from mrcelery import attempt, layout, marks, watch
 from mrcelery.attempt import run_attempt
-from mrcelery.coordinator import Stage, barrier, finish, has_gone_on, start
-from mrcelery.ending import clean_up
+from mrcelery.cleanup import clean_up
+from mrcelery.coordinator import StageTasks, barrier, finish, has_gone_on, start
 from mrcelery.errors import JobStoppedError, TaskError
 from mrcelery.executor.inline import InlineRunner
 from mrcelery.executor.submit import enter, job_fields
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.layout import step_root
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.storage import open_storage
+from mrcelery.task_id import StageId, TaskId
 
 TWO_STEPS = """
     from mrcelery import MRJob, MRStep
@@ -63,25 +64,25 @@ class Job:
         self.id = self.request.job
         self.scratch = f"{folder}/scratch"
         self.storage = open_storage(f"{folder}/storage")
-        self.runtime = Runtime(MemoryJobStore(), scratch=self.scratch)
+        self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch)
         enter(self.runtime.store, self.request, self.envelope, self.code, self.blobs)
         self.ran: list[tuple[int, str, int]] = []
 
     def forget(self) -> None:
         """A job store that has lost everything, in which somebody has entered the job again."""
-        self.runtime = Runtime(MemoryJobStore(), scratch=self.scratch)
+        self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch)
         self.runtime.store.create(self.id, job_fields(self.request), self.envelope)
 
-    def steps(self, stage: Stage | None = None) -> Iterator[Stage]:
+    def steps(self, stage: StageTasks | None = None) -> Iterator[StageTasks]:
         """All that is left to do, one task or step of the coordinator at a time."""
         stage = stage or start(self.runtime, self.id)
         while stage is not None:
             yield stage
             for number in range(stage.tasks) if stage.missing is None else stage.missing:
-                run_attempt(self.runtime, self.id, stage.step, stage.kind, number, capture=False)
-                self.ran.append((stage.step, stage.kind, number))
+                run_attempt(self.runtime, stage.id.task_id(number), capture=False)
+                self.ran.append((stage.id.step, stage.id.kind, number))
                 yield stage
-            stage = (barrier if stage.then == "barrier" else finish)(self.runtime, self.id, stage.step)
+            stage = (barrier if stage.then == "barrier" else finish)(self.runtime, self.id, stage.id.step)
 
     def results(self) -> bytes:
         found = [info.key for info in self.storage.list(layout.output(self.id))]
@@ -175,10 +176,10 @@ def test_a_step_that_comes_too_early_or_too_late(tmp_path: Path, monkeypatch: py
     fields = {stage.published: "1.0"}
     assert has_gone_on(fields, "start")
     assert not has_gone_on(fields, "barrier", 0)
-    after = {replace(stage, kind="reduce").published: "1.0"}
+    after = {replace(stage, id=StageId(job.id, 0, "reduce")).published: "1.0"}
     assert has_gone_on(after, "barrier", 0)
     assert not has_gone_on(after, "finish", 0)
-    assert has_gone_on({replace(stage, step=1).published: "1.0"}, "finish", 0)
+    assert has_gone_on({replace(stage, id=StageId(job.id, 1, "map")).published: "1.0"}, "finish", 0)
 
 
 ENDLESS = """
@@ -203,27 +204,27 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
     start(job.runtime, job.id)
     store = job.runtime.store
     monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(watch, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "REPORT_SECONDS", 0.0)
     told: list[Any] = []
-    tell = marks.tell_running
+    tell = marks.report_running
 
     def then_commit(*args: Any, **kwargs: Any) -> None:
         tell(*args, **kwargs)
-        told.extend(marks.running(store, job.id, 0, "map", 2e9))
+        told.extend(marks.running(store, StageId(job.id, 0, "map"), 2e9))
         # What another attempt would leave, whatever it did.
-        key = layout.commit(job.id, 0, "map", 0)
+        key = layout.commit(TaskId(job.id, 0, "map", 0))
         other = mrcelery.records.Commit(
             job=job.id, step=0, kind="map", task=0, attempt="2-other", parts=(), counters={}, records_in=1,
             records_out=1, bytes_in=1, bytes_out=1, seconds=1.0, host="other",
         )  # fmt: skip
         if job.storage.create(key, mrcelery.encoding.encode(other)):
-            store.add_commit(job.id, 0, "map", 0, b"")
+            store.add_commit(TaskId(job.id, 0, "map", 0), b"")
 
-    monkeypatch.setattr(marks, "tell_running", then_commit)
-    assert run_attempt(job.runtime, job.id, 0, "map", 0, worker="celery@here").attempt == "2-other"
+    monkeypatch.setattr(marks, "report_running", then_commit)
+    assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), worker="celery@here").attempt == "2-other"
     assert [(one.task, one.worker) for one in told] == [(0, "celery@here")]
     assert told[0].records == 4
-    assert marks.running(store, job.id, 0, "map", 2e9) == ()
+    assert marks.running(store, StageId(job.id, 0, "map"), 2e9) == ()
 
 
 def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,28 +233,28 @@ def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.
     start(job.runtime, job.id)
     store, now = job.runtime.store, time.time()
     for task in (0, 1, 2):
-        assert [store.next_attempt(job.id, 0, "map", task) for _ in range(2)] == [1, 2]
-        marks.tell_running(store, job.id, 0, "map", 9, "1-other", began=now, records=1, worker="w")
-    store.excuse_attempt(job.id, 0, "map", 0)
+        assert [store.next_attempt(TaskId(job.id, 0, "map", task)) for _ in range(2)] == [1, 2]
+        marks.report_running(store, TaskId(job.id, 0, "map", 9), "1-other", began=now, records=1, worker="w")
+    store.excuse_attempt(TaskId(job.id, 0, "map", 0))
     for task in (1, 2):
-        marks.tell_running(store, job.id, 0, "map", task, "1-a", began=now, records=1, worker="w")
-    marks.tell_died(store, job.id, 0, "map", 2, "another")
-    assert run_attempt(job.runtime, job.id, 0, "map", 0, capture=False).attempt.startswith("3-")
-    assert run_attempt(job.runtime, job.id, 0, "map", 1, capture=False).attempt.startswith("3-")
-    marks.tell_died(store, job.id, 0, "map", 2, "w")
+        marks.report_running(store, TaskId(job.id, 0, "map", task), "1-a", began=now, records=1, worker="w")
+    marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "another")
+    assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False).attempt.startswith("3-")
+    assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 1), capture=False).attempt.startswith("3-")
+    marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "w")
     with pytest.raises(TaskError, match="was started 2 times"):
-        run_attempt(job.runtime, job.id, 0, "map", 2, capture=False)
+        run_attempt(job.runtime, TaskId(job.id, 0, "map", 2), capture=False)
 
 
 def test_a_backup_is_no_failed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(tmp_path, monkeypatch, max_attempts=2)
     start(job.runtime, job.id)
     for task in (0, 1):
-        assert [job.runtime.store.next_attempt(job.id, 0, "map", task) for _ in range(2)] == [1, 2]
-    marks.tell_backup(job.runtime.store, job.id, 0, "map", 0, 1.0)
-    assert run_attempt(job.runtime, job.id, 0, "map", 0, capture=False).attempt.startswith("3-")
+        assert [job.runtime.store.next_attempt(TaskId(job.id, 0, "map", task)) for _ in range(2)] == [1, 2]
+    marks.record_backup(job.runtime.store, TaskId(job.id, 0, "map", 0), 1.0)
+    assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False).attempt.startswith("3-")
     with pytest.raises(TaskError, match="was started 2 times"):
-        run_attempt(job.runtime, job.id, 0, "map", 1, capture=False)
+        run_attempt(job.runtime, TaskId(job.id, 0, "map", 1), capture=False)
 
 
 @pytest.mark.parametrize("stands_still", ["in a block", "before its commit"])
@@ -281,10 +282,10 @@ def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
     monkeypatch.setattr(attempt, "LATE_SECONDS", 0.0)
     monkeypatch.setattr(attempt, patched, meanwhile)
     with pytest.raises(JobStoppedError):
-        run_attempt(job.runtime, job.id, 0, "map", 0, capture=False)
+        run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False)
     assert done == [b"", RESULTS]
     left = {info.key.removeprefix(layout.job_root(job.id)) for info in job.storage.list(layout.job_root(job.id))}
     summaries = {f"step-{step}/{kind}.json" for step in range(2) for kind in ("map", "reduce")}
     output = {f"output/part-{number:05d}" for number in range(2)}
     assert left == {"spec.json", "code.zip", "report.json", "report.html", *summaries, *output}
-    assert not os.path.exists(f"{tmp_path}/storage/{layout.task_root(job.id, 0, 'map', 0)}")
+    assert not os.path.exists(f"{tmp_path}/storage/{layout.task_root(TaskId(job.id, 0, 'map', 0))}")

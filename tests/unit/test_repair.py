@@ -17,8 +17,9 @@ from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.executor.inline import InlineRunner
 from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.runtime import Runtime
+from mrcelery.runtime import OpenJobs
 from mrcelery.submission import Submission
+from mrcelery.task_id import StageId, TaskId
 
 JOB = """
     import os
@@ -63,7 +64,7 @@ class Mapped:
         partitioner: str,
         value: str,
         slow: float,
-        pass_barrier: Callable[[Runtime, str, int], object] = barrier,
+        pass_barrier: Callable[[OpenJobs, str, int], object] = barrier,
     ) -> None:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
@@ -78,21 +79,21 @@ class Mapped:
         self.store = MemoryJobStore()
         enter(self.store, request, envelope, code, blobs)
         self.job = request.job
-        self.runtime = Runtime(self.store, scratch=f"{folder}/scratch")
+        self.runtime = OpenJobs(self.store, scratch=f"{folder}/scratch")
         self.out = folder / "out"
         self.maps = start(self.runtime, self.job).tasks  # type: ignore[union-attr]
         for number in range(self.maps):
-            run_attempt(self.runtime, self.job, 0, "map", number)
+            run_attempt(self.runtime, TaskId(self.job, 0, "map", number))
         pass_barrier(self.runtime, self.job, 0)
         self.parts = sorted(folder.glob("storage/jobs/*/step-0/map-*/[pr][au][rn]*"))
 
     def reduce(self) -> tuple[list[str], dict[str, dict[str, int]]]:
         """The lines of the results, and the counters."""
         for number in range(2):
-            run_attempt(self.runtime, self.job, 0, "reduce", number)
+            run_attempt(self.runtime, TaskId(self.job, 0, "reduce", number))
         assert finish(self.runtime, self.job, 0) is None
         lines = [line for part in sorted(self.out.glob("part-*")) for line in part.read_text().splitlines()]
-        report = self.runtime.job(self.job).storage.read(f"jobs/{self.job}/report.json")
+        report = self.runtime.open(self.job).storage.read(f"jobs/{self.job}/report.json")
         return sorted(lines), json.loads(report)["counters"]["lines"]
 
 
@@ -203,20 +204,20 @@ def test_damaged_output_of_an_earlier_step(
             met.append(pattern)
 
     def damaging_start(runner: InlineRunner, job: str, queue: str) -> None:
-        runtime = Runtime(runner.store, scratch=str(tmp_path / "scratch"))
+        runtime = OpenJobs(runner.store, scratch=str(tmp_path / "scratch"))
         stage = start(runtime, job)
         while stage is not None:
-            if (stage.step, stage.kind) == (1, "map"):
+            if (stage.id.step, stage.id.kind) == (1, "map"):
                 damage(0, "reduce-*/part-*")
                 if deep:
                     damage(0, "map-00001/part-*")
-            if (stage.step, stage.kind) == (2, "map"):
+            if (stage.id.step, stage.id.kind) == (2, "map"):
                 damage(1, "map-00001/part-*")
                 if deep:
                     damage(0, "reduce-00001/part-*")
             for number in range(stage.tasks):
-                run_attempt(runtime, job, stage.step, stage.kind, number)
-            stage = (barrier if stage.then == "barrier" else finish)(runtime, job, stage.step)
+                run_attempt(runtime, stage.id.task_id(number))
+            stage = (barrier if stage.then == "barrier" else finish)(runtime, job, stage.id.step)
 
     monkeypatch.setattr(InlineRunner, "start", damaging_start)
     with mrcelery.run(
@@ -235,7 +236,7 @@ def test_a_run_whose_index_is_damaged_before_the_barrier(
     """Its map task runs again: nobody has been told what to read yet."""
     stages: list[tuple[int, ...]] = []
 
-    def damaged_once(runtime: Runtime, job: str, step: int) -> None:
+    def damaged_once(runtime: OpenJobs, job: str, step: int) -> None:
         (run,) = tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*")
         if how == "a flipped bit":
             run.write_bytes(run.read_bytes()[:-1] + b"?")
@@ -244,9 +245,9 @@ def test_a_run_whose_index_is_damaged_before_the_barrier(
         stage = barrier(runtime, job, step)
         assert stage.missing is not None
         stages.append(stage.missing)
-        assert runtime.store.done(job, 0, "map") == stage.tasks - 1
+        assert runtime.store.done(StageId(job, 0, "map")) == stage.tasks - 1
         for number in stage.missing:
-            run_attempt(runtime, job, 0, "map", number)
+            run_attempt(runtime, TaskId(job, 0, "map", number))
         barrier(runtime, job, step)
 
     job = Mapped(tmp_path, monkeypatch, "range", "1", 0.0, damaged_once)
@@ -259,11 +260,11 @@ def test_a_run_whose_index_is_damaged_before_the_barrier(
 def test_a_storage_that_damages_each_run_is_no_place_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged_always(runtime: Runtime, job: str, step: int) -> None:
+    def damaged_always(runtime: OpenJobs, job: str, step: int) -> None:
         for _ in range(2):
             for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
                 run.write_bytes(b"?")
-            run_attempt(runtime, job, 0, "map", barrier(runtime, job, step).missing[0])  # type: ignore[index]
+            run_attempt(runtime, TaskId(job, 0, "map", barrier(runtime, job, step).missing[0]))  # type: ignore[index]
         for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
             run.write_bytes(b"?")
         with pytest.raises(DamagedPartError, match=r"the index of jobs/.*/map-00002/run") as raised:
@@ -297,17 +298,17 @@ def test_a_small_result_that_is_damaged_before_it_is_sent(
     most = 1
 
     def damaging_start(runner: InlineRunner, job: str, queue: str) -> None:
-        runtime = Runtime(runner.store, scratch=str(tmp_path / "scratch"))
+        runtime = OpenJobs(runner.store, scratch=str(tmp_path / "scratch"))
         stage = start(runtime, job)
         while stage is not None:
             for number in range(stage.tasks) if stage.missing is None else stage.missing:
-                run_attempt(runtime, job, stage.step, stage.kind, number)
+                run_attempt(runtime, stage.id.task_id(number))
             if stage.then == "finish":
                 runs.append(stage.missing)
                 if len(runs) <= most:
                     for path in tmp_path.glob(f"storage/jobs/{job}/step-0/{kind}-00000/part-*"):
                         DAMAGE[how](path)
-            stage = (barrier if stage.then == "barrier" else finish)(runtime, job, stage.step)
+            stage = (barrier if stage.then == "barrier" else finish)(runtime, job, stage.id.step)
 
     monkeypatch.setattr(InlineRunner, "start", damaging_start)
     settings: dict[str, Any] = {"runner": "inline", "storage": f"{tmp_path}/storage", "wants_results": True}

@@ -22,6 +22,7 @@ from mrcelery.records import Extent, JobOptions, ShuffleInput, Split
 from mrcelery.reducer import run_reduce
 from mrcelery.storage import open_storage
 from mrcelery.task import Task
+from mrcelery.task_id import TaskId
 
 
 class SmallTask(Task):
@@ -36,10 +37,7 @@ class SmallTask(Task):
 
 def make_task(job: MRJob, root: str, kind: Any, number: int, reducers: int, scratch: str, budget: int) -> SmallTask:
     task = SmallTask(
-        job_id="job",
-        step=0,
-        kind=kind,
-        number=number,
+        id=TaskId("job", 0, kind, number),
         attempt="1-test",
         options=JobOptions(),
         reducers=reducers,
@@ -162,7 +160,7 @@ def test_counts_equal_a_counter_whatever_spills(tmp_path_factory, job, words, re
             keys = [key for key, _ in part]
             assert keys == sorted(keys)
             assert all(hash_partition(key, reducers) == r for key in keys)
-    assert sum(t.records_out for t in tasks if t.kind == "map") == sum(want.values())
+    assert sum(t.records_out for t in tasks if t.id.kind == "map") == sum(want.values())
 
 
 def test_a_small_budget_really_spills(tmp_path, monkeypatch):
