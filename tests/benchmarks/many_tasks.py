@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/many_tasks.py
-    python tests/benchmarks/many_tasks.py --tasks 5000 --reducers 1 --json
+    python -m tests.benchmarks.many_tasks
+    python -m tests.benchmarks.many_tasks --tasks 5000 --reducers 1 --json
 
 Tells the seconds until the last map task is published and until the job has ended, and the memory
 of the client, of the whole worker (its parent and its processes) and of Redis over time. Memory is read
