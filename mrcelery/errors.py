@@ -34,7 +34,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrcelery.records import Failure, Part
+    from mrcelery.schema.structs import Failure, Part
 
 
 class MRCeleryError(Exception):

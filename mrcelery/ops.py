@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from mrcelery.errors import CodecError
-from mrcelery.partition import argsort, check_keys, order_key, sorted_keys
+from mrcelery.records.order import argsort, check_keys, order_key, sorted_keys
 
 __all__ = [
     "CollectList",

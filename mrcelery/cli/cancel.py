@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli.common import connection_options, epilog, json_option, print_json
+from mrcelery.client.api import attach
 
 
 @click.command(epilog=epilog("mrcelery cancel JOB"))

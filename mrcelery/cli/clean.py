@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from mrcelery import layout
 from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
 from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
-from mrcelery.history import created_by_id
 from mrcelery.jobstore.base import TTL
-from mrcelery.runner import Runner, connect, storage_root
-from mrcelery.states import FINAL
+from mrcelery.reporting.history import created_by_id
+from mrcelery.runners.base import Runner, connect, storage_root
+from mrcelery.schema import object_keys
+from mrcelery.schema.states import FINAL
 from mrcelery.storage.base import Storage
 
 _WEEK = "7d"
@@ -52,8 +52,8 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
                 continue
             if not dry_run:
                 # the report and the spec last: after an interruption the job can still be listed and cleaned
-                storage.delete(sorted(keys, key=lambda key: key in (layout.spec(job), layout.report(job))))
-                storage.sweep(layout.job_root(job))
+                storage.delete(sorted(keys, key=lambda key: key in (object_keys.spec(job), object_keys.report(job))))
+                storage.sweep(object_keys.job_root(job))
                 if runner is not None:
                     runner.store.drop(job)
             removed.append({"job": job, "objects": len(keys), "bytes": size})
@@ -69,7 +69,7 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
 
 def _jobs(storage: Storage, named: tuple[str, ...]) -> Iterator[tuple[str, list[str], int]]:
     """Iterate over the jobs with data in the storage, their keys and bytes; one job's keys in memory at a time."""
-    prefixes = [layout.job_root(job) for job in named] or [layout.JOBS]
+    prefixes = [object_keys.job_root(job) for job in named] or [object_keys.JOBS]
     for prefix in prefixes:
         for job, objects in groupby(storage.list(prefix), key=lambda info: info.key.split("/")[1]):
             found = list(objects)
@@ -93,7 +93,7 @@ def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, na
 
 def _reported(storage: Storage, job: str) -> float:
     """Return when the job ended by its report, in epoch seconds; 0 if it left none."""
-    from mrcelery.report import read_report
+    from mrcelery.reporting.report import read_report
 
     report = read_report(storage, job)
     return 0.0 if report is None else report.finished

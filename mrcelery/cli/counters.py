@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json
+from mrcelery.client.api import attach
 
 
 @click.command(epilog=epilog("mrcelery counters JOB", "mrcelery counters JOB --json | jq .words"))

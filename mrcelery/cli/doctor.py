@@ -23,7 +23,7 @@ def command(as_json: bool, **settings: Any) -> int:
     Exits with 0, even if there are warnings, and with 3 if something fails. With --json: ok, findings (check,
     level ok, warn or fail, saw, do) and workers.
     """
-    from mrcelery.doctor import Doctor
+    from mrcelery.doctor.checks import Doctor
 
     doctor = Doctor(Config.load(settings))
     findings = []

@@ -12,7 +12,7 @@ import click
 from mrcelery.errors import JobFailedError, JobLoadError, MRCeleryError
 
 if TYPE_CHECKING:
-    from mrcelery.records import Failure
+    from mrcelery.schema.structs import Failure
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli.common import JOB, connection_options, epilog
 from mrcelery.cli.progress import Display
+from mrcelery.client.api import attach
 
 
 @click.command(epilog=epilog("mrcelery fetch JOB ./counts"))

@@ -15,9 +15,9 @@ from mrcelery.config import RUNNERS, mask
 from mrcelery.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.overview import Overview
-    from mrcelery.submission import Submission
+    from mrcelery.client.api import JobHandle
+    from mrcelery.client.submission import Submission
+    from mrcelery.reporting.overview import Overview
 
 _TEXT = "hello map\nhello shuffle\nhello reduce\n"
 _EXPECTED = {"hello": 3, "map": 1, "reduce": 1, "shuffle": 1}
@@ -38,7 +38,7 @@ def command(timeout: float, as_json: bool, **settings: Any) -> int:
 
     Prints on stderr how long each stage took and which workers ran it.
     """
-    from mrcelery.submission import Submission
+    from mrcelery.client.submission import Submission
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mrcelery-") as folder:
@@ -85,8 +85,8 @@ def _stages(found: Overview) -> Iterator[dict[str, Any]]:
 
 def _why(handle: JobHandle, submission: Submission, timeout: float) -> str:
     """Explain why the job did not end: no worker listens, or the workers are busy."""
+    from mrcelery.jobstore.presence import workers_seen
     from mrcelery.jobstore.redis import RedisJobStore
-    from mrcelery.presence import workers_seen
 
     queue, broker = submission.options.queue, mask(submission.config.broker)
     store = handle.runner.store if handle.runner is not None else None

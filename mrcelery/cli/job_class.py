@@ -18,7 +18,7 @@ from mrcelery.cli.submit import execute
 from mrcelery.errors import UsageError
 
 if TYPE_CHECKING:
-    from mrcelery.job import MRJob
+    from mrcelery.job.base import MRJob
 
 
 def job_command(job_class: type[MRJob], args: list[str]) -> tuple[click.Command, list[str]]:

@@ -21,13 +21,13 @@ from mrcelery.cli.common import (
 )
 from mrcelery.config import Config
 from mrcelery.errors import StorageUnreachableError
-from mrcelery.runner import connect, storage_root
-from mrcelery.states import STATES, UNKNOWN, typed
-from mrcelery.status import JobStatus
+from mrcelery.reporting.status import JobStatus
+from mrcelery.runners.base import connect, storage_root
+from mrcelery.schema.states import STATES, UNKNOWN, typed
 
 
 class _State(click.Choice[str]):
-    """A state of a job, or another word for it that :data:`mrcelery.states.ALIASES` knows."""
+    """A state of a job, or another word for it that :data:`mrcelery.schema.states.ALIASES` knows."""
 
     def __init__(self) -> None:
         super().__init__((*STATES, UNKNOWN))
@@ -70,7 +70,7 @@ def command(
     """
     config = Config.load(settings)
     runner = connect(config)
-    from mrcelery import history
+    from mrcelery.reporting import history
     from mrcelery.storage import open_storage
 
     now = time.time()

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
 from mrcelery.cli.errors import where
+from mrcelery.client.api import attach
 from mrcelery.errors import ConfigError, UsageError
-from mrcelery.states import FINAL
+from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.joblogs import Attempt, LogFilter
-    from mrcelery.overview import Overview
+    from mrcelery.client.api import JobHandle
+    from mrcelery.reporting.logs import Attempt, LogFilter
+    from mrcelery.reporting.overview import Overview
     from mrcelery.storage.base import Storage
 
 
@@ -57,7 +57,7 @@ def command(
     For a failed job, stderr says first where it failed. With -f, lines are shown as they are printed, a few seconds
     late, each with the name of its task. --json prints one object per attempt, one a line; with -f, one per piece.
     """
-    from mrcelery.joblogs import LogFilter
+    from mrcelery.reporting.logs import LogFilter
 
     wanted = LogFilter(step, kind, task, attempt, failed)
     with attach(job, **settings) as handle:
@@ -80,7 +80,7 @@ def _show_failure(found: Overview | None) -> None:
 
 
 def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter, as_json: bool) -> None:
-    from mrcelery.joblogs import LogFilter, listed
+    from mrcelery.reporting.logs import LogFilter, listed
 
     none = True
     for one, key in listed(storage, job, found, wanted):
@@ -109,8 +109,8 @@ def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: bool) -> None:
-    from mrcelery.capture import share_seconds
-    from mrcelery.joblogs import Follower
+    from mrcelery.attempt.output_capture import share_seconds
+    from mrcelery.reporting.logs import Follower
 
     if handle.runner is None:
         raise ConfigError(f"cannot follow {handle.id} without its broker: give --broker, or leave -f out")

@@ -14,7 +14,7 @@ from mrcelery.cli.errors import guard
 from mrcelery.version import __version__
 
 if TYPE_CHECKING:
-    from mrcelery.job import MRJob
+    from mrcelery.job.base import MRJob
 
 COMMANDS = {
     "submit": "Run a job over inputs.",

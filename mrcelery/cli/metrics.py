@@ -34,7 +34,7 @@ def command(port: int, address: str, queues: tuple[str, ...], once: bool, **sett
         raise ConfigError("metrics needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
     from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
-    from mrcelery.metrics import register
+    from mrcelery.web.metrics import register
 
     registry = CollectorRegistry()
     register(config.broker, *(queues or (config.queue,)), registry=registry)

@@ -15,10 +15,10 @@ from mrcelery.cli.common import show_seconds
 from mrcelery.config import show_size
 
 if TYPE_CHECKING:
-    from mrcelery.overview import Overview, StageView, Straggler
-    from mrcelery.report import Report
-    from mrcelery.speed import Speed
-    from mrcelery.states import State
+    from mrcelery.reporting.overview import Overview, StageView, Straggler
+    from mrcelery.reporting.rates import Speed
+    from mrcelery.reporting.report import Report
+    from mrcelery.schema.states import State
 
 Piece = tuple[str, str]
 """A text and its style: words of bold, dim and a colour."""
@@ -183,7 +183,7 @@ def _rates(found: Overview, stage: StageView, speed: Speed, *, means: bool) -> l
 
 
 def _shuffled(found: Overview, stage: StageView) -> int:
-    from mrcelery.story import shuffled
+    from mrcelery.reporting.timeline import shuffled
 
     return shuffled(found, stage)
 
@@ -226,7 +226,7 @@ def _folded(blocks: list[tuple[State, list[Line]]], signs: Signs) -> list[tuple[
 
 def summary(found: Overview, report: Report | None, after: Sequence[str] = (), *, signs: Signs = UNICODE) -> list[Line]:
     """Render an ended job: its end, what it read and wrote, and the commands a user may want next."""
-    from mrcelery.report import totals_of
+    from mrcelery.reporting.report import totals_of
 
     totals = report.totals if report is not None else totals_of(found)
     lines = [_header(found, "", signs)]

@@ -20,11 +20,11 @@ from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, Us
 
 if TYPE_CHECKING:
     from mrcelery.cli.live import LiveView, Transfers
+    from mrcelery.client.handle import JobHandle
     from mrcelery.events import Event
-    from mrcelery.handle import JobHandle
-    from mrcelery.overview import Overview
-    from mrcelery.report import Report
-    from mrcelery.story import Narrator, Progress, StageStarted, StageSucceeded
+    from mrcelery.reporting.overview import Overview
+    from mrcelery.reporting.report import Report
+    from mrcelery.reporting.timeline import Narrator, Progress, StageStarted, StageSucceeded
 
 QUIET_SECONDS = 0.5
 """Run time up to which a job shows nothing, and rich is not imported."""
@@ -132,13 +132,13 @@ class Display:
             self._draw(found)
 
     def _news(self, found: Overview) -> list[Event]:
-        from mrcelery import story
+        from mrcelery.reporting import timeline
 
         news: list[Event] = []
         if self._narrator is None:
-            self._narrator = story.Narrator()
+            self._narrator = timeline.Narrator()
             if self.mode == "json":
-                news.append(story.submitted(found))
+                news.append(timeline.submitted(found))
             elif self.mode == "plain" and found.finished == 0:
                 self._say(f"job {found.job}: {picture.phase(found)[0]}")
         return news + self._narrator.observe(found)
@@ -169,22 +169,22 @@ class Display:
             self._draw(self._last)
 
     def _emit(self, event: Event, style: str = "yellow") -> None:
-        from mrcelery import story
+        from mrcelery.reporting import timeline
 
         if self.mode == "json":
             if not self.quiet:
-                click.echo(story.line(event), nl=False)
-        elif isinstance(event, (story.StageStarted, story.StageSucceeded, story.Progress)):
+                click.echo(timeline.line(event), nl=False)
+        elif isinstance(event, (timeline.StageStarted, timeline.StageSucceeded, timeline.Progress)):
             if self.mode == "plain" and self._worth_a_line(event):
                 self._say(str(event))
         else:
             self._say(str(event), style)
 
     def _worth_a_line(self, event: StageStarted | StageSucceeded | Progress) -> bool:
-        from mrcelery import story
+        from mrcelery.reporting import timeline
 
         stage = event.step, event.kind
-        if isinstance(event, story.Progress) and event.at - self._plain.get(stage, 0.0) < PLAIN_SECONDS:
+        if isinstance(event, timeline.Progress) and event.at - self._plain.get(stage, 0.0) < PLAIN_SECONDS:
             return False
         self._plain[stage] = event.at
         return True
@@ -204,12 +204,12 @@ class Display:
     def end(self, found: Overview, report: Report | None, after: Sequence[str] = ()) -> None:
         """Show how a job ended, and the commands a user may want next; call it only if it :meth:`ends`."""
         if self.mode == "json":
-            from mrcelery import story
+            from mrcelery.reporting import timeline
 
             if not self.quiet:
                 for event in self._news(found):
                     self._emit(event)
-            click.echo(story.line(story.ended(found, report)), nl=False)
+            click.echo(timeline.line(timeline.ended(found, report)), nl=False)
             return
         if self.shown and found.state == "succeeded":  # otherwise the error was shown just now
             for event in self._news(found):

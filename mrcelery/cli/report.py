@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, write_bytes
+from mrcelery.client.api import attach
 from mrcelery.errors import UsageError
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, events_option, print_json
 from mrcelery.cli.progress import Display, see_through
+from mrcelery.client.api import attach
 
 
 @click.command(

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, show_time
 from mrcelery.cli.errors import where
+from mrcelery.client.api import attach
 from mrcelery.errors import MRCeleryError, UsageError
-from mrcelery.states import FINAL
+from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.overview import Overview
+    from mrcelery.client.api import JobHandle
+    from mrcelery.reporting.overview import Overview
 
 
 @click.command(
@@ -54,7 +54,7 @@ def _record(handle: JobHandle) -> dict[str, Any]:
 
 
 def _running(handle: JobHandle, found: Overview) -> list[picture.Line]:
-    from mrcelery.speed import Speed
+    from mrcelery.reporting.rates import Speed
 
     signs, idle = picture.signs(sys.stdout), not handle.has_workers()
     width, height = _size()

@@ -17,10 +17,10 @@ from mrcelery.config import RUNNERS, show_size
 from mrcelery.errors import UsageError
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.job import MRJob
-    from mrcelery.overview import Overview
-    from mrcelery.submission import Submission
+    from mrcelery.client.api import JobHandle
+    from mrcelery.client.submission import Submission
+    from mrcelery.job.base import MRJob
+    from mrcelery.reporting.overview import Overview
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def execute(
 ) -> int:
     """Submit a job as ``flags`` (name to value) say, and wait for it unless detached; return the exit code."""
     from mrcelery.cli.progress import Display, see_through
-    from mrcelery.submission import Submission
+    from mrcelery.client.submission import Submission
 
     how = Flags.take(flags)
     with Display(how.quiet, how.as_json and not how.dry_run) as display:
@@ -221,9 +221,9 @@ def _after(found: Overview, handle: JobHandle, submission: Submission) -> list[s
 
 def _print_detached(handle: JobHandle, as_json: bool) -> None:
     if as_json:
-        from mrcelery import story
+        from mrcelery.reporting import timeline
 
-        click.echo(story.line(story.submitted(handle.glance())), nl=False)
+        click.echo(timeline.line(timeline.submitted(handle.glance())), nl=False)
     else:
         click.echo(handle.id)
 

@@ -47,6 +47,7 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     # Read when Celery is imported: SIGTERM shall requeue running tasks, not wait for their end.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
-    from mrcelery.executor.celeryapp import configured_app, worker_argv
+    from mrcelery.celeryapp import configured_app
+    from mrcelery.worker.app import worker_argv
 
     configured_app().worker_main(worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))

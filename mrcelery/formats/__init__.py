@@ -1,4 +1,4 @@
-"""Input formats (bytes of a split to blocks of records), output formats, and compression.
+"""From the bytes of a split to records, and from records to the bytes of a part file.
 
 A format is named ``NAME`` or ``NAME:ARGUMENTS``, such as ``records:80`` or ``csv:header=false``; see
 :mod:`mrcelery.formats.naming`.
@@ -12,10 +12,10 @@ from typing import Any
 from mrcelery.errors import TaskError
 from mrcelery.formats.base import Compressor, InputFormat, OutputFormat, RecordBlock
 from mrcelery.formats.compression import compressor
+from mrcelery.formats.custom import OwnInput, OwnOutput, made
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import TABLE_BLOCK
 from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, keyed, parse
-from mrcelery.formats.own import OwnInput, OwnOutput, made
 
 __all__ = [
     "Compressor",

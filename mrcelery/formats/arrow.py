@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError
 from mrcelery.formats.base import RecordBlock, all_none
 from mrcelery.formats.json_text import json_lines
+from mrcelery.records.columns import Column, as_list
 
 
 class ArrowColumn(Sequence[Any]):

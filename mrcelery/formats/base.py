@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mrcelery.columns import Column
-from mrcelery.records import Extent
+from mrcelery.records.columns import Column
+from mrcelery.schema.structs import Extent
 
 
 def all_none(column: Column) -> bool:

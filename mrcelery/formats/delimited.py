@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, TaskError
 from mrcelery.formats.base import RecordBlock
-from mrcelery.formats.columns import Columns
 from mrcelery.formats.json_text import json_lines
 from mrcelery.formats.lines import line_blocks, too_long
 from mrcelery.formats.output import text_bytes
-from mrcelery.records import Extent
+from mrcelery.formats.rows import Columns
+from mrcelery.records.columns import Column, as_list
+from mrcelery.schema.structs import Extent
 
 Row = list[str] | csv.Error
 """The fields of a record, none for a blank line; or why it is none."""

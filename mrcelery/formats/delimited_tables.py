@@ -21,7 +21,7 @@ from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.delimited import DelimitedInput, Dialect, Row, allow_fields, header_of, lines_of, next_row
 from mrcelery.formats.lines import LONGEST, gathered, line_blocks, table_block, too_long
 from mrcelery.formats.parquet import Rows
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 _NEWLINE, _RETURN = 10, 13
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from mrcelery.errors import RecordTooLongError
 from mrcelery.formats.compression import compression_of, decompress
 from mrcelery.formats.source import read_from, shortened
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 BOM = b"\xef\xbb\xbf"
 

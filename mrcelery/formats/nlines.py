@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.lines import line_blocks, offsets, too_long
 from mrcelery.formats.text import text_lines
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class GroupedLinesInput:

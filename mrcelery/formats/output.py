@@ -8,10 +8,10 @@ from __future__ import annotations
 from itertools import chain, repeat
 from typing import Any
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError
 from mrcelery.formats.base import OutputFormat
 from mrcelery.formats.json_text import json_lines, shortened
+from mrcelery.records.columns import Column, as_list
 
 
 class JsonOutput:

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, InputError, UsageError
 from mrcelery.formats.base import RecordBlock
-from mrcelery.formats.columns import Columns
 from mrcelery.formats.compression import compression_of
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import too_long
+from mrcelery.formats.rows import Columns
 from mrcelery.formats.source import readable, shortened
-from mrcelery.records import Extent
+from mrcelery.records.columns import Column, as_list
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate
 from mrcelery.storage.base import Version
 from mrcelery.storage.transfers import carried

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mrcelery.errors import CorruptDataError, InputError
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate, scheme_of
 from mrcelery.storage.base import Version
 from mrcelery.storage.readahead import Piece, foreseen, ranges, read_ahead

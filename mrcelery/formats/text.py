@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.lines import LONGEST, gathered, line_blocks, offsets, table_block
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class TextInput:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mrcelery.states import State
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.schema.states import State
+from mrcelery.schema.task_id import StageId, TaskId
 
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
@@ -68,9 +68,10 @@ class JobStore(Protocol):
     ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
-    likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
+    likewise (when it began and had all its commits), ``summary.`` (a JSON
+    :class:`mrcelery.schema.structs.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
+    ``failure`` (a JSON :class:`mrcelery.schema.structs.Failure`), ``retrying`` (another, of the last task that is tried
     again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
     ``set_status``).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.

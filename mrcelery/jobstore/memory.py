@@ -9,8 +9,8 @@ from time import monotonic
 from typing import Any
 
 from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
-from mrcelery.states import FINAL, State
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.schema.states import FINAL, State
+from mrcelery.schema.task_id import StageId, TaskId
 
 
 class MemoryJobStore:

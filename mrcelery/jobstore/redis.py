@@ -28,9 +28,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
-from mrcelery.jobstore.wire import Command, Connection, connect
-from mrcelery.states import FINAL, State
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.jobstore.connection import Command, Connection, connect
+from mrcelery.schema.states import FINAL, State
+from mrcelery.schema.task_id import StageId, TaskId
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"

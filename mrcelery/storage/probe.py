@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 
 from mrcelery.errors import StorageUnreachableError, VersionError
-from mrcelery.layout import LAYOUT
+from mrcelery.schema.object_keys import LAYOUT
 from mrcelery.storage.base import Storage
 
 MARKER = "mrcelery.json"

@@ -27,8 +27,8 @@ from statistics import median
 import urllib3
 
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import FINAL
-from mrcelery.task_id import StageId
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.task_id import StageId
 from tests.benchmarks.fleet import Fleet, fleet
 from tests.benchmarks.many_tasks import JOB, WIDTH
 

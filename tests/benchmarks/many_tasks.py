@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import FINAL
-from mrcelery.task_id import StageId
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.task_id import StageId
 from tests.benchmarks.fleet import Fleet, fleet
 
 SAMPLE_SECONDS = 0.25

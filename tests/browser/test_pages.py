@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mrcelery import layout
-from mrcelery.journal import Entry
-from mrcelery.overview import Overview, StageView
-from mrcelery.page import job_page
+from mrcelery.jobstore.journal import Entry
+from mrcelery.reporting.overview import Overview, StageView
+from mrcelery.reporting.page import job_page
+from mrcelery.schema import object_keys
 from tests.support.flower_site import NAME, Site
 from tests.support.services import eventually
 
@@ -240,7 +240,7 @@ def test_a_report_is_the_same_page_and_needs_nobody(site: Site, page: Page) -> N
     job = site.jobs["failed"]
     page.open(site.url(f"/jobs/{job}"))
     live = page.all("h2")
-    page.open(f"file://{site.settings['storage']}/{layout.report_page(job)}")
+    page.open(f"file://{site.settings['storage']}/{object_keys.report_page(job)}")
     assert page.all("h2") == live
     assert "looking at a rose" in page.text("#failure")
     assert page.all(".actions button") == []

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from mrcelery.jobstore.base import JobStore
+from mrcelery.jobstore.connection import _RedisPy
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.jobstore.redis import JOBS, LIVE, RedisJobStore
-from mrcelery.jobstore.wire import _RedisPy
-from mrcelery.states import FINAL, STATES
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.schema.states import FINAL, STATES
+from mrcelery.schema.task_id import StageId, TaskId
 from tests.support.services import RedisServer, redis_server
 
 Open = Callable[[], JobStore]

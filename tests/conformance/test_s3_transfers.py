@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
 from mrcelery.formats.source import SLACK, in_turn, read_from, requests_for
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate, open_storage, s3
 from mrcelery.storage import transfers as module
 from mrcelery.storage.base import Version

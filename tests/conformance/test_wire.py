@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mrcelery.errors import BrokerUnreachableError, ConfigError
-from mrcelery.jobstore import wire
-from mrcelery.jobstore.wire import Connection
+from mrcelery.jobstore import connection as wire
+from mrcelery.jobstore.connection import Connection
 from tests.support.services import RedisServer, free_port, redis_server, tls_redis_server
 
 Make = Callable[[str], Connection]

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import layout
-from mrcelery.coordinator import StageTasks
-from mrcelery.encoding import decode
+from mrcelery.coordinator.stages import StageTasks
 from mrcelery.errors import TaskError
-from mrcelery.executor import tasks as executor_tasks
-from mrcelery.messages import start_message
-from mrcelery.records import Commit, StageSummary
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.jobstore.messages import start_message
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.structs import Commit, StageSummary
+from mrcelery.schema.task_id import StageId, TaskId
+from mrcelery.worker import tasks as executor_tasks
 from tests.support.services import Fleet, Quiet, eventually, results
 
 JobFile = Callable[..., str]
@@ -317,26 +317,26 @@ def test_storage_keys(fleet: Fleet, word_count: str, tmp_path: Path) -> None:
         job, report = handle.id, handle.report()
     root = storage / "jobs" / job
     found = {path.relative_to(storage).as_posix() for path in root.rglob("*") if path.is_file()}
-    fixed = {layout.spec(job), layout.code(job), layout.report(job), layout.report_page(job)}
-    fixed.add(layout.plan_page(job, 0, 0))
-    fixed |= {layout.stage_summary(StageId(job, 0, "map")), layout.stage_summary(StageId(job, 0, "reduce"))}
-    fixed |= {layout.shuffle_input(job, 0, number) for number in range(2)}
+    fixed = {object_keys.spec(job), object_keys.code(job), object_keys.report(job), object_keys.report_page(job)}
+    fixed.add(object_keys.plan_page(job, 0, 0))
+    fixed |= {object_keys.stage_summary(StageId(job, 0, "map")), object_keys.stage_summary(StageId(job, 0, "reduce"))}
+    fixed |= {object_keys.shuffle_input(job, 0, number) for number in range(2)}
     fixed |= {
-        layout.commit(TaskId(job, 0, kind, n)) for kind, tasks in (("map", 3), ("reduce", 2)) for n in range(tasks)
+        object_keys.commit(TaskId(job, 0, kind, n)) for kind, tasks in (("map", 3), ("reduce", 2)) for n in range(tasks)
     }
     assert fixed <= found
     named = set()
     for kind, tasks in (("map", 3), ("reduce", 2)):
         summed = 0
         for number in range(tasks):
-            commit = decode((storage / layout.commit(TaskId(job, 0, kind, number))).read_bytes(), Commit)  # type: ignore[arg-type]
+            commit = decode((storage / object_keys.commit(TaskId(job, 0, kind, number))).read_bytes(), Commit)  # type: ignore[arg-type]
             assert (commit.job, commit.step, commit.kind, commit.task) == (job, 0, kind, number)
             for part in commit.parts:
-                assert part.key == layout.part(TaskId(job, 0, kind, number), part.partition, commit.attempt)
+                assert part.key == object_keys.part(TaskId(job, 0, kind, number), part.partition, commit.attempt)
                 assert (storage / part.key).stat().st_size == part.bytes
                 named.add(part.key)
             summed += commit.records_in
-        summary = decode((storage / layout.stage_summary(StageId(job, 0, kind))).read_bytes(), StageSummary)
+        summary = decode((storage / object_keys.stage_summary(StageId(job, 0, kind))).read_bytes(), StageSummary)
         assert summary.totals.records_in == summed
         assert summary.totals.tasks == tasks
     assert found == fixed | named

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from mrcelery.config import Config
-from mrcelery.doctor import Doctor, judge_clock
-from mrcelery.encoding import encode
-from mrcelery.findings import Finding, judge
+from mrcelery.doctor.checks import Doctor, judge_clock
+from mrcelery.doctor.redis_checks import Finding, judge
+from mrcelery.jobstore.presence import versions, workers_seen
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.presence import versions, workers_seen
-from mrcelery.records import Presence
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Presence
 from tests.support.s3_endpoint import VARIABLE
 from tests.support.s3_proxy import Asked, Fault, Log, proxy
 from tests.support.services import (

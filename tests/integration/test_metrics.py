@@ -20,8 +20,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import mrcelery
-from mrcelery.metrics import FleetCollector
-from mrcelery.presence import versions
+from mrcelery.jobstore.presence import versions
+from mrcelery.web.metrics import FleetCollector
 from tests.support import guardian
 from tests.support.services import (
     GATED,

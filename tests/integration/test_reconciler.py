@@ -15,14 +15,14 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import Retry
 
 import mrcelery
-from mrcelery import layout
 from mrcelery.errors import JobFailedError, StorageUnreachableError, UsageError, WaitTimeoutError
-from mrcelery.executor import tasks
-from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
-from mrcelery.executor.reconciler import Reconciler
+from mrcelery.jobstore.queue_scan import PIECE, SEPARATOR, in_flight
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
-from mrcelery.task_id import TaskId
+from mrcelery.worker import tasks
+from mrcelery.worker.reconciler import Reconciler
 from tests.support.services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 JobFile = Callable[..., str]
@@ -234,7 +234,7 @@ def test_redis_forgets_everything_in_mid_job(
         store = open_storage(str(tmp_path / "storage"))
 
         def others_done() -> bool:
-            keys = [layout.commit(TaskId(handle.id, 0, "map", LINES.index(line))) for line in committed]
+            keys = [object_keys.commit(TaskId(handle.id, 0, "map", LINES.index(line))) for line in committed]
             return bool(traced.runs().get(stage)) and all(store.stat(key) for key in keys)
 
         eventually(others_done, "all but one task have committed")
@@ -263,7 +263,7 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
         reconciler.reconcile()
         storage = open_storage(quiet.settings["storage"])
         if cleaned:
-            storage.delete([info.key for info in storage.list(layout.job_root(handle.id))])
+            storage.delete([info.key for info in storage.list(object_keys.job_root(handle.id))])
         quiet.store.drop(handle.id)
         reconciler.reconcile()
         assert quiet.store.state(handle.id) == ("" if cleaned else "queued")
@@ -383,7 +383,7 @@ def test_a_job_that_redis_has_forgotten_is_retried_from_storage(
 
 
 def kept(handle: mrcelery.JobHandle, storage: str) -> set[str]:
-    return {info.key for info in open_storage(storage).list(layout.job_root(handle.id))}
+    return {info.key for info in open_storage(storage).list(object_keys.job_root(handle.id))}
 
 
 def test_a_cancelled_job_is_retried_from_its_beginning(quiet: Quiet, traced: Traced) -> None:
@@ -414,8 +414,8 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
             assert len(kept(handle, quiet.settings["storage"])) > 3
             quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
             assert handle.cancel()
-            names = (layout.spec, layout.code, layout.report, layout.report_page)
-            left = {layout.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
+            names = (object_keys.spec, object_keys.code, object_keys.report, object_keys.report_page)
+            left = {object_keys.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
             eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
             handle.retry()
             handle.wait(90)
@@ -447,7 +447,7 @@ def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, tra
 def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
     quiet: Quiet, traced: Traced, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mrcelery.handle, "_STOPPING", 1.0)
+    monkeypatch.setattr(mrcelery.client.handle, "_STOPPING", 1.0)
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         message = quiet.take()[-1]

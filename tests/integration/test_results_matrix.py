@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery.executor.local import LocalRunner
+from mrcelery.runners.local import LocalRunner
 from tests.support import generate
 from tests.support.services import WORD_COUNT, Fleet, redis_server
 
@@ -133,7 +133,7 @@ def test_local(
     output = tmp_path / "out"
     cluster = clusters[where]
     monkeypatch.setattr(cluster, "close", lambda: None)  # the handle would stop it after the first job
-    monkeypatch.setattr("mrcelery.submission.local_runner", lambda config, job: cluster)
+    monkeypatch.setattr("mrcelery.client.submission.local_runner", lambda config, job: cluster)
     with mrcelery.run(job, str(book), str(output), runner="local", **options(book, maps, reducers)) as handle:
         check(handle, output, maps, reducers, expected)
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import JobHandle, layout
+from mrcelery import JobHandle
 from mrcelery.errors import JobFailedError
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
-from mrcelery.task_id import TaskId
 from tests.support.services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
@@ -147,9 +148,11 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
         store = handle.runner.store  # type: ignore[union-attr]
         eventually(lambda: store.call(("HLEN", "unacked"), ("LLEN", "q")) == [0, 0], "all tasks have ended")
         assert any(map(alive, running)) != killed
-        kept = {layout.spec(handle.id), layout.code(handle.id), layout.plan_page(handle.id, 0, 0)}
-        kept |= {layout.report(handle.id), layout.report_page(handle.id)}
-        eventually(lambda: {info.key for info in storage.list(layout.job_root(handle.id))} == kept, "its data is gone")
+        kept = {object_keys.spec(handle.id), object_keys.code(handle.id), object_keys.plan_page(handle.id, 0, 0)}
+        kept |= {object_keys.report(handle.id), object_keys.report_page(handle.id)}
+        eventually(
+            lambda: {info.key for info in storage.list(object_keys.job_root(handle.id))} == kept, "its data is gone"
+        )
         assert gate.starts() == 4  # none of the others began
         assert handle.status().state == "cancelled"
         assert all(worker.process.poll() is None for worker in started)
@@ -180,7 +183,7 @@ def test_a_failed_job_keeps_its_committed_work(server: RedisServer, job_file: Jo
             lambda: handle.runner.store.call(("HLEN", "unacked")) == [0],  # type: ignore[union-attr]
             "all tasks have ended",
         )
-        assert all(storage.stat(layout.commit(TaskId(handle.id, 0, "map", number))) for number in range(2))
+        assert all(storage.stat(object_keys.commit(TaskId(handle.id, 0, "map", number))) for number in range(2))
 
 
 def test_the_mark_of_a_stopped_attempt_goes(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:

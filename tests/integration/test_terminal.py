@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from mrcelery import journal
-from mrcelery.overview import glance
-from mrcelery.task_id import TaskId
+from mrcelery.jobstore import journal
+from mrcelery.reporting.overview import glance
+from mrcelery.schema.task_id import TaskId
 from tests.support.services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 JobFile = Callable[..., str]

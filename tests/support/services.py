@@ -23,9 +23,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mrcelery import JobHandle
 from mrcelery.errors import ConfigError, MRCeleryError
+from mrcelery.jobstore.connection import connect
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.jobstore.wire import connect
-from mrcelery.redis_server import find_server
+from mrcelery.runners.redis_server import find_server
 from tests.support import guardian
 
 T = TypeVar("T")
@@ -268,7 +268,7 @@ def workers(
 
 def await_workers(broker: str, started: Sequence[Worker], names: Sequence[str]) -> None:
     """Wait until workers answer to their names."""
-    from mrcelery.executor.celeryapp import make_app
+    from mrcelery.worker.app import make_app
 
     app = make_app(broker)
 
@@ -316,7 +316,7 @@ class Quiet:
         self.folder = folder
         self.name = f"quiet-{os.urandom(4).hex()}"
         self.store = RedisJobStore(server.tcp_url)
-        from mrcelery.executor.celeryapp import make_app
+        from mrcelery.worker.app import make_app
 
         self.app = make_app(server.tcp_url)
 
@@ -367,7 +367,7 @@ class Quiet:
 
     def forget(self) -> None:
         """Forget what tasks that ran in this process left: another test may have other settings."""
-        from mrcelery.executor.tasks import _runtimes
+        from mrcelery.worker.tasks import _runtimes
 
         while _runtimes:
             _runtimes.popitem()[1].store.close()

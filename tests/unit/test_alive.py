@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mrcelery.executor import alive
+from mrcelery.worker import alive
 
 
 def aged(path: Path, seconds: float) -> str:
@@ -42,7 +42,7 @@ def test_the_file_is_that_of_the_environment(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_probe_imports_neither_celery_nor_anything_like_it(tmp_path: Path) -> None:
-    script = "import sys\nfrom mrcelery.executor import alive\nalive.main([sys.argv[1]])\nprint(*sys.modules)"
+    script = "import sys\nfrom mrcelery.worker import alive\nalive.main([sys.argv[1]])\nprint(*sys.modules)"
     file = aged(tmp_path / "f", 0)
     run = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in run.stdout.split()}

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import MRJob, layout
-from mrcelery.api import JobHandle, StageStatus, attach
-from mrcelery.encoding import encode
+from mrcelery import MRJob
+from mrcelery.client.api import JobHandle, StageStatus, attach
+from mrcelery.client.handle import Delivery
+from mrcelery.client.submission import Submission, job_id
 from mrcelery.errors import (
     ConfigError,
     InputError,
@@ -22,14 +23,14 @@ from mrcelery.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from mrcelery.handle import Delivery
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.protocols import ReprProtocol
-from mrcelery.records import Commit, Failure, StageSummary, Totals
-from mrcelery.report import Report
+from mrcelery.reporting.report import Report
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Commit, Failure, StageSummary, Totals
+from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
-from mrcelery.submission import Submission, job_id
-from mrcelery.task_id import StageId, TaskId
 
 TEXT = "to be or not to be\nthat is the question\n"
 
@@ -155,7 +156,7 @@ def test_the_users_error() -> None:
     failure = caught.value.failure
     assert "cannot take to be" in str(caught.value)
     assert "cannot take" in failure.traceback
-    assert "mrcelery/executor" not in failure.traceback
+    assert str(Path(mrcelery.__file__).parent) not in failure.traceback
     assert (failure.offset, Path(failure.file).name, caught.value.exit_code) == (0, "in.txt", 1)
 
 
@@ -334,8 +335,8 @@ def test_a_short_job_is_seen_to_end_soon_and_a_long_one_costs_little(
         pauses.append((now[0], seconds))
         now[0] += seconds
 
-    monkeypatch.setattr("mrcelery.handle.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("mrcelery.handle.time.sleep", sleep)
+    monkeypatch.setattr("mrcelery.client.handle.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mrcelery.client.handle.time.sleep", sleep)
     with pytest.raises(WaitTimeoutError):
         JobHandle("job-1", known).wait(60.0)
     assert all(pause <= max(0.005, began / 50) + 1e-9 for began, pause in pauses)
@@ -374,8 +375,8 @@ def test_success_brings_the_output_home(known: Known, tmp_path: Path) -> None:
         output="",
         parts=("part-00000",),
     )
-    storage.write(layout.output("job-1") + "part-00000", b'"a"\t1\n')
-    storage.write(layout.report("job-1"), encode(report))
+    storage.write(object_keys.output("job-1") + "part-00000", b'"a"\t1\n')
+    storage.write(object_keys.report("job-1"), encode(report))
     known.store.move("job-1", "succeeded")
     job = JobHandle("job-1", known, delivery=Delivery(folder=str(tmp_path / "home")))
     assert job.wait().state == "succeeded"

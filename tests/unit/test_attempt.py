@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import capture, layout
-from mrcelery.attempt import run_attempt
-from mrcelery.capture import Kept
-from mrcelery.coordinator import start
+from mrcelery.attempt import output_capture
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.output_capture import Kept
+from mrcelery.attempt.run import run_attempt
+from mrcelery.coordinator.start import start
 from mrcelery.errors import (
     ConfigError,
     CorruptDataError,
@@ -27,11 +28,11 @@ from mrcelery.errors import (
     UnsignedError,
     UserCodeError,
 )
-from mrcelery.executor.inline import InlineRunner
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.runtime import OpenJobs
+from mrcelery.runners.inline import InlineRunner
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
-from mrcelery.task_id import TaskId
 
 KEY = "correct horse battery staple"
 
@@ -52,7 +53,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             ).close()  # fmt: skip
         request, envelope, code, blobs = kept[0]
         store = MemoryJobStore()
-        from mrcelery.executor.submit import enter
+        from mrcelery.runners.enter import enter
 
         enter(store, request, envelope, code, blobs)
         return OpenJobs(store, scratch=f"{tmp_path}/scratch", signing_key=signing_key), request.job
@@ -97,7 +98,7 @@ def test_what_user_code_does_to_its_process_ends_with_the_attempt(
 
 
 def test_a_long_log_keeps_its_head_and_its_tail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "LOG_LIMIT", 100)
+    monkeypatch.setattr(output_capture, "LOG_LIMIT", 100)
     kept = Kept()
     for number in range(1000):
         kept.write(b"%03d\n" % number)
@@ -149,7 +150,7 @@ def test_a_full_disk_is_told_and_tried_again(
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", "/scratch/spill-0")
 
-    monkeypatch.setattr("mrcelery.attempt.run_map", full)
+    monkeypatch.setattr("mrcelery.attempt.run.run_map", full)
     with pytest.raises(TaskError, match=r"/scratch/spill-0: No space left on device: .*MRCELERY_SCRATCH") as raised:
         run_attempt(runtime, TaskId(job, 0, "map", 0))
     assert raised.value.retryable
@@ -160,7 +161,7 @@ def test_an_object_that_is_gone_is_named(submitted: Callable[..., tuple[OpenJobs
     runtime, job = submitted(PLAIN)
     start(runtime, job)
     storage = runtime.open(job).storage
-    storage.delete([layout.plan_page(job, 0, 0)])
+    storage.delete([object_keys.plan_page(job, 0, 0)])
     with pytest.raises(CorruptDataError, match=r"plan-00000\.json is gone"):
         run_attempt(runtime, TaskId(job, 0, "map", 0))
 
@@ -181,7 +182,7 @@ def test_a_signed_spec_holds_for_its_own_job_only(submitted: Callable[..., tuple
     runtime, job = submitted(PLAIN, KEY)
     start(runtime, job)
     storage = runtime.open(job).storage
-    storage.write(layout.spec("other"), storage.read(layout.spec(job)))
+    storage.write(object_keys.spec("other"), storage.read(object_keys.spec(job)))
     runtime.store.create("other", runtime.store.fields(job), b"")
     with pytest.raises(UnsignedError, match="that of job job-"):
         runtime.open("other")

@@ -12,12 +12,21 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery.badrecords import GROUP, BadRecords, RecordMarker, killers, losses, marker_path, note_loss, take_marker
 from mrcelery.errors import JobFailedError, TaskError
-from mrcelery.executor.lost import cause_of_death, left_by
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Losses
-from mrcelery.task_id import TaskId
+from mrcelery.schema.structs import Losses
+from mrcelery.schema.task_id import TaskId
+from mrcelery.task.bad_records import (
+    GROUP,
+    BadRecords,
+    RecordMarker,
+    killers,
+    losses,
+    marker_path,
+    note_loss,
+    take_marker,
+)
+from mrcelery.worker.lost import cause_of_death, left_by
 
 Run = Callable[..., tuple[dict[Any, Any], Any, list[dict[str, Any]]]]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from mrcelery import bundle
 from mrcelery.errors import JobLoadError, UsageError
-from mrcelery.job import MRJob
+from mrcelery.job.base import MRJob
+from mrcelery.shipping import bundle
 
 JOB = """
-from mrcelery.job import MRJob
+from mrcelery.job.base import MRJob
 
 class Words(MRJob):
     def mapper(self, _, line):
@@ -202,10 +202,10 @@ def test_a_package_is_packed_whole_with_its_data(folder: Path) -> None:
 
 
 def test_jobs_that_come_with_mrcelery_are_not_packed() -> None:
-    job_class = type("Example", (MRJob,), {"__module__": "mrcelery.job"})
+    job_class = type("Example", (MRJob,), {"__module__": "mrcelery.job.base"})
     made = bundle.build(job_class, job_class([]))
     assert zipfile.ZipFile(io.BytesIO(made.data)).namelist() == ["manifest.json"]
-    assert made.bundle.entry == "mrcelery.job:Example"
+    assert made.bundle.entry == "mrcelery.job.base:Example"
 
 
 def test_equal_content_gives_equal_bytes(folder: Path) -> None:
@@ -221,9 +221,9 @@ def test_equal_content_gives_equal_bytes(folder: Path) -> None:
 
 
 def test_a_script_run_by_python_is_shipped_under_its_own_name(folder: Path) -> None:
-    report = "\nfrom mrcelery import bundle\nmade = bundle.build(Words, Words([]))\nprint(made.bundle.entry)\n"
+    report = "\nfrom mrcelery.shipping import bundle\nmade = bundle.build(Words, Words([]))\nprint(made.bundle.entry)\n"
     write(folder, words=JOB + report, random=JOB + report, pkg____init__="", pkg__words=JOB + report)
-    root = str(Path(bundle.__file__).parents[1])
+    root = str(Path(bundle.__file__).parents[2])
 
     def entry(*command: str, stdin: str | None = None) -> str:
         done = subprocess.run(

@@ -15,7 +15,7 @@ import pytest
 from mrcelery.cli.errors import guard, show_error
 from mrcelery.cli.main import COMMANDS, cli, run_command
 from mrcelery.errors import JobCancelledError, JobFailedError, WaitTimeoutError
-from mrcelery.records import Failure
+from mrcelery.schema.structs import Failure
 
 TEXT = "a b c\nb c\nc\n"
 

@@ -27,7 +27,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from mrcelery.codec import (
+from mrcelery.errors import CodecError, CorruptDataError
+from mrcelery.records.blocks import (
     BLOCK_BYTES,
     BLOCK_RECORDS,
     Block,
@@ -36,7 +37,6 @@ from mrcelery.codec import (
     encode_column,
     read_blocks,
 )
-from mrcelery.errors import CodecError, CorruptDataError
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()))  # lone surrogates too
 any_int = st.integers() | st.integers(-(1 << 300), 1 << 300) | st.sampled_from([1 << 63, (1 << 64) - 1, 1 << 64])
@@ -348,7 +348,7 @@ def test_what_cannot_be_stored_is_refused_by_the_writer() -> None:
 
 NESTED = """
 import sys
-from mrcelery.codec import decode_column, encode_column
+from mrcelery.records.blocks import decode_column, encode_column
 from mrcelery.errors import CodecError
 
 wrap = {"list": lambda v: [v], "tuple": lambda v: (v,), "dict": lambda v: {"k": v}, "set": lambda v: frozenset([v])}

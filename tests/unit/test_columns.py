@@ -14,12 +14,24 @@ from hypothesis import strategies as st
 from test_stages import run_job
 
 from mrcelery import MRJob, ops
-from mrcelery.codec import Block, BlockWriter, read_blocks
-from mrcelery.colops import UnfitError, accumulators, fold_of
-from mrcelery.columns import Keys, as_list, concat, hashes, is_array, of_table, order, pack, starts, take, unpack
 from mrcelery.errors import CorruptDataError, UsageError
-from mrcelery.hashing import stable_hash
-from mrcelery.shuffle import as_lists, joined, merge
+from mrcelery.records.blocks import Block, BlockWriter, read_blocks
+from mrcelery.records.columns import (
+    Keys,
+    as_list,
+    concat,
+    hashes,
+    is_array,
+    of_table,
+    order,
+    pack,
+    starts,
+    take,
+    unpack,
+)
+from mrcelery.records.hashing import stable_hash
+from mrcelery.shuffle.runs import as_lists, joined, merge
+from mrcelery.task.arrow_ops import UnfitError, accumulators, fold_of
 
 # Few letters, so that keys come twice, and a NUL, which fixed-size strings must not lose.
 SHORT = st.lists(st.sampled_from([0, 1, 97, 255]), min_size=10, max_size=10).map(bytes)
@@ -323,7 +335,7 @@ def test_columns_reach_the_reduce_side_as_columns(tmp_path) -> None:
         def mapper_batch(self, lines):
             return super().mapper_batch(lines)
 
-    from mrcelery import reducer as stage
+    from mrcelery.task import reducer as stage
 
     give = stage._give
     try:

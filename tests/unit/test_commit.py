@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrcelery import layout
-from mrcelery.commit import commit, committed
-from mrcelery.encoding import encode
+from mrcelery.attempt.commit import commit, committed
 from mrcelery.errors import CorruptDataError, VersionError
-from mrcelery.records import Commit, Part
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Commit, Part
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
-from mrcelery.task_id import TaskId
 
 NAMES = (f"memory://commit-{number}" for number in itertools.count())
 
@@ -30,7 +30,7 @@ def attempt(name: str, **changes: Any) -> Commit:
         "kind": "map",
         "task": 7,
         "attempt": name,
-        "parts": (Part(0, layout.part(TaskId("wc-1", 0, "map", 7), 0, name), 10, 1, 4_000_000_000),),
+        "parts": (Part(0, object_keys.part(TaskId("wc-1", 0, "map", 7), 0, name), 10, 1, 4_000_000_000),),
         "counters": {"words": {"seen": 3}},
         "records_in": 1,
         "records_out": 1,
@@ -126,7 +126,7 @@ def test_threads_that_race(where: str, tmp_path: Path) -> None:
 
 def test_a_commit_that_is_damaged_or_of_another_version(tmp_path: Path) -> None:
     storage = open_storage(next(NAMES))
-    key = layout.commit(TaskId("wc-1", 0, "map", 7))
+    key = object_keys.commit(TaskId("wc-1", 0, "map", 7))
     storage.write(key, encode(attempt("1-a"))[:-10])
     for read in (lambda: committed(storage, TaskId("wc-1", 0, "map", 7)), lambda: commit(storage, attempt("2-b"))):
         with pytest.raises(CorruptDataError, match="is damaged"):

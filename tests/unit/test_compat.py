@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery import compat, protocols
-from mrcelery.compat import mrjob_alias
-from mrcelery.hooks import hooks
-from mrcelery.job import MRJob
+from mrcelery import protocols
+from mrcelery.job import mrjob_alias as compat
+from mrcelery.job.base import MRJob
+from mrcelery.job.hooks import hooks
+from mrcelery.job.mrjob_alias import mrjob_alias
 
 SOURCE = """
 from mrjob.job import MRJob

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mrcelery.errors import CorruptDataError, RecordTooLongError, UsageError
 from mrcelery.formats import compressor, input_format
 from mrcelery.formats.compression import BLOCK, compression_of, decompress
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 
 # Compressed by the reference implementations, not by ours.

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from mrcelery import events
-from mrcelery.api import JobHandle
 from mrcelery.cli import progress
 from mrcelery.cli.progress import Display
-from mrcelery.encoding import encode
+from mrcelery.client.api import JobHandle
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Failure
-from mrcelery.task_id import TaskId
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Failure
+from mrcelery.schema.task_id import TaskId
 
 STAGES = {"steps": '[["",true]]', "total.0.map": "2", "entered.0.map": "100.0", "created": "99.0", "started": "100.0"}
 
@@ -62,7 +62,7 @@ def test_lines(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
-    from mrcelery.overview import Overview, glance
+    from mrcelery.reporting.overview import Overview, glance
 
     assert handle._store is not None
     store = handle._store

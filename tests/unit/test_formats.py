@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CodecError, CorruptDataError, RecordTooLongError, TaskError, UsageError
 from mrcelery.formats import RecordBlock, input_format, output_format, source
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 
 MAX = 1 << 20

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mrcelery.errors import CodecError
 from mrcelery.formats import input_format, output_format, parquet
 from mrcelery.formats import output as output_module
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 
 pa = pytest.importorskip("pyarrow")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CodecError, CorruptDataError, RecordTooLongError, StorageUnreachableError, TaskError
 from mrcelery.formats import RecordBlock, input_format, output_format, source
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 from mrcelery.storage.memory import MemoryStorage
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError, RecordTooLongError, UsageError
 from mrcelery.formats import RecordBlock, input_format, source
-from mrcelery.listing import InputFile
-from mrcelery.plan import cut
-from mrcelery.records import Extent
+from mrcelery.planning.listing import InputFile
+from mrcelery.planning.splits import cut
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 
 MAX = 1 << 20

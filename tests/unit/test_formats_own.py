@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import pytest
 
 from mrcelery import MRJob
+from mrcelery.client.submission import Submission
 from mrcelery.errors import JobLoadError, UsageError, UserCodeError
 from mrcelery.formats import RecordBlock, input_format, output_format
+from mrcelery.formats.custom import MOST_PAIRS
 from mrcelery.formats.naming import INPUTS, Name, check_jobconf, parse, settle, to_ship
-from mrcelery.formats.own import MOST_PAIRS
-from mrcelery.records import Extent
-from mrcelery.submission import Submission
+from mrcelery.schema.structs import Extent
 
 EXTENT = Extent("memory://own/a", 0, 3, 3)
 

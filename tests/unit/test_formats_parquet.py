@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CodecError, CorruptDataError, InputError, RecordTooLongError, UsageError
 from mrcelery.formats import RecordBlock, extras, input_format, output_format, parquet
-from mrcelery.listing import InputFile
-from mrcelery.plan import cut
-from mrcelery.records import Extent
+from mrcelery.planning.listing import InputFile
+from mrcelery.planning.splits import cut
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 from mrcelery.storage.memory import MemoryStorage
 

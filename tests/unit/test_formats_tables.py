@@ -23,9 +23,9 @@ from mrcelery.formats import (
     source,
     text,
 )
-from mrcelery.listing import InputFile
-from mrcelery.plan import cut
-from mrcelery.records import Extent
+from mrcelery.planning.listing import InputFile
+from mrcelery.planning.splits import cut
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 
 pa = pytest.importorskip("pyarrow")

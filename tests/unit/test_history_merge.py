@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from mrcelery import history, layout
-from mrcelery.executor.submit import enter
-from mrcelery.history import JobFilter, created_by_id
+from mrcelery.client.submission import job_id
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Bundle, JobOptions, JobSpec, PlanSummary, Request
-from mrcelery.signing import seal
+from mrcelery.reporting import history
+from mrcelery.reporting.history import JobFilter, created_by_id
+from mrcelery.runners.enter import enter
+from mrcelery.schema import object_keys
+from mrcelery.schema.signing import seal
+from mrcelery.schema.structs import Bundle, JobOptions, JobSpec, PlanSummary, Request
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
-from mrcelery.submission import job_id
 
 NOW = 1_790_000_000.25
 
@@ -56,7 +57,7 @@ def storage() -> Storage:
 
 def keep(storage: Storage, kept: Request) -> str:
     spec = JobSpec(request=kept, plan=PlanSummary(splits=0, files=0, bytes=0), steps=())
-    storage.write(layout.spec(kept.job), seal(spec, None))
+    storage.write(object_keys.spec(kept.job), seal(spec, None))
     return kept.job
 
 
@@ -111,5 +112,5 @@ def test_only_the_newest_of_storage(storage: Storage, monkeypatch: pytest.Monkey
 
 
 def test_what_never_started_is_no_job(storage: Storage) -> None:
-    storage.write(layout.code(request(1).job), b"code")
+    storage.write(object_keys.code(request(1).job), b"code")
     assert list(history.jobs(None, storage, JobFilter())) == []

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mrcelery.codec import read_blocks
 from mrcelery.errors import CodecError, CorruptDataError
-from mrcelery.index import Index, IndexedWriter, decode_index, decode_key, encode_key, framed, sliced
-from mrcelery.partition import order_key
-from mrcelery.records import Part
-from mrcelery.shuffle import as_lists
+from mrcelery.records.blocks import read_blocks
+from mrcelery.records.order import order_key
+from mrcelery.schema.structs import Part
+from mrcelery.shuffle.index import Index, IndexedWriter, decode_index, decode_key, encode_key, framed, sliced
+from mrcelery.shuffle.runs import as_lists
 
 small = st.integers(0, 6)
 key_columns = st.sampled_from(
@@ -43,7 +43,7 @@ columns = key_columns.flatmap(lambda keys: st.lists(keys, max_size=60)).map(lamb
 def limits(**names: int) -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in names.items():
-            module = "codec" if name.startswith(("BLOCK", "ARRAY")) else "index"
+            module = "records.blocks" if name.startswith(("BLOCK", "ARRAY")) else "shuffle.index"
             stack.enter_context(patch(f"mrcelery.{module}.{name}", value))
         yield
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mrcelery import inputs
+from mrcelery.client import uploads
 from mrcelery.errors import InputError
 from mrcelery.storage import open_storage
 
@@ -34,7 +34,7 @@ def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, b"piped")
     (tmp_path / "spool").mkdir()
     given = ["a.txt", f"file://{tmp_path}/a.txt", "*.txt", "s3://b/k", "https://h/x", "-"]
-    found = inputs.absolute(given, str(tmp_path / "spool"))
+    found = uploads.absolute(given, str(tmp_path / "spool"))
     a = str(tmp_path / "a.txt")
     assert found.uris == [a, a, str(tmp_path / "*.txt"), "s3://b/k", "https://h/x", str(tmp_path / "spool" / "stdin")]
     assert (tmp_path / "spool" / "stdin").read_bytes() == b"piped"
@@ -42,9 +42,9 @@ def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nope\.txt"):
-        inputs.absolute([str(tmp_path / "nope.txt")], "")
+        uploads.absolute([str(tmp_path / "nope.txt")], "")
     with pytest.raises(InputError, match=r"nope\.txt"):
-        inputs.upload([str(tmp_path / "nope.txt")], "memory://none", "text")
+        uploads.upload([str(tmp_path / "nope.txt")], "memory://none", "text")
 
 
 def test_small_inputs_travel_with_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
@@ -52,7 +52,7 @@ def test_small_inputs_travel_with_the_request(tmp_path: Path, monkeypatch: pytes
     for name in ("b.txt", "a.txt", "_hidden"):
         (tmp_path / "in" / name).write_text(name)
     stdin(monkeypatch, b"piped")
-    found = inputs.upload([str(tmp_path / "in"), "s3://b/k", "-"], storage, "text")
+    found = uploads.upload([str(tmp_path / "in"), "s3://b/k", "-"], storage, "text")
     a, b, piped = digest(b"a.txt"), digest(b"b.txt"), digest(b"piped")
     assert found.uris == [
         f"{storage}/inputs/{a}/a.txt",
@@ -68,17 +68,17 @@ def test_small_inputs_travel_with_the_request(tmp_path: Path, monkeypatch: pytes
 def test_the_same_content_under_two_names_is_one_blob(tmp_path: Path, storage: str) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("same")
-    found = inputs.upload([str(tmp_path / "a"), str(tmp_path / "b")], storage, "text")
+    found = uploads.upload([str(tmp_path / "a"), str(tmp_path / "b")], storage, "text")
     assert found.uris == [f"{storage}/inputs/{digest(b'same')}/a"] * 2
     assert found.names == {digest(b"same"): "a"}
 
 
 def test_large_inputs_are_uploaded_once(tmp_path: Path, storage: str) -> None:
-    data = b"x" * (inputs.SMALL + 1)
+    data = b"x" * (uploads.SMALL + 1)
     (tmp_path / "big").write_bytes(data)
     seen: list[tuple[str, int, int]] = []
     for _ in range(2):
-        found = inputs.upload([str(tmp_path / "big")], storage, "text", lambda *args: seen.append(args))
+        found = uploads.upload([str(tmp_path / "big")], storage, "text", lambda *args: seen.append(args))
         key = f"inputs/{digest(data)}/big"
         assert (found.uris, found.blobs, found.names) == ([f"{storage}/{key}"], {}, {})
         assert open_storage(storage).read(key) == data

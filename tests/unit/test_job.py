@@ -10,9 +10,9 @@ import pytest
 
 from mrcelery import ops, protocols
 from mrcelery.errors import JobLoadError, UsageError
-from mrcelery.hooks import hooks, step_specs
-from mrcelery.job import MRJob, importing, shipped_files
-from mrcelery.step import MRStep
+from mrcelery.job.base import MRJob, importing, shipped_files
+from mrcelery.job.hooks import hooks, step_specs
+from mrcelery.job.step import MRStep
 
 
 class WordCount(MRJob):

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from mrcelery import capture, journal, layout, watch
-from mrcelery.capture import captured
-from mrcelery.joblogs import Attempt, Follower, LogFilter, listed
+from mrcelery.attempt import heartbeat, output_capture
+from mrcelery.attempt.output_capture import captured
+from mrcelery.attempt.progress_file import ProgressFile
+from mrcelery.jobstore import journal
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.overview import StageView, overview
-from mrcelery.progress import ProgressFile
+from mrcelery.reporting.logs import Attempt, Follower, LogFilter, listed
+from mrcelery.reporting.overview import StageView, overview
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.memory import MemoryStorage
-from mrcelery.task_id import TaskId
 
 JOB = "j"
 ALL = LogFilter()
@@ -39,9 +41,9 @@ def storage() -> MemoryStorage:
 def begin(store: MemoryJobStore, task: int, token: str = "ab") -> str:
     """An attempt that has told that it runs; its name."""
     name = f"{journal.begin(store, TaskId(JOB, 0, 'map', task), token, 'w 1')}-{token}"
-    from mrcelery import marks
+    from mrcelery.jobstore import stage_marks
 
-    marks.report_running(store, TaskId(JOB, 0, "map", task), name, began=0.0, records=1, worker="w 1")
+    stage_marks.report_running(store, TaskId(JOB, 0, "map", task), name, began=0.0, records=1, worker="w 1")
     return name
 
 
@@ -50,7 +52,7 @@ def end(store: MemoryJobStore, task: int, name: str, outcome: journal.Outcome, e
 
 
 def key(task: int, name: str) -> str:
-    return layout.log(TaskId(JOB, 0, "map", task), name)
+    return object_keys.log(TaskId(JOB, 0, "map", task), name)
 
 
 def stages(store: MemoryJobStore) -> tuple[StageView, ...]:
@@ -127,10 +129,10 @@ def test_a_log_whose_middle_is_left_out_is_followed_on(
     store: MemoryJobStore, storage: MemoryStorage, lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much comes between two looks, what is new at the end is shown, and nothing twice."""
-    monkeypatch.setattr(capture, "LOG_LIMIT", LIMIT)
+    monkeypatch.setattr(output_capture, "LOG_LIMIT", LIMIT)
     name = begin(store, 0)
     follower, seen, number = Follower(store, storage, JOB, ALL), b"", 0
-    kept = capture.Kept()
+    kept = output_capture.Kept()
     while kept.written < 8 * LIMIT:
         for _ in range(lines):
             kept.write(b"line %09d of all that is printed\n" % number)
@@ -146,10 +148,10 @@ def test_a_log_whose_middle_is_left_out_is_followed_on(
 
 
 @contextmanager
-def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterator[watch.Callable[[], None]]:
+def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterator[heartbeat.Callable[[], None]]:
     """An attempt that captures and polls as a real one does."""
     with captured(storage, "log") as log:
-        yield watch.poller(
+        yield heartbeat.poller(
             store,
             TaskId(JOB, 0, "map", 0),
             attempt="1-ab",
@@ -163,8 +165,8 @@ def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterato
 def test_an_attempt_shares_only_while_it_is_followed(
     store: MemoryJobStore, storage: MemoryStorage, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(capture, "NEAR_SECONDS", 3600.0)
+    monkeypatch.setattr(heartbeat, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(output_capture, "NEAR_SECONDS", 3600.0)
     with attempt(store, storage, f"{tmp_path}/mark") as poll:
         print("first")
         logging.getLogger("mine").warning("logged")

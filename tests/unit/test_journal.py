@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from mrcelery import journal, marks
-from mrcelery.encoding import encode
+from mrcelery.jobstore import journal, stage_marks
+from mrcelery.jobstore.journal import Entry, Sums, begin, ended, entries, killed, of_process, sums_of
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.journal import Entry, Sums, begin, ended, entries, killed, of_process, sums_of
-from mrcelery.records import Commit
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Commit
+from mrcelery.schema.task_id import StageId, TaskId
 
 HERE = of_process("celery@here", 17)
 
@@ -86,7 +86,7 @@ def test_an_attempt_that_tells_of_itself_is_not_lost_for_its_backup() -> None:
     store = store_with_job()
     begin(store, TaskId("j", 0, "map", 3), "aa", HERE)
     store.set_mark("j", "attempts.0.map", "3.aa", _aged(store, "3.aa"))
-    marks.report_running(store, TaskId("j", 0, "map", 3), "1-aa", began=time.time() - 60, records=10, worker=HERE)
+    stage_marks.report_running(store, TaskId("j", 0, "map", 3), "1-aa", began=time.time() - 60, records=10, worker=HERE)
     begin(store, TaskId("j", 0, "map", 3), "bb", "celery@there 4")
     assert [entry.outcome for entry in entries(store, StageId("j", 0, "map"))] == ["running", "running"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
+from mrcelery.celeryapp import install
 from mrcelery.config import mask
 from mrcelery.errors import ConfigError
-from mrcelery.executor.celeryapp import install, make_app
-from mrcelery.executor.leases import check_skew, transport_options
-from mrcelery.executor.tasks import store_url
-from mrcelery.jobstore.wire import TIMEOUT, masked, sentinel_options
+from mrcelery.jobstore.connection import TIMEOUT, masked, sentinel_options, store_url
+from mrcelery.worker.app import make_app
+from mrcelery.worker.leases import check_skew, transport_options
 
 
 @pytest.mark.parametrize("visibility", [1.0, 4.0, 15.0, 3600.0])

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mrcelery.leftovers import sweep
-from mrcelery.progress import ProgressFile, keeper_of_dead, progress_path
-from mrcelery.task_id import TaskId
+from mrcelery.attempt.progress_file import ProgressFile, keeper_of_dead, progress_path
+from mrcelery.attempt.scratch import sweep
+from mrcelery.schema.task_id import TaskId
 
 HOLDER = """
 import os, sys
-from mrcelery.progress import ProgressFile, progress_path
-from mrcelery.task_id import TaskId
+from mrcelery.attempt.progress_file import ProgressFile, progress_path
+from mrcelery.schema.task_id import TaskId
 scratch, keeper = sys.argv[1], int(sys.argv[2])
 mark = ProgressFile(progress_path(scratch, TaskId("job", 0, "map", 3), os.getpid()), keeper)
 for folder in ("tasks", "marks"):

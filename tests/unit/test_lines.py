@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError, InputError, RecordTooLongError
 from mrcelery.formats import input_format, lines, source
-from mrcelery.listing import InputFile
-from mrcelery.plan import cut
-from mrcelery.records import Extent
+from mrcelery.planning.listing import InputFile
+from mrcelery.planning.splits import cut
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Version
 

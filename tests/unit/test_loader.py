@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from mrcelery.errors import ConfigError, CorruptDataError, JobLoadError, UsageError, UserCodeError, VersionError
-from mrcelery.hooks import hooks
-from mrcelery.loader import LoadedBundle, Workspace
-from mrcelery.records import Bundle
+from mrcelery.job.hooks import hooks
+from mrcelery.schema.structs import Bundle
+from mrcelery.shipping.workspace import LoadedBundle, Workspace
 
 MANIFEST: dict[str, Any] = {
     "version": 1,
@@ -33,7 +33,7 @@ MANIFEST: dict[str, Any] = {
     "file_args": {},
 }
 JOB = """
-from mrcelery.job import MRJob
+from mrcelery.job.base import MRJob
 import helper
 
 class Words(MRJob):
@@ -103,7 +103,7 @@ def test_modules_of_the_worker_are_hidden_meanwhile(workspace: Workspace, monkey
 
 def test_late_and_relative_imports_and_packages_work(workspace: Workspace) -> None:
     job = """
-from mrcelery.job import MRJob
+from mrcelery.job.base import MRJob
 from . import helper
 
 class Words(MRJob):
@@ -137,7 +137,7 @@ def test_zips_are_importable_and_path_changes_of_the_job_last_for_it(workspace: 
     job = """
 import os, sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "vendor"))
-from mrcelery.job import MRJob
+from mrcelery.job.base import MRJob
 
 class Words(MRJob):
     def mapper(self, _, line):
@@ -168,8 +168,8 @@ class Words(MRJob):
 
 
 def test_a_job_of_the_installed_package_needs_nothing_in_the_bundle(workspace: Workspace) -> None:
-    loaded = opened(workspace, {}, entry="mrcelery.compat:MRJob", entry_file="", modules=[], path=[])
-    from mrcelery.compat import MRJob
+    loaded = opened(workspace, {}, entry="mrcelery.job.mrjob_alias:MRJob", entry_file="", modules=[], path=[])
+    from mrcelery.job.mrjob_alias import MRJob
 
     assert type(loaded.job([])) is MRJob
 
@@ -177,7 +177,7 @@ def test_a_job_of_the_installed_package_needs_nothing_in_the_bundle(workspace: W
 READS_FILES = """
 import os
 from pathlib import Path
-from mrcelery.job import MRJob
+from mrcelery.job.base import MRJob
 
 class Words(MRJob):
     def configure_args(self):

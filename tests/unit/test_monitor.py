@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from mrcelery import events
-from mrcelery.encoding import encode
-from mrcelery.monitor import AGAIN_SECONDS, NONE_SECONDS, Monitor
-from mrcelery.records import Failure, Presence
+from mrcelery.reporting.monitor import AGAIN_SECONDS, NONE_SECONDS, Monitor
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Failure, Presence
 
 
 class Wait:

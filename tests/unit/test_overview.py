@@ -10,16 +10,16 @@ import msgspec
 import pytest
 
 import mrcelery
-from mrcelery import marks
-from mrcelery.encoding import encode
 from mrcelery.errors import JobFailedError
+from mrcelery.jobstore import stage_marks
+from mrcelery.jobstore.journal import Entry, Sums, begin
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.journal import Entry, Sums, begin
-from mrcelery.overview import Overview, StageView, Straggler, glance, overview, shortened, warnings
-from mrcelery.records import Failure
-from mrcelery.report import read_report
+from mrcelery.reporting.overview import Overview, StageView, Straggler, glance, overview, shortened, warnings
+from mrcelery.reporting.report import read_report
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Failure
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
-from mrcelery.task_id import TaskId
 
 STEPS = msgspec.json.encode([("count", True), ("", False)]).decode()
 
@@ -67,10 +67,10 @@ def test_running_attempts_are_told_slowest_first_and_stragglers_by_rate() -> Non
     for sample in range(3):
         store.set_mark("j", "rates.0.map", str(sample), "1000")
     for task, seconds, records in ((0, 30, 29_000), (1, 20, 100), (2, 2, 0)):
-        marks.report_running(
+        stage_marks.report_running(
             store, TaskId("j", 0, "map", task), f"1-a{task}", began=now - seconds, records=records, worker="celery@h 7"
         )
-    marks.record_backup(store, TaskId("j", 0, "map", 1), now)
+    stage_marks.record_backup(store, TaskId("j", 0, "map", 1), now)
     found = glance(store, "j")
     assert found is not None
     assert [(one.task, one.slow, one.backed_up) for one in found.stages[0].running] == [

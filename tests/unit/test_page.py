@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from mrcelery import evidence, layout
-from mrcelery.encoding import encode
-from mrcelery.journal import Entry
-from mrcelery.overview import Overview, StageView
-from mrcelery.page import Evidence, Jobs, Live, Row, job_page, jobs_page
-from mrcelery.records import BadRecord, Failure, Totals
-from mrcelery.report import Report, put_report, read_report, remove_report
+from mrcelery.jobstore.journal import Entry
+from mrcelery.reporting import excerpts
+from mrcelery.reporting.overview import Overview, StageView
+from mrcelery.reporting.page import Evidence, Jobs, Live, Row, job_page, jobs_page
+from mrcelery.reporting.report import Report, put_report, read_report, remove_report
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import BadRecord, Failure, Totals
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
-from mrcelery.task_id import TaskId
 
 EVIL = "</script><script>alert('x')</script><!--"
 
@@ -97,34 +98,34 @@ def test_a_report_lies_beside_its_page(storage: Storage) -> None:
     )  # fmt: skip
     put_report(storage, report)
     assert read_report(storage, "job-1") == report
-    assert told(storage.read(layout.report_page("job-1")))["overview"]["name"] == "mine"
+    assert told(storage.read(object_keys.report_page("job-1")))["overview"]["name"] == "mine"
     remove_report(storage, "job-1")
     assert list(storage.list()) == []
 
 
 def test_logs_are_those_of_what_went_wrong_the_cause_first_and_bounded(storage: Storage) -> None:
-    for n in range(evidence.LOGS + 30):
-        storage.write(layout.log(TaskId("job-1", 0, "map", n), f"1-{n:06x}"), b"said %d" % n)
-    cause = evidence.LOGS + 25
-    long = b"x" * evidence.LOG_BYTES + b"the end"
-    storage.write(layout.log(TaskId("job-1", 0, "map", cause), f"1-{cause:06x}"), long)
-    failed = attempts(evidence.LOGS + 30, "failed")
+    for n in range(excerpts.LOGS + 30):
+        storage.write(object_keys.log(TaskId("job-1", 0, "map", n), f"1-{n:06x}"), b"said %d" % n)
+    cause = excerpts.LOGS + 25
+    long = b"x" * excerpts.LOG_BYTES + b"the end"
+    storage.write(object_keys.log(TaskId("job-1", 0, "map", cause), f"1-{cause:06x}"), long)
+    failed = attempts(excerpts.LOGS + 30, "failed")
     fine = StageView(step=0, kind="reduce", state="queued", attempts=attempts(5))
     stages = (StageView(step=0, kind="map", state="failed", attempts=failed), fine)
     failure = Failure(error="UserCodeError", message="no", step=0, kind="map", task=cause)
-    found = evidence.gather(storage, job(state="failed", stages=stages, failure=failure))
-    assert len(found.logs) == evidence.LOGS
+    found = excerpts.gather(storage, job(state="failed", stages=stages, failure=failure))
+    assert len(found.logs) == excerpts.LOGS
     name, text = next(iter(found.logs.items()))
     assert name == f"0.map.{cause}.1-{cause:06x}"
-    assert text == "[...]\n" + long[-evidence.LOG_BYTES :].decode()
+    assert text == "[...]\n" + long[-excerpts.LOG_BYTES :].decode()
 
 
 def test_the_log_of_an_attempt_whose_number_is_not_known(storage: Storage) -> None:
-    storage.write(layout.log(TaskId("job-1", 0, "map", 3), "2-abcdef"), b"mine")
-    storage.write(layout.log(TaskId("job-1", 0, "map", 3), "1-123456"), b"another's")
-    assert evidence.log(storage, TaskId("job-1", 0, "map", 3), "-abcdef") == "mine"
-    assert evidence.log(storage, TaskId("job-1", 0, "map", 3), "-000000") == ""
-    assert evidence.log(storage, TaskId("job-1", 0, "map", 3), "1-000000") == ""
+    storage.write(object_keys.log(TaskId("job-1", 0, "map", 3), "2-abcdef"), b"mine")
+    storage.write(object_keys.log(TaskId("job-1", 0, "map", 3), "1-123456"), b"another's")
+    assert excerpts.log(storage, TaskId("job-1", 0, "map", 3), "-abcdef") == "mine"
+    assert excerpts.log(storage, TaskId("job-1", 0, "map", 3), "-000000") == ""
+    assert excerpts.log(storage, TaskId("job-1", 0, "map", 3), "1-000000") == ""
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,8 @@ def test_bad_records_are_bounded(storage: Storage, each: int, files: int, shown:
         job="job-1", step=0, kind="map", task=0, attempt="1-a", file="f", offset=0, record="r", error="e", traceback=""
     )  # fmt: skip
     for n in range(files):
-        storage.write(layout.bad_records(TaskId("job-1", 0, "map", n), "1-a"), (encode(one) + b"\n") * each)
-    records, rest = evidence.bad_records(storage, "job-1")
+        storage.write(object_keys.bad_records(TaskId("job-1", 0, "map", n), "1-a"), (encode(one) + b"\n") * each)
+    records, rest = excerpts.bad_records(storage, "job-1")
     assert (len(records), rest) == (shown, more)
 
 
@@ -144,5 +145,5 @@ def test_a_bad_record_that_cannot_be_read_is_passed_over(storage: Storage) -> No
     one = BadRecord(
         job="job-1", step=0, kind="map", task=0, attempt="1-a", file="f", offset=0, record="r", error="e", traceback=""
     )  # fmt: skip
-    storage.write(layout.bad_records(TaskId("job-1", 0, "map", 0), "1-a"), b"{damaged\n" + encode(one) + b"\n")
-    assert evidence.bad_records(storage, "job-1") == ((one,), 0)
+    storage.write(object_keys.bad_records(TaskId("job-1", 0, "map", 0), "1-a"), b"{damaged\n" + encode(one) + b"\n")
+    assert excerpts.bad_records(storage, "job-1") == ((one,), 0)

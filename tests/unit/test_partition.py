@@ -20,8 +20,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mrcelery.errors import CodecError
-from mrcelery.hashing import hash_partition, partition_numbers, stable_hash
-from mrcelery.partition import argsort, check_keys, order_key, starts_of_groups
+from mrcelery.records.hashing import hash_partition, partition_numbers, stable_hash
+from mrcelery.records.order import argsort, check_keys, order_key, starts_of_groups
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()))
 numbers = (
@@ -235,8 +235,8 @@ import types
 package = types.ModuleType("mrcelery")
 package.__path__ = [sys.argv[1] + "/mrcelery"]
 sys.modules["mrcelery"] = package  # nothing but the two modules: others need packages that may not be there
-from mrcelery.hashing import stable_hash
-from mrcelery.partition import argsort
+from mrcelery.records.hashing import stable_hash
+from mrcelery.records.order import argsort
 inf = float("inf")
 keys = eval(sys.argv[2])
 print([stable_hash(key) for key in keys], argsort(keys))

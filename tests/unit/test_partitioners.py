@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from mrcelery import MRJob, MRStep
 from mrcelery.errors import UsageError
-from mrcelery.hashing import hash_partition
-from mrcelery.hooks import hooks, step_specs
-from mrcelery.partitioners import FieldPartitioner, named, with_partitioner
-from mrcelery.records import Partitioner, StepSpec
-from mrcelery.skew import Skew
-from mrcelery.step import StepHooks
+from mrcelery.job.hooks import hooks, step_specs
+from mrcelery.job.partitioners import FieldPartitioner, named, with_partitioner
+from mrcelery.job.step import StepHooks
+from mrcelery.records.hashing import hash_partition
+from mrcelery.schema.structs import Partitioner, StepSpec
+from mrcelery.shuffle.skew import Skew
 
 HADOOP = "org.apache.hadoop.mapred.lib."
 OPTIONS = "mapreduce.partition.keypartitioner.options"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mrcelery import partlists
-from mrcelery.encoding import encode
-from mrcelery.partlists import PartLists
-from mrcelery.records import Part, ShuffleInput
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Part, ShuffleInput
+from mrcelery.shuffle import part_lists
+from mrcelery.shuffle.part_lists import PartLists
 
 PARTS = st.lists(
     st.builds(
@@ -30,7 +30,7 @@ BOUNDS = st.none() | st.binary(max_size=9)
 def test_what_is_encoded_is_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[Part], low: bytes | None, high: bytes | None, held: int
 ) -> None:
-    monkeypatch.setattr(partlists, "HELD", held)
+    monkeypatch.setattr(part_lists, "HELD", held)
     expected = defaultdict(list)
     with PartLists(str(tmp_path)) as lists:
         for part in parts:
@@ -43,7 +43,7 @@ def test_what_is_encoded_is_the_record(
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partlists, "HELD", 1000)
+    monkeypatch.setattr(part_lists, "HELD", 1000)
     with PartLists(str(tmp_path)) as lists:
         for number in range(500):
             lists.add(Part(number % 7, f"key-{number}", 1, 1, 1))

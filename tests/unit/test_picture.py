@@ -8,11 +8,11 @@ import pytest
 
 from mrcelery.cli import picture
 from mrcelery.cli.picture import ASCII, UNICODE, text_of
-from mrcelery.journal import Sums
-from mrcelery.overview import Overview, StageView, Straggler
-from mrcelery.records import Failure, Kind, Totals
-from mrcelery.report import Report
-from mrcelery.speed import Speed
+from mrcelery.jobstore.journal import Sums
+from mrcelery.reporting.overview import Overview, StageView, Straggler
+from mrcelery.reporting.rates import Speed
+from mrcelery.reporting.report import Report
+from mrcelery.schema.structs import Failure, Kind, Totals
 
 JOB = "word-count-20261121-030649-2d63da"
 

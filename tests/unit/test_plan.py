@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery.encoding import decode
 from mrcelery.errors import CorruptDataError, InputError
 from mrcelery.formats import input_format
-from mrcelery.listing import InputFile, list_inputs
-from mrcelery.plan import OPEN_COST, PAGE, cut, find_split, fitted, page_of, write_plan
-from mrcelery.price import Cost, estimate
-from mrcelery.records import Extent, Partitioner, PlanPage, Split, StepSpec
+from mrcelery.planning.listing import InputFile, list_inputs
+from mrcelery.planning.price import Cost, estimate
+from mrcelery.planning.splits import OPEN_COST, PAGE, cut, find_split, fitted, page_of, write_plan
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.structs import Extent, Partitioner, PlanPage, Split, StepSpec
 from mrcelery.storage import open_storage
 
 TEXT = input_format("text")
@@ -265,7 +265,7 @@ def test_100_000_objects_in_bounded_memory() -> None:
             return iter(listing)
 
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("mrcelery.listing.locate", lambda uri: (Listed(), ""))
+    monkey.setattr("mrcelery.planning.listing.locate", lambda uri: (Listed(), ""))
     tracemalloc.start()
     try:
         summary = write_plan(cut(list_inputs([storage.uri], TEXT), 1 << 10), put)

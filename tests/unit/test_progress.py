@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from mrcelery.progress import ProgressFile, last_progress, progress_path
-from mrcelery.task_id import TaskId
+from mrcelery.attempt.progress_file import ProgressFile, last_progress, progress_path
+from mrcelery.schema.task_id import TaskId
 
 
 def test_a_mark_tells_of_the_last_progress(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery.encoding import decode
 from mrcelery.errors import CorruptDataError
-from mrcelery.index import IndexedWriter, decode_index
-from mrcelery.partition import order_key
-from mrcelery.partlists import PartLists
-from mrcelery.ranges import Ranges, Sample
-from mrcelery.records import Commit, Part, ShuffleInput
-from mrcelery.skew import Skew
+from mrcelery.records.order import order_key
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.structs import Commit, Part, ShuffleInput
+from mrcelery.shuffle.bounds import Ranges, Sample
+from mrcelery.shuffle.index import IndexedWriter, decode_index
+from mrcelery.shuffle.part_lists import PartLists
+from mrcelery.shuffle.skew import Skew
 from mrcelery.storage import open_storage
 
 
@@ -126,7 +126,11 @@ def test_a_sample_is_bounded_and_still_good() -> None:
 
 
 def divide(tmp_path: Path, runs: list[list[Any]], n: int) -> tuple[list[Any], list[ShuffleInput], dict[str, int]]:
-    with patch("mrcelery.codec.BLOCK_RECORDS", 50), Ranges(str(tmp_path)) as ranges, PartLists(str(tmp_path)) as lists:
+    with (
+        patch("mrcelery.records.blocks.BLOCK_RECORDS", 50),
+        Ranges(str(tmp_path)) as ranges,
+        PartLists(str(tmp_path)) as lists,
+    ):
         for keys in runs:
             _, index, part = run_of(keys)
             ranges.add(part, index)

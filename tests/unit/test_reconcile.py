@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mrcelery.reconcile import BackUp, Facts, GiveUp, Nudge, Policy, Publish, Republished, Running, missing, needs
+from mrcelery.coordinator.reconcile import BackUp, Facts, GiveUp, Nudge, Publish, missing, needs
+from mrcelery.schema.stragglers import Policy, Republished, Running
 
 POLICY = Policy(grace=3.0, lease=15.0)
 NOW = 1000.0

@@ -13,18 +13,23 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import attempt, layout, marks, watch
-from mrcelery.attempt import run_attempt
-from mrcelery.cleanup import clean_up
-from mrcelery.coordinator import StageTasks, barrier, finish, has_gone_on, start
+from mrcelery.attempt import heartbeat, run
+from mrcelery.attempt.cleanup import clean_up
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.run import run_attempt
+from mrcelery.coordinator.barrier import barrier
+from mrcelery.coordinator.finish import finish
+from mrcelery.coordinator.stages import StageTasks, has_gone_on
+from mrcelery.coordinator.start import start
 from mrcelery.errors import JobStoppedError, TaskError
-from mrcelery.executor.inline import InlineRunner
-from mrcelery.executor.submit import enter, job_fields
+from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.layout import step_root
-from mrcelery.runtime import OpenJobs
+from mrcelery.runners.enter import enter, job_fields
+from mrcelery.runners.inline import InlineRunner
+from mrcelery.schema import object_keys
+from mrcelery.schema.object_keys import step_root
+from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
-from mrcelery.task_id import StageId, TaskId
 
 TWO_STEPS = """
     from mrcelery import MRJob, MRStep
@@ -85,7 +90,7 @@ class Job:
             stage = (barrier if stage.then == "barrier" else finish)(self.runtime, self.id, stage.id.step)
 
     def results(self) -> bytes:
-        found = [info.key for info in self.storage.list(layout.output(self.id))]
+        found = [info.key for info in self.storage.list(object_keys.output(self.id))]
         return b"".join(sorted(b"".join(map(self.storage.read, found)).splitlines(keepends=True)))
 
 
@@ -119,7 +124,7 @@ def test_what_came_through_the_job_store_is_dropped(tmp_path: Path, monkeypatch:
     assert job.runtime.store.get_blob(job.id, digest) == job.code
     start(job.runtime, job.id)
     assert job.runtime.store.get_blob(job.id, digest) is None
-    job.storage.delete([layout.spec(job.id)])
+    job.storage.delete([object_keys.spec(job.id)])
     start(job.runtime, job.id)
     for _ in job.steps():
         pass
@@ -131,13 +136,13 @@ def test_a_job_that_had_ended_is_not_run_again(tmp_path: Path, monkeypatch: pyte
     for _ in job.steps():
         pass
     clean_up(job.runtime, job.id)
-    report = job.storage.read(layout.report(job.id))
+    report = job.storage.read(object_keys.report(job.id))
     job.forget()
     with pytest.raises(JobStoppedError):
         start(job.runtime, job.id)
     assert job.runtime.store.state(job.id) == "succeeded"
     assert job.results() == RESULTS
-    assert job.storage.read(layout.report(job.id)) == report
+    assert job.storage.read(object_keys.report(job.id)) == report
 
 
 def test_a_job_whose_data_was_removed_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +166,7 @@ def test_an_input_that_changed_meanwhile_is_no_base_to_go_on_from(
 ) -> None:
     job = Job(tmp_path, monkeypatch)
     start(job.runtime, job.id)
-    job.storage.delete([layout.plan_page(job.id, 0, 0)])
+    job.storage.delete([object_keys.plan_page(job.id, 0, 0)])
     (tmp_path / "in.txt").write_text("a\n" * 100)
     with pytest.raises(TaskError, match="have changed since"):
         start(job.runtime, job.id)
@@ -203,28 +208,28 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
     job = Job(tmp_path, monkeypatch, ENDLESS.replace('"endless"', '"a"'), split_size=1000)
     start(job.runtime, job.id)
     store = job.runtime.store
-    monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(watch, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(heartbeat, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "REPORT_SECONDS", 0.0)
     told: list[Any] = []
-    tell = marks.report_running
+    tell = stage_marks.report_running
 
     def then_commit(*args: Any, **kwargs: Any) -> None:
         tell(*args, **kwargs)
-        told.extend(marks.running(store, StageId(job.id, 0, "map"), 2e9))
+        told.extend(stage_marks.running(store, StageId(job.id, 0, "map"), 2e9))
         # What another attempt would leave, whatever it did.
-        key = layout.commit(TaskId(job.id, 0, "map", 0))
-        other = mrcelery.records.Commit(
+        key = object_keys.commit(TaskId(job.id, 0, "map", 0))
+        other = mrcelery.schema.structs.Commit(
             job=job.id, step=0, kind="map", task=0, attempt="2-other", parts=(), counters={}, records_in=1,
             records_out=1, bytes_in=1, bytes_out=1, seconds=1.0, host="other",
         )  # fmt: skip
-        if job.storage.create(key, mrcelery.encoding.encode(other)):
+        if job.storage.create(key, mrcelery.schema.encoding.encode(other)):
             store.add_commit(TaskId(job.id, 0, "map", 0), b"")
 
-    monkeypatch.setattr(marks, "report_running", then_commit)
+    monkeypatch.setattr(stage_marks, "report_running", then_commit)
     assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), worker="celery@here").attempt == "2-other"
     assert [(one.task, one.worker) for one in told] == [(0, "celery@here")]
     assert told[0].records == 4
-    assert marks.running(store, StageId(job.id, 0, "map"), 2e9) == ()
+    assert stage_marks.running(store, StageId(job.id, 0, "map"), 2e9) == ()
 
 
 def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,14 +239,14 @@ def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.
     store, now = job.runtime.store, time.time()
     for task in (0, 1, 2):
         assert [store.next_attempt(TaskId(job.id, 0, "map", task)) for _ in range(2)] == [1, 2]
-        marks.report_running(store, TaskId(job.id, 0, "map", 9), "1-other", began=now, records=1, worker="w")
+        stage_marks.report_running(store, TaskId(job.id, 0, "map", 9), "1-other", began=now, records=1, worker="w")
     store.excuse_attempt(TaskId(job.id, 0, "map", 0))
     for task in (1, 2):
-        marks.report_running(store, TaskId(job.id, 0, "map", task), "1-a", began=now, records=1, worker="w")
-    marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "another")
+        stage_marks.report_running(store, TaskId(job.id, 0, "map", task), "1-a", began=now, records=1, worker="w")
+    stage_marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "another")
     assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False).attempt.startswith("3-")
     assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 1), capture=False).attempt.startswith("3-")
-    marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "w")
+    stage_marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "w")
     with pytest.raises(TaskError, match="was started 2 times"):
         run_attempt(job.runtime, TaskId(job.id, 0, "map", 2), capture=False)
 
@@ -251,7 +256,7 @@ def test_a_backup_is_no_failed_attempt(tmp_path: Path, monkeypatch: pytest.Monke
     start(job.runtime, job.id)
     for task in (0, 1):
         assert [job.runtime.store.next_attempt(TaskId(job.id, 0, "map", task)) for _ in range(2)] == [1, 2]
-    marks.record_backup(job.runtime.store, TaskId(job.id, 0, "map", 0), 1.0)
+    stage_marks.record_backup(job.runtime.store, TaskId(job.id, 0, "map", 0), 1.0)
     assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False).attempt.startswith("3-")
     with pytest.raises(TaskError, match="was started 2 times"):
         run_attempt(job.runtime, TaskId(job.id, 0, "map", 1), capture=False)
@@ -263,7 +268,7 @@ def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
 ) -> None:
     job = Job(tmp_path, monkeypatch, max_bad_records=1)
     patched = {"in a block": "run_map", "before its commit": "commit"}[stands_still]
-    real = getattr(attempt, patched)
+    real = getattr(run, patched)
     done: list[bytes] = []
 
     def meanwhile(*args: Any) -> Any:
@@ -279,13 +284,15 @@ def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
 
     stage = start(job.runtime, job.id)
     assert stage is not None
-    monkeypatch.setattr(attempt, "LATE_SECONDS", 0.0)
-    monkeypatch.setattr(attempt, patched, meanwhile)
+    monkeypatch.setattr(run, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(run, patched, meanwhile)
     with pytest.raises(JobStoppedError):
         run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False)
     assert done == [b"", RESULTS]
-    left = {info.key.removeprefix(layout.job_root(job.id)) for info in job.storage.list(layout.job_root(job.id))}
+    left = {
+        info.key.removeprefix(object_keys.job_root(job.id)) for info in job.storage.list(object_keys.job_root(job.id))
+    }
     summaries = {f"step-{step}/{kind}.json" for step in range(2) for kind in ("map", "reduce")}
     output = {f"output/part-{number:05d}" for number in range(2)}
     assert left == {"spec.json", "code.zip", "report.json", "report.html", *summaries, *output}
-    assert not os.path.exists(f"{tmp_path}/storage/{layout.task_root(TaskId(job.id, 0, 'map', 0))}")
+    assert not os.path.exists(f"{tmp_path}/storage/{object_keys.task_root(TaskId(job.id, 0, 'map', 0))}")

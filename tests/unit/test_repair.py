@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery.attempt import run_attempt
-from mrcelery.coordinator import barrier, finish, start
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.run import run_attempt
+from mrcelery.client.submission import Submission
+from mrcelery.coordinator.barrier import barrier
+from mrcelery.coordinator.finish import finish
+from mrcelery.coordinator.start import start
 from mrcelery.errors import CorruptDataError, DamagedPartError
-from mrcelery.executor.inline import InlineRunner
-from mrcelery.executor.submit import enter
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.runtime import OpenJobs
-from mrcelery.submission import Submission
-from mrcelery.task_id import StageId, TaskId
+from mrcelery.runners.enter import enter
+from mrcelery.runners.inline import InlineRunner
+from mrcelery.schema.task_id import StageId, TaskId
 
 JOB = """
     import os
@@ -133,7 +135,7 @@ def test_a_damaged_part_is_made_again(mapped: Callable[..., Mapped], partitioner
 def test_a_map_task_that_runs_again_is_not_stopped_by_its_commit(
     mapped: Callable[..., Mapped], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrcelery.watch.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("mrcelery.attempt.heartbeat.POLL_SECONDS", 0.001)
     job = mapped(slow=0.002)
     flip(job.parts[0])
     assert job.reduce()[0] == DONE

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery import results
+from mrcelery.client import results
 from mrcelery.errors import InputError, OutputExistsError, StorageUnreachableError
 from mrcelery.storage import open_storage
 

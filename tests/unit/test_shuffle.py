@@ -19,10 +19,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mrcelery.codec import BLOCK_RECORDS, Block
 from mrcelery.errors import CodecError, CorruptDataError
-from mrcelery.partition import order_key
-from mrcelery.shuffle import (
+from mrcelery.records.blocks import BLOCK_RECORDS, Block
+from mrcelery.records.order import order_key
+from mrcelery.shuffle.runs import (
     Groups,
     Run,
     merge,

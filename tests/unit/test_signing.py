@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery.encoding import encode
 from mrcelery.errors import ConfigError, CorruptDataError, UnsignedError, VersionError
-from mrcelery.records import Failure, Record, ShuffleInput
-from mrcelery.signing import seal, sign, unseal
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.signing import seal, sign, unseal
+from mrcelery.schema.structs import Failure, Record, ShuffleInput
 
 RECORD = Failure(error="UserCodeError", message="é went wrong")
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from mrcelery import MRJob, ops
 from mrcelery.errors import CodecError, JobStoppedError, UserCodeError
-from mrcelery.hashing import hash_partition
-from mrcelery.hooks import hooks
-from mrcelery.mapper import run_map
-from mrcelery.partition import order_key
+from mrcelery.job.hooks import hooks
 from mrcelery.protocols import JSONProtocol
-from mrcelery.records import Extent, JobOptions, ShuffleInput, Split
-from mrcelery.reducer import run_reduce
+from mrcelery.records.hashing import hash_partition
+from mrcelery.records.order import order_key
+from mrcelery.schema.structs import Extent, JobOptions, ShuffleInput, Split
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
-from mrcelery.task import Task
-from mrcelery.task_id import TaskId
+from mrcelery.task.context import Task
+from mrcelery.task.mapper import run_map
+from mrcelery.task.reducer import run_reduce
 
 
 class SmallTask(Task):
@@ -164,11 +164,11 @@ def test_counts_equal_a_counter_whatever_spills(tmp_path_factory, job, words, re
 
 
 def test_a_small_budget_really_spills(tmp_path, monkeypatch):
-    from mrcelery import buffer
+    from mrcelery.task import map_buffer
 
     spilled = []
-    spill = buffer.MapBuffer._spill
-    monkeypatch.setattr(buffer.MapBuffer, "_spill", lambda self, block: (spilled.append(1), spill(self, block))[1])
+    spill = map_buffer.MapBuffer._spill
+    monkeypatch.setattr(map_buffer.MapBuffer, "_spill", lambda self, block: (spilled.append(1), spill(self, block))[1])
     text = "\n".join(f"w{i % 500}" for i in range(5000))
     results, _ = run_job(Words, [text], str(tmp_path), budget=5000)
     assert len(spilled) > 5

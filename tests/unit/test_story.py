@@ -6,12 +6,12 @@ import json
 
 from msgspec.structs import replace
 
-from mrcelery import story
-from mrcelery.journal import Sums
-from mrcelery.overview import Overview, StageView, Warn
-from mrcelery.records import Failure, Totals
-from mrcelery.report import Report
-from mrcelery.speed import WINDOW, Speed
+from mrcelery.jobstore.journal import Sums
+from mrcelery.reporting import timeline
+from mrcelery.reporting.overview import Overview, StageView, Warn
+from mrcelery.reporting.rates import WINDOW, Speed
+from mrcelery.reporting.report import Report
+from mrcelery.schema.structs import Failure, Totals
 
 MAP = StageView(step=0, kind="map", state="running", tasks=8, entered=100.0)
 REDUCE = StageView(step=0, kind="reduce", state="queued")
@@ -26,7 +26,7 @@ def read(records: int, **more: object) -> StageView:
 
 
 def test_stages_begin_and_end_once_and_in_their_order() -> None:
-    tell = story.Narrator()
+    tell = timeline.Narrator()
     assert [type(e) for e in tell.observe(seen(StageView(step=0, kind="map", state="queued"), state="queued"))] == []
     assert str(tell.observe(seen(MAP, REDUCE))[0]) == "step 0 map: 8 tasks"
     done = replace(
@@ -34,23 +34,23 @@ def test_stages_begin_and_end_once_and_in_their_order() -> None:
     )
     reducing = replace(REDUCE, state="running", tasks=1, entered=103.5)
     told = tell.observe(seen(done, reducing, now=104.0))
-    assert [type(e) for e in told] == [story.StageSucceeded, story.StageStarted, story.Progress]
+    assert [type(e) for e in told] == [timeline.StageSucceeded, timeline.StageStarted, timeline.Progress]
     assert str(told[0]) == "step 0 map: 8 tasks succeeded in 3.5 s, 5 records read, 50 written"
     assert tell.observe(seen(done, reducing, now=110.0)) == []
 
 
 def test_stages_between_two_looks_are_told_too() -> None:
     done = [replace(s, state="succeeded", tasks=1, succeeded=1, entered=100.0, ended=100.2) for s in (MAP, REDUCE)]
-    told = story.Narrator().observe(seen(*done, state="succeeded"))
-    assert [type(e) for e in told] == [story.StageStarted, story.StageSucceeded] * 2
+    told = timeline.Narrator().observe(seen(*done, state="succeeded"))
+    assert [type(e) for e in told] == [timeline.StageStarted, timeline.StageSucceeded] * 2
 
 
 def test_progress_is_told_once_a_second_and_only_where_there_is_some() -> None:
-    tell = story.Narrator()
+    tell = timeline.Narrator()
     tell.observe(seen(read(0)))
     assert tell.observe(seen(read(10), now=101.5)) == []
     (event,) = tell.observe(seen(read(100, reading=100, succeeded=1, left=7.0), REDUCE, now=103.0))
-    assert isinstance(event, story.Progress)
+    assert isinstance(event, timeline.Progress)
     assert (event.records, event.bytes, event.succeeded, event.running, event.left) == (200, 2000, 1, 2, 7.0)
     assert (event.records_per_second, event.mean_records_per_second) == (100.0, 66.7)
     assert str(event) == "step 0 map: 1 of 8 tasks succeeded, 2 running, 67 records/s, about 7 s left"
@@ -58,12 +58,12 @@ def test_progress_is_told_once_a_second_and_only_where_there_is_some() -> None:
 
 
 def test_warnings_are_told_once_and_again_as_they_double() -> None:
-    tell = story.Narrator()
+    tell = timeline.Narrator()
 
     def told(failed: int, *more: Warn) -> list[str]:
         stage = replace(MAP, sums=Sums(failed=failed))
         warn = Warn(kind="retries", text=f"{failed} failed", step=0, stage="map")
-        return [str(e) for e in tell.observe(seen(stage, warnings=(warn, *more))) if isinstance(e, story.Warned)]
+        return [str(e) for e in tell.observe(seen(stage, warnings=(warn, *more))) if isinstance(e, timeline.Warned)]
 
     assert [told(n) for n in (1, 1, 2, 3, 4, 7)] == [["1 failed"], [], ["2 failed"], [], ["4 failed"], []]
     slow = [Warn(kind="straggler", text=f"task {n} is slow", step=0, stage="map", task=n) for n in (3, 4)]
@@ -92,13 +92,13 @@ def test_the_last_event_is_the_report() -> None:
         job="j", name="", state="succeeded", counters={"g": {"n": 2}}, totals=totals, started=100.0, finished=105.0,
         seconds=5.0, output="", parts=("part-00000",),
     )  # fmt: skip
-    line = json.loads(story.line(story.ended(found, report)))
+    line = json.loads(timeline.line(timeline.ended(found, report)))
     assert (line["event"], line["v"], line["state"], line["job"]) == ("succeeded", 1, "succeeded", "j")
     assert (line["counters"], line["totals"]["records_out"], line["parts"]) == ({"g": {"n": 2}}, 3, ["part-00000"])
     assert (line["bad_records"], line["overview"]["stages"][0]["succeeded"]) == (2, 8)
     failure = Failure(error="UserCodeError", message="m")
-    failed = json.loads(story.line(story.ended(replace(found, state="failed", failure=failure), None)))
+    failed = json.loads(timeline.line(timeline.ended(replace(found, state="failed", failure=failure), None)))
     assert (failed["event"], failed["failure"]["message"]) == ("failed", "m")
     assert (failed["parts"], failed["seconds"]) == ([], 5.0)
     assert failed["totals"]["records_in"] == 7
-    assert json.loads(story.line(story.ended(replace(found, state="cancelled"), None)))["event"] == "cancelled"
+    assert json.loads(timeline.line(timeline.ended(replace(found, state="cancelled"), None)))["event"] == "cancelled"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import mrcelery
-from mrcelery.tracebacks import user_traceback
+from mrcelery.job.tracebacks import user_traceback
 
 
 def run(source: str, file: str, **names: object) -> None:

@@ -1,0 +1,50 @@
+"""Tells those who listen to Celery's events, such as Flower, how far the attempts of a worker are.
+
+As the custom state ``PROGRESS`` of a task; the records that it has read stand where its result will. Nothing is sent
+where nobody has asked the worker for events.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+
+from mrcelery.attempt.progress_file import records_read
+from mrcelery.worker.hung import KINDS, progress_path_of
+from mrcelery.worker.tasks import open_jobs
+
+EVERY_SECONDS = 2.0
+
+
+class ProgressStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Looks after the attempts in a worker's own loop, where Celery sends its events, too."""
+
+    requires = ("celery.worker.consumer.events:Events",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, send_progress, (consumer,))
+
+    def stop(self, consumer: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def send_progress(consumer: Any) -> None:
+    """Send how many records each running attempt has read."""
+    dispatcher = consumer.event_dispatcher
+    if dispatcher is None or not dispatcher.enabled or (dispatcher.groups and "task" not in dispatcher.groups):
+        return
+    for request in tuple(state.active_requests):
+        if request.name in KINDS and request.time_start:
+            records = records_read(progress_path_of(open_jobs(consumer.app).scratch, request))
+            if records:
+                # With what it is: its other events may have been before anybody listened.
+                told = {"name": request.name, "kwargs": request.kwargsrepr, "result": f"{records:,} records read"}
+                request.send_event("task-progress", **told)
