@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ from mrcelery.jobstore.journal import Entry
 from mrcelery.reporting.overview import Overview, StageView
 from mrcelery.reporting.page import job_page
 from mrcelery.schema import object_keys
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from flower_site import NAME, Site
-from services import eventually
+from tests.support.flower_site import NAME, Site
+from tests.support.services import eventually
 
 LAPTOP, PHONE = (1280, 800), (390, 844)
 
