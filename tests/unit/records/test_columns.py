@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_stages import run_job
+from tests.unit.task.test_mapper import run_job
 
 from mrcelery import MRJob, ops
 from mrcelery.errors import CorruptDataError, UsageError

@@ -255,7 +255,7 @@ def test_hashes_and_order_are_those_of_every_process_and_version(python: str, se
     keys = [key for key, _ in GOLDEN]
     text = repr(keys).replace("datetime.timezone", "timezone").replace("datetime.datetime", "datetime")
     text = text.replace("datetime.timedelta", "timedelta").replace("datetime.date", "date")
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [python, "-c", PRINT_HASHES, root, text],
         env={"PYTHONHASHSEED": seed, "PYTHONDONTWRITEBYTECODE": "1"},
