@@ -92,10 +92,12 @@ def test_the_guide_names_modules_that_exist() -> None:
 
 
 def test_own_imports_inside_functions_have_a_reason() -> None:
-    """On the line or the one above it: a comment, which ruff's PLC0415 wants as a ``noqa`` too."""
+    """Beside the ``noqa`` that ruff wants there, or once for a module whose purpose they are."""
     bare = []
     for path in MODULES:
         lines = path.read_text().splitlines()
+        if any(re.match(r"# ruff: noqa: PLC0415 - \w", line) for line in lines):
+            continue
         for one in functions(path):
             for node in ast.walk(one):
                 ours = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mrcelery"
