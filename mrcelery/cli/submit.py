@@ -130,8 +130,8 @@ def execute(
     flags: dict[str, Any],
 ) -> int:
     """Submit a job as ``flags`` (name to value) say, and wait for it unless detached; return the exit code."""
-    from mrcelery.cli.progress import Display, see_through  # noqa: PLC0415 - --help needs no client
-    from mrcelery.client.submission import Submission  # noqa: PLC0415 - --help needs no client
+    from mrcelery.cli.progress import Display, see_through  # noqa: PLC0415 - help needs no client
+    from mrcelery.client.submission import Submission  # noqa: PLC0415 - help needs no client
 
     how = Flags.take(flags)
     with Display(how.quiet, how.as_json and not how.dry_run) as display:
