@@ -88,7 +88,7 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     ended: float = 0.0
     shuffle_bytes: int = 0
     left: float = -1.0
-    """Seconds until it should be done, by what it has done so far; -1 if not known."""
+    """Seconds until it should succeed, by what it has done so far; -1 if not known."""
     skew: dict[str, int] = {}
     """How unevenly it filled its partitions, as counters (:mod:`mrcelery.shuffle.skew`)."""
     reading: int = 0
@@ -245,7 +245,7 @@ def _passed(fields: Mapping[str, str], step: int, kind: Kind) -> bool:
 
 
 def _ends(stages: list[StageView], finished: float, failure: Failure | None) -> list[StageView]:
-    """Mark the stages that an ended job did not complete as stopped."""
+    """Mark the stages that an ended job did not complete as failed or cancelled."""
     culprit = (failure.step, failure.kind) if failure is not None else None
     cut = [
         stage

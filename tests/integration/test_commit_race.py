@@ -29,14 +29,13 @@ from mrcelery.schema.structs import Request
 from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 JobFile = Callable[..., str]
 
 RACE = """
 import sys, time
 from mrcelery.attempt.commit import commit
-from mrcelery.schema.structs import Commit, encode
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Commit
 from mrcelery.storage import open_storage
 
 storage = open_storage(sys.argv[1])

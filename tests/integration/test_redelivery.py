@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
 import mrcelery
 from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.run import run_attempt
 from mrcelery.client.submission import Submission
+from mrcelery.coordinator import output_commit
 from mrcelery.coordinator.barrier import barrier
 from mrcelery.coordinator.finish import finish, withdraw_output
-from mrcelery.coordinator.stages import output_commit
 from mrcelery.coordinator.start import start
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
 from mrcelery.jobstore.memory import MemoryJobStore
@@ -31,6 +30,7 @@ from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.worker.tasks import BROKER_PATIENCE
+from tests.support.services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
 

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 from mrcelery.jobstore import journal
 from mrcelery.reporting.overview import glance
 from mrcelery.schema.task_id import TaskId
+from tests.support.services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 JobFile = Callable[..., str]
 
@@ -132,7 +132,7 @@ def test_a_job_that_runs_and_succeeds(fleet: Fleet, colours: dict[str, str], job
     with terminal(colours, "submit", job_file(TALKS), str(tmp_path / "in.txt"), *options) as shown:
         shown.shows("▶ running")
         shown.shows("0/3  3 running")
-        shown.shows("◌ reduce  waiting")
+        shown.shows("◌ reduce  queued")
         shown.shows("slowest  map ")
         gate.touch()
         assert shown.ends() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,7 +35,7 @@ def store() -> MemoryJobStore:
 
 @pytest.fixture
 def storage() -> MemoryStorage:
-    return MemoryStorage("logs")
+    return MemoryStorage(f"logs-{os.urandom(6).hex()}")
 
 
 def begin(store: MemoryJobStore, task: int, token: str = "ab") -> str:
