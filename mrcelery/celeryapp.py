@@ -12,7 +12,7 @@ from mrcelery.worker.app import add_tasks, make_app
 
 
 def configured_app() -> Celery:
-    """The app of this environment's configuration: what ``celery -A mrcelery worker`` runs."""
+    """Make the app of this environment's configuration, which ``celery -A mrcelery worker`` runs."""
     config = Config.load({})
     app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
     extend_flower(app)
@@ -20,7 +20,7 @@ def configured_app() -> Celery:
 
 
 def extend_flower(app: Celery) -> None:
-    """Our pages and our metrics in Flower, where it is what this process is about to start: ``celery ... flower``."""
+    """Add our pages and metrics to Flower, if this process is about to start it: ``celery ... flower``."""
     if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
         from mrcelery.web.flower import install  # Flower is an extra, and brings what these need
         from mrcelery.web.metrics import register as register_metrics

@@ -10,8 +10,8 @@ from mrcelery.schema.task_id import KINDS, StageId, TaskId
 def clean_up(jobs: OpenJobs, job: str) -> None:
     """Remove what an ended job no longer needs, intermediate data and plans; not its spec, code, logs or results.
 
-    Called after the job has ended, so that nobody waits for it. A failed job keeps all for ``retry``; a cancelled
-    one the plan of its first step, so that it can be run anew.
+    Called after the job has ended, so that nobody waits for it. A failed job keeps everything for ``retry``; a
+    cancelled one keeps the plan of its first step, so that it can be restarted.
     """
     state = jobs.store.state(job)
     if state not in ("succeeded", "cancelled"):
@@ -22,7 +22,7 @@ def clean_up(jobs: OpenJobs, job: str) -> None:
     storage = active.storage
     kept = _kept if state == "succeeded" else _kept_of_cancelled
     # Attempts that still run lose their race against a commit that is gone; their job has ended, and
-    # they look for that before they start. What they leave is found by `clean`.
+    # they check that before they start. What they leave is found by `clean`.
     for step in range(len(active.spec.steps)):
         root = object_keys.step_root(job, step)
         storage.delete(o.key for o in storage.list(root) if not kept(o.key))
@@ -32,9 +32,9 @@ def clean_up(jobs: OpenJobs, job: str) -> None:
 
 
 def take_back(jobs: OpenJobs, active: OpenJob, task: TaskId, attempt: str) -> None:
-    """Remove what an attempt has written that came too late: of a job that succeeded and may be cleaned up already.
+    """Remove what an attempt has written too late, if its job has succeeded and may be cleaned up already.
 
-    Harmless for any other.
+    Does nothing for any other job.
     """
     job, storage = active.id, active.storage
     if active.spec.request.options.keep or jobs.store.state(job) != "succeeded":
@@ -51,6 +51,6 @@ def _kept(key: str) -> bool:
 
 
 def _kept_of_cancelled(key: str) -> bool:
-    # Not the summaries: they would tell of commits that are gone.
+    # Not the summaries: they count commits that are gone.
     name = key.rsplit("/", 1)[-1]
     return name.startswith("log.") or "/step-0/plan-" in key

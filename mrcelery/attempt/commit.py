@@ -16,7 +16,7 @@ from mrcelery.storage.base import Storage
 
 
 def commit(storage: Storage, mine: Commit) -> Commit:
-    """Commit an attempt; returns the commit that counts, this attempt's or an earlier one's."""
+    """Commit an attempt and return the commit that counts, this attempt's or an earlier one's."""
     key = object_keys.commit(TaskId.of(mine))
     if storage.create(key, encode(mine)):
         return mine
@@ -24,7 +24,7 @@ def commit(storage: Storage, mine: Commit) -> Commit:
 
 
 def committed(storage: Storage, task: TaskId) -> Commit | None:
-    """The commit that counts, or None where no attempt has committed yet."""
+    """Return the commit that counts, or None if no attempt has committed yet."""
     key = object_keys.commit(task)
     try:
         return decode(storage.read(key), Commit, key)

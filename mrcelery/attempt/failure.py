@@ -14,7 +14,7 @@ from mrcelery.schema.task_id import TaskId
 
 
 def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1) -> Failure:
-    """What the job's record says of an error."""
+    """Describe an error as the job's record and its report show it."""
     return Failure(
         error=type(error).__name__,
         message=str(error),
@@ -32,11 +32,12 @@ def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", t
 
 
 def fail_job(store: JobStore, failed: Failure) -> bool:
-    """End a job as failed; the first failure stays."""
+    """End a job as failed; False if it has ended already, and the first failure stays."""
     return store.move(failed.job, "failed", {"failure": encode(failed).decode(), "finished": repr(time.time())})
 
 
 def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
+    """Make the error for a task that was started ``most`` times and never came to an end."""
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
     remedy = "correct what crashes in the job's code, or raise --memory"
     if HUNG in reason:
@@ -49,6 +50,7 @@ def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
 
 
 def too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
+    """Make the error for an attempt that met its ceiling of ``memory`` bytes outside user code."""
     error = TaskError(
         f"{type(e).__name__}: the task needs more memory than its ceiling allows: raise --memory from "
         f"{show_size(memory)}"
@@ -58,7 +60,7 @@ def too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
 
 
 def of_the_machine(e: OSError, attempt: str) -> TaskError:
-    """What the worker's own disk, or a file that should be there, made go wrong; user code's is wrapped already."""
+    """Make the error for a full disk or a missing file on the worker; user code's errors are wrapped already."""
     error: TaskError
     if isinstance(e, FileNotFoundError):
         error = CorruptDataError(f"{e.filename or e} is gone, which the job still needs: submit it again")

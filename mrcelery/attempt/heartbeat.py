@@ -1,4 +1,4 @@
-"""How a running attempt looks up: whether its job goes on, and that it tells how far it is."""
+"""The heartbeat of a running attempt: it polls whether its job has ended, and reports its progress."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mrcelery.schema.states import FINAL
 from mrcelery.schema.task_id import TaskId
 
 POLL_SECONDS = 0.25
-"""How often a running task looks whether its job has ended."""
+"""How often a running attempt polls whether its job has ended."""
 
 REPORT_SECONDS = 1.0
-"""How often a running task tells how far it is; one that is shorter never does."""
+"""How often a running attempt reports its progress; a shorter one never does."""
 
 
 def poller(
@@ -31,12 +31,12 @@ def poller(
     records: Callable[[], int],
     share: Callable[[], None] | None = None,
 ) -> Callable[[], None]:
-    """A check that asks the job store now and then whether the job has ended, or another attempt was quicker.
+    """Make the function by which an attempt polls whether its job has ended or another attempt was quicker.
 
-    It tells the worker that the attempt is alive and, once a second, the job store how far this one is: ``records``
-    says it. ``share`` is called while someone follows what the job prints. It also collects garbage, mostly the
-    young: cycles that user code leaves behind must not wait for the end of a long attempt, whose collector is off
-    (:func:`collector_off`).
+    It touches the attempt's progress file and, once a second, reports to the job store how many records were read, as
+    ``records`` returns it. ``share`` is called while someone follows what the job prints. It also collects garbage,
+    mostly the young: cycles that user code leaves behind must not wait for the end of a long attempt, whose collector
+    is off (:func:`collector_off`). It raises :class:`JobStoppedError` or :class:`SupersededError`.
     """
     began = time.time()
     due = time.monotonic() + POLL_SECONDS
@@ -70,9 +70,9 @@ def poller(
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Do without the cyclic collector in an attempt; its poller collects what is young instead.
+    """Turn the cyclic collector off during an attempt; its poller collects young objects instead.
 
-    Blocks of fresh tuples make it scan millions of live objects for nothing: a merge is eight times
+    Blocks of fresh tuples make the collector scan millions of live objects for nothing: a merge is eight times
     slower with it.
     """
     collecting = gc.isenabled()

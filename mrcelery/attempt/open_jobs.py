@@ -36,15 +36,15 @@ class OpenJob:
 
     @property
     def id(self) -> str:
+        """Return the job's id."""
         return self.spec.request.job
 
 
 class OpenJobs:
-    """The jobs of one process.
+    """The jobs that a process has open, and the settings that it opens them with.
 
-    ``storage`` is where a job's spec is looked for when the job store has forgotten its request;
-    ``scratch`` a local folder for spills and unpacked code; ``signing_key`` makes unsigned specs and
-    bundles refused.
+    ``storage`` is where a job's spec is looked for if the job store has forgotten its request; ``scratch`` a local
+    folder for spills and unpacked code; with a ``signing_key``, unsigned specs and bundles are refused.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class OpenJobs:
         self._workspace = Workspace(Path(self.scratch) / "code")
 
     def request(self, job: str) -> Request:
-        """The job's request as its client sent it, verified.
+        """Return the job's request as its client sent it, verified.
 
-        Raises :class:`JobStoppedError` where the job store no longer knows it.
+        Raises :class:`JobStoppedError` if the job store no longer knows the job.
         """
         data = self.store.request(job)
         if data is None:
@@ -72,7 +72,7 @@ class OpenJobs:
         return request
 
     def open(self, job: str) -> OpenJob:
-        """The job's spec and storage; read and verified once."""
+        """Return the job's spec and storage; they are read and verified once."""
         active = self._jobs.get(job)
         if active is None:
             root = self.store.fields(job).get("storage") or self._storage
@@ -91,21 +91,21 @@ class OpenJobs:
         return active
 
     def verified(self, data: bytes, job: str) -> JobSpec:
-        """The spec of a job from its bytes in storage, its signature checked where that is required."""
+        """Decode a job's spec from its bytes in storage, and check its signature if that is required."""
         key = object_keys.spec(job)
         spec = unseal(data, JobSpec, self.signing_key, key)
         _check_identity(spec.request, job, key)
         return spec
 
     def keep(self, spec: JobSpec, storage: Storage) -> OpenJob:
-        """Hold a verified spec at hand."""
+        """Keep a verified spec open."""
         active = self._jobs[spec.request.job] = OpenJob(spec, storage)
         while len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return active
 
     def split(self, active: OpenJob, step: int, task: int) -> Split:
-        """The split of a map task."""
+        """Return the split of a map task."""
         number = page_of(task)
         page = active.pages.get((step, number))
         if page is None:
@@ -120,12 +120,12 @@ class OpenJobs:
         return find_split(page, task)
 
     def code(self, active: OpenJob) -> LoadedBundle:
-        """The job's code, unpacked on this machine; its checksum is that of the verified spec."""
+        """Return the job's code, unpacked on this machine; its checksum is that of the verified spec."""
         bundle = active.spec.request.bundle
         return self._workspace.open(bundle, lambda: active.storage.read(object_keys.code(active.id)))
 
     def forget(self, job: str) -> None:
-        """Drop what is held of a job."""
+        """Close a job."""
         self._jobs.pop(job, None)
 
 
@@ -136,7 +136,7 @@ def _check_identity(request: Request, job: str, where: str) -> None:
 
 
 def _private(folder: str) -> str:
-    """Make the default scratch folder, in a place where everyone may make folders."""
+    """Create the default scratch folder, in a place where everyone may create folders."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:

@@ -29,12 +29,12 @@ _OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3t
 
 
 def share_seconds(storage: Storage) -> float:
-    """How often an attempt shares what it says, at most."""
+    """Return how often, at most, an attempt shares its output, in seconds."""
     return SHARE_SECONDS if scheme_of(storage.uri) == "s3" else NEAR_SECONDS
 
 
 class Kept(RawIOBase):
-    """Keeps the first and the last of what is written, within a limit."""
+    """A stream that keeps the first and the last of what is written, within a limit."""
 
     def __init__(self) -> None:
         self._head = bytearray()
@@ -44,9 +44,11 @@ class Kept(RawIOBase):
         """Bytes that came, also those that are not kept."""
 
     def writable(self) -> bool:
+        """Return True."""
         return True
 
     def write(self, data: Any, /) -> int:
+        """Keep bytes within the limit, and return how many came."""
         piece = bytes(data)
         self.written += len(piece)
         room = LOG_LIMIT // 2 - len(self._head)
@@ -58,14 +60,15 @@ class Kept(RawIOBase):
         return len(piece)
 
     def close(self) -> None:
-        """Stays open: user code may close its stdout, and we still read what was written."""
+        """Stay open: user code may close its stdout, and we still read what was written."""
 
     def kept(self) -> bytes:
+        """Return what is kept, with :data:`LEFT_OUT` in the place of the rest."""
         return bytes(self._head) + (LEFT_OUT if self._left_out else b"") + bytes(self._tail)
 
 
 class Log:
-    """What an attempt has said, and its object in storage."""
+    """An attempt's output so far, and its object in storage."""
 
     def __init__(self, storage: Storage, key: str) -> None:
         self.kept = Kept()
@@ -76,13 +79,13 @@ class Log:
         self._shared = 0
 
     def share(self) -> None:
-        """Put what was said so far into storage where it is new, for one who follows; now and then only."""
+        """Write new output to storage for someone who follows it; now and then only."""
         if time.monotonic() >= self._due and self.kept.written > self._shared:
             self.save()
             self._due = time.monotonic() + self._pause
 
     def save(self) -> None:
-        """Put all that was said into storage; nothing where that is nothing."""
+        """Write all output to storage, if there is any."""
         self._shared = self.kept.written
         if text := self.kept.kept():
             # What the attempt is there for is worth more than its log.
@@ -96,7 +99,7 @@ class _LogHandler(logging.StreamHandler[Any]):
 
 @contextmanager
 def captured(storage: Storage, key: str) -> Iterator[Log]:
-    """Keep what user code prints and logs meanwhile in storage, under ``key``; nothing where it says nothing."""
+    """Keep what user code prints and logs in this block in storage, under ``key``, if it prints anything."""
     said = Log(storage, key)
     log = TextIOWrapper(said.kept, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
     handler = _LogHandler(log)
@@ -118,7 +121,7 @@ def captured(storage: Storage, key: str) -> Iterator[Log]:
 
 @contextmanager
 def own_environment() -> Iterator[None]:
-    """What user code does to the environment's variables ends with its attempt."""
+    """Undo what user code does to the environment's variables, when the block ends."""
     before = dict(os.environ)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Progress marks: by these a worker's main process tells a slow attempt from one that hangs.
+"""Progress files: by these a worker's main process tells a slow attempt from one that hangs.
 
 An attempt runs in a child process and keeps a small file, ``alive/<task>.<pid>`` in the scratch folder,
-with the monotonic time of its last progress, which is the same clock in all processes of a machine, and the records
-that it has read. The file is locked while the process lives, and names the process that sees to it when it dies.
+with the monotonic time of its last progress, which is the same clock in all processes of a machine, and the number of
+records that it has read. The file is locked while the process lives, and names the process that supervises it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _KEEPER = struct.Struct("q")
 
 
 def progress_path(scratch: str, task: TaskId, pid: int) -> str:
-    """Where the attempt at a task that a process runs keeps its mark."""
+    """Return the path of the progress file of a process that runs an attempt at a task."""
     return os.path.join(scratch, "alive", f"{task.job}-{task.step}-{task.kind}-{task.task}.{pid}")
 
 
 class ProgressFile:
-    """The mark of an attempt that runs in this process; ``keeper``: the process that sees to it when this one dies."""
+    """The progress file of an attempt in this process; ``keeper``: the process that cleans up if this one dies."""
 
     def __init__(self, path: str, keeper: int = 0) -> None:
         self._path = path
@@ -39,12 +39,12 @@ class ProgressFile:
         self.touch()
 
     def touch(self, records: int = 0) -> None:
-        """Tell that the attempt goes on, and how many records it has read."""
+        """Record that the attempt makes progress, and how many records it has read."""
         with suppress(OSError):  # a full disk is no reason to fail: the attempt says so itself if it minds
             os.pwrite(self._file, _PROGRESS.pack(time.monotonic(), records), 0)
 
     def close(self) -> None:
-        """Remove the mark: the attempt has ended."""
+        """Remove the file: the attempt has ended."""
         with suppress(OSError):
             os.unlink(self._path)
         with suppress(OSError):  # user code may have closed it
@@ -62,7 +62,7 @@ def _locked(path: str) -> int:
 
 
 def keeper_of_dead(path: str) -> int | None:
-    """The process that sees to an attempt's, if that has died; None for one that lives, or has no mark (any more)."""
+    """Return the PID of the supervisor of a dead process; None if that process lives or its progress file is gone."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -78,12 +78,12 @@ def keeper_of_dead(path: str) -> int | None:
 
 
 def last_progress(path: str) -> float:
-    """When an attempt last touched its mark, as ``time.monotonic()`` tells it; 0 where there is none (yet)."""
+    """Return the ``time.monotonic()`` at which an attempt last touched its file; 0 if there is none (yet)."""
     return _read(path)[0]
 
 
 def records_read(path: str) -> int:
-    """Records that an attempt had read when it last touched its mark; 0 where there is none (yet)."""
+    """Return the records that an attempt had read when it last touched its file; 0 if there is none (yet)."""
     return _read(path)[1]
 
 

@@ -14,13 +14,13 @@ from mrcelery.errors import CorruptDataError
 from mrcelery.schema.structs import Commit, Extent, ShuffleInput, Split
 
 MOST = 16
-"""Parts that one attempt repairs: where more are damaged, the storage is no place to go on with."""
+"""Parts that one attempt repairs at most: a storage with more damage cannot be relied on."""
 
 
 def mended(split: Split, root: str, uri: str, new: Commit) -> Split:
-    """The split of a map task whose input at the address ``uri`` is damaged, with what ``new`` wrote below ``root``.
+    """Replace the damaged input ``uri`` of a map task's split by what ``new`` wrote below ``root``.
 
-    That is of the task of the step before, run again. Raises :class:`CorruptDataError` where that wrote nothing.
+    ``new`` is the commit of the task of the step before, run again. Raises :class:`CorruptDataError` if it has no part.
     """
     if not new.parts:
         raise _no_repair(uri)
@@ -29,13 +29,14 @@ def mended(split: Split, root: str, uri: str, new: Commit) -> Split:
     return replace(split, extents=tuple(whole if extent.uri == uri else extent for extent in split.extents))
 
 
-def repaired(told: ShuffleInput, key: str, old: Commit, new: Commit) -> ShuffleInput:
-    """What a reduce task reads where the object ``key`` of its map task's commit, ``old``, is damaged: that of ``new``.
+def repaired(given: ShuffleInput, key: str, old: Commit, new: Commit) -> ShuffleInput:
+    """Replace the damaged object ``key`` of ``old`` in a reduce task's input by the parts of ``new``.
 
-    Raises :class:`CorruptDataError` for a piece of a run (total order) where the new run differs from the old.
+    Both are commits of the same map task. Raises :class:`CorruptDataError` for a piece of a run (total order) if the
+    new run differs from the old one.
     """
     parts = []
-    for part in told.parts:
+    for part in given.parts:
         if part.key != key:
             parts.append(part)
         elif part.end < 0:
@@ -46,7 +47,7 @@ def repaired(told: ShuffleInput, key: str, old: Commit, new: Commit) -> ShuffleI
             if (before.bytes, before.crc32) != (after.bytes, after.crc32):
                 raise _no_repair(key)
             parts.append(replace(part, key=after.key))
-    return replace(told, parts=tuple(parts))
+    return replace(given, parts=tuple(parts))
 
 
 def _no_repair(key: str) -> CorruptDataError:

@@ -1,4 +1,4 @@
-"""One attempt at a task, from its first mark in the job store to its commit."""
+"""One attempt at a task, from its registration in the job store to its commit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from mrcelery.task.reducer import run_reduce
 BAD_RECORD = 1 << 18
 """Bytes that one bad record is written down in, at most: its traceback and repr are cut."""
 LATE_SECONDS = 1.0
-"""An attempt that took so long looks whether its job goes on when it has committed; no lease is shorter."""
+"""An attempt that took so long checks after its commit that its job has not ended; no lease is shorter."""
 
 
 def run_attempt(jobs: OpenJobs, task: TaskId, *, capture: bool = True, worker: str = "", alone: bool = False) -> Commit:
@@ -61,9 +61,9 @@ def run_attempt(jobs: OpenJobs, task: TaskId, *, capture: bool = True, worker: s
 
     ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker``: the
     name of this worker, so that a backup of the task can be sent to another. ``alone``: this process runs nothing
-    else meanwhile and is one of a pool, so it may have a memory ceiling, and another process sees to it when it dies.
-    Raises :class:`JobStoppedError` where the job has ended, and any other
-    :class:`mrcelery.errors.MRCeleryError` for what made the attempt fail.
+    else meanwhile and is one of a pool, so it may have a memory ceiling, and the pool's main process cleans up after
+    it if it dies. Raises :class:`JobStoppedError` if the job has ended, and any other
+    :class:`mrcelery.errors.MRCeleryError` for the attempt's failure.
     """
     with transfers(behind=True) as moved:
         if jobs.store.state(task.job) in FINAL:
@@ -87,7 +87,7 @@ class _Began(NamedTuple):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a task, with what each step of it takes from the process that runs it."""
+    """One attempt at a task, with what all its steps share."""
 
     jobs: OpenJobs
     active: OpenJob
@@ -107,19 +107,19 @@ class Attempt:
 
     @property
     def watched(self) -> TaskId:
-        """The task that others watch, and may commit before us."""
+        """Return the task whose commit by another attempt supersedes this one."""
         return self.within or self.task
 
     @property
     def scratch(self) -> str:
-        """The attempt's own folder for spills."""
+        """Return the attempt's own folder for spills."""
         job, step, kind, task = self.task
         # The process's number in the name: where it dies, another removes what it leaves.
         return os.path.join(self.jobs.scratch, "tasks", f"{job}-{step}-{kind}-{task}-{self.name}.{os.getpid()}")
 
     def run(self) -> Commit:
-        """Run the attempt and return the commit that counts; its end is journaled, whatever it is."""
-        with self._journaled() as tell:
+        """Run the attempt and return the commit that counts; record how the attempt ended."""
+        with self._journaled() as record:
             try:
                 winner = self._first_commit()
             except JobStoppedError:
@@ -128,15 +128,15 @@ class Attempt:
                     take_back(self.jobs, self.active, self.task, self.name)
                 raise
             if winner.attempt != self.name:
-                tell("superseded")
+                record("superseded")
         return winner
 
     @contextmanager
     def _journaled(self) -> Iterator[Callable[..., None]]:
-        """Write down how an attempt ends that has no commit of its own."""
+        """Record the end of an attempt that has no commit of its own."""
         began = time.monotonic()
 
-        def tell(outcome: Outcome, error: str = "") -> None:
+        def record(outcome: Outcome, error: str = "") -> None:
             seconds = time.monotonic() - began
             with suppress(UnreachableError):  # what went wrong, if anything did, is worth more
                 journal.ended(
@@ -150,16 +150,16 @@ class Attempt:
                 )
 
         try:
-            yield tell
+            yield record
         except JobStoppedError:
-            tell("cancelled")
+            record("cancelled")
             raise
         except Exception as e:
-            tell("failed", str(e) if isinstance(e, MRCeleryError) else f"{type(e).__name__}: {e}")
+            record("failed", str(e) if isinstance(e, MRCeleryError) else f"{type(e).__name__}: {e}")
             raise
 
     def _first_commit(self) -> Commit:
-        """Run a task, unless it has been committed; the first commit of it."""
+        """Run the task, unless it is committed already, and return its first commit."""
         began, lost = time.monotonic(), Losses()
         if self.number > 1:
             earlier = committed(self.active.storage, self.task)
@@ -189,21 +189,21 @@ class Attempt:
         return winner
 
     def _check_number(self, lost: Losses) -> None:
-        """Raise where the task was started too often, of which ``lost`` is what is known."""
+        """Raise if the task was started too often; ``lost`` is known of attempts whose process died."""
         # Records that are skipped for killing their process took two attempts each to find.
         most = self.active.spec.request.options.max_attempts + 2 * len(killers(lost))
         if self.number > most and self.number > most + stage_marks.not_failed(self.jobs.store, self.task):
             raise never_ended(self.task, most, lost)
 
     def _check_goes_on(self) -> None:
-        """Raise where the job has ended: an attempt that stood still comes back to what has been cleaned up."""
+        """Raise if the job has ended: its data may have been cleaned up while this attempt was suspended."""
         if self.jobs.store.state(self.task.job) in FINAL:
             raise JobStoppedError(f"job {self.task.job} has ended")
 
     def _superseded(self, error: MRCeleryError) -> Commit | None:
-        """The commit of another attempt, where there is one: then what went wrong with this one is nobody's concern.
+        """Return another attempt's commit, if there is one; this attempt's error is then of no interest.
 
-        Raises :class:`JobStoppedError` where the job has ended and its commits are gone.
+        Raises :class:`JobStoppedError` if the job has ended and its commits are gone.
         """
         if isinstance(error, JobStoppedError) or not self.jobs.store.poll(self.task)[1]:
             return None
@@ -213,7 +213,7 @@ class Attempt:
         return other
 
     def _remember(self, winner: Commit) -> Commit:
-        """Tell the job store of a commit that counts. Raises where the job has skipped too many records with it."""
+        """Record the commit that counts in the job store; raise if the job has skipped too many records with it."""
         task, store = TaskId.of(winner), self.jobs.store
         note, sums = journal.committed(winner)
         store.add_commit(task, encode(winner), note=note, add=sums)
@@ -225,7 +225,7 @@ class Attempt:
         return winner
 
     def _on_whole_parts(self, lost: Losses) -> Commit:
-        """Run the attempt; where a part of its input is damaged, once more, and then with the part made anew."""
+        """Run the attempt; if an input part is damaged, run it once more, and then with the part written anew."""
         met: Counter[str] = Counter()
         split: Split | None = None
         while True:
@@ -243,7 +243,7 @@ class Attempt:
                     split = self._repair(split, key, *made)
 
     def _write_again(self, part: Part) -> tuple[Commit, Commit] | None:
-        """The commit that a damaged part is of, and that of its task, run again; None where it has no commit."""
+        """Run the task that wrote a damaged part again; return its old and new commit, None if it has no old one."""
         wrote = writer(part)
         old = committed(self.active.storage, wrote)
         if old is None:
@@ -254,7 +254,7 @@ class Attempt:
         return old, again._on_whole_parts(known)
 
     def _repair(self, split: Split | None, key: str, old: Commit, new: Commit) -> Split | None:
-        """Replace the damaged ``key`` of ``old`` in the input by what ``new`` wrote; a map task's new split."""
+        """Replace the damaged ``key`` of ``old`` in the input by what ``new`` wrote; return a map task's new split."""
         storage, (job, step, kind, task) = self.active.storage, self.task
         if kind == "map":
             return mended(split or self.jobs.split(self.active, step, task), storage.uri, key, new)
@@ -263,9 +263,9 @@ class Attempt:
         return None
 
     def _run(self, lost: Losses, split: Split | None) -> Commit:
-        """Run user code and write the parts, which nobody knows of before the commit is made.
+        """Run user code and write the parts, which are invisible to others before the commit.
 
-        ``split``: what a map task reads, where that is not what its plan says.
+        ``split``: what a map task reads, if not what its plan says.
         """
         began = _Began(time.monotonic(), time.time())
         self.moved.memory = min(self.moved.memory, self.active.spec.request.options.memory // 8)
@@ -278,7 +278,7 @@ class Attempt:
 
     @contextmanager
     def _supervised(self, began: _Began) -> Iterator[ProgressFile]:
-        """Have the worker's main process see how far the attempt is; then remove what it leaves on this machine."""
+        """Keep the progress file for the worker's main process; finally remove what the attempt has on this machine."""
         keeper = os.getppid() if self.alone else os.getpid()
         progress = ProgressFile(progress_path(self.jobs.scratch, self.watched, os.getpid()), keeper)
         allowed = pickle_allowed.set(self.active.spec.request.options.allow_pickle)
@@ -294,12 +294,12 @@ class Attempt:
 
     @contextmanager
     def _skipping(self, lost: Losses) -> Iterator[BadRecords | None]:
-        """Take the records to skip; None where the job may skip none."""
+        """Collect the records to skip; None if the job may skip none."""
         limit = self.active.spec.request.options.max_bad_records
         if limit <= 0:
             yield None
             return
-        # What kills the process within another task's attempt is not told as that one's records.
+        # What kills the process within another task's attempt is not blamed on that one's records.
         marker = RecordMarker(self.jobs.scratch) if self.alone and self.within is None else None
         bad = BadRecords(self.task, self.name, limit=limit, scratch=self.scratch, lost=lost, marker=marker)
         try:
@@ -327,7 +327,7 @@ class Attempt:
             yield self._task(code, progress, bad, log)
 
     def _task(self, code: LoadedBundle, progress: ProgressFile, bad: BadRecords | None, log: Log | None) -> Task:
-        """Make the job's object, and the task that calls its hooks."""
+        """Create the job's object, and the task that calls its hooks."""
         spec, step = self.active.spec, self.task.step
 
         def alive(text: str) -> None:
@@ -360,7 +360,7 @@ class Attempt:
         return task
 
     def _call(self, context: Task, split: Split | None) -> tuple[Part, ...]:
-        """Map the split or reduce the partition; the parts that were written."""
+        """Map the split or reduce the partition, and return the parts that were written."""
         job, step, kind, task = self.task
         if kind == "map":
             split = split or self.jobs.split(self.active, step, task)
@@ -370,7 +370,7 @@ class Attempt:
         return run_reduce(context, decode(self.active.storage.read(key), ShuffleInput, key))
 
     def _collect(self, context: Task, counters: Counters) -> str:
-        """Count and keep what was skipped, and wait for all that is written; the key of the skipped records, or ""."""
+        """Count and store skipped records, and wait for all writes; return the key of the skipped records, or ""."""
         bad_key = ""
         if context.bad is not None and context.bad.count:
             add_counters(counters, {GROUP: {f"step {self.task.step}, {self.task.kind}": context.bad.count}})
@@ -403,5 +403,5 @@ class Attempt:
 
 
 def _plain_counters(counters: Mapping[Any, Mapping[Any, Any]]) -> Counters:
-    """Counters as plain data, which alone may go on: a name could be any object of the user's."""
+    """Convert counters to plain data, since a counter's name could be any object of the user's."""
     return {str(group): {str(name): int(amount) for name, amount in names.items()} for group, names in counters.items()}

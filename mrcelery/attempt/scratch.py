@@ -1,8 +1,8 @@
-"""What attempts leave in a scratch folder when their process dies, and its removal.
+"""The removal of what attempts leave in a scratch folder when their process dies.
 
-While its process sees to a child, a worker removes what that leaves at once. Here are those of workers that died
-themselves: another one with the same scratch folder, mostly that which takes their place, finds them. An attempt's
-progress mark is locked for as long as its process lives, which also a container that shares the folder can tell.
+While its main process lives, a worker removes what its children leave at once. This is for workers that died
+themselves: another one with the same scratch folder, mostly the one that takes their place, sweeps it. An attempt's
+progress file is locked for as long as its process lives, which a container that shares the folder can see, too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mrcelery.attempt.progress_file import keeper_of_dead
 
 
 def sweep(scratch: str, *, own: bool = False) -> None:
-    """Remove what dead processes of workers that are gone have left; ``own``: of this worker's, which is about to end.
+    """Remove what dead processes of vanished workers have left; ``own``: and those of this worker, which is ending.
 
-    What a living worker's process leaves is that worker's to look at.
+    What a living worker's process leaves is left to that worker.
     """
     # An attempt makes its mark before all else: what is there now and has none later is nobody's any more.
     found = {folder: _names(os.path.join(scratch, folder)) for folder in ("tasks", "marks")}

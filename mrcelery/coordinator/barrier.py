@@ -1,4 +1,4 @@
-"""The barrier: after all map tasks of a step, tell each reduce task what to read."""
+"""The barrier: after all map tasks of a step, write what each reduce task reads."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from mrcelery.storage.transfers import carried
 
 
 def barrier(jobs: OpenJobs, job: str, step: int) -> StageTasks:
-    """After all map tasks: tell each reduce task what to read.
+    """Write what each reduce task reads, after all map tasks; return the reduce stage.
 
-    In total order that takes the index of each map task's run: where one is damaged, its task runs again.
+    In total order that takes the index of each map task's run: if one is damaged, its task runs again.
     """
     active = open_running(jobs, job)
     try:
@@ -59,12 +59,12 @@ def _shuffle(jobs: OpenJobs, active: OpenJob, step: int) -> StageTasks:
 
         summarise(jobs, active, maps, gather(), skew.counters)
 
-        def tell(partition: int) -> None:
+        def write(partition: int) -> None:
             record = lists.encoded(partition, bounds[partition], bounds[partition + 1])
             active.storage.write(object_keys.shuffle_input(job, step, partition), record)
 
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            for _ in pool.map(carried(tell), range(reducers)):
+            for _ in pool.map(carried(write), range(reducers)):
                 pass
     stage = StageTasks(StageId(job, step, "reduce"), reducers, "finish", active.spec.request.options.queue)
     begin_stage(jobs, active.spec, stage)

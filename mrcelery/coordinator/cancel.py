@@ -1,4 +1,4 @@
-"""The data of a cancelled job goes, once: when that is told, the job may be tried again."""
+"""The removal of a cancelled job's data, exactly once; after that the job may be retried."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ CLEANING_SECONDS = 120.0
 
 
 def clean_cancelled(jobs: OpenJobs, store: RedisJobStore, job: str, *, late: bool) -> None:
-    """Remove a cancelled job's data, unless another process is at it.
+    """Remove a cancelled job's data, unless another process is doing so.
 
-    ``late``: there may be attempts that still run; their job is left to the step of the coordinator that follows
-    them.
+    ``late``: attempts may still run; their job is then left to the step of the coordinator that follows them.
     """
     if late and has_attempts(leased(store, job)):
         return  # those that run would commit what is gone
@@ -41,7 +40,7 @@ def clean_cancelled(jobs: OpenJobs, store: RedisJobStore, job: str, *, late: boo
 
 
 def clean_without_workers(store: RedisJobStore, job: str) -> None:
-    """Remove a cancelled job's data from here, where no worker would; nothing where its storage is out of reach.
+    """Remove a cancelled job's data from this process, if no worker would; nothing if its storage is not the workers'.
 
     Raises :class:`mrcelery.errors.UnreachableError`.
     """

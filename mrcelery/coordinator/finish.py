@@ -1,4 +1,4 @@
-"""The end of a job: its output is published or taken back, its report written, its data removed."""
+"""The end of a job: its output is published or taken back, and its report written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SMALL_RESULTS = 64 << 10
 
 
 def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
-    """After a step's last stage: start the next step, or publish OUTPUT and end the job (None)."""
+    """End a step's last stage: return the next step's map stage, or publish OUTPUT and end the job (None)."""
     withdraw_output(jobs, job)  # a run that was killed may have left something
     active = open_running(jobs, job)
     spec = active.spec
@@ -67,7 +67,7 @@ def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
 
 
 def _next_step(jobs: OpenJobs, active: OpenJob, step: int, parts: list[Part]) -> StageTasks:
-    """Each part with a record is a split of the next step."""
+    """Make each part with a record a split of the next step."""
     job, storage = active.id, active.storage
     extents = (Extent(f"{storage.uri}/{p.key}", 0, p.bytes, p.bytes, True) for p in parts if p.records)
     splits = (Split(i, (extent,)) for i, extent in enumerate(extents))
@@ -122,7 +122,7 @@ def _read_whole(storage: Storage, part: Part) -> bytes:
 
 
 def _bad_records(jobs: OpenJobs, active: OpenJob) -> dict[str, Part]:
-    """What OUTPUT gets of the records that were skipped; those of attempts that do not count are removed."""
+    """Return the skipped records to publish, by name at OUTPUT; remove those of attempts that do not count."""
     storage, root = active.storage, object_keys.job_root(active.id)
     counted = {key for _, summary in summaries(jobs, active) for key in summary.bad_keys}
     storage.delete([o.key for o in storage.list(object_keys.bad_records_root(active.id)) if o.key not in counted])
@@ -132,7 +132,7 @@ def _bad_records(jobs: OpenJobs, active: OpenJob) -> dict[str, Part]:
 
 
 def withdraw_output(jobs: OpenJobs, job: str) -> None:
-    """After a job has failed or was cancelled: take back what it had published. Harmless for any other."""
+    """Take back what a failed or cancelled job has published; do nothing for any other."""
     if jobs.store.state(job) in ("failed", "cancelled"):
         active = jobs.open(job)
         withdraw(active.storage, job, active.spec.request.output)

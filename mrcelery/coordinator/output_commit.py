@@ -1,8 +1,8 @@
 """The output committer: a job's part files go to OUTPUT, whole, by one job at a time, ``_SUCCESS`` last.
 
 Any step may be run again, or by two workers at once, since a message can be delivered twice. A job first
-lays its claim, ``_PUBLISHING.<job>``, and then looks who else did: of two jobs with one OUTPUT at most one
-goes on. That needs no conditional write, which the file system or bucket of an OUTPUT may not have.
+lays its claim, ``_PUBLISHING.<job>``, and then checks for others' claims: of two jobs with one OUTPUT at most one
+continues. That needs no conditional write, which the file system or bucket of an OUTPUT may not have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ THREADS = 16
 
 
 def check_free(uri: str) -> None:
-    """Raise :class:`OutputExistsError` where OUTPUT holds anything: before a job's work, not after it."""
+    """Raise :class:`OutputExistsError` if OUTPUT holds anything: before a job's work, not after it."""
     if next(open_storage(uri).list(), None) is not None:
         raise _exists(uri)
 
@@ -43,12 +43,11 @@ def publish(
     *,
     overwrite: bool,
 ) -> None:
-    """Copy committed parts to OUTPUT, or to the job's own storage where ``uri`` is "", and mark them complete.
+    """Copy committed parts to OUTPUT, or to the job's own storage if ``uri`` is "", and mark them complete.
 
-    ``copies`` are the parts to copy by the names of their copies. ``report`` is
-    called when all are copied.
+    ``copies``: the parts by the names of their copies. ``report`` is called when all are copied.
     Raises :class:`OutputExistsError` for an OUTPUT that something else holds, unless ``overwrite``, and for
-    one that another job publishes to; :class:`JobStoppedError` where the job has ended meanwhile.
+    one that another job publishes to; :class:`JobStoppedError` if the job has ended meanwhile.
     """
     output, prefix = (open_storage(uri), "") if uri else (storage, object_keys.output(job))
     if uri:
@@ -77,15 +76,15 @@ def publish(
             output.write(object_keys.SUCCESS, _success(told))
             output.delete([_claim_of(job)])
         raise JobStoppedError(f"job {job} has ended") from None
-    told = report()
-    put_report(storage, told)
+    written = report()
+    put_report(storage, written)
     if uri:
         output.write(object_keys.SUCCESS, _success(told))
         output.delete([_claim_of(job)])
 
 
 def withdraw(storage: Storage, job: str, uri: str) -> None:
-    """Take back what a job that failed or was cancelled has published, all or in part; nobody else's."""
+    """Take back what a failed or cancelled job has published, all or in part; no other job's output."""
     storage.delete([o.key for o in storage.list(object_keys.output(job))])
     remove_report(storage, job)
     if not uri:
@@ -96,12 +95,12 @@ def withdraw(storage: Storage, job: str, uri: str) -> None:
 
 
 def _success(report: Report) -> bytes:
-    """What OUTPUT bears of a report: not the history of its attempts."""
+    """Encode a report for OUTPUT's ``_SUCCESS``, without the history of its attempts."""
     return encode(replace(report, overview=None))
 
 
 def _published(output: Storage) -> list[str]:
-    """What jobs have put at OUTPUT: part files and bad records."""
+    """List what jobs have put at OUTPUT: part files and bad records."""
     parts = [o.key for o in output.list("part-") if object_keys.PART_NAME.fullmatch(o.key)]
     return [*parts, *(o.key for o in output.list(object_keys.BAD_RECORDS))]
 
@@ -131,7 +130,7 @@ def _claim(store: JobStore, output: Storage, job: str, *, overwrite: bool) -> No
 
 
 def _publisher(output: Storage) -> str:
-    """The job whose mark of success OUTPUT bears, "" where there is none of ours."""
+    """Return the job whose ``_SUCCESS`` is at OUTPUT, "" if there is none of ours."""
     try:
         return decode(output.read(object_keys.SUCCESS), Report).job
     except (FileNotFoundError, CorruptDataError, VersionError):

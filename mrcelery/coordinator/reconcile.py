@@ -58,7 +58,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Publish:
-    """Publish a task again, as its attempt number so and so."""
+    """Republish a task, with this number of its attempt."""
 
     task: int
     attempt: int
@@ -66,14 +66,14 @@ class Publish:
 
 @dataclass(frozen=True)
 class Nudge:
-    """Publish a step of the coordinator again."""
+    """Republish a step of the coordinator."""
 
     what: Step
 
 
 @dataclass(frozen=True)
 class BackUp:
-    """Start a second attempt of a task, elsewhere than at ``worker``."""
+    """Start a second attempt of a task on another worker than ``worker``."""
 
     task: int
     worker: str
@@ -81,7 +81,7 @@ class BackUp:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Fail the job; ``task`` is -1 where a step of the coordinator is what cannot be done."""
+    """Fail the job; ``task`` is -1 if a step of the coordinator cannot be done."""
 
     task: int
     reason: str
@@ -91,27 +91,27 @@ Action = Publish | Nudge | BackUp | GiveUp
 
 
 def missing(facts: Facts, policy: Policy) -> list[str]:
-    """What should be on its way and is nowhere to be seen: numbers of tasks as text, or a step of the coordinator."""
+    """List what should be on its way and was not found: numbers of tasks as text, or a step of the coordinator."""
     if facts.state in FINAL or not facts.state or facts.coordinating:
         return []
     awaited = _awaited(facts)
     if awaited is not None:
         return [awaited]
-    # Where a broker has lost its records of who holds what, those who run their tasks still tell of them.
+    # If a broker has lost its records of who holds what, running attempts still report themselves.
     alive = {one.task for one in facts.running if one.quiet < policy.lease}
     seen = facts.committed | facts.in_flight | alive
     return [str(task) for task in range(facts.tasks) if task not in seen]
 
 
 def _awaited(facts: Facts) -> Step | None:
-    """The step of the coordinator whose turn it is, if it is."""
+    """Return the step of the coordinator whose turn it is, if any."""
     if facts.kind is None:
         return "start"
     return facts.then if len(facts.committed) >= facts.tasks else None
 
 
 def needs(facts: Facts, policy: Policy) -> list[Action]:
-    """What to do now."""
+    """Decide what to do now."""
     actions: list[Action] = []
     for name in missing(facts, policy):
         since, before = facts.unseen.get(name, facts.now), facts.republished.get(name)
@@ -141,7 +141,7 @@ _SEE_OTHERS = "see that no other app's workers listen on the job's queue"
 
 
 def _backups(facts: Facts, policy: Policy) -> list[Action]:
-    """Near the end of a stage, when no task waits: a second attempt of those that are slow by the record."""
+    """Choose slow attempts to back up: near the end of a stage, when no task waits."""
     left = facts.tasks - len(facts.committed)
     if not facts.speculative or facts.state != "running" or not 0 < left <= facts.tasks / 2 or not facts.rates:
         return []

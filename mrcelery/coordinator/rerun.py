@@ -18,7 +18,7 @@ MOST_AGAIN = 2
 
 
 def run_again(jobs: OpenJobs, active: OpenJob, error: DamagedPartError) -> StageTasks:
-    """Forget the commit of the task that wrote the damaged part, which nobody has been told of, and run that again."""
+    """Forget the commit of the task that wrote the damaged part, which no reader knows yet, and run the task again."""
     job, store = active.id, jobs.store
     damaged = writer(error.part)
     stage_id, number = damaged.stage, damaged.task

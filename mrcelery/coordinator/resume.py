@@ -1,6 +1,6 @@
-"""Where a job stands, by what storage holds of it.
+"""How far a job has come, by what storage holds of it.
 
-Redis may lose everything it knows of a job. Its spec and its commits lie in storage, and they say how far it has
+Redis may lose everything it knows of a job. Its spec and its commits are in storage, and they say how far it has
 come: what was committed is not run again.
 """
 
@@ -34,13 +34,13 @@ class _Found:
     """What one step has in storage."""
 
     commits: dict[str, set[int]] = field(default_factory=lambda: {"map": set(), "reduce": set()})
-    told: int = 0
-    """Reduce tasks that were told what to read."""
+    shuffled: int = 0
+    """Reduce tasks whose input is written."""
     pages: list[str] = field(default_factory=list)
 
 
 def standing(storage: Storage, spec: JobSpec) -> Standing:
-    """How far a job has come. Takes a listing of its intermediate data.
+    """Find out how far a job has come. Takes a listing of its intermediate data.
 
     A step after the first counts as begun when one of its tasks has committed: before that its plan may be half
     written, and the step before it ends once more, which gives the same plan.
@@ -54,7 +54,7 @@ def standing(storage: Storage, spec: JobSpec) -> Standing:
         maps = sum(_splits(storage, found.pages)) if step else spec.plan.splits
         totals[step, "map"] = maps
         now = Standing(step, "map", maps, frozenset(found.commits["map"]), totals)
-        if plan.reducers and (found.told >= plan.reducers or found.commits["reduce"]):
+        if plan.reducers and (found.shuffled >= plan.reducers or found.commits["reduce"]):
             totals[step, "reduce"] = plan.reducers
             now = Standing(step, "reduce", plan.reducers, frozenset(found.commits["reduce"]), totals)
         if len(now.committed) < now.tasks:
@@ -72,7 +72,7 @@ def _scan(storage: Storage, job: str, step: int) -> _Found:
             kind, _, number = folder.partition("-")
             found.commits[kind].add(int(number))
         elif folder == "shuffle":
-            found.told += 1
+            found.shuffled += 1
         elif folder.startswith("plan-"):
             found.pages.append(info.key)
     return found

@@ -39,29 +39,29 @@ class StageTasks:
     """``barrier`` or ``finish``."""
     queue: str
     missing: tuple[int, ...] | None = None
-    """The tasks to publish, of a stage that goes on where it was; None: all."""
+    """The tasks to publish, if a stage is resumed; None: all."""
 
     @property
     def published(self) -> str:
-        """The job's field that says when all of them were on the queue."""
+        """Return the job's field that records when all tasks were on the queue."""
         return f"published.{self.id.name}"
 
 
 def stage_of(request: Request, fields: Mapping[str, str], stage: StageId) -> StageTasks:
-    """A stage that has been entered, as the job's fields tell of it."""
+    """Describe a stage that has begun, from the job's fields."""
     then = "barrier" if stage.kind == "map" and request.steps[stage.step].has_reducer else "finish"
     return StageTasks(stage, int(fields[f"total.{stage.name}"]), then, request.options.queue)
 
 
 def has_gone_on(fields: Mapping[str, str], what: str, step: int = 0) -> bool:
-    """Whether the stage that follows a step of the coordinator is on the queue: then another delivery of it is late."""
+    """Check whether the stage after a step of the coordinator is on the queue: then this delivery of it is late."""
     after = {"start": (0, "map"), "barrier": (step, "reduce"), "finish": (step + 1, "map")}[what]
     return "published.{}.{}".format(*after) in fields
 
 
 @contextmanager
 def counted(jobs: OpenJobs, job: str, what: str) -> Iterator[Transfers]:
-    """Keep in the job's fields what the coordinator asks of S3 in this block; once, also where it runs twice."""
+    """Record the coordinator's requests to S3 in this block in the job's fields; once, even if it runs twice."""
     with transfers() as moved:
         yield moved
     if moved.requests:
@@ -69,12 +69,13 @@ def counted(jobs: OpenJobs, job: str, what: str) -> Iterator[Transfers]:
 
 
 def map_stage(spec: JobSpec, step: int, tasks: int) -> StageTasks:
+    """Describe the map stage of a step, with so many tasks."""
     then = "barrier" if spec.steps[step].reducers else "finish"
     return StageTasks(StageId(spec.request.job, step, "map"), tasks, then, spec.request.options.queue)
 
 
 def begin_stage(jobs: OpenJobs, spec: JobSpec, stage: StageTasks, more: Mapping[str, str] | None = None) -> None:
-    """Put a stage into the job's fields; raises where the job has ended meanwhile."""
+    """Record in the job's fields that a stage begins; raise if the job has ended meanwhile."""
     fields = {
         "step": str(stage.id.step),
         "stage": stage.id.kind,
@@ -87,13 +88,14 @@ def begin_stage(jobs: OpenJobs, spec: JobSpec, stage: StageTasks, more: Mapping[
 
 
 def open_running(jobs: OpenJobs, job: str) -> OpenJob:
+    """Open a job; raise JobStoppedError if it has ended."""
     if jobs.store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
     return jobs.open(job)
 
 
 def map_tasks(jobs: OpenJobs, active: OpenJob, step: int) -> int:
-    """M of a step."""
+    """Return M of a step."""
     if step == 0:
         return active.spec.plan.splits
     return int(jobs.store.fields(active.id)[f"total.{step}.map"])

@@ -1,4 +1,4 @@
-"""What a job does before its first stage: its inputs are listed and cut, its code and spec put into storage."""
+"""Planning, before a job's first stage: list and split its inputs, and put its code and spec into storage."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from mrcelery.storage.base import Storage
 
 
 def start(jobs: OpenJobs, job: str) -> StageTasks | None:
-    """Plan a submitted job, ship its code to storage and write its spec.
+    """Plan a submitted job, ship its code to storage and write its spec; return the first stage to run.
 
-    A job that has a spec goes on from what storage holds of it, as after ``retry`` or where Redis lost its data.
+    A job that has a spec is resumed from its commits in storage, as after ``retry`` or if Redis lost its data.
 
     Raises :class:`mrcelery.errors.UsageError`, :class:`mrcelery.errors.UnreachableError` or
     :class:`mrcelery.errors.UnsignedError` for a job that cannot start.
@@ -58,7 +58,7 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
 
 
 def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:
-    """Enter the stage that a job is in by its commits; the tasks to publish are those without one."""
+    """Begin the stage that a job is in by its commits; the tasks to publish are those without one."""
     job, store = active.id, jobs.store
     now = standing(active.storage, active.spec)
     earlier = read_report(active.storage, job)
@@ -90,10 +90,10 @@ def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:
 
 
 def plan_job(jobs: OpenJobs, request: Request, storage: Storage) -> JobSpec:
-    """Plan a submitted job, put its code, its small inputs and its spec into storage; the spec.
+    """Plan a submitted job, put its code, its small inputs and its spec into storage, and return the spec.
 
-    Raises :class:`mrcelery.errors.UsageError` for an input or output that cannot be, and
-    :class:`mrcelery.errors.UnsignedError` for what is not as the request names it.
+    Raises :class:`mrcelery.errors.UsageError` for an unusable input or output, and
+    :class:`mrcelery.errors.UnsignedError` for code or input that is not what the request names.
     """
     job = request.job
     if request.output and not request.options.overwrite:
@@ -121,7 +121,7 @@ def plan_job(jobs: OpenJobs, request: Request, storage: Storage) -> JobSpec:
 
 
 def restore_plan(active: OpenJob) -> None:
-    """Plan a job's first step again where the plan was removed, as a cancelled job's is."""
+    """Plan a job's first step again if the plan was removed, as a cancelled job's is."""
     spec, storage = active.spec, active.storage
     if not spec.plan.splits or storage.stat(object_keys.plan_page(active.id, 0, 0)) is not None:
         return
@@ -137,6 +137,6 @@ def _write_plan(request: Request, storage: Storage) -> PlanSummary:
 
 
 def _check_digest(data: bytes, digest: str, what: str) -> None:
-    """What came through the job store must be what the request, signed or not, names."""
+    """Check that what came through the job store is what the request, signed or not, names."""
     if sha256(data).hexdigest() != digest:
         raise UnsignedError(f"{what} is not what its request names: it was altered on the way; submit it again")

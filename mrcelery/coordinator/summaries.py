@@ -21,7 +21,7 @@ THREADS = 16
 
 
 def check_all_committed(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> None:
-    """Raise where a task has no commit yet: a count that started anew, in a Redis that had lost it, may be wrong."""
+    """Raise if a task has no commit yet: a chord count that restarted in an emptied Redis may be wrong."""
     if jobs.store.done(stage) >= tasks:
         return
     known = jobs.store.done_tasks(stage)
@@ -35,7 +35,7 @@ def check_all_committed(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: 
 
 
 def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iterator[Commit]:
-    """The commits of a stage in order of task: from the job store, else from storage."""
+    """Yield the commits of a stage in order of task: from the job store, else from storage."""
     kept = jobs.store.commits(stage)
 
     def find(task: int) -> Commit:
@@ -64,7 +64,7 @@ def summarise(
     commits: Iterable[Commit],
     skew: Callable[[], dict[str, int]] = dict,
 ) -> StageSummary:
-    """Sum a stage's commits up, and keep the sums in storage and, for those who look on, in the job store.
+    """Sum up a stage's commits, and keep the sums in storage and, for people who watch, in the job store.
 
     ``skew`` is called when all commits have been taken.
     """
@@ -106,7 +106,7 @@ def summarise(
 
 
 def summaries(jobs: OpenJobs, active: OpenJob) -> Iterator[tuple[StageId, StageSummary]]:
-    """The summaries of a job's stages, each with its name."""
+    """Yield the stages of a job, each with its summary."""
     fields = jobs.store.fields(active.id)
     for number, step in enumerate(active.spec.steps):
         kinds: tuple[Kind, ...] = ("map", "reduce") if step.reducers else ("map",)

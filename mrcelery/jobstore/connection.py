@@ -1,4 +1,4 @@
-"""A connection to Redis with nothing but pipelined commands.
+"""Connections to Redis with nothing but pipelined commands.
 
 redis-py takes a quarter of a second to import, and Celery with it twice that: more than a small job
 takes on a warm fleet. So plain addresses (``redis://``, a unix socket) are spoken to over hiredis, the
@@ -42,15 +42,17 @@ class Connection(Protocol):
     def call(self, *commands: Command) -> list[Any]:
         """Send all commands and return their answers (bytes, int, None or lists of these), in order.
 
-        Raises :class:`BrokerUnreachableError` where Redis does not answer or answers with an error.
+        Raises :class:`BrokerUnreachableError` if Redis does not answer, or answers with an error.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection; the next call opens it again."""
+        ...
 
 
 def connect(url: str, patience: float = 0.0) -> Connection:
-    """A connection for a broker address; it connects at its first call, and again after a fork.
+    """Make a connection for a broker address; it connects at its first call, and again after a fork.
 
     ``patience``: seconds for which a call waits for a server that is gone, or refuses for want of memory.
     """
@@ -92,7 +94,7 @@ class _Patient:
 
 
 def masked(url: str) -> str:
-    """The address without its password."""
+    """Return an address with its password masked."""
     return re.sub(r"(//[^/?#@]*?:)[^/?#;]*@|(sentinel_password=)[^&#]*", _starred, url)
 
 
@@ -247,7 +249,7 @@ class _RedisPy:
 
 
 def _sentinel_master(url: str) -> Any:
-    """The master behind ``sentinel://[:PASSWORD@]host:port[;sentinel://host:port...][/db]?master_name=NAME``.
+    """Connect to the master behind ``sentinel://[:PASSWORD@]host:port[;sentinel://host:port...][/db]?master_name=NAME``.
 
     The password is the master's; those of the Sentinels are in the query, see :func:`sentinel_options`.
     """
@@ -270,7 +272,7 @@ def _sentinel_master(url: str) -> Any:
 
 
 def sentinel_options(url: str) -> dict[str, Any]:
-    """What the query of a ``sentinel://`` address says, as kombu and Celery take it.
+    """Return the options in the query of a ``sentinel://`` address, as kombu and Celery take them.
 
     ``master_name``; as ``sentinel_kwargs`` the ``sentinel_username`` and ``sentinel_password``, and how long a
     Sentinel may take to answer. Where there are such options, and always in Celery's result backend, the timeouts
@@ -289,7 +291,7 @@ REDIS_SCHEMES = ("redis", "rediss", "sentinel", "unix", "socket")
 
 
 def store_url(app: Celery) -> str:
-    """The job store's address: the broker's, or the result backend's where that is no Redis."""
+    """Return the job store's address: the broker's, or the result backend's if the broker is no Redis."""
     conf = app.conf
     for url, options in (
         (conf.broker_read_url, conf.broker_transport_options),
@@ -308,7 +310,7 @@ def store_url(app: Celery) -> str:
 
 
 def _with_master(url: str, options: Mapping[str, Any]) -> str:
-    """The address with the name of Sentinel's master, and its Sentinels' password, which are options of Celery's."""
+    """Add the name of Sentinel's master and its Sentinels' password, which Celery takes as options, to an address."""
     if not url.startswith("sentinel") or "master_name" not in options:
         return url
     query = {"master_name": options["master_name"]}

@@ -1,9 +1,9 @@
-"""What happened to each attempt of a job: a short line per attempt, and sums, in the job store.
+"""The journal of a job's attempts: a short line for each, and sums, in the job store.
 
-The journal is for people who look on. Nothing of a job's result depends on it, and a job store that
+The journal is for people who watch a job. Nothing of a job's result depends on it, and a job store that
 loses it costs a picture, not a record. It is a table per stage, ``attempts.<step>.<kind>``, of one
-:class:`Entry` an attempt; what is asked for often is kept as sums beside it, :class:`Sums`, so that a
-look at a job costs the same however many tasks it has.
+:class:`Entry` an attempt; what is read often is kept as sums beside it, :class:`Sums`, so that reading
+a job's progress costs the same however many tasks it has.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one stage: attempts by how they ended, and what those that count have read and written."""
+    """A stage's attempts by how they ended, and what those that count have read and written."""
 
     started: int = 0
     succeeded: int = 0
@@ -66,25 +66,25 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def running(self) -> int:
-        """Attempts that run, but for those whose worker died and that nobody has missed yet."""
+        """Return how many attempts run, including those whose worker died unnoticed."""
         ended: int = sum(getattr(self, outcome) for outcome in ENDED)
         return max(0, self.started - ended)
 
 
 def table(stage: StageId) -> str:
-    """The journal's table of a stage."""
+    """Return the name of a stage's table."""
     return f"attempts.{stage.name}"
 
 
 def of_process(worker: str, pid: int) -> str:
-    """Where an attempt runs, as entries name it."""
+    """Name the process in which an attempt runs, as entries do."""
     return f"{worker} {pid}"
 
 
 def begin(store: JobStore, task: TaskId, token: str, worker: str) -> int:
-    """Count an attempt as it starts, and write it down; returns its number, from 1.
+    """Count an attempt as it starts and record it; return its number, from 1.
 
-    ``token`` is what makes it one of its own, whatever its number; ``worker`` is :func:`of_process`.
+    ``token`` identifies the attempt whatever its number; ``worker`` is :func:`of_process`.
     """
     entry = Entry(task.task, f"-{token}", "running", worker, round(time.time(), 3))
     note = (table(task.stage), _name(entry), _text(entry))
@@ -95,7 +95,7 @@ def begin(store: JobStore, task: TaskId, token: str, worker: str) -> int:
 
 
 def _lose_earlier(store: JobStore, task: TaskId, later: Entry) -> None:
-    """Write down of attempts at a task that nobody has heard of lately that they are lost, as another one begins."""
+    """Record attempts at a task that have not been heard of lately as lost, since another one begins."""
     heard = {one.attempt for one in stage_marks.running(store, task.stage, later.began) if one.quiet < HEARD_SECONDS}
     for entry in _of_task(store, task):
         young = later.began - entry.began < HEARD_SECONDS
@@ -105,7 +105,7 @@ def _lose_earlier(store: JobStore, task: TaskId, later: Entry) -> None:
 
 
 def committed(commit: Commit) -> tuple[Note, dict[str, int]]:
-    """The note and the sums that go into the job store together with a commit."""
+    """Return the note and the sums to put into the job store together with a commit."""
     entry = Entry(
         task=commit.task,
         attempt=commit.attempt,
@@ -143,14 +143,14 @@ def ended(
     seconds: float,
     error: str = "",
 ) -> None:
-    """Write down that an attempt came to an end without a commit of its own."""
+    """Record that an attempt ended without a commit of its own, after so many ``seconds``."""
     began = round(time.time() - seconds, 3)
     entry = Entry(task.task, attempt, outcome, worker, began, round(seconds, 3), error=_short(error))
     _end(store, task.stage, entry)
 
 
 def killed(store: JobStore, task: TaskId, worker: str, reason: str) -> None:
-    """Write down that a process (:func:`of_process`) died in an attempt at a task, and how."""
+    """Record that a process (:func:`of_process`) died in an attempt at a task, and why."""
     for entry in _of_task(store, task):
         if entry.outcome == "running" and entry.worker == worker:
             seconds = round(time.time() - entry.began, 3)
@@ -159,14 +159,14 @@ def killed(store: JobStore, task: TaskId, worker: str, reason: str) -> None:
 
 
 def entries(store: JobStore, stage: StageId) -> list[Entry]:
-    """All attempts of a stage by when they began."""
+    """Return all attempts of a stage by when they began."""
     found = [msgspec.json.decode(text, type=Entry) for text in store.marks(stage.job, table(stage)).values()]
     found.sort(key=lambda entry: entry.began)
     return found
 
 
 def sums_of(progress: Mapping[str, int], stage: StageId) -> Sums:
-    """A stage's sums out of those of its job, as :meth:`mrcelery.jobstore.base.JobStore.sums` gives them."""
+    """Select a stage's sums from its job's, as :meth:`mrcelery.jobstore.base.JobStore.sums` returns them."""
     head = f"{stage.name}."
     return Sums(**{name.removeprefix(head): value for name, value in progress.items() if name.startswith(head)})
 

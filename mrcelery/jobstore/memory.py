@@ -33,6 +33,7 @@ class MemoryJobStore:
         self._followed: dict[str, float] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
+        """Create a job with its encoded request envelope."""
         with self._lock:
             if job in self._fields:
                 return False
@@ -42,24 +43,30 @@ class MemoryJobStore:
             return True
 
     def request(self, job: str) -> bytes | None:
+        """Return the request envelope."""
         return self._requests.get(job)
 
     def update(self, job: str, fields: Mapping[str, str]) -> None:
+        """Set fields, unless the job is unknown."""
         with self._lock:
             if job in self._fields:
                 self._fields[job].update(fields)
 
     def fields(self, job: str) -> dict[str, str]:
+        """Return all fields."""
         with self._lock:
             return dict(self._fields.get(job, {}))
 
     def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        """Return ``fields`` and ``sums`` in one round trip."""
         return self.fields(job), self.sums(job)
 
     def state(self, job: str) -> str:
+        """Return the state alone, ``""`` for an unknown job."""
         return self._fields.get(job, {}).get("state", "")
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+        """Change the state and set fields, atomically."""
         with self._lock:
             known = self._fields.get(job)
             if known is None or known["state"] in FINAL:
@@ -70,6 +77,7 @@ class MemoryJobStore:
             return True
 
     def revive(self, job: str) -> bool:
+        """Have a failed or cancelled job run again, in its next generation."""
         with self._lock:
             known = self._fields.get(job, {})
             anew = known.get("state") == "cancelled"
@@ -91,35 +99,43 @@ class MemoryJobStore:
             return True
 
     def live(self) -> list[str]:
+        """List the ids of jobs that have not ended, as far as the store knows."""
         with self._lock:
             return [job for job, fields in self._fields.items() if fields["state"] not in FINAL]
 
     def stopping(self) -> list[str]:
+        """List the ids of cancelled jobs that are not ``cleaned``."""
         with self._lock:
             return [job for job, f in self._fields.items() if f["state"] == "cancelled" and "cleaned" not in f]
 
     def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
+        """Count an attempt as it starts and return its number, from 1."""
         with self._lock:
             self._note(task.job, note, add)
             self._attempts[task] += 1
             return self._attempts[task]
 
     def excuse_attempt(self, task: TaskId) -> None:
+        """Count an attempt that ended through no fault of its own."""
         with self._lock:
             self._excused[task] += 1
 
     def excused(self, task: TaskId) -> int:
+        """Return how many of a task's attempts were excused."""
         with self._lock:
             return self._excused.get(task, 0)
 
     def poll(self, task: TaskId) -> tuple[str, bool, bool]:
+        """Return the job's state, whether the task is committed, and whether someone follows the job's output."""
         followed = monotonic() < self._followed.get(task.job, 0.0)
         return self.state(task.job), task.task in self._commits.get(task.stage, {}), followed
 
     def follow(self, job: str, seconds: float) -> None:
+        """Register for so many seconds that someone follows what the job prints."""
         self._followed[job] = monotonic() + seconds
 
     def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
+        """Remember a task's encoded commit; the first stays."""
         with self._lock:
             known = self._commits[task.stage]
             if task.task not in known:
@@ -136,46 +152,57 @@ class MemoryJobStore:
             self._totals[name] += amount
 
     def totals(self) -> dict[str, int]:
+        """Return sums over all jobs, ended ones too, since the store began or was last emptied."""
         with self._lock:
             return dict(self._totals)
 
     def sums(self, job: str) -> dict[str, int]:
+        """Return all of the job's sums by name."""
         with self._lock:
             return dict(self._sums.get((job,), {}))
 
     def note_bad(self, task: TaskId, records: int) -> int:
+        """Remember how many records a committed task has skipped, and return the job's sum."""
         with self._lock:
             skipped = self._bad[(task.job,)]
             skipped[task] = records
             return sum(skipped.values())
 
     def commits(self, stage: StageId) -> dict[int, bytes]:
+        """Return the remembered commits by task."""
         with self._lock:
             return {task: data for task, data in self._commits.get(stage, {}).items() if data}
 
     def done(self, stage: StageId) -> int:
+        """Return how many tasks of a stage have committed."""
         return len(self._commits.get(stage, {}))
 
     def done_tasks(self, stage: StageId) -> frozenset[int]:
+        """Return the tasks of a stage that have committed."""
         with self._lock:
             return frozenset(self._commits.get(stage, {}))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
+        """Keep a short text under a name in one of the job's tables."""
         with self._lock:
             self._note(job, (table, name, mark), add)
 
     def marks(self, job: str, table: str) -> dict[str, str]:
+        """Return all of a table's marks by name."""
         with self._lock:
             return dict(self._marks.get((job, table), {}))
 
     def drop_mark(self, job: str, table: str, name: str) -> None:
+        """Forget one mark of a table."""
         with self._lock:
             self._marks.get((job, table), {}).pop(name, None)
 
     def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+        """Return ``done`` and the ``marks`` of each table in one round trip."""
         return self.done(stage), [self.marks(stage.job, table) for table in tables]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
+        """Take the job's lock for so many seconds."""
         with self._lock:
             holder, until = self._holders.get(job, (owner, 0.0))
             if holder != owner and monotonic() < until:
@@ -184,27 +211,33 @@ class MemoryJobStore:
             return True
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
+        """Keep a small object with the job."""
         with self._lock:
             self._blobs[job, name] = data
 
     def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed."""
         with self._lock:
             for name in names:
                 self._blobs.pop((job, name), None)
 
     def get_blob(self, job: str, name: str) -> bytes | None:
+        """Return a small object."""
         return self._blobs.get((job, name))
 
     def forget_stage(self, stage: StageId) -> None:
+        """Drop a finished stage's commits."""
         with self._lock:
             self._commits.pop(stage, None)
 
     def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """List job ids, newest first, without the ``skip`` newest."""
         with self._lock:
             newest = sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)
             return newest[skip : skip + limit]
 
     def drop(self, job: str) -> None:
+        """Forget a job."""
         with self._lock:
             self._fields.pop(job, None)
             self._requests.pop(job, None)
@@ -222,18 +255,21 @@ class MemoryJobStore:
                     del keyed[key]
 
     def record_worker(self, name: str, about: bytes) -> None:
+        """Remember a worker's presence record for :data:`WORKER_TTL` seconds from now."""
         with self._lock:
             self._workers[name] = monotonic(), about
 
     def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Return workers by name."""
         now = monotonic()
         with self._lock:
-            told = {name: (now - at, about) for name, (at, about) in self._workers.items()}
-        return {name: found for name, found in told.items() if found[0] < WORKER_TTL}
+            known = {name: (now - at, about) for name, (at, about) in self._workers.items()}
+        return {name: found for name, found in known.items() if found[0] < WORKER_TTL}
 
     def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         with self._lock:
             self._workers.pop(name, None)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""

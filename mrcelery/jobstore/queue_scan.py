@@ -1,4 +1,4 @@
-"""What is queued or leased, of a job's messages or of all: the server looks through them, in pieces."""
+"""Queued and leased messages, of one job or of all: the server scans them, in pieces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEPARATOR = Channel.sep
 """Between the name of a queue and a priority: kombu has a list for each."""
 
 PIECE = 500
-"""Messages that the server looks through at once; everyone else waits for that long."""
+"""Messages that the server scans at once; everyone else waits for that long."""
 
 _QUEUED = """
 local messages = redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])
@@ -55,7 +55,7 @@ return found
 
 
 def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
-    """Ids of the job's messages that are queued or leased, without the job's own at their head."""
+    """Return ids of the job's messages that are queued or leased, without the job's own id at their head."""
     found: set[bytes] = set()
     answer: Any
     for key in (queue, *(f"{queue}{SEPARATOR}{step}" for step in PRIORITY_STEPS if step)):
@@ -70,7 +70,7 @@ def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
 
 
 def leased(store: RedisJobStore, job: str) -> set[str]:
-    """The same of those that workers hold, or held when they vanished."""
+    """Return such ids of the messages that workers hold, or held when they vanished."""
     found: set[bytes] = set()
     answer: Any
     cursor = b"0"
@@ -83,7 +83,7 @@ def leased(store: RedisJobStore, job: str) -> set[str]:
 
 
 def leased_by_queue(store: RedisJobStore) -> Counter[str]:
-    """How many messages workers hold, or held when they vanished, by queue; of all apps at the broker.
+    """Count the messages that workers hold, or held when they vanished, by queue; of all apps at the broker.
 
     The work grows with what workers can hold, not with what is queued.
     """
@@ -100,7 +100,7 @@ def leased_by_queue(store: RedisJobStore) -> Counter[str]:
 
 
 def has_attempts(ids: Collection[str]) -> bool:
-    """Whether map or reduce tasks are among some of these ids."""
+    """Check whether map or reduce tasks are among some of these ids."""
     return any(".map." in identity or ".reduce." in identity for identity in ids)
 
 

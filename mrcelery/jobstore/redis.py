@@ -12,12 +12,12 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:sums              hash name -> sum
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
-    mrcelery:job:<job>:holder            who looks after the job just now
+    mrcelery:job:<job>:holder            who reconciles the job just now
     mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
     mrcelery:totals                      hash name -> sum over all jobs
-    mrcelery:workers                     hash name of a worker -> what it tells of itself
-    mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
+    mrcelery:workers                     hash name of a worker -> its presence record
+    mrcelery:workers:told                sorted set of the same names by the time of that record, Redis's own
 """
 
 from __future__ import annotations
@@ -130,29 +130,36 @@ class RedisJobStore:
         return self.connection.call(command)[0]
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
+        """Create a job with its encoded request envelope."""
         created = float(fields.get("created") or time.time())
         keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE, TOTALS)
         flat = _flat({**fields, "state": "queued"})
         return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
 
     def request(self, job: str) -> bytes | None:
+        """Return the request envelope."""
         return self._one("GET", f"{_job(job)}:request")  # type: ignore[return-value]
 
     def update(self, job: str, fields: Mapping[str, str]) -> None:
+        """Set fields, unless the job is unknown."""
         self._one("EVAL", _UPDATE, 1, _job(job), TTL, *_flat(fields))
 
     def fields(self, job: str) -> dict[str, str]:
+        """Return all fields."""
         return _texts(self._one("HGETALL", _job(job)))
 
     def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        """Return ``fields`` and ``sums`` in one round trip."""
         fields, sums = self.connection.call(("HGETALL", _job(job)), ("HGETALL", _sums(job)))
         return _texts(fields), _numbers(sums)
 
     def state(self, job: str) -> str:
+        """Return the state alone, ``""`` for an unknown job."""
         state = self._one("HGET", _job(job), "state")
         return state.decode() if isinstance(state, bytes) else ""
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+        """Change the state and set fields, atomically."""
         counted = f"jobs.{to}" if to in FINAL else ""
         flat = _flat({**(fields or {}), "state": to})
         moved = bool(self._one("EVAL", _MOVE, 2, _job(job), TOTALS, TTL, counted, *flat))
@@ -164,6 +171,7 @@ class RedisJobStore:
         return moved
 
     def revive(self, job: str) -> bool:
+        """Have a failed or cancelled job run again, in its next generation."""
         fields = self.fields(job)
         anew = fields.get("state") == "cancelled"
         # A name at least: HDEL takes no empty list.
@@ -176,13 +184,15 @@ class RedisJobStore:
         return True
 
     def live(self) -> list[str]:
+        """List the ids of jobs that have not ended, as far as the store knows."""
         return [job for job, state in self._unfinished() if state != b"cancelled"]
 
     def stopping(self) -> list[str]:
+        """List the ids of cancelled jobs that are not ``cleaned``."""
         return [job for job, state in self._unfinished() if state == b"cancelled"]
 
     def _unfinished(self) -> list[tuple[str, bytes]]:
-        """Jobs that somebody has still to look after, with their states."""
+        """List jobs that have not come to their end, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
         known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
         found, gone = [], []
@@ -197,6 +207,7 @@ class RedisJobStore:
         return found
 
     def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
+        """Count an attempt as it starts and return its number, from 1."""
         key = f"{_job(task.job)}:attempts"
         counting: list[Command] = [("HINCRBY", key, task.name, 1), ("EXPIRE", key, TTL)]
         if note is not None:
@@ -205,14 +216,17 @@ class RedisJobStore:
         return int(answers[0])
 
     def excuse_attempt(self, task: TaskId) -> None:
+        """Count an attempt that ended through no fault of its own."""
         key = f"{_job(task.job)}:attempts"
         self.connection.call(("HINCRBY", key, f"{task.name}.excused", 1), ("EXPIRE", key, TTL))
 
     def excused(self, task: TaskId) -> int:
+        """Return how many of a task's attempts were excused."""
         answers: list[Any] = self.connection.call(("HGET", f"{_job(task.job)}:attempts", f"{task.name}.excused"))
         return int(answers[0] or 0)
 
     def poll(self, task: TaskId) -> tuple[str, bool, bool]:
+        """Return the job's state, whether the task is committed, and whether someone follows the job's output."""
         state, done, followed = self.connection.call(
             ("HGET", _job(task.job), "state"),
             ("HEXISTS", _done(task.stage), task.task),
@@ -221,9 +235,11 @@ class RedisJobStore:
         return state.decode() if isinstance(state, bytes) else "", bool(done), bool(followed)
 
     def follow(self, job: str, seconds: float) -> None:
+        """Register for so many seconds that someone follows what the job prints."""
         self._one("SET", _followed(job), 1, "PX", int(seconds * 1000))
 
     def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
+        """Remember a task's encoded commit; the first stays."""
         kept = zlib.compress(commit, 1) if commit else b""
         if len(kept) > COMMIT_LIMIT:
             kept = b""
@@ -233,6 +249,7 @@ class RedisJobStore:
         self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, name, text, len(add), *amounts)
 
     def note_bad(self, task: TaskId, records: int) -> int:
+        """Remember how many records a committed task has skipped, and return the job's sum."""
         key = f"{_job(task.job)}:bad"
         answers: list[Any] = self.connection.call(
             ("HSET", key, task.name, records), ("EXPIRE", key, TTL), ("HVALS", key)
@@ -240,6 +257,7 @@ class RedisJobStore:
         return sum(map(int, answers[2]))
 
     def commits(self, stage: StageId) -> dict[int, bytes]:
+        """Return the remembered commits by task."""
         commits: dict[int, bytes] = {}
         cursor = b"0"
         while True:  # in pieces: a large answer would hold up everyone else on the server
@@ -250,56 +268,71 @@ class RedisJobStore:
                 return commits
 
     def done(self, stage: StageId) -> int:
+        """Return how many tasks of a stage have committed."""
         return int(self._one("HLEN", _done(stage)))  # type: ignore[call-overload, no-any-return]
 
     def done_tasks(self, stage: StageId) -> frozenset[int]:
+        """Return the tasks of a stage that have committed."""
         return frozenset(map(int, self._one("HKEYS", _done(stage))))  # type: ignore[call-overload]
 
     def sums(self, job: str) -> dict[str, int]:
+        """Return all of the job's sums by name."""
         return _numbers(self._one("HGETALL", _sums(job)))
 
     def totals(self) -> dict[str, int]:
+        """Return sums over all jobs, ended ones too, since the store began or was last emptied."""
         return _numbers(self._one("HGETALL", TOTALS))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
+        """Keep a short text under a name in one of the job's tables."""
         self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
+        """Return all of a table's marks by name."""
         return _texts(self._one("HGETALL", _marks(job, table)))
 
     def drop_mark(self, job: str, table: str, name: str) -> None:
+        """Forget one mark of a table."""
         self._one("HDEL", _marks(job, table), name)
 
     def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+        """Return ``done`` and the ``marks`` of each table in one round trip."""
         reading = [("HGETALL", _marks(stage.job, table)) for table in tables]
         done, *found = self.connection.call(("HLEN", _done(stage)), *reading)
         return int(done), [_texts(marks) for marks in found]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
+        """Take the job's lock for so many seconds."""
         return bool(self._one("EVAL", _HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
+        """Keep a small object with the job."""
         self._one("SET", f"{_job(job)}:blob:{name}", data, "EX", TTL)
 
     def get_blob(self, job: str, name: str) -> bytes | None:
+        """Return a small object."""
         return self._one("GET", f"{_job(job)}:blob:{name}")  # type: ignore[return-value]
 
     def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed."""
         if names:
             self._one("UNLINK", *(f"{_job(job)}:blob:{name}" for name in names))
 
     def forget_stage(self, stage: StageId) -> None:
+        """Drop a finished stage's commits."""
         self._one("UNLINK", _done(stage))
 
     def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """List job ids, newest first, without the ``skip`` newest."""
         return [j.decode() for j in self._one("ZREVRANGE", JOBS, skip, skip + limit - 1)]  # type: ignore[attr-defined]
 
     def drop(self, job: str) -> None:
+        """Forget a job."""
         self._unlink(f"{_job(job)}:")
         self.connection.call(("UNLINK", _job(job)), ("ZREM", JOBS, job), ("ZREM", LIVE, job))
 
     def _unlink(self, prefix: str, stays: Callable[[str], bool] = lambda rest: False) -> None:
-        """Remove all keys that start so, but for those of which the rest stays."""
+        """Delete all keys with this prefix, except those whose remainder ``stays`` accepts."""
         cursor = b"0"
         while True:
             answer: Any = self._one("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
@@ -312,21 +345,24 @@ class RedisJobStore:
                 return
 
     def record_worker(self, name: str, about: bytes) -> None:
+        """Remember a worker's presence record for :data:`WORKER_TTL` seconds from now."""
         self._one("EVAL", _RECORD_WORKER, 2, WORKERS, WORKERS_SEEN, WORKER_TTL, name, about)
 
     def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Return workers by name."""
         answer: list[Any] = self.connection.call(
             ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_SEEN, 0, -1, "WITHSCORES")
         )
-        (seconds, micros), about, told = answer
+        (seconds, micros), about, recorded = answer
         now, known = float(seconds) + float(micros) / 1e6, dict(_pairs(about))
         return {
             name.decode(): (now - float(at), known[name])
-            for name, at in _pairs(told)
+            for name, at in _pairs(recorded)
             if name in known and now - float(at) < WORKER_TTL
         }
 
     def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_SEEN, name))
 
     def push(self, queue: str, message: bytes) -> None:
@@ -334,10 +370,11 @@ class RedisJobStore:
         self._one("LPUSH", queue, message)
 
     def call(self, *commands: Command) -> list[object]:
-        """Other commands, for those who look after the broker."""
+        """Send other commands, for code that reads the broker's own keys."""
         return self.connection.call(*commands)
 
     def close(self) -> None:
+        """Close the connection."""
         self.connection.close()
 
 

@@ -29,22 +29,25 @@ SHORT = 0.1
 """Seconds of a task whose rate says nothing: it is over before one could be backed up."""
 
 QUIET = 3.0
-"""Seconds after which an attempt that has not told again is not taken for one that runs; it tells each second."""
+"""Seconds after its last report for which an attempt counts as running; it reports every second."""
 
 
 def report_running(store: JobStore, task: TaskId, attempt: str, *, began: float, records: int, worker: str) -> None:
-    """Say that an attempt runs, since when (epoch seconds), how many records it has taken, and where."""
+    """Report that an attempt runs: since when (epoch seconds), how many records it has taken, and where."""
     text = f"{began:.3f} {time.time():.3f} {records} {worker}"
     store.set_mark(task.job, f"running.{task.stage.name}", f"{task.task}.{attempt}", text)
 
 
 def drop_running(store: JobStore, task: TaskId, attempt: str) -> None:
-    """Take that back."""
+    """Remove the report of an attempt that has ended."""
     store.drop_mark(task.job, f"running.{task.stage.name}", f"{task.task}.{attempt}")
 
 
 def drop_dead(store: JobStore, task: TaskId, worker: str) -> None:
-    """Take it back for an attempt whose process died; another one of the task, of this worker, tells again."""
+    """Remove the report of an attempt whose process died.
+
+    A second attempt of the task on this worker reports itself again at its next poll.
+    """
     table = f"running.{task.stage.name}"
     for name, text in store.marks(task.job, table).items():
         if name.partition(".")[0] == str(task.task) and text.split(" ", 3)[3] == worker:
@@ -52,12 +55,12 @@ def drop_dead(store: JobStore, task: TaskId, worker: str) -> None:
 
 
 def running(store: JobStore, stage: StageId, now: float) -> tuple[Running, ...]:
-    """The attempts of a stage that have told that they run."""
+    """Return the attempts of a stage that have reported that they run."""
     return _running(store.marks(stage.job, f"running.{stage.name}"), now)
 
 
 def attempts(store: JobStore, stage: StageId) -> dict[str, str]:
-    """Names of the attempts that have told that they run, by their random part."""
+    """Return the names of the attempts that have reported that they run, by their random part."""
     names = store.marks(stage.job, f"running.{stage.name}")
     return {name.rpartition("-")[2]: name.partition(".")[2] for name in names}
 
@@ -65,29 +68,29 @@ def attempts(store: JobStore, stage: StageId) -> dict[str, str]:
 def _running(table: Mapping[str, str], now: float) -> tuple[Running, ...]:
     found = []
     for name, text in table.items():
-        began, told, records, worker = text.split(" ", 3)
+        began, reported, records, worker = text.split(" ", 3)
         task, _, attempt = name.partition(".")
-        seconds, quiet = max(0.001, now - float(began)), max(0.0, now - float(told))
+        seconds, quiet = max(0.001, now - float(began)), max(0.0, now - float(reported))
         host, token = worker.partition(" ")[0], attempt.partition("-")[2]
         found.append(Running(int(task), host, seconds, int(records), quiet, token, worker))
     return tuple(found)
 
 
 def not_failed(store: JobStore, task: TaskId) -> int:
-    """Starts of a task that are no failed attempts: its backup, those that still run, and those that were excused."""
+    """Count the starts of a task that are no failed attempts: its backup, running attempts, excused ones."""
     alive = [one for one in running(store, task.stage, time.time()) if one.task == task.task and one.quiet < QUIET]
     return (task.task in backups(store, task.stage)) + len(alive) + store.excused(task)
 
 
 def record_rate(store: JobStore, commit: Commit) -> None:
-    """Keep how quick a task was, as one of a sample."""
+    """Record the speed of a committed task, as one of a sample."""
     if commit.seconds >= SHORT and commit.records_in:
         rate = commit.records_in / commit.seconds
         store.set_mark(commit.job, f"rates.{commit.step}.{commit.kind}", str(commit.task % SAMPLE), f"{rate:.6g}")
 
 
 def rates(store: JobStore, stage: StageId) -> list[float]:
-    """Records a second of a sample of a stage's tasks."""
+    """Return the speeds of a sample of a stage's tasks, in records per second."""
     return _rates(store.marks(stage.job, f"rates.{stage.name}"))
 
 
@@ -96,12 +99,12 @@ def _rates(table: Mapping[str, str]) -> list[float]:
 
 
 def note_republished(store: JobStore, job: str, step: int, what: str, name: str, again: Republished) -> None:
-    """Note that something was published again."""
+    """Record that a lost message was republished; ``what``: the stage kind or coordinator step it belongs to."""
     store.set_mark(job, f"repairs.{step}.{what}", name, f"{again.times} {again.last:.3f}")
 
 
 def republished(store: JobStore, job: str, step: int, what: str) -> dict[str, Republished]:
-    """What was published again in a stage."""
+    """Return what was republished for a stage or a coordinator's step (``what``), by its name."""
     found = {}
     for name, text in store.marks(job, f"repairs.{step}.{what}").items():
         times, last = text.split(" ")
@@ -110,17 +113,17 @@ def republished(store: JobStore, job: str, step: int, what: str) -> dict[str, Re
 
 
 def record_backup(store: JobStore, task: TaskId, now: float) -> None:
-    """Note that a task got its backup: it may start once more than others."""
+    """Record that a task got its backup, so that it may start once more than others."""
     store.set_mark(task.job, f"backups.{task.stage.name}", str(task.task), f"{now:.3f}")
 
 
 def backups(store: JobStore, stage: StageId) -> frozenset[int]:
-    """Tasks that got a backup."""
+    """Return the tasks that got a backup."""
     return frozenset(map(int, store.marks(stage.job, f"backups.{stage.name}")))
 
 
 class Glimpse(NamedTuple):
-    """What one look at a stage tells: commits that are remembered, and what running attempts and their like say."""
+    """A stage at one moment: how many tasks have committed, running attempts, speeds and backups."""
 
     done: int
     running: tuple[Running, ...]
@@ -129,7 +132,7 @@ class Glimpse(NamedTuple):
 
 
 def glimpse(store: JobStore, stage: StageId, now: float) -> Glimpse:
-    """A stage in one round trip."""
+    """Read a stage in one round trip."""
     tables = [f"{name}.{stage.name}" for name in ("running", "rates", "backups")]
     done, (running, rates, backups) = store.done_and_marks(stage, tables)
     return Glimpse(done, _running(running, now), _rates(rates), frozenset(map(int, backups)))

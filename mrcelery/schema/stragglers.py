@@ -26,7 +26,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Running:
-    """An attempt that runs, as it told last: seconds it has run, records it has taken, seconds since it told."""
+    """A running attempt by its last report: seconds it has run, records it has taken, seconds since the report."""
 
     task: int
     worker: str
@@ -41,18 +41,18 @@ class Running:
 
 @dataclass(frozen=True)
 class Republished:
-    """How often something was published again, and when last (epoch seconds)."""
+    """How often something was republished, and when last (epoch seconds)."""
 
     times: int
     last: float
 
 
 def usual_rate(rates: Sequence[float]) -> float:
-    """The median of the rates of tasks that are done; 0 where none is."""
+    """Return the median of the rates of committed tasks; 0 if there is none."""
     return sorted(rates)[len(rates) // 2] if rates else 0.0
 
 
 def is_slow(one: Running, usual: float, policy: Policy) -> bool:
-    """Whether an attempt is a straggler beside the usual rate."""
+    """Check whether an attempt is a straggler compared with the usual rate."""
     # Records are counted as they are taken, so this is the most that its rate can be.
     return one.seconds >= policy.patience and one.records / one.seconds * policy.slower < usual

@@ -6,9 +6,9 @@ stored as such; messages and records have their parts as fields of their own.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from mrcelery.schema.structs import Kind
+from mrcelery.schema.structs import Commit, Kind
 
 KINDS: tuple[Kind, ...] = ("map", "reduce")
 """The stages of a step in their order."""
@@ -23,7 +23,7 @@ class StageId(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``<step>.<kind>``: the stage within its job, as fields and tables of the job store name it."""
+        """Return ``<step>.<kind>``: the stage within its job, as fields and tables of the job store name it."""
         return f"{self.step}.{self.kind}"
 
     def task_id(self, task: int) -> TaskId:
@@ -40,29 +40,16 @@ class TaskId(NamedTuple):
     task: int
 
     @classmethod
-    def of(cls, record: Named) -> TaskId:
-        """Name the task that a stored record (a commit, a bad record) is of."""
-        return cls(record.job, record.step, record.kind, record.task)
+    def of(cls, commit: Commit) -> TaskId:
+        """Name the task that a commit is of."""
+        return cls(commit.job, commit.step, commit.kind, commit.task)
 
     @property
     def stage(self) -> StageId:
-        """The stage that the task belongs to."""
+        """Return the stage that the task belongs to."""
         return StageId(self.job, self.step, self.kind)
 
     @property
     def name(self) -> str:
-        """``<step>.<kind>.<task>``: the task within its job, as tables of the job store name it."""
+        """Return ``<step>.<kind>.<task>``: the task within its job, as tables of the job store name it."""
         return f"{self.step}.{self.kind}.{self.task}"
-
-
-class Named(Protocol):
-    """A record with a task's name in its fields."""
-
-    @property
-    def job(self) -> str: ...
-    @property
-    def step(self) -> int: ...
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def task(self) -> int: ...

@@ -15,7 +15,7 @@ _TASK = re.compile(r"(?:.*/)?jobs/([^/]+)/step-(\d+)/(map|reduce)-(\d+)/[^/]+")
 
 
 def writer(part: Part) -> TaskId:
-    """The task that wrote a part."""
+    """Parse the key of a part for the task that wrote it."""
     match = _TASK.fullmatch(part.key)
     assert match is not None, part.key
     return TaskId(match[1], int(match[2]), cast("Kind", match[3]), int(match[4]))
@@ -23,7 +23,7 @@ def writer(part: Part) -> TaskId:
 
 @contextmanager
 def damage(part: Part) -> Iterator[None]:
-    """Tell which part it is that is damaged."""
+    """Turn an error of damaged or missing bytes into one that names the part."""
     try:
         yield
     except (CorruptDataError, FileNotFoundError) as e:

@@ -34,7 +34,7 @@ _MARKER = struct.Struct("<qq")
 
 
 class RecordMarker:
-    """The records that user code has in hand, where the process above finds them when this one has died."""
+    """A file that names the records user code has in hand, for the main process to read if this process dies."""
 
     def __init__(self, scratch: str) -> None:
         self._path = marker_path(scratch, os.getpid())
@@ -44,22 +44,23 @@ class RecordMarker:
             self._map = mmap.mmap(file.fileno(), _MARKER.size)
 
     def set(self, first: int, count: int) -> None:
-        """User code is given ``count`` records (0: none), of which the first has this number in its task."""
+        """Record that user code is given ``count`` records (0: none), the first of this number in its task."""
         _MARKER.pack_into(self._map, 0, first, count)
 
     def close(self) -> None:
+        """Remove the file."""
         self._map.close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)
 
 
 def marker_path(scratch: str, pid: int) -> str:
-    """Where a process leaves its mark."""
+    """Return the path of the marker of a process."""
     return os.path.join(scratch, "marks", str(pid))
 
 
 def take_marker(scratch: str, pid: int) -> tuple[int, int] | None:
-    """The records that a process had in hand when it died, as their first number and how many; its mark is removed."""
+    """Remove the marker of a dead process, and return its records in hand: the first one's number and how many."""
     path = marker_path(scratch, pid)
     try:
         with open(path, "rb") as file:
@@ -74,13 +75,13 @@ def take_marker(scratch: str, pid: int) -> tuple[int, int] | None:
 
 
 def losses(store: JobStore, task: TaskId) -> Losses:
-    """What is known of a task's attempts whose process died."""
+    """Return what is known of a task's attempts whose process died."""
     data = store.get_blob(task.job, _losses_name(task))
     return Losses() if data is None else decode(data, Losses)
 
 
 def note_loss(store: JobStore, task: TaskId, reason: str, in_hand: tuple[int, int] | None) -> None:
-    """Write down that a process died in an attempt, and with which records in hand."""
+    """Record that a process died in an attempt at a task, and which records it had in hand."""
     deaths = losses(store, task).deaths + (() if in_hand is None else (in_hand,))
     store.put_blob(task.job, _losses_name(task), encode(Losses(reason=reason, deaths=deaths)))
 
@@ -90,7 +91,7 @@ def _losses_name(task: TaskId) -> str:
 
 
 def killers(lost: Losses) -> frozenset[int]:
-    """The records at which a process has died twice."""
+    """Return the records at which a process has died twice."""
     deaths = Counter(first for first, count in lost.deaths if count == 1)
     return frozenset(first for first, times in deaths.items() if times > 1)
 
@@ -98,7 +99,7 @@ def killers(lost: Losses) -> frozenset[int]:
 class BadRecords:
     """The records that one attempt has skipped, at most ``limit``; they are written to a scratch file as they come.
 
-    ``mark`` is None where nobody would look at it: in a pool of threads, and in this process's own run.
+    ``marker`` is None if nobody would read it: in a pool of threads, and when the attempt runs in this process.
     """
 
     def __init__(
@@ -124,27 +125,27 @@ class BadRecords:
         self.killers: Collection[int] = killers(lost)
 
     def begin(self, first: int, count: int = 1) -> None:
-        """User code is about to be given these records."""
+        """Mark records as in hand, before user code is given them."""
         if self._marker is not None:
             self._marker.set(first, count)
 
     def end(self) -> None:
-        """User code has come back."""
+        """Mark no record as in hand, after user code has returned."""
         if self._marker is not None:
             self._marker.set(0, 0)
 
     def suspect(self, first: int, stop: int) -> bool:
-        """Whether a process has died with some of the records ``[first, stop)``, and more, in hand."""
+        """Check whether a process has died with some of the records ``[first, stop)``, and more, in hand."""
         if any(first <= killer < stop for killer in self.killers):
             return True
         return any(begin < stop and first < begin + count for begin, count in self._suspects)
 
     def killed(self) -> TaskError:
-        """The error to skip a record with that has killed its process."""
+        """Make the error with which a record that killed its process is skipped."""
         return UserCodeError(f"the record killed its process twice: {self._reason}")
 
     def skip(self, error: TaskError) -> None:
-        """Skip a record. Raises a :class:`TaskError` that tells of it where it is one too many."""
+        """Skip a record. Raises a :class:`TaskError` that names it if it is one too many."""
         self.end()
         self.count += 1
         record = BadRecord(
@@ -164,7 +165,7 @@ class BadRecords:
             raise too_many(self._limit, record)
 
     def write(self, storage: Storage) -> str:
-        """Put what was skipped into storage, and return its key; "" where nothing was."""
+        """Write the skipped records to storage and return their key; "" if there are none."""
         if self._file is None:
             return ""
         self._file.seek(0)
@@ -174,6 +175,7 @@ class BadRecords:
         return self._key
 
     def close(self) -> None:
+        """Remove the scratch file and the marker."""
         if self._file is not None:
             self._file.close()
             with suppress(FileNotFoundError):
@@ -183,7 +185,7 @@ class BadRecords:
 
 
 def too_many(limit: int, one: BadRecord) -> TaskError:
-    """The error that ends a job with more bad records than it may skip, of which this is one."""
+    """Make the error that ends a job with more bad records than it may skip, of which this is one."""
     return UserCodeError(
         f"more than {limit} bad records, here one with {one.error}: correct the job or its input, or raise "
         "--max-bad-records",

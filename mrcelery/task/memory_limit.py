@@ -58,7 +58,7 @@ def ceiling(memory: int) -> Iterator[None]:
 
 @contextmanager
 def lifted() -> Iterator[None]:
-    """Do without the ceiling, to say that it was met: that takes memory too."""
+    """Lift the ceiling, to report that it was met: that takes memory too."""
     if not _limits:
         yield
         return
@@ -77,7 +77,7 @@ def _hold() -> None:
 
 
 def give_way() -> None:
-    """Give the reserve up: the first thing to do with a ``MemoryError``."""
+    """Free the reserve: the first thing to do with a ``MemoryError``."""
     while _reserve:
         _reserve.pop().close()
 
@@ -90,7 +90,7 @@ def _set(soft: int, hard: int) -> None:
 
 
 def _mapped() -> int:
-    """Bytes that this process has mapped for data."""
+    """Return the bytes that this process has mapped for data."""
     import resource
 
     with open("/proc/self/statm", "rb") as statm:

@@ -1,4 +1,4 @@
-"""mrcelery's own Celery app, and what it takes to add mrcelery to another one."""
+"""mrcelery's own Celery app, and how mrcelery is added to another one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def make_app(broker: str, result_backend: str | None = None) -> Celery:
-    """A Celery app for a broker, with mrcelery's tasks and settings that lose nothing.
+    """Make a Celery app for a broker, with mrcelery's tasks and settings that lose nothing.
 
     From here on all of this process's connections to a Redis broker are made by :mod:`mrcelery.worker.transport`.
     Raises :class:`ConfigError` for a setting that cannot be.
@@ -75,19 +75,19 @@ def use_transports() -> None:
 
 
 def add_tasks(app: Celery) -> None:
-    """The tasks, and what a worker that runs them does beside."""
+    """Add the tasks, and what a worker that runs them does besides."""
     register(app)
     app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
     app.steps["consumer"].add(PROGRESS)
 
 
 def _sentinel_options(url: str) -> dict[str, Any]:
-    """What kombu and Celery want as options and others in the address."""
+    """Return a Sentinel address's options as kombu and Celery take them."""
     return sentinel_options(url) if url.startswith("sentinel://") else {}
 
 
 def _for_celery(url: str) -> str:
-    """An address as Celery takes it."""
+    """Convert an address to the form that Celery takes."""
     if url.startswith("sentinel://"):
         return url.partition("?")[0]  # what stands there are options of theirs
     if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
@@ -99,7 +99,7 @@ def _for_celery(url: str) -> str:
 def worker_argv(
     *, concurrency: int | None = None, queue: str = "celery", loglevel: str = "WARNING", extra: Sequence[str] = ()
 ) -> list[str]:
-    """Arguments of ``celery worker`` for a worker that starts fast and says little.
+    """Return arguments of ``celery worker`` for a worker that starts fast and logs little.
 
     Gossip and mingle cost more than a second at the start and are of no use to us; with ``-E`` among ``extra`` they
     stay on. Heartbeats stay: a worker without them would not send events of its tasks when Flower asks for them.

@@ -1,7 +1,7 @@
-"""Tells those who listen to Celery's events, such as Flower, how far the attempts of a worker are.
+"""Celery events of how far a worker's attempts are, for those who listen, such as Flower.
 
-As the custom state ``PROGRESS`` of a task; the records that it has read stand where its result will. Nothing is sent
-where nobody has asked the worker for events.
+They are sent as the custom state ``PROGRESS`` of a task, with the number of records read as its result. Nothing is
+sent if nobody has asked the worker for events.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EVERY_SECONDS = 2.0
 
 
 class ProgressStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Looks after the attempts in a worker's own loop, where Celery sends its events, too."""
+    """Sends events of progress from a worker's own loop, where Celery sends its events, too."""
 
     requires = ("celery.worker.consumer.events:Events",)
 
@@ -28,9 +28,11 @@ class ProgressStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
+        """Start sending."""
         self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, send_progress, (consumer,))
 
     def stop(self, consumer: Any) -> None:
+        """Stop sending."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -46,5 +48,5 @@ def send_progress(consumer: Any) -> None:
             records = records_read(progress_path_of(open_jobs(consumer.app).scratch, request))
             if records:
                 # With what it is: its other events may have been before anybody listened.
-                told = {"name": request.name, "kwargs": request.kwargsrepr, "result": f"{records:,} records read"}
-                request.send_event("task-progress", **told)
+                event = {"name": request.name, "kwargs": request.kwargsrepr, "result": f"{records:,} records read"}
+                request.send_event("task-progress", **event)

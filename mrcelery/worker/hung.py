@@ -1,8 +1,8 @@
-"""Attempts that do not end by themselves: whose job has ended, or that make no progress.
+"""The end of attempts that do not end by themselves: their job has ended, or they make no progress.
 
-An attempt looks up at least each quarter of a second, between two records. User code that stays in one call
-for longer cannot be interrupted there: its process is killed. That counts as a failed attempt where the job
-goes on.
+An attempt polls its job at least every quarter of a second, between two records. User code that stays in one call
+for longer cannot be interrupted there: its process is killed. That counts as a failed attempt if the job
+still runs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from mrcelery.worker.tasks import open_jobs
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.0
-"""How long an attempt may go on after its job has ended: it looks four times in that time."""
+"""How long an attempt may run on after its job has ended: it polls four times in that time."""
 
 KINDS: dict[str, Kind] = {"mrcelery.map": "map", "mrcelery.reduce": "reduce"}
 
 
 class AttemptSupervisor:
-    """Watches over the attempts of one worker. ``timeout``: seconds without progress; 0 for no limit."""
+    """Supervises the attempts of one worker. ``timeout``: seconds without progress; 0 for no limit."""
 
     def __init__(self, app: Any, store: JobStore, timeout: float) -> None:
         self._app = app
@@ -49,10 +49,10 @@ class AttemptSupervisor:
         return open_jobs(self._app).scratch
 
     def supervise(self, requests: Iterable[Any]) -> set[Any]:
-        """End what should not go on; return the requests that hang, whose leases are to lapse."""
+        """Kill attempts that should have ended; return the requests that hang, whose leases are to lapse."""
         now = time.monotonic()
         if now - self._supervised > 10 * GRACE_SECONDS:
-            self._first_seen.clear()  # first look, or all of us stood still: nobody had time to make progress
+            self._first_seen.clear()  # first pass, or all of us stood still: nobody had time to make progress
         self._supervised = now
         attempts = [r for r in requests if r.name in KINDS and r.time_start]
         ended = {job for job in {r.kwargs["job"] for r in attempts} if self._store.state(job) in FINAL}
@@ -85,7 +85,7 @@ class AttemptSupervisor:
 
 
 def progress_path_of(scratch: str, request: Any) -> str:
-    """Where the attempt that a request runs keeps its mark."""
+    """Return the path of the progress file of the attempt that a request runs."""
     named = request.kwargs
     task = TaskId(named["job"], named["step"], KINDS[request.name], named["task"])
     return progress_path(scratch, task, request.worker_pid)

@@ -39,10 +39,10 @@ KOMBU_VISIBILITY = 3600.0
 """kombu's own visibility timeout in seconds, where an app sets none."""
 
 SKEW_SECONDS = 2.0
-"""How far a worker's clock may be from Redis's before it is told: the stamps are workers' clocks."""
+"""How far a worker's clock may be from Redis's before the worker warns: the stamps are workers' clocks."""
 
 SUPERVISE_SECONDS = 0.5
-"""How often a worker that runs tasks looks for those that should be stopped."""
+"""How often a worker checks whether tasks that it runs should be stopped."""
 
 SILENCE_SECONDS = 10.0
 """How long Redis may take to answer or to be connected to, before its connection is given up."""
@@ -51,34 +51,34 @@ HEALTH_SECONDS = 5
 """How often a connection on which nothing comes is tried; kombu wants whole seconds."""
 
 LONGEST_SILENCE = 5.0
-"""A worker tells at least so often that it lives, in seconds, for those who wait for a job."""
+"""Seconds between two presence records of a worker, at most, for those who wait for a job."""
 
 
 def transport_options(visibility_timeout: float) -> dict[str, Any]:
-    """The broker's transport options for a visibility timeout in seconds.
+    """Return the broker's transport options for a visibility timeout in seconds.
 
-    A worker that is killed has its tasks elsewhere after that time and an eighth of it.
+    Tasks of a worker that is killed are delivered elsewhere after that time and an eighth of it.
     """
     return {
         "visibility_timeout": visibility_timeout,
-        "unacked_restore_interval": visibility_timeout / 8,  # kombu looks every 10 s
-        "unacked_restore_throttle": 1,  # ... and then skips nine looks of ten
-        # The lock of who looks. One who died with it holds the others up for so long; kombu's 300 s would be too
+        "unacked_restore_interval": visibility_timeout / 8,  # kombu checks every 10 s
+        "unacked_restore_throttle": 1,  # ... and then skips nine checks of ten
+        # The lock of who checks. One who died with it holds the others up for so long; kombu's 300 s would be too
         # long, and two at once do no harm.
         "unacked_mutex_expire": max(1.0, visibility_timeout / 4),
         # A network that is cut says nothing. kombu would wait for an answer for as long as the kernel sends again,
-        # which is a quarter of an hour, and longer than the cut in any case; and look every 25 s whether one is due.
+        # which is a quarter of an hour, and longer than the cut in any case; and check every 25 s whether one is due.
         "socket_timeout": SILENCE_SECONDS,
         "socket_connect_timeout": SILENCE_SECONDS,
         "health_check_interval": HEALTH_SECONDS,
-        # kombu before 5.7 does not look at the connection on which it waits for tasks: there the kernel does.
+        # kombu before 5.7 does not check the connection on which it waits for tasks: there the kernel does.
         "socket_keepalive": True,
         "socket_keepalive_options": _keepalive(),
     }
 
 
 def _keepalive() -> dict[int, int]:
-    """The kernel's own look at a silent connection: as often, and given up as soon, where the system has it."""
+    """Return options with which the kernel probes a silent connection, and gives it up, as soon as kombu would."""
     wanted = {
         "TCP_KEEPIDLE": HEALTH_SECONDS,
         "TCP_KEEPALIVE": HEALTH_SECONDS,  # its name on macOS
@@ -90,22 +90,22 @@ def _keepalive() -> dict[int, int]:
 
 
 def in_flight(*groups: Iterable[Any]) -> set[Any]:
-    """The requests in some of Celery's sets, which other threads change meanwhile."""
+    """Return the requests in some of Celery's sets, which other threads change meanwhile."""
     while True:
         try:
             return {request for group in groups for request in group}
-        except RuntimeError:  # one came as we looked
+        except RuntimeError:  # one came meanwhile
             continue
 
 
 def held() -> set[Any]:
-    """All requests whose messages this worker has taken and not acknowledged."""
+    """Return all requests whose messages this worker has taken and not acknowledged."""
     requests = in_flight(state.active_requests, state.reserved_requests, state.scheduled_requests)
     return {request for request in requests if not request.acknowledged}
 
 
 def check_skew(skew: float, visibility_timeout: float) -> None:
-    """Raise :class:`ConfigError` for a clock (``skew`` seconds from Redis's) with which leases mean nothing."""
+    """Raise :class:`ConfigError` if a clock is so far (``skew`` seconds) from Redis's that leases mean nothing."""
     if abs(skew) >= visibility_timeout / 2:
         raise ConfigError(
             f"this machine's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's, too far for a "
@@ -116,7 +116,7 @@ def check_skew(skew: float, visibility_timeout: float) -> None:
 class Leases:
     """Renews the leases of a worker's messages, from a thread of its own.
 
-    Its own, since the main thread may be reconnecting, or (in a solo pool) be running the task.
+    The main thread may be reconnecting or, in a solo pool, be running the task.
     """
 
     def __init__(self, worker: Any, url: str) -> None:
@@ -145,6 +145,7 @@ class Leases:
         self._presence_due = 0.0
 
     def start(self) -> None:
+        """Start the thread."""
         worker_shutdown.connect(self._on_shutdown)
         threading.Thread(target=self._run, name="mrcelery-leases", daemon=True).start()
 
@@ -153,13 +154,14 @@ class Leases:
         self._stopped.set()
 
     def leave(self) -> None:
-        """Tell nobody any more that this worker listens; leases are renewed on, while tasks run to their end."""
+        """Withdraw this worker's presence; leases are still renewed, while tasks run to their end."""
         with self._presence_lock:
             self._leaves = True
             with suppress(BrokerUnreachableError):
                 self._store.drop_worker(self._name)
 
     def _record_presence(self) -> None:
+        """Record that this worker lives, unless it is leaving."""
         with self._presence_lock:
             if not self._leaves:
                 self._store.record_worker(self._name, encode(replace(self._present, at=time.time())))
@@ -181,10 +183,11 @@ class Leases:
                 state.should_terminate = 1  # as a signal would: what it holds is requeued
                 return
             except Exception:
-                log.exception("a look after the leases failed; the next one follows")
+                log.exception("renewing the leases failed; it is tried again")
         self._store.close()
 
     def _supervise(self) -> None:
+        """End what should not go on, excuse attempts, and renew presence and leases that are due."""
         requests = held()
         hung = self._supervisor.supervise(requests) if requests else set()
         excuse(self._store)
@@ -197,7 +200,7 @@ class Leases:
             self._due = now + self._visibility / 4
 
     def renew(self, tags: Iterable[str]) -> None:
-        """Stamp messages with the time now; those that are held by nobody any more stay as they are."""
+        """Stamp messages with the current time, but none that this worker no longer holds."""
         before = time.time()
         stamps = [part for tag in tags for part in (before, tag)]
         commands: list[tuple[Any, ...]] = [("TIME",)]
@@ -230,6 +233,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.leases: Leases | None = None
 
     def start(self, worker: Any) -> None:
+        """Start the leases, if the broker is Redis."""
         conf = worker.app.conf
         if not str(conf.broker_read_url or conf.broker_url).startswith(REDIS_SCHEMES):
             return  # another broker knows itself when a worker is gone
@@ -237,6 +241,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.leases.start()
 
     def stop(self, worker: Any) -> None:
+        """Withdraw the presence of a worker that is stopping."""
         if self.leases is not None:
             self.leases.leave()
 

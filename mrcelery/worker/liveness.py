@@ -1,7 +1,7 @@
-"""A worker's sign of life: the time of a file, for a supervisor's probe (:mod:`mrcelery.worker.alive`).
+"""A worker's liveness file, for a supervisor's probe (:mod:`mrcelery.worker.alive`).
 
-The file has the time at which the worker's event loop last went round: where a worker hangs, it gets older. It is
-kept young in spite of a loop that stands still while the worker has lost its broker, and waits for it: that is no
+The file's time is that of the last iteration of the worker's event loop: if a worker hangs, the file ages. While the
+worker has lost its broker and waits for it, the file is kept young although the loop stands still: that is no
 reason to end what its processes run.
 """
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class LivenessStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Touches ``MRCELERY_LIVENESS_FILE``, where that is set, from when the worker is ready."""
+    """Touches ``MRCELERY_LIVENESS_FILE``, if that is set, once the worker is ready."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -42,12 +42,13 @@ class LivenessStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._stopped = threading.Event()
 
     def start(self, worker: Any) -> None:
+        """Remove an earlier worker's file, and wait until this one is ready."""
         with suppress(OSError):
             self._path.unlink()  # an earlier worker's
         worker_ready.connect(self._on_ready)
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
-        """Called at the start, and after each reconnect; never in pools without an event loop."""
+        """Note each iteration; called at the start and after each reconnect, in pools with an event loop."""
         if self._timer is not None:
             self._timer.cancel()
         self._go_round()
@@ -60,28 +61,29 @@ class LivenessStep(bootsteps.StartStopStep):  # type: ignore[misc]
         threading.Thread(target=self._run, name="mrcelery-liveness", daemon=True).start()
 
     def _run(self) -> None:
-        told = False
+        reported = False
         while True:
             try:
                 seen = time.time() if self._is_excused() else self._went_round
                 with suppress(FileExistsError):
                     self._path.touch(0o644, exist_ok=False)
                 os.utime(self._path, (seen, seen))
-                told = False
+                reported = False
             except OSError as e:
-                if not told:
+                if not reported:
                     _log.error("%s cannot be touched: %s", self._path, e.strerror)
-                told = True
+                reported = True
             if self._stopped.wait(EVERY_SECONDS):
                 return
 
     def _is_excused(self) -> bool:
-        """Whether the event loop need not go round: it was left, there is none, or it runs a task itself."""
+        """Check whether the event loop may stand still: it was left, there is none, or it runs a task itself."""
         if self._timer is None or self._worker.consumer.connection is None:
             return True
         return isinstance(self._worker.pool, SoloPool) and bool(state.active_requests)
 
     def stop(self, worker: Any) -> None:
+        """Stop touching the file."""
         self._stopped.set()
 
     terminate = stop

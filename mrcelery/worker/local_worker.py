@@ -29,14 +29,15 @@ def _watch(lifeline: int, server: subprocess.Popen[bytes], folder: str, ending: 
 
 
 def _record_end(server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:
-    """Tell the client, whose child it is not, how the server ended by itself."""
+    """Write the exit status of a server that ended by itself, for the client, whose child it is not."""
     status = server.wait()
     if not ending.is_set():
-        with open(os.path.join(folder, SERVER_STATUS), "w") as told:
-            told.write(str(status))
+        with open(os.path.join(folder, SERVER_STATUS), "w") as file:
+            file.write(str(status))
 
 
 def main(argv: list[str]) -> None:
+    """Run the worker until its client ends."""
     folder, processes, lifeline, program, storage, *preload = argv
     # Here, and before anybody watches the client: one who is killed at any time leaves no server behind.
     server, ending = start_server(program, folder), threading.Event()

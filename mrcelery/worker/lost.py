@@ -1,7 +1,7 @@
-"""Tasks whose process died: noticed soon, with the signal that ended it, for the next attempt to tell.
+"""Attempts whose process died: noticed soon, and recorded with the signal that ended it, for the next attempt.
 
-And those whose attempt ended for no fault of its own, since its worker was stopped or had lost the broker: these do
-not count against ``--max-attempts``.
+And attempts that ended through no fault of their own, since their worker was stopped or had lost the broker: these
+do not count against ``--max-attempts``.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ SWEEP_SECONDS = 10.0
 """How often a worker removes what others that died have left in its scratch folder."""
 
 POOL_SECONDS = 0.25
-"""How often the pool looks for processes that have ended. Celery's own five seconds pass twice: until a death
+"""How often the pool checks for processes that have ended. Celery's own five seconds pass twice: until a death
 is seen, and, once ``worker_lost_wait`` is over, until its task is given up."""
 
 _ENDED = re.compile(r"signal \d+(?: \(\w+\))?|exitcode -?\d+")
 
 
 class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Looks after the pool of processes more often than it does itself."""
+    """Checks the pool of processes more often than Celery does, and sweeps the scratch folder."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -53,6 +53,7 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
         self._stopped = threading.Event()
 
     def start(self, worker: Any) -> None:
+        """Start the thread that sweeps the scratch folder."""
         threading.Thread(target=self._sweep, args=(worker.app,), name="mrcelery-sweep", daemon=True).start()
 
     def _sweep(self, app: Any) -> None:
@@ -66,12 +67,13 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
             sweep(scratch)
 
     def stop(self, worker: Any) -> None:
+        """Stop sweeping."""
         self._stopped.set()
 
     terminate = stop
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
-        """Called at the start, and after each reconnect."""
+        """Check the pool repeatedly; called at the start, and after each reconnect."""
         maintain: Callable[[], None] | None = getattr(worker.pool, "maintain_pool", None)
         if self._timer is not None:
             self._timer.cancel()
@@ -104,7 +106,7 @@ class AttemptRequest(Request):  # type: ignore[misc]
     """Why its process is being killed, where it made no progress."""
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Called where the worker is told to stop, and the task will run elsewhere."""
+        """Excuse the attempt: called if the worker is told to stop, and the task will run elsewhere."""
         if self.time_start:
             self._excuse()
         super().cancel(pool, signal, emit_retry)
@@ -121,6 +123,7 @@ class AttemptRequest(Request):  # type: ignore[misc]
         return TaskId(named["job"], named["step"], self.task.name.rpartition(".")[2], named["task"])
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Record the death of a process, and excuse an attempt that was rejected for a lost broker."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
@@ -144,7 +147,7 @@ class AttemptRequest(Request):  # type: ignore[misc]
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
-    """Remove what a process that died has left in scratch; returns its mark."""
+    """Remove what a process that died has left in scratch, and return the records that it had in hand."""
     for folder in glob.glob(os.path.join(glob.escape(scratch), "tasks", f"*.{pid}")):
         shutil.rmtree(folder, ignore_errors=True)
     for mark in glob.glob(os.path.join(glob.escape(scratch), "alive", f"*.{pid}")):
@@ -154,7 +157,7 @@ def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
 
 
 def cause_of_death(message: str) -> str:
-    """How a process ended, from what Celery says of it."""
+    """Describe how a process ended, from Celery's message."""
     found = _ENDED.search(message)
     if found is None:
         return "its process ended"

@@ -1,4 +1,4 @@
-"""Publishes a stage: a chord whose header is written message by message, in batches.
+"""Publishing a stage: a chord whose header is written message by message, in batches.
 
 ``celery.chord(header)(body)`` builds a signature per task first; for 20,000 tasks that is the larger
 part of the time. Here the chord's size is set, and each header message is published as Celery
@@ -26,7 +26,7 @@ BATCH = 500
 def publish_stage(app: Celery, stage: StageTasks, generation: int = 0) -> None:
     """Publish a stage's tasks as a chord with the coordinator's next step as its body.
 
-    ``run``: how often the job was revived before; what a message of an earlier run meets is no concern of this one.
+    ``generation``: the job's, in each message; a message of an earlier one is ignored.
     """
     tasks: Sequence[int] = range(stage.tasks) if stage.missing is None else stage.missing
     if not tasks:
@@ -105,15 +105,15 @@ def _body(app: Celery, stage: StageTasks, generation: int) -> Any:
 
 
 def celery_id(task: TaskId) -> str:
-    """Celery's id of a task: derived from what it is, so that a repeat is recognised."""
+    """Return Celery's id of a task: derived from what it is, so that a repeat is recognised."""
     return f"{task.job}.{task.name}.0"
 
 
 def coordinator_id(job: str, step: int, what: str) -> str:
-    """Celery's id of a step of the coordinator."""
+    """Return Celery's id of a step of the coordinator."""
     return f"{job}.start" if what == "start" else f"{job}.{step}.{what}"
 
 
 def _batch(producer: Any) -> Any:
-    """A pipelined producer, where kombu has them (5.7)."""
+    """Open a pipelined producer, if kombu has one (5.7)."""
     return producer.batch(BATCH) if hasattr(producer, "batch") else nullcontext()

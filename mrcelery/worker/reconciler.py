@@ -1,6 +1,6 @@
 """Supervise running jobs: gather the facts of each, and do what :mod:`mrcelery.coordinator.reconcile` says.
 
-Every worker has one, in a thread of its main process. Of all workers one at a time holds a job. A look at a job that
+Every worker has one, in a thread of its main process. Of all workers one at a time holds a job. Reading a job that
 moves costs a few commands; only for one that has stood still are the queue and the leases searched, by the server
 and in pieces, for the ids of its messages.
 """
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Watched:
-    """What is remembered of a job from look to look."""
+    """What is remembered of a job from pass to pass."""
 
     request: Request
     envelope: bytes
@@ -65,7 +65,7 @@ class _Watched:
 
 
 class Reconciler:
-    """Looks after all jobs at an app's broker."""
+    """Reconciles all jobs at an app's broker."""
 
     def __init__(self, app: Celery, policy: Policy | None = None) -> None:
         self._app = app
@@ -77,7 +77,7 @@ class Reconciler:
         self._watched: dict[str, _Watched] = {}
 
     def reconcile(self) -> None:
-        """Look at every job once. Raises :class:`mrcelery.errors.BrokerUnreachableError`."""
+        """Reconcile every job once. Raises :class:`mrcelery.errors.BrokerUnreachableError`."""
         live = self._store.live()
         for reconcile, found in ((self._reconcile_job, live), (self._reconcile_cancelled, self._store.stopping())):
             for job in found:
@@ -85,25 +85,25 @@ class Reconciler:
                     reconcile(job)
                 except (KeyError, ValueError, MRCeleryError) as e:
                     # One job's trouble must not keep the others waiting.
-                    _log.warning("mrcelery: cannot look after job %s now: %s: %s", job, type(e).__name__, e)
+                    _log.warning("mrcelery: cannot reconcile job %s now: %s: %s", job, type(e).__name__, e)
         for job in self._watched.keys() - set(live):
             try:
                 if not self._store.state(job):
                     self._register_again(job, self._watched[job])
             except StorageUnreachableError as e:
-                _log.warning("mrcelery: cannot tell now whether job %s is lost: %s", job, e)
+                _log.warning("mrcelery: cannot check now whether job %s is lost: %s", job, e)
             else:
                 del self._watched[job]
 
     def _register_again(self, job: str, watched: _Watched) -> None:
-        """Redis has lost the job. Its spec and its commits are in storage, from which ``start`` goes on."""
+        """Register a job that Redis has lost: ``start`` resumes it from its spec and commits in storage."""
         if watched.fields.get("state") != "running":
             return  # it may have no spec yet, and its code went with Redis: its client has both
         if open_storage(watched.request.storage).stat(object_keys.spec(job)) is None:
             return  # it is not lost: it came to its end since the last look, and was cleaned
         fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_generation(k)}
         if self._store.create(job, fields, watched.envelope):
-            _log.warning("mrcelery: Redis has lost job %s: it goes on from storage", job)
+            _log.warning("mrcelery: Redis has lost job %s: it is resumed from storage", job)
             queue = watched.request.options.queue
             self._store.push(queue, start_message(job, queue, generation_of(fields)))
 
@@ -126,7 +126,7 @@ class Reconciler:
             self._do(job, watched.request, generation_of(watched.fields), facts, action)
 
     def _reconcile_cancelled(self, job: str) -> None:
-        """Have a cancelled job's data removed where the message that would have done it is lost."""
+        """Have a cancelled job's data removed if the message that should have done it is lost."""
         now, store = time.time(), self._store
         fields = store.fields(job)
         if now - float(fields.get("finished") or 0) < self.policy.grace:
@@ -142,7 +142,7 @@ class Reconciler:
         store.push(queue, start_message(job, queue, generation_of(fields)))
 
     def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
-        """What is known of the job, or None where it moves and need not be looked into."""
+        """Gather what is known of the job; None if it moves, and needs no search."""
         fields, store, request = watched.fields, self._store, watched.request
         if fields["state"] == "queued":
             stage, total, done = None, 0, 0
@@ -207,11 +207,12 @@ class Reconciler:
         stage_marks.note_republished(self._store, job, facts.step, facts.kind or "start", name, again)
 
     def close(self) -> None:
+        """Close the connection."""
         self._store.close()
 
 
 def _stage(request: Request, fields: dict[str, str]) -> StageId:
-    """The stage a job is in: the coordinator's own steps stand for the stage before them."""
+    """Return the stage a job is in; during a step of the coordinator, the stage before it."""
     step = int(fields["step"])
     reduces = request.steps[step].has_reducer
     reducing = fields["stage"] == "reduce" or (fields["stage"] == "finish" and reduces)
@@ -219,14 +220,14 @@ def _stage(request: Request, fields: dict[str, str]) -> StageId:
 
 
 def policy_of(app: Celery) -> Policy:
-    """When to act, by the app's visibility timeout: in that time a lease that is not renewed ends."""
+    """Derive the policy from the app's visibility timeout, after which a lease that is not renewed ends."""
     options = app.conf.broker_transport_options or {}
     lease = min(LONGEST_LEASE, float(options.get("visibility_timeout", LONGEST_LEASE)))
     return Policy(lease=lease, grace=lease / 5)
 
 
 class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """The thread in a worker; of those that a worker forks later, none has it."""
+    """Runs a reconciler in a thread of a worker's main process; processes forked later have none."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -235,9 +236,11 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(worker, **kwargs)
 
     def start(self, worker: Any) -> None:
+        """Start the thread."""
         threading.Thread(target=self._run, args=(worker.app,), name="mrcelery-reconciler", daemon=True).start()
 
     def stop(self, worker: Any) -> None:
+        """Stop the thread."""
         self._stopped.set()
 
     terminate = stop
@@ -251,8 +254,8 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 reconciler = reconciler or Reconciler(app, policy)
                 reconciler.reconcile()
             except MRCeleryError as e:
-                _log.warning("mrcelery: cannot look after jobs now: %s", e)
+                _log.warning("mrcelery: cannot reconcile jobs now: %s", e)
             except Exception:
-                _log.exception("mrcelery: the look after jobs failed; it is tried again")
+                _log.exception("mrcelery: reconciling jobs failed; it is tried again")
         if reconciler is not None:
             reconciler.close()

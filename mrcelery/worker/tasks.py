@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class AttemptFailed(Exception):  # named for Flower, where it is read
-    """What a failed task shows in Celery; the job's record says it in full."""
+    """A failed task's error as Celery shows it; the job's record has it in full."""
 
 
 OPTIONS = {
@@ -76,7 +76,7 @@ _open_jobs: dict[tuple[int, str], OpenJobs] = {}
 
 
 def register(app: Celery) -> None:
-    """Add mrcelery's tasks to an app; does nothing where they are there."""
+    """Add mrcelery's tasks to an app, unless it has them."""
     if "mrcelery.map" in app.tasks:
         return
 
@@ -102,7 +102,7 @@ def _finish(self: Task, *, job: str, step: int, generation: int = 0) -> None:
     try:
         _coordinate(self, job, step, "finish", generation, lambda jobs: finish(jobs, job, step))
     finally:
-        # Also where the job had ended before: an earlier run may have been killed as it cleaned up.
+        # Also where the job had ended before: an earlier delivery may have been killed as it cleaned up.
         jobs = open_jobs(self.app)
         if jobs.store.state(job) == "succeeded":
             _clean_up(jobs, job)
@@ -116,7 +116,7 @@ def _coordinate(
     try:
         fields = jobs.store.fields(job)
         _check_generation(fields, job, generation)
-        # A first look at a storage that is not there is the user's to correct; later it may come back.
+        # A storage that was never reached is the user's to correct; later it may come back.
         began = began or "started" in fields
         if has_gone_on(fields, kind, step):
             raise JobStoppedError(f"the {kind} of job {job} has been done")
@@ -200,7 +200,7 @@ def _reduce(
 
 
 def _pass_on(task: Task, task_id: TaskId, generation: int, *, attempt: int, avoid: str, passes: int) -> None:
-    """Leave a backup to another worker than the slow one, which takes it only where it comes back each time."""
+    """Leave a backup to another worker than the slow one, which runs it only if it comes back each time."""
     if passes <= 0 or task.request.hostname != avoid:
         return
     jobs = open_jobs(task.app)
@@ -218,7 +218,7 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
     """Run the attempt; every delivery of a task returns its number, whoever won."""
     jobs, job, number = open_jobs(task.app), task_id.job, task_id.task
     try:
-        # Another process looks after those of a pool of them.
+        # The main process of a pool supervises its children.
         alone = current_process().name != "MainProcess"
         with _killable():
             run_attempt(jobs, task_id, worker=task.request.hostname or "", alone=alone)
@@ -251,7 +251,7 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
 
 
 def _check_generation(fields: Mapping[str, str], job: str, generation: int) -> None:
-    """Leave it at that where the job, which has these fields, was retried since: the new run has its own messages."""
+    """Ignore a message of an earlier generation of the job, which has these fields: a retry published its own."""
     if generation_of(fields) != generation:
         raise Ignore(f"job {job} was retried meanwhile")
 
@@ -260,7 +260,7 @@ def _check_generation(fields: Mapping[str, str], job: str, generation: int) -> N
 def _killable() -> Iterator[None]:
     """End a pool's process at once when its worker stops.
 
-    Its own way, an exception in the midst of user code, could be caught there, and would look like theirs.
+    Celery's own way, an exception in the midst of user code, could be caught there, and would look like user code's.
     """
     ours: dict[int, Any] = {}
     if current_process().name != "MainProcess" and threading.current_thread() is threading.main_thread():
@@ -275,13 +275,13 @@ def _killable() -> Iterator[None]:
 
 
 def _record_retry(jobs: OpenJobs, why: Failure) -> None:
-    """Say in the job's record why a task is tried again, to those who wait for the job."""
+    """Record in the job's fields why a task is retried, for those who wait for the job."""
     with suppress(BrokerUnreachableError):  # of no use to anyone then
         jobs.store.update(why.job, {"retrying": encode(why).decode()})
 
 
 def _most_attempts(jobs: OpenJobs, job: str) -> int:
-    """As the job says; the default where its spec is what cannot be read, which must fail the job too."""
+    """Return the job's limit; the default if its spec cannot be read, which must fail the job too."""
     try:
         return jobs.open(job).spec.request.options.max_attempts
     except MRCeleryError:
@@ -289,14 +289,14 @@ def _most_attempts(jobs: OpenJobs, job: str) -> int:
 
 
 def _crashed(jobs: OpenJobs, e: Exception, generation: int, *, job: str, step: int, kind: str, task: int = -1) -> None:
-    """A fault of ours: the job must end all the same, and say that it is one."""
+    """Fail a job for an error of mrcelery's own, and say that it is one."""
     _check_generation(jobs.store.fields(job), job, generation)
     error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
     fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task))
 
 
 def open_jobs(app: Celery) -> OpenJobs:
-    """This process's jobs for an app: its job store lies beside the app's queues."""
+    """Return this process's open jobs for an app; their job store is beside the app's queues."""
     url = str(app.conf.broker_url)
     jobs = _open_jobs.get((os.getpid(), url))
     if jobs is None:
@@ -319,5 +319,5 @@ def _import_storage(**_: Any) -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _fresh_process(**_: Any) -> None:
-    """Nothing that the parent opened is used in a child."""
+    """Forget what the parent process opened, in a child."""
     _open_jobs.clear()

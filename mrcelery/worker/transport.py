@@ -24,6 +24,7 @@ class QoS(redis.QoS):
     """Keeps running tasks when a connection is lost, and puts them back when the worker stops."""
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
+        """Put back what was taken when the worker stops, and nothing when a connection is lost."""
         if state.should_stop is None and state.should_terminate is None:
             running = {request.message.delivery_tag for request in in_flight(state.active_requests)}
             kept = running & self._delivered.keys()
@@ -38,10 +39,12 @@ class QoS(redis.QoS):
         super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message; it runs no longer."""
         super().ack(delivery_tag)  # type: ignore[no-untyped-call]
         _running.discard(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Reject or requeue a message; it runs no longer."""
         super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
         _running.discard(delivery_tag)
 
