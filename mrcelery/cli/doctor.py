@@ -39,7 +39,7 @@ def command(as_json: bool, **settings: Any) -> int:
     elif doctor.workers:
         click.echo()
         print_table(
-            ("WORKER", "HOST", "QUEUES", "PROCESSES", "PYTHON", "MRCELERY", "CELERY", "CLOCK", "TOLD"),
+            ("WORKER", "HOST", "QUEUES", "PROCESSES", "PYTHON", "MRCELERY", "CELERY", "CLOCK", "SEEN"),
             (
                 (
                     w.name,

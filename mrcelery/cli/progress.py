@@ -17,6 +17,7 @@ from mrcelery.cli import picture
 from mrcelery.cli.common import show_seconds
 from mrcelery.cli.errors import show_error
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
+from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
     from mrcelery.cli.live import LiveView, Transfers
@@ -119,6 +120,8 @@ class Display:
             self._due = began + took + max(POLL_SECONDS, took / POLL_SHARE)
 
     def _show(self, found: Overview) -> None:
+        if found.state in FINAL:
+            return  # it ended after the waiting client's own poll: of one that failed, the user's traceback comes first
         for event in self._news(found):
             self._emit(event)
         self.shown = True

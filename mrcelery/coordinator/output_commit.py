@@ -79,7 +79,7 @@ def publish(
     written = report()
     put_report(storage, written)
     if uri:
-        output.write(object_keys.SUCCESS, _success(told))
+        output.write(object_keys.SUCCESS, _success(written))
         output.delete([_claim_of(job)])
 
 

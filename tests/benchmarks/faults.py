@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/faults.py
-    python tests/benchmarks/faults.py --size 1GB --workers 9 --rounds 3 --json faults.json
+    python -m tests.benchmarks.faults
+    python -m tests.benchmarks.faults --size 1GB --workers 9 --rounds 3 --json faults.json
 
 The distributed sort of the paper (:mod:`mrcelery.examples.sort`, a Python call per record) on workers of one process
 each: undisturbed; with one of them ten times slower than the others, with and without backup tasks; and with 11 % of
@@ -28,11 +28,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import fleet
-from generate_big import Data, generate, parse_size
-from oracle import check
+from tests.benchmarks.fleet import fleet
+from tests.benchmarks.generate_big import Data, generate, parse_size
+from tests.benchmarks.oracle import check
 
 JOB = "mrcelery.examples.sort:Sort"
 SLOWER = 10

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/job_page.py
-    python tests/benchmarks/job_page.py --tasks 10000 --json
+    python -m tests.benchmarks.job_page
+    python -m tests.benchmarks.job_page --tasks 10000 --json
 
 Runs a job of many map tasks that do nothing on a fleet of this machine, with a Flower that has asked the worker
 for events. Tells, while the job runs and when it has ended, how long the job's page, its JSON with and without
@@ -26,14 +26,11 @@ from statistics import median
 
 import urllib3
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import Fleet, fleet
-from many_tasks import JOB, WIDTH
-
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.task_id import StageId
+from tests.benchmarks.fleet import Fleet, fleet
+from tests.benchmarks.many_tasks import JOB, WIDTH
 
 PORT = 5599
 LOOKS = 5

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/leases.py
-    python tests/benchmarks/leases.py --tasks 120 --restart 5
+    python -m tests.benchmarks.leases
+    python -m tests.benchmarks.leases --tasks 120 --restart 5
 
 Each task sleeps one and a half times the visibility timeout in one call of its mapper, and tells that it began.
 Without leases each would be delivered again as it runs. With ``--restart`` the Redis server, which keeps an
@@ -25,12 +25,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from services import RedisServer, redis_server, workers
-
 import mrcelery
 from mrcelery.errors import MRCeleryError
+from tests.support.services import RedisServer, redis_server, workers
 
 JOB = """
 import os, time

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/many_tasks.py
-    python tests/benchmarks/many_tasks.py --tasks 5000 --reducers 1 --json
+    python -m tests.benchmarks.many_tasks
+    python -m tests.benchmarks.many_tasks --tasks 5000 --reducers 1 --json
 
 Tells the seconds until the last map task is published and until the job has ended, and the memory
 of the client, of the whole worker (its parent and its processes) and of Redis over time. Memory is read
@@ -21,13 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fleet import Fleet, fleet
-
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.task_id import StageId
+from tests.benchmarks.fleet import Fleet, fleet
 
 SAMPLE_SECONDS = 0.25
 WIDTH = 16

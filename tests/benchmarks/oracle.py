@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from generate_big import KEY, RECORD, Data, digest_of, fingerprint
+
+from tests.benchmarks.generate_big import KEY, RECORD, Data, digest_of, fingerprint
 
 
 class WrongResultError(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, NamedTuple
 
-from contestants import (
+from tests.benchmarks.contestants import (
     BATCH,
     BY_HAND,
     CEILING,

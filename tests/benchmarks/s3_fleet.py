@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from contestants import FLEET, WORKLOADS, Contestant, Run, submit
-from fleet import fleet
-from measure import Usage, cpu_seconds, look, measure
-from s3_endpoint import s3_bucket, s3_endpoint
+from tests.benchmarks.contestants import FLEET, WORKLOADS, Contestant, Run, submit
+from tests.benchmarks.fleet import fleet
+from tests.benchmarks.measure import Usage, cpu_seconds, look, measure
+from tests.support.s3_endpoint import s3_bucket, s3_endpoint
 
 
 class S3Fleet(NamedTuple):

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/scaling.py
-    python tests/benchmarks/scaling.py --sizes 64MB,1GB,4GB --workers 1,2 --tasks 1,100,10000
+    python -m tests.benchmarks.scaling
+    python -m tests.benchmarks.scaling --sizes 64MB,1GB,4GB --workers 1,2 --tasks 1,100,10000
 
 Word count with a declared reducer on the local runner, checked each time: first over growing inputs, then over
 one input that is cut into more and more map tasks. Linux only.
@@ -20,12 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from contestants import SUM, WORKLOADS, Run, submit
-from generate_big import Data, generate, parse_size
-from measure import measure
-from oracle import check
+from tests.benchmarks.contestants import SUM, WORKLOADS, Run, submit
+from tests.benchmarks.generate_big import Data, generate, parse_size
+from tests.benchmarks.measure import measure
+from tests.benchmarks.oracle import check
 
 
 def run(data: Data, workers: int, tasks: int | None, timeout: float) -> dict[str, Any]:

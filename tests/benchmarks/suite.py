@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/suite.py --peer-python peers/bin/python
-    python tests/benchmarks/suite.py --workloads wordcount,sort:1GB --peers plain,gnu,duckdb --runs 5
+    python -m tests.benchmarks.suite --peer-python peers/bin/python
+    python -m tests.benchmarks.suite --workloads wordcount,sort:1GB --peers plain,gnu,duckdb --runs 5
 
 Each contestant is a process of its own, from its start to its end, that writes its results to files. They take
 turns, and each result is checked against what the generator knows: a wrong one ends the suite. Peers come from the
@@ -25,15 +25,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import contestants as field
-from contestants import PATTERN, WORKLOADS, Contestant, Run
-from generate_big import Data, generate, parse_size
-from measure import TIMED_OUT, Usage, measure
-from oracle import WrongResultError, check
-from report import Result, markdown, picture
-from s3_fleet import S3Fleet, s3_fleet
+from tests.benchmarks import contestants as field
+from tests.benchmarks.contestants import PATTERN, WORKLOADS, Contestant, Run
+from tests.benchmarks.generate_big import Data, generate, parse_size
+from tests.benchmarks.measure import TIMED_OUT, Usage, measure
+from tests.benchmarks.oracle import WrongResultError, check
+from tests.benchmarks.report import Result, markdown, picture
+from tests.benchmarks.s3_fleet import S3Fleet, s3_fleet
 
 
 class Suite:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
 import mrcelery
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from flower_process import flower
-from flower_site import JOB, NAME, Site
-from services import redis_server, workers
+from tests.support.flower_process import flower
+from tests.support.flower_site import JOB, NAME, Site
+from tests.support.services import redis_server, workers
 
 
 @pytest.fixture(scope="session", autouse=True)

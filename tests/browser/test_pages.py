@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ from mrcelery.jobstore.journal import Entry
 from mrcelery.reporting.overview import Overview, StageView
 from mrcelery.reporting.page import job_page
 from mrcelery.schema import object_keys
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from flower_site import NAME, Site
-from services import eventually
+from tests.support.flower_site import NAME, Site
+from tests.support.services import eventually
 
 LAPTOP, PHONE = (1280, 800), (390, 844)
 
@@ -47,16 +44,37 @@ class Page:
     def text(self, selector: str = "body") -> str:
         return "\n".join(self.all(selector))
 
-    def click(self, selector: str, text: str = "") -> None:
-        # Later, since a click that asks something would wait for the answer.
+    def click(self, selector: str, text: str = "", asks: bool = False) -> None:
+        """Find and click in one step; ``asks``: the click opens a dialog, for whose answer the script would wait."""
         clicked = self.run(
             "const all = [...document.querySelectorAll(arguments[0])];"
             "const found = all.find((one) => one.innerText.includes(arguments[1]));"
-            "if (found) setTimeout(() => found.click()); return Boolean(found)",
+            "if (found && arguments[2]) setTimeout(() => found.click()); else if (found) found.click();"
+            "return Boolean(found)",
             selector,
             text,
+            asks,
         )
         assert clicked, f"no {selector} with {text!r}: {self.all(selector)}"
+
+    def clicked_while_drawn(self, selector: str) -> None:
+        """Press the mouse on an element, release it when the page has been drawn again."""
+        from selenium.webdriver import ActionChains
+        from selenium.webdriver.common.by import By
+
+        hand = ActionChains(self.browser, duration=0)
+        hand.click_and_hold(self.browser.find_element(By.CSS_SELECTOR, selector)).perform()
+        self.drawn_again()
+        hand.release().perform()
+
+    def drawn_again(self) -> None:
+        self.run(
+            "window.drawn = 0; window.watch = new MutationObserver(() => { window.drawn += 1; });"
+            "window.watch.observe(document.getElementById('page'),"
+            " {subtree: true, childList: true, characterData: true, attributes: true})"
+        )
+        eventually(lambda: self.run("return window.drawn") > 1, "the page is drawn again, twice")
+        self.run("window.watch.disconnect()")
 
     def confirm(self, yes: bool) -> None:
         """Answer what the page asks."""
@@ -185,25 +203,54 @@ def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
     with site.submit(gate=str(gate), name="Stop me") as handle:
         eventually(lambda: handle.status().state == "running", "it runs")
         page.open(site.url(f"/jobs/{handle.id}"))
-        page.click("#cancel")
+        page.click("#cancel", asks=True)
         page.confirm(False)
         assert handle.status().state == "running"
-        page.click("#cancel")
+        page.click("#cancel", asks=True)
         page.confirm(True)
         eventually(lambda: page.text(".verdict").startswith("Cancelled"), "it is cancelled")
         assert handle.status().state == "cancelled"
         gate.touch()
 
         def retried() -> bool:
-            """Not before what is left of it has gone."""
-            if page.all("#retry:not([disabled])"):
-                page.click("#retry")
-                page.confirm(True)
-            return handle.status().state not in ("cancelled",)
+            """Not before what is left of it has gone; until then the answer is a refusal."""
+            page.click("#retry", asks=True)
+            page.confirm(True)
+            eventually(lambda: not page.all("#retry[disabled]"), "the order is answered")
+            return handle.status().state != "cancelled"
 
+        eventually(lambda: page.all("#retry"), "it can be tried again")
         eventually(retried, "it is tried again")
         handle.wait(60)
         page.errors()  # of answers that it could not be retried yet
+
+
+def test_what_is_pressed_or_typed_in_stays_while_the_page_is_drawn(site: Site, page: Page, gate: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    with site.submit(gate=str(gate), name="Press me") as handle:
+        eventually(lambda: handle.status().state == "running", "it runs")
+        page.open(site.url("/jobs"))
+        page.clicked_while_drawn("#chip-running")
+        assert page.run("return document.querySelector('#chip-running').ariaPressed") == "true"
+        page.clicked_while_drawn(f"#job-{handle.id}")
+        eventually(lambda: page.all("h1") == ["Press me"], "the job's page is there")
+        eventually(lambda: page.all("#attempts .row"), "its attempts are there")
+        page.clicked_while_drawn("#attempts button.row")
+        assert len(page.all("#attempts .detail")) == 1
+        box = page.browser.find_element(By.CSS_SELECTOR, "#attempts input")
+        box.click()
+        for letter in "map 0":
+            page.browser.switch_to.active_element.send_keys(letter)
+        page.drawn_again()
+        page.browser.switch_to.active_element.send_keys("0")
+        assert page.run("return document.querySelector('#attempts input').value") == "map 00"
+        page.clicked_while_drawn("#cancel")
+        page.confirm(False)
+        page.drawn_again()
+        assert page.run("return document.activeElement.id") == "cancel"
+        gate.touch()
+        handle.wait(60)
 
 
 def test_attempts_are_sorted_filtered_and_opened(site: Site, page: Page) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster import QUEUE, Member, group
-
 from mrcelery import JobHandle
 from mrcelery.errors import MRCeleryError
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
+from tests.chaos.cluster import QUEUE, Member, group
 
 
 @dataclass(frozen=True)

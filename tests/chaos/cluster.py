@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from link import Link, Network
-from plan import VISIBILITY
-from s3_endpoint import VARIABLE
-from services import RedisServer, Worker, environment
+from tests.chaos.link import Link, Network
+from tests.chaos.plan import VISIBILITY
+from tests.support.s3_endpoint import VARIABLE
+from tests.support.services import RedisServer, Worker, environment
 
 QUEUE = "chaos"
 INSIDE = str(Path(__file__).parent / "inside")

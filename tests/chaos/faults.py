@@ -10,14 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from cluster import Member
-from plan import TICKETS, Fault
-from s3_proxy import Asked, Log
-from s3_proxy import Fault as Refusal
-from services import RedisServer
-
 from mrcelery.errors import MRCeleryError
 from mrcelery.jobstore.redis import RedisJobStore
+from tests.chaos.cluster import Member
+from tests.chaos.plan import TICKETS, Fault
+from tests.support.s3_proxy import Asked, Log
+from tests.support.s3_proxy import Fault as Refusal
+from tests.support.services import RedisServer
 
 
 class S3Faults:

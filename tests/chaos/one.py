@@ -11,21 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import chaos_jobs
-import check
-from check import Result
-from cluster import QUEUE, Member, fleet
-from faults import Injector, S3Faults
-from plan import Plan, draw
-from s3_endpoint import s3_bucket, s3_endpoint
-from s3_proxy import proxy
-from services import RedisServer, redis_server
-
 import mrcelery
 from mrcelery import JobHandle
 from mrcelery.errors import MRCeleryError, WaitTimeoutError
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.states import FINAL
+from tests.chaos import chaos_jobs, check
+from tests.chaos.check import Result
+from tests.chaos.cluster import QUEUE, Member, fleet
+from tests.chaos.faults import Injector, S3Faults
+from tests.chaos.plan import Plan, draw
+from tests.support.s3_endpoint import s3_bucket, s3_endpoint
+from tests.support.s3_proxy import proxy
+from tests.support.services import RedisServer, redis_server
 
 RECOVERY = 5.0
 """Seconds that a fault may cost beyond its own: the quick preset's promise for a worker that is killed."""

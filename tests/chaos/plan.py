@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from chaos_jobs import SLEEP
+from tests.chaos.chaos_jobs import SLEEP
 
 VISIBILITY = 4.0
 """Seconds of the workers' visibility timeout: the quick preset."""

@@ -1,4 +1,4 @@
-"""A few seeds that meet every kind of fault; ``python tests/chaos/run.py`` runs as many as you like."""
+"""A few seeds that meet every kind of fault; ``python -m tests.chaos.run`` runs as many as you like."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import environment, find_server, missing
-
 from mrcelery.errors import ConfigError
+from tests.support.services import environment, find_server, missing
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 SEEDS = (13, 151, 154, 155, 176, 182)
 """Together they meet all faults, with each of the jobs, both kinds of storage, AOF or not, backup tasks or not."""
@@ -31,9 +29,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     except ConfigError as e:
         missing(str(e))
     folder = tmp_path_factory.mktemp("chaos")
-    command = [sys.executable, str(HERE / "run.py"), "--seeds", ",".join(map(str, SEEDS)), "--jobs", "2"]
+    command = [sys.executable, "-m", "tests.chaos.run", "--seeds", ",".join(map(str, SEEDS)), "--jobs", "2"]
     command += ["--keep", str(folder / "keep"), "--json", str(folder / "outcomes")]
-    subprocess.run(command, env=environment(), check=False, stdout=sys.stderr)
+    subprocess.run(command, cwd=ROOT, env=environment(), check=False, stdout=sys.stderr)
     return {found["seed"]: found for found in map(json.loads, (folder / "outcomes").read_text().splitlines())}
 
 
@@ -48,8 +46,7 @@ def test_the_result_is_that_of_the_undisturbed_run(seed: int, outcomes: dict[int
 
 @pytest.mark.slow
 def test_the_seeds_meet_every_fault(outcomes: dict[int, Any]) -> None:
-    sys.path.insert(0, str(HERE))
-    from plan import FAULTS
+    from tests.chaos.plan import FAULTS
 
     planned = {kind for kind in FAULTS for outcome in outcomes.values() if kind in outcome["plan"]}
     assert planned == set(FAULTS)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from chart_rendering import Rendered, environment_of
-from services import environment, eventually, free_port
 
 from mrcelery.runners.redis_server import find_server
+from tests.chart.chart_rendering import Rendered, environment_of
+from tests.support.services import environment, eventually, free_port
 
 
 def secrets_of(found: Rendered) -> dict[str, dict[str, str]]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from services import missing
+
+from tests.support.services import missing
 
 ROOT = Path(__file__).parent.parent.parent
 CHART = ROOT / "helm" / "mrcelery"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from chart_rendering import DOCUMENTED, EXAMPLES, Rendered, render
+from tests.chart.chart_rendering import DOCUMENTED, EXAMPLES, Rendered, render
 
 
 @pytest.fixture(params=[None, *EXAMPLES, *DOCUMENTED], ids=lambda path: path.stem if path else "defaults")

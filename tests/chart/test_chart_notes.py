@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chart_rendering import CHART, DOCUMENTED, EXAMPLES, NEWEST, tool
+
+from tests.chart.chart_rendering import CHART, DOCUMENTED, EXAMPLES, NEWEST, tool
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_rendering import CHART, DOCUMENTED, EXAMPLES, NEWEST, Rendered, render, tool
 from jsonschema.validators import Draft202012Validator
 from referencing import Registry, Resource
+
+from tests.chart.chart_rendering import CHART, DOCUMENTED, EXAMPLES, NEWEST, Rendered, render, tool
 
 SCHEMAS = Path(__file__).parent / "schemas"
 OLDEST = "1.27"

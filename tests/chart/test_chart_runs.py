@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chart_pods import ChartRedis, Container, secrets_of
-from chart_rendering import CHART, Rendered, render
 from prometheus_client.parser import text_string_to_metric_families
-from services import eventually, free_port
 
 import mrcelery
+from tests.chart.chart_pods import ChartRedis, Container, secrets_of
+from tests.chart.chart_rendering import CHART, Rendered, render
+from tests.support.services import eventually, free_port
 
 
 class Chart:

@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from chart_rendering import CHART, EXAMPLES, Rendered, environment_of, render
+
+from tests.chart.chart_rendering import CHART, EXAMPLES, Rendered, environment_of, render
 
 EXAMPLE = {path.stem: path for path in EXAMPLES}
 SECRET = re.compile(r"pass|secret|auth|key|token|credential", re.IGNORECASE)

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from chart_rendering import render
-from services import environment, tls_redis_server, workers
+
+from tests.chart.chart_rendering import render
+from tests.support.services import environment, tls_redis_server, workers
 
 
 def variables(folder: Path, cert: Path, *sets: str) -> dict[str, str]:

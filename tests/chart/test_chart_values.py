@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_rendering import CHART, DOCUMENTED, ChartError, environment_of, render, template
 
 from mrcelery.config import SETTINGS
+from tests.chart.chart_rendering import CHART, DOCUMENTED, ChartError, environment_of, render, template
 
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())

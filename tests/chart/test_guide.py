@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chart_rendering import CHART, ROOT, render
+
+from tests.chart.chart_rendering import CHART, ROOT, render
 
 HELM = ROOT / "helm"
 PAGES = [HELM / "README.md", HELM / "SECURITY.md", CHART / "README.md"]

@@ -21,12 +21,12 @@ from urllib.parse import parse_qs
 
 import boto3
 import pytest
-from chart_rendering import ROOT
-from s3_endpoint import VARIABLE, s3_bucket, s3_endpoint
-from s3_proxy import proxy
-from services import WORD_COUNT, command, environment, redis_server, workers
 
 from mrcelery.storage.s3 import PART, S3Storage
+from tests.chart.chart_rendering import ROOT
+from tests.support.s3_endpoint import VARIABLE, s3_bucket, s3_endpoint
+from tests.support.s3_proxy import proxy
+from tests.support.services import WORD_COUNT, command, environment, redis_server, workers
 
 AWS = ROOT / "helm" / "aws"
 RIGHTS = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket"]

@@ -10,11 +10,11 @@ from textwrap import dedent
 
 import pytest
 import redis
-from chart_pods import ChartRedis
-from chart_rendering import render
-from services import GATED, WORD_COUNT, Gate, command, environment, eventually, workers
 
 import mrcelery
+from tests.chart.chart_pods import ChartRedis
+from tests.chart.chart_rendering import render
+from tests.support.services import GATED, WORD_COUNT, Gate, command, environment, eventually, workers
 
 QUEUE = "batch"
 SETTINGS = [f'workers.queue="{QUEUE}"', 'storage="s3://bucket/prefix"']

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from s3_endpoint import s3_bucket, s3_endpoint
+from tests.support.s3_endpoint import s3_bucket, s3_endpoint
 
 
 @pytest.fixture(scope="session")

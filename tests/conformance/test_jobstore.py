@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +16,7 @@ from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.jobstore.redis import JOBS, LIVE, RedisJobStore
 from mrcelery.schema.states import FINAL, STATES
 from mrcelery.schema.task_id import StageId, TaskId
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import RedisServer, redis_server
+from tests.support.services import RedisServer, redis_server
 
 Open = Callable[[], JobStore]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from s3_endpoint import s3_bucket
 
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
 from mrcelery.planning.listing import InputFile, list_inputs
 from mrcelery.storage import open_storage
 from mrcelery.storage.transfers import transfers
+from tests.support.s3_endpoint import s3_bucket
 
 DATA = bytes(range(256)) * 2000
 

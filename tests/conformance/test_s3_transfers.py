@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import pytest
 from botocore.exceptions import ClientError
-from s3_proxy import Asked, Log, proxy
 
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
@@ -23,6 +22,7 @@ from mrcelery.storage import transfers as module
 from mrcelery.storage.base import Version
 from mrcelery.storage.readahead import RANGE, SMALL_AT_ONCE, read_ahead
 from mrcelery.storage.transfers import MEMORY, transfers
+from tests.support.s3_proxy import Asked, Log, proxy
 
 MIB = 1 << 20
 LINE = b"%07d\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +14,7 @@ import pytest
 from mrcelery.errors import BrokerUnreachableError, ConfigError
 from mrcelery.jobstore import connection as wire
 from mrcelery.jobstore.connection import Connection
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import RedisServer, free_port, redis_server, tls_redis_server
+from tests.support.services import RedisServer, free_port, redis_server, tls_redis_server
 
 Make = Callable[[str], Connection]
 

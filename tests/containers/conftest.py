@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import Cluster, build, cluster, why_not
+
+from tests.containers.engine import Cluster, build, cluster, why_not
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

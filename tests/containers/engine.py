@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from services import eventually, free_port
+
+from tests.support.services import eventually, free_port
 
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE = REPOSITORY / "docker/compose.yaml"

@@ -18,11 +18,11 @@ from urllib.request import urlopen
 import boto3
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from engine import IMAGE, Cluster, docker
-from services import PATIENCE, eventually
 
 import mrcelery
 from mrcelery import JobHandle
+from tests.containers.engine import IMAGE, Cluster, docker
+from tests.support.services import PATIENCE, eventually
 
 BUCKET = "mrcelery"
 MAPS, LINES = 24, 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine import docker
+from tests.containers.engine import docker
 
 MOST_BYTES = 400e6
 

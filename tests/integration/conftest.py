@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from s3_endpoint import s3_bucket, s3_endpoint
-from services import QUEUE, WORD_COUNT, Fleet, Quiet, RedisServer, redis_server, workers
+from tests.support.s3_endpoint import s3_bucket, s3_endpoint
+from tests.support.services import QUEUE, WORD_COUNT, Fleet, Quiet, RedisServer, redis_server, workers
 
 
 @pytest.fixture(scope="session", autouse=True)

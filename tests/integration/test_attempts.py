@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from services import Fleet
 
 import mrcelery
 from mrcelery import JobFailedError
 from mrcelery.task.bad_records import GROUP
+from tests.support.services import Fleet
 
 JobFile = Callable[..., str]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Commit, StageSummary
 from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.worker import tasks as executor_tasks
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import Fleet, Quiet, eventually, results
+from tests.support.services import Fleet, Quiet, eventually, results
 
 JobFile = Callable[..., str]
 COUNTS = {"a": 3, "rose": 3, "is": 2}

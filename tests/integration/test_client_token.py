@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import PATIENCE, WORD_COUNT, Fleet, Quiet, command, eventually, redis_server, results, workers
 
 import mrcelery
 from mrcelery.errors import UsageError
@@ -17,6 +16,17 @@ from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners import enter as entering
 from mrcelery.schema import object_keys
 from mrcelery.shipping.bundle import load_job
+from tests.support.services import (
+    PATIENCE,
+    WORD_COUNT,
+    Fleet,
+    Quiet,
+    command,
+    eventually,
+    redis_server,
+    results,
+    workers,
+)
 
 COUNTS = {"a": 3, "is": 2, "rose": 3}
 OTHER = WORD_COUNT.replace('"words"', '"other words"')

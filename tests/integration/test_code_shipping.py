@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import pickle
-import sys
 import tarfile
 import uuid
 import zipfile
@@ -19,9 +18,7 @@ import pytest
 
 import mrcelery
 from mrcelery.jobstore.redis import RedisJobStore
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import Fleet, RedisServer, command, eventually, results, workers
+from tests.support.services import Fleet, RedisServer, command, eventually, results, workers
 
 JobFile = Callable[..., str]
 

@@ -29,8 +29,6 @@ from mrcelery.schema.structs import Request
 from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 JobFile = Callable[..., str]
 
 RACE = """

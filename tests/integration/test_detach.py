@@ -15,9 +15,7 @@ import pytest
 
 import mrcelery
 from mrcelery.jobstore.redis import RedisJobStore
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import Fleet, command, eventually, results
+from tests.support.services import Fleet, command, eventually, results
 
 JobFile = Callable[..., str]
 

@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_endpoint import VARIABLE
-from s3_proxy import Asked, Fault, Log, proxy
-from services import (
+
+from mrcelery.config import Config
+from mrcelery.doctor.checks import Doctor, judge_clock
+from mrcelery.doctor.redis_checks import Finding, judge
+from mrcelery.jobstore.presence import versions, workers_seen
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Presence
+from tests.support.s3_endpoint import VARIABLE
+from tests.support.s3_proxy import Asked, Fault, Log, proxy
+from tests.support.services import (
     Fleet,
     RedisServer,
     command,
@@ -24,14 +32,6 @@ from services import (
     tls_redis_server,
     workers,
 )
-
-from mrcelery.config import Config
-from mrcelery.doctor.checks import Doctor, judge_clock
-from mrcelery.doctor.redis_checks import Finding, judge
-from mrcelery.jobstore.presence import versions, workers_seen
-from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.schema.encoding import encode
-from mrcelery.schema.structs import Presence
 
 AOF = {"appendonly": "yes"}
 
@@ -61,13 +61,16 @@ LONELY = {"workers": "warn", "storage": "warn"}
         ({**AOF, "maxmemory_policy": "allkeys-lru", "maxmemory": "100mb"}, {"eviction": "fail"}),
         ({**AOF, "maxmemory_policy": "volatile-ttl", "maxmemory": "100mb"}, {"eviction": "warn"}),
         ({**AOF, "maxmemory": "200kb"}, {"memory": "warn", "writing": "fail"}),
-        ({**AOF, "cluster_enabled": "yes", "cluster_port": str(free_port())}, {"role": "fail"}),
+        ({**AOF, "cluster_enabled": "yes"}, {"role": "fail"}),
         ({**AOF, "rename_command": "CONFIG no-such-command"}, {}),  # as managed services do
     ],
     ids=str,
 )
 def test_settings_that_lose_data(server_settings: dict[str, str], bad: dict[str, str]) -> None:
+    server_settings = dict(server_settings)
     renamed = server_settings.pop("rename_command", "").split()
+    if "cluster_enabled" in server_settings:
+        server_settings["cluster_port"] = str(free_port())
     with redis_server(**server_settings) as server:
         if renamed:
             server.stop()
@@ -247,6 +250,7 @@ def store(server: RedisServer) -> Iterator[RedisJobStore]:
 def test_workers_that_do_not_go_together(
     server: RedisServer, store: RedisJobStore, second: dict[str, Any], says: dict[str, str]
 ) -> None:
+    second = dict(second)
     ahead = second.pop("ahead", 0.0)
     alike = {"queues": ("celery",), "processes": 4, "every": 5.0, "host": "h", "versions": versions()}
     alike |= {"visibility": 15.0, "arrow": True}

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,7 @@ import pytest
 import mrcelery
 from mrcelery.errors import ConfigError, UsageError
 from mrcelery.shipping.job_file import load_job
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import generate
+from tests.support import generate
 
 Run = Callable[..., mrcelery.JobStatus]
 

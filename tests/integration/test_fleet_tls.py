@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import mrcelery
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import results, tls_redis_server, workers
+from tests.support.services import results, tls_redis_server, workers
 
 
 @pytest.fixture(scope="module")

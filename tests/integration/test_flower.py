@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import pytest
 
 import mrcelery
 from mrcelery.jobstore.redis import RedisJobStore
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from flower_process import Flower, flower
-from services import Fleet, Quiet, eventually, redis_server
+from tests.support.flower_process import Flower, flower
+from tests.support.services import Fleet, Quiet, eventually, redis_server
 
 JobFile = Callable[..., str]
 

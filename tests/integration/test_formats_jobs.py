@@ -18,9 +18,7 @@ import pytest
 import mrcelery
 from mrcelery.errors import ConfigError, JobFailedError
 from mrcelery.examples.own_format import SectionSizes
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import Fleet
+from tests.support.services import Fleet
 
 SALES = """
     from mrcelery import MRJob, ops

@@ -9,17 +9,17 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import guardian
 import pytest
-from services import eventually, processes_at
 
 from mrcelery.errors import BrokerUnreachableError
 from mrcelery.jobstore.redis import RedisJobStore
+from tests.support import guardian
+from tests.support.services import eventually, processes_at
 
 TESTS = """
 import sys
 from pathlib import Path
-from services import redis_server, workers
+from tests.support.services import redis_server, workers
 
 with redis_server() as server, workers(Path(sys.argv[1]), server.tcp_url):
     print(server.tcp_url, flush=True)

@@ -6,9 +6,9 @@ import json
 import os
 
 import pytest
-from services import Fleet, command, environment
 
 from mrcelery.jobstore.redis import RedisJobStore
+from tests.support.services import Fleet, command, environment
 
 PRINTED = "hello\t3\nmap\t1\nreduce\t1\nshuffle\t1\n"
 

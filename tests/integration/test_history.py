@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from s3_endpoint import VARIABLE
-from s3_proxy import Log, proxy
-from services import PATIENCE, Fleet, command, environment, free_port
 
 import mrcelery
 from mrcelery.reporting.history import created_by_id
@@ -21,6 +18,9 @@ from mrcelery.reporting.report import Report
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode, encode
 from mrcelery.storage import open_storage
+from tests.support.s3_endpoint import VARIABLE
+from tests.support.s3_proxy import Log, proxy
+from tests.support.services import PATIENCE, Fleet, command, environment, free_port
 
 
 def listed(env: dict[str, str], *args: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,7 @@ from pathlib import Path
 import pytest
 
 import mrcelery
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import command, environment, results
+from tests.support.services import command, environment, results
 
 JobFile = Callable[..., str]
 

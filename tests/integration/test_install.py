@@ -11,9 +11,7 @@ from celery import Celery
 
 import mrcelery
 from mrcelery.errors import ConfigError
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import RedisServer, Worker, await_workers, environment, results
+from tests.support.services import RedisServer, Worker, await_workers, environment, results
 
 JobFile = Callable[..., str]
 COUNTS = {"a": 3, "rose": 3, "is": 2}

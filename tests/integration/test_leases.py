@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import (
+
+import mrcelery
+from mrcelery import JobFailedError, JobHandle
+from tests.support.services import (
     GATED,
     PATIENCE,
     YIELDING_GATED,
@@ -23,9 +26,6 @@ from services import (
     redis_server,
     workers,
 )
-
-import mrcelery
-from mrcelery import JobFailedError, JobHandle
 
 JobFile = Callable[..., str]
 

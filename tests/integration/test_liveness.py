@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from services import await_workers, eventually, redis_server, workers
+from tests.support.services import await_workers, eventually, redis_server, workers
 
 HANG = """
 import os, time

@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 import mrcelery
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import guardian
-from services import command, environment, eventually, processes_at, redis_server, results
+from tests.support import guardian
+from tests.support.services import command, environment, eventually, processes_at, redis_server, results
 
 JobFile = Callable[..., str]
 

@@ -15,11 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import guardian
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from services import (
+
+import mrcelery
+from mrcelery.jobstore.presence import versions
+from mrcelery.web.metrics import FleetCollector
+from tests.support import guardian
+from tests.support.services import (
     GATED,
     PATIENCE,
     Gate,
@@ -33,10 +37,6 @@ from services import (
     results,
     workers,
 )
-
-import mrcelery
-from mrcelery.jobstore.presence import versions
-from mrcelery.web.metrics import FleetCollector
 
 JobFile = Callable[..., str]
 

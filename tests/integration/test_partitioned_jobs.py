@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +14,8 @@ import pytest
 
 import mrcelery
 from mrcelery.runners.local import LocalRunner
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import generate
-from services import WORD_COUNT, redis_server
+from tests.support import generate
+from tests.support.services import WORD_COUNT, redis_server
 
 JobFile = Callable[..., str]
 

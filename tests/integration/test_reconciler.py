@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Retry
-from services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 import mrcelery
 from mrcelery.errors import JobFailedError, StorageUnreachableError, UsageError, WaitTimeoutError
@@ -24,6 +23,7 @@ from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.worker import tasks
 from mrcelery.worker.reconciler import Reconciler
+from tests.support.services import Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 JobFile = Callable[..., str]
 

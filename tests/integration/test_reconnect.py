@@ -10,9 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import guardian
 import pytest
-from services import (
+
+import mrcelery
+from mrcelery import JobHandle
+from mrcelery.errors import MRCeleryError
+from mrcelery.jobstore.connection import connect
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
+from mrcelery.storage import open_storage
+from mrcelery.worker.app import make_app
+from tests.support import guardian
+from tests.support.services import (
     GATED,
     PATIENCE,
     YIELDING_GATED,
@@ -27,16 +37,6 @@ from services import (
     tls_redis_server,
     workers,
 )
-
-import mrcelery
-from mrcelery import JobHandle
-from mrcelery.errors import MRCeleryError
-from mrcelery.jobstore.connection import connect
-from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.schema import object_keys
-from mrcelery.schema.task_id import TaskId
-from mrcelery.storage import open_storage
-from mrcelery.worker.app import make_app
 
 JobFile = Callable[..., str]
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
 import mrcelery
 from mrcelery.attempt.cleanup import clean_up
@@ -31,6 +30,7 @@ from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 from mrcelery.worker.tasks import BROKER_PATIENCE
+from tests.support.services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
 

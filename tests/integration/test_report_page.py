@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ import pytest
 
 import mrcelery
 from mrcelery.schema import object_keys
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import Fleet, command, eventually
+from tests.support.services import Fleet, command, eventually
 
 JobFile = Callable[..., str]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,8 @@ import pytest
 
 import mrcelery
 from mrcelery.runners.local import LocalRunner
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import generate
-from services import WORD_COUNT, Fleet, redis_server
+from tests.support import generate
+from tests.support.services import WORD_COUNT, Fleet, redis_server
 
 MAPS = (1, 7, 64)
 REDUCERS = (1, 4, 16)

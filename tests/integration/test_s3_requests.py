@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_proxy import Log, proxy
-from services import command, environment
 
 from mrcelery.client.submission import Submission
 from mrcelery.examples.word_count import WordCount
 from mrcelery.formats.source import SLACK
 from mrcelery.storage import check, open_storage
+from tests.support.s3_proxy import Log, proxy
+from tests.support.services import command, environment
 
 R = 3
 SPLIT = 256 << 10

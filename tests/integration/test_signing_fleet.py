@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ import pytest
 
 import mrcelery
 from mrcelery.schema import object_keys
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import Fleet, Quiet, RedisServer, command, environment, results, workers
+from tests.support.services import Fleet, Quiet, RedisServer, command, environment, results, workers
 
 KEY = "correct horse battery staple"
 COUNTS = {"a": 3, "rose": 3, "is": 2}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
 import mrcelery
 from mrcelery import JobHandle
@@ -18,6 +17,7 @@ from mrcelery.errors import JobFailedError
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
+from tests.support.services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
 LONG = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": "600"}

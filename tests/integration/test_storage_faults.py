@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_proxy import Asked, Fault, Log, proxy
 
 import mrcelery
 from mrcelery import events
 from mrcelery.errors import JobFailedError
 from mrcelery.storage import check, open_storage
+from tests.support.s3_proxy import Asked, Fault, Log, proxy
 
 JobFile = Callable[..., str]
 TEXT = "".join(f"a rose is a rose {number % 50}\n" for number in range(4000))

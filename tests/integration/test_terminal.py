@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 from mrcelery.jobstore import journal
 from mrcelery.reporting.overview import glance
 from mrcelery.schema.task_id import TaskId
+from tests.support.services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 JobFile = Callable[..., str]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pytest
 
 import mrcelery
 from mrcelery.schema.structs import Failure
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from services import Fleet, RedisServer, command, environment, eventually, free_port
+from tests.support.services import Fleet, RedisServer, command, environment, eventually, free_port
 
 JobFile = Callable[..., str]
 PACKAGE = str(Path(mrcelery.__file__).parent)

@@ -10,10 +10,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from services import GATED, PATIENCE, Gate, RedisServer, environment, eventually, redis_server, workers
 
 import mrcelery
 from mrcelery import JobHandle, events
+from tests.support.services import GATED, PATIENCE, Gate, RedisServer, environment, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
 QUICK = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": "4"}

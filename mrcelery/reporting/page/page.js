@@ -57,14 +57,35 @@ const color = (state) => getComputedStyle(document.documentElement).getPropertyV
 
 // Sections are drawn again only where what they show has changed: so what is selected or open in them stays.
 const drawn = new Map();
-function draw(name, inputs, make) {
+function draw(name, inputs, make, inPlace) {
   const key = JSON.stringify(inputs);
   const before = drawn.get(name);
   if (before && before.key === key) return;
   const made = make() || h("div", { hidden: true });
-  if (before) before.element.replaceWith(made);
-  else root.append(made);
+  if (before && inPlace) { patch(before.element, made); before.key = key; return; }
+  if (!before) root.append(made);
+  else if (made !== before.element) before.element.replaceWith(made);
   drawn.set(name, { key, element: made });
+}
+
+// Makes what is there the same as what was made, in place: a button that is replaced between press and release is never
+// clicked, and one that is replaced under the keyboard's focus loses it. Listeners stay, so they may depend only on what
+// an element's id says.
+function patch(there, made) {
+  if (there.nodeName !== made.nodeName || there.id !== made.id) { there.replaceWith(made); return; }
+  if (there.nodeType === Node.TEXT_NODE) { if (there.data !== made.data) there.data = made.data; return; }
+  for (const { name } of [...there.attributes]) if (!made.hasAttribute(name)) there.removeAttribute(name);
+  for (const { name, value } of made.attributes) {
+    if (there.getAttribute(name) === value) continue;
+    if (name === "style") there.style.cssText = value; // as an attribute the page's policy forbids it
+    else there.setAttribute(name, value);
+  }
+  patchChildren(there, ...made.childNodes);
+}
+function patchChildren(there, ...made) {
+  const before = [...there.childNodes];
+  made.forEach((child, i) => { if (before[i]) patch(before[i], child); else there.append(child); });
+  before.slice(made.length).forEach((child) => child.remove());
 }
 
 function top(current, note) {
@@ -93,10 +114,10 @@ function showJobs() {
   document.body.prepend(top("jobs", ""));
   root.append(h("h1", null, "Jobs"));
   const list = h("section", { class: "card" });
-  const chips = h("div", { class: "chips" });
+  const chips = h("span", null);
   const search = h("input", { type: "search", placeholder: "name, id or owner", "aria-label": "Search jobs",
     oninput: () => { chosen.name = search.value.toLowerCase(); show(); } });
-  list.append(chips);
+  list.append(h("div", { class: "chips" }, chips, search));
   const table = h("div", { class: "scroll" });
   const older = h("button", { class: "button", onclick: async () => {
     older.disabled = true;
@@ -118,18 +139,17 @@ function showJobs() {
   function rows(jobs) {
     const states = ["", ...STATES, "unknown"];
     const known = states.filter((state) => !state || jobs.some((job) => job.state === state));
-    chips.replaceChildren(...known.map((state) => h("button", { class: "chip", "aria-pressed": String(chosen.state === state),
+    patchChildren(chips, ...known.map((state) => h("button", { class: "chip", id: `chip-${state}`, "aria-pressed": String(chosen.state === state),
       onclick: () => { chosen.state = state; show(); } },
-      `${state || "all"} ${state ? jobs.filter((job) => job.state === state).length : jobs.length}`)), search);
-    if (document.activeElement === document.body && chosen.name) search.focus();
+      `${state || "all"} ${state ? jobs.filter((job) => job.state === state).length : jobs.length}`)));
     const shown = jobs.filter((job) => (!chosen.state || job.state === chosen.state) &&
       (!chosen.name || `${job.name} ${job.job} ${job.owner}`.toLowerCase().includes(chosen.name)));
     if (!shown.length) {
-      table.replaceChildren(h("div", { class: "empty" }, jobs.length ? "No job is like that." :
+      patchChildren(table, h("div", { class: "empty" }, jobs.length ? "No job is like that." :
         "No jobs yet: run one with ", jobs.length ? "" : h("code", null, "mrcelery submit JOB INPUT...")));
       return;
     }
-    table.replaceChildren(h("table", { class: "jobs" },
+    patchChildren(table, h("table", { class: "jobs" },
       h("thead", null, h("tr", null, ...["State", "Job", "Progress", "Owner"].map((t) => h("th", null, t)),
         h("th", { class: "n" }, "Age"), h("th", { class: "n" }, "Time"))),
       h("tbody", null, shown.map(row))));
@@ -140,7 +160,7 @@ function showJobs() {
     const bad = job.failed && !ended;
     return h("tr", null,
       h("td", null, badge(bad ? "retrying" : job.state, bad ? RETRYING : null)),
-      h("td", { class: "wrap id" }, h("a", { href: `${live.base}/jobs/${encodeURIComponent(job.job)}` }, h("b", null, job.name || job.job)),
+      h("td", { class: "wrap id" }, h("a", { id: `job-${job.job}`, href: `${live.base}/jobs/${encodeURIComponent(job.job)}` }, h("b", null, job.name || job.job)),
         h("div", { class: "dim small mono" }, job.job),
         job.message && h("div", { class: job.state === "failed" ? "error small" : "dim small" }, job.message)),
       h("td", { class: "prog" }, h("div", { class: "bar" }, h("i", { class: job.state, style: { width: `${job.progress * 100}%` } })),
@@ -193,6 +213,7 @@ const filter = { what: page.overview && page.overview.state === "failed" && page
 const logs = new Map(Object.entries((page.evidence && page.evidence.logs) || {}));
 const title = document.title;
 let again = () => {};
+let ordered = ""; // what the user has ordered, until it is answered
 
 const stageName = (stage) => (job.stages.some((one) => one.step > 0) ? `step ${stage.step} ` : "") + stage.kind;
 
@@ -260,7 +281,7 @@ function header() {
   const [state, word, ...text] = verdict();
   const ended = FINAL.includes(job.state);
   const act = (what, words, danger) => live && live.actions && h("button", { class: `button ${danger ? "danger" : ""}`, id: what,
-    onclick: () => order(what, words) }, words);
+    disabled: Boolean(ordered), onclick: () => order(what, words) }, words);
   const fact = (name, value, title) => value && h("span", { title }, `${name} `, h("b", null, value));
   return h("div", null,
     h("div", { class: "head" }, badge(state, word, true), h("h1", null, job.name || job.job),
@@ -275,8 +296,8 @@ function header() {
 }
 async function order(what, words) {
   if (!window.confirm(what === "cancel" ? `Cancel job ${job.job}? What it has computed is removed.` : `Try job ${job.job} again? It goes on from what it has committed.`)) return;
-  const button = document.getElementById(what);
-  button.disabled = true;
+  ordered = what;
+  show();
   const cookie = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/);
   try {
     await ask(`/api/jobs/${encodeURIComponent(job.job)}/${what}`, { method: "POST", headers: cookie ? { "X-XSRFToken": decodeURIComponent(cookie[1]) } : {} });
@@ -284,7 +305,8 @@ async function order(what, words) {
   } catch (error) {
     tellOffline(`${words} did not work: ${error.message}`);
   }
-  button.disabled = false;
+  ordered = "";
+  show();
   again();
 }
 
@@ -489,8 +511,9 @@ function timeline(attempts) {
     tip.style.top = `${event.clientY + 16}px`;
   });
   canvas.addEventListener("mouseleave", () => { tip.hidden = true; });
-  canvas.addEventListener("click", (event) => {
-    const one = at(event);
+  // At the press: the canvas may be drawn anew before the release, and then there is no click.
+  canvas.addEventListener("mousedown", (event) => {
+    const one = event.button === 0 && at(event);
     if (!one) return;
     Object.assign(filter, { what: "all", text: `${one.stage.kind} ${one.task}`, open: one.key, shown: 100 });
     show();
@@ -579,17 +602,33 @@ const COLUMNS = [["task", "Task", "", (one) => (one.stage.step * 2 + (one.stage.
   ["outcome", "State", "", (one) => Object.keys(OUTCOMES).indexOf(one.outcome)], ["worker", "Worker", "less", (one) => one.worker], ["began", "Began", "n less", (one) => one.began],
   ["seconds", "Time", "n", (one) => one.seconds], ["records_in", "Records in", "n", (one) => one.records_in], ["records_out", "out", "n less", (one) => one.records_out],
   ["bytes_in", "Bytes in", "n less", (one) => one.bytes_in], ["bytes_out", "out", "n less", (one) => one.bytes_out]];
+// Made once and then filled, so that the search box keeps the focus while attempts begin and end.
+let table = null;
 function attemptTable(attempts) {
   if (!attempts.length) return null;
-  const start = Math.min(...attempts.slice(0, 50).map((one) => one.began));
-  const retried = new Set(), seen = new Set();
-  for (const one of attempts) { const task = `${one.stage.step}.${one.stage.kind}.${one.task}`; if (seen.has(task)) retried.add(task); seen.add(task); }
+  table = table || makeAttemptTable();
+  table.take(attempts);
+  return table.element;
+}
+function makeAttemptTable() {
+  let attempts = [], start = 0, retried = new Set();
   const kinds = { all: () => true, problems: (one) => BAD.includes(one.outcome), running: (one) => one.outcome === "running", stragglers: (one) => one.slow,
     "tried again": (one) => retried.has(`${one.stage.step}.${one.stage.kind}.${one.task}`) };
-  const body = h("tbody", null), more = h("div", null), chips = h("div", { class: "chips" });
+  const body = h("tbody", null), more = h("div", null), chips = h("span", null), note = h("span", { class: "dim" });
   const search = h("input", { type: "search", placeholder: "worker, error, map 17", "aria-label": "Search attempts", value: filter.text,
     oninput: () => { filter.text = search.value; filter.shown = 100; fill(); } });
   const headRow = h("tr", null);
+  function take(all) {
+    attempts = all;
+    start = Math.min(...attempts.slice(0, 50).map((one) => one.began));
+    retried = new Set();
+    const seen = new Set();
+    for (const one of attempts) { const task = `${one.stage.step}.${one.stage.kind}.${one.task}`; if (seen.has(task)) retried.add(task); seen.add(task); }
+    const left = sum(job.stages, (stage) => stage.left_out);
+    note.textContent = left > 0 ? `${count(left)} that went well and were quick are not listed` : "";
+    if (search.value !== filter.text) search.value = filter.text; // a click in the timeline filters, too
+    fill();
+  }
   function fill() {
     const words = filter.text.toLowerCase().trim(), exact = words.match(/^(map|reduce) (\d+)$/);
     const match = (one) => !words || (exact ? one.stage.kind === exact[1] && one.task === Number(exact[2]) :
@@ -597,34 +636,33 @@ function attemptTable(attempts) {
     let shown = attempts.filter((one) => kinds[filter.what](one) && match(one));
     const by = COLUMNS.find(([name]) => name === filter.by);
     if (by) shown = shown.map((one) => [by[3](one), one]).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0) * (filter.down ? -1 : 1)).map(([, one]) => one);
-    chips.replaceChildren(...Object.entries(kinds).map(([name, test]) => [name, attempts.filter(test).length]).filter(([name, n]) => n || name === "all" || name === filter.what)
-      .map(([name, n]) => h("button", { class: "chip", "aria-pressed": String(filter.what === name), onclick: () => { filter.what = name; filter.shown = 100; fill(); } }, `${name} ${count(n)}`)), search);
-    headRow.replaceChildren(...COLUMNS.map(([name, text, kind]) => h("th", { class: kind, "aria-sort": filter.by === name ? (filter.down ? "descending" : "ascending") : null },
+    patchChildren(chips, ...Object.entries(kinds).map(([name, test]) => [name, attempts.filter(test).length]).filter(([name, n]) => n || name === "all" || name === filter.what)
+      .map(([name, n]) => h("button", { class: "chip", id: `chip-${name}`, "aria-pressed": String(filter.what === name), onclick: () => { filter.what = name; filter.shown = 100; fill(); } }, `${name} ${count(n)}`)));
+    patchChildren(headRow, ...COLUMNS.map(([name, text, kind]) => h("th", { class: kind, "aria-sort": filter.by === name ? (filter.down ? "descending" : "ascending") : null },
       h("button", { onclick: () => { filter.down = filter.by === name ? !filter.down : true; filter.by = name; fill(); } }, text + (filter.by === name ? (filter.down ? " ↓" : " ↑") : "")))));
-    body.replaceChildren(...shown.slice(0, filter.shown).flatMap((one) => rows(one)));
-    more.replaceChildren(...(shown.length > filter.shown ? [h("button", { class: "button", onclick: () => { filter.shown += 400; fill(); } },
+    patchChildren(body, ...shown.slice(0, filter.shown).flatMap((one) => rows(one)));
+    patchChildren(more, ...(shown.length > filter.shown ? [h("button", { class: "button", onclick: () => { filter.shown += 400; fill(); } },
       `Show more (${count(shown.length - filter.shown)} left)`)] : shown.length ? [] : [h("div", { class: "empty" }, "No attempt is like that.")]));
   }
   function rows(one) {
     const open = filter.open === one.key;
     const row = h("tr", { class: one.error || open ? "told" : null },
-      h("td", null, h("button", { class: "row", "aria-expanded": String(open), onclick: () => { filter.open = open ? "" : one.key; fill(); } }, `${open ? "▾" : "▸"} ${stageName(one.stage)} ${one.task}`)),
+      h("td", null, h("button", { class: "row", "aria-expanded": String(open), id: one.key, onclick: () => { filter.open = filter.open === one.key ? "" : one.key; fill(); } }, `${open ? "▾" : "▸"} ${stageName(one.stage)} ${one.task}`)),
       h("td", { class: "n less" }, one.number || "–"), h("td", null, badge(one.outcome, one.outcome, false, OUTCOMES[one.outcome]), one.slow && [" ", badge("retrying", "straggler")]),
       h("td", { class: "less" }, one.worker), h("td", { class: "n less" }, `+${seconds(Math.max(0, one.began - start))}`), h("td", { class: "n" }, seconds(one.seconds)),
       ...[["n", count(one.records_in)], ["n less", count(one.records_out)], ["n less", size(one.bytes_in)], ["n less", size(one.bytes_out)]]
         .map(([kind, text]) => h("td", { class: kind }, one.outcome === "succeeded" ? text : "–")));
     const told = one.error && !open ? [h("tr", null, h("td", { colspan: 10, class: "error small" }, one.error))] : [];
-    const detail = open ? [h("tr", { class: "detail" }, h("td", { colspan: 10 }, one.error && h("div", { class: "error" }, one.error),
+    const detail = open ? [h("tr", { class: "detail", id: `detail-${one.key}` }, h("td", { colspan: 10 }, one.error && h("div", { class: "error" }, one.error),
       h("div", { class: "facts" }, h("span", null, "attempt ", h("b", { class: "mono" }, one.attempt)), h("span", null, "on ", h("b", null, one.worker)), h("span", null, "began ", h("b", null, clock(one.began))),
         h("span", null, "read ", h("b", null, `${plural(one.records_in, "record")}, ${size(one.bytes_in)}`)), h("span", null, "wrote ", h("b", null, `${plural(one.records_out, "record")}, ${size(one.bytes_out)}`)),
         one.bad_records > 0 && h("span", null, "skipped ", h("b", null, plural(one.bad_records, "bad record")))),
       one.outcome !== "running" && logBox(one.key, one, "What it printed and logged")))] : [];
     return [row, ...told, ...detail];
   }
-  fill();
-  const left = sum(job.stages, (stage) => stage.left_out);
-  return h("section", { class: "card", id: "attempts" }, h("h2", null, "Attempts", left > 0 && h("span", { class: "dim" }, `${count(left)} that went well and were quick are not listed`)),
-    chips, h("div", { class: "scroll" }, h("table", null, h("thead", null, headRow), body)), more);
+  const element = h("section", { class: "card", id: "attempts" }, h("h2", null, "Attempts", note),
+    h("div", { class: "chips" }, chips, search), h("div", { class: "scroll" }, h("table", null, h("thead", null, headRow), body)), more);
+  return { element, take };
 }
 
 function show() {
@@ -633,7 +671,7 @@ function show() {
   document.title = `${state} · ${title}`;
   const history = [job.state, job.stages.map((s) => [s.sums, s.state, s.attempts.length])];
   const moving = attempts.some((one) => one.outcome === "running") ? job.now : 0;
-  draw("header", [job.state, job.now, job.message, page.workers], header);
+  draw("header", [job.state, job.now, job.message, page.workers, ordered], header, true);
   draw("failure", [job.failure, job.state], failure);
   draw("warnings", job.warnings, warnings);
   draw("commands", [job.state, job.failure], commands);

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from s3_endpoint import VARIABLE
+from tests.support.s3_endpoint import VARIABLE
 
 PATIENCE = 60.0
 

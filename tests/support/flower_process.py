@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import urllib3
-from services import Worker, environment, eventually, free_port
+
+from tests.support.services import Worker, environment, eventually, free_port
 
 LOGIN = "me:secret"
 

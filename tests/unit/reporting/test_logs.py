@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -35,7 +36,7 @@ def store() -> MemoryJobStore:
 
 @pytest.fixture
 def storage() -> MemoryStorage:
-    return MemoryStorage("logs")
+    return MemoryStorage(f"logs-{os.urandom(6).hex()}")
 
 
 def begin(store: MemoryJobStore, task: int, token: str = "ab") -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flower_process import LOGIN, Flower
-
 import mrcelery
+from tests.support.flower_process import LOGIN, Flower
 
 NAME = "Count <script>window.broken = 1</script>"
 

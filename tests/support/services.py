@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import guardian
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -27,6 +26,7 @@ from mrcelery.errors import ConfigError, MRCeleryError
 from mrcelery.jobstore.connection import connect
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.redis_server import find_server
+from tests.support import guardian
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import guardian
+from tests.support import guardian
 
 VARIABLE = "AWS_ENDPOINT_URL_S3"
 

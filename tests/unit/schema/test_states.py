@@ -14,7 +14,7 @@ from mrcelery.jobstore.journal import Sums
 from mrcelery.schema.states import ENDED, FINAL, OUTCOMES, RETRIED, STATES, UNKNOWN, typed
 from mrcelery.web import metrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = Path(mrcelery.reporting.page.__file__).parent
 
 

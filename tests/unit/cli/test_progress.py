@@ -9,9 +9,10 @@ import pytest
 
 from mrcelery import events
 from mrcelery.cli import progress
-from mrcelery.cli.progress import Display
+from mrcelery.cli.progress import Display, see_through
 from mrcelery.client.api import JobHandle
 from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.reporting.overview import Overview, glance
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure
 from mrcelery.schema.task_id import TaskId
@@ -62,8 +63,6 @@ def test_lines(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
-    from mrcelery.reporting.overview import Overview, glance
-
     assert handle._store is not None
     store = handle._store
 
@@ -96,6 +95,36 @@ def test_a_job_that_was_never_shown_says_nothing(
         display.poll(handle)
         assert not display.ends(True)
     assert capsys.readouterr() == ("", "")
+
+
+class EndsWhileSeen(JobHandle):
+    """A job that fails between the client's poll for its end and the display's."""
+
+    failed = Failure(error="UserCodeError", message="m", traceback="the user's traceback", record="'boom'")
+    polls = 0
+
+    def glance(self) -> Overview:
+        self.polls += 1
+        if self.polls == 2:  # what is shown before is a job that runs
+            end(self, "failed", failure=encode(self.failed).decode())
+        return super().glance()
+
+
+@pytest.mark.parametrize("mode", ["live", "plain"])
+def test_the_users_traceback_comes_before_how_the_job_ended(
+    handle: JobHandle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_terminal", lambda: mode == "live")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes what is captured for a terminal then
+    ends = EndsWhileSeen("j", None, store=handle._store)
+    with Display() as display:
+        assert see_through(ends, display, lambda _: ["mrcelery retry j"]) == 1
+    assert ends.polls == 3
+    text = capsys.readouterr().err
+    assert "running" in text
+    found = [text.index(words) for words in ("the user's traceback", "record 'boom'", "failed in user code")]
+    assert found == sorted(found)
 
 
 def test_json(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,1 @@
+"""Real services, data and faults for all tests: start here to find a helper."""
