@@ -100,6 +100,8 @@ def test_own_imports_inside_functions_have_a_reason() -> None:
             continue
         for one in functions(path):
             for node in ast.walk(one):
+                if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                    continue
                 ours = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mrcelery"
                 ours |= isinstance(node, ast.Import) and any(n.name.split(".")[0] == "mrcelery" for n in node.names)
                 if ours and not re.search(r"# noqa: (F401, )?PLC0415 - \w", lines[node.lineno - 1]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,11 @@ def test_a_commit_that_is_damaged_or_of_another_version(tmp_path: Path) -> None:
     storage = open_storage(next(NAMES))
     key = object_keys.commit(TaskId("wc-1", 0, "map", 7))
     storage.write(key, encode(attempt("1-a"))[:-10])
-    for read in (lambda: committed(storage, TaskId("wc-1", 0, "map", 7)), lambda: commit(storage, attempt("2-b"))):
+    reads: tuple[Callable[[], object], ...] = (
+        lambda: committed(storage, TaskId("wc-1", 0, "map", 7)),
+        lambda: commit(storage, attempt("2-b")),
+    )
+    for read in reads:
         with pytest.raises(CorruptDataError, match="is damaged"):
             read()
     storage.write(key, encode(attempt("1-a", v=2)))

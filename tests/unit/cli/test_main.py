@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,11 @@ class Ran:
         return {json.loads(k): json.loads(v) for k, v in (line.split("\t") for line in self.out.splitlines())}
 
 
+Mr = Callable[..., Ran]
+
+
 @pytest.fixture
-def mr(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def mr(capsys: pytest.CaptureFixture[str]) -> Mr:
     def run(*args: str) -> Ran:
         code = run_command(cli, list(args), "mrcelery")
         return Ran(code, *capsys.readouterr())
@@ -78,12 +82,12 @@ def mr(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
     return run
 
 
-def test_results_go_to_stdout_and_nothing_else(mr) -> None:
+def test_results_go_to_stdout_and_nothing_else(mr: Mr) -> None:
     ran = mr("submit", "wc.py", "in.txt")
     assert (ran.code, ran.counts(), ran.err) == (0, Counter(TEXT.split()), "")
 
 
-def test_total_order_and_its_counters(mr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_order_and_its_counters(mr: Mr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = ("--storage", str(tmp_path / "store"))
     for number, option in enumerate((["--partitioner", "range"], ["-D", "mapreduce.job.partitioner.class=range"], [])):
         if not option:
@@ -96,7 +100,7 @@ def test_total_order_and_its_counters(mr, tmp_path: Path, monkeypatch: pytest.Mo
         assert "\tempty partitions=0\n" in shown
 
 
-def test_what_follows_two_dashes_is_the_jobs(mr) -> None:
+def test_what_follows_two_dashes_is_the_jobs(mr: Mr) -> None:
     assert mr("submit", "wc.py", "in.txt", "--", "--min", "2").counts() == {"b": 2, "c": 3}
     ran = mr("submit", "wc.py", "in.txt", "--min", "2")
     assert (ran.code, ran.out) == (2, "")
@@ -104,7 +108,7 @@ def test_what_follows_two_dashes_is_the_jobs(mr) -> None:
     assert "after --" in ran.err
 
 
-def test_output_json_and_cat(mr, tmp_path: Path) -> None:
+def test_output_json_and_cat(mr: Mr, tmp_path: Path) -> None:
     ran = mr("submit", "wc.py", "in.txt", "-o", "out", "--json", "-R", "3", "--compress", "gzip")
     report = ran.last()
     assert (ran.code, report["state"], report["counters"]["words"]) == (0, "succeeded", {"seen": 6})
@@ -115,7 +119,7 @@ def test_output_json_and_cat(mr, tmp_path: Path) -> None:
     assert (ran.counts(), "has no _SUCCESS" in ran.err) == (Counter(TEXT.split()), True)
 
 
-def test_keep_keeps_the_intermediate_data(mr, tmp_path: Path) -> None:
+def test_keep_keeps_the_intermediate_data(mr: Mr, tmp_path: Path) -> None:
     def left(*flags: str) -> set[str]:
         storage = tmp_path / f"store{len(flags)}"
         assert mr("submit", "wc.py", "in.txt", "--storage", str(storage), *flags).code == 0
@@ -125,7 +129,7 @@ def test_keep_keeps_the_intermediate_data(mr, tmp_path: Path) -> None:
     assert "commit.json" not in left()
 
 
-def test_dry_run_runs_nothing(mr, tmp_path: Path) -> None:
+def test_dry_run_runs_nothing(mr: Mr, tmp_path: Path) -> None:
     plan = json.loads(mr("submit", "wc.py", "in.txt", "--dry-run", "--json", "-o", "out", "--split-size", "4").out)
     assert (plan["map_tasks"], plan["reduce_tasks"], plan["bytes"], plan["dollars"]) == (3, [1], len(TEXT), 0)
     assert "map tasks (M)" in mr("submit", "wc.py", "in.txt", "--dry-run").out
@@ -160,7 +164,7 @@ def test_dry_run_runs_nothing(mr, tmp_path: Path) -> None:
         (["worker"], "a worker needs a broker"),
     ],
 )
-def test_usage_is_one_line_and_exit_code_2(mr, args: list[str], says: str) -> None:
+def test_usage_is_one_line_and_exit_code_2(mr: Mr, args: list[str], says: str) -> None:
     ran = mr(*args)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.count("\n") == 1
@@ -168,14 +172,14 @@ def test_usage_is_one_line_and_exit_code_2(mr, args: list[str], says: str) -> No
     assert says in ran.err
 
 
-def test_detached_results_cannot_come_home(mr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detached_results_cannot_come_home(mr: Mr, monkeypatch: pytest.MonkeyPatch) -> None:
     args = ("submit", "wc.py", "in.txt", "--detach", "-o", "out", "-r", "celery")
     ran = mr(*args, "--broker", "redis://127.0.0.1:1", "--storage", "s3://bucket/x")
     assert ran.code == 2
     assert "mrcelery fetch" in ran.err
 
 
-def test_no_broker_is_exit_code_3(mr) -> None:
+def test_no_broker_is_exit_code_3(mr: Mr) -> None:
     ran = mr("submit", "wc.py", "in.txt", "-r", "celery", "--broker", "redis://127.0.0.1:1", "--storage", "store")
     assert (ran.code, ran.err.count("\n")) == (3, 1)
     ran = mr("doctor", "--broker", "redis://127.0.0.1:1", "--storage", "store")
@@ -184,7 +188,7 @@ def test_no_broker_is_exit_code_3(mr) -> None:
     assert "ok    storage" in ran.out
 
 
-def test_the_users_traceback_comes_first(mr, tmp_path: Path) -> None:
+def test_the_users_traceback_comes_first(mr: Mr, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("fine\nboom\n")
     ran = mr("submit", "wc.py", "in.txt")
     assert (ran.code, ran.out) == (1, "")
@@ -195,7 +199,7 @@ def test_the_users_traceback_comes_first(mr, tmp_path: Path) -> None:
     assert "record 'boom'" in lines[-1]
 
 
-def test_a_job_that_does_not_import_shows_why(mr, tmp_path: Path) -> None:
+def test_a_job_that_does_not_import_shows_why(mr: Mr, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import math\nmath.nope\n")
     ran = mr("submit", "broken.py", "in.txt")
     assert ran.code == 2
@@ -243,7 +247,7 @@ def test_where_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_jobs_of_a_storage(mr) -> None:
+def test_jobs_of_a_storage(mr: Mr) -> None:
     job = mr("submit", "wc.py", "in.txt", "-o", "out", "--json", "--storage", "store").last()["job"]
     here = ("--storage", "store")
     assert "succeeded" in mr("status", job, *here).out
@@ -262,7 +266,7 @@ def test_jobs_of_a_storage(mr) -> None:
     assert mr("cat", "out").counts() == Counter(TEXT.split())
 
 
-def test_clean_spares_what_may_still_run(mr, tmp_path: Path) -> None:
+def test_clean_spares_what_may_still_run(mr: Mr, tmp_path: Path) -> None:
     (tmp_path / "store" / "jobs" / "x-20990101-000000-abcdef").mkdir(parents=True)
     (tmp_path / "store" / "jobs" / "x-20990101-000000-abcdef" / "spec.json").write_text("{}")
     old = tmp_path / "store" / "jobs" / "x-20200101-000000-abcdef"
@@ -272,7 +276,7 @@ def test_clean_spares_what_may_still_run(mr, tmp_path: Path) -> None:
     assert [job["job"] for job in json.loads(ran.out)] == ["x-20200101-000000-abcdef"]
 
 
-def test_logs(mr, tmp_path: Path) -> None:
+def test_logs(mr: Mr, tmp_path: Path) -> None:
     for number, kind in ((0, "map"), (7, "map"), (0, "reduce")):
         folder = tmp_path / "store" / "jobs" / "j" / "step-0" / f"{kind}-{number:05d}"
         folder.mkdir(parents=True)
@@ -284,7 +288,7 @@ def test_logs(mr, tmp_path: Path) -> None:
     assert "no logs" in mr("logs", "j", "--storage", "store", "--step", "1").err
 
 
-def test_config_show(mr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_show(mr: Mr, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MRCELERY_SIGNING_KEY", "s3cret")
     shown = json.loads(mr("config", "show", "--json").out)
     assert shown["signing_key"] == {"value": "****", "origin": "MRCELERY_SIGNING_KEY"}
@@ -293,11 +297,11 @@ def test_config_show(mr, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(mr, shell: str) -> None:
+def test_completion(mr: Mr, shell: str) -> None:
     assert "_MRCELERY_COMPLETE" in mr("completion", shell).out
 
 
-def test_every_command_has_help_with_what_the_list_says(mr) -> None:
+def test_every_command_has_help_with_what_the_list_says(mr: Mr) -> None:
     assert all(name in mr("--help").out for name in COMMANDS)
     for name in COMMANDS:
         ran = mr(name, "--help")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mrcelery.errors import (
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.protocols import ReprProtocol
 from mrcelery.reporting.report import Report
+from mrcelery.reporting.status import JobStatus
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Commit, Failure, StageSummary, Totals
@@ -189,7 +191,7 @@ def test_temporary_data_goes_with_the_handle() -> None:
 
 
 def test_what_is_wrong_is_said_before_anything_starts() -> None:
-    for error, match, call in (
+    wrong: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (InputError, "nope", lambda: mrcelery.submit(WordCount, "nope.txt", runner="inline")),
         (UsageError, "no input", lambda: mrcelery.submit(WordCount, [], runner="inline")),
         (ConfigError, "reducerz.*did you mean 'reducers'", lambda: inline(WordCount, reducerz=3)),
@@ -198,13 +200,14 @@ def test_what_is_wrong_is_said_before_anything_starts() -> None:
         (ConfigError, "needs a storage", lambda: mrcelery.submit(WordCount, "in.txt", broker="redis://h")),
         (UsageError, "output format", lambda: inline(WordCount, output_format="xml")),
         (ConfigError, "no fleet", lambda: attach("job")),
-    ):
+    ]
+    for error, match, call in wrong:
         with pytest.raises(error, match=match):
             call()
 
 
 def test_a_broker_means_a_fleet() -> None:
-    options = {"broker": "redis://host", "storage": "s3://bucket/x"}
+    options: dict[str, Any] = {"broker": "redis://host", "storage": "s3://bucket/x"}
     assert Submission.prepare(WordCount, "in.txt", **options).runner == "celery"
     assert Submission.prepare(WordCount, "in.txt", runner="local", **options).runner == "local"
     assert Submission.prepare(WordCount, "in.txt").runner == "local"
@@ -313,7 +316,7 @@ def test_progress_and_counters_of_a_running_job(known: Known) -> None:
 
 def test_waiting(known: Known) -> None:
     job = JobHandle("job-1", known)
-    seen = []
+    seen: list[JobStatus] = []
     with pytest.raises(WaitTimeoutError, match="still queued"):
         job.wait(0.03, seen.append)
     assert seen[0].state == "queued"

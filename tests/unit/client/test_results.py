@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mrcelery.client import results
 from mrcelery.errors import InputError, OutputExistsError, StorageUnreachableError
 from mrcelery.storage import open_storage
+from mrcelery.storage.base import Storage
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=8))
@@ -54,7 +55,7 @@ def test_no_parts(tmp_path: Path) -> None:
         results.part_names(open_storage(str(tmp_path)), str(tmp_path))
 
 
-def source(tmp_path: Path, *texts: str) -> tuple[results.Storage, list[str]]:
+def source(tmp_path: Path, *texts: str) -> tuple[Storage, list[str]]:
     root = tmp_path / "source"
     root.mkdir(exist_ok=True)
     for number, text in enumerate(texts):

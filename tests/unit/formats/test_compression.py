@@ -9,6 +9,7 @@ import os
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import zstandard
@@ -134,13 +135,14 @@ def _bomb(name: str, size: int) -> bytes:
     """``size`` zeros, made without having them in memory."""
     zeros = bytes(1 << 20)
     suffix = name.rpartition(".")[2]
-    tool = {
+    tools: dict[str, Callable[[], Any]] = {
         "gz": lambda: zlib.compressobj(wbits=31),
         "bz2": bz2.BZ2Compressor,
         "xz": lambda: lzma.LZMACompressor(preset=0),
         "zst": lambda: zstandard.ZstdCompressor().compressobj(),
-    }[suffix]()
-    return b"".join(tool.compress(zeros) for _ in range(size >> 20)) + tool.flush()
+    }
+    tool = tools[suffix]()
+    return b"".join([*(tool.compress(zeros) for _ in range(size >> 20)), tool.flush()])
 
 
 @pytest.mark.parametrize("name", ["a.gz", "a.zst"])

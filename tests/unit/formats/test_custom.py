@@ -196,7 +196,8 @@ class Protocols(Job):
     class OUTPUT_PROTOCOL:
         def read(self, line: bytes) -> Any: ...
 
-        def write(self, key: Any, value: Any) -> bytes: ...
+        def write(self, key: Any, value: Any) -> bytes:
+            raise NotImplementedError
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_lines(name: str, lines: list[str], final: bool, bom: bool, split: int, 
     found = same(name, b"\xef\xbb\xbf" * bom + data, split, block)
     assert column(found, "line") == values(found)
     kind = pa.string() if name == "text" else pa.binary()
-    assert all(b.table.schema == pa.schema([("line", kind)]) and b.values.array.type == kind for b in found)
+    assert all(b.table.schema == pa.schema([("line", kind)]) and b.values.array.type == kind for b in found)  # type: ignore[attr-defined]
     for b in found:
         b.table.validate(full=True)
 
@@ -209,7 +209,7 @@ anything = st.text(st.sampled_from('a",\n\r é'), max_size=40)
 @given(data=anything, multiline=st.booleans(), quote=st.booleans(), block=st.integers(1, 20))
 def test_csv_of_any_text_reads_as_without_tables(data: str, multiline: bool, quote: bool, block: int) -> None:
     name = f"csv:header=false,multiline={multiline}" + ("" if quote else ",quote=none")
-    outcomes = []
+    outcomes: list[list[Any]] = []
     for tables in (False, True):
         try:
             found = read(name, data.encode(), block=block, tables=tables)

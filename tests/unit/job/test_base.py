@@ -129,7 +129,8 @@ def test_file_arguments_are_checked_when_they_are_declared() -> None:
 
 
 def test_counters_count_and_status_is_passed_on() -> None:
-    job, said = WordCount(), []
+    job = WordCount()
+    said: list[str] = []
     job.set_status("nobody listens")
     job.status_hook = said.append
     job.increment_counter("words", "seen")
@@ -177,7 +178,7 @@ def test_the_number_of_reducers_goes_by_step_user_job_default() -> None:
     assert [s.reducers for s in step_specs(WordCount(), 3)] == [3]
     assert [s.reducers for s in step_specs(Configured(), 3)] == [5]
     assert [s.reducers for s in step_specs(Configured(), 3, reducers=2)] == [2]
-    Configured.JOBCONF = {"mapred.reduce.tasks": "many"}  # type: ignore[dict-item]
+    Configured.JOBCONF = {"mapred.reduce.tasks": "many"}
     with pytest.raises(UsageError, match=r"mapred\.reduce\.tasks is 'many'"):
         step_specs(Configured(), 3)
 
@@ -193,7 +194,7 @@ def test_a_declared_reducer_combines_too() -> None:
     assert [s.reducers for s in step_specs(Declared(), 2)] == [2]
 
     class Combined(WordCount):
-        combiner = ops.Sum()
+        combiner = ops.Sum()  # type: ignore[assignment]
 
     found = hooks(Combined(), 0)
     assert (found.combine_op, found.reduce_op, found.combiner) == (ops.Sum(), None, None)

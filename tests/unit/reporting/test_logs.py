@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -17,6 +17,7 @@ from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.reporting.logs import Attempt, Follower, LogFilter, listed
 from mrcelery.reporting.overview import StageView, overview
 from mrcelery.schema import object_keys
+from mrcelery.schema.states import Outcome
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.memory import MemoryStorage
 
@@ -47,7 +48,7 @@ def begin(store: MemoryJobStore, task: int, token: str = "ab") -> str:
     return name
 
 
-def end(store: MemoryJobStore, task: int, name: str, outcome: journal.Outcome, error: str = "") -> None:
+def end(store: MemoryJobStore, task: int, name: str, outcome: Outcome, error: str = "") -> None:
     journal.ended(store, TaskId(JOB, 0, "map", task), name, outcome, worker="w 1", seconds=1.0, error=error)
 
 
@@ -148,7 +149,7 @@ def test_a_log_whose_middle_is_left_out_is_followed_on(
 
 
 @contextmanager
-def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterator[heartbeat.Callable[[], None]]:
+def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterator[Callable[[], None]]:
     """An attempt that captures and polls as a real one does."""
     with captured(storage, "log") as log:
         yield heartbeat.poller(

@@ -124,7 +124,7 @@ def test_pieces_of_arrow_columns(kind: str) -> None:
     pa = pytest.importorskip("pyarrow")
     numbers = sorted([7] * 50 + [i * i % 1000 for i in range(500)])
     texts = [f"{number:04}" for number in numbers]
-    plain = numbers if kind == "int64" else texts if kind == "string" else [text.encode() for text in texts]
+    plain: list[Any] = numbers if kind == "int64" else texts if kind == "string" else [text.encode() for text in texts]
     keys = pa.array(plain, pa.binary(4) if kind == "fixed" else getattr(pa, kind)())
     out = io.BytesIO()
     with limits(ARRAY_BYTES=300):

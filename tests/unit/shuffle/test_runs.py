@@ -6,14 +6,14 @@ import gc
 import os
 import random
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -134,7 +134,7 @@ def test_keys_and_sorted_values_must_have_an_order(bad: Any) -> None:
 )
 def test_many_runs_merge_as_few_do(tmp_path: Path, runs: list[list[Pair]], fan_in: int, sort_values: bool) -> None:
     runs = [in_order(run, sort_values) for run in numbered(runs)]
-    openers = [partial(cut, run, lambda: 2) for run in runs]
+    openers: list[Callable[[], Run]] = [partial(cut, run, lambda: 2) for run in runs]
     merged = flat(merge_many(openers, str(tmp_path), sort_values=sort_values, fan_in=fan_in))
     same(merged, flat(merge_many(openers, str(tmp_path), sort_values=sort_values, fan_in=1000)))
     same(merged, in_order([record for run in runs for record in run], sort_values))
@@ -162,10 +162,10 @@ def test_no_more_runs_are_open_than_fan_in(tmp_path: Path, count: int) -> None:
 
 
 def test_a_merge_that_is_left_leaves_no_open_file_and_no_scratch(tmp_path: Path) -> None:
-    runs = [partial(cut, [(i, 0), (100 + i, 0)], lambda: 1) for i in range(20)]
+    runs: list[Callable[[], Run]] = [partial(cut, [(i, 0), (100 + i, 0)], lambda: 1) for i in range(20)]
     merged = merge_many(runs, str(tmp_path), fan_in=3)
     next(merged)
-    merged.close()
+    cast("Generator[Block]", merged).close()
     del merged
     gc.collect()
     assert os.listdir(tmp_path) == []
@@ -205,7 +205,7 @@ TAKES: dict[str, Callable[[Iterator[Any], int], list[Any]]] = {
 
 
 def through(values: Iterator[Any], n: int) -> list[Any]:
-    def each() -> Iterator[Any]:
+    def each() -> Generator[Any]:
         yield from values
 
     with closing(each()) as generator:
@@ -280,7 +280,7 @@ def test_a_huge_key_is_streamed() -> None:
 
 def test_a_huge_key_goes_through_scratch_files_in_bounded_memory(tmp_path: Path) -> None:
     def consume(blocks: int) -> None:
-        runs = [partial(blocks_of_one_key, blocks, i) for i in range(5)]
+        runs: list[Callable[[], Run]] = [partial(blocks_of_one_key, blocks, i) for i in range(5)]
         assert count_values(merge_many(runs, str(tmp_path), fan_in=2)) == 5 * blocks * 500
 
     few, many = peak(lambda: consume(10)), peak(lambda: consume(40))
@@ -344,7 +344,7 @@ def test_an_error_in_a_run_comes_through(tmp_path: Path) -> None:
         yield Block([1], [1])
         raise CorruptDataError("damaged")
 
-    runs = [partial(cut, [(i, 0)], lambda: 1) for i in range(5)]
+    runs: list[Callable[[], Run]] = [partial(cut, [(i, 0)], lambda: 1) for i in range(5)]
     for fan_in in (2, 100):
         with pytest.raises(CorruptDataError, match="damaged"):
             flat(merge_many([*runs, broken], str(tmp_path), fan_in=fan_in))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,16 +80,16 @@ def run_job(
 
 
 class Words(MRJob):
-    def mapper(self, _, line):
+    def mapper(self, _: Any, line: Any) -> Any:
         for word in line.split():
             yield word, 1
 
-    def reducer(self, word, counts):
+    def reducer(self, word: Any, counts: Any) -> Any:
         yield word, sum(counts)
 
 
 class Combined(Words):
-    def combiner(self, word, counts):
+    def combiner(self, word: Any, counts: Any) -> Any:
         yield word, sum(counts)
 
 
@@ -113,7 +114,7 @@ texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=60), max_size=4)
 class Sometimes(Words):
     """Words that count one, but for those that begin with an x."""
 
-    def mapper(self, _, line):
+    def mapper(self, _: Any, line: Any) -> Any:
         for word in line.split():
             yield word, int(word[1:]) if word[0] == "x" else 1
 
@@ -123,17 +124,17 @@ class SometimesCombined(Sometimes):
 
 
 class SometimesDeclared(Sometimes):
-    reducer = ops.Sum()
+    reducer = ops.Sum()  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("job", [Combined, Declared, SometimesCombined, SometimesDeclared])
 @pytest.mark.parametrize("budget", [200, 2000, 1 << 20])
 @pytest.mark.parametrize("tail", ["", "x1 x3 x1 "])
-def test_what_is_counted_is_not_lost(tmp_path, job, budget, tail) -> None:
+def test_what_is_counted_is_not_lost(tmp_path: Path, job: type[MRJob], budget: int, tail: str) -> None:
     """Many of few words, and of so many that the buffer is full of them; then pairs of another value."""
     inputs = ["a b a\n" * 2000 + tail * 3 + "a c", " ".join(f"w{i % 400}" for i in range(5000)) + "\n" + tail]
     results, _ = run_job(job, inputs, str(tmp_path), reducers=2, budget=budget)
-    want = Counter()
+    want: Counter[str] = Counter()
     for text in inputs:
         for word in text.split():
             want[word] += int(word[1:]) if word[0] == "x" and job.__name__.startswith("Sometimes") else 1
@@ -143,7 +144,9 @@ def test_what_is_counted_is_not_lost(tmp_path, job, budget, tail) -> None:
 @pytest.mark.parametrize("job", [Words, Combined, Declared, Encoded, EncodedOp])
 @given(words=texts, reducers=st.integers(1, 5), budget=st.sampled_from([200, 1000, 1 << 20]))
 @settings(max_examples=15, deadline=None)
-def test_counts_equal_a_counter_whatever_spills(tmp_path_factory, job, words, reducers, budget):
+def test_counts_equal_a_counter_whatever_spills(
+    tmp_path_factory: pytest.TempPathFactory, job: type[MRJob], words: list[str], reducers: int, budget: int
+) -> None:
     scratch = str(tmp_path_factory.getbasetemp() / "scratch")
     results, tasks = run_job(
         job,
@@ -163,12 +166,17 @@ def test_counts_equal_a_counter_whatever_spills(tmp_path_factory, job, words, re
     assert sum(t.records_out for t in tasks if t.id.kind == "map") == sum(want.values())
 
 
-def test_a_small_budget_really_spills(tmp_path, monkeypatch):
+def test_a_small_budget_really_spills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mrcelery.task import map_buffer
 
     spilled = []
     spill = map_buffer.MapBuffer._spill
-    monkeypatch.setattr(map_buffer.MapBuffer, "_spill", lambda self, block: (spilled.append(1), spill(self, block))[1])
+
+    def counted(self: map_buffer.MapBuffer, block: Any) -> Any:
+        spilled.append(1)
+        return spill(self, block)
+
+    monkeypatch.setattr(map_buffer.MapBuffer, "_spill", counted)
     text = "\n".join(f"w{i % 500}" for i in range(5000))
     results, _ = run_job(Words, [text], str(tmp_path), budget=5000)
     assert len(spilled) > 5
@@ -179,16 +187,16 @@ def test_a_small_budget_really_spills(tmp_path, monkeypatch):
 class Values(MRJob):
     """Every key's values as they arrive, for the order of values."""
 
-    def mapper(self, _, line):
+    def mapper(self, _: Any, line: Any) -> Any:
         key, value = line.split(",")
         yield key, int(value)
 
-    def reducer(self, key, values):
+    def reducer(self, key: Any, values: Any) -> Any:
         yield key, list(values)
 
 
 @pytest.mark.parametrize("budget", [150, 1 << 20])
-def test_values_come_in_order_of_map_task_and_of_emission(tmp_path, budget):
+def test_values_come_in_order_of_map_task_and_of_emission(tmp_path: Path, budget: int) -> None:
     inputs = ["\n".join(f"{'abc'[(i * 7 + m) % 3]},{m * 1000 + i}" for i in range(200)) for m in range(4)]
     want = defaultdict(list)
     for text in inputs:
@@ -204,7 +212,7 @@ class SortedValues(Values):
 
 
 @pytest.mark.parametrize("budget", [150, 1 << 20])
-def test_sort_values_sorts_them_by_value(tmp_path, budget):
+def test_sort_values_sorts_them_by_value(tmp_path: Path, budget: int) -> None:
     inputs = ["\n".join(f"k,{(i * 7919 + m) % 1000}" for i in range(300)) for m in range(3)]
     results, _ = run_job(SortedValues, inputs, str(tmp_path), budget=budget)
     want = sorted(int(line.split(",")[1]) for text in inputs for line in text.split("\n"))
@@ -216,40 +224,40 @@ class MixedKeys(MRJob):
 
     KEYS = [None, 1, 1.0, True, 2.5, "1", b"1", (1, "a"), [1, "a"], (1,), [[2], "x"], ()]
 
-    def mapper(self, _, line):
+    def mapper(self, _: Any, line: Any) -> Any:
         yield self.KEYS[int(line)], 1
 
-    def combiner(self, key, ones):
+    def combiner(self, key: Any, ones: Any) -> Any:
         yield key, sum(ones)
 
-    def reducer(self, key, ones):
+    def reducer(self, key: Any, ones: Any) -> Any:
         yield repr(order_key(key)), sum(ones)
 
 
 class MixedKeysDeclared(MixedKeys):
-    combiner = None
-    reducer = ops.Sum()
+    combiner = None  # type: ignore[assignment]
+    reducer = ops.Sum()  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("budget", [100, 1 << 20])
-def test_keys_of_all_types_group_as_python_says(tmp_path, budget):
+def test_keys_of_all_types_group_as_python_says(tmp_path: Path, budget: int) -> None:
     numbers = [i * 5 % len(MixedKeys.KEYS) for i in range(240)]
     results, _ = run_job(MixedKeys, ["\n".join(map(str, numbers))] * 2, str(tmp_path), reducers=3, budget=budget)
     pairs = [pair for part in results for pair in part]
-    want = Counter()
+    want: Counter[str] = Counter()
     for number in numbers * 2:
         key = MixedKeys.KEYS[number]
         want["one" if key in (1,) and not isinstance(key, (tuple, list)) else repr(order_key(key))] += 1
-    got = Counter()
+    got: Counter[str] = Counter()
     for key, count in pairs:
         got["one" if key in {repr(order_key(k)) for k in (1, 1.0, True)} else key] += count
     assert got == want
     assert len(pairs) == len(want)
 
 
-def test_unhashable_keys_fold_in_a_declared_reducer(tmp_path):
+def test_unhashable_keys_fold_in_a_declared_reducer(tmp_path: Path) -> None:
     class Lists(MRJob):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             yield [line, {"a": 1}["a"]], 1
 
         reducer = ops.Sum()
@@ -259,38 +267,38 @@ def test_unhashable_keys_fold_in_a_declared_reducer(tmp_path):
 
 
 class Hooks(MRJob):
-    def mapper_init(self):
+    def mapper_init(self) -> Any:
         self.n = 0
         yield "init", 1
 
-    def mapper(self, _, line):
+    def mapper(self, _: Any, line: Any) -> Any:
         self.n += 1
 
-    def mapper_final(self):
+    def mapper_final(self) -> Any:
         yield "lines", self.n
 
-    def combiner_init(self):
+    def combiner_init(self) -> Any:
         yield "combiners", 0
 
-    def combiner(self, key, values):
+    def combiner(self, key: Any, values: Any) -> Any:
         yield key, sum(values)
 
-    def combiner_final(self):
+    def combiner_final(self) -> Any:
         yield "combiners", 1
 
-    def reducer_init(self):
-        self.seen = []
+    def reducer_init(self) -> Any:
+        self.seen: list[Any] = []
         yield "reducers", 1
 
-    def reducer(self, key, values):
+    def reducer(self, key: Any, values: Any) -> Any:
         self.seen.append(key)
         return [(key, sum(values))]  # a plain function may return its pairs
 
-    def reducer_final(self):
+    def reducer_final(self) -> Any:
         yield "seen", self.seen
 
 
-def test_all_hooks_run_and_may_yield(tmp_path):
+def test_all_hooks_run_and_may_yield(tmp_path: Path) -> None:
     results, _ = run_job(Hooks, ["a\nb", "c"], str(tmp_path))
     pairs = dict(results[0])
     assert pairs["init"] == 2
@@ -300,9 +308,9 @@ def test_all_hooks_run_and_may_yield(tmp_path):
     assert pairs["seen"] == ["combiners", "init", "lines"]
 
 
-def test_a_users_partition_decides(tmp_path):
+def test_a_users_partition_decides(tmp_path: Path) -> None:
     class ByLength(Words):
-        def partition(self, key, n):
+        def partition(self, key: Any, n: Any) -> Any:
             return len(key) % n
 
     results, _ = run_job(ByLength, ["a bb ccc dddd bb"], str(tmp_path), reducers=2)
@@ -310,27 +318,27 @@ def test_a_users_partition_decides(tmp_path):
 
 
 @pytest.mark.parametrize("answer", [2, -1, "0", None, 0.0, True])
-def test_a_partition_out_of_range_is_refused(tmp_path, answer):
+def test_a_partition_out_of_range_is_refused(tmp_path: Path, answer: Any) -> None:
     class Wrong(Words):
-        def partition(self, key, n):
+        def partition(self, key: Any, n: Any) -> Any:
             return answer
 
     with pytest.raises(UserCodeError, match=r"partition\('a', 2\) returned .*: return an int from 0 to 1"):
         run_job(Wrong, ["a"], str(tmp_path), reducers=2)
 
 
-def failing(where):
-    def mapper(self, _, line):
+def failing(where: str) -> type[MRJob]:
+    def mapper(self: Any, _: Any, line: Any) -> Any:
         if where == "mapper" and line == "bad":
             raise ValueError("no good")
         yield line, 1
 
-    def combiner(self, key, values):
+    def combiner(self: Any, key: Any, values: Any) -> Any:
         if where == "combiner" and key == "bad":
             raise ValueError("no good")
         yield key, sum(values)
 
-    def reducer(self, key, values):
+    def reducer(self: Any, key: Any, values: Any) -> Any:
         if where == "reducer" and key == "bad":
             raise ValueError("no good")
         yield key, sum(values)
@@ -339,7 +347,7 @@ def failing(where):
 
 
 @pytest.mark.parametrize("where", ["mapper", "combiner", "reducer"])
-def test_a_users_exception_tells_where(tmp_path, where):
+def test_a_users_exception_tells_where(tmp_path: Path, where: str) -> None:
     with pytest.raises(UserCodeError, match="ValueError: no good") as caught:
         run_job(failing(where), ["one\ntwo\nbad\nthree"], str(tmp_path))
     error = caught.value
@@ -353,24 +361,24 @@ def test_a_users_exception_tells_where(tmp_path, where):
 
 
 @pytest.mark.parametrize("item", [1, None, ("a",), ("a", 1, 2)])
-def test_what_is_no_pair_is_refused(tmp_path, item):
+def test_what_is_no_pair_is_refused(tmp_path: Path, item: Any) -> None:
     class NoPair(MRJob):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             yield item
 
-        def reducer(self, key, values):
+        def reducer(self, key: Any, values: Any) -> Any:
             yield key, 1
 
     with pytest.raises(UserCodeError, match=r"is no \(key, value\) pair: yield key, value"):
         run_job(NoPair, ["x"], str(tmp_path))
 
 
-def test_a_value_no_codec_takes_is_refused_by_name(tmp_path):
+def test_a_value_no_codec_takes_is_refused_by_name(tmp_path: Path) -> None:
     class Strange(MRJob):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             yield line, object()
 
-        def reducer(self, key, values):
+        def reducer(self, key: Any, values: Any) -> Any:
             yield key, 1
 
     with pytest.raises(CodecError, match="no codec takes a value of type object"):
@@ -379,38 +387,38 @@ def test_a_value_no_codec_takes_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("key", [float("nan"), frozenset({1}), {"a": 1}])
 @pytest.mark.parametrize("with_combiner", [False, True])
-def test_what_cannot_be_a_key_is_refused(tmp_path, key, with_combiner):
+def test_what_cannot_be_a_key_is_refused(tmp_path: Path, key: Any, with_combiner: bool) -> None:
     class Strange(MRJob):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             yield key, 1
 
-        def reducer(self, key, values):
+        def reducer(self, key: Any, values: Any) -> Any:
             yield None, 1
 
         if with_combiner:
 
-            def combiner(self, key, values):
+            def combiner(self, key: Any, values: Any) -> Any:
                 yield key, 1
 
     with pytest.raises(CodecError, match="cannot be a key"):
         run_job(Strange, ["x"], str(tmp_path), reducers=2)
 
 
-def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path):
+def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path: Path) -> None:
     class Exits(MRJob):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             raise SystemExit(3)
             yield
 
-        def reducer(self, key, values):
+        def reducer(self, key: Any, values: Any) -> Any:
             yield key, 1
 
     with pytest.raises(UserCodeError, match="SystemExit: 3"):
         run_job(Exits, ["x"], str(tmp_path))
 
 
-def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path):
-    def stop():
+def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path: Path) -> None:
+    def stop() -> Any:
         raise JobStoppedError("job job has ended")
 
     root = f"memory://{secrets.token_hex(8)}"
@@ -422,9 +430,9 @@ def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path):
     assert [o.key for o in open_storage(root).list("jobs/")] == []
 
 
-def test_mapper_batch_takes_a_block_and_may_return_a_mapping(tmp_path):
+def test_mapper_batch_takes_a_block_and_may_return_a_mapping(tmp_path: Path) -> None:
     class Batch(MRJob):
-        def mapper_batch(self, lines):
+        def mapper_batch(self, lines: Any) -> Any:
             return Counter(word for line in lines for word in line.split())
 
         reducer = ops.Sum()
@@ -436,11 +444,11 @@ def test_mapper_batch_takes_a_block_and_may_return_a_mapping(tmp_path):
 class Reused(MRJob):
     """Goes on with what it has yielded, as user code may."""
 
-    def mapper_init(self):
-        self.record = {"words": [], "last": None}
-        self.pair = ["all", 0]
+    def mapper_init(self) -> Any:
+        self.record: dict[str, Any] = {"words": [], "last": None}
+        self.pair: list[Any] = ["all", 0]
 
-    def mapper(self, _, line):
+    def mapper(self, _: Any, line: Any) -> Any:
         for word in line.split():
             self.record["words"].append(word)
             self.record["last"] = word
@@ -450,11 +458,11 @@ class Reused(MRJob):
             self.pair[1] += 1
             yield self.pair
 
-    def mapper_final(self):
+    def mapper_final(self) -> Any:
         yield "final", self.record["words"]
         self.record["words"].clear()
 
-    def reducer(self, key, values):
+    def reducer(self, key: Any, values: Any) -> Any:
         values = list(values)
         yield key, values
         values.clear()
@@ -472,12 +480,12 @@ REUSED = [
 
 @pytest.mark.parametrize("protocol", [None, JSONProtocol])
 @pytest.mark.parametrize("with_combiner", [False, True])
-def test_what_is_yielded_counts_as_it_was_then(tmp_path, protocol, with_combiner):
+def test_what_is_yielded_counts_as_it_was_then(tmp_path: Path, protocol: Any, with_combiner: bool) -> None:
     class Job(Reused):
         INTERNAL_PROTOCOL = OUTPUT_PROTOCOL = protocol
         if with_combiner:
 
-            def combiner(self, key, values):
+            def combiner(self, key: Any, values: Any) -> Any:
                 self.kept = list(values)
                 for value in self.kept:
                     yield key, value
@@ -487,11 +495,12 @@ def test_what_is_yielded_counts_as_it_was_then(tmp_path, protocol, with_combiner
     assert sorted(pairs, key=repr) == sorted(REUSED, key=repr)
 
 
-def test_collected_values_count_as_they_were(tmp_path):
+def test_collected_values_count_as_they_were(tmp_path: Path) -> None:
     class Job(MRJob):
+        record: dict[str, Any]
         mapper_init = Reused.mapper_init
 
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             self.record["words"].append(line)
             yield "k", self.record["words"]
 
@@ -500,11 +509,11 @@ def test_collected_values_count_as_they_were(tmp_path):
     assert run_job(Job, ["a\nb"], str(tmp_path))[0] == [[("k", [["a"], ["a", "b"]])]]
 
 
-def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
+def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path: Path) -> None:
     """It must not pass for the end of the records: those after it would be lost without a word."""
 
     class First(Words):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             return [(next(iter(line.split())), 1)]
 
     with pytest.raises(UserCodeError) as raised:
@@ -513,7 +522,7 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
     assert (raised.value.offset, raised.value.record) == (4, "''")
 
     class Total(Words):
-        def reducer(self, word, counts):
+        def reducer(self, word: Any, counts: Any) -> Any:
             next(counts)
             return [(word, next(counts))]
 
@@ -521,7 +530,7 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
         run_job(Total, ["a b b"], str(tmp_path))
 
     class Read:
-        def read(self, line):
+        def read(self, line: Any) -> Any:
             return next(iter(())), line
 
         write = None
@@ -535,13 +544,15 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
 
 @pytest.mark.parametrize("kind", ["map", "reduce"])
 @pytest.mark.parametrize("yields", [True, False])
-def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
+def test_slow_user_code_is_stopped_soon(
+    tmp_path: Path, kind: Any, yields: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job that has ended is noticed after about a slice of time, whatever the hooks yield."""
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     ended_at = 20.0
 
-    def slow(self, key, value):
+    def slow(self: Any, key: Any, value: Any) -> Any:
         clock[0] += 1.0
         if yields:
             yield str(value)[:0], 1
@@ -551,12 +562,12 @@ def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
             mapper = slow
         else:
 
-            def mapper(self, _, line):
+            def mapper(self, _: Any, line: Any) -> Any:  # type: ignore[misc]
                 yield line, 1
 
             reducer = slow
 
-    def poll():
+    def poll() -> None:
         if clock[0] > ended_at:
             raise JobStoppedError("job job has ended")
 
@@ -582,8 +593,8 @@ def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
         assert clock[0] < 10_000  # a reducer that yields nothing is looked after block by block
 
 
-def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path):
-    def fan_in(budget):
+def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path: Path) -> None:
+    def fan_in(budget: int) -> Any:
         return make_task(Words([]), "memory://m", "reduce", 0, 1, str(tmp_path), budget).fan_in
 
     assert fan_in(1 << 20) == 2
@@ -591,7 +602,7 @@ def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path):
     assert fan_in(1 << 30) == 128
 
 
-def test_a_scratch_folder_that_is_full_is_no_error_of_the_users(tmp_path):
+def test_a_scratch_folder_that_is_full_is_no_error_of_the_users(tmp_path: Path) -> None:
     """The reducer draws on a merge that cannot write its files."""
     scratch = tmp_path / "scratch"
     scratch.write_text("a file, where a folder should be")
@@ -599,11 +610,11 @@ def test_a_scratch_folder_that_is_full_is_no_error_of_the_users(tmp_path):
         run_job(Words, ["a b", "b c", "c d"], str(scratch))
 
 
-def test_values_without_an_order_cannot_be_sorted(tmp_path):
+def test_values_without_an_order_cannot_be_sorted(tmp_path: Path) -> None:
     class Sorted(Words):
         SORT_VALUES = True
 
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             yield line, {}
 
     with pytest.raises(CodecError, match="SORT_VALUES cannot order the values"):
