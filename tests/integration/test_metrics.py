@@ -94,8 +94,9 @@ def scrape(url: str) -> Scrape:
         return Scrape(answer.read().decode())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server() -> Iterator[RedisServer]:
+    """A server in which no other test has counted anything."""
     with redis_server() as server:
         yield server
 
@@ -210,12 +211,11 @@ def test_what_it_cannot_do(server: RedisServer) -> None:
 
 
 @pytest.fixture
-def lonely(tmp_path: Path) -> Iterator[Quiet]:
-    """A queue in a server of its own: what is asked there is asked by the test, and no other test left a job."""
-    with redis_server() as server:
-        quiet = Quiet(server, tmp_path)
-        yield quiet
-        quiet.close()
+def lonely(server: RedisServer, tmp_path: Path) -> Iterator[Quiet]:
+    """A queue in a server that only the test asks anything."""
+    quiet = Quiet(server, tmp_path)
+    yield quiet
+    quiet.close()
 
 
 def test_a_scrape_costs_the_same_however_many_tasks(
