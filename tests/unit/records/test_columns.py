@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.unit.task.test_mapper import run_job
 
 from mrcelery import MRJob, ops
 from mrcelery.errors import CorruptDataError, UsageError
@@ -32,6 +31,7 @@ from mrcelery.records.columns import (
 from mrcelery.records.hashing import stable_hash
 from mrcelery.shuffle.runs import as_lists, joined, merge
 from mrcelery.task.arrow_ops import UnfitError, accumulators, fold_of
+from tests.support.stages import run_job
 
 # Few letters, so that keys come twice, and a NUL, which fixed-size strings must not lose.
 SHORT = st.lists(st.sampled_from([0, 1, 97, 255]), min_size=10, max_size=10).map(bytes)

@@ -2,89 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections import Counter, defaultdict
-from typing import Any
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcelery import MRJob, ops
-from mrcelery.errors import CodecError, JobStoppedError, UserCodeError
-from mrcelery.job.hooks import hooks
+from mrcelery.errors import UserCodeError
 from mrcelery.protocols import JSONProtocol
 from mrcelery.records.hashing import hash_partition
-from mrcelery.records.order import order_key
-from mrcelery.schema.structs import Extent, JobOptions, ShuffleInput, Split
-from mrcelery.schema.task_id import TaskId
-from mrcelery.storage import open_storage
-from mrcelery.task.context import Task
-from mrcelery.task.mapper import run_map
-from mrcelery.task.reducer import run_reduce
-
-
-class SmallTask(Task):
-    """A task whose buffers hold a few records."""
-
-    small = 1 << 20
-
-    @property
-    def budget(self) -> int:
-        return self.small
-
-
-def make_task(job: MRJob, root: str, kind: Any, number: int, reducers: int, scratch: str, budget: int) -> SmallTask:
-    task = SmallTask(
-        id=TaskId("job", 0, kind, number),
-        attempt="1-test",
-        options=JobOptions(),
-        reducers=reducers,
-        last_step=True,
-        storage=open_storage(root),
-        job=job,
-        hooks=hooks(job, 0),
-        scratch=scratch,
-        poll=lambda: None,
-    )
-    task.small = budget
-    return task
-
-
-def run_job(
-    job_class: type[MRJob], inputs: list[str], scratch: str, *, reducers: int = 1, budget: int = 1 << 20
-) -> tuple[list[list[tuple[Any, Any]]], list[SmallTask]]:
-    """Map each text, reduce each partition; the parsed pairs of each partition, and all tasks."""
-    root = f"memory://{secrets.token_hex(8)}"
-    storage = open_storage(root)
-    tasks, maps = [], []
-    for number, text in enumerate(inputs):
-        data = text.encode()
-        storage.write(f"in-{number}", data)
-        task = make_task(job_class([]), root, "map", number, reducers, scratch, budget)
-        tasks.append(task)
-        extent = Extent(f"{root}/in-{number}", 0, len(data), len(data))
-        maps.append(run_map(task, Split(number, (extent,))))
-    results = []
-    for r in range(reducers):
-        parts = tuple(part for parts in maps for part in parts if part.partition == r)
-        task = make_task(job_class([]), root, "reduce", r, reducers, scratch, budget)
-        tasks.append(task)
-        (part,) = run_reduce(task, ShuffleInput(partition=r, parts=parts))
-        lines = storage.read(part.key).decode().splitlines()
-        results.append([tuple(json.loads(field) for field in line.split("\t")) for line in lines])
-        assert part.records == len(lines)
-    return results, tasks
-
-
-class Words(MRJob):
-    def mapper(self, _, line):
-        for word in line.split():
-            yield word, 1
-
-    def reducer(self, word, counts):
-        yield word, sum(counts)
+from tests.support.stages import Words, run_job
 
 
 class Combined(Words):
@@ -107,6 +35,7 @@ class EncodedOp(Words):
 
 
 WORDS = ["ab", "c", "dé", "中", "😀", "x0", "x1", "x2", "x3", "x4"]
+
 texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=60), max_size=4)
 
 
@@ -176,88 +105,6 @@ def test_a_small_budget_really_spills(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-class Values(MRJob):
-    """Every key's values as they arrive, for the order of values."""
-
-    def mapper(self, _, line):
-        key, value = line.split(",")
-        yield key, int(value)
-
-    def reducer(self, key, values):
-        yield key, list(values)
-
-
-@pytest.mark.parametrize("budget", [150, 1 << 20])
-def test_values_come_in_order_of_map_task_and_of_emission(tmp_path, budget):
-    inputs = ["\n".join(f"{'abc'[(i * 7 + m) % 3]},{m * 1000 + i}" for i in range(200)) for m in range(4)]
-    want = defaultdict(list)
-    for text in inputs:
-        for line in text.split("\n"):
-            key, value = line.split(",")
-            want[key].append(int(value))
-    results, _ = run_job(Values, inputs, str(tmp_path), reducers=2, budget=budget)
-    assert dict(pair for part in results for pair in part) == want
-
-
-class SortedValues(Values):
-    SORT_VALUES = True
-
-
-@pytest.mark.parametrize("budget", [150, 1 << 20])
-def test_sort_values_sorts_them_by_value(tmp_path, budget):
-    inputs = ["\n".join(f"k,{(i * 7919 + m) % 1000}" for i in range(300)) for m in range(3)]
-    results, _ = run_job(SortedValues, inputs, str(tmp_path), budget=budget)
-    want = sorted(int(line.split(",")[1]) for text in inputs for line in text.split("\n"))
-    assert results == [[("k", want)]]
-
-
-class MixedKeys(MRJob):
-    """Keys of all kinds, lists among them, through a combiner."""
-
-    KEYS = [None, 1, 1.0, True, 2.5, "1", b"1", (1, "a"), [1, "a"], (1,), [[2], "x"], ()]
-
-    def mapper(self, _, line):
-        yield self.KEYS[int(line)], 1
-
-    def combiner(self, key, ones):
-        yield key, sum(ones)
-
-    def reducer(self, key, ones):
-        yield repr(order_key(key)), sum(ones)
-
-
-class MixedKeysDeclared(MixedKeys):
-    combiner = None
-    reducer = ops.Sum()
-
-
-@pytest.mark.parametrize("budget", [100, 1 << 20])
-def test_keys_of_all_types_group_as_python_says(tmp_path, budget):
-    numbers = [i * 5 % len(MixedKeys.KEYS) for i in range(240)]
-    results, _ = run_job(MixedKeys, ["\n".join(map(str, numbers))] * 2, str(tmp_path), reducers=3, budget=budget)
-    pairs = [pair for part in results for pair in part]
-    want = Counter()
-    for number in numbers * 2:
-        key = MixedKeys.KEYS[number]
-        want["one" if key in (1,) and not isinstance(key, (tuple, list)) else repr(order_key(key))] += 1
-    got = Counter()
-    for key, count in pairs:
-        got["one" if key in {repr(order_key(k)) for k in (1, 1.0, True)} else key] += count
-    assert got == want
-    assert len(pairs) == len(want)
-
-
-def test_unhashable_keys_fold_in_a_declared_reducer(tmp_path):
-    class Lists(MRJob):
-        def mapper(self, _, line):
-            yield [line, {"a": 1}["a"]], 1
-
-        reducer = ops.Sum()
-
-    results, _ = run_job(Lists, ["x\ny\nx"] * 3, str(tmp_path), budget=150)
-    assert results == [[(["x", 1], 6), (["y", 1], 3)]]
-
-
 class Hooks(MRJob):
     def mapper_init(self):
         self.n = 0
@@ -317,109 +164,6 @@ def test_a_partition_out_of_range_is_refused(tmp_path, answer):
 
     with pytest.raises(UserCodeError, match=r"partition\('a', 2\) returned .*: return an int from 0 to 1"):
         run_job(Wrong, ["a"], str(tmp_path), reducers=2)
-
-
-def failing(where):
-    def mapper(self, _, line):
-        if where == "mapper" and line == "bad":
-            raise ValueError("no good")
-        yield line, 1
-
-    def combiner(self, key, values):
-        if where == "combiner" and key == "bad":
-            raise ValueError("no good")
-        yield key, sum(values)
-
-    def reducer(self, key, values):
-        if where == "reducer" and key == "bad":
-            raise ValueError("no good")
-        yield key, sum(values)
-
-    return type("Failing", (MRJob,), {"mapper": mapper, "combiner": combiner, "reducer": reducer})
-
-
-@pytest.mark.parametrize("where", ["mapper", "combiner", "reducer"])
-def test_a_users_exception_tells_where(tmp_path, where):
-    with pytest.raises(UserCodeError, match="ValueError: no good") as caught:
-        run_job(failing(where), ["one\ntwo\nbad\nthree"], str(tmp_path))
-    error = caught.value
-    assert error.record == "'bad'" or where == "combiner"
-    assert f"in {where}" in error.traceback
-    assert "mrcelery/task.py" not in error.traceback
-    if where == "mapper":
-        assert error.file.endswith("/in-0")
-        assert error.offset == 8
-    assert not error.retryable
-
-
-@pytest.mark.parametrize("item", [1, None, ("a",), ("a", 1, 2)])
-def test_what_is_no_pair_is_refused(tmp_path, item):
-    class NoPair(MRJob):
-        def mapper(self, _, line):
-            yield item
-
-        def reducer(self, key, values):
-            yield key, 1
-
-    with pytest.raises(UserCodeError, match=r"is no \(key, value\) pair: yield key, value"):
-        run_job(NoPair, ["x"], str(tmp_path))
-
-
-def test_a_value_no_codec_takes_is_refused_by_name(tmp_path):
-    class Strange(MRJob):
-        def mapper(self, _, line):
-            yield line, object()
-
-        def reducer(self, key, values):
-            yield key, 1
-
-    with pytest.raises(CodecError, match="no codec takes a value of type object"):
-        run_job(Strange, ["x"], str(tmp_path))
-
-
-@pytest.mark.parametrize("key", [float("nan"), frozenset({1}), {"a": 1}])
-@pytest.mark.parametrize("with_combiner", [False, True])
-def test_what_cannot_be_a_key_is_refused(tmp_path, key, with_combiner):
-    class Strange(MRJob):
-        def mapper(self, _, line):
-            yield key, 1
-
-        def reducer(self, key, values):
-            yield None, 1
-
-        if with_combiner:
-
-            def combiner(self, key, values):
-                yield key, 1
-
-    with pytest.raises(CodecError, match="cannot be a key"):
-        run_job(Strange, ["x"], str(tmp_path), reducers=2)
-
-
-def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path):
-    class Exits(MRJob):
-        def mapper(self, _, line):
-            raise SystemExit(3)
-            yield
-
-        def reducer(self, key, values):
-            yield key, 1
-
-    with pytest.raises(UserCodeError, match="SystemExit: 3"):
-        run_job(Exits, ["x"], str(tmp_path))
-
-
-def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path):
-    def stop():
-        raise JobStoppedError("job job has ended")
-
-    root = f"memory://{secrets.token_hex(8)}"
-    open_storage(root).write("in", b"a b c\n")
-    task = make_task(Words([]), root, "map", 0, 1, str(tmp_path), 1 << 20)
-    task.poll = stop
-    with pytest.raises(JobStoppedError):
-        run_map(task, Split(0, (Extent(f"{root}/in", 0, 6, 6),)))
-    assert [o.key for o in open_storage(root).list("jobs/")] == []
 
 
 def test_mapper_batch_takes_a_block_and_may_return_a_mapping(tmp_path):
@@ -500,111 +244,9 @@ def test_collected_values_count_as_they_were(tmp_path):
     assert run_job(Job, ["a\nb"], str(tmp_path))[0] == [[("k", [["a"], ["a", "b"]])]]
 
 
-def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
-    """It must not pass for the end of the records: those after it would be lost without a word."""
-
-    class First(Words):
-        def mapper(self, _, line):
-            return [(next(iter(line.split())), 1)]
-
-    with pytest.raises(UserCodeError) as raised:
-        run_job(First, ["a b\n\nc d\n"], str(tmp_path))
-    assert "next(iter(line.split()))" in raised.value.traceback
-    assert (raised.value.offset, raised.value.record) == (4, "''")
-
-    class Total(Words):
-        def reducer(self, word, counts):
-            next(counts)
-            return [(word, next(counts))]
-
-    with pytest.raises(UserCodeError, match="StopIteration"):
-        run_job(Total, ["a b b"], str(tmp_path))
-
-    class Read:
-        def read(self, line):
-            return next(iter(())), line
-
-        write = None
-
-    class Reading(Words):
-        INPUT_PROTOCOL = Read
-
-    with pytest.raises(UserCodeError, match="StopIteration"):
-        run_job(Reading, ["a"], str(tmp_path))
-
-
-@pytest.mark.parametrize("kind", ["map", "reduce"])
-@pytest.mark.parametrize("yields", [True, False])
-def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
-    """A job that has ended is noticed after about a slice of time, whatever the hooks yield."""
-    clock = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    ended_at = 20.0
-
-    def slow(self, key, value):
-        clock[0] += 1.0
-        if yields:
-            yield str(value)[:0], 1
-
-    class Slow(MRJob):
-        if kind == "map":
-            mapper = slow
-        else:
-
-            def mapper(self, _, line):
-                yield line, 1
-
-            reducer = slow
-
-    def poll():
-        if clock[0] > ended_at:
-            raise JobStoppedError("job job has ended")
-
-    root = f"memory://{secrets.token_hex(8)}"
-    # Twenty runs of 500 keys, as many reduce groups to a block.
-    data = "".join(f"{i:06}\n" for i in range(10_000)).encode()
-    open_storage(root).write("in", data)
-    task = make_task(Slow([]), root, "map", 0, 0 if kind == "map" else 1, str(tmp_path), 1 << 20)
-    extent = Extent(f"{root}/in", 0, len(data), len(data))
-    if kind == "map":
-        task.poll = poll
-        with pytest.raises(JobStoppedError):
-            run_map(task, Split(0, (extent,)))
-    else:
-        parts = run_map(task, Split(0, (extent,)))
-        task = make_task(Slow([]), root, "reduce", 0, 1, str(tmp_path), 1 << 20)
-        task.poll = poll
-        with pytest.raises(JobStoppedError):
-            run_reduce(task, ShuffleInput(partition=0, parts=parts))
-    if kind == "map" or yields:
-        assert clock[0] <= ended_at + 16
-    else:
-        assert clock[0] < 10_000  # a reducer that yields nothing is looked after block by block
-
-
-def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path):
-    def fan_in(budget):
-        return make_task(Words([]), "memory://m", "reduce", 0, 1, str(tmp_path), budget).fan_in
-
-    assert fan_in(1 << 20) == 2
-    assert fan_in(16 << 20) == 16
-    assert fan_in(1 << 30) == 128
-
-
 def test_a_scratch_folder_that_is_full_is_no_error_of_the_users(tmp_path):
     """The reducer draws on a merge that cannot write its files."""
     scratch = tmp_path / "scratch"
     scratch.write_text("a file, where a folder should be")
     with pytest.raises(FileExistsError):
         run_job(Words, ["a b", "b c", "c d"], str(scratch))
-
-
-def test_values_without_an_order_cannot_be_sorted(tmp_path):
-    class Sorted(Words):
-        SORT_VALUES = True
-
-        def mapper(self, _, line):
-            yield line, {}
-
-    with pytest.raises(CodecError, match="SORT_VALUES cannot order the values"):
-        run_job(Sorted, ["a"], str(tmp_path))
