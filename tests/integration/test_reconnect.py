@@ -164,7 +164,7 @@ def test_a_worker_that_stops_after_it_reconnected(job_file: JobFile, tmp_path: P
         running(server.tcp_url, job_file, tmp_path, MRCELERY_VISIBILITY_TIMEOUT=LONG) as (gate, handle, worker),
     ):
         cut(server, worker)
-        with workers(tmp_path / "b", server.tcp_url, first=1, queue="q", MRCELERY_VISIBILITY_TIMEOUT=LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", MRCELERY_VISIBILITY_TIMEOUT=LONG):
             worker.process.send_signal(signal.SIGTERM)
             eventually(lambda: gate.starts() == 4, "both run elsewhere")
             gate.open()

@@ -55,7 +55,7 @@ def test_tasks_of_a_worker_that_stops_run_elsewhere(
         submit(server, job_file(GATED), gate, tmp_path, max_attempts=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **LONG):
             first.process.send_signal(signals[0])
             for sent in signals[1:]:
                 eventually(lambda: "Warm shutdown" in first.log.read_text(), "it stops gently")
@@ -82,7 +82,7 @@ def test_tasks_that_end_in_time_do_not_run_again(server: RedisServer, job_file: 
         submit(server, job_file(GATED), gate, tmp_path) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **LONG):
             first.process.send_signal(signal.SIGTERM)
             eventually(lambda: "terminating in 4.0 seconds" in first.log.read_text(), "it stops")
             gate.open()
@@ -103,7 +103,7 @@ def test_the_first_interrupt_lets_tasks_end(server: RedisServer, job_file: JobFi
         eventually(lambda: "Ctrl+C again" in first.log.read_text(), "it is told")
         gate.open()
         assert first.process.wait(PATIENCE) is not None
-        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **LONG):
             handle.wait(PATIENCE)
             assert list(handle) == [("seen", 2)]
         assert gate.starts() == 2

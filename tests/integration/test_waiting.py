@@ -59,7 +59,7 @@ def test_a_wait_tells_of_broker_and_workers(server: RedisServer, job_file: JobFi
             server.start()
             waiting.await_told(events.BrokerBack)
             eventually(lambda: "leases are renewed again" in first.log.read_text(), "the worker is back")
-            with workers(tmp_path / "b", server.tcp_url, first=1, **QUICK) as (second,):
+            with workers(tmp_path / "b", server.tcp_url, range(1, 2), **QUICK) as (second,):
                 # Known to the wait, which looks every two seconds.
                 eventually(lambda: len(waiting.handle._store.workers()) == 2, "both tell")  # type: ignore[union-attr]
                 seen = waiting.handle._store.workers  # type: ignore[union-attr]

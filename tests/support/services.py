@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -127,10 +128,16 @@ def missing(what: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """Choose a port that nothing listens on, for a server that is yet to start.
+
+    Not one of the ephemeral ports, which the kernel may give to any connection meanwhile, and drawn by the system's
+    generator: processes that run tests side by side seed Python's alike.
+    """
+    while True:
+        port = secrets.choice(range(10_000, 32_000))
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:
@@ -235,22 +242,23 @@ class Worker:
 def workers(
     folder: Path,
     broker: str,
-    count: int = 1,
+    numbers: int | range = 1,
     *,
     queue: str = "celery",
     concurrency: int = 2,
     extra: Sequence[str] = (),
-    first: int = 0,
     **variables: str,
 ) -> Iterator[list[Worker]]:
-    """``count`` processes of ``mrcelery worker`` that answer; they are gone after the block.
+    """Start ``mrcelery worker`` processes and wait until they answer; kill them after the block.
 
-    ``extra`` are arguments for Celery; names are numbered from ``first``.
+    ``numbers`` is how many, or which numbers they bear in their names: those of one queue differ. ``extra`` are
+    arguments for Celery, ``variables`` go into the environment.
     """
     folder.mkdir(parents=True, exist_ok=True)
     started = []
+    if isinstance(numbers, int):
+        numbers = range(numbers)
     try:
-        numbers = range(first, first + count)
         for number in numbers:
             name = f"{queue}-{number}"
             command = [sys.executable, "-m", "mrcelery", "worker", "--broker", broker, "--queue", queue]
