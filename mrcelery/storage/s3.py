@@ -60,6 +60,9 @@ _BILLED = {
 _ENCRYPTED = {"put_object", "copy_object", "create_multipart_upload"}
 
 # A client holds to the settings it was made with, so one is kept per process and settings.
+_KEPT_CLIENTS = (
+    4  # each takes some 15 MB and up to 2 * THREADS connections, and settings such as a session's token change
+)
 _SETTINGS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -78,6 +81,8 @@ def _client() -> Any:
     client = _clients.get(settings)
     if client is None:
         client = _clients.setdefault(settings, _connect())
+        for oldest in list(_clients)[:-_KEPT_CLIENTS]:
+            _clients.pop(oldest, None)  # closed as soon as no call uses it any more
     return client
 
 
