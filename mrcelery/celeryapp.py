@@ -22,8 +22,8 @@ def configured_app() -> Celery:
 def extend_flower(app: Celery) -> None:
     """Add our pages and metrics to Flower, if this process is about to start it: ``celery ... flower``."""
     if "flower" in sys.argv[1:] and "flower.command" in sys.modules:
-        from mrcelery.web.flower import install  # Flower is an extra, and brings what these need
-        from mrcelery.web.metrics import register as register_metrics
+        from mrcelery.web.flower import install  # noqa: PLC0415 - Flower is an extra
+        from mrcelery.web.metrics import register as register_metrics  # noqa: PLC0415 - Flower is an extra
 
         install()
         register_metrics(store_url(app), Config.load({}).queue)

@@ -252,7 +252,7 @@ def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str
         return  # not there, or not ours to read: as if it were absent
     if table and b"mrcelery" not in data:
         return  # a pyproject.toml of somebody else: not worth importing a parser for
-    import tomllib
+    import tomllib  # noqa: PLC0415 - only a configuration file needs it
 
     try:
         found: Any = tomllib.loads(data.decode())
@@ -268,7 +268,7 @@ def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str
 
 
 def _closest(name: str) -> str:
-    import difflib
+    import difflib  # noqa: PLC0415 - only a misspelt setting needs it
 
     near = difflib.get_close_matches(name, SETTINGS, n=1)
     return f": did you mean {near[0]!r}?" if near else f": settings are {', '.join(SETTINGS)}"

@@ -12,6 +12,7 @@ from mrcelery.client import results
 from mrcelery.client.api import attach
 from mrcelery.errors import InputError
 from mrcelery.schema import object_keys
+from mrcelery.storage import open_storage
 from mrcelery.storage.addresses import is_remote, local
 
 
@@ -28,8 +29,6 @@ def command(source: str, **settings: Any) -> None:
 
 
 def _output(uri: str) -> None:
-    from mrcelery.storage import open_storage
-
     if not is_remote(uri):
         uri = local(uri)
         if not Path(uri).is_dir():

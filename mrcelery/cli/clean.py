@@ -14,9 +14,11 @@ from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
 from mrcelery.jobstore.base import TTL
 from mrcelery.reporting.history import created_by_id
+from mrcelery.reporting.report import read_report
 from mrcelery.runners.base import Runner, connect, storage_root
 from mrcelery.schema import object_keys
 from mrcelery.schema.states import FINAL
+from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
 _WEEK = "7d"
@@ -40,7 +42,6 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
     config = Config.load(settings)
     if not config.storage:
         raise ConfigError("clean needs the storage: give --storage (or MRCELERY_STORAGE)")
-    from mrcelery.storage import open_storage
 
     storage = open_storage(storage_root(config))
     age = older_than if older_than is not None else 0.0 if jobs else float(TTL)
@@ -93,7 +94,6 @@ def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, na
 
 def _reported(storage: Storage, job: str) -> float:
     """Return when the job ended by its report, in epoch seconds; 0 if it left none."""
-    from mrcelery.reporting.report import read_report
 
     report = read_report(storage, job)
     return 0.0 if report is None else report.finished

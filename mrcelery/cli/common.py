@@ -55,7 +55,7 @@ def epilog(*examples: str) -> str:
 
 def print_json(value: Any) -> None:
     """Print one JSON document; ``value`` may hold msgspec structs and dataclasses."""
-    import msgspec
+    import msgspec  # noqa: PLC0415 - help needs no msgspec
 
     click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
 

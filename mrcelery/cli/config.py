@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from mrcelery.cli.common import epilog, json_option, print_table
@@ -19,8 +21,6 @@ def show(as_json: bool) -> None:
     """Print each setting with its value and origin; secrets are masked."""
     found = Config.load().show()
     if as_json:
-        import json
-
         click.echo(json.dumps({s.name: {"value": s.value, "origin": s.origin} for s in found}, indent=2))
         return
     print_table(

@@ -8,6 +8,7 @@ import click
 
 from mrcelery.cli.common import connection_options, epilog, json_option, print_json, print_table, show_seconds
 from mrcelery.config import Config
+from mrcelery.doctor.checks import Doctor
 from mrcelery.errors import UnreachableError
 
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -23,7 +24,6 @@ def command(as_json: bool, **settings: Any) -> int:
     Exits with 0, even if there are warnings, and with 3 if something fails. With --json: ok, findings (check,
     level ok, warn or fail, saw, do) and workers.
     """
-    from mrcelery.doctor.checks import Doctor
 
     doctor = Doctor(Config.load(settings))
     findings = []

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
+from mrcelery.client.submission import Submission
 from mrcelery.config import RUNNERS, mask
 from mrcelery.errors import WaitTimeoutError
+from mrcelery.jobstore.presence import workers_seen
+from mrcelery.jobstore.redis import RedisJobStore
 
 if TYPE_CHECKING:
     from mrcelery.client.api import JobHandle
@@ -38,7 +41,6 @@ def command(timeout: float, as_json: bool, **settings: Any) -> int:
 
     Prints on stderr how long each stage took and which workers ran it.
     """
-    from mrcelery.client.submission import Submission
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mrcelery-") as folder:
@@ -85,8 +87,6 @@ def _stages(found: Overview) -> Iterator[dict[str, Any]]:
 
 def _why(handle: JobHandle, submission: Submission, timeout: float) -> str:
     """Explain why the job did not end: no worker listens, or the workers are busy."""
-    from mrcelery.jobstore.presence import workers_seen
-    from mrcelery.jobstore.redis import RedisJobStore
 
     queue, broker = submission.options.queue, mask(submission.config.broker)
     store = handle.runner.store if handle.runner is not None else None

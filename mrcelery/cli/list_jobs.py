@@ -21,9 +21,11 @@ from mrcelery.cli.common import (
 )
 from mrcelery.config import Config
 from mrcelery.errors import StorageUnreachableError
+from mrcelery.reporting import history
 from mrcelery.reporting.status import JobStatus
 from mrcelery.runners.base import connect, storage_root
 from mrcelery.schema.states import STATES, UNKNOWN, typed
+from mrcelery.storage import open_storage
 
 
 class _State(click.Choice[str]):
@@ -70,8 +72,6 @@ def command(
     """
     config = Config.load(settings)
     runner = connect(config)
-    from mrcelery.reporting import history
-    from mrcelery.storage import open_storage
 
     now = time.time()
     wanted = history.JobFilter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mrcelery.attempt.output_capture import share_seconds
 from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
 from mrcelery.cli.errors import where
 from mrcelery.client.api import attach
 from mrcelery.errors import ConfigError, UsageError
+from mrcelery.reporting.logs import Follower, LogFilter, listed
 from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
@@ -57,7 +60,6 @@ def command(
     For a failed job, stderr says first where it failed. With -f, lines are shown as they are printed, a few seconds
     late, each with the name of its task. --json prints one object per attempt, one a line; with -f, one per piece.
     """
-    from mrcelery.reporting.logs import LogFilter
 
     wanted = LogFilter(step, kind, task, attempt, failed)
     with attach(job, **settings) as handle:
@@ -80,8 +82,6 @@ def _show_failure(found: Overview | None) -> None:
 
 
 def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter, as_json: bool) -> None:
-    from mrcelery.reporting.logs import LogFilter, listed
-
     none = True
     for one, key in listed(storage, job, found, wanted):
         none = False
@@ -109,9 +109,6 @@ def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: bool) -> None:
-    from mrcelery.attempt.output_capture import share_seconds
-    from mrcelery.reporting.logs import Follower
-
     if handle.runner is None:
         raise ConfigError(f"cannot follow {handle.id} without its broker: give --broker, or leave -f out")
     follower = Follower(handle.runner.store, storage, handle.id, wanted)
@@ -145,6 +142,4 @@ def _how(one: Attempt) -> str:
 
 
 def _print(one: Attempt, text: bytes) -> None:
-    import json
-
     click.echo(json.dumps({**asdict(one), "text": text.decode("utf-8", "replace")}))

@@ -57,7 +57,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
+            import difflib  # noqa: PLC0415 - only a misspelt command needs it
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             ctx.fail(f"no such command {args[0]!r}" + (f", did you mean {near[0]!r}" if near else ""))
@@ -87,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run_job_class(job_class: type[MRJob], args: Sequence[str] | None = None) -> NoReturn:
     """Run ``python job.py [options] [job's own options] INPUT...``, as mrjob does; end the process."""
-    from mrcelery.cli.job_class import job_command
+    from mrcelery.cli.job_class import job_command  # noqa: PLC0415 - only python job.py needs it
 
     arguments = list(sys.argv[1:] if args is None else args)
     prog = os.path.basename(sys.argv[0]) or job_class.__name__

@@ -32,9 +32,9 @@ def command(port: int, address: str, queues: tuple[str, ...], once: bool, **sett
     config = Config.load(settings)
     if not config.broker:
         raise ConfigError("metrics needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
-    from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+    from prometheus_client import CollectorRegistry, generate_latest, start_http_server  # noqa: PLC0415 - prometheus-client is an extra
 
-    from mrcelery.web.metrics import register
+    from mrcelery.web.metrics import register  # noqa: PLC0415 - prometheus-client is an extra
 
     registry = CollectorRegistry()
     register(config.broker, *(queues or (config.queue,)), registry=registry)

@@ -183,7 +183,7 @@ def _rates(found: Overview, stage: StageView, speed: Speed, *, means: bool) -> l
 
 
 def _shuffled(found: Overview, stage: StageView) -> int:
-    from mrcelery.reporting.timeline import shuffled
+    from mrcelery.reporting.timeline import shuffled  # noqa: PLC0415 - only a drawn picture needs it
 
     return shuffled(found, stage)
 
@@ -226,7 +226,7 @@ def _folded(blocks: list[tuple[State, list[Line]]], signs: Signs) -> list[tuple[
 
 def summary(found: Overview, report: Report | None, after: Sequence[str] = (), *, signs: Signs = UNICODE) -> list[Line]:
     """Render an ended job: its end, what it read and wrote, and the commands a user may want next."""
-    from mrcelery.reporting.report import totals_of
+    from mrcelery.reporting.report import totals_of  # noqa: PLC0415 - only a drawn picture needs it
 
     totals = report.totals if report is not None else totals_of(found)
     lines = [_header(found, "", signs)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import click
 
+from mrcelery import events
 from mrcelery.cli import picture
 from mrcelery.cli.common import show_seconds
 from mrcelery.cli.errors import show_error
@@ -128,14 +129,14 @@ class Display:
         self._last = found
         if self.mode == "live":
             if self._view is None:
-                from mrcelery.cli.live import LiveView
+                from mrcelery.cli.live import LiveView  # noqa: PLC0415 - rich takes longer than a small job
 
                 self.close()
                 self._view = LiveView()
             self._draw(found)
 
     def _news(self, found: Overview) -> list[Event]:
-        from mrcelery.reporting import timeline
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - short jobs show no progress
 
         news: list[Event] = []
         if self._narrator is None:
@@ -157,7 +158,6 @@ class Display:
 
     def event(self, event: Event) -> None:
         """Show an event, as :meth:`mrcelery.JobHandle.wait` reports it."""
-        from mrcelery import events
 
         again = isinstance(event, events.NoWorkers) and self._no_workers
         if isinstance(event, (events.NoWorkers, events.WorkersFound)):
@@ -172,7 +172,7 @@ class Display:
             self._draw(self._last)
 
     def _emit(self, event: Event, style: str = "yellow") -> None:
-        from mrcelery.reporting import timeline
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - short jobs show no progress
 
         if self.mode == "json":
             if not self.quiet:
@@ -184,7 +184,7 @@ class Display:
             self._say(str(event), style)
 
     def _worth_a_line(self, event: StageStarted | StageSucceeded | Progress) -> bool:
-        from mrcelery.reporting import timeline
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - short jobs show no progress
 
         stage = event.step, event.kind
         if isinstance(event, timeline.Progress) and event.at - self._plain.get(stage, 0.0) < PLAIN_SECONDS:
@@ -207,7 +207,7 @@ class Display:
     def end(self, found: Overview, report: Report | None, after: Sequence[str] = ()) -> None:
         """Show how a job ended, and the commands a user may want next; call it only if it :meth:`ends`."""
         if self.mode == "json":
-            from mrcelery.reporting import timeline
+            from mrcelery.reporting import timeline  # noqa: PLC0415 - short jobs show no progress
 
             if not self.quiet:
                 for event in self._news(found):
@@ -240,7 +240,7 @@ class Display:
         if self.mode != "live" or time.monotonic() - self._began < QUIET_SECONDS:
             return
         if self._transfers is None:
-            from mrcelery.cli.live import Transfers
+            from mrcelery.cli.live import Transfers  # noqa: PLC0415 - rich takes longer than a small job
 
             self._transfers = Transfers()
         self._transfers.show(label, done, total)

@@ -14,6 +14,7 @@ from mrcelery.cli.common import JOB, connection_options, epilog, json_option, pr
 from mrcelery.cli.errors import where
 from mrcelery.client.api import attach
 from mrcelery.errors import MRCeleryError, UsageError
+from mrcelery.reporting.rates import Speed
 from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def _record(handle: JobHandle) -> dict[str, Any]:
 
 
 def _running(handle: JobHandle, found: Overview) -> list[picture.Line]:
-    from mrcelery.reporting.rates import Speed
-
     signs, idle = picture.signs(sys.stdout), not handle.has_workers()
     width, height = _size()
     lines = picture.running(found, Speed(), width, height, trouble=picture.nobody(found) if idle else "", signs=signs)

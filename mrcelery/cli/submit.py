@@ -130,8 +130,8 @@ def execute(
     flags: dict[str, Any],
 ) -> int:
     """Submit a job as ``flags`` (name to value) say, and wait for it unless detached; return the exit code."""
-    from mrcelery.cli.progress import Display, see_through
-    from mrcelery.client.submission import Submission
+    from mrcelery.cli.progress import Display, see_through  # noqa: PLC0415 - help needs no client
+    from mrcelery.client.submission import Submission  # noqa: PLC0415 - help needs no client
 
     how = Flags.take(flags)
     with Display(how.quiet, how.as_json and not how.dry_run) as display:
@@ -221,7 +221,7 @@ def _after(found: Overview, handle: JobHandle, submission: Submission) -> list[s
 
 def _print_detached(handle: JobHandle, as_json: bool) -> None:
     if as_json:
-        from mrcelery.reporting import timeline
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - only --json needs it
 
         click.echo(timeline.line(timeline.submitted(handle.glance())), nl=False)
     else:

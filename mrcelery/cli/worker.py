@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
 from mrcelery.cli.common import epilog
+from mrcelery.config import Config
+from mrcelery.errors import ConfigError
 
 
 @click.command(
@@ -28,11 +31,6 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     SIGTERM gives running tasks one second, then requeues them. A first SIGINT waits for them to end; a second one
     requeues them.
     """
-    import os
-
-    from mrcelery.config import Config
-    from mrcelery.errors import ConfigError
-
     config = Config.load(settings)
     if not config.broker:
         raise ConfigError("a worker needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
@@ -47,7 +45,7 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     # Read when Celery is imported: SIGTERM shall requeue running tasks, not wait for their end.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
-    from mrcelery.celeryapp import configured_app
-    from mrcelery.worker.app import worker_argv
+    from mrcelery.celeryapp import configured_app  # noqa: PLC0415 - Celery takes half a second
+    from mrcelery.worker.app import worker_argv  # noqa: PLC0415 - Celery takes half a second
 
     configured_app().worker_main(worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))

@@ -65,7 +65,7 @@ def submit(
     Raises :class:`UsageError` (the job, an input, an output or an option is wrong) and
     :class:`UnreachableError` (the broker or the storage).
     """
-    from mrcelery.client.submission import Submission
+    from mrcelery.client.submission import Submission  # noqa: PLC0415 - job files import this module
 
     return Submission.prepare(job, inputs, output, runner=runner, ahead=True, **options).submit()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def digests(aspects: Mapping[str, object]) -> dict[str, str]:
     """Digest each aspect of what is asked for; the keys name an aspect as an error does that finds it different."""
-    import msgspec
+    import msgspec  # noqa: PLC0415 - job files import this package
 
     return {
         aspect: hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]

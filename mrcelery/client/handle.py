@@ -23,10 +23,18 @@ from mrcelery.errors import (
     WaitTimeoutError,
 )
 from mrcelery.jobstore.base import JobStore, generation_of
+from mrcelery.jobstore.presence import listening
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.reporting.monitor import Monitor
 from mrcelery.reporting.status import JobStatus, counted, failure_of, status_of
 from mrcelery.runners.base import Runner
+from mrcelery.runners.enter import job_fields
 from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.signing import seal, unseal
 from mrcelery.schema.states import FINAL
+from mrcelery.schema.structs import Commit, JobSpec, Request, add_coordinator_requests, add_counters, add_requests
+from mrcelery.storage import open_storage
 
 if TYPE_CHECKING:
     from mrcelery.events import Event
@@ -115,7 +123,6 @@ class JobHandle:
         comes back empty, the job is registered again and resumes from storage. Raises :class:`JobFailedError`,
         :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job still runs.
         """
-        from mrcelery.reporting.monitor import Monitor
 
         deadline = None if timeout is None else time.monotonic() + timeout
         began = time.monotonic()
@@ -195,18 +202,14 @@ class JobHandle:
 
     def _clean_up(self, store: JobStore) -> None:
         """Delete a cancelled job's data, because no worker is there to do it."""
-        from mrcelery.jobstore.redis import RedisJobStore
 
         if isinstance(store, RedisJobStore):
-            from mrcelery.coordinator.cancel import clean_without_workers
+            from mrcelery.coordinator.cancel import clean_without_workers  # noqa: PLC0415 - only a retry without workers needs it
 
             clean_without_workers(store, self.id)
 
     def _enter_from_storage(self, store: JobStore) -> dict[str, str]:
         """Register again a job that the job store has forgotten, from its spec in storage; return its fields."""
-        from mrcelery.runners.enter import job_fields
-        from mrcelery.schema.signing import seal, unseal
-        from mrcelery.schema.structs import JobSpec
 
         report = self._read_report() if self._storage else None
         if not self._storage or (report is not None and report.state == "succeeded"):
@@ -227,7 +230,6 @@ class JobHandle:
         fields = self._fields()
         if fields["state"] == "succeeded" and (report := self._read_report()):
             return report.counters
-        from mrcelery.schema.structs import Commit, add_counters
 
         total: Counters = {}
         for step, one in counted(self.id, fields, self._store):
@@ -243,7 +245,6 @@ class JobHandle:
         fields = self._fields()
         if fields["state"] == "succeeded" and (report := self._read_report()):
             return report.totals.requests
-        from mrcelery.schema.structs import Commit, add_coordinator_requests, add_requests
 
         total: dict[str, int] = {}
         add_coordinator_requests(total, fields)
@@ -257,13 +258,13 @@ class JobHandle:
 
     def overview(self) -> Overview:
         """Return the job as its page shows it, with its attempts: live, or from its report."""
-        from mrcelery.reporting.overview import overview
+        from mrcelery.reporting.overview import overview  # noqa: PLC0415 - few clients ask for it
 
         return self._seen(overview)
 
     def glance(self) -> Overview:
         """Return the :meth:`overview` without the attempts: as cheap for 10,000 tasks as for one."""
-        from mrcelery.reporting.overview import glance
+        from mrcelery.reporting.overview import glance  # noqa: PLC0415 - few clients ask for it
 
         return self._seen(glance)
 
@@ -271,7 +272,6 @@ class JobHandle:
         """Return whether a worker listens on the job's queue; True if that cannot be known here."""
         if self._store is None or self.runner is None:
             return True
-        from mrcelery.jobstore.presence import listening
 
         queue = self._store.fields(self.id).get("queue") or "celery"
         return bool(listening(self._store.workers(), queue))
@@ -289,8 +289,8 @@ class JobHandle:
 
         Raises as :meth:`overview` does.
         """
-        from mrcelery.reporting.excerpts import gather
-        from mrcelery.reporting.page import job_page
+        from mrcelery.reporting.excerpts import gather  # noqa: PLC0415 - few clients ask for it
+        from mrcelery.reporting.page import job_page  # noqa: PLC0415 - few clients ask for it
 
         seen = self.overview()
         return job_page(seen, gather(self.open_storage(), seen))
@@ -334,7 +334,6 @@ class JobHandle:
         Raises :class:`OutputExistsError` if it holds something and ``overwrite`` is False.
         """
         self._raise_unless_succeeded()
-        from mrcelery.schema.encoding import encode
 
         storage, keys = self._parts()
         report = self.report()
@@ -363,8 +362,6 @@ class JobHandle:
         if fields.get("state"):
             return fields
         if self._storage and (report := self._read_report()):
-            from mrcelery.schema.encoding import encode
-
             # the job store forgets a job in time; its report stays
             seen = report.overview
             return {
@@ -393,7 +390,6 @@ class JobHandle:
 
     def open_storage(self) -> Storage:
         """Open the storage that holds the job's data."""
-        from mrcelery.storage import open_storage
 
         uri = self._storage
         if self._store is not None:
@@ -404,7 +400,7 @@ class JobHandle:
 
     def _read_report(self) -> Report | None:
         if self._final_report is None:
-            from mrcelery.reporting.report import read_report
+            from mrcelery.reporting.report import read_report  # noqa: PLC0415 - few clients ask for it
 
             self._final_report = read_report(self.open_storage(), self.id)
         return self._final_report
@@ -413,14 +409,11 @@ class JobHandle:
         report = self.report()
         if not report.output:
             return self.open_storage(), [object_keys.output(self.id) + name for name in report.parts]
-        from mrcelery.storage import open_storage
 
         return open_storage(report.output), list(report.parts)
 
     def _guess_parse(self) -> Callable[[bytes], Pair]:
         """Choose a parser by the request's output format: the job's class, and with it a protocol, is not at hand."""
-        from mrcelery.schema.signing import unseal
-        from mrcelery.schema.structs import JobSpec, Request
 
         sealed = self._store.request(self.id) if self._store is not None else None
         if sealed is not None:

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from mrcelery.config import Config
 from mrcelery.errors import UsageError
+from mrcelery.formats import compressor, input_format, output_format
+from mrcelery.formats.extras import check_installed
+from mrcelery.formats.naming import check_jobconf, settle
 from mrcelery.runners.preload import workers_of
+from mrcelery.schema.structs import JobOptions
 
 if TYPE_CHECKING:
     from mrcelery.job.base import MRJob
@@ -18,9 +22,6 @@ def job_options(
     config: Config, job: MRJob, jobconf: Mapping[str, str], runner: str, *, overwrite: bool, keep: bool
 ) -> JobOptions:
     """Settle a job's options: a flag overrides the job's class, and that the environment and the files."""
-    from mrcelery.formats import compressor, input_format, output_format
-    from mrcelery.formats.naming import check_jobconf, settle
-    from mrcelery.schema.structs import JobOptions
 
     formats: dict[str, Any] = {"input_format": config.input_format, "output_format": config.output_format}
     all_jobconf = {**job.jobconf(), **jobconf}
@@ -67,8 +68,6 @@ def check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool)
         raise UsageError("parquet output cannot be printed: give -o OUTPUT")
     # The client of a fleet need not have what its workers have.
     if runner != "celery":
-        from mrcelery.formats.extras import check_installed
-
         if "parquet" in (name, options.input_format.partition(":")[0]):
             check_installed("parquet")
         if job.BATCH == "table":

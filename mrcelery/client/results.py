@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrcelery.errors import InputError, OutputExistsError, StorageUnreachableError
+from mrcelery.formats.compression import decompress
 from mrcelery.schema import object_keys
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ def part_names(storage: Storage, where: str) -> list[str]:
 
 def content(storage: Storage, keys: Iterable[str]) -> Iterator[bytes]:
     """Iterate over the bytes of objects one after the other, in pieces, decompressed by the ending of each name."""
-    from mrcelery.formats.compression import decompress
 
     for key in keys:
         yield from decompress(storage.stream(key), key)

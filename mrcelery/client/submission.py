@@ -7,39 +7,39 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mrcelery.client import results
 from mrcelery.client import uploads as inputs_module
 from mrcelery.client.client_token import check_given, digests
+from mrcelery.client.dry_run import plan_of
 from mrcelery.client.handle import Delivery, JobHandle
 from mrcelery.client.options import check_formats, job_options
 from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError
+from mrcelery.formats.naming import to_ship
+from mrcelery.job.hooks import hooks, step_specs
+from mrcelery.job.step import reducers_in
 from mrcelery.jobstore.base import generation_of
 from mrcelery.runners.base import Runner, storage_root
-from mrcelery.runners.preload import local_runner, workers_of
+from mrcelery.runners.fleet import FleetRunner
+from mrcelery.runners.preload import local_runner
+from mrcelery.schema import object_keys, signing, structs
 from mrcelery.schema.object_keys import SUCCESS
+from mrcelery.shipping import bundle
+from mrcelery.storage import open_storage
 from mrcelery.storage.addresses import is_remote, local
 
 if TYPE_CHECKING:
+    from mrcelery.client.dry_run import Plan
     from mrcelery.job.base import MRJob
-    from mrcelery.planning.price import Cost
     from mrcelery.runners.fleet import FleetRunner
-    from mrcelery.schema.structs import Bundle, JobOptions, PlanSummary, Split, StepSpec
+    from mrcelery.schema.structs import Bundle, JobOptions, StepSpec
     from mrcelery.shipping.bundle import BuiltBundle
-
-
-class Plan(NamedTuple):
-    """What a job would take: map tasks (M) and bytes, reduce tasks (R) of each step, S3 requests and price."""
-
-    inputs: PlanSummary
-    reducers: tuple[int, ...]
-    cost: Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,6 @@ class Submission:
         runner = _runner_for(config, given.client_token)
         with ExitStack() as undo:
             started = undo.enter_context(closing(local_runner(config, job))) if ahead and runner == "local" else None
-            from mrcelery.shipping import bundle
 
             job_class = bundle.load_job(job, given.py_files) if isinstance(job, str) else job
             instance = bundle.make_job(job_class, given.args)
@@ -136,40 +135,8 @@ class Submission:
 
     def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
-        from mrcelery.formats import input_format
-        from mrcelery.formats.source import requests_for
-        from mrcelery.planning.listing import list_inputs
-        from mrcelery.planning.price import estimate
-        from mrcelery.planning.splits import cut, fitted, with_reducers, write_plan
-        from mrcelery.storage import scheme_of
-        from mrcelery.storage.transfers import transfers
 
-        reads = 0
-        on_s3 = ("s3", "") if self._uploads else ("s3",)
-
-        def counted(splits: Iterable[Split]) -> Iterator[Split]:
-            nonlocal reads
-            for split in splits:
-                reads += sum(requests_for(e) for e in split.extents if scheme_of(e.uri) in on_s3)
-                yield split
-
-        with transfers() as listing:
-            files = list_inputs(self._here(), input_format(self.options.input_format))
-            splits = cut(*fitted(files, self.options.split_size, self.options.workers))
-            summary = write_plan(counted(splits), lambda page, data: None)
-        if self._uploads:
-            listing.count("GET", summary.files)  # the planner stats each uploaded file once more
-        steps = tuple(with_reducers(step, summary) for step in self.steps)
-        cost = estimate(
-            summary,
-            steps,
-            listing=listing.requests,
-            reads=reads,
-            storage_is_s3=self._storage.startswith("s3://"),
-            output_is_s3=None if not self.output or self.brings_home else scheme_of(self.output) == "s3",
-            processes=workers_of(self.config) if self.runner == "local" else 1,
-        )
-        return Plan(summary, tuple(step.reducers for step in steps), cost)
+        return plan_of(self)
 
     def submit(self, on_handle: Callable[[JobHandle], None] | None = None) -> JobHandle:
         """Start the runner and submit the job to it. The inline runner has run it when this returns.
@@ -186,7 +153,6 @@ class Submission:
     def _submit(self, on_handle: Callable[[JobHandle], None] | None) -> JobHandle:
         if not self.inputs:
             raise UsageError("no input: give files, folders, globs, s3:// or http(s):// addresses, or - for stdin")
-        from mrcelery.shipping import bundle
 
         built = bundle.build(self.job_class, self.job, **self.shipped)
         created = time.time()
@@ -196,7 +162,7 @@ class Submission:
         output, bring_home = self._place_output()
         spool = ""
         found = None
-        if not self._uploads:
+        if not self.uploads:
             # before the runner starts: a wrong path need not wait for a cluster
             spool = self._spool(identity) if "-" in self.inputs else ""
             found = inputs_module.absolute(self.inputs, spool)
@@ -204,13 +170,13 @@ class Submission:
         handle = JobHandle(
             identity,
             runner,
-            storage=self._storage or runner.storage,
+            storage=self.storage or runner.storage,
             delivery=self._delivery(bring_home),
             spool=spool if self.runner != "celery" else "",
         )
         try:
             if found is None:
-                found = inputs_module.upload(self.inputs, self._storage, self.options.input_format, self.on_upload)
+                found = inputs_module.upload(self.inputs, self.storage, self.options.input_format, self.on_upload)
             if on_handle is not None:
                 on_handle(handle)
             self._send(runner, handle, created, found, output, built)
@@ -246,17 +212,15 @@ class Submission:
             path = local(self.output or "")
             # A folder with the job's mark of success was brought home before.
             bring_home = None if Path(path, SUCCESS).exists() else path
-        return JobHandle(identity, runner, storage=self._storage, delivery=self._delivery(bring_home))
+        return JobHandle(identity, runner, storage=self.storage, delivery=self._delivery(bring_home))
 
     def _ended_in_storage(self, identity: str, code: Bundle) -> bool:
         """Return whether storage has the report of a job that the job store has forgotten or never knew.
 
         A job that left a spec but no report resumes from its commits when it is submitted again.
         """
-        from mrcelery.schema import object_keys, signing, structs
-        from mrcelery.storage import open_storage
 
-        storage, key = open_storage(self._storage), object_keys.spec(identity)
+        storage, key = open_storage(self.storage), object_keys.spec(identity)
         try:
             spec = signing.unseal(storage.read(key), structs.JobSpec, self.config.signing_key or None, key)
         except FileNotFoundError:
@@ -265,8 +229,6 @@ class Submission:
         return storage.stat(object_keys.report(identity)) is not None
 
     def _check_same(self, envelope: bytes, identity: str, code: Bundle) -> None:
-        from mrcelery.schema import signing, structs
-
         key = self.config.signing_key or None
         request = signing.unseal(envelope, structs.Request, key, f"the request of job {identity}")
         check_given(self.client_token, request, self._given(code))
@@ -278,7 +240,7 @@ class Submission:
             {
                 "another job": (self.name, code.entry, code.sha256, self.args),
                 "other inputs": [
-                    uri if uri == "-" else here for uri, here in zip(self.inputs, self._here(), strict=True)
+                    uri if uri == "-" else here for uri, here in zip(self.inputs, self.input_addresses(), strict=True)
                 ],
                 "another output": (local(output) if output and not is_remote(output) else output),
                 "other options": (self.options, self.steps),
@@ -294,7 +256,6 @@ class Submission:
         output: str,
         built: BuiltBundle,
     ) -> None:
-        from mrcelery.schema import signing, structs
 
         request = structs.Request(
             job=handle.id,
@@ -303,7 +264,7 @@ class Submission:
             created=created,  # as its id says: what lists jobs by their ids relies on it
             inputs=tuple(found.uris),
             output=output,
-            storage=self._storage or runner.storage,
+            storage=self.storage or runner.storage,
             steps=self.steps,
             args=self.args,
             options=self.options,
@@ -325,17 +286,17 @@ class Submission:
     @property
     def brings_home(self) -> bool:
         """Whether the waiting client must fetch the results to a local OUTPUT."""
-        return self._uploads and self.output is not None and not is_remote(self.output)
+        return self.uploads and self.output is not None and not is_remote(self.output)
 
     @property
-    def _storage(self) -> str:
+    def storage(self) -> str:
         """The configured storage as the workers name it; "" lets the runner choose."""
         return storage_root(self.config)
 
     @property
-    def _uploads(self) -> bool:
+    def uploads(self) -> bool:
         """Whether the workers cannot see this machine's files."""
-        return self.runner == "celery" and is_remote(self._storage)
+        return self.runner == "celery" and is_remote(self.storage)
 
     def _place_output(self) -> tuple[str, str | None]:
         """Return OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
@@ -344,37 +305,33 @@ class Submission:
         path = local(self.output)
         if not self.options.overwrite:
             results.check_free(path)
-        return ("", path) if self._uploads else (path, None)
+        return ("", path) if self.uploads else (path, None)
 
     def _spool(self, identity: str) -> str:
         """Make a folder for standard input that the workers can read."""
         if self.runner == "celery":
             # With a token others may have the same id, and write at the same time.
-            folder = Path(self._storage) / "inputs" / f"{identity}-{secrets.token_hex(3)}"
+            folder = Path(self.storage) / "inputs" / f"{identity}-{secrets.token_hex(3)}"
             folder.mkdir(parents=True)
             return str(folder)
         return tempfile.mkdtemp(prefix="mrcelery-", dir=self.config.scratch or None)
 
     def _open(self) -> Runner:
         if self.runner == "inline":
-            from mrcelery.runners.inline import InlineRunner
+            from mrcelery.runners.inline import InlineRunner  # noqa: PLC0415 - the engine, which other runners keep off the client
 
-            return InlineRunner(self._storage or None)
+            return InlineRunner(self.storage or None)
         if self.runner == "local":
             return self.started or local_runner(self.config, self.job_class)
         return self._fleet()
 
     def _fleet(self) -> FleetRunner:
-        from mrcelery.runners.fleet import FleetRunner
-
         return FleetRunner(self.config.broker, self.config.result_backend or None)
 
     def _delivery(self, bring_home: str | None) -> Delivery:
         return Delivery(folder=bring_home, overwrite=self.options.overwrite, parse=self._parse())
 
     def _parse(self) -> Callable[[bytes], results.Pair]:
-        from mrcelery.job.hooks import hooks
-
         protocol = hooks(self.job, len(self.steps) - 1).output_protocol
         if protocol is not None:
             return protocol.read
@@ -382,7 +339,8 @@ class Submission:
             return _unreadable
         return results.parse_json if self.options.output_format == "json" else results.parse_raw
 
-    def _here(self) -> list[str]:
+    def input_addresses(self) -> list[str]:
+        """Return the inputs as addresses: a local one as an absolute path."""
         return [u if is_remote(u) else local(u) for u in self.inputs]
 
 
@@ -417,8 +375,6 @@ def _runner_for(config: Config, client_token: str) -> str:
 
 def _steps(config: Config, job: MRJob, options: JobOptions) -> tuple[StepSpec, ...]:
     """Specify the job's steps. A flag wins over what the job says, and that over other settings."""
-    from mrcelery.job.hooks import step_specs
-    from mrcelery.job.step import reducers_in
 
     explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
     flagged = config.origins.get("partitioner", "").startswith("--")
@@ -434,7 +390,6 @@ def _steps(config: Config, job: MRJob, options: JobOptions) -> tuple[StepSpec, .
 
 def _shipped(given: SubmitOptions, options: JobOptions, job_class: type[MRJob]) -> dict[str, Sequence[str]]:
     """List the paths to ship, the modules of the user's own formats among them."""
-    from mrcelery.formats.naming import to_ship
 
     formats = (options.input_format, options.output_format)
     own = [path for text in formats for path in to_ship(text, job_class)]
@@ -457,7 +412,7 @@ def _check_fleet(config: Config) -> None:
 
 
 def _user() -> str:
-    import getpass
+    import getpass  # noqa: PLC0415 - only an owner without a name needs it
 
     try:
         return getpass.getuser()

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrcelery.errors import InputError
+from mrcelery.formats import input_format as format_named
 from mrcelery.schema import object_keys
+from mrcelery.storage import open_storage
 from mrcelery.storage.addresses import is_remote, local
 
 SMALL = 256 << 10
@@ -99,16 +101,13 @@ def _paths(uri: str, spool: str, input_format: str) -> Iterator[Path]:
             shutil.copyfileobj(sys.stdin.buffer, target)
         yield copy
         return
-    from mrcelery.formats import input_format as format_named
-    from mrcelery.planning.listing import list_inputs
+    from mrcelery.planning.listing import list_inputs  # noqa: PLC0415 - only inputs to upload are listed here
 
     for file in list_inputs([_existing(uri)], format_named(input_format)):
         yield Path(local(file.uri))
 
 
 def _send(storage_uri: str, path: Path, progress: Progress | None) -> str:
-    from mrcelery.storage import open_storage
-
     storage = open_storage(storage_uri)
     with path.open("rb") as source:
         size = os.fstat(source.fileno()).st_size

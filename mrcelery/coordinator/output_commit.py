@@ -72,8 +72,8 @@ def publish(
         if store.state(job) != "succeeded":
             raise
         # Another run has come to the end, and the parts may be gone. Its mark may be what we removed.
-        if uri and (told := read_report(storage, job)) is not None:
-            output.write(object_keys.SUCCESS, _success(told))
+        if uri and (written := read_report(storage, job)) is not None:
+            output.write(object_keys.SUCCESS, _success(written))
             output.delete([_claim_of(job)])
         raise JobStoppedError(f"job {job} has ended") from None
     written = report()

@@ -15,7 +15,11 @@ from mrcelery.config import Config, mask
 from mrcelery.doctor.redis_checks import Finding, judge, parse_info, product
 from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError
 from mrcelery.jobstore.presence import WorkerSeen, server_time, versions, workers_seen
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.runners.base import storage_root
 from mrcelery.runners.redis_server import find_server
+from mrcelery.storage import open_storage
+from mrcelery.storage.probe import is_marked, probe
 
 if TYPE_CHECKING:
     from mrcelery.jobstore.redis import RedisJobStore
@@ -50,7 +54,6 @@ class Doctor:
         if not config.broker:
             yield Finding("broker", "ok", "not configured: the local runner needs none")
             return
-        from mrcelery.jobstore.redis import RedisJobStore
 
         try:
             with closing(RedisJobStore(config.broker)) as store:
@@ -284,9 +287,6 @@ def _storage(config: Config) -> Iterator[Finding]:
             do = "give --storage s3://bucket/prefix, or a folder that all workers see (MRCELERY_STORAGE)"
         yield Finding("storage", level, saw, do)  # type: ignore[arg-type]
         return
-    from mrcelery.runners.base import storage_root
-    from mrcelery.storage import open_storage
-    from mrcelery.storage.probe import is_marked, probe
 
     root = storage_root(config)
     try:

@@ -4,6 +4,8 @@ A format is named ``NAME`` or ``NAME:ARGUMENTS``, such as ``records:80`` or ``cs
 :mod:`mrcelery.formats.naming`.
 """
 
+# ruff: noqa: PLC0415 - a format is imported when it is named: some need pyarrow, all take time
+
 from __future__ import annotations
 
 from collections.abc import Callable

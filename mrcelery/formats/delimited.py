@@ -281,7 +281,7 @@ class DelimitedOutput:
             rows.append(self._columns.names)
         self._begun = True
         if not all(isinstance(column, list) for column in columns):
-            from mrcelery.formats import arrow
+            from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
             if (data := arrow.csv_rows(columns, self._dialect.delimiter, self._dialect.quote)) is not None:
                 return self._encoded(rows) + data

@@ -76,9 +76,9 @@ class FixedInput:
             return RecordBlock(
                 None if self._key is None else _Slices(data, n, *self._key), _Slices(data, n, 0, n), uri, offset_of
             )
-        import pyarrow as pa
+        import pyarrow as pa  # noqa: PLC0415 - needs pyarrow
 
-        from mrcelery.formats import arrow
+        from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
         values = arrow.fixed_array(data, n)
         if self._key is None:

@@ -36,8 +36,8 @@ ROW_GROUP = 32 << 20
 
 def _pyarrow() -> tuple[Any, Any]:
     check_installed("parquet")
-    import pyarrow
-    from pyarrow import parquet
+    import pyarrow  # noqa: PLC0415 - needs pyarrow
+    from pyarrow import parquet  # noqa: PLC0415 - needs pyarrow
 
     return pyarrow, parquet
 
@@ -170,7 +170,7 @@ def _opened(extent: Extent) -> Iterator[Any]:
 
 
 def _ranges(storage: Storage, key: str) -> bool:
-    from mrcelery.storage.http import HttpStorage
+    from mrcelery.storage.http import HttpStorage  # noqa: PLC0415 - only http addresses need urllib3
 
     return not isinstance(storage, HttpStorage) or storage.accepts_ranges(key)
 
@@ -283,7 +283,7 @@ def _array(pa: Any, column: Column, wanted: Any) -> Any:
     if isinstance(column, list):
         array = pa.array(column)
     else:
-        from mrcelery.formats.arrow import as_inferred
+        from mrcelery.formats.arrow import as_inferred  # noqa: PLC0415 - needs pyarrow
 
         array = as_inferred(column)
     if wanted is None or array.type == wanted:

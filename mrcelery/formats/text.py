@@ -73,9 +73,9 @@ class LineTables:
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
         """Build each block's table from its raw bytes; Python values are made only on demand."""
-        import pyarrow as pa
+        import pyarrow as pa  # noqa: PLC0415 - needs pyarrow
 
-        from mrcelery.formats import arrow
+        from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
         longest = min(max_record, LONGEST)
         for offset, raw in gathered(line_blocks(extent, longest), table_block(longest)):

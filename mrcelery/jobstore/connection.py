@@ -213,7 +213,7 @@ class _Hiredis:
 
 class _RedisPy:
     def __init__(self, url: str) -> None:
-        import redis
+        import redis  # noqa: PLC0415 - redis-py takes a quarter of a second
 
         self._url = url
         self._redis = redis
@@ -253,7 +253,7 @@ def _sentinel_master(url: str) -> Any:
 
     The password is the master's; those of the Sentinels are in the query, see :func:`sentinel_options`.
     """
-    from redis.sentinel import Sentinel
+    from redis.sentinel import Sentinel  # noqa: PLC0415 - redis-py takes a quarter of a second
 
     nodes, database = [], 0
     login: dict[str, str] = {}

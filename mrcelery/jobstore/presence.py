@@ -99,8 +99,8 @@ def server_time(store: RedisJobStore) -> float:
 def versions() -> dict[str, str]:
     """Return the versions of ``python``, ``mrcelery`` and ``celery`` on this machine; import none of them."""
     # Imported here: a waiting client asks for presences only, and these two take longer to import than the rest.
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
+    import platform  # noqa: PLC0415 - clients import this module
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - clients import this module
 
     try:
         celery = version("celery")

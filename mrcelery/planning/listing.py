@@ -99,7 +99,7 @@ def _file(uri: str, size: int, fmt: InputFormat, ranges: bool = True) -> InputFi
 
 
 def _http_file(uri: str, fmt: InputFormat) -> InputFile:
-    from mrcelery.storage.http import HttpStorage
+    from mrcelery.storage.http import HttpStorage  # noqa: PLC0415 - only http addresses need urllib3
 
     storage, key = locate(uri)
     assert isinstance(storage, HttpStorage)

@@ -12,9 +12,12 @@ from math import inf
 
 from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.jobstore.base import JobStore
+from mrcelery.reporting.report import read_report
 from mrcelery.reporting.status import JobStatus, status_of
 from mrcelery.schema import object_keys
+from mrcelery.schema.signing import unseal
 from mrcelery.schema.states import UNKNOWN
+from mrcelery.schema.structs import JobSpec
 from mrcelery.storage.base import Storage
 
 PAGE = 100
@@ -117,9 +120,6 @@ def _of_storage(storage: Storage, store: JobStore | None, wanted: JobFilter) -> 
 
 def _read(storage: Storage, job: str) -> JobStatus | None:
     """Read a job's status from what it left in storage; None for a job that never started."""
-    from mrcelery.reporting.report import read_report
-    from mrcelery.schema.signing import unseal
-    from mrcelery.schema.structs import JobSpec
 
     try:
         request = unseal(storage.read(object_keys.spec(job)), JobSpec, None, object_keys.spec(job)).request

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from mrcelery.jobstore.base import JobStore
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.structs import Commit, Failure, StageSummary
 from mrcelery.schema.task_id import StageId
 
 if TYPE_CHECKING:
@@ -89,8 +91,6 @@ def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tu
 
 def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iterator[tuple[int, StageSummary | Commit]]:
     """Iterate over what is counted so far, by step: a succeeded stage's sums, a running one's commits."""
-    from mrcelery.schema.encoding import decode
-    from mrcelery.schema.structs import Commit, StageSummary
 
     for stage in stages_of(job, fields, store):
         summary = fields.get(f"summary.{stage.step}.{stage.kind}")
@@ -105,7 +105,5 @@ def failure_of(fields: Mapping[str, str]) -> Failure | None:
     """Return why a job failed, or None if it did not."""
     if not fields.get("failure"):
         return None
-    from mrcelery.schema.encoding import decode
-    from mrcelery.schema.structs import Failure
 
     return decode(fields["failure"].encode(), Failure)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError
 from mrcelery.jobstore.base import JobStore
+from mrcelery.runners.fleet import FleetRunner
 from mrcelery.storage.addresses import is_remote, local
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ def connect(config: Config) -> Runner | None:
     Raises :class:`ConfigError` if neither is.
     """
     if config.broker and config.runner in (None, "celery"):
-        from mrcelery.runners.fleet import FleetRunner
-
         return FleetRunner(config.broker, config.result_backend or None)
     if not config.storage:
         raise ConfigError(

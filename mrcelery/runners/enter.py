@@ -8,6 +8,7 @@ from mrcelery.errors import UsageError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.structs import Request
+from mrcelery.storage import open_storage
 
 INLINE_CODE = 1 << 20
 """Bytes of code that may go through the job store; the client puts more into storage."""
@@ -23,7 +24,6 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
         store.put_blob(request.job, request.bundle.sha256, code)
     else:
         # Imported here: a client that has nothing to upload needs no storage, nor boto3 behind it.
-        from mrcelery.storage import open_storage
 
         open_storage(request.storage).write(object_keys.code(request.job), code)
     for digest, data in blobs.items():

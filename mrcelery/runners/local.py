@@ -25,7 +25,9 @@ from mrcelery.jobstore.messages import start_message
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.enter import enter
 from mrcelery.runners.redis_server import SERVER_STATUS, find_server, stop_server
+from mrcelery.schema import object_keys
 from mrcelery.schema.structs import Request
+from mrcelery.storage import open_storage
 
 START_SECONDS = 20.0
 STOP_SECONDS = 3.0
@@ -182,9 +184,7 @@ class LocalRunner:
 def _discard(request: Request) -> None:
     """Remove all data of a job, also what killed processes had half written."""
     # Imported here: most local runs end otherwise.
-    from mrcelery.coordinator.output_commit import withdraw
-    from mrcelery.schema import object_keys
-    from mrcelery.storage import open_storage
+    from mrcelery.coordinator.output_commit import withdraw  # noqa: PLC0415 - few jobs end unfinished
 
     storage, root = open_storage(request.storage), object_keys.job_root(request.job)
     withdraw(storage, request.job, request.output)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def local_runner(config: Config, job: type[MRJob] | str) -> Runner:
     """Start a local cluster for a job, which may still have to be loaded."""
-    from mrcelery.runners.local import LocalRunner
+    from mrcelery.runners.local import LocalRunner  # noqa: PLC0415 - a fleet's client starts no cluster
 
     return LocalRunner(workers_of(config), storage_root(config) or None, _foreseen(job), config.memory)
 

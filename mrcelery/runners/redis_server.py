@@ -58,7 +58,7 @@ def start_server(program: str, folder: str) -> subprocess.Popen[bytes]:
 
 def stop_server(folder: Path) -> None:
     """Shut down a server that lost both its client and its worker, over its own socket."""
-    from mrcelery.jobstore.redis import RedisJobStore
+    from mrcelery.jobstore.redis import RedisJobStore  # noqa: PLC0415 - the server starts before it is imported
 
     store = RedisJobStore(f"redis+socket://{folder / 'redis.sock'}")
     with contextlib.suppress(BrokerUnreachableError):

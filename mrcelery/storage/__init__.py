@@ -4,6 +4,8 @@
 :func:`check` makes sure, once per root, that a storage keeps the promises the commits rest on.
 """
 
+# ruff: noqa: PLC0415 - a storage is imported when it is addressed: boto3 and urllib3 take long
+
 from __future__ import annotations
 
 import os

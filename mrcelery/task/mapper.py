@@ -113,7 +113,7 @@ def _describe_input(extent: Extent) -> None:
 def _batch(block: RecordBlock, kind: str) -> Any:
     """Return what ``mapper_batch`` is given for a block."""
     if kind == "table":
-        from mrcelery.formats.arrow import table_of
+        from mrcelery.formats.arrow import table_of  # noqa: PLC0415 - needs pyarrow
 
         return table_of(block)
     if block.table is not None and kind != "list":
@@ -187,6 +187,6 @@ def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
 
 
 def _whole(blocks: Iterator[Block], extent: Extent) -> Iterator[Block]:
-    """The blocks; where they are damaged the error says so, as that of a part of the step before."""
+    """Yield the blocks; for a damaged one the error names the part of the step before."""
     with damage(Part(-1, extent.uri, extent.end, 0, 0)):
         yield from blocks

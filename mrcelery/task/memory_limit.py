@@ -39,7 +39,7 @@ def ceiling(memory: int) -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    import resource
+    import resource  # noqa: PLC0415 - not on Windows
 
     before, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _mapped() + memory + SLACK + SLACK_PER_CORE * (os.cpu_count() or 1)
@@ -83,7 +83,7 @@ def give_way() -> None:
 
 
 def _set(soft: int, hard: int) -> None:
-    import resource
+    import resource  # noqa: PLC0415 - not on Windows
 
     with suppress(ValueError):  # user code may have lowered the hard limit
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
@@ -91,7 +91,7 @@ def _set(soft: int, hard: int) -> None:
 
 def _mapped() -> int:
     """Return the bytes that this process has mapped for data."""
-    import resource
+    import resource  # noqa: PLC0415 - not on Windows
 
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[5]) * resource.getpagesize()

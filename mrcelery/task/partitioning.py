@@ -50,7 +50,7 @@ class Partitioning:
                 yield p, Block(ks, vs)
 
     def _partition_arrays(self, block: Block) -> Iterator[tuple[int, Block]]:
-        import numpy as np
+        import numpy as np  # noqa: PLC0415 - needs numpy
 
         if self._task.hooks.partition is None:
             numbers = (hashes(block.keys) % self._task.reducers).astype(np.int64)

@@ -45,12 +45,12 @@ def main(argv: list[str]) -> None:
     threading.Thread(target=_record_end, args=(server, folder, ending), daemon=True).start()
     os.environ["MRCELERY_STORAGE"] = storage
     os.environ["MRCELERY_SCRATCH"] = os.path.join(folder, "scratch")
-    from celery.signals import worker_process_init
+    from celery.signals import worker_process_init  # noqa: PLC0415 - the server starts before Celery is imported
 
     # A child that kept the pipe would not keep the client's end from being seen (that is the write
     # end), but would keep the file open for user code to find.
     worker_process_init.connect(lambda **_: os.close(int(lifeline)), weak=False)
-    from mrcelery.worker.app import make_app
+    from mrcelery.worker.app import make_app  # noqa: PLC0415 - the server starts before Celery is imported
 
     for module in preload:
         with contextlib.suppress(ImportError):

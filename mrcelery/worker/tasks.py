@@ -314,7 +314,7 @@ def open_jobs(app: Celery) -> OpenJobs:
 def _import_storage(**_: Any) -> None:
     """Import what the storage needs once, before the worker forks: boto3 takes a quarter of a second."""
     if Config.load({}).storage.startswith("s3://"):
-        import mrcelery.storage.s3  # noqa: F401
+        import mrcelery.storage.s3  # noqa: F401, PLC0415 - boto3 takes a quarter of a second
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

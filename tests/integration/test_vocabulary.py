@@ -11,14 +11,14 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from flower_process import Flower, flower
 from prometheus_client import CollectorRegistry, generate_latest
-from services import command, environment, eventually, redis_server, workers
 
 import mrcelery
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.states import OUTCOMES, STATES
+from tests.support.flower_process import Flower, flower
+from tests.support.services import command, environment, eventually, redis_server, workers
 
 JOB = """
     import os, time
