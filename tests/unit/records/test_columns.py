@@ -35,7 +35,7 @@ from mrcelery.shuffle.runs import as_lists, joined, merge
 from mrcelery.task.arrow_ops import UnfitError, accumulators, fold_of
 from mrcelery.task.context import Task
 from mrcelery.task.sink import Sink
-from tests.unit.task.test_mapper import run_job
+from tests.support.stages import run_job
 
 # Few letters, so that keys come twice, and a NUL, which fixed-size strings must not lose.
 SHORT = st.lists(st.sampled_from([0, 1, 97, 255]), min_size=10, max_size=10).map(bytes)
