@@ -56,7 +56,7 @@ class SometimesDeclared(Sometimes):
 
 
 @pytest.mark.parametrize("job", [Combined, Declared, SometimesCombined, SometimesDeclared])
-@pytest.mark.parametrize("budget", [200, 2000, 1 << 20])
+@pytest.mark.parametrize("budget", [pytest.param(200, marks=pytest.mark.slow), 2000, 1 << 20])
 @pytest.mark.parametrize("tail", ["", "x1 x3 x1 "])
 def test_what_is_counted_is_not_lost(tmp_path, job, budget, tail) -> None:
     """Many of few words, and of so many that the buffer is full of them; then pairs of another value."""
