@@ -23,7 +23,7 @@ def bucket() -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(params=["memory", "folder", "s3"])
+@pytest.fixture(params=["memory", "folder", pytest.param("s3", marks=pytest.mark.slow)])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URI of an empty root."""
     if request.param == "memory":

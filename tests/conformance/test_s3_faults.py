@@ -15,6 +15,8 @@ from mrcelery.storage import open_storage
 from mrcelery.storage.transfers import transfers
 from tests.support.s3_endpoint import s3_bucket
 
+pytestmark = pytest.mark.slow  # an endpoint is started
+
 DATA = bytes(range(256)) * 2000
 
 

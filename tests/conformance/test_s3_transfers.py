@@ -24,6 +24,8 @@ from mrcelery.storage.readahead import RANGE, SMALL_AT_ONCE, read_ahead
 from mrcelery.storage.transfers import MEMORY, transfers
 from tests.support.s3_proxy import Asked, Log, proxy
 
+pytestmark = pytest.mark.slow  # an endpoint is started
+
 MIB = 1 << 20
 LINE = b"%07d\n"
 SIZE = 40 * MIB

@@ -66,6 +66,11 @@ def read(fleet: Fleet, *args: str) -> Any:
     return json.loads(done.stdout)
 
 
+def runs_of(fleet: Fleet, name: str) -> list[str]:
+    """The running jobs of a name: other tests' jobs may run on the fleet too."""
+    return [one["job"] for one in read(fleet, "list", "--state", "running") if one["name"] == name]
+
+
 def running(fleet: Fleet, job: str) -> bool:
     return bool(read(fleet, "status", job)["status"]["state"] == "running")
 
@@ -186,7 +191,7 @@ def test_cancel(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: P
 def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
     """kill -9 of the waiting client: the job goes on, and another client finds it by its token."""
     token = os.urandom(8).hex()
-    args = ["submit", gate_job, str(text), "--client-token", token, "-o", str(tmp_path / "out")]
+    args = ["submit", gate_job, str(text), "--name", token, "--client-token", token, "-o", str(tmp_path / "out")]
     own = ["--", "--gate", str(gate)]
     client = subprocess.Popen(
         [sys.executable, "-m", "mrcelery", *args, *own],
@@ -194,10 +199,7 @@ def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: 
         stderr=subprocess.DEVNULL,
     )
 
-    def job() -> str:
-        return next((one["job"] for one in read(fleet, "list", "--state", "running")), "")
-
-    identity = eventually(job, "the job runs")
+    (identity,) = eventually(lambda: runs_of(fleet, token), "the job runs")
     client.kill()
     client.wait()
     again = command(*args, "--detach", *own, env=fleet.env)
@@ -230,18 +232,16 @@ def test_a_token_of_a_job_that_is_done(fleet: Fleet, word_count: str, text: Path
 
 
 def test_the_first_ctrl_c_detaches(fleet: Fleet, gate_job: str, text: Path, gate: Path) -> None:
+    name = f"interrupted-{os.urandom(8).hex()}"
     client = subprocess.Popen(
-        [sys.executable, "-m", "mrcelery", "submit", gate_job, str(text), "--", "--gate", str(gate)],
+        [sys.executable, "-m", "mrcelery", "submit", gate_job, str(text), "--name", name, "--", "--gate", str(gate)],
         env=fleet.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
-    def started() -> list[str]:
-        return [one["job"] for one in read(fleet, "list", "--state", "running") if one["name"] == "Gate"]
-
-    (identity,) = eventually(started, "the job runs")
+    (identity,) = eventually(lambda: runs_of(fleet, name), "the job runs")
     os.kill(client.pid, signal.SIGINT)
     out, said = client.communicate(timeout=60)
     assert client.returncode == 130

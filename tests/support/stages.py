@@ -70,9 +70,9 @@ def run_job(
 
 
 class Words(MRJob):
-    def mapper(self, _: Any, line: Any) -> Any:
+    def mapper(self, _, line):
         for word in line.split():
             yield word, 1
 
-    def reducer(self, word: Any, counts: Any) -> Any:
+    def reducer(self, word, counts):
         yield word, sum(counts)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,18 +15,18 @@ from mrcelery.task.reducer import run_reduce
 from tests.support.stages import Words, make_task, run_job
 
 
-def failing(where: str) -> type[MRJob]:
-    def mapper(self: Any, _: Any, line: Any) -> Any:
+def failing(where):
+    def mapper(self, _, line):
         if where == "mapper" and line == "bad":
             raise ValueError("no good")
         yield line, 1
 
-    def combiner(self: Any, key: Any, values: Any) -> Any:
+    def combiner(self, key, values):
         if where == "combiner" and key == "bad":
             raise ValueError("no good")
         yield key, sum(values)
 
-    def reducer(self: Any, key: Any, values: Any) -> Any:
+    def reducer(self, key, values):
         if where == "reducer" and key == "bad":
             raise ValueError("no good")
         yield key, sum(values)
@@ -37,7 +35,7 @@ def failing(where: str) -> type[MRJob]:
 
 
 @pytest.mark.parametrize("where", ["mapper", "combiner", "reducer"])
-def test_a_users_exception_tells_where(tmp_path: Path, where: str) -> None:
+def test_a_users_exception_tells_where(tmp_path, where):
     with pytest.raises(UserCodeError, match="ValueError: no good") as caught:
         run_job(failing(where), ["one\ntwo\nbad\nthree"], str(tmp_path))
     error = caught.value
@@ -51,24 +49,24 @@ def test_a_users_exception_tells_where(tmp_path: Path, where: str) -> None:
 
 
 @pytest.mark.parametrize("item", [1, None, ("a",), ("a", 1, 2)])
-def test_what_is_no_pair_is_refused(tmp_path: Path, item: Any) -> None:
+def test_what_is_no_pair_is_refused(tmp_path, item):
     class NoPair(MRJob):
-        def mapper(self, _: Any, line: Any) -> Any:
+        def mapper(self, _, line):
             yield item
 
-        def reducer(self, key: Any, values: Any) -> Any:
+        def reducer(self, key, values):
             yield key, 1
 
     with pytest.raises(UserCodeError, match=r"is no \(key, value\) pair: yield key, value"):
         run_job(NoPair, ["x"], str(tmp_path))
 
 
-def test_a_value_no_codec_takes_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_value_no_codec_takes_is_refused_by_name(tmp_path):
     class Strange(MRJob):
-        def mapper(self, _: Any, line: Any) -> Any:
+        def mapper(self, _, line):
             yield line, object()
 
-        def reducer(self, key: Any, values: Any) -> Any:
+        def reducer(self, key, values):
             yield key, 1
 
     with pytest.raises(CodecError, match="no codec takes a value of type object"):
@@ -77,38 +75,38 @@ def test_a_value_no_codec_takes_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [float("nan"), frozenset({1}), {"a": 1}])
 @pytest.mark.parametrize("with_combiner", [False, True])
-def test_what_cannot_be_a_key_is_refused(tmp_path: Path, key: Any, with_combiner: bool) -> None:
+def test_what_cannot_be_a_key_is_refused(tmp_path, key, with_combiner):
     class Strange(MRJob):
-        def mapper(self, _: Any, line: Any) -> Any:
+        def mapper(self, _, line):
             yield key, 1
 
-        def reducer(self, key: Any, values: Any) -> Any:
+        def reducer(self, key, values):
             yield None, 1
 
         if with_combiner:
 
-            def combiner(self, key: Any, values: Any) -> Any:
+            def combiner(self, key, values):
                 yield key, 1
 
     with pytest.raises(CodecError, match="cannot be a key"):
         run_job(Strange, ["x"], str(tmp_path), reducers=2)
 
 
-def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path: Path) -> None:
+def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path):
     class Exits(MRJob):
-        def mapper(self, _: Any, line: Any) -> Any:
+        def mapper(self, _, line):
             raise SystemExit(3)
             yield
 
-        def reducer(self, key: Any, values: Any) -> Any:
+        def reducer(self, key, values):
             yield key, 1
 
     with pytest.raises(UserCodeError, match="SystemExit: 3"):
         run_job(Exits, ["x"], str(tmp_path))
 
 
-def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path: Path) -> None:
-    def stop() -> Any:
+def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path):
+    def stop():
         raise JobStoppedError("job job has ended")
 
     root = f"memory://{secrets.token_hex(8)}"
@@ -120,11 +118,11 @@ def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path: Path) -> None:
     assert [o.key for o in open_storage(root).list("jobs/")] == []
 
 
-def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path: Path) -> None:
+def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
     """It must not pass for the end of the records: those after it would be lost without a word."""
 
     class First(Words):
-        def mapper(self, _: Any, line: Any) -> Any:
+        def mapper(self, _, line):
             return [(next(iter(line.split())), 1)]
 
     with pytest.raises(UserCodeError) as raised:
@@ -133,7 +131,7 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path: Path) -> None
     assert (raised.value.offset, raised.value.record) == (4, "''")
 
     class Total(Words):
-        def reducer(self, word: Any, counts: Any) -> Any:
+        def reducer(self, word, counts):
             next(counts)
             return [(word, next(counts))]
 
@@ -141,7 +139,7 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path: Path) -> None
         run_job(Total, ["a b b"], str(tmp_path))
 
     class Read:
-        def read(self, line: Any) -> Any:
+        def read(self, line):
             return next(iter(())), line
 
         write = None
@@ -155,15 +153,13 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["map", "reduce"])
 @pytest.mark.parametrize("yields", [True, False])
-def test_slow_user_code_is_stopped_soon(
-    tmp_path: Path, kind: Any, yields: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
     """A job that has ended is noticed after about a slice of time, whatever the hooks yield."""
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     ended_at = 20.0
 
-    def slow(self: Any, key: Any, value: Any) -> Any:
+    def slow(self, key, value):
         clock[0] += 1.0
         if yields:
             yield str(value)[:0], 1
@@ -173,12 +169,12 @@ def test_slow_user_code_is_stopped_soon(
             mapper = slow
         else:
 
-            def mapper(self, _: Any, line: Any) -> Any:  # type: ignore[misc]
+            def mapper(self, _, line):
                 yield line, 1
 
             reducer = slow
 
-    def poll() -> None:
+    def poll():
         if clock[0] > ended_at:
             raise JobStoppedError("job job has ended")
 
