@@ -60,8 +60,11 @@ class Outcome:
         self.problems += problems
 
 
-def run(seed: int, folder: Path) -> Outcome:
-    """Run a seed in a folder, where what went wrong can be looked up; it is removed where nothing did."""
+def run(seed: int, folder: Path, patience: float = 1.0) -> Outcome:
+    """Run a seed in a folder, which stays for inspection if anything goes wrong.
+
+    ``patience`` multiplies the times above, on a machine with other things to do.
+    """
     plan = draw(seed)
     outcome = Outcome(seed, str(plan))
     shutil.rmtree(folder, ignore_errors=True)
@@ -69,7 +72,7 @@ def run(seed: int, folder: Path) -> Outcome:
     (folder / "plan.txt").write_text(f"{plan}\n")
     try:
         with ExitStack() as stack:
-            _Seed(plan, folder, outcome, stack).run()
+            _Seed(plan, folder, outcome, stack, patience).run()
     except Exception:
         outcome.blame("error", traceback.format_exc())
     if outcome.verdict == "right":
@@ -80,8 +83,9 @@ def run(seed: int, folder: Path) -> Outcome:
 
 
 class _Seed:
-    def __init__(self, plan: Plan, folder: Path, outcome: Outcome, stack: ExitStack) -> None:
-        self.plan, self.folder, self.outcome = plan, folder, outcome
+    def __init__(self, plan: Plan, folder: Path, outcome: Outcome, stack: ExitStack, patience: float) -> None:
+        self.plan, self.folder, self.outcome, self.patience = plan, folder, outcome, patience
+        self.ready = READY * patience
         self.s3: S3Faults | None = None
         if plan.s3:
             stack.enter_context(s3_endpoint())
@@ -105,8 +109,8 @@ class _Seed:
     def run(self) -> None:
         outcome, plan = self.outcome, self.plan
         if not self._everybody_works():
-            raise RuntimeError(f"the fleet is not ready after {READY:.0f} s")
-        before, handle = self._job("undisturbed", READY, None)
+            raise RuntimeError(f"the fleet is not ready after {self.ready:.0f} s")
+        before, handle = self._job("undisturbed", self.ready, None)
         if before is None:
             return
         outcome.undisturbed, outcome.disturbed = outcome.disturbed, 0.0
@@ -115,7 +119,8 @@ class _Seed:
             outcome.blame("wrong", *repeated)
             return
         left = self._left(handle)
-        outcome.bound = outcome.undisturbed + sum(RECOVERY + f.seconds % 60 for f in plan.faults) + ALLOWANCE
+        allowed = sum(RECOVERY * self.patience + f.seconds % 60 for f in plan.faults) + ALLOWANCE * self.patience
+        outcome.bound = outcome.undisturbed + allowed
         injector = Injector(plan.faults, self.members, self.server, self.s3, self.folder / "tickets")
         after, handle = self._job("disturbed", outcome.bound, injector)
         outcome.kinds = [fault.kind for fault in injector.done]
@@ -221,7 +226,7 @@ class _Seed:
             self.outcome.settled = time.monotonic() - began
             if not problems:
                 return
-            if self.outcome.settled > SETTLE:
+            if self.outcome.settled > SETTLE * self.patience:
                 self.outcome.blame("untidy", *problems)
                 check.dump(self.folder, self.store, handle.id, self.storage)
                 return
@@ -238,7 +243,7 @@ class _Seed:
         args = ["--processes", str(processes), "--folder", str(folder)]
         with self._submit("Everybody", str(text), "", args=args, split_size=4, speculative=False) as handle:
             try:
-                handle.wait(READY)
+                handle.wait(self.ready)
             except MRCeleryError as e:
                 self.outcome.problems.append(f"probe: {e}")
                 check.dump(self.folder, self.store, handle.id, self.storage)

@@ -39,6 +39,8 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--seeds", default="0-7", metavar="LIST", help="such as 3,17 or 0-199 [%(default)s]")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="seeds that run side by side [%(default)s]")
+    parser.add_argument("--patience", type=float, default=1.0, metavar="X",
+                        help="multiply what a recovery may take, on a busy machine [%(default)s]")  # fmt: skip
     parser.add_argument("--keep", metavar="DIR", help="where seeds that went wrong leave logs and state [a new folder]")
     parser.add_argument("--json", metavar="FILE", help="write what each seed gave, one JSON line each")
     parser.add_argument("--markdown", action="store_true", help="the table at the end in Markdown")
@@ -50,7 +52,7 @@ def main() -> int:
         print(*(draw(seed) for seed in numbers(args.seeds)), sep="\n")
         return 0
     if args.alone is not None:
-        print(json.dumps(asdict(run(args.alone, Path(args.keep)))))
+        print(json.dumps(asdict(run(args.alone, Path(args.keep), args.patience))))
         return 0
     outcomes: list[Outcome] = []
     keep = Path(args.keep or tempfile.mkdtemp(prefix="mrcelery-chaos-")).absolute()
@@ -62,7 +64,7 @@ def main() -> int:
         telling = threading.Lock()
 
         def one(seed: int) -> None:
-            outcome = in_its_own_process(seed, keep / f"seed-{seed}")
+            outcome = in_its_own_process(seed, keep / f"seed-{seed}", args.patience)
             with telling:
                 outcomes.append(outcome)
                 print(line(outcome), flush=True)
@@ -96,15 +98,16 @@ def numbers(text: str) -> list[int]:
     return found
 
 
-def in_its_own_process(seed: int, folder: Path) -> Outcome:
+def in_its_own_process(seed: int, folder: Path, patience: float) -> Outcome:
     """Run a seed where its environment, its threads and what they do wrong are nobody else's."""
     command = [sys.executable, "-m", "tests.chaos.run", "--alone", str(seed), "--keep", str(folder)]
+    command += ["--patience", str(patience)]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     running.add(process)
     try:
-        told, said = process.communicate(timeout=LONGEST)
+        told, said = process.communicate(timeout=LONGEST * patience)
     except subprocess.TimeoutExpired:
         process.terminate()
         told, said = process.communicate()

@@ -213,7 +213,7 @@ def test_a_worker_of_another_queue_and_one_that_vanished(tmp_path: Path) -> None
         with workers(tmp_path / "w", server.tcp_url, queue="other", **quick) as (worker,):
             told = lambda: found(broker=server.tcp_url)["workers"].saw  # noqa: E731
             eventually(lambda: "but on other" in told(), "the worker is seen")
-            assert "workers" not in found(broker=server.tcp_url, queue="other")
+            eventually(lambda: "workers" not in found(broker=server.tcp_url, queue="other"), "nothing is wrong with it")
             worker.stop()
             eventually(lambda: "workers: lost" in found(broker=server.tcp_url, queue="other"), "the worker is missed")
             assert "but on" not in told()

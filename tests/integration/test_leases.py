@@ -93,10 +93,11 @@ def test_long_tasks_run_once(pool: str, tasks: int, server: RedisServer, job_fil
         eventually(lambda: unacked(server, handle) == 0, "all is acknowledged")
 
 
-@pytest.mark.parametrize(("visibility", "bound"), [("15", 20.0), ("4", 5.0)])
+@pytest.mark.parametrize("visibility", ["15", "4"])
 def test_a_killed_workers_tasks_run_elsewhere(
-    visibility: str, bound: float, server: RedisServer, job_file: JobFile, tmp_path: Path
+    visibility: str, server: RedisServer, job_file: JobFile, tmp_path: Path
 ) -> None:
+    """Within minutes, not Celery's hour; ``tests.benchmarks.leases`` measures how soon."""
     gate = Gate(tmp_path, 2)
     quick = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": visibility}
     with (
@@ -106,7 +107,7 @@ def test_a_killed_workers_tasks_run_elsewhere(
         eventually(lambda: gate.starts() == 2, "both maps run")
         with workers(tmp_path / "b", server.tcp_url, range(1, 2), **quick):
             os.killpg(first.process.pid, signal.SIGKILL)  # the main process with its children, as a machine goes
-            eventually(lambda: gate.starts() == 4, "both run elsewhere", bound)
+            eventually(lambda: gate.starts() == 4, "both run elsewhere")
             gate.open()
             handle.wait(PATIENCE)
             assert list(handle) == [("seen", 2)]

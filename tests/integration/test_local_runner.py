@@ -97,7 +97,7 @@ class Client:
 
     def check_nothing_left(self) -> None:
         eventually(lambda: not processes_at(self.place), "all processes are gone")
-        eventually(lambda: not list(self.place.iterdir()), "the temporary folder is empty", 20)
+        eventually(lambda: not list(self.place.iterdir()), "the temporary folder is empty")
         out = self.marks / "out"
         assert not out.exists() or list(out.iterdir()) == []
 
@@ -221,7 +221,7 @@ def test_a_client_that_is_killed_as_it_has_started_a_process(place: Path, proces
     client = subprocess.run([sys.executable, "-c", KILLED, str(processes)], env=env(place), timeout=60)
     assert client.returncode == -signal.SIGKILL
     eventually(lambda: not processes_at(place), "all processes are gone")
-    eventually(lambda: not list(place.iterdir()), "the temporary folder is empty", 20)
+    eventually(lambda: not list(place.iterdir()), "the temporary folder is empty")
 
 
 @pytest.mark.parametrize("what", ["worker", "redis"])

@@ -21,7 +21,7 @@ from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.worker import tasks
 from mrcelery.worker.reconciler import Reconciler
-from tests.support.services import Quiet, RedisServer, eventually, results, workers
+from tests.support.services import PATIENCE, Quiet, RedisServer, eventually, results, workers
 from tests.support.traced import COUNTS, LINES, QUICK, Traced, look_once
 
 JobFile = Callable[..., str]
@@ -266,7 +266,7 @@ SLOW = """
                 except FileExistsError:
                     open(os.path.join(self.options.folder, line + "-again"), "x").close()
                     self.slow = False
-            time.sleep(0.2 if self.slow else 0.001)
+            time.sleep(1.0 if self.slow else 0.001)
             yield line, 1
 
         def reducer(self, key, values):
@@ -297,11 +297,11 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
             assert not again.exists()
             handle.cancel()
             return
-        handle.wait(60)  # half of what the slow one takes
+        handle.wait(2 * PATIENCE)  # a fifth of what the slow one takes
         assert results(handle) == dict.fromkeys(lines, 600)
         assert again.exists()
         assert sorted(path.name for path in folder.glob("*-again")) == ["slow-again"]
-        eventually(lambda: not quiet.held(), "the slow attempt has stopped", 20)
+        eventually(lambda: not quiet.held(), "the slow attempt has stopped")
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -234,7 +234,7 @@ def sentinel(folder: Path, master: int, *settings: str) -> Iterator[int]:
     config = folder / "sentinel.conf"
     config.write_text(
         f"port {port}\ndir {folder}\nsentinel monitor main 127.0.0.1 {master} 1\n"
-        "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+        "sentinel down-after-milliseconds main 3000\nsentinel failover-timeout main 5000\n"
         + "".join(f"{line}\n" for line in settings)
     )
     with (folder / "sentinel.log").open("wb") as log:
@@ -274,7 +274,7 @@ def test_failover_by_sentinel(hangs: bool, job_file: JobFile, tmp_path: Path) ->
         broker = f"sentinel://127.0.0.1:{port}/0?master_name=main"
         with running(broker, job_file, tmp_path) as (gate, handle, worker):
             store = RedisJobStore(master.socket_url)
-            assert store.call(("WAIT", 1, 5000)) == [1]
+            eventually(lambda: store.call(("WAIT", 1, 1000)) == [1], "the replica has what the master has")
             store.close()
             master.stop()
             address = [b"127.0.0.1", str(replica.port).encode()]

@@ -93,7 +93,7 @@ def test_what_is_altered_in_storage_is_refused(
             path.write_bytes(alter(before))
             assert path.read_bytes() != before
             with quiet.workers(MRCELERY_SIGNING_KEY=KEY), pytest.raises(mrcelery.JobFailedError) as raised:
-                handle.wait(30)
+                handle.wait(60)
             message = str(raised.value)
             assert "\n" not in message
             if what == "spec":
@@ -112,5 +112,5 @@ def test_code_that_was_swapped_in_redis(quiet: Quiet, word_count: str, text: Pat
         (code,) = quiet.store.call(("KEYS", f"mrcelery:job:{handle.id}:blob:*"))[0]  # type: ignore[misc]
         quiet.store.call(("SET", code, b"PK other"))
         with quiet.workers(MRCELERY_SIGNING_KEY=KEY), pytest.raises(mrcelery.JobFailedError) as raised:
-            handle.wait(30)
+            handle.wait(60)
         assert raised.value.failure.error in ("CorruptDataError", "UnsignedError")
