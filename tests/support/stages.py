@@ -1,4 +1,4 @@
-"""The stages of a job in this process, with budgets so small that everything spills."""
+"""The map and reduce stages by themselves, on storage in memory."""
 
 from __future__ import annotations
 
@@ -75,4 +75,9 @@ class Words(MRJob):
             yield word, 1
 
     def reducer(self, word, counts):
+        yield word, sum(counts)
+
+
+class Combined(Words):
+    def combiner(self, word, counts):
         yield word, sum(counts)

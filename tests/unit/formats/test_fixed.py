@@ -1,4 +1,4 @@
-"""Records of a fixed length, and lines in groups."""
+"""Records of a fixed length."""
 
 from __future__ import annotations
 
@@ -10,23 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError, RecordTooLongError, UsageError
-from mrcelery.formats import RecordBlock, input_format, source
+from mrcelery.formats import input_format, source
 from mrcelery.planning.listing import InputFile
 from mrcelery.planning.splits import cut
 from mrcelery.schema.structs import Extent
-from mrcelery.storage import open_storage
-
-MAX = 1 << 20
-
-
-def stored(data: bytes, suffix: str = "") -> str:
-    key = os.urandom(6).hex() + suffix
-    open_storage("memory://fixed").write(key, data)
-    return f"memory://fixed/{key}"
-
-
-def read(name: str, extent: Extent, max_record: int = MAX) -> list[RecordBlock]:
-    return list(input_format(name).read(extent, max_record))
+from tests.support.format_io import MAX, read, stored
 
 
 @given(n=st.integers(1, 9), records=st.integers(0, 40), split=st.integers(1, 60), block=st.integers(1, 30))
@@ -70,41 +58,6 @@ def test_a_file_that_shrank() -> None:
 def test_records_beyond_the_limit() -> None:
     with pytest.raises(RecordTooLongError):
         read("records:100", Extent(stored(b"x" * 100), 0, 100, 100), max_record=99)
-
-
-@given(
-    lines=st.lists(st.text(st.sampled_from("ab \ré"), max_size=6), max_size=30),
-    n=st.integers(1, 8),
-    block=st.integers(1, 30),
-    final=st.booleans(),
-)
-def test_groups_of_lines(lines: list[str], n: int, block: int, final: bool) -> None:
-    data = "".join(f"{line}\n" for line in lines).encode()
-    if not final and lines and lines[-1]:
-        data = data[:-1]
-    uri = stored(data)
-    fmt = input_format(f"lines:{n}")
-    assert fmt.splittable is False
-    # what ends a line is one \n or \r\n, and the last may have none
-    expected = [line[:-1] if line.endswith("\r") else line for line in lines]
-    if lines and not data.endswith(b"\n"):
-        expected[-1] = lines[-1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "BLOCK", block)
-        found = list(fmt.read(Extent(uri, 0, len(data), len(data)), MAX))
-    groups = [v for b in found for v in b.values]
-    assert groups == [expected[i : i + n] for i in range(0, len(lines), n)]
-    begins = [len("".join(f"{line}\n" for line in lines[:i]).encode()) for i in range(0, len(lines), n)]
-    assert [b.offset_of(i) for b in found for i in range(len(b.values))] == begins
-
-
-@pytest.mark.parametrize("block", [4, 1000])
-def test_a_group_beyond_the_limit(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(source, "BLOCK", block)
-    data = b"a\nb\nc\nd\n" + b"xxxxx\n" * 40
-    with pytest.raises(RecordTooLongError) as caught:
-        read("lines:4", Extent(stored(data), 0, len(data), len(data)), max_record=19)
-    assert caught.value.offset == 8
 
 
 @pytest.mark.parametrize("name", ["records", "records:0", "records:x", "records:-1", "lines:", "records:1,2=3"])

@@ -15,16 +15,21 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mrcelery.errors import CodecError, CorruptDataError
 from mrcelery.records.blocks import BLOCK_RECORDS, Block
+from mrcelery.records.columns import (
+    is_array,
+)
 from mrcelery.records.order import order_key
 from mrcelery.shuffle.runs import (
     Groups,
     Run,
+    as_lists,
     merge,
     merge_many,
     packed,
@@ -348,3 +353,27 @@ def test_an_error_in_a_run_comes_through(tmp_path: Path) -> None:
     for fan_in in (2, 100):
         with pytest.raises(CorruptDataError, match="damaged"):
             flat(merge_many([*runs, broken], str(tmp_path), fan_in=fan_in))
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 5)), max_size=30), max_size=5),
+    st.integers(1, 7),
+)
+def test_runs_of_arrays_merge_as_runs_of_lists_do(runs: list[list[tuple[str, int]]], size: int) -> None:
+    runs = [sorted(run, key=lambda pair: pair[0]) for run in runs]
+
+    def blocks(run: list[tuple[str, int]], arrays: bool) -> Any:
+        for at in range(0, len(run), size):
+            keys, values = [k for k, _ in run[at : at + size]], [v for _, v in run[at : at + size]]
+            yield Block(pa.array(keys), pa.array(values)) if arrays else Block(keys, values)
+
+    def merged(kinds: list[bool]) -> list[tuple[str, int]]:
+        found = list(merge([blocks(run, kind) for run, kind in zip(runs, kinds, strict=True)]))
+        if all(kinds):
+            assert all(is_array(block.keys) for block in found)
+        return [pair for keys, values in as_lists(iter(found)) for pair in zip(keys, values, strict=True)]
+
+    want = sorted((pair for run in runs for pair in run), key=lambda pair: pair[0])
+    assert merged([True] * len(runs)) == want
+    assert merged([False] * len(runs)) == want
+    assert merged([i % 2 == 0 for i in range(len(runs))]) == want

@@ -1,15 +1,14 @@
-"""The reduce side: values in order, keys grouped as Python compares them."""
+"""The reduce stage by itself: the order of values, and where its runs are merged."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import pytest
 
-from mrcelery import MRJob, ops
+from mrcelery import MRJob
 from mrcelery.errors import CodecError
-from mrcelery.records.order import order_key
-from tests.support.stages import Words, make_task, run_job
+from tests.support.stages import Words, run_job
 
 
 class Values(MRJob):
@@ -47,60 +46,12 @@ def test_sort_values_sorts_them_by_value(tmp_path, budget):
     assert results == [[("k", want)]]
 
 
-class MixedKeys(MRJob):
-    """Keys of all kinds, lists among them, through a combiner."""
-
-    KEYS = [None, 1, 1.0, True, 2.5, "1", b"1", (1, "a"), [1, "a"], (1,), [[2], "x"], ()]
-
-    def mapper(self, _, line):
-        yield self.KEYS[int(line)], 1
-
-    def combiner(self, key, ones):
-        yield key, sum(ones)
-
-    def reducer(self, key, ones):
-        yield repr(order_key(key)), sum(ones)
-
-
-class MixedKeysDeclared(MixedKeys):
-    combiner = None
-    reducer = ops.Sum()
-
-
-@pytest.mark.parametrize("budget", [100, 1 << 20])
-def test_keys_of_all_types_group_as_python_says(tmp_path, budget):
-    numbers = [i * 5 % len(MixedKeys.KEYS) for i in range(240)]
-    results, _ = run_job(MixedKeys, ["\n".join(map(str, numbers))] * 2, str(tmp_path), reducers=3, budget=budget)
-    pairs = [pair for part in results for pair in part]
-    want = Counter()
-    for number in numbers * 2:
-        key = MixedKeys.KEYS[number]
-        want["one" if key in (1,) and not isinstance(key, (tuple, list)) else repr(order_key(key))] += 1
-    got = Counter()
-    for key, count in pairs:
-        got["one" if key in {repr(order_key(k)) for k in (1, 1.0, True)} else key] += count
-    assert got == want
-    assert len(pairs) == len(want)
-
-
-def test_unhashable_keys_fold_in_a_declared_reducer(tmp_path):
-    class Lists(MRJob):
-        def mapper(self, _, line):
-            yield [line, {"a": 1}["a"]], 1
-
-        reducer = ops.Sum()
-
-    results, _ = run_job(Lists, ["x\ny\nx"] * 3, str(tmp_path), budget=150)
-    assert results == [[(["x", 1], 6), (["y", 1], 3)]]
-
-
-def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path):
-    def fan_in(budget):
-        return make_task(Words([]), "memory://m", "reduce", 0, 1, str(tmp_path), budget).fan_in
-
-    assert fan_in(1 << 20) == 2
-    assert fan_in(16 << 20) == 16
-    assert fan_in(1 << 30) == 128
+def test_a_scratch_folder_that_is_full_is_no_error_of_the_users(tmp_path):
+    """The reducer draws on a merge that cannot write its files."""
+    scratch = tmp_path / "scratch"
+    scratch.write_text("a file, where a folder should be")
+    with pytest.raises(FileExistsError):
+        run_job(Words, ["a b", "b c", "c d"], str(scratch))
 
 
 def test_values_without_an_order_cannot_be_sorted(tmp_path):

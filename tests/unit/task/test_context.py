@@ -1,4 +1,4 @@
-"""What user code may do wrong, in every place where it is called."""
+"""Calls of user code: its errors name their place, and a job that has ended stops them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 import pytest
 
 from mrcelery import MRJob
-from mrcelery.errors import CodecError, JobStoppedError, UserCodeError
+from mrcelery.errors import JobStoppedError, UserCodeError
 from mrcelery.schema.structs import Extent, ShuffleInput, Split
 from mrcelery.storage import open_storage
 from mrcelery.task.mapper import run_map
@@ -61,37 +61,6 @@ def test_what_is_no_pair_is_refused(tmp_path, item):
         run_job(NoPair, ["x"], str(tmp_path))
 
 
-def test_a_value_no_codec_takes_is_refused_by_name(tmp_path):
-    class Strange(MRJob):
-        def mapper(self, _, line):
-            yield line, object()
-
-        def reducer(self, key, values):
-            yield key, 1
-
-    with pytest.raises(CodecError, match="no codec takes a value of type object"):
-        run_job(Strange, ["x"], str(tmp_path))
-
-
-@pytest.mark.parametrize("key", [float("nan"), frozenset({1}), {"a": 1}])
-@pytest.mark.parametrize("with_combiner", [False, True])
-def test_what_cannot_be_a_key_is_refused(tmp_path, key, with_combiner):
-    class Strange(MRJob):
-        def mapper(self, _, line):
-            yield key, 1
-
-        def reducer(self, key, values):
-            yield None, 1
-
-        if with_combiner:
-
-            def combiner(self, key, values):
-                yield key, 1
-
-    with pytest.raises(CodecError, match="cannot be a key"):
-        run_job(Strange, ["x"], str(tmp_path), reducers=2)
-
-
 def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path):
     class Exits(MRJob):
         def mapper(self, _, line):
@@ -103,19 +72,6 @@ def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path):
 
     with pytest.raises(UserCodeError, match="SystemExit: 3"):
         run_job(Exits, ["x"], str(tmp_path))
-
-
-def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path):
-    def stop():
-        raise JobStoppedError("job job has ended")
-
-    root = f"memory://{secrets.token_hex(8)}"
-    open_storage(root).write("in", b"a b c\n")
-    task = make_task(Words([]), root, "map", 0, 1, str(tmp_path), 1 << 20)
-    task.poll = stop
-    with pytest.raises(JobStoppedError):
-        run_map(task, Split(0, (Extent(f"{root}/in", 0, 6, 6),)))
-    assert [o.key for o in open_storage(root).list("jobs/")] == []
 
 
 def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
@@ -198,3 +154,12 @@ def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
         assert clock[0] <= ended_at + 16
     else:
         assert clock[0] < 10_000  # a reducer that yields nothing is looked after block by block
+
+
+def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path):
+    def fan_in(budget):
+        return make_task(Words([]), "memory://m", "reduce", 0, 1, str(tmp_path), budget).fan_in
+
+    assert fan_in(1 << 20) == 2
+    assert fan_in(16 << 20) == 16
+    assert fan_in(1 << 30) == 128
