@@ -17,6 +17,7 @@ from mrcelery.cli import picture
 from mrcelery.cli.common import show_seconds
 from mrcelery.cli.errors import show_error
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
+from mrcelery.states import FINAL
 
 if TYPE_CHECKING:
     from mrcelery.cli.live import LiveView, Transfers
@@ -114,7 +115,10 @@ class Display:
             return
         began = time.monotonic()
         with suppress(UsageError):  # a broker that came back empty may not know it for a moment
-            self._show(handle.glance())
+            found = handle.glance()
+            if found.state in FINAL:
+                return  # it ended since it was last seen to run: of one that failed, why is said before anything else
+            self._show(found)
             took = time.monotonic() - began
             self._due = began + took + max(POLL_SECONDS, took / POLL_SHARE)
 

@@ -10,7 +10,7 @@ import pytest
 from mrcelery import events
 from mrcelery.api import JobHandle
 from mrcelery.cli import progress
-from mrcelery.cli.progress import Display
+from mrcelery.cli.progress import Display, see_through
 from mrcelery.encoding import encode
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.records import Failure
@@ -58,6 +58,34 @@ def test_lines(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
         end(handle, "failed", failure=encode(Failure(error="UserCodeError", message="m")).decode())
         display.end(handle.glance(), None, ["mrcelery retry j"])
     assert lines(capsys) == ["mrcelery: job j: failed in user code after 3.5 s; next: mrcelery retry j"]
+
+
+@pytest.mark.parametrize("mode", ["plain", "live"])
+@pytest.mark.parametrize("seen", ["never seen to run", "seen to run"])
+def test_why_a_job_failed_comes_first(
+    handle: JobHandle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, mode: str, seen: str
+) -> None:
+    """Also of a job that ends between the look that finds it running and the one that would show it."""
+    monkeypatch.setattr(progress, "_terminal", lambda: mode == "live")
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "POLL_SHARE", float("inf"))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes stderr for a terminal, and draws
+    failed = Failure(error="UserCodeError", message="no bombs", traceback="Traceback of the user's")
+
+    class Late(Display):
+        def poll(self, handle: JobHandle) -> None:
+            end(handle, "failed", failure=encode(failed).decode())
+            super().poll(handle)
+
+    with Late() as display:
+        if seen == "seen to run":
+            Display.poll(display, handle)
+            assert display.shown
+        assert see_through(handle, display, lambda found: ["mrcelery retry j"]) == 1
+    told = "\n".join(lines(capsys))
+    assert told.count("failed in user code") == (0 if mode == "plain" and seen == "never seen to run" else 1)
+    assert "failed" not in told[: told.index("Traceback of the user's")]
+    assert ("step 0 map" in told) == (mode == "plain" and seen == "seen to run")
 
 
 def test_progress_is_a_line_every_ten_seconds(handle: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
