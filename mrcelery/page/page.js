@@ -62,10 +62,23 @@ function draw(name, inputs, make) {
   const before = drawn.get(name);
   if (before && before.key === key) return;
   const made = make() || h("div", { hidden: true });
-  if (before) before.element.replaceWith(made);
-  else root.append(made);
+  if (before && before.element !== made) before.element.replaceWith(made);
+  else if (!before) root.append(made);
   drawn.set(name, { key, element: made });
 }
+
+// What a look finds is not drawn while the mouse is held down: a press and a release on two elements are no click.
+let held = false, late = null;
+function drawCalmly(show) {
+  if (held) late = show;
+  else show();
+}
+document.addEventListener("pointerdown", () => { held = true; }, true);
+for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(() => { // after the click
+  held = false;
+  if (late) late();
+  late = null;
+}), true);
 
 function top(current, note) {
   if (!live) return h("header", { class: "top" }, h("b", null, "mrcelery"), h("span", { class: "note" }, note));
@@ -155,7 +168,7 @@ function showJobs() {
     const found = await (await ask("/jobs/data")).json();
     jobs = found.jobs;
     page.now = found.now;
-    show();
+    drawCalmly(show);
     return jobs.some((job) => !FINAL.includes(job.state)) ? 2000 : 5000;
   });
 }
@@ -256,26 +269,33 @@ function died(f) {
   return f.error === "AttemptsLostError" || Boolean(stage) && stage.attempts.some((one) => one[0] === f.task && (one[2] === "killed" || one[2] === "lost"));
 }
 
+// The job's button stays while all around it is drawn again, so that it keeps the keyboard and, at work, is disabled.
+const actions = h("div", { class: "actions" }), head = h("div", { class: "head" }, actions), heading = h("div", null, head);
+function act(what, words, danger) {
+  if (actions.firstChild && actions.firstChild.id === what) return;
+  actions.replaceChildren(h("button", { class: `button ${danger ? "danger" : ""}`, id: what, onclick: (event) => order(event.currentTarget, what, words) }, words));
+}
 function header() {
   const [state, word, ...text] = verdict();
   const ended = FINAL.includes(job.state);
-  const act = (what, words, danger) => live && live.actions && h("button", { class: `button ${danger ? "danger" : ""}`, id: what,
-    onclick: () => order(what, words) }, words);
+  if (!live || !live.actions || job.state === "succeeded") actions.replaceChildren();
+  else if (ended) act("retry", "Retry job");
+  else act("cancel", "Cancel job", true);
   const fact = (name, value, title) => value && h("span", { title }, `${name} `, h("b", null, value));
-  return h("div", null,
-    h("div", { class: "head" }, badge(state, word, true), h("h1", null, job.name || job.job),
-      h("div", { class: "actions" }, !ended && act("cancel", "Cancel job", true),
-        (job.state === "failed" || job.state === "cancelled") && act("retry", "Retry job"))),
+  while (head.firstChild !== actions) head.firstChild.remove();
+  actions.before(badge(state, word, true), h("h1", null, job.name || job.job));
+  while (head.nextSibling) head.nextSibling.remove();
+  head.after(
     h("p", { class: "verdict" }, text),
     h("div", { class: "facts" }, fact("job", h("span", { class: "mono" }, job.job)), fact("owner", job.owner), fact("queue", job.queue),
       fact("submitted", job.created ? clock(job.created) : ""),
       fact("waited", job.started && job.created ? seconds(Math.max(0, job.started - job.created)) : ""),
       fact(ended ? "took" : "runs for", job.started ? seconds(Math.max(0, (job.finished || job.now) - job.started)) : ""),
       fact("output", job.output), fact("storage", job.storage), job.message && fact("says", job.message)));
+  return heading;
 }
-async function order(what, words) {
+async function order(button, what, words) {
   if (!window.confirm(what === "cancel" ? `Cancel job ${job.job}? What it has computed is removed.` : `Try job ${job.job} again? It goes on from what it has committed.`)) return;
-  const button = document.getElementById(what);
   button.disabled = true;
   const cookie = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/);
   try {
@@ -657,7 +677,7 @@ function showJob() {
     if (!whole) answer.overview.stages.forEach((stage, i) => { if (job.stages[i]) { stage.attempts = job.stages[i].attempts; stage.left_out = job.stages[i].left_out; } });
     job = answer.overview;
     page.workers = answer.workers;
-    show();
+    drawCalmly(show);
     if (whole) { last = performance.now(); cost = last - began; }
     ended = FINAL.includes(job.state) ? ended + 1 : 0;
     return ended > 3 ? 0 : 1500; // its last attempts may end a little later than the job

@@ -45,15 +45,50 @@ class Page:
         return "\n".join(self.all(selector))
 
     def click(self, selector: str, text: str = "") -> None:
+        assert self.click_if_there(selector, text), f"no {selector} with {text!r}: {self.all(selector)}"
+
+    def click_if_there(self, selector: str, text: str = "") -> bool:
+        """Whether there was such an element, which was then clicked: looked for and clicked in one go."""
         # Later, since a click that asks something would wait for the answer.
-        clicked = self.run(
+        clicked: bool = self.run(
             "const all = [...document.querySelectorAll(arguments[0])];"
             "const found = all.find((one) => one.innerText.includes(arguments[1]));"
             "if (found) setTimeout(() => found.click()); return Boolean(found)",
             selector,
             text,
         )
-        assert clicked, f"no {selector} with {text!r}: {self.all(selector)}"
+        return clicked
+
+    def press(self, selector: str) -> None:
+        """Move the mouse to an element and press its button, until :meth:`release`."""
+        x, y = self.run(
+            "const found = document.querySelector(arguments[0]); found.scrollIntoView({ block: 'center' });"
+            "const box = found.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]",
+            selector,
+        )
+        self._mouse("move_to_location", int(x), int(y))
+        self._mouse("pointer_down")
+
+    def release(self) -> None:
+        self._mouse("pointer_up")
+
+    def _mouse(self, what: str, *args: int) -> None:
+        from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+        actions = ActionBuilder(self.browser, duration=0)
+        getattr(actions.pointer_action, what)(*args)
+        actions.perform()
+
+    def asked(self) -> int:
+        """How often the page has asked how its job stands, and was answered."""
+        script = "return performance.getEntriesByType('resource').filter((one) => one.name.includes('/data')).length"
+        found: int = self.run(script)
+        return found
+
+    def looks_again(self) -> None:
+        """Wait until what the page was told since this call must have been drawn, if it is to be."""
+        before = self.asked()
+        eventually(lambda: self.asked() >= before + 2, "the page asks twice")
 
     def confirm(self, yes: bool) -> None:
         """Answer what the page asks."""
@@ -193,14 +228,35 @@ def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
 
         def retried() -> bool:
             """Not before what is left of it has gone."""
-            if page.all("#retry:not([disabled])"):
-                page.click("#retry")
+            if page.click_if_there("#retry:not([disabled])"):
                 page.confirm(True)
-            return handle.status().state not in ("cancelled",)
+            return handle.status().state != "cancelled"
 
         eventually(retried, "it is tried again")
         handle.wait(60)
         page.errors()  # of answers that it could not be retried yet
+
+
+def test_a_click_is_not_lost_while_the_page_is_drawn_again(site: Site, page: Page, gate: Path) -> None:
+    with site.submit(gate=str(gate), name="Hold me") as handle:
+        eventually(lambda: handle.status().state == "running", "it runs")
+        page.open(site.url(f"/jobs/{handle.id}"))
+        eventually(lambda: page.all("#attempts button.row"), "its attempts are listed")
+        page.press("#attempts button.row")
+        page.looks_again()
+        page.release()
+        eventually(lambda: page.all("#attempts .detail"), "the attempt is opened")
+        page.press("#cancel")
+        page.looks_again()
+        page.release()
+        page.confirm(False)
+        assert handle.status().state == "running"
+        # Nor does the keyboard lose its place when all around it is drawn again.
+        page.run("document.querySelector('#cancel').focus(); document.querySelector('.verdict').id = 'old'")
+        eventually(lambda: not page.all("#old"), "the header is drawn again")
+        assert page.run("return document.activeElement.id") == "cancel"
+        gate.touch()
+        handle.wait(60)
 
 
 def test_attempts_are_sorted_filtered_and_opened(site: Site, page: Page) -> None:
