@@ -29,6 +29,7 @@ from mrcelery.errors import (
 )
 from mrcelery.executor.inline import InlineRunner
 from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.progress import last_progress, records_read
 from mrcelery.runtime import Runtime
 from mrcelery.storage import open_storage
 
@@ -39,12 +40,12 @@ KEY = "correct horse battery staple"
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Runtime, str]]:
     """Makes a job that is submitted, and its runtime; nothing has run."""
 
-    def submit(source: str, signing_key: str | None = None) -> tuple[Runtime, str]:
+    def submit(source: str, signing_key: str | None = None, text: str = "a\n") -> tuple[Runtime, str]:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
             patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
             (tmp_path / "job.py").write_text("import os, sys, logging\nfrom mrcelery import MRJob\n" + dedent(source))
-            (tmp_path / "in.txt").write_text("a\n")
+            (tmp_path / "in.txt").write_text(text)
             mrcelery.submit(
                 f"{tmp_path}/job.py", f"{tmp_path}/in.txt", runner="inline", storage=f"{tmp_path}/storage",
                 signing_key=signing_key or "",
@@ -137,6 +138,59 @@ PLAIN = """
         def mapper(self, _, line):
             yield line, 1
 """
+
+
+WATCHED = """
+    import glob, shutil
+
+    class Job(MRJob):
+        def mapper(self, _, line):
+            self.copy(f"{line}-before")
+            if line == "status":
+                self.set_status("at it")
+            self.copy(f"{line}-after")
+            yield line, 1
+
+        def copy(self, name):
+            (mine,) = glob.glob(os.environ["SCRATCH"] + "/alive/*")
+            shutil.copy(mine, os.environ["COPIES"] + "/" + name)
+"""
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a job of :data:`WATCHED` puts its attempt's progress file as it stands before and after each record."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    monkeypatch.setenv("SCRATCH", f"{tmp_path}/scratch")
+    monkeypatch.setenv("COPIES", str(folder))
+    return folder
+
+
+def test_an_attempt_that_reads_on_is_seen_to(
+    submitted: Callable[..., tuple[Runtime, str]], copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrcelery.watch.POLL_SECONDS", 0.0)
+    runtime, job = submitted(WATCHED, text="one\ntwo\n")
+    start(runtime, job)
+    run_attempt(runtime, job, 0, "map", 0)
+    assert 0 < last_progress(f"{copies}/one-after") < last_progress(f"{copies}/two-before")
+    assert (records_read(f"{copies}/one-after"), records_read(f"{copies}/two-before")) == (0, 2)
+    assert os.listdir(copies.parent / "scratch" / "alive") == []
+
+
+def test_a_status_says_that_a_slow_record_is_at_work(
+    submitted: Callable[..., tuple[Runtime, str]], copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrcelery.watch.POLL_SECONDS", 3600.0)  # so that nothing else touches the file
+    runtime, job = submitted(WATCHED, text="silent\nstatus\n")
+    start(runtime, job)
+    run_attempt(runtime, job, 0, "map", 0)
+    silent, before, after = (
+        last_progress(f"{copies}/{name}") for name in ("silent-after", "status-before", "status-after")
+    )
+    assert 0 < silent == before < after
+    assert runtime.store.fields(job)["status"] == "at it"
 
 
 def test_a_full_disk_is_told_and_tried_again(
