@@ -159,7 +159,7 @@ def test_a_fleet_at_work(
                 bounds = [value for of, value in buckets if ("stage", "map") in of]
                 assert bounds == sorted(bounds)
                 assert len(bounds) == 13
-            eventually(lambda: scrape(url)("workers", queue="celery") == 0, "the workers are missed", 60)
+            eventually(lambda: scrape(url)("workers", queue="celery") == 0, "the workers are missed")
 
 
 def test_workers_that_vanish(server: RedisServer, settings: dict[str, Any], job_file: JobFile, tmp_path: Path) -> None:

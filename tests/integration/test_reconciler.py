@@ -22,7 +22,7 @@ from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
 from mrcelery.executor.reconciler import Reconciler
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.storage import open_storage
-from tests.support.services import Quiet, RedisServer, command, eventually, redis_server, results, workers
+from tests.support.services import PATIENCE, Quiet, RedisServer, command, eventually, redis_server, results, workers
 
 JobFile = Callable[..., str]
 
@@ -462,7 +462,7 @@ def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
         quiet.store.drop(handle.id)
 
 
-# The first attempt at the slow lines takes a minute or two, another attempt none.
+# The first attempt at the slow lines takes ten minutes, longer than any test; another attempt none.
 SLOW = """
     import os, time
     from mrcelery import MRJob
@@ -483,7 +483,7 @@ SLOW = """
                 except FileExistsError:
                     open(os.path.join(self.options.folder, line + "-again"), "x").close()
                     self.slow = False
-            time.sleep(0.2 if self.slow else 0.001)
+            time.sleep(1.0 if self.slow else 0.001)
             yield line, 1
 
         def reducer(self, key, values):
@@ -514,11 +514,11 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
             assert not again.exists()
             handle.cancel()
             return
-        handle.wait(60)  # half of what the slow one takes
+        handle.wait(PATIENCE)  # much less than the slow one takes
         assert results(handle) == dict.fromkeys(lines, 600)
         assert again.exists()
         assert sorted(path.name for path in folder.glob("*-again")) == ["slow-again"]
-        eventually(lambda: not quiet.held(), "the slow attempt has stopped", 20)
+        eventually(lambda: not quiet.held(), "the slow attempt has stopped")
 
 
 @pytest.mark.parametrize("begun", [True, False])
