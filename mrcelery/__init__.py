@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from mrcelery import ops
-    from mrcelery.api import JobHandle, JobStatus, StageStatus, attach, run, submit
+    from mrcelery.celeryapp import install
+    from mrcelery.client.api import JobHandle, JobStatus, StageStatus, attach, run, submit
     from mrcelery.errors import (
         JobCancelledError,
         JobFailedError,
@@ -38,28 +39,27 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimeoutError,
     )
-    from mrcelery.executor.celeryapp import install
-    from mrcelery.job import MRJob
-    from mrcelery.step import MRStep
+    from mrcelery.job.base import MRJob
+    from mrcelery.job.step import MRStep
 
     app: Celery
 
 _HOMES = {
-    "MRJob": "job",
-    "MRStep": "step",
-    "run": "api",
-    "submit": "api",
-    "attach": "api",
-    "JobHandle": "api",
-    "JobStatus": "api",
-    "StageStatus": "api",
+    "MRJob": "job.base",
+    "MRStep": "job.step",
+    "run": "client.api",
+    "submit": "client.api",
+    "attach": "client.api",
+    "JobHandle": "client.api",
+    "JobStatus": "client.api",
+    "StageStatus": "client.api",
     "MRCeleryError": "errors",
     "UsageError": "errors",
     "UnreachableError": "errors",
     "JobFailedError": "errors",
     "JobCancelledError": "errors",
     "WaitTimeoutError": "errors",
-    "install": "executor.celeryapp",
+    "install": "celeryapp",
 }
 
 __all__ = [
@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:
     if name == "ops":
         return import_module("mrcelery.ops")
     if name == "app":
-        value = import_module("mrcelery.executor.celeryapp").configured_app()  # what `celery -A mrcelery` looks for
+        value = import_module("mrcelery.celeryapp").configured_app()  # what `celery -A mrcelery` looks for
     elif name in _HOMES:
         value = getattr(import_module(f"mrcelery.{_HOMES[name]}"), name)
     else:

@@ -6,7 +6,7 @@
     MRCELERY_<NAME>
     CELERY_BROKER_URL, CELERY_RESULT_BACKEND
     ./mrcelery.toml, or [tool.mrcelery] in ./pyproject.toml
-    $XDG_CONFIG_HOME/mrcelery/config.toml   (~/.config where that is not set)
+    $XDG_CONFIG_HOME/mrcelery/config.toml   (~/.config if that is not set)
     default
 
 The fields of :class:`Config` are the one table that the environment, the files, the command line and
@@ -33,7 +33,7 @@ _FALSE = {"0", "false", "no", "off"}
 
 
 def parse_size(value: object) -> int:
-    """Bytes of ``"64MiB"``, ``"512M"``, ``"1.5g"`` or a plain number; every unit is a power of 1024.
+    """Parse a size, ``"64MiB"``, ``"512M"``, ``"1.5g"`` or a plain number, to bytes; every unit is a power of 1024.
 
     Raises ValueError with what is allowed.
     """
@@ -49,7 +49,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_age(value: str) -> float:
-    """Seconds of ``"7d"``, ``"12h"``, ``"30m"``, ``"2w"`` or a number of seconds; else ValueError."""
+    """Parse a duration, ``"7d"``, ``"12h"``, ``"30m"``, ``"2w"`` or a number, to seconds; else raise ValueError."""
     match = _AGE.fullmatch(value.strip())
     if not match:
         raise ValueError("a time such as 90s, 30m, 12h, 7d or 2w")
@@ -57,7 +57,7 @@ def parse_age(value: str) -> float:
 
 
 def show_size(value: int) -> str:
-    """``67108864`` as ``"64 MiB"``: exact for whole units, else with one decimal."""
+    """Format bytes, ``67108864`` as ``"64 MiB"``: exact for whole units, else with one decimal."""
     number, unit = float(value), "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if number < 1024 or unit == "TiB":
@@ -92,7 +92,7 @@ def _whole(least: int) -> Callable[[object], int]:
 
 
 def _seconds(least: float, *, never: bool = False) -> Callable[[object], float]:
-    """Times of at least so many seconds; where it may be ``never``, 0 too."""
+    """Make a parser of times of at least ``least`` seconds; with ``never`` it takes 0 too."""
 
     def parse(value: object) -> float:
         if isinstance(value, str):
@@ -135,7 +135,7 @@ class Config:
     """All settings, each parsed and checked; sizes in bytes. Made by :meth:`load`."""
 
     runner: str | None = _setting(
-        None, _choice(*RUNNERS), "inline, local or celery (celery where a broker is configured, else local)"
+        None, _choice(*RUNNERS), "inline, local or celery (celery if a broker is configured, else local)"
     )
     broker: str = _setting("", _text, "Redis URL of the fleet", env="CELERY_BROKER_URL")
     result_backend: str = _setting(
@@ -147,7 +147,7 @@ class Config:
     partitioner: str = _setting("", _text, "reduce task of a key: hash, range, field:SPEC (the job's, else hash)")
     split_size: int = _setting(64 << 20, parse_size, "input bytes of one map task")
     workers: int | None = _setting(None, _whole(1), "processes of the local runner (one per CPU)")
-    memory: int = _setting(512 << 20, parse_size, "ceiling of one task's memory")
+    memory: int = _setting(512 << 20, parse_size, "memory limit of one task")
     max_attempts: int = _setting(4, _whole(1), "attempts of one task before the job fails")
     max_bad_records: int = _setting(0, _whole(0), "records that a job may skip")
     speculative: bool = _setting(True, _flag, "start backup tasks for stragglers")
@@ -155,7 +155,7 @@ class Config:
     output_format: str = _setting("json", _text, "how results are written")
     compress: str = _setting("none", _text, "codec of the part files")
     allow_pickle: bool = _setting(False, _flag, "let a job use the pickle protocols")
-    owner: str = _setting("", _text, "who submits (this user)")
+    owner: str = _setting("", _text, "owner of the job (this user)")
     signing_key: str = _setting("", _text, "shared secret that signs jobs and code", secret=True)
     scratch: str = _setting("", _text, "folder for temporary files (the system's)")
     visibility_timeout: float = _setting(
@@ -165,16 +165,14 @@ class Config:
         600.0, _seconds(1.0, never=True), "seconds without progress after which a task is killed; 0: never"
     )
     soft_shutdown_timeout: float = _setting(
-        1.0, _seconds(0.0), "seconds that a worker's tasks have to end when it is told to stop"
+        1.0, _seconds(0.0), "seconds a worker's tasks have to finish once it is asked to stop"
     )
     s3_encryption: str | None = _setting(
-        None, _choice("AES256", "aws:kms", "aws:kms:dsse"), "encryption asked for with each object (the bucket's)"
+        None, _choice("AES256", "aws:kms", "aws:kms:dsse"), "encryption requested for each object (the bucket's)"
     )
     s3_kms_key: str = _setting("", _text, "key of aws:kms, by ARN or id (the bucket's, else aws/s3)")
-    storage_timeout: float = _setting(
-        60.0, _seconds(1.0), "seconds until a request to S3 that gets no answer is made again"
-    )
-    liveness_file: str = _setting("", _text, "file that a worker touches while it is well, for a probe (none)")
+    storage_timeout: float = _setting(60.0, _seconds(1.0), "seconds until an unanswered request to S3 is retried")
+    liveness_file: str = _setting("", _text, "file that a healthy worker touches, for a liveness probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -194,7 +192,7 @@ class Config:
         origins: dict[str, str] = {}
         for name, value, origin in _layers(flags or {}, environ, Path(folder)):
             if name not in SETTINGS:
-                raise ConfigError(f"{origin} sets {name!r}, which is no setting{_closest(name)}")
+                raise ConfigError(f"{origin} sets {name!r}, which is not a setting{_closest(name)}")
             if name in values:
                 continue
             try:
@@ -206,7 +204,7 @@ class Config:
         return cls(**values, origins=origins)  # type: ignore[arg-type]
 
     def show(self) -> list[Shown]:
-        """Every setting with its value and where that came from, secrets masked."""
+        """List every setting with its value and origin, secrets masked."""
         lines = []
         for name, setting in SETTINGS.items():
             value: object = getattr(self, name)
@@ -223,13 +221,13 @@ SETTINGS = {f.name: f for f in fields(Config) if f.metadata}
 
 
 def mask(url: str) -> str:
-    """A URL whose password is replaced by ``****``; other text as it is."""
+    """Replace the password in a URL by ``****``; return other text as it is."""
     url = re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1****@", url)
     return re.sub(r"(sentinel_password=)[^&#]*", r"\1****", url)
 
 
 def _layers(flags: Mapping[str, object], env: Mapping[str, str], folder: Path) -> Iterator[tuple[str, object, str]]:
-    """Every (setting, raw value, origin), most binding first. An empty variable counts as not set."""
+    """Iterate over (setting, raw value, origin), most binding first. An empty variable counts as not set."""
     for name, value in flags.items():
         if value is not None:
             yield name, value, "--" + name.replace("_", "-")
@@ -254,7 +252,7 @@ def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str
         return  # not there, or not ours to read: as if it were absent
     if table and b"mrcelery" not in data:
         return  # a pyproject.toml of somebody else: not worth importing a parser for
-    import tomllib
+    import tomllib  # noqa: PLC0415 - only a configuration file needs it
 
     try:
         found: Any = tomllib.loads(data.decode())
@@ -270,7 +268,7 @@ def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str
 
 
 def _closest(name: str) -> str:
-    import difflib
+    import difflib  # noqa: PLC0415 - only a misspelt setting needs it
 
     near = difflib.get_close_matches(name, SETTINGS, n=1)
     return f": did you mean {near[0]!r}?" if near else f": settings are {', '.join(SETTINGS)}"

@@ -6,7 +6,7 @@
      +-- UsageError                  exit 2   the command, the job file, an input or an output is wrong
      |    +-- JobLoadError                    the job file does not import, holds no job class, or two
      |    +-- InputError                      an input matches nothing or cannot be read
-     |    +-- OutputExistsError               OUTPUT is there already and --overwrite was not given
+     |    +-- OutputExistsError               OUTPUT exists already and --overwrite was not given
      |    +-- ConfigError                     a setting has a value it cannot have
      +-- UnreachableError            exit 3   broker or storage does not answer, or refuses us
      |    +-- BrokerUnreachableError
@@ -21,7 +21,7 @@
      |    |    +-- DamagedPartError           those of a map task's part: that task must run again
      |    +-- UnsignedError                   signing is on and a spec or bundle fails the check
      |    +-- VersionError                    a record written by a version this one does not know
-     +-- WaitTimeoutError            exit 4   wait --timeout ran out; the job goes on
+     +-- WaitTimeoutError            exit 4   wait --timeout ran out; the job still runs
      +-- JobCancelledError           exit 5   the job was cancelled
      +-- JobStoppedError                      raised inside a task whose job has ended; never shown
      +-- SupersededError                      raised inside an attempt whose task another has committed; never shown
@@ -34,7 +34,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrcelery.records import Failure, Part
+    from mrcelery.schema.structs import Failure, Part
 
 
 class MRCeleryError(Exception):
@@ -42,7 +42,7 @@ class MRCeleryError(Exception):
 
     exit_code = 1
     attempt = ""
-    """The attempt that failed with it, where there was one."""
+    """The attempt that failed with it, if any."""
 
 
 class UsageError(MRCeleryError):
@@ -86,7 +86,7 @@ class StorageUnreachableError(UnreachableError):
 
 
 class JobFailedError(MRCeleryError):
-    """A job ended as failed. ``failure`` tells where and why."""
+    """A job failed; ``failure`` says where and why."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -98,7 +98,7 @@ class TaskError(MRCeleryError):
     """What makes an attempt fail.
 
     ``file``, ``offset`` (bytes into the uncompressed file) and ``record`` (a short repr) are filled
-    where they are known. ``retryable`` says whether another attempt might end otherwise.
+    in if known. ``retryable`` says whether another attempt may succeed.
     """
 
     retryable = False
@@ -152,7 +152,7 @@ class VersionError(TaskError):
 
 
 class WaitTimeoutError(MRCeleryError):
-    """The wait ran out; the job goes on."""
+    """The wait ran out; the job still runs."""
 
     exit_code = 4
 
@@ -172,5 +172,5 @@ class SupersededError(MRCeleryError):
 
 
 def writable(text: str) -> str:
-    """The text without lone surrogates, which input that is no UTF-8 leaves in it, and no record can hold."""
+    """Escape lone surrogates, which input that is not UTF-8 leaves in a text and no record can hold."""
     return text.encode("utf-8", "backslashreplace").decode()

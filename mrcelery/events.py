@@ -1,8 +1,8 @@
-"""What happens to a job beside its progress, as a waiting client learns of it: see ``on_event`` of
-:meth:`mrcelery.JobHandle.wait`.
+"""Events that a waiting client reports beside a job's progress: see ``on_event`` of :meth:`mrcelery.JobHandle.wait`.
 
 ``str()`` of an event is one line for a person. ``msgspec.json.encode`` gives an object for a program, whose ``event``
-is the kind: ``broker_lost``, ``no_workers`` and so on. What lasts is told again now and then, with its ``seconds``.
+is the kind: ``broker_lost``, ``no_workers`` and so on. A condition that lasts is reported again from time to time, with
+its ``seconds``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import msgspec
 
 VERSION = 1
-"""Of the events, as they are written for programs."""
+"""Version of the events as written for programs."""
 
 
 def _kind(name: str) -> str:
@@ -20,7 +20,7 @@ def _kind(name: str) -> str:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=_kind):
-    """Base of all: the id of the job that is waited for, and when it was seen, in epoch seconds."""
+    """Base of all events: the id of the job that is waited for, and the time of the event in epoch seconds."""
 
     v: int = VERSION
     job: str
@@ -28,7 +28,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=_k
 
 
 class BrokerLost(Event, frozen=True, kw_only=True):
-    """The broker does not answer; the wait goes on for ``patience`` seconds of silence."""
+    """The broker does not answer; the wait ends after ``patience`` seconds without an answer."""
 
     seconds: float
     """Since its last answer."""
@@ -36,30 +36,28 @@ class BrokerLost(Event, frozen=True, kw_only=True):
     reason: str
 
     def __str__(self) -> str:
-        return (
-            f"broker not reachable since {self.seconds:.0f} s: waiting, at most {self.patience:.0f} s ({self.reason})"
-        )
+        return f"broker not reachable for {self.seconds:.0f} s: waiting, at most {self.patience:.0f} s ({self.reason})"
 
 
 class BrokerBack(Event, frozen=True, kw_only=True):
     """The broker answers again."""
 
     seconds: float
-    """That it was away."""
+    """How long it was away."""
 
     def __str__(self) -> str:
-        return f"broker is back after {self.seconds:.0f} s: waiting on"
+        return f"broker is back after {self.seconds:.0f} s: still waiting"
 
 
 class JobReentered(Event, frozen=True, kw_only=True):
-    """The broker had lost the job; this client has told it again, and it goes on from its commits in storage."""
+    """The broker had lost the job; this client registered it again, and it resumes from its commits in storage."""
 
     def __str__(self) -> str:
-        return f"broker had lost job {self.job}: entered again, it goes on from what it has committed"
+        return f"broker had lost job {self.job}: registered again, it resumes from its committed tasks"
 
 
 class TriedAgain(Event, frozen=True, kw_only=True):
-    """Base of those about a task that is tried again, of a kind: map, reduce, barrier or finish."""
+    """Base of the events of a task that is retried; ``kind`` is map, reduce, barrier or finish."""
 
     step: int
     kind: str
@@ -68,7 +66,7 @@ class TriedAgain(Event, frozen=True, kw_only=True):
     message: str
 
     def __str__(self) -> str:
-        return f"{_task(self.step, self.kind, self.task)} is tried again: {self.message}"
+        return f"{_task(self.step, self.kind, self.task)} is retried: {self.message}"
 
 
 class StorageLost(TriedAgain, frozen=True, kw_only=True):
@@ -79,14 +77,14 @@ class StorageBack(Event, frozen=True, kw_only=True):
     """Tasks commit again after a :class:`StorageLost`."""
 
     seconds: float
-    """Since the first of those."""
+    """Since the first :class:`StorageLost`."""
 
     def __str__(self) -> str:
         return f"storage is back: tasks commit again, after {self.seconds:.0f} s"
 
 
 class TaskRetried(TriedAgain, frozen=True, kw_only=True):
-    """An attempt failed for another reason that may pass."""
+    """An attempt failed for another reason, which may be temporary."""
 
 
 class NoWorkers(Event, frozen=True, kw_only=True):
@@ -94,11 +92,11 @@ class NoWorkers(Event, frozen=True, kw_only=True):
 
     queue: str
     seconds: float
-    """That this is so, as far as this client has seen."""
+    """How long this client has seen none."""
 
     def __str__(self) -> str:
         return (
-            f"no worker listens on queue {self.queue} since {self.seconds:.0f} s: start one with "
+            f"no worker has listened on queue {self.queue} for {self.seconds:.0f} s: start one with "
             f"`mrcelery worker --queue {self.queue}`, or cancel the job"
         )
 

@@ -1,4 +1,4 @@
-"""Declared reducers: what to do with the values of a key, told instead of coded.
+"""Declared reducers: what to do with the values of a key, named instead of coded.
 
 ``reducer = ops.Sum()`` in a job makes a reducer that is also its combiner. Each operation folds
 values into an accumulator; two accumulators merge; the result comes out at the end. Merging is
@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from mrcelery.errors import CodecError
-from mrcelery.partition import argsort, check_keys, order_key, sorted_keys
+from mrcelery.records.order import argsort, check_keys, order_key, sorted_keys
 
 __all__ = [
     "CollectList",
@@ -148,7 +148,7 @@ class Count(Op):
 
 
 class Min(Op):
-    """The smallest value by Python's ``<``; NaN where there is one. Of equal values the first stays."""
+    """The smallest value by Python's ``<``; NaN if there is one. Of equal values the first stays."""
 
     closed = True
 
@@ -168,7 +168,7 @@ class Min(Op):
 
 
 class Max(Op):
-    """The largest value by Python's ``<``; NaN where there is one. Of equal values the first stays."""
+    """The largest value by Python's ``<``; NaN if there is one. Of equal values the first stays."""
 
     closed = True
 
@@ -216,7 +216,7 @@ class Mean(Op):
 
 
 class Variance(Op):
-    """The variance of numbers, divided by ``n - ddof``; None where that is not positive.
+    """The variance of numbers, divided by ``n - ddof``; None if that is not positive.
 
     Merged as Chan, Golub and LeVeque do ("Updating formulae and a pairwise algorithm for computing
     sample variances", 1979): stable, and independent of the order but for rounding.

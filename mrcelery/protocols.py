@@ -54,7 +54,7 @@ class _PairProtocol:
         raise NotImplementedError
 
     def read(self, line: bytes) -> tuple[Any, Any]:
-        """Decode a line. Raises ``ValueError`` where it has no tab."""
+        """Decode a line. Raises ``ValueError`` if it has no tab."""
         raw_key, raw_value = line.split(b"\t", 1)
         if raw_key != self._raw_key:
             self._key = self._loads(raw_key)
@@ -123,13 +123,13 @@ class ReprValueProtocol(_Repr, _ValueProtocol):
 class _Pickle:
     # Imported where used: a job that never pickles does not pay for it.
     def _loads(self, data: bytes) -> Any:
-        import pickle
+        import pickle  # noqa: PLC0415 - few jobs pickle
 
         self._check()
         return pickle.loads(data.decode("unicode_escape").encode("latin-1"))
 
     def _dumps(self, value: Any) -> bytes:
-        import pickle
+        import pickle  # noqa: PLC0415 - few jobs pickle
 
         self._check()
         return pickle.dumps(value).decode("latin-1").encode("unicode_escape")

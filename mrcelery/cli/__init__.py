@@ -1,1 +1,4 @@
-"""The ``mrcelery`` command: :mod:`mrcelery.cli.main`, and one module per command."""
+"""The ``mrcelery`` command: one module per subcommand.
+
+Face: ``main``. Its own: ``errors``, ``common``, ``picture``, ``progress``, ``live``, job_class and the commands.
+"""

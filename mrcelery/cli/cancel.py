@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli.common import connection_options, epilog, json_option, print_json
+from mrcelery.client.api import attach
 
 
 @click.command(epilog=epilog("mrcelery cancel JOB"))
@@ -15,9 +15,9 @@ from mrcelery.cli.common import connection_options, epilog, json_option, print_j
 @connection_options
 @json_option
 def command(jobs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
-    """Cancel JOBs: tasks that run stop within 2 s, no others start, and the job's data is removed.
+    """Cancel JOBs: running tasks stop within 2 s, no others start, and the jobs' data is deleted.
 
-    An ended job stays as it is.
+    A job that has ended is left as it is.
     """
     found = {}
     for job in jobs:

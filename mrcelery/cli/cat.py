@@ -7,11 +7,13 @@ from typing import Any
 
 import click
 
-from mrcelery import layout, results
-from mrcelery.addresses import is_remote, local
-from mrcelery.api import attach
 from mrcelery.cli.common import connection_options, epilog, write_bytes
+from mrcelery.client import results
+from mrcelery.client.api import attach
 from mrcelery.errors import InputError
+from mrcelery.schema import object_keys
+from mrcelery.storage import open_storage
+from mrcelery.storage.addresses import is_remote, local
 
 
 @click.command(epilog=epilog("mrcelery cat JOB | head", "mrcelery cat s3://bucket/counts", "mrcelery cat ./counts"))
@@ -27,14 +29,12 @@ def command(source: str, **settings: Any) -> None:
 
 
 def _output(uri: str) -> None:
-    from mrcelery.storage import open_storage
-
     if not is_remote(uri):
         uri = local(uri)
         if not Path(uri).is_dir():
             raise InputError(f"output {uri} does not exist: give a job id or an OUTPUT")
     storage = open_storage(uri)
     names = results.part_names(storage, uri)
-    if storage.stat(layout.SUCCESS) is None:
-        click.echo(f"mrcelery: {uri} has no {layout.SUCCESS}: its job has not succeeded (yet)", err=True)
+    if storage.stat(object_keys.SUCCESS) is None:
+        click.echo(f"mrcelery: {uri} has no {object_keys.SUCCESS}: its job has not succeeded (yet)", err=True)
     write_bytes(results.content(storage, names))

@@ -9,14 +9,16 @@ from typing import Any
 
 import click
 
-from mrcelery import layout
 from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
 from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
-from mrcelery.history import created_by_id
 from mrcelery.jobstore.base import TTL
-from mrcelery.runner import Runner, connect, storage_root
-from mrcelery.states import FINAL
+from mrcelery.reporting.history import created_by_id
+from mrcelery.reporting.report import read_report
+from mrcelery.runners.base import Runner, connect, storage_root
+from mrcelery.schema import object_keys
+from mrcelery.schema.states import FINAL
+from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
 _WEEK = "7d"
@@ -26,19 +28,20 @@ _WEEK = "7d"
     epilog=epilog("mrcelery clean --older-than 1d --dry-run", "mrcelery clean wordcount-20261120-201530-a1b2c3")
 )
 @click.argument("jobs", metavar="[JOB...]", nargs=-1)
-@click.option("--older-than", type=Age(), metavar="TIME", help=f"Of jobs that ended so long ago  [{_WEEK}]")
+@click.option(
+    "--older-than", type=Age(), metavar="TIME", help=f"Only jobs that ended at least this long ago  [{_WEEK}]"
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed.")
 @connection_options
 @json_option
 def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_json: bool, **settings: Any) -> None:
-    """Remove the data of jobs that have ended, results in the job's own storage included.
+    """Delete the data of jobs that have ended, including results kept in the job's own storage.
 
-    An OUTPUT elsewhere stays, and so does every job that still runs. A JOB that is named goes whatever its age.
+    An OUTPUT elsewhere is kept, and so is every job that still runs. A JOB that is named is deleted whatever its age.
     """
     config = Config.load(settings)
     if not config.storage:
         raise ConfigError("clean needs the storage: give --storage (or MRCELERY_STORAGE)")
-    from mrcelery.storage import open_storage
 
     storage = open_storage(storage_root(config))
     age = older_than if older_than is not None else 0.0 if jobs else float(TTL)
@@ -49,9 +52,9 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
             if not _may_go(storage, runner, job, age, named=job in jobs):
                 continue
             if not dry_run:
-                # the report and the spec last: what is interrupted here can still be told and cleaned
-                storage.delete(sorted(keys, key=lambda key: key in (layout.spec(job), layout.report(job))))
-                storage.sweep(layout.job_root(job))
+                # the report and the spec last: after an interruption the job can still be listed and cleaned
+                storage.delete(sorted(keys, key=lambda key: key in (object_keys.spec(job), object_keys.report(job))))
+                storage.sweep(object_keys.job_root(job))
                 if runner is not None:
                     runner.store.drop(job)
             removed.append({"job": job, "objects": len(keys), "bytes": size})
@@ -66,8 +69,8 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
 
 
 def _jobs(storage: Storage, named: tuple[str, ...]) -> Iterator[tuple[str, list[str], int]]:
-    """Each job that has data in the storage, with its keys and bytes; one job's keys in memory at a time."""
-    prefixes = [layout.job_root(job) for job in named] or [layout.JOBS]
+    """Iterate over the jobs with data in the storage, their keys and bytes; one job's keys in memory at a time."""
+    prefixes = [object_keys.job_root(job) for job in named] or [object_keys.JOBS]
     for prefix in prefixes:
         for job, objects in groupby(storage.list(prefix), key=lambda info: info.key.split("/")[1]):
             found = list(objects)
@@ -85,19 +88,18 @@ def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, na
         return time.time() - ended >= age
     if runner is not None and named:
         return True
-    # nobody tells how it ended: it may run on a fleet that we do not see, until its record would be gone
+    # its end is not recorded: it may run on a fleet unknown here, until its record would have expired
     return time.time() - _created(job) >= max(age, TTL)
 
 
 def _reported(storage: Storage, job: str) -> float:
-    """When the job ended by its report, in epoch seconds; 0 where it left none."""
-    from mrcelery.report import read_report
+    """Return when the job ended by its report, in epoch seconds; 0 if it left none."""
 
     report = read_report(storage, job)
     return 0.0 if report is None else report.finished
 
 
 def _created(job: str) -> float:
-    """When a job was submitted by its id, in epoch seconds; now where the id does not tell."""
+    """Return when a job was submitted by its id, in epoch seconds; now if the id has no date."""
     created = created_by_id(job)
     return time.time() if created is None else created

@@ -18,7 +18,7 @@ JOB = click.argument("job")
 
 
 def connection_options(function: F) -> F:
-    """``--broker``, ``--result-backend`` and ``--storage``, as settings."""
+    """Add ``--broker``, ``--result-backend`` and ``--storage``, as settings."""
     storage = click.option("--storage", metavar="URI", help="Where job data lives: s3://bucket/prefix or a folder.")
     backend = click.option("--result-backend", metavar="URL", help="Redis that counts the barrier  [the broker]")
     broker = click.option("--broker", metavar="URL", help="Redis of the fleet.")
@@ -26,11 +26,12 @@ def connection_options(function: F) -> F:
 
 
 def json_option(function: F) -> F:
+    """Add ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
 def events_option(function: F) -> F:
-    """``--json`` of a command that waits."""
+    """Add the ``--json`` of a command that waits."""
     return click.option("--json", "as_json", is_flag=True, help="Print events, one a line, as JSON.")(function)
 
 
@@ -40,6 +41,7 @@ class Age(click.ParamType[float]):
     name = "age"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the value."""
         try:
             return value if isinstance(value, float) else parse_age(value)
         except ValueError as e:
@@ -47,19 +49,19 @@ class Age(click.ParamType[float]):
 
 
 def epilog(*examples: str) -> str:
-    r"""Examples under a command's help; ``\b`` keeps click from re-wrapping them."""
+    r"""Format examples for the end of a command's help; ``\b`` keeps click from re-wrapping them."""
     return "\b\nExamples:\n" + "\n".join(f"  {e}" for e in examples)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout; msgspec structs and dataclasses included."""
-    import msgspec
+    """Print one JSON document; ``value`` may hold msgspec structs and dataclasses."""
+    import msgspec  # noqa: PLC0415 - help needs no msgspec
 
     click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Left-aligned columns on stdout."""
+    """Print left-aligned columns."""
     table = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     for row in table:
@@ -67,12 +69,12 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def show_time(epoch: float) -> str:
-    """Local time of epoch seconds; a dash for 0, which means not yet."""
+    """Format epoch seconds as local time; 0, which means not yet, as a dash."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch)) if epoch else "-"
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration as ``3.2 s``, ``4m05s`` or ``2h07m``."""
+    """Format a duration as ``3.2 s``, ``4m05s`` or ``2h07m``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -80,7 +82,7 @@ def show_seconds(seconds: float) -> str:
 
 
 def write_bytes(chunks: Iterable[bytes]) -> None:
-    """Data to stdout as it is."""
+    """Write bytes to stdout unchanged."""
     out = sys.stdout.buffer
     for chunk in chunks:
         out.write(chunk)

@@ -18,7 +18,7 @@ from mrcelery.cli.common import epilog
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
     """Print the completion script of a shell."""
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import get_completion_class  # noqa: PLC0415 - only this command needs it
 
     kind = get_completion_class(shell)
     assert kind is not None  # click has the three that the argument allows

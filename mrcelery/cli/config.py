@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from mrcelery.cli.common import epilog, json_option, print_table
@@ -10,17 +12,15 @@ from mrcelery.config import Config
 
 @click.group()
 def command() -> None:
-    """Settings and where they come from."""
+    """Show settings and where they come from."""
 
 
 @command.command(epilog=epilog("mrcelery config show", "MRCELERY_BROKER=redis://host mrcelery config show --json"))
 @json_option
 def show(as_json: bool) -> None:
-    """Each setting with its value and origin; secrets are masked."""
+    """Print each setting with its value and origin; secrets are masked."""
     found = Config.load().show()
     if as_json:
-        import json
-
         click.echo(json.dumps({s.name: {"value": s.value, "origin": s.origin} for s in found}, indent=2))
         return
     print_table(

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json
+from mrcelery.client.api import attach
 
 
 @click.command(epilog=epilog("mrcelery counters JOB", "mrcelery counters JOB --json | jq .words"))
@@ -15,10 +15,10 @@ from mrcelery.cli.common import JOB, connection_options, epilog, json_option, pr
 @connection_options
 @json_option
 def command(job: str, as_json: bool, **settings: Any) -> None:
-    """Counters of JOB by group; so far, while it runs. Only committed attempts count.
+    """Print the counters of JOB by group: so far, while it runs. Only committed attempts count.
 
-    The group "S3 requests" has those of the whole job as they are billed (HEAD as GET, a copy as PUT) and, as
-    RETRY, those that were made again.
+    The group "S3 requests" counts requests of the whole job as they are billed (HEAD as GET, a copy as PUT), and
+    repeated ones as RETRY.
     """
     with attach(job, **settings) as handle:
         counters = handle.counters()

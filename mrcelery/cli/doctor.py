@@ -8,6 +8,7 @@ import click
 
 from mrcelery.cli.common import connection_options, epilog, json_option, print_json, print_table, show_seconds
 from mrcelery.config import Config
+from mrcelery.doctor.checks import Doctor
 from mrcelery.errors import UnreachableError
 
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -20,10 +21,9 @@ _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 def command(as_json: bool, **settings: Any) -> int:
     """Check broker, storage, clocks and workers, and say what to do about what is wrong.
 
-    Exits with 0, also where there are warnings, and with 3 where something fails. With --json: ok, findings (check,
+    Exits with 0, even if there are warnings, and with 3 if something fails. With --json: ok, findings (check,
     level ok, warn or fail, saw, do) and workers.
     """
-    from mrcelery.doctor import Doctor
 
     doctor = Doctor(Config.load(settings))
     findings = []
@@ -39,7 +39,7 @@ def command(as_json: bool, **settings: Any) -> int:
     elif doctor.workers:
         click.echo()
         print_table(
-            ("WORKER", "HOST", "QUEUES", "PROCESSES", "PYTHON", "MRCELERY", "CELERY", "CLOCK", "TOLD"),
+            ("WORKER", "HOST", "QUEUES", "PROCESSES", "PYTHON", "MRCELERY", "CELERY", "CLOCK", "SEEN"),
             (
                 (
                     w.name,

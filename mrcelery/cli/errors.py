@@ -1,4 +1,4 @@
-"""How errors are shown on a command line, and the exit codes they end with."""
+"""Shows errors on the command line and maps them to exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from mrcelery.errors import JobFailedError, JobLoadError, MRCeleryError
 
 if TYPE_CHECKING:
-    from mrcelery.records import Failure
+    from mrcelery.schema.structs import Failure
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -45,7 +45,7 @@ def guard(call: Callable[[], int]) -> int:
 
 
 def _sentence(error: click.ClickException) -> str:
-    """What click found wrong, as one line in the manner of our own errors."""
+    """Phrase an error of click as one line in the style of our own errors."""
     text = " ".join(error.format_message().split()).rstrip(".")
     text = text[:1].lower() + text[1:]
     if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -54,7 +54,7 @@ def _sentence(error: click.ClickException) -> str:
 
 
 def show_error(error: MRCeleryError) -> None:
-    """The user's own traceback first, then what is wrong, then where."""
+    """Show an error on stderr: the user's own traceback first, then what is wrong, then where."""
     if isinstance(error, JobLoadError) and error.traceback:
         click.echo(error.traceback.rstrip(), err=True)
     if isinstance(error, JobFailedError) and error.failure.traceback:
@@ -66,7 +66,7 @@ def show_error(error: MRCeleryError) -> None:
 
 
 def where(failure: Failure) -> list[str]:
-    """The lines that say where a job failed: task, file and record, as far as they are known."""
+    """Return the lines that say where a job failed: task, file and record, as far as known."""
     lines = []
     if failure.job:
         task = f", step {failure.step}" if failure.step >= 0 else ""

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli.common import JOB, connection_options, epilog
 from mrcelery.cli.progress import Display
+from mrcelery.client.api import attach
 
 
 @click.command(epilog=epilog("mrcelery fetch JOB ./counts"))
@@ -17,6 +17,6 @@ from mrcelery.cli.progress import Display
 @click.option("--overwrite", is_flag=True, help="Replace what DIR holds.")
 @connection_options
 def command(job: str, folder: str, overwrite: bool, **settings: Any) -> None:
-    """Bring the part files of JOB into DIR, which appears whole or not at all."""
+    """Copy the part files of JOB into DIR, which appears whole or not at all."""
     with attach(job, **settings) as handle, Display() as display:
         handle.fetch(folder, overwrite=overwrite, on_bytes=display.download)

@@ -27,9 +27,9 @@ def command(flower_args: tuple[str, ...], **settings: Any) -> None:
     config = Config.load(settings)
     if not config.broker:
         raise ConfigError("flower needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
-    from mrcelery.executor.celeryapp import make_app
-    from mrcelery.executor.tasks import store_url
+    from mrcelery.jobstore.connection import store_url  # noqa: PLC0415 - Celery takes half a second
+    from mrcelery.worker.app import make_app  # noqa: PLC0415 - Celery takes half a second
 
-    store_url(make_app(config.broker, config.result_backend or None))  # what is wrong with it is said here
+    store_url(make_app(config.broker, config.result_backend or None))  # a wrong address fails here, with our message
     os.environ["MRCELERY_BROKER"] = config.broker
     os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "mrcelery", "flower", *flower_args])

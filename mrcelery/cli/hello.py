@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
+from mrcelery.client.submission import Submission
 from mrcelery.config import RUNNERS, mask
 from mrcelery.errors import WaitTimeoutError
+from mrcelery.jobstore.presence import workers_seen
+from mrcelery.jobstore.redis import RedisJobStore
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.overview import Overview
-    from mrcelery.submission import Submission
+    from mrcelery.client.api import JobHandle
+    from mrcelery.client.submission import Submission
+    from mrcelery.reporting.overview import Overview
 
 _TEXT = "hello map\nhello shuffle\nhello reduce\n"
 _EXPECTED = {"hello": 3, "map": 1, "reduce": 1, "shuffle": 1}
@@ -29,14 +32,15 @@ _EXPECTED = {"hello": 3, "map": 1, "reduce": 1, "shuffle": 1}
 @click.option("-r", "--runner", type=click.Choice(RUNNERS), help="Where to run.")
 @connection_options
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
-@click.option("--timeout", type=Age(), default="60s", show_default=True, metavar="TIME", help="Wait for so long.")
+@click.option(
+    "--timeout", type=Age(), default="60s", show_default=True, metavar="TIME", help="Give up after this time."
+)
 @json_option
 def command(timeout: float, as_json: bool, **settings: Any) -> int:
     """Count four words: plan, map, shuffle, reduce and output, on the runner that is configured.
 
-    Tells on stderr how long each stage took and which workers ran it.
+    Prints on stderr how long each stage took and which workers ran it.
     """
-    from mrcelery.submission import Submission
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mrcelery-") as folder:
@@ -73,7 +77,7 @@ def command(timeout: float, as_json: bool, **settings: Any) -> int:
 
 
 def _stages(found: Overview) -> Iterator[dict[str, Any]]:
-    """What took how long, in seconds, and where."""
+    """List how long each stage took, in seconds, and where it ran."""
     for number, stage in enumerate(found.stages):
         if number == 0:
             yield {"stage": "wait, plan", "seconds": stage.entered - found.created, "workers": []}
@@ -82,13 +86,11 @@ def _stages(found: Overview) -> Iterator[dict[str, Any]]:
 
 
 def _why(handle: JobHandle, submission: Submission, timeout: float) -> str:
-    """Why nothing came of it: nobody listens, or somebody is busy."""
-    from mrcelery.jobstore.redis import RedisJobStore
-    from mrcelery.presence import workers_seen
+    """Explain why the job did not end: no worker listens, or the workers are busy."""
 
     queue, broker = submission.options.queue, mask(submission.config.broker)
     store = handle.runner.store if handle.runner is not None else None
-    after = f"hello did not come to its end in {timeout:g} s"
+    after = f"hello did not end in {timeout:g} s"
     if not isinstance(store, RedisJobStore) or submission.runner != "celery":
         return f"{after}: give it a longer --timeout"
     listening = [one for one in workers_seen(store) if queue in one.queues and not one.silent]

@@ -1,6 +1,6 @@
-"""A job file run by itself: ``python wc.py -r local book.txt``, as mrjob has it.
+"""Runs a job file by itself: ``python wc.py -r local book.txt``, as mrjob does.
 
-Options of ``mrcelery submit`` and the job's own stand side by side. One parser that knows both splits
+Options of ``mrcelery submit`` and the job's own may be mixed. One parser that knows both separates
 them: a value such as ``whale`` in ``--pattern whale book.txt`` must not be taken for an input.
 """
 
@@ -18,11 +18,11 @@ from mrcelery.cli.submit import execute
 from mrcelery.errors import UsageError
 
 if TYPE_CHECKING:
-    from mrcelery.job import MRJob
+    from mrcelery.job.base import MRJob
 
 
 def job_command(job_class: type[MRJob], args: list[str]) -> tuple[click.Command, list[str]]:
-    """A command that submits ``job_class``, and the arguments to call it with."""
+    """Make a command that submits ``job_class``, and the arguments to call it with."""
     job_parser = job_class.argument_parser()
     own = [action for action in job_parser._actions if action.option_strings]
     taken = {name for action in own for name in action.option_strings}
@@ -31,7 +31,7 @@ def job_command(job_class: type[MRJob], args: list[str]) -> tuple[click.Command,
         inputs = ["-"]
 
     def callback(**flags: Any) -> int:
-        return execute(job_class, inputs, theirs, **flags)
+        return execute(job_class, inputs, theirs, flags)
 
     params = [p for p in submit.params if isinstance(p, click.Option)]
     command = click.Command(
@@ -47,7 +47,7 @@ def job_command(job_class: type[MRJob], args: list[str]) -> tuple[click.Command,
 
 
 def _split(args: Sequence[str], own: list[argparse.Action], taken: set[str]) -> tuple[list[str], list[str], list[str]]:
-    """(our options, the job's options, inputs); where a name is both, the job's own wins."""
+    """Split into (our options, the job's options, inputs); if a name is both, the job's own wins."""
     ours: list[str] = []
     theirs: list[str] = []
     parser = _Parser(add_help=False)
@@ -78,7 +78,7 @@ class _Keep(argparse.Action):
         if isinstance(values, list):
             self.into += [option, *values]
         else:
-            # in one word, so that a value with a dash in front stays a value
+            # in one word, so that a value with a leading dash stays a value
             self.into.append(f"{option}={values}" if option.startswith("--") else option + values)
 
 

@@ -21,13 +21,15 @@ from mrcelery.cli.common import (
 )
 from mrcelery.config import Config
 from mrcelery.errors import StorageUnreachableError
-from mrcelery.runner import connect, storage_root
-from mrcelery.states import STATES, UNKNOWN, typed
-from mrcelery.status import JobStatus
+from mrcelery.reporting import history
+from mrcelery.reporting.status import JobStatus
+from mrcelery.runners.base import connect, storage_root
+from mrcelery.schema.states import STATES, UNKNOWN, typed
+from mrcelery.storage import open_storage
 
 
 class _State(click.Choice[str]):
-    """A state of a job, or another word for it that :data:`mrcelery.states.ALIASES` knows."""
+    """A state of a job, or another word for it that :data:`mrcelery.schema.states.ALIASES` knows."""
 
     def __init__(self) -> None:
         super().__init__((*STATES, UNKNOWN))
@@ -43,12 +45,14 @@ class _State(click.Choice[str]):
         "mrcelery list --name 'Word*' --since 30d --storage s3://bucket/prefix",
     )
 )
-@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Show so many jobs at most.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="List at most this many jobs."
+)
 @click.option("--state", "states", type=_State(), multiple=True, help="Only these; may be repeated.")
-@click.option("--name", default="", metavar="GLOB", help="Only jobs of such a name: 'Word*'.")
+@click.option("--name", default="", metavar="GLOB", help="Only jobs with a matching name: 'Word*'.")
 @click.option("--owner", default="", metavar="NAME", help="Only jobs that this user submitted.")
-@click.option("--since", type=Age(), metavar="AGE", help="Only jobs submitted in this time: 12h, 7d.")
-@click.option("--until", type=Age(), metavar="AGE", help="Only jobs submitted before that: 1d.")
+@click.option("--since", type=Age(), metavar="AGE", help="Only jobs submitted within this time: 12h, 7d.")
+@click.option("--until", type=Age(), metavar="AGE", help="Only jobs submitted longer ago: 1d.")
 @connection_options
 @json_option
 def command(
@@ -61,14 +65,13 @@ def command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Jobs, newest first: those that the fleet knows, and those that it has forgotten and storage still has.
+    """List jobs, newest first: those that the fleet knows, and those that only storage still has.
 
-    Of storage the newest 1,000 are looked at. A job is unknown where storage has it and neither tells how it ended.
+    In storage, the newest 1,000 jobs are searched. The state is unknown if a job has data there, but neither storage
+    nor the fleet records how it ended.
     """
     config = Config.load(settings)
     runner = connect(config)
-    from mrcelery import history
-    from mrcelery.storage import open_storage
 
     now = time.time()
     wanted = history.JobFilter(

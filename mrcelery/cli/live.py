@@ -1,5 +1,7 @@
-"""A picture on a terminal that is drawn anew in its place, with what is said above it. Imported with rich, when a job
-takes long enough to be looked at."""
+"""A picture on a terminal that is redrawn in place, with messages above it.
+
+Imported, and rich with it, only once a job takes long enough to be shown.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +17,31 @@ from mrcelery.cli.picture import Line
 
 
 class LiveView:
-    """On stderr; nothing of it stays after :meth:`stop`."""
+    """A picture on stderr; nothing of it stays after :meth:`stop`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        # Drawn as it is looked at and not by a thread. What user code or we write to stdout is data, and passes by.
+        # Drawn at each poll and not by a thread. What user code or we write to stdout is data, and is not redirected.
         self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
         self._live.start()
 
     def show(self, picture: Callable[[int, int], list[Line]]) -> None:
-        """Draw what ``picture`` makes for a width and a height."""
+        """Draw the lines that ``picture`` makes for a width and a height."""
         lines = picture(self._console.width - 1, self._console.height)[: self._console.height - 1]
         text = [Text.assemble(*line, no_wrap=True, overflow="crop", end="") for line in lines]
         self._live.update(Text("\n").join(text), refresh=True)
 
     def say(self, text: str, style: str) -> None:
-        """Print a line above; it stays."""
+        """Print a line above the picture; it stays."""
         self._console.print(Text(text, style=style))
 
     def stop(self) -> None:
-        """Take the picture off the terminal."""
+        """Remove the picture from the terminal."""
         self._live.stop()
 
 
 class Transfers:
-    """Bars of files on their way."""
+    """Progress bars of files being transferred."""
 
     def __init__(self) -> None:
         columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()]
@@ -48,11 +50,11 @@ class Transfers:
         self._rich.start()
 
     def show(self, label: str, done: int, total: int | None) -> None:
-        """So many bytes of a file, of a total that may be unknown."""
+        """Show ``done`` bytes of a file, of a total that may be unknown."""
         if label not in self._bars:
             self._bars[label] = self._rich.add_task(label, total=total)
         self._rich.update(self._bars[label], completed=done, total=total)
 
     def stop(self) -> None:
-        """Take the bars off the terminal."""
+        """Remove the bars from the terminal."""
         self._rich.stop()

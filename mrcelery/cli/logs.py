@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -10,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.api import attach
+from mrcelery.attempt.output_capture import share_seconds
 from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
 from mrcelery.cli.errors import where
+from mrcelery.client.api import attach
 from mrcelery.errors import ConfigError, UsageError
-from mrcelery.states import FINAL
+from mrcelery.reporting.logs import Follower, LogFilter, listed
+from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.joblogs import Attempt, LogFilter
-    from mrcelery.overview import Overview
+    from mrcelery.client.api import JobHandle
+    from mrcelery.reporting.logs import Attempt, LogFilter
+    from mrcelery.reporting.overview import Overview
     from mrcelery.storage.base import Storage
 
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--step", type=click.IntRange(0), help="Only this step, counted from 0.")
 @click.option("--kind", type=click.Choice(["map", "reduce"]), help="Only this stage.")
 @click.option("--task", type=click.IntRange(0), help="Only this task.")
-@click.option("--attempt", metavar="ATTEMPT", help="Only this attempt: 2-a1b2c3, or its number, or its random part.")
+@click.option("--attempt", metavar="ATTEMPT", help="Only this attempt: 2-a1b2c3, or just its number or random part.")
 @click.option("--failed", is_flag=True, help="Only attempts that failed or died.")
 @click.option("-f", "--follow", is_flag=True, help="Show what running tasks print, until the job ends.")
 @connection_options
@@ -52,12 +55,11 @@ def command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """What the tasks of JOB printed and logged, attempt by attempt.
+    """Show what the tasks of JOB printed and logged, attempt by attempt.
 
-    Of a job that failed, where it failed is said first, on stderr. With -f the lines come as they are printed, a few
-    seconds late, each after its task. --json prints an object per attempt, one a line; with -f, one per piece.
+    For a failed job, stderr says first where it failed. With -f, lines are shown as they are printed, a few seconds
+    late, each with the name of its task. --json prints one object per attempt, one a line; with -f, one per piece.
     """
-    from mrcelery.joblogs import LogFilter
 
     wanted = LogFilter(step, kind, task, attempt, failed)
     with attach(job, **settings) as handle:
@@ -66,13 +68,13 @@ def command(
             _follow(handle, storage, wanted, as_json)
             return
         found = None
-        with suppress(UsageError):  # of another version, or one whose data is all that is left
+        with suppress(UsageError):  # run by another version, or only its data is left
             found = handle.overview()
-        _tell_failure(found)
+        _show_failure(found)
         _list(storage, job, found, wanted, as_json)
 
 
-def _tell_failure(found: Overview | None) -> None:
+def _show_failure(found: Overview | None) -> None:
     if found is not None and found.failure is not None:
         at = where(found.failure)
         message = found.failure.message.partition("\n")[0]
@@ -80,8 +82,6 @@ def _tell_failure(found: Overview | None) -> None:
 
 
 def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter, as_json: bool) -> None:
-    from mrcelery.joblogs import LogFilter, listed
-
     none = True
     for one, key in listed(storage, job, found, wanted):
         none = False
@@ -100,7 +100,7 @@ def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter,
 
 
 def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same, and a newline where there is none at the end."""
+    """Pass chunks on, and add a newline if there is none at the end."""
     last = b"\n"
     for last in chunks:
         yield last
@@ -109,9 +109,6 @@ def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: bool) -> None:
-    from mrcelery.capture import share_seconds
-    from mrcelery.joblogs import Follower
-
     if handle.runner is None:
         raise ConfigError(f"cannot follow {handle.id} without its broker: give --broker, or leave -f out")
     follower = Follower(handle.runner.store, storage, handle.id, wanted)
@@ -119,11 +116,11 @@ def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: boo
     pause = share_seconds(storage)
     while True:
         found = handle.glance()
-        # Known for long enough that a look which is late does not stop what is shared.
+        # Requested for long enough that a late poll does not stop the sharing.
         for one, new in follower.read(found.stages, 4 * pause):
             write(one, new)
         if found.state in FINAL:
-            _tell_failure(found)
+            _show_failure(found)
             return
         time.sleep(pause)
 
@@ -145,6 +142,4 @@ def _how(one: Attempt) -> str:
 
 
 def _print(one: Attempt, text: bytes) -> None:
-    import json
-
     click.echo(json.dumps({**asdict(one), "text": text.decode("utf-8", "replace")}))

@@ -1,4 +1,4 @@
-"""The ``mrcelery`` command and its group of commands, each a module of this package that is imported when called."""
+"""The ``mrcelery`` command: a group of commands, each a module of this package, imported when it is called."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from mrcelery.cli.errors import guard
 from mrcelery.version import __version__
 
 if TYPE_CHECKING:
-    from mrcelery.job import MRJob
+    from mrcelery.job.base import MRJob
 
 COMMANDS = {
     "submit": "Run a job over inputs.",
-    "list": "Jobs, newest first, those of the past too.",
-    "status": "How a job stands.",
-    "wait": "Wait until a job has ended.",
+    "list": "List jobs, newest first, past ones included.",
+    "status": "Show the state of a job.",
+    "wait": "Wait until a job ends.",
     "cancel": "Stop jobs.",
-    "retry": "Have a job that failed or was cancelled go on.",
-    "logs": "What a job's tasks printed and logged.",
-    "counters": "A job's counters.",
-    "report": "A job's page as an HTML file.",
+    "retry": "Resume a failed job, or restart a cancelled one.",
+    "logs": "Show what a job's tasks printed and logged.",
+    "counters": "Show a job's counters.",
+    "report": "Write a job's page as an HTML file.",
     "cat": "Print a job's results, or the part files of an OUTPUT.",
-    "fetch": "Bring a job's results into a local folder.",
+    "fetch": "Copy a job's results into a local folder.",
     "clean": "Remove the data of jobs that have ended.",
     "worker": "Start a Celery worker for mrcelery's tasks.",
     "flower": "Start Flower on the fleet.",
     "metrics": "Serve the fleet's metrics to Prometheus.",
     "doctor": "Check broker, storage, clocks and workers.",
-    "config": "Settings and where they come from.",
-    "hello": "Run a tiny job through everything.",
-    "completion": "Shell completion for bash, zsh or fish.",
+    "config": "Show settings and where they come from.",
+    "hello": "Run a tiny job to test the whole system.",
+    "completion": "Print shell completion for bash, zsh or fish.",
 }
 
 
@@ -57,7 +57,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
+            import difflib  # noqa: PLC0415 - only a misspelt command needs it
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             ctx.fail(f"no such command {args[0]!r}" + (f", did you mean {near[0]!r}" if near else ""))
@@ -79,15 +79,15 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """The console script; ends the process with the exit code of the contract."""
+    """Run the console script; end the process with the exit code of the command or error."""
     if "_MRCELERY_COMPLETE" in os.environ:
         cli.main(args, prog_name="mrcelery")  # answers the shell and exits
     sys.exit(run_command(cli, list(sys.argv[1:] if args is None else args), "mrcelery"))
 
 
 def run_job_class(job_class: type[MRJob], args: Sequence[str] | None = None) -> NoReturn:
-    """``python job.py [options] [job's own options] INPUT...``, as mrjob has it; ends the process."""
-    from mrcelery.cli.job_class import job_command
+    """Run ``python job.py [options] [job's own options] INPUT...``, as mrjob does; end the process."""
+    from mrcelery.cli.job_class import job_command  # noqa: PLC0415 - only python job.py needs it
 
     arguments = list(sys.argv[1:] if args is None else args)
     prog = os.path.basename(sys.argv[0]) or job_class.__name__
@@ -95,7 +95,7 @@ def run_job_class(job_class: type[MRJob], args: Sequence[str] | None = None) -> 
 
 
 def run_command(command: click.Command, args: list[str], prog: str) -> int:
-    """Run a command; errors are shown, and their exit code returned."""
+    """Run a command; show errors and return their exit code."""
     return guard(lambda: _invoke(command, args, prog))
 
 

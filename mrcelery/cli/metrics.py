@@ -16,23 +16,25 @@ from mrcelery.errors import ConfigError, UsageError
 
 @click.command(epilog=epilog("mrcelery metrics --port 9540", "mrcelery metrics --once --queue batch --queue gpu"))
 @click.option("--broker", metavar="URL", help="Redis of the fleet.")
-@click.option("--port", type=click.IntRange(0, 65535), default=9540, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9540, show_default=True, help="0 picks a free one.")
 @click.option("--address", default="0.0.0.0", show_default=True, help="Listen on this address only.")
-@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Tell of it, be it unused; may be repeated.")
-@click.option("--once", is_flag=True, help="Print the metrics, and end.")
+@click.option(
+    "--queue", "queues", multiple=True, metavar="NAME", help="Report this queue even if unused; may be repeated."
+)
+@click.option("--once", is_flag=True, help="Print the metrics once and exit.")
 def command(port: int, address: str, queues: tuple[str, ...], once: bool, **settings: Any) -> int:
-    """Serve the fleet's metrics to Prometheus at /metrics, until it is told to stop.
+    """Serve the fleet's metrics to Prometheus at /metrics until stopped.
 
-    Flower, as `mrcelery flower` starts it, serves the same at its own /metrics.
+    Flower, if started by `mrcelery flower`, serves the same at its own /metrics.
     """
     if find_spec("prometheus_client") is None:
         raise UsageError("prometheus_client is not installed: run pip install 'mrcelery[metrics]'")
     config = Config.load(settings)
     if not config.broker:
         raise ConfigError("metrics needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
-    from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+    from prometheus_client import CollectorRegistry, generate_latest, start_http_server  # noqa: PLC0415 - prometheus-client is an extra
 
-    from mrcelery.metrics import register
+    from mrcelery.web.metrics import register  # noqa: PLC0415 - prometheus-client is an extra
 
     registry = CollectorRegistry()
     register(config.broker, *(queues or (config.queue,)), registry=registry)
@@ -44,7 +46,7 @@ def command(port: int, address: str, queues: tuple[str, ...], once: bool, **sett
     except OSError as e:
         raise UsageError(f"cannot listen on {address}:{port} ({e.strerror or e}): give another --port") from None
     click.echo(f"metrics at http://{address}:{server.server_port}/metrics", err=True)
-    # To be told to stop is its usual end.
+    # A SIGTERM is its usual end, so not an error.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         thread.join()

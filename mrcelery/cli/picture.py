@@ -1,6 +1,6 @@
-"""How a job looks on a terminal: while it runs, and when it has ended.
+"""Renders a job for a terminal: while it runs, and when it has ended.
 
-Both are made as lines of styled pieces, without a terminal: a live display, ``status`` and a summary show them.
+Both are lines of styled pieces, made without a terminal: a live display, ``status`` and a summary show them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from mrcelery.cli.common import show_seconds
 from mrcelery.config import show_size
 
 if TYPE_CHECKING:
-    from mrcelery.overview import Overview, StageView, Straggler
-    from mrcelery.report import Report
-    from mrcelery.speed import Speed
-    from mrcelery.states import State
+    from mrcelery.reporting.overview import Overview, StageView, Straggler
+    from mrcelery.reporting.rates import Speed
+    from mrcelery.reporting.report import Report
+    from mrcelery.schema.states import State
 
 Piece = tuple[str, str]
 """A text and its style: words of bold, dim and a colour."""
@@ -26,17 +26,17 @@ Piece = tuple[str, str]
 Line = list[Piece]
 
 SLOWEST = 3
-"""Running attempts that are shown."""
+"""Running attempts that are shown, at most."""
 
 _BAR = 36
 """Width of a bar, at most."""
 
 _INDENT = 4
-"""Of what stands under a stage's name."""
+"""Indent of the lines under a stage's name."""
 
 
 class Signs(NamedTuple):
-    """The characters that are not letters."""
+    """The symbols of a picture."""
 
     succeeded: str
     failed: str
@@ -55,7 +55,7 @@ ASCII = Signs("+", "x", "#", ">", ".", "#", "-", "->", ", ", "~")
 
 
 def signs(out: TextIO) -> Signs:
-    """Those that a stream can take."""
+    """Choose the symbols that a stream can encode."""
     try:
         "".join(UNICODE).encode(out.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -64,12 +64,12 @@ def signs(out: TextIO) -> Signs:
 
 
 def nobody(found: Overview) -> str:
-    """The trouble of a job on whose queue no worker listens."""
+    """Say that no worker listens on the queue of a job."""
     return f"no worker listens on queue {found.queue or 'celery'}"
 
 
 def phase(found: Overview, trouble: str = "") -> tuple[str, str]:
-    """A job's state and what is to be said of it, and its colour. ``trouble``: why it does not go on just now."""
+    """Return a job's state, what to say of it, and its colour. ``trouble``: why it makes no progress just now."""
     if found.state == "succeeded":
         return found.state, "green"
     if found.state == "cancelled":
@@ -96,7 +96,7 @@ def _how_failed(found: Overview) -> str:
 
 
 def _retries(stage: StageView) -> bool:
-    """Whether what is left of a stage is mostly what came to nothing before."""
+    """Return whether what is left of a stage is mostly tasks that failed before."""
     bad = _bad(stage)
     return stage.state == "running" and bad > 0 and (stage.sums.running == 0 or stage.tasks - stage.succeeded <= bad)
 
@@ -114,7 +114,7 @@ def running(
     trouble: str = "",
     signs: Signs = UNICODE,
 ) -> list[Line]:
-    """A job that runs, in lines of ``width`` at most, and not many more than ``height`` of them."""
+    """Render a running job in lines of at most ``width`` characters, and about ``height`` lines at most."""
     lines = [_header(found, trouble, signs)]
     if found.message:
         lines.append([("  says ", "dim"), (found.message, "")])
@@ -166,7 +166,7 @@ def _stage(found: Overview, stage: StageView, speed: Speed, width: int, signs: S
 
 
 def _rates(found: Overview, stage: StageView, speed: Speed, *, means: bool) -> list[str]:
-    """``means``: with the mean of bytes, which go as the records do."""
+    """List a stage's rates; ``means``: include the mean of bytes, which goes as that of records."""
     rates = speed.of(stage, found.now)
     told = []
     if stage.left >= 0:
@@ -183,7 +183,7 @@ def _rates(found: Overview, stage: StageView, speed: Speed, *, means: bool) -> l
 
 
 def _shuffled(found: Overview, stage: StageView) -> int:
-    from mrcelery.story import shuffled
+    from mrcelery.reporting.timeline import shuffled  # noqa: PLC0415 - only a drawn picture needs it
 
     return shuffled(found, stage)
 
@@ -212,7 +212,7 @@ def _marks(one: Straggler) -> str:
 
 
 def _folded(blocks: list[tuple[State, list[Line]]], signs: Signs) -> list[tuple[State, list[Line]]]:
-    """Stages that have succeeded as one line, and those to come as another."""
+    """Fold stages that have succeeded into one line, and those to come into another."""
     folded: list[tuple[State, list[Line]]] = []
     for state in ("succeeded", "running", "queued"):
         some = [block for block in blocks if block[0] == state]
@@ -225,8 +225,8 @@ def _folded(blocks: list[tuple[State, list[Line]]], signs: Signs) -> list[tuple[
 
 
 def summary(found: Overview, report: Report | None, after: Sequence[str] = (), *, signs: Signs = UNICODE) -> list[Line]:
-    """A job that has ended: how, what it read and wrote, and the commands that one may want next."""
-    from mrcelery.report import totals_of
+    """Render an ended job: its end, what it read and wrote, and the commands a user may want next."""
+    from mrcelery.reporting.report import totals_of  # noqa: PLC0415 - only a drawn picture needs it
 
     totals = report.totals if report is not None else totals_of(found)
     lines = [_header(found, "", signs)]
@@ -244,7 +244,7 @@ def summary(found: Overview, report: Report | None, after: Sequence[str] = (), *
 
 
 def rows(name: str, texts: Sequence[str], style: str = "") -> list[Line]:
-    """Lines under a name, which stands before the first."""
+    """Return lines under a name, which precedes the first."""
     return [[(f"  {name if number == 0 else '':<9}", "dim"), (text, style)] for number, text in enumerate(texts)]
 
 
@@ -254,7 +254,7 @@ def _tasks(stages: Iterable[StageView]) -> list[str]:
         return []
     succeeded, tasks = sum(stage.succeeded for stage in stages), sum(stage.tasks for stage in stages)
     told = [f"{succeeded:,} of {tasks:,} succeeded" if succeeded < tasks else f"{tasks:,}"]
-    # Fewer than tasks were counted where a broker lost its data meanwhile.
+    # If a broker lost its data meanwhile, fewer attempts than tasks were counted.
     told += [f"{started:,} attempts"] if (started := sum(stage.sums.started for stage in stages)) >= succeeded else []
     if failed := sum(stage.sums.failed for stage in stages):
         told.append(f"{failed:,} failed")
@@ -264,7 +264,7 @@ def _tasks(stages: Iterable[StageView]) -> list[str]:
 
 
 def name_of(found: Overview, stage: StageView) -> str:
-    """What a stage is called in its job."""
+    """Return the name of a stage in its job."""
     return stage.kind if max(other.step for other in found.stages) == 0 else f"step {stage.step} {stage.kind}"
 
 
@@ -282,7 +282,7 @@ def _bar(part: float, width: int, signs: Signs) -> Line:
 
 
 def _fitting(told: Sequence[str], room: int, signs: Signs) -> str:
-    """As many of the texts as there is room for, the first in any case."""
+    """Join as many of the texts as there is room for, the first in any case."""
     text = told[0]
     for more in told[1:]:
         if len(text) + len(signs.dot) + len(more) <= room:
@@ -295,7 +295,7 @@ def _middle(text: str, most: int) -> str:
 
 
 def cut(line: Line, width: int, signs: Signs) -> Line:
-    """A line of ``width`` at most."""
+    """Cut a line to ``width`` characters at most."""
     found: Line = []
     room = width
     for text, style in line:
@@ -308,7 +308,7 @@ def cut(line: Line, width: int, signs: Signs) -> Line:
 
 
 def clock(seconds: float) -> str:
-    """A duration in whole seconds: ``42 s``, ``4m05s`` or ``2h07m``."""
+    """Format a duration in whole seconds: ``42 s``, ``4m05s`` or ``2h07m``."""
     if seconds < 60:
         return f"{max(0, int(seconds))} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -316,7 +316,7 @@ def clock(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """``1234567`` as ``1.2M``."""
+    """Format ``1234567`` as ``1.2M``."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if number >= limit:
             scaled = number / (1e3 if unit == "k" else limit)
@@ -325,7 +325,7 @@ def count(number: float) -> str:
 
 
 def text_of(line: Line) -> str:
-    """A line without its styles."""
+    """Return a line without its styles."""
     return "".join(text for text, _ in line).rstrip()
 
 
@@ -343,7 +343,7 @@ def _styled(text: str, style: str) -> str:
 
 
 def after_fleet(found: Overview, home: str = "", *, no_workers: bool = False) -> list[str]:
-    """The commands that one may want next of a job on a fleet; ``home``: where its results were brought to."""
+    """List the commands a user may want next for a job on a fleet; ``home``: where its results were copied to."""
     job = found.job
     if no_workers:
         return [f"mrcelery worker --queue {found.queue or 'celery'}", f"mrcelery cancel {job}"]
@@ -357,7 +357,7 @@ def after_fleet(found: Overview, home: str = "", *, no_workers: bool = False) ->
 
 
 def after_here(found: Overview, storage: str, output: str = "") -> list[str]:
-    """Of a job that ran on this machine: what it left there, which is nothing without a ``storage`` or an output."""
+    """List the same for a job that ran on this machine; without a ``storage`` or an output it left nothing there."""
     cat = [f"mrcelery cat {output}"] if output and found.state == "succeeded" else []
     if not storage:
         return cat

@@ -1,4 +1,4 @@
-"""What a waiting command shows of its job: a live picture on a terminal, lines elsewhere, or events as JSON."""
+"""Shows the job that a command waits for: a live picture on a terminal, lines elsewhere, or events as JSON."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import click
 
+from mrcelery import events
 from mrcelery.cli import picture
 from mrcelery.cli.common import show_seconds
 from mrcelery.cli.errors import show_error
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
-from mrcelery.states import FINAL
+from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
     from mrcelery.cli.live import LiveView, Transfers
+    from mrcelery.client.handle import JobHandle
     from mrcelery.events import Event
-    from mrcelery.handle import JobHandle
-    from mrcelery.overview import Overview
-    from mrcelery.report import Report
-    from mrcelery.story import Narrator, Progress, StageStarted, StageSucceeded
+    from mrcelery.reporting.overview import Overview
+    from mrcelery.reporting.report import Report
+    from mrcelery.reporting.timeline import Narrator, Progress, StageStarted, StageSucceeded
 
 QUIET_SECONDS = 0.5
-"""A job that ends sooner shows nothing, and does not pay for the import of rich."""
+"""Run time up to which a job shows nothing, and rich is not imported."""
 
 PLAIN_QUIET_SECONDS = 5.0
-"""Nor does one that ends so soon where there is no terminal: of one that fails, why is said first."""
+"""Run time up to which a job prints no lines without a terminal; if it fails, the error comes first."""
 
 POLL_SECONDS = 0.5
-"""How often a job is looked at to be shown; to know when it ends, more often."""
+"""Seconds between two polls for the display; the job's end is polled for more often."""
 
 POLL_SHARE = 0.05
-"""Part of the time that the looks may take, on a slow line."""
+"""Share of the time that the polls may take, on a slow connection."""
 
 PLAIN_SECONDS = 10.0
-"""How often a line tells how far a stage is, where there is no terminal."""
+"""Seconds between two lines on the progress of a stage, without a terminal."""
 
 Mode = Literal["off", "json", "plain", "live"]
 
 
 class Display:
-    """A context manager; its methods are called as a job or a file moves on.
+    """Shows jobs and file transfers; a context manager, whose methods are called as they progress.
 
-    ``quiet``: show nothing (of ``as_json``: the last event only).
+    ``quiet``: show nothing (with ``as_json``: only the last event).
     """
 
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
@@ -88,11 +89,11 @@ class Display:
     # -- a job ----------------------------------------------------------------------------------
 
     def watch(self, handle: JobHandle) -> None:
-        """Look at a job from a thread, while it runs in this process, until :meth:`unwatch`."""
+        """Poll a job that runs in this process from a thread, until :meth:`unwatch`."""
         if self.mode == "off" or (self.mode == "json" and self.quiet):
             return
         if self.mode == "live":
-            # A picture would be in the way of what the job prints, and of a debugger.
+            # A picture would overwrite what the job or a debugger prints.
             self.mode, self._due = "plain", self._began + PLAIN_QUIET_SECONDS
 
         def poll_on() -> None:
@@ -103,46 +104,45 @@ class Display:
         self._watcher.start()
 
     def unwatch(self) -> None:
-        """Stop that thread, where there is one."""
+        """Stop that thread, if it runs."""
         self._stop.set()
         if self._watcher is not None:
             self._watcher.join()
             self._watcher = None
 
     def poll(self, handle: JobHandle) -> None:
-        """Look at a job where it is time to, and show it."""
+        """Read a job and show it, if it is time to."""
         if time.monotonic() < self._due or self.mode == "off" or (self.mode == "json" and self.quiet):
             return
         began = time.monotonic()
         with suppress(UsageError):  # a broker that came back empty may not know it for a moment
-            found = handle.glance()
-            if found.state in FINAL:
-                return  # it ended since it was last seen to run: of one that failed, why is said before anything else
-            self._show(found)
+            self._show(handle.glance())
             took = time.monotonic() - began
             self._due = began + took + max(POLL_SECONDS, took / POLL_SHARE)
 
     def _show(self, found: Overview) -> None:
+        if found.state in FINAL:
+            return  # it ended after the waiting client's own poll: of one that failed, the user's traceback comes first
         for event in self._news(found):
-            self._tell(event)
+            self._emit(event)
         self.shown = True
         self._last = found
         if self.mode == "live":
             if self._view is None:
-                from mrcelery.cli.live import LiveView
+                from mrcelery.cli.live import LiveView  # noqa: PLC0415 - rich takes longer than a small job
 
                 self.close()
                 self._view = LiveView()
             self._draw(found)
 
     def _news(self, found: Overview) -> list[Event]:
-        from mrcelery import story
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - short jobs show no progress
 
         news: list[Event] = []
         if self._narrator is None:
-            self._narrator = story.Narrator()
+            self._narrator = timeline.Narrator()
             if self.mode == "json":
-                news.append(story.submitted(found))
+                news.append(timeline.submitted(found))
             elif self.mode == "plain" and found.finished == 0:
                 self._say(f"job {found.job}: {picture.phase(found)[0]}")
         return news + self._narrator.observe(found)
@@ -157,38 +157,37 @@ class Display:
         )
 
     def event(self, event: Event) -> None:
-        """Say what happens to a job, as :meth:`mrcelery.JobHandle.wait` tells it."""
-        from mrcelery import events
+        """Show an event, as :meth:`mrcelery.JobHandle.wait` reports it."""
 
         again = isinstance(event, events.NoWorkers) and self._no_workers
         if isinstance(event, (events.NoWorkers, events.WorkersFound)):
             self._no_workers = isinstance(event, events.NoWorkers)
         if isinstance(event, (events.BrokerLost, events.BrokerBack)):
             self._no_broker = isinstance(event, events.BrokerLost)
-        # The picture says it all the time.
+        # The picture shows it all the time.
         if not (again and self._view is not None):
             good = isinstance(event, (events.BrokerBack, events.StorageBack, events.WorkersFound))
-            self._tell(event, style="green" if good else "yellow")
+            self._emit(event, style="green" if good else "yellow")
         if self._view is not None and self._last is not None:
             self._draw(self._last)
 
-    def _tell(self, event: Event, style: str = "yellow") -> None:
-        from mrcelery import story
+    def _emit(self, event: Event, style: str = "yellow") -> None:
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - short jobs show no progress
 
         if self.mode == "json":
             if not self.quiet:
-                click.echo(story.line(event), nl=False)
-        elif isinstance(event, (story.StageStarted, story.StageSucceeded, story.Progress)):
+                click.echo(timeline.line(event), nl=False)
+        elif isinstance(event, (timeline.StageStarted, timeline.StageSucceeded, timeline.Progress)):
             if self.mode == "plain" and self._worth_a_line(event):
                 self._say(str(event))
         else:
             self._say(str(event), style)
 
     def _worth_a_line(self, event: StageStarted | StageSucceeded | Progress) -> bool:
-        from mrcelery import story
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - short jobs show no progress
 
         stage = event.step, event.kind
-        if isinstance(event, story.Progress) and event.at - self._plain.get(stage, 0.0) < PLAIN_SECONDS:
+        if isinstance(event, timeline.Progress) and event.at - self._plain.get(stage, 0.0) < PLAIN_SECONDS:
             return False
         self._plain[stage] = event.at
         return True
@@ -202,22 +201,22 @@ class Display:
             click.echo(f"mrcelery: {text}", err=True)
 
     def ends(self, always: bool) -> bool:
-        """Whether :meth:`end` has anything to show."""
+        """Return whether :meth:`end` has anything to show."""
         return self.mode == "json" or self.shown or (always and self.mode == "live")
 
     def end(self, found: Overview, report: Report | None, after: Sequence[str] = ()) -> None:
-        """Show how a job ended, and the commands that one may want next, where it :meth:`ends`."""
+        """Show how a job ended, and the commands a user may want next; call it only if it :meth:`ends`."""
         if self.mode == "json":
-            from mrcelery import story
+            from mrcelery.reporting import timeline  # noqa: PLC0415 - short jobs show no progress
 
             if not self.quiet:
                 for event in self._news(found):
-                    self._tell(event)
-            click.echo(story.line(story.ended(found, report)), nl=False)
+                    self._emit(event)
+            click.echo(timeline.line(timeline.ended(found, report)), nl=False)
             return
-        if self.shown and found.state == "succeeded":  # of another, why it ended was said just now
+        if self.shown and found.state == "succeeded":  # otherwise the error was shown just now
             for event in self._news(found):
-                self._tell(event)
+                self._emit(event)
         self.close()
         if self.mode == "live":
             picture.echo(picture.summary(found, report, after, signs=self._signs), err=True)
@@ -229,11 +228,11 @@ class Display:
     # -- files ----------------------------------------------------------------------------------
 
     def upload(self, name: str, sent: int, size: int) -> None:
-        """Show a file on its way to storage; sizes in bytes."""
+        """Show the upload of a file; sizes in bytes."""
         self._move(f"upload {name}", sent, size)
 
     def download(self, name: str, size: int) -> None:
-        """Show a part file on its way home; called with the bytes of each piece."""
+        """Show the download of a part file; called with the bytes of each piece."""
         self._fetched += size
         self._move("fetch", self._fetched, None)
 
@@ -241,7 +240,7 @@ class Display:
         if self.mode != "live" or time.monotonic() - self._began < QUIET_SECONDS:
             return
         if self._transfers is None:
-            from mrcelery.cli.live import Transfers
+            from mrcelery.cli.live import Transfers  # noqa: PLC0415 - rich takes longer than a small job
 
             self._transfers = Transfers()
         self._transfers.show(label, done, total)
@@ -256,10 +255,10 @@ def see_through(
     always: bool = False,
     then: Callable[[], None] | None = None,
 ) -> int:
-    """Wait for a job's end and show it meanwhile; returns the exit code.
+    """Wait for a job's end and show it meanwhile; return the exit code.
 
-    ``after`` makes the commands that one may want next; ``then`` is called before they are shown, where the job has
-    succeeded, with the terminal left alone.
+    ``after`` makes the commands a user may want next; ``then`` is called before they are shown if the job has
+    succeeded, with nothing else on the terminal.
     """
     display.unwatch()
     error: JobFailedError | JobCancelledError | None = None
@@ -270,7 +269,7 @@ def see_through(
         error = e
     found, report = None, None
     if display.ends(always or error is not None):
-        with suppress(MRCeleryError):  # how it ended is known; the storage may be out of this client's reach
+        with suppress(MRCeleryError):  # its end is known; the storage may be unreachable from here
             found = handle.glance()
             report = handle.report() if error is None else None
     if error is not None:

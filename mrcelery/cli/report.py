@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, write_bytes
+from mrcelery.client.api import attach
 from mrcelery.errors import UsageError
 
 
@@ -21,17 +21,17 @@ from mrcelery.errors import UsageError
     )
 )
 @JOB
-@click.option("-o", "--output", "path", metavar="FILE", help="Where to, - for stdout  [JOB.html]")
-@click.option("--open", "opens", is_flag=True, help="Show it in the browser.")
+@click.option("-o", "--output", "path", metavar="FILE", help="File to write, - for stdout  [JOB.html]")
+@click.option("--open", "opens", is_flag=True, help="Open it in the browser.")
 @connection_options
 @json_option
 def command(job: str, path: str | None, opens: bool, as_json: bool, **settings: Any) -> None:
-    """Write JOB's page as one HTML file that needs nothing else, and print the file's path.
+    """Write JOB's page as one self-contained HTML file, and print the file's path.
 
-    Of a job that has ended it is its report; of one that runs, how it stands now. --json prints report.json instead.
+    For an ended job the page is its report; for a running job, its present state. --json prints report.json instead.
     """
     if opens and (as_json or path == "-"):
-        raise UsageError("--open shows a file: leave --json out, or give -o FILE")
+        raise UsageError("--open needs a file: leave --json out, or give -o FILE")
     with attach(job, **settings) as handle:
         if as_json:
             print_json(handle.report())

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.api import attach
 from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, show_time
 from mrcelery.cli.errors import where
+from mrcelery.client.api import attach
 from mrcelery.errors import MRCeleryError, UsageError
-from mrcelery.states import FINAL
+from mrcelery.reporting.rates import Speed
+from mrcelery.schema.states import FINAL
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.overview import Overview
+    from mrcelery.client.api import JobHandle
+    from mrcelery.reporting.overview import Overview
 
 
 @click.command(
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 @connection_options
 @json_option
 def command(job: str, as_json: bool, **settings: Any) -> None:
-    """How JOB stands: its state, its stages, the slowest tasks and warnings, and why it failed if it did.
+    """Show the state of JOB: its stages, the slowest tasks and warnings, and why it failed if it did.
 
-    With --json: status, failure, requests and overview, which lists the attempts.
+    --json prints status, failure, requests and overview, which lists the attempts.
     """
     with attach(job, **settings) as handle:
         if as_json:
@@ -54,8 +55,6 @@ def _record(handle: JobHandle) -> dict[str, Any]:
 
 
 def _running(handle: JobHandle, found: Overview) -> list[picture.Line]:
-    from mrcelery.speed import Speed
-
     signs, idle = picture.signs(sys.stdout), not handle.has_workers()
     width, height = _size()
     lines = picture.running(found, Speed(), width, height, trouble=picture.nobody(found) if idle else "", signs=signs)
@@ -82,7 +81,7 @@ def _more(found: Overview) -> list[picture.Line]:
 
 
 def _size() -> tuple[int, int]:
-    """Columns and lines; elsewhere than on a terminal nothing is cut."""
+    """Return columns and lines of the terminal; without one, so many that nothing is cut."""
     try:
         size = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):

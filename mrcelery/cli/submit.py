@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,14 +17,37 @@ from mrcelery.config import RUNNERS, show_size
 from mrcelery.errors import UsageError
 
 if TYPE_CHECKING:
-    from mrcelery.api import JobHandle
-    from mrcelery.job import MRJob
-    from mrcelery.overview import Overview
-    from mrcelery.submission import Submission
+    from mrcelery.client.api import JobHandle
+    from mrcelery.client.submission import Submission
+    from mrcelery.job.base import MRJob
+    from mrcelery.reporting.overview import Overview
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Flags that say what the command does with a job; all others are the job's options, or settings."""
+
+    output: str | None
+    defines: Sequence[str]
+    detach: bool
+    dry_run: bool
+    no_output: bool
+    quiet: bool
+    as_json: bool
+
+    @classmethod
+    def take(cls, flags: dict[str, Any]) -> Flags:
+        """Remove these from the command's flags, which leaves the options that a submission takes."""
+        return cls(**{field.name: flags.pop(field.name) for field in fields(cls)})
+
+    @property
+    def prints(self) -> bool:
+        """Whether the results go to stdout."""
+        return self.output is None and not (self.no_output or self.as_json or self.detach)
 
 
 class _Submit(click.Command):
-    """Keeps what follows ``--`` for the job."""
+    """Keeps the arguments after ``--`` for the job."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ours, job_args = args, []
@@ -57,7 +81,7 @@ class _Submit(click.Command):
 @click.argument("inputs", metavar="INPUT...", nargs=-1)
 @click.option("-o", "--output", "--output-dir", metavar="URI", help="Folder or s3:// address  [print the results]")
 @click.option(
-    "-r", "--runner", type=click.Choice(RUNNERS), help="Where to run  [celery where a broker is set, else local]"
+    "-r", "--runner", type=click.Choice(RUNNERS), help="Where to run  [celery if a broker is set, else local]"
 )
 @connection_options
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
@@ -67,7 +91,7 @@ class _Submit(click.Command):
 )
 @click.option("--split-size", metavar="SIZE", help="Input bytes of a map task  [64MiB; less if small]")
 @click.option("--workers", metavar="N", help="Processes of the local runner  [one per CPU]")
-@click.option("--memory", metavar="SIZE", help="Ceiling of one task  [512MiB]")
+@click.option("--memory", metavar="SIZE", help="Memory limit of one task  [512MiB]")
 @click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")
 @click.option("--max-bad-records", metavar="N", help="Records that the job may skip  [0]")
 @click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers  [on]")
@@ -77,11 +101,13 @@ class _Submit(click.Command):
 @click.option("--allow-pickle/--no-allow-pickle", default=None, help="Let the job use pickle protocols  [off]")
 @click.option("-D", "--define", "--jobconf", "defines", multiple=True, metavar="NAME=VALUE", help="Job configuration.")
 @click.option("--py-files", multiple=True, metavar="PATH", help="Modules, folders, zips, wheels to import.")
-@click.option("--files", multiple=True, metavar="PATH", help="Files for the tasks' working folder: PATH[#NAME].")
+@click.option(
+    "--files", multiple=True, metavar="PATH", help="Files to copy into the tasks' working folder: PATH[#NAME]."
+)
 @click.option("--archives", multiple=True, metavar="PATH", help="Archives to unpack there: PATH[#NAME].")
-@click.option("--name", metavar="TEXT", help="Name of the job  [its class]")
-@click.option("--client-token", metavar="TEXT", help="A repeat with the same token returns its job.")
-@click.option("--detach", is_flag=True, help="Print the job id and leave; the fleet goes on.")
+@click.option("--name", default="", metavar="TEXT", help="Name of the job  [its class]")
+@click.option("--client-token", default="", metavar="TEXT", help="Repeated with the same token, return the same job.")
+@click.option("--detach", is_flag=True, help="Print the job id and exit; the fleet runs the job.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it costs; run nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
 @click.option("--keep", is_flag=True, help="Keep the intermediate data of a job that succeeded.")
@@ -94,63 +120,51 @@ def command(ctx: click.Context, /, job: str, inputs: tuple[str, ...], **flags: A
 
     Without -o the results are printed to stdout. Arguments after -- are the job's own.
     """
-    return execute(job, inputs, ctx.meta["job_args"], **flags)
+    return execute(job, inputs, ctx.meta["job_args"], flags)
 
 
 def execute(
     job: str | type[MRJob],
     inputs: Sequence[str],
     job_args: Sequence[str],
-    *,
-    output: str | None,
-    defines: Sequence[str],
-    detach: bool,
-    dry_run: bool,
-    no_output: bool,
-    quiet: bool,
-    as_json: bool,
-    client_token: str | None,
-    name: str | None,
-    **flags: Any,
+    flags: dict[str, Any],
 ) -> int:
-    """Submit a job as the flags say, and see it through; returns the exit code."""
-    from mrcelery.cli.progress import Display, see_through
-    from mrcelery.submission import Submission
+    """Submit a job as ``flags`` (name to value) say, and wait for it unless detached; return the exit code."""
+    from mrcelery.cli.progress import Display, see_through  # noqa: PLC0415 - help needs no client
+    from mrcelery.client.submission import Submission  # noqa: PLC0415 - help needs no client
 
-    prints = output is None and not (no_output or as_json or detach)
-    with Display(quiet, as_json and not dry_run) as display:
+    how = Flags.take(flags)
+    with Display(how.quiet, how.as_json and not how.dry_run) as display:
         submission = Submission.prepare(
             job,
             inputs,
-            output,
+            how.output,
             args=job_args,
-            name=name or "",
-            client_token=client_token or "",
-            jobconf=_definitions(defines),
-            wants_results=prints,
+            jobconf=_definitions(how.defines),
+            wants_results=how.prints,
             on_upload=display.upload,
-            ahead=not dry_run,
+            ahead=not how.dry_run,
             **flags,
         )
-        if dry_run:
-            _print_plan(submission, as_json)
+        if how.dry_run:
+            _print_plan(submission, how.as_json)
             return 0
-        _check(submission, detach, as_json)
+        _check(submission, how)
         if submission.runner == "local":
             # kill: unwind, so that the cluster is stopped and its folder removed
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         handle = submission.submit(display.watch if submission.runner == "inline" else None)
         with handle:
-            if detach:
-                _print_detached(handle, as_json)
+            if how.detach:
+                _print_detached(handle, how.as_json)
                 return 0
             try:
                 return see_through(
                     handle,
                     display,
                     lambda found: _after(found, handle, submission),
-                    always=output is not None,
-                    then=(lambda: write_bytes(handle.output())) if prints else None,
+                    always=how.output is not None,
+                    then=(lambda: write_bytes(handle.output())) if how.prints else None,
                 )
             except KeyboardInterrupt:
                 display.close()
@@ -162,23 +176,23 @@ def _definitions(defines: Sequence[str]) -> dict[str, str]:
     for text in defines:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"-D {text!r} is no NAME=VALUE: write for example -D my.setting=3")
+            raise UsageError(f"-D {text!r} is not NAME=VALUE: write for example -D my.setting=3")
         found[key] = value
     return found
 
 
-def _check(submission: Submission, detach: bool, as_json: bool) -> None:
-    if detach and submission.runner != "celery":
+def _check(submission: Submission, how: Flags) -> None:
+    if how.detach and submission.runner != "celery":
         raise UsageError(
             f"--detach needs a fleet: the {submission.runner} runner ends with this command; "
             "give --broker, or leave --detach out"
         )
-    if detach and submission.brings_home:
+    if how.detach and submission.brings_home:
         raise UsageError(
             f"--detach cannot bring results to {submission.output}: give an s3:// OUTPUT, or leave -o out and "
             "run `mrcelery fetch JOB DIR` later"
         )
-    if as_json and submission.output is None and submission.runner != "celery":
+    if how.as_json and submission.output is None and submission.runner != "celery":
         raise UsageError("--json prints events, so the results need another place: give -o OUTPUT")
 
 
@@ -186,7 +200,7 @@ def _interrupted(handle: JobHandle, submission: Submission) -> int:
     if submission.runner == "celery":
         results = f"fetch {handle.id} {submission.output}" if handle.bring_home else f"cat {handle.id}"
         click.echo(
-            f"\nDetached: job {handle.id} goes on.\n"
+            f"\nDetached: job {handle.id} is still running.\n"
             f"  come back   mrcelery wait {handle.id}\n"
             f"  results     mrcelery {results}\n"
             f"  stop it     mrcelery cancel {handle.id}",
@@ -199,7 +213,7 @@ def _interrupted(handle: JobHandle, submission: Submission) -> int:
 
 
 def _after(found: Overview, handle: JobHandle, submission: Submission) -> list[str]:
-    """The commands that one may want next."""
+    """List the commands a user may want next."""
     if submission.runner == "celery":
         return picture.after_fleet(found, submission.output or "")
     return picture.after_here(found, submission.config.storage, submission.output or "")
@@ -207,9 +221,9 @@ def _after(found: Overview, handle: JobHandle, submission: Submission) -> list[s
 
 def _print_detached(handle: JobHandle, as_json: bool) -> None:
     if as_json:
-        from mrcelery import story
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - only --json needs it
 
-        click.echo(story.line(story.submitted(handle.glance())), nl=False)
+        click.echo(timeline.line(timeline.submitted(handle.glance())), nl=False)
     else:
         click.echo(handle.id)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
 from mrcelery.cli.common import epilog
+from mrcelery.config import Config
+from mrcelery.errors import ConfigError
 
 
 @click.command(
@@ -20,18 +23,14 @@ from mrcelery.cli.common import epilog
 @click.option("--result-backend", metavar="URL", help="Redis of the barrier and the job store  [the broker]")
 @click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
 @click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Processes  [one per CPU]")
-@click.option("--liveness-file", metavar="FILE", help="File to touch while it is well, for a probe.")
+@click.option("--liveness-file", metavar="FILE", help="File to touch while the worker is healthy, for a probe.")
 @click.argument("celery_args", metavar="[-- CELERY ARGS...]", nargs=-1, type=click.UNPROCESSED)
 def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: Any) -> None:
     """Start a Celery worker for mrcelery's tasks, in this process.
 
-    SIGTERM gives tasks a second, then requeues them; so does a second SIGINT, while the first waits for their end.
+    SIGTERM gives running tasks one second, then requeues them. A first SIGINT waits for them to end; a second one
+    requeues them.
     """
-    import os
-
-    from mrcelery.config import Config
-    from mrcelery.errors import ConfigError
-
     config = Config.load(settings)
     if not config.broker:
         raise ConfigError("a worker needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
@@ -43,9 +42,10 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     if config.liveness_file:
         os.environ["MRCELERY_LIVENESS_FILE"] = config.liveness_file
 
-    # Read as Celery is imported: being told to stop means to requeue what runs, not to wait for its end.
+    # Read when Celery is imported: SIGTERM shall requeue running tasks, not wait for their end.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
-    from mrcelery.executor.celeryapp import configured_app, worker_argv
+    from mrcelery.celeryapp import configured_app  # noqa: PLC0415 - Celery takes half a second
+    from mrcelery.worker.app import worker_argv  # noqa: PLC0415 - Celery takes half a second
 
     configured_app().worker_main(worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))

@@ -1,4 +1,4 @@
-"""The seven programs of the MapReduce paper's section 2, one job class a module.
+"""Jobs as users write them.
 
     Jeffrey Dean and Sanjay Ghemawat, "MapReduce: Simplified Data Processing on Large Clusters", OSDI 2004
 

@@ -1,8 +1,10 @@
-"""Input formats (bytes of a split to blocks of records), output formats, and compression.
+"""From the bytes of a split to records, and from records to the bytes of a part file.
 
 A format is named ``NAME`` or ``NAME:ARGUMENTS``, such as ``records:80`` or ``csv:header=false``; see
 :mod:`mrcelery.formats.naming`.
 """
+
+# ruff: noqa: PLC0415 - a format is imported when it is named: some need pyarrow, all take time
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import Any
 from mrcelery.errors import TaskError
 from mrcelery.formats.base import Compressor, InputFormat, OutputFormat, RecordBlock
 from mrcelery.formats.compression import compressor
+from mrcelery.formats.custom import OwnInput, OwnOutput, made
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import TABLE_BLOCK
 from mrcelery.formats.naming import INPUTS, OUTPUTS, Name, keyed, parse
@@ -77,9 +80,7 @@ def input_format(
         from mrcelery.formats.nlines import GroupedLinesInput
 
         return GroupedLinesInput(name.number())
-    from mrcelery.formats import own
-
-    return own.OwnInput(name.flag("splittable", False), lambda: own.made(*name.declared(job, "INPUT"), "read"))
+    return OwnInput(name.flag("splittable", False), lambda: made(*name.declared(job, "INPUT"), "read"))
 
 
 def output_format(text: str, job: Any = None) -> OutputFormat:
@@ -97,9 +98,7 @@ def output_format(text: str, job: Any = None) -> OutputFormat:
 
         return ParquetOutput(name.schema("schema"), name.choice("compression", ("snappy", "zstd", "gzip", "none")))
     if name.base == "own":
-        from mrcelery.formats import own
-
-        return own.OwnOutput(name.get("suffix"), lambda: own.made(*name.declared(job, "OUTPUT"), "encode"))
+        return OwnOutput(name.get("suffix"), lambda: made(*name.declared(job, "OUTPUT"), "encode"))
     from mrcelery.formats import output
 
     return output.FORMATS[name.base]

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError
 from mrcelery.formats.base import RecordBlock, all_none
 from mrcelery.formats.json_text import json_lines
+from mrcelery.records.columns import Column, as_list
 
 
 class ArrowColumn(Sequence[Any]):
@@ -155,8 +155,10 @@ def has_any(array: Any, characters: bytes, *, controls: bool = False) -> bool:
 
 
 def text_rows(keys: Column, values: Column) -> bytes | None:
-    """``key TAB value NEWLINE`` for each pair, without the tab where keys or values are all None; None where this
-    needs Python's ``str()``."""
+    """Write ``key TAB value NEWLINE`` for each pair, without the tab if keys or values are all None.
+
+    None if this needs Python's ``str()``.
+    """
     columns = [_text_column(column) for column in (keys, values) if not all_none(column)]
     if any(column is None or column.null_count for column in columns):
         return None
@@ -164,8 +166,10 @@ def text_rows(keys: Column, values: Column) -> bytes | None:
 
 
 def csv_rows(columns: Sequence[Column], delimiter: str, quote: str) -> bytes | None:
-    """Rows that need no quotes, nulls as empty fields; None where one might, or has other types than int, text
-    and bytes."""
+    """Write rows that need no quotes, nulls as empty fields.
+
+    None if one might need quotes, or a column has other types than int, text and bytes.
+    """
     if not delimiter.isascii() or not quote.isascii() or delimiter == " ":
         return None
     fields = []
@@ -180,7 +184,7 @@ def csv_rows(columns: Sequence[Column], delimiter: str, quote: str) -> bytes | N
 
 
 def json_column(column: Column) -> Any:
-    """Each value as JSON, an array of ``binary``, as :func:`json_lines` writes it and with its errors."""
+    """Encode each value as JSON, an array of ``binary``, as :func:`json_lines` does and with its errors."""
     if all_none(column):
         return _repeated(b"null", len(column))
     if not isinstance(column, list):
@@ -195,7 +199,7 @@ def json_column(column: Column) -> Any:
 
 
 def json_rows(keys: Column, values: Column) -> bytes | None:
-    """``{"key": key, "value": value}`` lines, or the values alone where no key is there; None where only some are."""
+    """Write ``{"key": key, "value": value}`` lines, values alone if no key is there; None if only some are."""
     if all_none(keys):
         return joined([json_column(values)], b"", b"\n")
     if None in keys if isinstance(keys, list) else keys.null_count:
@@ -236,7 +240,7 @@ def _text_column(column: Column) -> Any:
 
 
 def joined(columns: Sequence[Any], between: bytes, end: bytes) -> bytes:
-    """Rows of ``binary`` columns without nulls, their fields with ``between`` between them, ``end`` after each."""
+    """Join ``binary`` columns without nulls to rows, ``between`` between the fields and ``end`` after each row."""
     rows = columns[0]
     if len(columns) > 1:
         rows = pc.binary_join_element_wise(*columns, pa.scalar(between, pa.binary()))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mrcelery.columns import Column
-from mrcelery.records import Extent
+from mrcelery.records.columns import Column
+from mrcelery.schema.structs import Extent
 
 
 def all_none(column: Column) -> bool:
@@ -25,10 +25,10 @@ def _unknown(i: int) -> int:
 class RecordBlock:
     """Records in a row of one file, column by column.
 
-    ``keys`` is None where every key is None, else as long as ``values``. ``file`` is the file's URI.
+    ``keys`` is None if every key is None, else as long as ``values``. ``file`` is the file's URI.
     ``offsets`` gives record ``i``'s offset, in bytes into the uncompressed file. ``table`` is the block as a
-    ``pyarrow.Table`` where the format has columns, or was asked for tables; ``keys`` and ``values`` are made
-    only when they are asked for then, and where they are :class:`mrcelery.formats.arrow.ArrowColumn` have
+    ``pyarrow.Table`` if the format has columns, or was asked for tables; ``keys`` and ``values`` are made
+    only when they are asked for then, and if they are :class:`mrcelery.formats.arrow.ArrowColumn` have
     their array as ``array``.
     """
 
@@ -39,7 +39,7 @@ class RecordBlock:
     table: Any = field(default=None, repr=False)
 
     def offset_of(self, i: int) -> int:
-        """Byte offset of record ``i`` in the uncompressed file, found only now; -1 where not known."""
+        """Find the byte offset of record ``i`` in the uncompressed file, only now; -1 if not known."""
         return self.offsets(i)
 
 
@@ -65,8 +65,8 @@ class OutputFormat(Protocol):
     """Writes the records of one part file.
 
     A format may also have ``finish(self) -> bytes``: what ends the file, after the last block;
-    ``needs_records = True`` where a file without a record would be no valid file, and is left out; and
-    ``arrow = True`` where ``encode`` takes a ``pyarrow.Array`` (never chunked) for either column as well, and
+    ``needs_records = True`` if a file without a record would be no valid file, and is left out; and
+    ``arrow = True`` if ``encode`` takes a ``pyarrow.Array`` (never chunked) for either column as well, and
     writes for it what it would for ``array.to_pylist()``.
     """
 

@@ -1,4 +1,4 @@
-"""Compressed inputs, told by the file name's ending, and compressed outputs, told by ``--compress``.
+"""Compressed inputs, recognised by the file name's ending, and compressed outputs, chosen by ``--compress``.
 
 Reading takes bounded memory whatever the bytes expand to, follows files made of several members
 (``cat a.gz b.gz``, pigz, pbzip2, pzstd), and takes a file that ends early for damaged.
@@ -154,7 +154,7 @@ class _Zstd:
         return b"".join(out)
 
 
-# By name: what makes a decompressor, and the errors it raises. Imported where first used: a job of
+# By name: what makes a decompressor, and the errors it raises. Imported at first use: a job of
 # plain text needs none of them.
 _Maker = tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]
 

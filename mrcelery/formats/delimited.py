@@ -1,6 +1,6 @@
 """Delimited text (``csv``, ``tsv``): RFC 4180, read and written by Python's ``csv`` module.
 
-A quoted field may hold newlines, so no one can tell from the middle of a file where records begin: a
+A quoted field may hold newlines, so the middle of a file does not show where records begin: a
 file is one split. With ``csv.multiline=false`` every line is a record, and a file is cut like text.
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, TaskError
 from mrcelery.formats.base import RecordBlock
-from mrcelery.formats.columns import Columns
 from mrcelery.formats.json_text import json_lines
 from mrcelery.formats.lines import line_blocks, too_long
 from mrcelery.formats.output import text_bytes
-from mrcelery.records import Extent
+from mrcelery.formats.rows import Columns
+from mrcelery.records.columns import Column, as_list
+from mrcelery.schema.structs import Extent
 
 Row = list[str] | csv.Error
 """The fields of a record, none for a blank line; or why it is none."""
@@ -27,7 +27,7 @@ Row = list[str] | csv.Error
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields stand in a line; ``quote`` is "" where none is quoted."""
+    """How fields stand in a line; ``quote`` is "" if none is quoted."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -67,7 +67,7 @@ class _Chunk:
 
 
 class DelimitedInput:
-    """Values are dicts of strings by column, or lists of strings where there is no header.
+    """Values are dicts of strings by column, or lists of strings if there is no header.
 
     Blank lines are passed over. A record that is no CSV, or has more or fewer fields than the header,
     raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped.
@@ -281,7 +281,7 @@ class DelimitedOutput:
             rows.append(self._columns.names)
         self._begun = True
         if not all(isinstance(column, list) for column in columns):
-            from mrcelery.formats import arrow
+            from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
             if (data := arrow.csv_rows(columns, self._dialect.delimiter, self._dialect.quote)) is not None:
                 return self._encoded(rows) + data

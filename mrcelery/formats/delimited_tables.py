@@ -1,7 +1,7 @@
 """Delimited text as tables: what :mod:`mrcelery.formats.delimited` reads, by pyarrow where both read the same.
 
-They differ over quotes within fields, a ``\\r`` alone and what is no CSV. So a block is looked at first, and
-where it has such a thing, the rest of the extent goes through Python's ``csv`` module.
+They differ over quotes within fields, a ``\\r`` alone and what is no CSV. So each block is checked first, and
+if it has any of these, the rest of the extent goes through Python's ``csv`` module.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.delimited import DelimitedInput, Dialect, Row, allow_fields, header_of, lines_of, next_row
 from mrcelery.formats.lines import LONGEST, gathered, line_blocks, table_block, too_long
 from mrcelery.formats.parquet import Rows
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 _NEWLINE, _RETURN = 10, 13
 
 
 class DelimitedTables:
     """As :class:`DelimitedInput`, each block with a table: a column of strings per field, called as the header
-    has it, or ``f0``, ``f1``, ... where there is none; a field that a record without a header lacks is null."""
+    has it, or ``f0``, ``f1``, ... if there is none; a field that a record without a header lacks is null."""
 
     def __init__(self, dialect: Dialect, on_bad: Callable[[TaskError], None] | None = None) -> None:
         self._dialect = dialect
@@ -136,11 +136,11 @@ class _Lists(Rows):
 
 
 def _record_ends(data: bytes, dialect: Dialect, *, last: bool) -> Any:
-    """Where records end, as an array of offsets into ``data`` after each one's newline; None where pyarrow might
-    read them otherwise than the csv module. ``last``: no more follows, so that a quote must not be open.
+    """Find the record ends: offsets into ``data`` after each record's newline (numpy).
 
-    With quotes only where fields begin and end, and doubled within, the quotes before a byte tell whether it is
-    within a quoted field: an odd number of them.
+    None if pyarrow might read the records otherwise than the csv module. ``last``: no more data follows, so a quote
+    must not be open. With quotes only at the ends of fields, and doubled within, a byte lies within a quoted field
+    exactly if an odd number of quotes comes before it.
     """
     if not (dialect.delimiter + dialect.quote).isascii() or b"\0" in data:
         return None

@@ -13,6 +13,6 @@ def installed() -> bool:
 
 
 def check_installed(what: str) -> None:
-    """Raise :class:`UsageError` where they are not, which says that ``what`` needs them."""
+    """Raise :class:`UsageError` if they are not, which says that ``what`` needs them."""
     if not installed():
         raise UsageError(f"{what} needs pyarrow and numpy: pip install 'mrcelery[arrow]', here and on the workers")

@@ -14,14 +14,14 @@ from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.compression import compression_of, decompress
 from mrcelery.formats.lines import table_block, too_long
 from mrcelery.formats.source import read_from, shortened
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class FixedInput:
     """Values are the file's bytes, ``length`` at a time; keys are bytes ``key[0]`` to ``key[1]`` of each.
 
     ``tables``: blocks have a table too, of the columns ``key`` and ``value``, or of the column ``record``
-    where there is no key, all of ``fixed_size_binary``.
+    if there is no key, all of ``fixed_size_binary``.
     """
 
     splittable = True
@@ -76,9 +76,9 @@ class FixedInput:
             return RecordBlock(
                 None if self._key is None else _Slices(data, n, *self._key), _Slices(data, n, 0, n), uri, offset_of
             )
-        import pyarrow as pa
+        import pyarrow as pa  # noqa: PLC0415 - needs pyarrow
 
-        from mrcelery.formats import arrow
+        from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
         values = arrow.fixed_array(data, n)
         if self._key is None:

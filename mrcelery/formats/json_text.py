@@ -49,7 +49,7 @@ def _shape(level: Iterable[Any]) -> tuple[bool, bool]:
 
 
 def json_lines(values: list[Any]) -> list[bytes]:
-    """Each value as one line of JSON, in UTF-8, without the newline.
+    """Encode each value as one line of JSON, in UTF-8, without the newline.
 
     Tuples are written as lists; NaN and the infinities as Python's ``json`` writes them; a string with
     a lone surrogate with that one escaped. Raises :class:`CodecError` for what JSON cannot hold.

@@ -11,7 +11,7 @@ import msgspec
 from mrcelery.errors import CorruptDataError, TaskError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.lines import gathered, line_blocks
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 _decode = msgspec.json.Decoder().decode
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from mrcelery.errors import RecordTooLongError
 from mrcelery.formats.compression import compression_of, decompress
 from mrcelery.formats.source import read_from, shortened
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 BOM = b"\xef\xbb\xbf"
 
@@ -21,7 +21,7 @@ TABLE_BLOCK = 4 << 20
 
 
 def table_block(max_record: int) -> int:
-    """Bytes of input in a table, where a record may have ``max_record``: what is made of a table is as large again."""
+    """Return the bytes of input for a table when a record may have ``max_record``: its table is as large again."""
     return min(TABLE_BLOCK, max(1, max_record // 2))
 
 
@@ -52,7 +52,7 @@ def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
 
 
 def gathered(blocks: Iterable[tuple[int, bytes]], size: int) -> Iterator[tuple[int, bytes]]:
-    """Neighbouring blocks of :func:`line_blocks`, joined until they have ``size`` bytes."""
+    """Join neighbouring blocks of :func:`line_blocks` until they have ``size`` bytes."""
     held: list[bytes] = []
     begin = total = 0
     for offset, raw in blocks:
@@ -68,7 +68,7 @@ def gathered(blocks: Iterable[tuple[int, bytes]], size: int) -> Iterator[tuple[i
 
 
 def _owned(extent: Extent, chunks: Iterable[bytes], max_record: int) -> Iterator[tuple[int, bytes]]:
-    """``chunks`` are the file's bytes from ``start - 1`` on (from 0 where ``start`` is 0)."""
+    """Yield the extent's lines; ``chunks`` are the file's bytes from ``start - 1`` on (from 0 if ``start`` is 0)."""
     end = extent.end
     at = max(0, extent.start - 1)
     inside = extent.start == 0

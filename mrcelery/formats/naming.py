@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from mrcelery.errors import JobLoadError, UsageError
-from mrcelery.formats.own import load, made
+from mrcelery.formats.custom import load, made
 
 INPUTS = ("text", "lines", "jsonl", "whole-file", "csv", "tsv", "parquet", "records:N", "lines:N")
 OUTPUTS = ("json", "text", "jsonl", "none", "csv", "tsv", "parquet", "records")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.lines import line_blocks, offsets, too_long
 from mrcelery.formats.text import text_lines
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class GroupedLinesInput:
@@ -56,7 +56,7 @@ def _offsets(held_at: int, held: int, n: int, offset: int, raw: bytes) -> Callab
 
 
 def _last_lines(raw: bytes, count: int) -> int:
-    """Where the last ``count`` lines of a block begin in it."""
+    """Find where in a block its last ``count`` lines begin."""
     at = len(raw) - raw.endswith(b"\n")
     for _ in range(count):
         at = raw.rfind(b"\n", 0, at)

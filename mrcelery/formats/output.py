@@ -8,10 +8,10 @@ from __future__ import annotations
 from itertools import chain, repeat
 from typing import Any
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError
 from mrcelery.formats.base import OutputFormat
 from mrcelery.formats.json_text import json_lines, shortened
+from mrcelery.records.columns import Column, as_list
 
 
 class JsonOutput:
@@ -23,7 +23,7 @@ class JsonOutput:
     def encode(self, keys: Column, values: Column) -> bytes:
         """Write both columns as JSON; Arrow arrays without making Python objects."""
         if not (isinstance(keys, list) and isinstance(values, list)):
-            from mrcelery.formats import arrow
+            from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
             return arrow.joined([arrow.json_column(keys), arrow.json_column(values)], b"\t", b"\n")
         pairs = zip(json_lines(keys), repeat(b"\t"), json_lines(values), repeat(b"\n"))
@@ -39,7 +39,7 @@ class JsonLinesOutput:
     def encode(self, keys: Column, values: Column) -> bytes:
         """Write a row per pair; keys that are None leave the value alone on its line."""
         if not (isinstance(keys, list) and isinstance(values, list)):
-            from mrcelery.formats import arrow
+            from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
             if (data := arrow.json_rows(keys, values)) is not None:
                 return data
@@ -67,7 +67,7 @@ class TextOutput:
     def encode(self, keys: Column, values: Column) -> bytes:
         """Write UTF-8, lone surrogates as the bytes they stand for; bytes unchanged."""
         if not (isinstance(keys, list) and isinstance(values, list)):
-            from mrcelery.formats import arrow
+            from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
             if (data := arrow.text_rows(keys, values)) is not None:
                 return data
@@ -104,7 +104,7 @@ def text_bytes(item: Any) -> bytes:
 
 class RecordsOutput:
     """The values' bytes, one after another with nothing between, without the keys: ``records:N`` reads them back
-    where all are of N bytes."""
+    if all are of N bytes."""
 
     suffix = ""
     arrow = True
@@ -112,7 +112,7 @@ class RecordsOutput:
     def encode(self, keys: Column, values: Column) -> bytes:
         """Join the values' bytes; anything but bytes raises :class:`CodecError`."""
         if not isinstance(values, list):
-            from mrcelery.formats import arrow
+            from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
             if arrow.is_bytes(values.type) and not values.null_count:
                 return bytes(arrow.data_of(values))

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mrcelery.columns import Column, as_list
 from mrcelery.errors import CodecError, CorruptDataError, InputError, UsageError
 from mrcelery.formats.base import RecordBlock
-from mrcelery.formats.columns import Columns
 from mrcelery.formats.compression import compression_of
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import too_long
+from mrcelery.formats.rows import Columns
 from mrcelery.formats.source import readable, shortened
-from mrcelery.records import Extent
+from mrcelery.records.columns import Column, as_list
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate
 from mrcelery.storage.base import Version
 from mrcelery.storage.transfers import carried
@@ -36,8 +36,8 @@ ROW_GROUP = 32 << 20
 
 def _pyarrow() -> tuple[Any, Any]:
     check_installed("parquet")
-    import pyarrow
-    from pyarrow import parquet
+    import pyarrow  # noqa: PLC0415 - needs pyarrow
+    from pyarrow import parquet  # noqa: PLC0415 - needs pyarrow
 
     return pyarrow, parquet
 
@@ -45,7 +45,7 @@ def _pyarrow() -> tuple[Any, Any]:
 class ParquetInput:
     """Values are rows as dicts; blocks hold their ``pyarrow.Table``, which ``mapper_batch`` takes.
 
-    ``columns`` are read, all where it is empty. A record's offset is its row's number in the file.
+    ``columns`` are read, all if it is empty. A record's offset is its row's number in the file.
     """
 
     splittable = True
@@ -123,7 +123,7 @@ def _begin(group: Any, size: int) -> int:
 
 
 def _rows_of(group: Any, columns: set[str]) -> int:
-    """Rows that make up a block."""
+    """Return the number of rows that make up a block."""
     size: int = sum(
         group.column(i).total_uncompressed_size
         for i in range(group.num_columns)
@@ -170,7 +170,7 @@ def _opened(extent: Extent) -> Iterator[Any]:
 
 
 def _ranges(storage: Storage, key: str) -> bool:
-    from mrcelery.storage.http import HttpStorage
+    from mrcelery.storage.http import HttpStorage  # noqa: PLC0415 - only http addresses need urllib3
 
     return not isinstance(storage, HttpStorage) or storage.accepts_ranges(key)
 
@@ -283,7 +283,7 @@ def _array(pa: Any, column: Column, wanted: Any) -> Any:
     if isinstance(column, list):
         array = pa.array(column)
     else:
-        from mrcelery.formats.arrow import as_inferred
+        from mrcelery.formats.arrow import as_inferred  # noqa: PLC0415 - needs pyarrow
 
         array = as_inferred(column)
     if wanted is None or array.type == wanted:

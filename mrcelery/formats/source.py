@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mrcelery.errors import CorruptDataError, InputError
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate, scheme_of
 from mrcelery.storage.base import Version
 from mrcelery.storage.readahead import Piece, foreseen, ranges, read_ahead
@@ -41,7 +41,7 @@ def read_from(extent: Extent, start: int) -> Iterator[bytes]:
 
 @contextmanager
 def in_turn(extents: Iterable[Extent]) -> Iterator[None]:
-    """In this block these extents are read, one after the other: small files on S3 are fetched ahead."""
+    """Announce that this block reads these extents in this order: small files on S3 are fetched ahead."""
     pieces = []
     for extent in extents:
         if scheme_of(extent.uri) == "s3" and extent.start == 0 and not extent.block:
@@ -52,7 +52,7 @@ def in_turn(extents: Iterable[Extent]) -> Iterator[None]:
 
 
 def requests_for(extent: Extent) -> int:
-    """How many ranges :func:`read_from` asks S3 for, but for a last line that is longer than :data:`SLACK`."""
+    """Count the ranges that :func:`read_from` requests of S3, unless a last line is longer than :data:`SLACK`."""
     return len(ranges(max(0, extent.start - 1), min(extent.size, extent.end + SLACK)))
 
 
@@ -91,7 +91,7 @@ def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[
     at, stop, step = start, extent.end + SLACK, BLOCK
     version = Version()
     scheme = scheme_of(storage.uri)
-    # A web server may send the whole file whatever range is asked for; where it was split, it does not.
+    # A web server may send the whole file whatever range is asked for; if it was split, it does not.
     ranged = scheme == "s3" or (scheme in ("http", "https") and (extent.start > 0 or extent.end < extent.size))
     while extent.size < 0 or at < extent.size:
         if extent.size >= 0:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.lines import LONGEST, gathered, line_blocks, offsets, table_block
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class TextInput:
@@ -33,7 +33,7 @@ def text_lines(raw: bytes) -> list[str]:
     # The whole block at once: no byte sequence decodes across a newline, so each line comes out as if
     # decoded alone.
     text = raw.decode("utf-8", "surrogateescape")
-    if "\r" in text:  # quickly told, other than the two of them
+    if "\r" in text:  # one byte is quick to search for, two are not
         text = text.replace("\r\n", "\n")
     lines = text.split("\n")
     if not lines[-1]:
@@ -53,7 +53,7 @@ class LinesInput:
 
 
 def byte_lines(raw: bytes) -> list[bytes]:
-    """As :func:`text_lines`, undecoded."""
+    """Split as :func:`text_lines` does, without decoding."""
     lines = (raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw).split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -61,7 +61,7 @@ def byte_lines(raw: bytes) -> list[bytes]:
 
 
 class LineTables:
-    """Lines as tables of one column ``line``: strings, or bytes where ``text`` is false.
+    """Lines as tables of one column ``line``: strings, or bytes if ``text`` is false.
 
     A block of text that is not UTF-8 has no table, and lone surrogates in its values.
     """
@@ -73,9 +73,9 @@ class LineTables:
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
         """Build each block's table from its raw bytes; Python values are made only on demand."""
-        import pyarrow as pa
+        import pyarrow as pa  # noqa: PLC0415 - needs pyarrow
 
-        from mrcelery.formats import arrow
+        from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
         longest = min(max_record, LONGEST)
         for offset, raw in gathered(line_blocks(extent, longest), table_block(longest)):

@@ -8,7 +8,7 @@ from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.compression import compression_of, decompress
 from mrcelery.formats.lines import BOM, too_long
 from mrcelery.formats.source import read_from, shortened
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 
 
 class WholeFileInput:

@@ -1,17 +1,18 @@
-"""The job store seam: the live state of jobs. What must never be lost lies in storage instead."""
+"""The job store's protocol: the live state of jobs. What must never be lost lies in storage instead."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mrcelery.states import State
+from mrcelery.schema.states import State
+from mrcelery.schema.task_id import StageId, TaskId
 
 TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
 
 WORKER_TTL = 3600
-"""Seconds for which a worker that tells nothing any more is remembered."""
+"""Seconds for which a worker that reports nothing any more is remembered."""
 
 
 Note = tuple[str, str, str]
@@ -23,7 +24,7 @@ BUCKETS = (100, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_0
 
 
 def in_total(add: Mapping[str, int]) -> dict[str, int]:
-    """What amounts added to a job's sums, ``<step>.<kind>.<name>``, add to the totals of all jobs."""
+    """Convert amounts added to a job's sums, ``<step>.<kind>.<name>``, to those added to the totals of all jobs."""
     totals: dict[str, int] = {}
     for name, amount in add.items():
         summed = name.partition(".")[2]
@@ -36,43 +37,44 @@ def in_total(add: Mapping[str, int]) -> dict[str, int]:
     return totals
 
 
-def outlives_a_run(table: str) -> bool:
-    """Whether a table of marks stays when a job is tried again: the journal of its attempts."""
+def outlives_generation(table: str) -> bool:
+    """Check whether a table of marks is kept when a job is retried: the journal of its attempts is."""
     return table.startswith("attempts.")
 
 
-def is_of_a_run(field: str) -> bool:
-    """Whether a field tells of one run of a job, and is forgotten when the job is tried again."""
+def is_of_generation(field: str) -> bool:
+    """Check whether a field describes one generation of a job, and is dropped when the job is retried."""
     return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
 
 
 def is_of_work(field: str) -> bool:
-    """Whether a field tells of committed work, which a cancelled job has none of."""
+    """Check whether a field describes committed work, of which a cancelled job has none."""
     return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
 
 
-def run_of(fields: Mapping[str, str]) -> int:
-    """The number of a job's run: how often it was revived."""
+def generation_of(fields: Mapping[str, str]) -> int:
+    """Return a job's generation: how often it was revived, 0 for a job that was never retried."""
     return int(fields.get("revived") or 0)
 
 
-def of_run(run: int) -> dict[str, int]:
-    """The keyword argument of a message that names the run it is of; most jobs have but one, which goes unnamed."""
-    return {"run": run} if run else {}
+def generation_argument(generation: int) -> dict[str, int]:
+    """Return the keyword argument that names a message's generation; the first generation goes unnamed."""
+    return {"generation": generation} if generation else {}
 
 
 class JobStore(Protocol):
-    """Live state of jobs: small, and rebuilt from storage where it is lost.
+    """Live state of jobs: small, and rebuilt from storage if it is lost.
 
     ``fields`` of a job are text: ``state``, ``name``, ``owner``, ``created``, ``started``,
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
-    likewise (when it began and had all its commits), ``summary.`` (a JSON :class:`mrcelery.records.StageSummary`),
+    likewise (when it began and had all its commits), ``summary.`` (a JSON
+    :class:`mrcelery.schema.structs.StageSummary`),
     ``steps`` (JSON: a name and whether it reduces, of each),
-    ``failure`` (a JSON :class:`mrcelery.records.Failure`), ``retrying`` (another, of the last task that is tried
+    ``failure`` (a JSON :class:`mrcelery.schema.structs.Failure`), ``retrying`` (another, of the last task that is tried
     again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
     ``set_status``).
-    All methods raise :class:`mrcelery.errors.BrokerUnreachableError` where the store does not answer.
+    All methods raise :class:`mrcelery.errors.BrokerUnreachableError` if the store does not answer.
     """
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
@@ -80,7 +82,7 @@ class JobStore(Protocol):
         ...
 
     def request(self, job: str) -> bytes | None:
-        """The request envelope, or None where the job is not known (any more)."""
+        """Return the request envelope; None for a job that the store does not know (any more)."""
         ...
 
     def update(self, job: str, fields: Mapping[str, str]) -> None:
@@ -88,20 +90,23 @@ class JobStore(Protocol):
         ...
 
     def fields(self, job: str) -> dict[str, str]:
-        """All fields; empty where the job is not known."""
+        """Return all fields; none for an unknown job."""
         ...
 
     def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
-        """``fields`` and ``sums`` at once."""
+        """Return ``fields`` and ``sums`` in one round trip."""
         ...
 
     def state(self, job: str) -> str:
-        """The state alone, ``""`` where the job is not known. Cheap: tasks poll it."""
+        """Return the state alone, ``""`` for an unknown job. Cheap: tasks poll it."""
         ...
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
-        """Go to a state and set fields, as one step. False, and nothing is set, where the job has
-        already ended (or is not known); of two that race to end a job one gets True."""
+        """Change the state and set fields, atomically.
+
+        False, and nothing is set, if the job has already ended or is unknown; of two that race to end a job, one
+        gets True.
+        """
         ...
 
     def revive(self, job: str) -> bool:
@@ -114,77 +119,65 @@ class JobStore(Protocol):
         ...
 
     def live(self) -> list[str]:
-        """Ids of jobs that have not ended, as far as the store knows."""
+        """List the ids of jobs that have not ended, as far as the store knows."""
         ...
 
     def stopping(self) -> list[str]:
-        """Ids of cancelled jobs that are not ``cleaned``."""
+        """List the ids of cancelled jobs that are not ``cleaned``."""
         ...
 
-    def next_attempt(
-        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
-    ) -> int:
-        """Count an attempt at its start; 1 for the first. ``note`` and ``add`` go into marks and sums with it."""
+    def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
+        """Count an attempt as it starts and return its number, from 1; ``note`` is set and ``add`` added with it."""
         ...
 
-    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
-        """Count an attempt that ended for no fault of its own."""
+    def excuse_attempt(self, task: TaskId) -> None:
+        """Count an attempt that ended through no fault of its own."""
         ...
 
-    def excused(self, job: str, step: int, kind: str, task: int) -> int:
-        """How many of a task's attempts were."""
+    def excused(self, task: TaskId) -> int:
+        """Return how many of a task's attempts were excused."""
         ...
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
-        """The state, whether a commit of the task is remembered, and whether someone follows what the job prints.
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
+        """Return the job's state, whether the task is committed, and whether someone follows the job's output.
 
-        Cheap: attempts ask it as they run.
+        Cheap: attempts call it as they run.
         """
         ...
 
     def follow(self, job: str, seconds: float) -> None:
-        """Have it known for so long that someone follows what the job prints."""
+        """Register for so many seconds that someone follows what the job prints."""
         ...
 
-    def add_commit(
-        self,
-        job: str,
-        step: int,
-        kind: str,
-        task: int,
-        commit: bytes,
-        *,
-        note: Note | None = None,
-        add: Mapping[str, int] = {},
-    ) -> None:
+    def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
         """Remember a task's encoded commit (idempotent; the first stays); b"" for one to be read from storage.
 
         With the first, and only with that, ``note`` is set and ``add`` added to the job's sums.
         """
         ...
 
-    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
+    def note_bad(self, task: TaskId, records: int) -> int:
         """Remember how many records a committed task has skipped (idempotent); returns the job's sum."""
         ...
 
-    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
-        """Remembered commits by task; those not there must be read from storage."""
+    def commits(self, stage: StageId) -> dict[int, bytes]:
+        """Return the remembered commits by task; missing ones must be read from storage."""
         ...
 
-    def done(self, job: str, step: int, kind: str) -> int:
-        """How many commits are remembered for a stage."""
+    def done(self, stage: StageId) -> int:
+        """Return how many tasks of a stage have committed."""
         ...
 
-    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
-        """Tasks of which a commit is remembered."""
+    def done_tasks(self, stage: StageId) -> frozenset[int]:
+        """Return the tasks of a stage that have committed."""
         ...
 
     def sums(self, job: str) -> dict[str, int]:
-        """All of the job's sums by name."""
+        """Return all of the job's sums by name."""
         ...
 
     def totals(self) -> dict[str, int]:
-        """Over all jobs, also those that have ended, since the store began or was last emptied.
+        """Return sums over all jobs, ended ones too, since the store began or was last emptied.
 
         ``jobs.submitted`` and ``jobs.<state>`` for those that ended so; for each kind of task the sums of all jobs as
         ``<kind>.<name>``, and ``<kind>.within.<bound>``, the committed attempts whose milliseconds were above the bound
@@ -197,51 +190,57 @@ class JobStore(Protocol):
         ...
 
     def marks(self, job: str, table: str) -> dict[str, str]:
-        """All of a table's marks by name."""
+        """Return all of a table's marks by name."""
         ...
 
-    def drop_mark(self, job: str, table: str, name: str) -> None: ...
+    def drop_mark(self, job: str, table: str, name: str) -> None:
+        """Forget one mark of a table."""
+        ...
 
-    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
-        """``done``, and the ``marks`` of each table, at once."""
+    def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+        """Return ``done`` and the ``marks`` of each table in one round trip."""
         ...
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
-        """Whether ``owner`` is now the one that looks after the job, for so long; its holder may call again."""
+        """Take the job's lock for so many seconds; True if ``owner`` holds it now. A holder may renew it."""
         ...
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
         """Keep a small object with the job: a bundle, a small input, small results."""
         ...
 
-    def get_blob(self, job: str, name: str) -> bytes | None: ...
-
-    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
-        """Forget objects that are no longer needed; those that are not there are no error."""
+    def get_blob(self, job: str, name: str) -> bytes | None:
+        """Return a small object; None if it is not there."""
         ...
 
-    def forget_stage(self, job: str, step: int, kind: str) -> None:
+    def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed; missing ones are no error."""
+        ...
+
+    def forget_stage(self, stage: StageId) -> None:
         """Drop a finished stage's commits."""
         ...
 
     def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
-        """Job ids, newest first, without the ``skip`` newest."""
+        """List job ids, newest first, without the ``skip`` newest."""
         ...
 
     def drop(self, job: str) -> None:
         """Forget a job."""
         ...
 
-    def tell_worker(self, name: str, about: bytes) -> None:
-        """Remember that a worker lives, and what it tells of itself, for :data:`WORKER_TTL` seconds."""
+    def record_worker(self, name: str, about: bytes) -> None:
+        """Remember a worker's presence record for :data:`WORKER_TTL` seconds from now."""
         ...
 
     def workers(self) -> dict[str, tuple[float, bytes]]:
-        """Workers by name: the seconds since each told of itself, and what it told."""
+        """Return workers by name: the seconds since each was last recorded, and its presence record."""
         ...
 
     def drop_worker(self, name: str) -> None:
         """Forget a worker, which has stopped."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection."""
+        ...

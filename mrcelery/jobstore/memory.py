@@ -8,8 +8,9 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_a_run, is_of_work, outlives_a_run
-from mrcelery.states import FINAL, State
+from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
+from mrcelery.schema.states import FINAL, State
+from mrcelery.schema.task_id import StageId, TaskId
 
 
 class MemoryJobStore:
@@ -19,9 +20,10 @@ class MemoryJobStore:
         self._lock = RLock()
         self._fields: dict[str, dict[str, str]] = {}
         self._requests: dict[str, bytes] = {}
-        self._attempts: defaultdict[tuple[str, int, str, int], int] = defaultdict(int)
-        self._commits: defaultdict[tuple[str, int, str], dict[int, bytes]] = defaultdict(dict)
-        self._bad: defaultdict[tuple[str], dict[tuple[int, str, int], int]] = defaultdict(dict)
+        self._attempts: defaultdict[TaskId, int] = defaultdict(int)
+        self._excused: defaultdict[TaskId, int] = defaultdict(int)
+        self._commits: defaultdict[StageId, dict[int, bytes]] = defaultdict(dict)
+        self._bad: defaultdict[tuple[str], dict[TaskId, int]] = defaultdict(dict)
         self._totals: defaultdict[str, int] = defaultdict(int)
         self._sums: defaultdict[tuple[str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._blobs: dict[tuple[str, str], bytes] = {}
@@ -31,6 +33,7 @@ class MemoryJobStore:
         self._followed: dict[str, float] = {}
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
+        """Create a job with its encoded request envelope."""
         with self._lock:
             if job in self._fields:
                 return False
@@ -40,24 +43,30 @@ class MemoryJobStore:
             return True
 
     def request(self, job: str) -> bytes | None:
+        """Return the request envelope."""
         return self._requests.get(job)
 
     def update(self, job: str, fields: Mapping[str, str]) -> None:
+        """Set fields, unless the job is unknown."""
         with self._lock:
             if job in self._fields:
                 self._fields[job].update(fields)
 
     def fields(self, job: str) -> dict[str, str]:
+        """Return all fields."""
         with self._lock:
             return dict(self._fields.get(job, {}))
 
     def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        """Return ``fields`` and ``sums`` in one round trip."""
         return self.fields(job), self.sums(job)
 
     def state(self, job: str) -> str:
+        """Return the state alone, ``""`` for an unknown job."""
         return self._fields.get(job, {}).get("state", "")
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+        """Change the state and set fields, atomically."""
         with self._lock:
             known = self._fields.get(job)
             if known is None or known["state"] in FINAL:
@@ -68,69 +77,70 @@ class MemoryJobStore:
             return True
 
     def revive(self, job: str) -> bool:
+        """Have a failed or cancelled job run again, in its next generation."""
         with self._lock:
             known = self._fields.get(job, {})
             anew = known.get("state") == "cancelled"
             if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_a_run(n) or (anew and is_of_work(n))]:
+            for name in [n for n in known if is_of_generation(n) or (anew and is_of_work(n))]:
                 del known[name]
             known.update(state="queued", revived=str(int(known.get("revived", 0)) + 1))
-            tables: tuple[dict[Any, Any], ...] = (self._attempts, *((self._bad, self._sums) if anew else ()))
+            tables: tuple[dict[Any, Any], ...] = (
+                self._attempts,
+                self._excused,
+                *((self._bad, self._sums) if anew else ()),
+            )
             for keyed in tables:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
-            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_a_run(k[1]))]:
+            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_generation(k[1]))]:
                 del self._marks[marked]
             return True
 
     def live(self) -> list[str]:
+        """List the ids of jobs that have not ended, as far as the store knows."""
         with self._lock:
             return [job for job, fields in self._fields.items() if fields["state"] not in FINAL]
 
     def stopping(self) -> list[str]:
+        """List the ids of cancelled jobs that are not ``cleaned``."""
         with self._lock:
             return [job for job, f in self._fields.items() if f["state"] == "cancelled" and "cleaned" not in f]
 
-    def next_attempt(
-        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
-    ) -> int:
+    def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
+        """Count an attempt as it starts and return its number, from 1."""
         with self._lock:
-            self._note(job, note, add)
-            self._attempts[job, step, kind, task] += 1
-            return self._attempts[job, step, kind, task]
+            self._note(task.job, note, add)
+            self._attempts[task] += 1
+            return self._attempts[task]
 
-    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
+    def excuse_attempt(self, task: TaskId) -> None:
+        """Count an attempt that ended through no fault of its own."""
         with self._lock:
-            self._attempts[job, step, f"{kind}.excused", task] += 1
+            self._excused[task] += 1
 
-    def excused(self, job: str, step: int, kind: str, task: int) -> int:
+    def excused(self, task: TaskId) -> int:
+        """Return how many of a task's attempts were excused."""
         with self._lock:
-            return self._attempts.get((job, step, f"{kind}.excused", task), 0)
+            return self._excused.get(task, 0)
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
-        followed = monotonic() < self._followed.get(job, 0.0)
-        return self.state(job), task in self._commits.get((job, step, kind), {}), followed
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
+        """Return the job's state, whether the task is committed, and whether someone follows the job's output."""
+        followed = monotonic() < self._followed.get(task.job, 0.0)
+        return self.state(task.job), task.task in self._commits.get(task.stage, {}), followed
 
     def follow(self, job: str, seconds: float) -> None:
+        """Register for so many seconds that someone follows what the job prints."""
         self._followed[job] = monotonic() + seconds
 
-    def add_commit(
-        self,
-        job: str,
-        step: int,
-        kind: str,
-        task: int,
-        commit: bytes,
-        *,
-        note: Note | None = None,
-        add: Mapping[str, int] = {},
-    ) -> None:
+    def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
+        """Remember a task's encoded commit; the first stays."""
         with self._lock:
-            known = self._commits[job, step, kind]
-            if task not in known:
-                known[task] = commit
-                self._note(job, note, add)
+            known = self._commits[task.stage]
+            if task.task not in known:
+                known[task.task] = commit
+                self._note(task.job, note, add)
 
     def _note(self, job: str, note: Note | None, add: Mapping[str, int]) -> None:
         if note is not None:
@@ -142,45 +152,57 @@ class MemoryJobStore:
             self._totals[name] += amount
 
     def totals(self) -> dict[str, int]:
+        """Return sums over all jobs, ended ones too, since the store began or was last emptied."""
         with self._lock:
             return dict(self._totals)
 
     def sums(self, job: str) -> dict[str, int]:
+        """Return all of the job's sums by name."""
         with self._lock:
             return dict(self._sums.get((job,), {}))
 
-    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
+    def note_bad(self, task: TaskId, records: int) -> int:
+        """Remember how many records a committed task has skipped, and return the job's sum."""
         with self._lock:
-            self._bad[(job,)][step, kind, task] = records
-            return sum(self._bad[(job,)].values())
+            skipped = self._bad[(task.job,)]
+            skipped[task] = records
+            return sum(skipped.values())
 
-    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
+    def commits(self, stage: StageId) -> dict[int, bytes]:
+        """Return the remembered commits by task."""
         with self._lock:
-            return {task: data for task, data in self._commits.get((job, step, kind), {}).items() if data}
+            return {task: data for task, data in self._commits.get(stage, {}).items() if data}
 
-    def done(self, job: str, step: int, kind: str) -> int:
-        return len(self._commits.get((job, step, kind), {}))
+    def done(self, stage: StageId) -> int:
+        """Return how many tasks of a stage have committed."""
+        return len(self._commits.get(stage, {}))
 
-    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
+    def done_tasks(self, stage: StageId) -> frozenset[int]:
+        """Return the tasks of a stage that have committed."""
         with self._lock:
-            return frozenset(self._commits.get((job, step, kind), {}))
+            return frozenset(self._commits.get(stage, {}))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
+        """Keep a short text under a name in one of the job's tables."""
         with self._lock:
             self._note(job, (table, name, mark), add)
 
     def marks(self, job: str, table: str) -> dict[str, str]:
+        """Return all of a table's marks by name."""
         with self._lock:
             return dict(self._marks.get((job, table), {}))
 
     def drop_mark(self, job: str, table: str, name: str) -> None:
+        """Forget one mark of a table."""
         with self._lock:
             self._marks.get((job, table), {}).pop(name, None)
 
-    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
-        return self.done(job, step, kind), [self.marks(job, table) for table in tables]
+    def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+        """Return ``done`` and the ``marks`` of each table in one round trip."""
+        return self.done(stage), [self.marks(stage.job, table) for table in tables]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
+        """Take the job's lock for so many seconds."""
         with self._lock:
             holder, until = self._holders.get(job, (owner, 0.0))
             if holder != owner and monotonic() < until:
@@ -189,32 +211,39 @@ class MemoryJobStore:
             return True
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
+        """Keep a small object with the job."""
         with self._lock:
             self._blobs[job, name] = data
 
     def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed."""
         with self._lock:
             for name in names:
                 self._blobs.pop((job, name), None)
 
     def get_blob(self, job: str, name: str) -> bytes | None:
+        """Return a small object."""
         return self._blobs.get((job, name))
 
-    def forget_stage(self, job: str, step: int, kind: str) -> None:
+    def forget_stage(self, stage: StageId) -> None:
+        """Drop a finished stage's commits."""
         with self._lock:
-            self._commits.pop((job, step, kind), None)
+            self._commits.pop(stage, None)
 
     def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """List job ids, newest first, without the ``skip`` newest."""
         with self._lock:
             newest = sorted(self._fields, key=lambda j: float(self._fields[j].get("created", 0)), reverse=True)
             return newest[skip : skip + limit]
 
     def drop(self, job: str) -> None:
+        """Forget a job."""
         with self._lock:
             self._fields.pop(job, None)
             self._requests.pop(job, None)
             tables: tuple[dict[Any, Any], ...] = (
                 self._attempts,
+                self._excused,
                 self._commits,
                 self._bad,
                 self._sums,
@@ -225,19 +254,22 @@ class MemoryJobStore:
                 for key in [k for k in keyed if k[0] == job]:
                     del keyed[key]
 
-    def tell_worker(self, name: str, about: bytes) -> None:
+    def record_worker(self, name: str, about: bytes) -> None:
+        """Remember a worker's presence record for :data:`WORKER_TTL` seconds from now."""
         with self._lock:
             self._workers[name] = monotonic(), about
 
     def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Return workers by name."""
         now = monotonic()
         with self._lock:
-            told = {name: (now - at, about) for name, (at, about) in self._workers.items()}
-        return {name: found for name, found in told.items() if found[0] < WORKER_TTL}
+            known = {name: (now - at, about) for name, (at, about) in self._workers.items()}
+        return {name: found for name, found in known.items() if found[0] < WORKER_TTL}
 
     def drop_worker(self, name: str) -> None:
+        """Forget a worker, which has stopped."""
         with self._lock:
             self._workers.pop(name, None)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""

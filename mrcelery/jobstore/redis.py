@@ -12,12 +12,12 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:sums              hash name -> sum
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
-    mrcelery:job:<job>:holder            who looks after the job just now
+    mrcelery:job:<job>:holder            who reconciles the job just now
     mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
     mrcelery:totals                      hash name -> sum over all jobs
-    mrcelery:workers                     hash name of a worker -> what it tells of itself
-    mrcelery:workers:told                sorted set of the same names by the time at which they told, Redis's own
+    mrcelery:workers                     hash name of a worker -> its presence record
+    mrcelery:workers:told                sorted set of the same names by the time of that record, Redis's own
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_a_run, is_of_work, outlives_a_run
-from mrcelery.jobstore.wire import Command, Connection, connect
-from mrcelery.states import FINAL, State
+from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
+from mrcelery.jobstore.connection import Command, Connection, connect
+from mrcelery.schema.states import FINAL, State
+from mrcelery.schema.task_id import StageId, TaskId
 
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
 TOTALS = "mrcelery:totals"
 WORKERS = "mrcelery:workers"
-WORKERS_TOLD = f"{WORKERS}:told"
+WORKERS_SEEN = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
 """Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
 
@@ -103,7 +104,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
-_TELL_WORKER = """
+_RECORD_WORKER = """
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 redis.call('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[2])
@@ -129,29 +130,36 @@ class RedisJobStore:
         return self.connection.call(command)[0]
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
+        """Create a job with its encoded request envelope."""
         created = float(fields.get("created") or time.time())
         keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE, TOTALS)
         flat = _flat({**fields, "state": "queued"})
         return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
 
     def request(self, job: str) -> bytes | None:
+        """Return the request envelope."""
         return self._one("GET", f"{_job(job)}:request")  # type: ignore[return-value]
 
     def update(self, job: str, fields: Mapping[str, str]) -> None:
+        """Set fields, unless the job is unknown."""
         self._one("EVAL", _UPDATE, 1, _job(job), TTL, *_flat(fields))
 
     def fields(self, job: str) -> dict[str, str]:
+        """Return all fields."""
         return _texts(self._one("HGETALL", _job(job)))
 
     def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
+        """Return ``fields`` and ``sums`` in one round trip."""
         fields, sums = self.connection.call(("HGETALL", _job(job)), ("HGETALL", _sums(job)))
         return _texts(fields), _numbers(sums)
 
     def state(self, job: str) -> str:
+        """Return the state alone, ``""`` for an unknown job."""
         state = self._one("HGET", _job(job), "state")
         return state.decode() if isinstance(state, bytes) else ""
 
     def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+        """Change the state and set fields, atomically."""
         counted = f"jobs.{to}" if to in FINAL else ""
         flat = _flat({**(fields or {}), "state": to})
         moved = bool(self._one("EVAL", _MOVE, 2, _job(job), TOTALS, TTL, counted, *flat))
@@ -163,25 +171,28 @@ class RedisJobStore:
         return moved
 
     def revive(self, job: str) -> bool:
+        """Have a failed or cancelled job run again, in its next generation."""
         fields = self.fields(job)
         anew = fields.get("state") == "cancelled"
         # A name at least: HDEL takes no empty list.
-        names = ["failure", *(name for name in fields if is_of_a_run(name) or (anew and is_of_work(name)))]
+        names = ["failure", *(name for name in fields if is_of_generation(name) or (anew and is_of_work(name)))]
         if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
             return False
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
         self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_a_run)
+        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_generation)
         return True
 
     def live(self) -> list[str]:
+        """List the ids of jobs that have not ended, as far as the store knows."""
         return [job for job, state in self._unfinished() if state != b"cancelled"]
 
     def stopping(self) -> list[str]:
+        """List the ids of cancelled jobs that are not ``cleaned``."""
         return [job for job, state in self._unfinished() if state == b"cancelled"]
 
     def _unfinished(self) -> list[tuple[str, bytes]]:
-        """Jobs that somebody has still to look after, with their states."""
+        """List jobs that have not come to their end, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
         known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
         found, gone = [], []
@@ -195,120 +206,133 @@ class RedisJobStore:
             self._one("ZREM", LIVE, *gone)
         return found
 
-    def next_attempt(
-        self, job: str, step: int, kind: str, task: int, *, note: Note | None = None, add: Mapping[str, int] = {}
-    ) -> int:
-        key = f"{_job(job)}:attempts"
-        counting: list[Command] = [("HINCRBY", key, f"{step}.{kind}.{task}", 1), ("EXPIRE", key, TTL)]
+    def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
+        """Count an attempt as it starts and return its number, from 1."""
+        key = f"{_job(task.job)}:attempts"
+        counting: list[Command] = [("HINCRBY", key, task.name, 1), ("EXPIRE", key, TTL)]
         if note is not None:
-            counting += _setting(job, *note)
-        answers: list[Any] = self.connection.call(*counting, *_adding(job, add))
+            counting += _setting(task.job, *note)
+        answers: list[Any] = self.connection.call(*counting, *_adding(task.job, add))
         return int(answers[0])
 
-    def excuse_attempt(self, job: str, step: int, kind: str, task: int) -> None:
-        key = f"{_job(job)}:attempts"
-        self.connection.call(("HINCRBY", key, f"{step}.{kind}.{task}.excused", 1), ("EXPIRE", key, TTL))
+    def excuse_attempt(self, task: TaskId) -> None:
+        """Count an attempt that ended through no fault of its own."""
+        key = f"{_job(task.job)}:attempts"
+        self.connection.call(("HINCRBY", key, f"{task.name}.excused", 1), ("EXPIRE", key, TTL))
 
-    def excused(self, job: str, step: int, kind: str, task: int) -> int:
-        answers: list[Any] = self.connection.call(("HGET", f"{_job(job)}:attempts", f"{step}.{kind}.{task}.excused"))
+    def excused(self, task: TaskId) -> int:
+        """Return how many of a task's attempts were excused."""
+        answers: list[Any] = self.connection.call(("HGET", f"{_job(task.job)}:attempts", f"{task.name}.excused"))
         return int(answers[0] or 0)
 
-    def look(self, job: str, step: int, kind: str, task: int) -> tuple[str, bool, bool]:
+    def poll(self, task: TaskId) -> tuple[str, bool, bool]:
+        """Return the job's state, whether the task is committed, and whether someone follows the job's output."""
         state, done, followed = self.connection.call(
-            ("HGET", _job(job), "state"), ("HEXISTS", _done(job, step, kind), task), ("EXISTS", _followed(job))
+            ("HGET", _job(task.job), "state"),
+            ("HEXISTS", _done(task.stage), task.task),
+            ("EXISTS", _followed(task.job)),
         )
         return state.decode() if isinstance(state, bytes) else "", bool(done), bool(followed)
 
     def follow(self, job: str, seconds: float) -> None:
+        """Register for so many seconds that someone follows what the job prints."""
         self._one("SET", _followed(job), 1, "PX", int(seconds * 1000))
 
-    def add_commit(
-        self,
-        job: str,
-        step: int,
-        kind: str,
-        task: int,
-        commit: bytes,
-        *,
-        note: Note | None = None,
-        add: Mapping[str, int] = {},
-    ) -> None:
+    def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
+        """Remember a task's encoded commit; the first stays."""
         kept = zlib.compress(commit, 1) if commit else b""
         if len(kept) > COMMIT_LIMIT:
             kept = b""
         table, name, text = note or ("", "", "")
-        keys = (_done(job, step, kind), _sums(job), _marks(job, table), TOTALS)
+        keys = (_done(task.stage), _sums(task.job), _marks(task.job, table), TOTALS)
         amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
-        self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task, kept, name, text, len(add), *amounts)
+        self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, name, text, len(add), *amounts)
 
-    def note_bad(self, job: str, step: int, kind: str, task: int, records: int) -> int:
-        key = f"{_job(job)}:bad"
+    def note_bad(self, task: TaskId, records: int) -> int:
+        """Remember how many records a committed task has skipped, and return the job's sum."""
+        key = f"{_job(task.job)}:bad"
         answers: list[Any] = self.connection.call(
-            ("HSET", key, f"{step}.{kind}.{task}", records), ("EXPIRE", key, TTL), ("HVALS", key)
+            ("HSET", key, task.name, records), ("EXPIRE", key, TTL), ("HVALS", key)
         )
         return sum(map(int, answers[2]))
 
-    def commits(self, job: str, step: int, kind: str) -> dict[int, bytes]:
+    def commits(self, stage: StageId) -> dict[int, bytes]:
+        """Return the remembered commits by task."""
         commits: dict[int, bytes] = {}
         cursor = b"0"
         while True:  # in pieces: a large answer would hold up everyone else on the server
-            answer: Any = self._one("HSCAN", _done(job, step, kind), cursor, "COUNT", 1000)
+            answer: Any = self._one("HSCAN", _done(stage), cursor, "COUNT", 1000)
             cursor, found = answer
             commits.update((int(k), zlib.decompress(v)) for k, v in _pairs(found) if v)
             if cursor == b"0":
                 return commits
 
-    def done(self, job: str, step: int, kind: str) -> int:
-        return int(self._one("HLEN", _done(job, step, kind)))  # type: ignore[call-overload, no-any-return]
+    def done(self, stage: StageId) -> int:
+        """Return how many tasks of a stage have committed."""
+        return int(self._one("HLEN", _done(stage)))  # type: ignore[call-overload, no-any-return]
 
-    def done_tasks(self, job: str, step: int, kind: str) -> frozenset[int]:
-        return frozenset(map(int, self._one("HKEYS", _done(job, step, kind))))  # type: ignore[call-overload]
+    def done_tasks(self, stage: StageId) -> frozenset[int]:
+        """Return the tasks of a stage that have committed."""
+        return frozenset(map(int, self._one("HKEYS", _done(stage))))  # type: ignore[call-overload]
 
     def sums(self, job: str) -> dict[str, int]:
+        """Return all of the job's sums by name."""
         return _numbers(self._one("HGETALL", _sums(job)))
 
     def totals(self) -> dict[str, int]:
+        """Return sums over all jobs, ended ones too, since the store began or was last emptied."""
         return _numbers(self._one("HGETALL", TOTALS))
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
+        """Keep a short text under a name in one of the job's tables."""
         self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
+        """Return all of a table's marks by name."""
         return _texts(self._one("HGETALL", _marks(job, table)))
 
     def drop_mark(self, job: str, table: str, name: str) -> None:
+        """Forget one mark of a table."""
         self._one("HDEL", _marks(job, table), name)
 
-    def done_and_marks(self, job: str, step: int, kind: str, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
-        reading = [("HGETALL", _marks(job, table)) for table in tables]
-        done, *found = self.connection.call(("HLEN", _done(job, step, kind)), *reading)
+    def done_and_marks(self, stage: StageId, tables: Sequence[str]) -> tuple[int, list[dict[str, str]]]:
+        """Return ``done`` and the ``marks`` of each table in one round trip."""
+        reading = [("HGETALL", _marks(stage.job, table)) for table in tables]
+        done, *found = self.connection.call(("HLEN", _done(stage)), *reading)
         return int(done), [_texts(marks) for marks in found]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
+        """Take the job's lock for so many seconds."""
         return bool(self._one("EVAL", _HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
+        """Keep a small object with the job."""
         self._one("SET", f"{_job(job)}:blob:{name}", data, "EX", TTL)
 
     def get_blob(self, job: str, name: str) -> bytes | None:
+        """Return a small object."""
         return self._one("GET", f"{_job(job)}:blob:{name}")  # type: ignore[return-value]
 
     def drop_blobs(self, job: str, names: Sequence[str]) -> None:
+        """Forget objects that are no longer needed."""
         if names:
             self._one("UNLINK", *(f"{_job(job)}:blob:{name}" for name in names))
 
-    def forget_stage(self, job: str, step: int, kind: str) -> None:
-        self._one("UNLINK", _done(job, step, kind))
+    def forget_stage(self, stage: StageId) -> None:
+        """Drop a finished stage's commits."""
+        self._one("UNLINK", _done(stage))
 
     def jobs(self, limit: int = 100, skip: int = 0) -> list[str]:
+        """List job ids, newest first, without the ``skip`` newest."""
         return [j.decode() for j in self._one("ZREVRANGE", JOBS, skip, skip + limit - 1)]  # type: ignore[attr-defined]
 
     def drop(self, job: str) -> None:
+        """Forget a job."""
         self._unlink(f"{_job(job)}:")
         self.connection.call(("UNLINK", _job(job)), ("ZREM", JOBS, job), ("ZREM", LIVE, job))
 
     def _unlink(self, prefix: str, stays: Callable[[str], bool] = lambda rest: False) -> None:
-        """Remove all keys that start so, but for those of which the rest stays."""
+        """Delete all keys with this prefix, except those whose remainder ``stays`` accepts."""
         cursor = b"0"
         while True:
             answer: Any = self._one("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
@@ -320,33 +344,37 @@ class RedisJobStore:
             if cursor == b"0":
                 return
 
-    def tell_worker(self, name: str, about: bytes) -> None:
-        self._one("EVAL", _TELL_WORKER, 2, WORKERS, WORKERS_TOLD, WORKER_TTL, name, about)
+    def record_worker(self, name: str, about: bytes) -> None:
+        """Remember a worker's presence record for :data:`WORKER_TTL` seconds from now."""
+        self._one("EVAL", _RECORD_WORKER, 2, WORKERS, WORKERS_SEEN, WORKER_TTL, name, about)
 
     def workers(self) -> dict[str, tuple[float, bytes]]:
+        """Return workers by name."""
         answer: list[Any] = self.connection.call(
-            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_TOLD, 0, -1, "WITHSCORES")
+            ("TIME",), ("HGETALL", WORKERS), ("ZRANGE", WORKERS_SEEN, 0, -1, "WITHSCORES")
         )
-        (seconds, micros), about, told = answer
+        (seconds, micros), about, recorded = answer
         now, known = float(seconds) + float(micros) / 1e6, dict(_pairs(about))
         return {
             name.decode(): (now - float(at), known[name])
-            for name, at in _pairs(told)
+            for name, at in _pairs(recorded)
             if name in known and now - float(at) < WORKER_TTL
         }
 
     def drop_worker(self, name: str) -> None:
-        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_TOLD, name))
+        """Forget a worker, which has stopped."""
+        self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_SEEN, name))
 
     def push(self, queue: str, message: bytes) -> None:
         """Put a Celery message, in the transport's format, on a queue."""
         self._one("LPUSH", queue, message)
 
     def call(self, *commands: Command) -> list[object]:
-        """Other commands, for those who look after the broker."""
+        """Send other commands, for code that reads the broker's own keys."""
         return self.connection.call(*commands)
 
     def close(self) -> None:
+        """Close the connection."""
         self.connection.close()
 
 
@@ -354,8 +382,8 @@ def _job(job: str) -> str:
     return f"mrcelery:job:{job}"
 
 
-def _done(job: str, step: int, kind: str) -> str:
-    return f"{_job(job)}:done:{step}.{kind}"
+def _done(stage: StageId) -> str:
+    return f"{_job(stage.job)}:done:{stage.name}"
 
 
 def _marks(job: str, table: str) -> str:

@@ -1,8 +1,10 @@
-"""Where bytes live: a folder, S3, or memory for tests; and http(s) addresses, read-only, as inputs.
+"""Objects under a root: a folder, S3, HTTP, memory.
 
 :func:`open_storage` opens a root that jobs write to, :func:`locate` finds one input object, and
 :func:`check` makes sure, once per root, that a storage keeps the promises the commits rest on.
 """
+
+# ruff: noqa: PLC0415 - a storage is imported when it is addressed: boto3 and urllib3 take long
 
 from __future__ import annotations
 

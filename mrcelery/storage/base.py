@@ -42,7 +42,7 @@ class Version:
 class Storage(Protocol):
     """Objects under a root, addressed by ``/``-separated keys.
 
-    Every method raises :class:`mrcelery.errors.StorageUnreachableError` where the storage does not
+    Every method raises :class:`mrcelery.errors.StorageUnreachableError` if the storage does not
     answer, the bucket is missing or access is denied, and ``FileNotFoundError`` for a missing object
     that is to be read. Safe for use by several threads of one process; re-opened after a fork.
     """
@@ -106,7 +106,7 @@ class Storage(Protocol):
         ...
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
-        """Copy an object, by the server or the file system where both ends allow it; atomic as ``write``."""
+        """Copy an object, by the server or the file system if both ends allow it; atomic as ``write``."""
         ...
 
     def local_path(self, key: str) -> str | None:

@@ -24,7 +24,7 @@ TEMPORARY = ".mrcelery-tmp-"
 """How the name of an unfinished file begins; such files are never listed."""
 
 STALE = 3600.0
-"""Seconds after which an unfinished file that nobody wrote to is taken for a dead process's."""
+"""Seconds without a write after which an unfinished file counts as a dead process's."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -163,7 +163,7 @@ class FolderStorage:
                     except (IsADirectoryError, NotADirectoryError):
                         continue
                 emptied.add(path.parent)
-            while emptied:  # level by level: a folder of thousands is looked at once, not for each of them
+            while emptied:  # level by level: a folder of thousands is checked once, not for each of them
                 emptied = {folder.parent for folder in emptied if self._prune(folder)}
         return count
 
@@ -205,7 +205,7 @@ class FolderStorage:
                     shutil.copyfileobj(data, out, 1 << 20)
 
     def _link(self, source: Path, key: str) -> bool:
-        """Make ``key`` another name of a file, which nobody writes to again; False where that cannot be."""
+        """Make ``key`` another name of a file that is complete; return False if the file systems cannot."""
         with self._new(key) as (file, temporary, path):
             file.close()
             temporary.unlink()
@@ -224,7 +224,7 @@ class FolderStorage:
 
 
 def _open_new(path: Path) -> BinaryIO:
-    """Open a new file, in a new folder where need be."""
+    """Open a new file, in a new folder if need be."""
     for _ in range(1000):
         try:
             return path.open("xb")
@@ -240,7 +240,7 @@ def _open_new(path: Path) -> BinaryIO:
 
 
 def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
-    """Keys in a folder whose names start with ``begin``, and whether each is a folder, in key order."""
+    """Yield the keys in a folder whose names start with ``begin``, and whether each is a folder, in key order."""
     with _errors(path):
         try:
             with os.scandir(path) as found:

@@ -1,4 +1,4 @@
-"""http(s) addresses as inputs: read-only, by byte range where the server has them."""
+"""http(s) addresses as inputs: read-only, by byte range if the server has them."""
 
 from __future__ import annotations
 

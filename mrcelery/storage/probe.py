@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 
 from mrcelery.errors import StorageUnreachableError, VersionError
-from mrcelery.layout import LAYOUT
+from mrcelery.schema.object_keys import LAYOUT
 from mrcelery.storage.base import Storage
 
 MARKER = "mrcelery.json"
@@ -29,7 +29,7 @@ def check(storage: Storage) -> None:
     """Probe a storage, unless its root says that this was done.
 
     Raises :class:`StorageUnreachableError` with what the storage got wrong, :class:`VersionError`
-    where the root was laid out by another version of mrcelery.
+    if the root was laid out by another version of mrcelery.
     """
     if is_marked(storage):
         return
@@ -41,7 +41,7 @@ def check(storage: Storage) -> None:
 
 
 def probe(storage: Storage) -> Generator[tuple[str, str], None, None]:
-    """Probe each promise, as it is iterated over: its name, and what is wrong with it, "" where it is kept.
+    """Probe each promise, as it is iterated over: its name, and what is wrong with it, "" if it is kept.
 
     What the probe writes is removed.
     """
@@ -57,7 +57,7 @@ def probe(storage: Storage) -> Generator[tuple[str, str], None, None]:
             if keeps is not _multipart or storage.uri.startswith("s3://"):
                 yield name, _broken(storage, keeps, key)
     finally:
-        with suppress(StorageUnreachableError):  # told before, by what deletes as it probes
+        with suppress(StorageUnreachableError):  # a probe that deletes has reported it already
             storage.delete(keys)
 
 
@@ -74,7 +74,7 @@ def _broken(storage: Storage, keeps: Callable[[Storage, Key], str], key: Key) ->
 
 
 def is_marked(storage: Storage) -> bool:
-    """Whether the root says that it was probed; :class:`VersionError` where that was by another layout's version."""
+    """Whether the root says that it was probed; :class:`VersionError` if that was by another layout's version."""
     try:
         found = json.loads(storage.read(MARKER))["layout"]
     except FileNotFoundError:
@@ -139,4 +139,4 @@ PROMISES: dict[str, Callable[[Storage, Key], str]] = {
     "listing": _listing,
     "multipart": _multipart,
 }
-"""What is probed, by name; each returns how the endpoint fails it, "" where it does not."""
+"""What is probed, by name; each returns how the endpoint fails it, "" if it does not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -60,6 +61,9 @@ _BILLED = {
 _ENCRYPTED = {"put_object", "copy_object", "create_multipart_upload"}
 
 # A client holds to the settings it was made with, so one is kept per process and settings.
+_KEPT_CLIENTS = (
+    4  # each takes some 15 MB and up to 2 * THREADS connections, and settings such as a session's token change
+)
 _SETTINGS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -71,14 +75,28 @@ _SETTINGS = (
     "MRCELERY_STORAGE_TIMEOUT",
 )
 _clients: dict[tuple[object, ...], Any] = {}
+_connecting = threading.Lock()  # threads that start together wait for the client that one of them makes
+
+
+def _forked() -> None:
+    """Make a new lock: a thread that the child does not have may hold the parent's."""
+    global _connecting
+    _connecting = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _client() -> Any:
     settings = (os.getpid(), *map(os.environ.get, _SETTINGS))
-    client = _clients.get(settings)
-    if client is None:
-        client = _clients.setdefault(settings, _connect())
-    return client
+    if (client := _clients.get(settings)) is not None:
+        return client
+    with _connecting:
+        if (client := _clients.get(settings)) is None:
+            client = _clients[settings] = _connect()
+            for oldest in list(_clients)[:-_KEPT_CLIENTS]:
+                del _clients[oldest]  # closed as soon as no call uses it any more
+        return client
 
 
 def _connect() -> Any:
@@ -344,10 +362,10 @@ class S3Storage:
 
 
 class _Upload:
-    """An object being written: one PUT where it is small, a multipart upload where it is not.
+    """An object being written: one PUT if it is small, a multipart upload if it is not.
 
     Its parts are on their way while more is written. Holds one part more than may be on their way:
-    :data:`UPLOADS`, or fewer where ``Transfers.memory`` has no room for them.
+    :data:`UPLOADS`, or fewer if ``Transfers.memory`` has no room for them.
     """
 
     def __init__(self, storage: S3Storage, key: str) -> None:

@@ -27,12 +27,12 @@ _MOVED = frozenset({"PermanentRedirect", "301", "AuthorizationHeaderMalformed", 
 
 
 def code_of(error: ClientError) -> str:
-    """S3's error code; the HTTP status as text where the answer has no body (HEAD)."""
+    """Return S3's error code; the HTTP status as text if the answer has no body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def retries_of(response: Mapping[str, Any]) -> int:
-    """How often boto3 made a request again before it had this answer."""
+    """Return how often boto3 repeated a request before it had this answer."""
     return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 

@@ -23,7 +23,7 @@ THREADS = 32
 """Requests of one process in flight at once, beside those that its threads make themselves."""
 
 MEMORY = 32 << 20
-"""Bytes in flight, each way, where nobody says less: enough for several hundred MB/s at 30 ms a request."""
+"""Bytes in flight, each way, unless the caller sets less: enough for several hundred MB/s at 30 ms a request."""
 
 OBJECT = 4 << 10
 """Bytes that an object written behind takes beside its own."""
@@ -88,8 +88,8 @@ def current() -> Transfers:
 def transfers(memory: int = MEMORY, *, behind: bool = False) -> Iterator[Transfers]:
     """Count the requests made in this block, by this thread and those that work for it.
 
-    ``behind``: small objects are written while the block goes on, and are there when it has ended;
-    what failed then raises at the block's end at the latest.
+    ``behind``: small objects are written while the block runs, and are there when it has ended;
+    a write that failed then raises at the block's end at the latest.
     """
     moved = Transfers(memory, behind=behind)
     token = _current.set(moved)

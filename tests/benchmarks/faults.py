@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/faults.py
-    python tests/benchmarks/faults.py --size 1GB --workers 9 --rounds 3 --json faults.json
+    python -m tests.benchmarks.faults
+    python -m tests.benchmarks.faults --size 1GB --workers 9 --rounds 3 --json faults.json
 
 The distributed sort of the paper (:mod:`mrcelery.examples.sort`, a Python call per record) on workers of one process
 each: undisturbed; with one of them ten times slower than the others, with and without backup tasks; and with 11 % of

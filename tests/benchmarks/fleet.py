@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mrcelery.errors import BrokerUnreachableError
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.redis_server import find_server
+from mrcelery.runners.redis_server import find_server
 
 START_SECONDS = 30
 

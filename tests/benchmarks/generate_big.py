@@ -2,7 +2,7 @@
 
 ::
 
-    python tests/benchmarks/generate_big.py text 256MB --folder /tmp/mrcelery-bench
+    python -m tests.benchmarks.generate_big text 256MB --folder /tmp/mrcelery-bench
 
 Made once for each kind, size and seed, into a folder of its own: the input, and ``expected``, which comes from the
 numbers the input was made of and not from reading it.

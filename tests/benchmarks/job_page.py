@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/job_page.py
-    python tests/benchmarks/job_page.py --tasks 10000 --json
+    python -m tests.benchmarks.job_page
+    python -m tests.benchmarks.job_page --tasks 10000 --json
 
 Runs a job of many map tasks that do nothing on a fleet of this machine, with a Flower that has asked the worker
 for events. Tells, while the job runs and when it has ended, how long the job's page, its JSON with and without
@@ -25,11 +25,12 @@ from pathlib import Path
 from statistics import median
 
 import urllib3
-from many_tasks import JOB, WIDTH
 
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import FINAL
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.task_id import StageId
 from tests.benchmarks.fleet import Fleet, fleet
+from tests.benchmarks.many_tasks import JOB, WIDTH
 
 PORT = 5599
 LOOKS = 5
@@ -97,7 +98,7 @@ def run(tasks: int, warm: Fleet) -> dict[str, object]:
             at = 0
             while store.state(job) not in FINAL:
                 most = max(most, used(store))
-                done = store.done(job, 0, "map")
+                done = store.done(StageId(job, 0, "map"))
                 if not running and done > tasks // 2:
                     at, running = done, looks(job)
                 time.sleep(0.05)

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/leases.py
-    python tests/benchmarks/leases.py --tasks 120 --restart 5
+    python -m tests.benchmarks.leases
+    python -m tests.benchmarks.leases --tasks 120 --restart 5
 
 Each task sleeps one and a half times the visibility timeout in one call of its mapper, and tells that it began.
 Without leases each would be delivered again as it runs. With ``--restart`` the Redis server, which keeps an

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/many_tasks.py
-    python tests/benchmarks/many_tasks.py --tasks 5000 --reducers 1 --json
+    python -m tests.benchmarks.many_tasks
+    python -m tests.benchmarks.many_tasks --tasks 5000 --reducers 1 --json
 
 Tells the seconds until the last map task is published and until the job has ended, and the memory
 of the client, of the whole worker (its parent and its processes) and of Redis over time. Memory is read
@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import FINAL
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.task_id import StageId
 from tests.benchmarks.fleet import Fleet, fleet
 
 SAMPLE_SECONDS = 0.25
@@ -103,7 +104,7 @@ def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
             fields = store.fields(job) if job else {}
             if published is None and (total := int(fields.get("total.0.map", 0))):
                 queued = sum(store.call(("LLEN", "celery"), ("HLEN", "unacked")))
-                if fields["stage"] != "map" or queued + store.done(job, 0, "map") >= total:
+                if fields["stage"] != "map" or queued + store.done(StageId(job, 0, "map")) >= total:
                     published = now
             workers = sum(map(rss, family(warm.worker)))
             samples.append((round(now, 2), rss(client.pid), workers, rss(warm.server)))

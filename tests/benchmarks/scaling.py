@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/scaling.py
-    python tests/benchmarks/scaling.py --sizes 64MB,1GB,4GB --workers 1,2 --tasks 1,100,10000
+    python -m tests.benchmarks.scaling
+    python -m tests.benchmarks.scaling --sizes 64MB,1GB,4GB --workers 1,2 --tasks 1,100,10000
 
 Word count with a declared reducer on the local runner, checked each time: first over growing inputs, then over
 one input that is cut into more and more map tasks. Linux only.

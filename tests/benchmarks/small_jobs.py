@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/small_jobs.py
-    python tests/benchmarks/small_jobs.py --rounds 15 --peer-python other-venv/bin/python --json
+    python -m tests.benchmarks.small_jobs
+    python -m tests.benchmarks.small_jobs --rounds 15 --peer-python other-venv/bin/python --json
 
 Each contestant counts the words of the same small text in a process of its own, and its counts are
 checked. Contestants take turns, so that a busy machine slows all of them; a time is the median over the

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/suite.py --peer-python peers/bin/python
-    python tests/benchmarks/suite.py --workloads wordcount,sort:1GB --peers plain,gnu,duckdb --runs 5
+    python -m tests.benchmarks.suite --peer-python peers/bin/python
+    python -m tests.benchmarks.suite --workloads wordcount,sort:1GB --peers plain,gnu,duckdb --runs 5
 
 Each contestant is a process of its own, from its start to its end, that writes its results to files. They take
 turns, and each result is checked against what the generator knows: a wrong one ends the suite. Peers come from the

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/benchmarks/watching.py
-    python tests/benchmarks/watching.py --tasks 200 --pause 0.05 --rounds 3
+    python -m tests.benchmarks.watching
+    python -m tests.benchmarks.watching --tasks 200 --pause 0.05 --rounds 3
 
 Tells the processor seconds of the waiting client (the whole process) and of Redis, beside the seconds of the job, and
 what each way costs above the quiet one as a part of all processor seconds that the job has: its time on all processes.

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mrcelery import layout
-from mrcelery.journal import Entry
-from mrcelery.overview import Overview, StageView
-from mrcelery.page import job_page
+from mrcelery.jobstore.journal import Entry
+from mrcelery.reporting.overview import Overview, StageView
+from mrcelery.reporting.page import job_page
+from mrcelery.schema import object_keys
 from tests.support.flower_site import NAME, Site
 from tests.support.services import eventually
 
@@ -44,51 +44,37 @@ class Page:
     def text(self, selector: str = "body") -> str:
         return "\n".join(self.all(selector))
 
-    def click(self, selector: str, text: str = "") -> None:
-        assert self.click_if_there(selector, text), f"no {selector} with {text!r}: {self.all(selector)}"
-
-    def click_if_there(self, selector: str, text: str = "") -> bool:
-        """Whether there was such an element, which was then clicked: looked for and clicked in one go."""
-        # Later, since a click that asks something would wait for the answer.
-        clicked: bool = self.run(
+    def click(self, selector: str, text: str = "", asks: bool = False) -> None:
+        """Find and click in one step; ``asks``: the click opens a dialog, for whose answer the script would wait."""
+        clicked = self.run(
             "const all = [...document.querySelectorAll(arguments[0])];"
             "const found = all.find((one) => one.innerText.includes(arguments[1]));"
-            "if (found) setTimeout(() => found.click()); return Boolean(found)",
+            "if (found && arguments[2]) setTimeout(() => found.click()); else if (found) found.click();"
+            "return Boolean(found)",
             selector,
             text,
+            asks,
         )
-        return clicked
+        assert clicked, f"no {selector} with {text!r}: {self.all(selector)}"
 
-    def press(self, selector: str) -> None:
-        """Move the mouse to an element and press its button, until :meth:`release`."""
-        x, y = self.run(
-            "const found = document.querySelector(arguments[0]); found.scrollIntoView({ block: 'center' });"
-            "const box = found.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]",
-            selector,
+    def clicked_while_drawn(self, selector: str) -> None:
+        """Press the mouse on an element, release it when the page has been drawn again."""
+        from selenium.webdriver import ActionChains
+        from selenium.webdriver.common.by import By
+
+        hand = ActionChains(self.browser, duration=0)
+        hand.click_and_hold(self.browser.find_element(By.CSS_SELECTOR, selector)).perform()
+        self.drawn_again()
+        hand.release().perform()
+
+    def drawn_again(self) -> None:
+        self.run(
+            "window.drawn = 0; window.watch = new MutationObserver(() => { window.drawn += 1; });"
+            "window.watch.observe(document.getElementById('page'),"
+            " {subtree: true, childList: true, characterData: true, attributes: true})"
         )
-        self._mouse("move_to_location", int(x), int(y))
-        self._mouse("pointer_down")
-
-    def release(self) -> None:
-        self._mouse("pointer_up")
-
-    def _mouse(self, what: str, *args: int) -> None:
-        from selenium.webdriver.common.actions.action_builder import ActionBuilder
-
-        actions = ActionBuilder(self.browser, duration=0)
-        getattr(actions.pointer_action, what)(*args)
-        actions.perform()
-
-    def asked(self) -> int:
-        """How often the page has asked how its job stands, and was answered."""
-        script = "return performance.getEntriesByType('resource').filter((one) => one.name.includes('/data')).length"
-        found: int = self.run(script)
-        return found
-
-    def looks_again(self) -> None:
-        """Wait until what the page was told since this call must have been drawn, if it is to be."""
-        before = self.asked()
-        eventually(lambda: self.asked() >= before + 2, "the page asks twice")
+        eventually(lambda: self.run("return window.drawn") > 1, "the page is drawn again, twice")
+        self.run("window.watch.disconnect()")
 
     def confirm(self, yes: bool) -> None:
         """Answer what the page asks."""
@@ -217,43 +203,51 @@ def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
     with site.submit(gate=str(gate), name="Stop me") as handle:
         eventually(lambda: handle.status().state == "running", "it runs")
         page.open(site.url(f"/jobs/{handle.id}"))
-        page.click("#cancel")
+        page.click("#cancel", asks=True)
         page.confirm(False)
         assert handle.status().state == "running"
-        page.click("#cancel")
+        page.click("#cancel", asks=True)
         page.confirm(True)
         eventually(lambda: page.text(".verdict").startswith("Cancelled"), "it is cancelled")
         assert handle.status().state == "cancelled"
         gate.touch()
 
         def retried() -> bool:
-            """Not before what is left of it has gone."""
-            if page.click_if_there("#retry:not([disabled])"):
-                page.confirm(True)
+            """Not before what is left of it has gone; until then the answer is a refusal."""
+            page.click("#retry", asks=True)
+            page.confirm(True)
+            eventually(lambda: not page.all("#retry[disabled]"), "the order is answered")
             return handle.status().state != "cancelled"
 
+        eventually(lambda: page.all("#retry"), "it can be tried again")
         eventually(retried, "it is tried again")
         handle.wait(60)
         page.errors()  # of answers that it could not be retried yet
 
 
-def test_a_click_is_not_lost_while_the_page_is_drawn_again(site: Site, page: Page, gate: Path) -> None:
-    with site.submit(gate=str(gate), name="Hold me") as handle:
+def test_what_is_pressed_or_typed_in_stays_while_the_page_is_drawn(site: Site, page: Page, gate: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    with site.submit(gate=str(gate), name="Press me") as handle:
         eventually(lambda: handle.status().state == "running", "it runs")
-        page.open(site.url(f"/jobs/{handle.id}"))
-        eventually(lambda: page.all("#attempts button.row"), "its attempts are listed")
-        page.press("#attempts button.row")
-        page.looks_again()
-        page.release()
-        eventually(lambda: page.all("#attempts .detail"), "the attempt is opened")
-        page.press("#cancel")
-        page.looks_again()
-        page.release()
+        page.open(site.url("/jobs"))
+        page.clicked_while_drawn("#chip-running")
+        assert page.run("return document.querySelector('#chip-running').ariaPressed") == "true"
+        page.clicked_while_drawn(f"#job-{handle.id}")
+        eventually(lambda: page.all("h1") == ["Press me"], "the job's page is there")
+        eventually(lambda: page.all("#attempts .row"), "its attempts are there")
+        page.clicked_while_drawn("#attempts button.row")
+        assert len(page.all("#attempts .detail")) == 1
+        box = page.browser.find_element(By.CSS_SELECTOR, "#attempts input")
+        box.click()
+        for letter in "map 0":
+            page.browser.switch_to.active_element.send_keys(letter)
+        page.drawn_again()
+        page.browser.switch_to.active_element.send_keys("0")
+        assert page.run("return document.querySelector('#attempts input').value") == "map 00"
+        page.clicked_while_drawn("#cancel")
         page.confirm(False)
-        assert handle.status().state == "running"
-        # Nor does the keyboard lose its place when all around it is drawn again.
-        page.run("document.querySelector('#cancel').focus(); document.querySelector('.verdict').id = 'old'")
-        eventually(lambda: not page.all("#old"), "the header is drawn again")
+        page.drawn_again()
         assert page.run("return document.activeElement.id") == "cancel"
         gate.touch()
         handle.wait(60)
@@ -296,7 +290,7 @@ def test_a_report_is_the_same_page_and_needs_nobody(site: Site, page: Page) -> N
     job = site.jobs["failed"]
     page.open(site.url(f"/jobs/{job}"))
     live = page.all("h2")
-    page.open(f"file://{site.settings['storage']}/{layout.report_page(job)}")
+    page.open(f"file://{site.settings['storage']}/{object_keys.report_page(job)}")
     assert page.all("h2") == live
     assert "looking at a rose" in page.text("#failure")
     assert page.all(".actions button") == []

@@ -15,7 +15,7 @@ import mrcelery
 from mrcelery import JobHandle
 from mrcelery.errors import MRCeleryError, WaitTimeoutError
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.states import FINAL
+from mrcelery.schema.states import FINAL
 from tests.chaos import chaos_jobs, check
 from tests.chaos.check import Result
 from tests.chaos.cluster import QUEUE, Member, fleet

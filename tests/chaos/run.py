@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/chaos/run.py --seeds 0-199 --jobs 3 --markdown
-    python tests/chaos/run.py --seeds 17 --keep /tmp/chaos --show
+    python -m tests.chaos.run --seeds 0-199 --jobs 3 --markdown
+    python -m tests.chaos.run --seeds 17 --keep /tmp/chaos --show
 
 The result must be that of the undisturbed run, byte for byte, counters too, within that run's time, the faults'
 and what a recovery may take, and nothing may be left behind. Exits with 1 where that is not so.
@@ -27,6 +27,8 @@ from statistics import median
 from tests.chaos.one import Outcome, run
 from tests.chaos.plan import FAULTS, draw
 from tests.support.s3_endpoint import s3_endpoint
+
+ROOT = Path(__file__).parents[2]
 
 LONGEST = 400
 """Seconds after which a seed's process is killed."""
@@ -96,8 +98,10 @@ def numbers(text: str) -> list[int]:
 
 def in_its_own_process(seed: int, folder: Path) -> Outcome:
     """Run a seed where its environment, its threads and what they do wrong are nobody else's."""
-    command = [sys.executable, __file__, "--alone", str(seed), "--keep", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, "-m", "tests.chaos.run", "--alone", str(seed), "--keep", str(folder)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
     running.add(process)
     try:
         told, said = process.communicate(timeout=LONGEST)

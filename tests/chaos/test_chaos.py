@@ -1,4 +1,4 @@
-"""A few seeds that meet every kind of fault; ``python tests/chaos/run.py`` runs as many as you like."""
+"""A few seeds that meet every kind of fault; ``python -m tests.chaos.run`` runs as many as you like."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from mrcelery.errors import ConfigError
 from tests.support.services import environment, find_server, missing
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 SEEDS = (13, 151, 154, 155, 176, 182)
 """Together they meet all faults, with each of the jobs, both kinds of storage, AOF or not, backup tasks or not."""
@@ -29,9 +29,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     except ConfigError as e:
         missing(str(e))
     folder = tmp_path_factory.mktemp("chaos")
-    command = [sys.executable, str(HERE / "run.py"), "--seeds", ",".join(map(str, SEEDS)), "--jobs", "2"]
+    command = [sys.executable, "-m", "tests.chaos.run", "--seeds", ",".join(map(str, SEEDS)), "--jobs", "2"]
     command += ["--keep", str(folder / "keep"), "--json", str(folder / "outcomes")]
-    subprocess.run(command, env=environment(), check=False, stdout=sys.stderr)
+    subprocess.run(command, cwd=ROOT, env=environment(), check=False, stdout=sys.stderr)
     return {found["seed"]: found for found in map(json.loads, (folder / "outcomes").read_text().splitlines())}
 
 

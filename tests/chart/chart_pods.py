@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from mrcelery.redis_server import find_server
+from mrcelery.runners.redis_server import find_server
 from tests.chart.chart_rendering import Rendered, environment_of
 from tests.support.services import environment, eventually, free_port
 

@@ -101,7 +101,7 @@ def test_workers_probes_ask_no_broker(shown: Rendered) -> None:
             continue
         assert environment_of(container)["MRCELERY_LIVENESS_FILE"].startswith("/scratch/"), name
         for probe in ("startupProbe", "livenessProbe"):
-            assert container[probe]["exec"]["command"][:3] == ["python", "-m", "mrcelery.executor.alive"], name
+            assert container[probe]["exec"]["command"][:3] == ["python", "-m", "mrcelery.worker.alive"], name
 
 
 def test_every_group_has_a_budget_that_lets_nodes_be_drained(shown: Rendered) -> None:

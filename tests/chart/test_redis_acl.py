@@ -82,7 +82,7 @@ def test_jobs_run_as_that_user_also_where_workers_die_and_stop(server: ChartRedi
             queue=QUEUE, split_size=gate.split_size, reducers=2,
         ) as handle:  # fmt: skip
             eventually(lambda: gate.starts() == 4, "all maps run")
-            with workers(tmp_path / "b", server.url, 1, queue=QUEUE, first=2, concurrency=4, **settings):
+            with workers(tmp_path / "b", server.url, range(2, 3), queue=QUEUE, concurrency=4, **settings):
                 os.killpg(first.process.pid, signal.SIGKILL)
                 second.process.send_signal(signal.SIGTERM)
                 eventually(lambda: gate.starts() >= 8, "they run elsewhere")

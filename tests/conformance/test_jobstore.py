@@ -2,84 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from mrcelery.jobstore.base import JobStore
-from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.jobstore.redis import JOBS, LIVE, RedisJobStore
-from mrcelery.jobstore.wire import _RedisPy
-from mrcelery.states import FINAL, STATES
-from tests.support.services import RedisServer, redis_server
-
-Open = Callable[[], JobStore]
-
-FIELDS = {"name": "word count", "owner": "Zoë", "created": "1000.5", "output": ""}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["memory", "redis-tcp", "redis-socket", "redis-py"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Open]:
-    """Opens the store, each time as another client would."""
-    if request.param == "memory":
-        shared = MemoryJobStore()
-        yield lambda: shared
-        return
-    server: RedisServer = request.getfixturevalue("server")
-    opened: list[RedisJobStore] = []
-
-    def connect() -> RedisJobStore:
-        url = server.socket_url if request.param == "redis-socket" else server.tcp_url
-        connection = _RedisPy(url) if request.param == "redis-py" else None
-        opened.append(RedisJobStore(url, connection))
-        return opened[-1]
-
-    connect().call(("FLUSHALL",))
-    yield connect
-    for one in opened:
-        one.close()
-
-
-@pytest.fixture
-def store(connect: Open) -> JobStore:
-    return connect()
-
-
-@pytest.fixture
-def job(store: JobStore) -> str:
-    assert store.create("job-1", FIELDS, b"request")
-    return "job-1"
-
-
-def race(connect: Open, threads: int, act: Callable[[JobStore, int], Any]) -> list[Any]:
-    """What ``act`` gives in many threads that start together, each with a client of its own."""
-    start = threading.Barrier(threads)
-    given: list[Any] = [None] * threads
-
-    def run(number: int) -> None:
-        mine = connect()
-        start.wait()
-        try:
-            given[number] = act(mine, number)
-        except BaseException as e:
-            given[number] = e
-
-    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    return given
+from mrcelery.schema.states import FINAL, STATES
+from mrcelery.schema.task_id import StageId, TaskId
+from tests.support.jobstores import FIELDS, Open, race
+from tests.support.services import RedisServer
 
 
 def test_a_job_is_entered_once(store: JobStore, job: str) -> None:
@@ -92,13 +25,13 @@ def test_a_job_is_entered_once(store: JobStore, job: str) -> None:
 
 
 def test_bad_records_are_summed_over_tasks_not_over_deliveries(store: JobStore, job: str) -> None:
-    assert store.note_bad(job, 0, "map", 3, 5) == 5
-    assert store.note_bad(job, 0, "map", 3, 5) == 5
-    assert store.note_bad(job, 0, "reduce", 3, 2) == 7
-    assert store.note_bad(job, 1, "map", 3, 1) == 8
-    assert store.note_bad("other", 1, "map", 3, 1) == 1
+    assert store.note_bad(TaskId(job, 0, "map", 3), 5) == 5
+    assert store.note_bad(TaskId(job, 0, "map", 3), 5) == 5
+    assert store.note_bad(TaskId(job, 0, "reduce", 3), 2) == 7
+    assert store.note_bad(TaskId(job, 1, "map", 3), 1) == 8
+    assert store.note_bad(TaskId("other", 1, "map", 3), 1) == 1
     store.drop(job)
-    assert store.note_bad(job, 0, "map", 0, 1) == 1
+    assert store.note_bad(TaskId(job, 0, "map", 0), 1) == 1
 
 
 def test_of_many_that_enter_one_job_one_does(connect: Open) -> None:
@@ -116,10 +49,10 @@ def test_an_unknown_job(store: JobStore) -> None:
     assert not store.move("no", "running", {"x": "y"})
     store.update("no", {"x": "y"})
     assert store.fields("no") == {}
-    assert store.commits("no", 0, "map") == {}
-    assert store.done("no", 0, "map") == 0
+    assert store.commits(StageId("no", 0, "map")) == {}
+    assert store.done(StageId("no", 0, "map")) == 0
     assert store.get_blob("no", "x") is None
-    store.forget_stage("no", 0, "map")
+    store.forget_stage(StageId("no", 0, "map"))
     store.drop("no")
     assert store.jobs() == []
 
@@ -171,11 +104,11 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
     store.create("job-1", FIELDS, b"request")
     work = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"}
     store.move("job-1", "running", {**work, "published.0.map": "1.0", "started": "1"})
-    store.next_attempt("job-1", 0, "map", 3)
-    store.add_commit("job-1", 0, "map", 1, b"commit")
+    store.next_attempt(TaskId("job-1", 0, "map", 3))
+    store.add_commit(TaskId("job-1", 0, "map", 1), b"commit")
     store.set_mark("job-1", "repairs.0.map", "3", "1 2.0")
     assert not store.revive("job-1")
-    store.note_bad("job-1", 0, "map", 1, 5)
+    store.note_bad(TaskId("job-1", 0, "map", 1), 5)
     store.move("job-1", ended, {"failure": "{}", "finished": "2"})
     assert store.live() == []
     if ended == "cancelled":
@@ -186,11 +119,11 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
     assert sorted(race(connect, 8, lambda one, _: one.revive("job-1"))) == [False] * 7 + [True]
     kept = {"total.0.map": "7", "step": "0", "stage": "map", "summary.0.map": "{}"} if ended == "failed" else {}
     assert store.fields("job-1") == {**FIELDS, "state": "queued", "started": "1", "revived": "1", **kept}
-    assert store.note_bad("job-1", 0, "map", 2, 1) == (6 if ended == "failed" else 1)
+    assert store.note_bad(TaskId("job-1", 0, "map", 2), 1) == (6 if ended == "failed" else 1)
     assert store.live() == ["job-1"]
     assert store.request("job-1") == b"request"
-    assert store.commits("job-1", 0, "map") == {1: b"commit"}
-    assert store.next_attempt("job-1", 0, "map", 3) == 1
+    assert store.commits(StageId("job-1", 0, "map")) == {1: b"commit"}
+    assert store.next_attempt(TaskId("job-1", 0, "map", 3)) == 1
     assert store.marks("job-1", "repairs.0.map") == {}
     assert store.move("job-1", "succeeded")
     assert not store.revive("job-1")
@@ -198,21 +131,21 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
 
 
 def test_what_an_attempt_asks_as_it_runs(store: JobStore, job: str) -> None:
-    assert store.look("no", 0, "map", 0) == ("", False, False)
-    assert store.look(job, 0, "map", 3) == ("queued", False, False)
+    assert store.poll(TaskId("no", 0, "map", 0)) == ("", False, False)
+    assert store.poll(TaskId(job, 0, "map", 3)) == ("queued", False, False)
     store.move(job, "running")
-    store.add_commit(job, 0, "map", 3, b"")
-    assert store.look(job, 0, "map", 3) == ("running", True, False)
-    assert store.look(job, 0, "map", 4) == store.look(job, 0, "reduce", 3) == ("running", False, False)
+    store.add_commit(TaskId(job, 0, "map", 3), b"")
+    assert store.poll(TaskId(job, 0, "map", 3)) == ("running", True, False)
+    assert store.poll(TaskId(job, 0, "map", 4)) == store.poll(TaskId(job, 0, "reduce", 3)) == ("running", False, False)
 
 
 def test_a_commit_that_is_only_known_to_be_there(store: JobStore, job: str) -> None:
-    store.add_commit(job, 0, "map", 0, b"")
-    store.add_commit(job, 0, "map", 12, b"commit")
-    assert store.done_tasks(job, 0, "map") == {0, 12}
-    assert store.done_tasks(job, 0, "reduce") == set()
-    assert store.commits(job, 0, "map") == {12: b"commit"}
-    assert store.done(job, 0, "map") == 2
+    store.add_commit(TaskId(job, 0, "map", 0), b"")
+    store.add_commit(TaskId(job, 0, "map", 12), b"commit")
+    assert store.done_tasks(StageId(job, 0, "map")) == {0, 12}
+    assert store.done_tasks(StageId(job, 0, "reduce")) == set()
+    assert store.commits(StageId(job, 0, "map")) == {12: b"commit"}
+    assert store.done(StageId(job, 0, "map")) == 2
 
 
 def test_marks(store: JobStore, job: str) -> None:
@@ -234,18 +167,21 @@ def test_what_a_look_at_a_job_takes(store: JobStore, job: str) -> None:
     store.set_mark(job, "a.0.map", "7", "x", add={"0.map.succeeded": 2})
     store.set_mark(job, "b.0.map", "8", "y")
     assert store.head(job) == (store.fields(job), {"0.map.succeeded": 2})
-    store.add_commit(job, 0, "map", 3, b"")
-    assert store.done_and_marks(job, 0, "map", ["a.0.map", "b.0.map", "c"]) == (1, [{"7": "x"}, {"8": "y"}, {}])
-    assert store.done_and_marks(job, 1, "map", []) == (0, [])
+    store.add_commit(TaskId(job, 0, "map", 3), b"")
+    assert store.done_and_marks(StageId(job, 0, "map"), ["a.0.map", "b.0.map", "c"]) == (
+        1,
+        [{"7": "x"}, {"8": "y"}, {}],
+    )
+    assert store.done_and_marks(StageId(job, 1, "map"), []) == (0, [])
 
 
 def test_someone_follows_a_job_for_a_while(store: JobStore, job: str) -> None:
     store.follow(job, 60.0)
-    assert store.look(job, 0, "map", 0) == ("queued", False, True)
-    assert store.look("another", 0, "map", 0) == ("", False, False)
+    assert store.poll(TaskId(job, 0, "map", 0)) == ("queued", False, True)
+    assert store.poll(TaskId("another", 0, "map", 0)) == ("", False, False)
     store.follow(job, 0.05)
     deadline = time.monotonic() + 30
-    while store.look(job, 0, "map", 0)[2]:
+    while store.poll(TaskId(job, 0, "map", 0))[2]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -264,154 +200,31 @@ def test_one_at_a_time_holds_a_job(connect: Open) -> None:
 
 
 def test_attempts_are_counted_by_task(store: JobStore, job: str) -> None:
-    assert [store.next_attempt(job, 0, "map", 0) for _ in range(3)] == [1, 2, 3]
-    assert store.next_attempt(job, 0, "map", 1) == 1
-    assert store.next_attempt(job, 0, "reduce", 0) == 1
-    assert store.next_attempt(job, 1, "map", 0) == 1
-    assert store.next_attempt("job-2", 0, "map", 0) == 1
+    assert [store.next_attempt(TaskId(job, 0, "map", 0)) for _ in range(3)] == [1, 2, 3]
+    assert store.next_attempt(TaskId(job, 0, "map", 1)) == 1
+    assert store.next_attempt(TaskId(job, 0, "reduce", 0)) == 1
+    assert store.next_attempt(TaskId(job, 1, "map", 0)) == 1
+    assert store.next_attempt(TaskId("job-2", 0, "map", 0)) == 1
 
 
 def test_attempts_that_are_excused(store: JobStore, job: str) -> None:
-    assert store.excused(job, 0, "map", 0) == 0
-    store.next_attempt(job, 0, "map", 0)
+    assert store.excused(TaskId(job, 0, "map", 0)) == 0
+    store.next_attempt(TaskId(job, 0, "map", 0))
     for _ in range(2):
-        store.excuse_attempt(job, 0, "map", 0)
-    assert store.excused(job, 0, "map", 0) == 2
-    assert store.excused(job, 0, "map", 1) == store.excused(job, 0, "reduce", 0) == 0
-    assert store.next_attempt(job, 0, "map", 0) == 2
+        store.excuse_attempt(TaskId(job, 0, "map", 0))
+    assert store.excused(TaskId(job, 0, "map", 0)) == 2
+    assert store.excused(TaskId(job, 0, "map", 1)) == store.excused(TaskId(job, 0, "reduce", 0)) == 0
+    assert store.next_attempt(TaskId(job, 0, "map", 0)) == 2
     store.move(job, "failed")
     store.revive(job)
-    assert store.excused(job, 0, "map", 0) == 0
+    assert store.excused(TaskId(job, 0, "map", 0)) == 0
 
 
 def test_attempts_that_start_together_get_different_numbers(connect: Open) -> None:
     connect().create("job-1", FIELDS, b"")
-    given = race(connect, 8, lambda store, _: [store.next_attempt("job-1", 0, "map", 3) for _ in range(10)])
+    given = race(connect, 8, lambda store, _: [store.next_attempt(TaskId("job-1", 0, "map", 3)) for _ in range(10)])
     assert sorted(number for numbers in given for number in numbers) == list(range(1, 81))
     assert all(numbers == sorted(numbers) for numbers in given)
-
-
-def test_notes_and_sums_come_with_what_they_tell_of(store: JobStore, job: str) -> None:
-    assert store.sums(job) == {}
-    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.a", "began"), add={"0.map.started": 1})
-    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.b", "began"), add={"0.map.started": 1})
-    assert store.marks(job, "attempts.0.map") == {"3.a": "began", "3.b": "began"}
-    store.set_mark(job, "attempts.0.map", "3.a", "failed", add={"0.map.failed": 1})
-    assert store.sums(job) == {"0.map.started": 2, "0.map.failed": 1}
-    store.drop(job)
-    assert store.sums(job) == {}
-
-
-def test_totals_outlive_their_jobs(store: JobStore, job: str) -> None:
-    assert store.totals() == {"jobs.submitted": 1}
-    store.move(job, "running")
-    store.next_attempt(job, 0, "map", 3, note=("attempts.0.map", "3.a", "began"), add={"0.map.started": 1})
-    store.next_attempt(job, 1, "map", 3, note=("attempts.1.map", "3.b", "began"), add={"1.map.started": 1})
-    store.set_mark(job, "attempts.0.map", "3.a", "failed", add={"0.map.failed": 1})
-    for task, milliseconds in enumerate((1, 100, 101, 2_000_000)):
-        for _ in range(2):  # the second time it has been counted
-            store.add_commit(job, 0, "map", task, b"x", add={"0.map.succeeded": 1, "0.map.milliseconds": milliseconds})
-    assert store.move(job, "failed")
-    assert not store.move(job, "cancelled")
-    store.drop(job)
-    assert store.totals() == {
-        "jobs.submitted": 1,
-        "jobs.failed": 1,
-        "map.started": 2,
-        "map.failed": 1,
-        "map.succeeded": 4,
-        "map.milliseconds": 2_000_202,
-        "map.within.100": 2,
-        "map.within.500": 1,
-        "map.within.more": 1,
-    }
-
-
-def test_a_commit_is_summed_once_however_often_it_is_told(connect: Open) -> None:
-    connect().create("job-1", FIELDS, b"")
-
-    def commit(store: JobStore, number: int) -> None:
-        note = ("attempts.0.map", f"3.{number}", "succeeded")
-        store.add_commit(
-            "job-1", 0, "map", 3, b"%d" % number, note=note, add={"records": 1000 + number, "succeeded": 1}
-        )
-
-    race(connect, 8, commit)
-    commit(connect(), 9)
-    store = connect()
-    winner = int(store.commits("job-1", 0, "map")[3])
-    assert store.sums("job-1") == {"records": 1000 + winner, "succeeded": 1}
-    assert store.marks("job-1", "attempts.0.map") == {f"3.{winner}": "succeeded"}
-
-
-def test_the_journal_of_a_job_outlives_its_retry(store: JobStore, job: str) -> None:
-    store.set_mark(job, "attempts.0.map", "3.a", "failed")
-    store.set_mark(job, "running.0.map", "3.a", "1 2 3 worker")
-    store.move(job, "failed")
-    assert store.revive(job)
-    assert store.marks(job, "attempts.0.map") == {"3.a": "failed"}
-    assert store.marks(job, "running.0.map") == {}
-
-
-def test_the_first_commit_of_a_task_stays(store: JobStore, job: str) -> None:
-    store.add_commit(job, 0, "map", 3, b"first")
-    store.add_commit(job, 0, "map", 3, b"second")
-    store.add_commit(job, 0, "map", 10, b"\x00\xff")
-    assert store.commits(job, 0, "map") == {3: b"first", 10: b"\x00\xff"}
-    assert store.done(job, 0, "map") == 2
-    assert store.commits(job, 0, "reduce") == store.commits(job, 1, "map") == {}
-    assert store.done(job, 0, "reduce") == 0
-
-
-def test_a_large_commit_counts_and_is_given_whole_or_not_at_all(store: JobStore, job: str) -> None:
-    large = os.urandom(50_000)
-    store.add_commit(job, 0, "map", 0, large)
-    store.add_commit(job, 0, "map", 1, b"small")
-    assert store.done(job, 0, "map") == 2
-    found = store.commits(job, 0, "map")
-    assert found.pop(0, large) == large
-    assert found == {1: b"small"}
-
-
-def test_thousands_of_commits(store: JobStore, job: str) -> None:
-    for task in range(2500):
-        store.add_commit(job, 0, "map", task, b"%d" % task)
-    assert store.done(job, 0, "map") == 2500
-    assert store.commits(job, 0, "map") == {task: b"%d" % task for task in range(2500)}
-
-
-def test_a_stage_that_is_forgotten(store: JobStore, job: str) -> None:
-    for step, kind in ((0, "map"), (0, "reduce"), (1, "map"), (10, "map")):
-        store.add_commit(job, step, kind, 0, b"x")
-    store.forget_stage(job, 0, "map")
-    assert store.commits(job, 0, "map") == {}
-    assert store.done(job, 0, "map") == 0
-    assert [store.done(job, *stage) for stage in ((0, "reduce"), (1, "map"), (10, "map"))] == [1, 1, 1]
-
-
-@pytest.mark.parametrize("size", [0, 1, 1 << 20])
-def test_blobs(store: JobStore, job: str, size: int) -> None:
-    data = os.urandom(size)
-    store.put_blob(job, "code.zip", data)
-    assert store.get_blob(job, "code.zip") == data
-    assert store.get_blob(job, "code") is None
-    store.put_blob(job, "code.zip", b"new")
-    assert store.get_blob(job, "code.zip") == b"new"
-
-
-def test_blobs_that_are_dropped(store: JobStore, job: str) -> None:
-    for name in ("code", "input", "results"):
-        store.put_blob(job, name, b"data")
-    store.drop_blobs(job, [])
-    store.drop_blobs(job, ["code", "input", "none"])
-    assert [store.get_blob(job, name) for name in ("code", "input", "results")] == [None, None, b"data"]
-
-
-def test_a_blob_may_be_there_before_its_job(store: JobStore) -> None:
-    store.put_blob("later", "code.zip", b"x")
-    assert store.state("later") == ""
-    assert store.create("later", FIELDS, b"")
-    assert store.get_blob("later", "code.zip") == b"x"
 
 
 def test_jobs_newest_first(store: JobStore) -> None:
@@ -428,19 +241,19 @@ def test_a_job_that_is_dropped_leaves_nothing_and_others_stay(store: JobStore) -
     for name in ("job-1", *others):
         store.create(name, FIELDS, b"request")
         store.put_blob(name, "code.zip", b"code")
-        store.add_commit(name, 0, "map", 0, b"commit")
-        store.next_attempt(name, 0, "map", 0)
+        store.add_commit(TaskId(name, 0, "map", 0), b"commit")
+        store.next_attempt(TaskId(name, 0, "map", 0))
     store.drop("job-1")
     assert "job-1" not in store.jobs()
     assert store.fields("job-1") == {}
     assert store.request("job-1") is None
     assert store.get_blob("job-1", "code.zip") is None
-    assert store.commits("job-1", 0, "map") == {}
-    assert store.next_attempt("job-1", 0, "map", 0) == 1
+    assert store.commits(StageId("job-1", 0, "map")) == {}
+    assert store.next_attempt(TaskId("job-1", 0, "map", 0)) == 1
     for name in others[:2]:
         assert store.request(name) == b"request"
         assert store.get_blob(name, "code.zip") == b"code"
-        assert store.next_attempt(name, 0, "map", 0) == 2
+        assert store.next_attempt(TaskId(name, 0, "map", 0)) == 2
     assert store.create("job-1", FIELDS, b"again")
 
 
@@ -450,8 +263,8 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
     store.call(("FLUSHALL",))
     store.create("job-1", FIELDS, b"request")
     store.put_blob("job-1", "code.zip", b"x")
-    store.add_commit("job-1", 0, "map", 0, b"x")
-    store.next_attempt("job-1", 0, "map", 0)
+    store.add_commit(TaskId("job-1", 0, "map", 0), b"x")
+    store.next_attempt(TaskId("job-1", 0, "map", 0))
     store.update("job-1", {"status": "x"})
     store.move("job-1", "running")
     store.set_mark("job-1", "running.0.map", "0", "x")
@@ -466,9 +279,9 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
 
 def test_workers_that_tell_of_themselves(store: JobStore) -> None:
     assert store.workers() == {}
-    store.tell_worker("a@host", b"first")
-    store.tell_worker("b@host", b"other")
-    store.tell_worker("a@host", b"second")
+    store.record_worker("a@host", b"first")
+    store.record_worker("b@host", b"other")
+    store.record_worker("a@host", b"second")
     told = store.workers()
     assert {name: about for name, (_, about) in told.items()} == {"a@host": b"second", "b@host": b"other"}
     assert all(0 <= since < 60 for since, _ in told.values())

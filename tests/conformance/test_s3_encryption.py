@@ -10,6 +10,8 @@ import pytest
 from mrcelery.errors import ConfigError
 from mrcelery.storage.s3 import PART, S3Storage
 
+pytestmark = pytest.mark.slow  # an endpoint is started
+
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
-from mrcelery.listing import InputFile, list_inputs
+from mrcelery.planning.listing import InputFile, list_inputs
 from mrcelery.storage import open_storage
 from mrcelery.storage.transfers import transfers
 from tests.support.s3_endpoint import s3_bucket
+
+pytestmark = pytest.mark.slow  # an endpoint is started
 
 DATA = bytes(range(256)) * 2000
 

@@ -16,13 +16,15 @@ from botocore.exceptions import ClientError
 from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
 from mrcelery.formats.source import SLACK, in_turn, read_from, requests_for
-from mrcelery.records import Extent
+from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate, open_storage, s3
 from mrcelery.storage import transfers as module
 from mrcelery.storage.base import Version
 from mrcelery.storage.readahead import RANGE, SMALL_AT_ONCE, read_ahead
 from mrcelery.storage.transfers import MEMORY, transfers
 from tests.support.s3_proxy import Asked, Log, proxy
+
+pytestmark = pytest.mark.slow  # an endpoint is started
 
 MIB = 1 << 20
 LINE = b"%07d\n"

@@ -82,7 +82,8 @@ def test_create_takes_only_a_free_key(storage: Storage) -> None:
 
 def test_one_of_many_threads_creates(storage: Storage) -> None:
     for number in range(5):
-        barrier, won = threading.Barrier(8), []
+        barrier = threading.Barrier(8)
+        won: list[int] = []
 
         def create(i: int, key: str, barrier: threading.Barrier, won: list[int]) -> None:
             barrier.wait()
@@ -374,6 +375,7 @@ def test_addresses_that_are_no_storage(uri: str) -> None:
 # --- S3 alone
 
 
+@pytest.mark.slow
 def test_s3_bucket_that_does_not_exist(bucket: str) -> None:
     storage = open_storage(f"s3://{bucket}-not/prefix")
     for act in (
@@ -388,6 +390,7 @@ def test_s3_bucket_that_does_not_exist(bucket: str) -> None:
             act()
 
 
+@pytest.mark.slow
 def test_s3_endpoint_that_is_not_there(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -395,6 +398,7 @@ def test_s3_endpoint_that_is_not_there(bucket: str, monkeypatch: pytest.MonkeyPa
         open_storage(f"s3://{bucket}/x").read("a")
 
 
+@pytest.mark.slow
 def test_s3_without_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mrcelery.errors import BrokerUnreachableError, ConfigError
-from mrcelery.jobstore import wire
-from mrcelery.jobstore.wire import Connection
+from mrcelery.jobstore import connection as wire
+from mrcelery.jobstore.connection import Connection
 from tests.support.services import RedisServer, eventually, free_port, redis_server, tls_redis_server
 
 Make = Callable[[str], Connection]
@@ -159,7 +159,7 @@ def test_an_interrupted_call_leaves_no_answer_to_the_next(connection: Connection
 
     def interrupt_once_it_waits() -> None:
         other = wire._Hiredis(connection._url)  # type: ignore[attr-defined]
-        eventually(lambda: b"blocked_clients:1" in other.call(("INFO", "clients"))[0], "the server was asked")
+        eventually(lambda: b"blocked_clients:0" not in other.call(("INFO", "clients"))[0], "the server was asked")
         other.close()
         os.kill(os.getpid(), signal.SIGUSR1)
 

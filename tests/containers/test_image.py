@@ -51,5 +51,5 @@ def test_any_user_may_run_it(image: str) -> None:
 
 def test_modules_are_compiled_in_it(image: str) -> None:
     """No container compiles what it imports, again at each start."""
-    program = "import mrcelery.coordinator, celery.app, os; print(os.path.exists(celery.app.__cached__))"
+    program = "import mrcelery.coordinator.stages, celery.app, os; print(os.path.exists(celery.app.__cached__))"
     assert run(image, "-c", program, entrypoint="python").split() == ["True"]

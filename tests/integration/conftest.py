@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.s3_endpoint import s3_bucket, s3_endpoint
 from tests.support.services import QUEUE, WORD_COUNT, Fleet, Quiet, RedisServer, redis_server, workers
+from tests.support.traced import TRACED, Traced
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,3 +87,15 @@ def quiet(broker: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     quiet = Quiet(broker, tmp_path)
     yield quiet
     quiet.close()
+
+
+@pytest.fixture
+def traced(tmp_path: Path, job_file: Callable[..., str]) -> Traced:
+    return Traced(tmp_path, job_file(TRACED))
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server that may be emptied and restarted."""
+    with redis_server() as server:
+        yield server

@@ -11,7 +11,7 @@ import pytest
 
 import mrcelery
 from mrcelery import JobFailedError
-from mrcelery.badrecords import GROUP
+from mrcelery.task.bad_records import GROUP
 from tests.support.services import Fleet
 
 JobFile = Callable[..., str]

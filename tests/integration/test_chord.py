@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import layout
-from mrcelery.coordinator import Stage
-from mrcelery.encoding import decode
+from mrcelery.coordinator.stages import StageTasks
 from mrcelery.errors import TaskError
-from mrcelery.executor import tasks as executor_tasks
-from mrcelery.messages import start_message
-from mrcelery.records import Commit, StageSummary
+from mrcelery.jobstore.messages import start_message
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.structs import Commit, StageSummary
+from mrcelery.schema.task_id import StageId, TaskId
+from mrcelery.worker import tasks as executor_tasks
 from tests.support.services import Fleet, Quiet, eventually, results
 
 JobFile = Callable[..., str]
@@ -213,7 +214,7 @@ def test_messages_of_an_earlier_run_come_too_late(quiet: Quiet, word_count: str,
         quiet.take()
         failed_and_retried(quiet, handle)
         ((_, body),) = quiet.messages()
-        assert body[1] == {"job": job, "run": 1}
+        assert body[1] == {"job": job, "generation": 1}
         quiet.take()
         before = quiet.store.fields(job)
         for step in ("barrier", "finish"):
@@ -221,14 +222,16 @@ def test_messages_of_an_earlier_run_come_too_late(quiet: Quiet, word_count: str,
         quiet.run("mrcelery.start", job=job)
         assert quiet.store.fields(job) == before
         assert quiet.take() == []
-        quiet.run("mrcelery.start", job=job, run=1)  # finds its only map task committed
+        quiet.run("mrcelery.start", job=job, generation=1)  # finds its only map task committed
         ((headers, (_, kwargs, _)),) = quiet.messages()
-        assert (headers["task"], kwargs) == ("mrcelery.barrier", {"job": job, "step": 0, "run": 1})
+        assert (headers["task"], kwargs) == ("mrcelery.barrier", {"job": job, "step": 0, "generation": 1})
         quiet.take()
         quiet.run("mrcelery.barrier", **kwargs)
         reduces = [body for _, body in quiet.messages()]
-        assert [kwargs["run"] for _, kwargs, _ in reduces] == [1, 1]
-        assert [embedded["chord"]["kwargs"] for *_, embedded in reduces] == [{"job": job, "step": 0, "run": 1}] * 2
+        assert [kwargs["generation"] for _, kwargs, _ in reduces] == [1, 1]
+        assert [embedded["chord"]["kwargs"] for *_, embedded in reduces] == [
+            {"job": job, "step": 0, "generation": 1}
+        ] * 2
         with quiet.workers():
             handle.wait()
         assert results(handle) == COUNTS
@@ -241,12 +244,12 @@ def test_a_step_that_runs_while_its_job_is_retried(
     with mrcelery.submit(word_count, str(text), reducers=2, **quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
 
-        def late(*_: Any) -> Stage:
+        def late(*_: Any) -> StageTasks:
             failed_and_retried(quiet, handle)
             quiet.take()
             if ends != "with a stage":
                 raise TaskError("no") if ends == "with an error" else ZeroDivisionError
-            return Stage(handle.id, 0, "reduce", 2, "finish", quiet.name)
+            return StageTasks(StageId(handle.id, 0, "reduce"), 2, "finish", quiet.name)
 
         monkeypatch.setattr(executor_tasks, "barrier", late)
         quiet.run("mrcelery.barrier", job=handle.id, step=0)
@@ -314,24 +317,26 @@ def test_storage_keys(fleet: Fleet, word_count: str, tmp_path: Path) -> None:
         job, report = handle.id, handle.report()
     root = storage / "jobs" / job
     found = {path.relative_to(storage).as_posix() for path in root.rglob("*") if path.is_file()}
-    fixed = {layout.spec(job), layout.code(job), layout.report(job), layout.report_page(job)}
-    fixed.add(layout.plan_page(job, 0, 0))
-    fixed |= {layout.stage_summary(job, 0, "map"), layout.stage_summary(job, 0, "reduce")}
-    fixed |= {layout.shuffle_input(job, 0, number) for number in range(2)}
-    fixed |= {layout.commit(job, 0, kind, n) for kind, tasks in (("map", 3), ("reduce", 2)) for n in range(tasks)}
+    fixed = {object_keys.spec(job), object_keys.code(job), object_keys.report(job), object_keys.report_page(job)}
+    fixed.add(object_keys.plan_page(job, 0, 0))
+    fixed |= {object_keys.stage_summary(StageId(job, 0, "map")), object_keys.stage_summary(StageId(job, 0, "reduce"))}
+    fixed |= {object_keys.shuffle_input(job, 0, number) for number in range(2)}
+    fixed |= {
+        object_keys.commit(TaskId(job, 0, kind, n)) for kind, tasks in (("map", 3), ("reduce", 2)) for n in range(tasks)
+    }
     assert fixed <= found
     named = set()
     for kind, tasks in (("map", 3), ("reduce", 2)):
         summed = 0
         for number in range(tasks):
-            commit = decode((storage / layout.commit(job, 0, kind, number)).read_bytes(), Commit)  # type: ignore[arg-type]
+            commit = decode((storage / object_keys.commit(TaskId(job, 0, kind, number))).read_bytes(), Commit)  # type: ignore[arg-type]
             assert (commit.job, commit.step, commit.kind, commit.task) == (job, 0, kind, number)
             for part in commit.parts:
-                assert part.key == layout.part(job, 0, kind, number, part.partition, commit.attempt)
+                assert part.key == object_keys.part(TaskId(job, 0, kind, number), part.partition, commit.attempt)
                 assert (storage / part.key).stat().st_size == part.bytes
                 named.add(part.key)
             summed += commit.records_in
-        summary = decode((storage / layout.stage_summary(job, 0, kind)).read_bytes(), StageSummary)
+        summary = decode((storage / object_keys.stage_summary(StageId(job, 0, kind))).read_bytes(), StageSummary)
         assert summary.totals.records_in == summed
         assert summary.totals.tasks == tasks
     assert found == fixed | named

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import layout
-from mrcelery.bundle import load_job
 from mrcelery.errors import UsageError
-from mrcelery.executor import submit as entering
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.runners import enter as entering
+from mrcelery.schema import object_keys
+from mrcelery.shipping.bundle import load_job
 from tests.support.services import (
     PATIENCE,
     WORD_COUNT,
@@ -131,7 +131,7 @@ def test_code_that_goes_through_storage(
     create = RedisJobStore.create
 
     def late(self: RedisJobStore, job: str, *args: Any) -> bool:
-        assert (Path(given["storage"]) / layout.code(job)).stat().st_size > 10
+        assert (Path(given["storage"]) / object_keys.code(job)).stat().st_size > 10
         return create(self, job, *args)
 
     monkeypatch.setattr(RedisJobStore, "create", late)

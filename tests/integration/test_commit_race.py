@@ -13,24 +13,29 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mrcelery import layout
-from mrcelery.attempt import run_attempt
-from mrcelery.commit import committed
-from mrcelery.coordinator import Stage, barrier, finish, start
-from mrcelery.encoding import decode, encode
-from mrcelery.executor.submit import enter
+from mrcelery.attempt.commit import committed
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.run import run_attempt
+from mrcelery.client.submission import Submission
+from mrcelery.coordinator.barrier import barrier
+from mrcelery.coordinator.finish import finish
+from mrcelery.coordinator.stages import StageTasks
+from mrcelery.coordinator.start import start
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Request
-from mrcelery.runtime import Runtime
+from mrcelery.runners.enter import enter
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.structs import Request
+from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
-from mrcelery.submission import Submission
 
 JobFile = Callable[..., str]
 
 RACE = """
 import sys, time
-from mrcelery.commit import commit
-from mrcelery.records import Commit, encode
+from mrcelery.attempt.commit import commit
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Commit
 from mrcelery.storage import open_storage
 
 storage = open_storage(sys.argv[1])
@@ -73,7 +78,7 @@ def test_processes(root: str) -> None:
     storage = open_storage(root)
     there = []
     for task in range(40):
-        commit = committed(storage, "j", 0, "map", task)
+        commit = committed(storage, TaskId("j", 0, "map", task))
         assert commit is not None
         there.append(encode(commit).decode())
     assert returned == [there] * 4
@@ -129,28 +134,28 @@ class Shared:
         for number in range(runtimes):
             store = MemoryJobStore()
             enter(store, *requests[0])
-            self.runtimes.append(Runtime(store, scratch=str(folder / f"scratch-{number}")))
+            self.runtimes.append(OpenJobs(store, scratch=str(folder / f"scratch-{number}")))
         self.storage = open_storage(root)
 
-    def run(self, stage: Stage) -> None:
+    def run(self, stage: StageTasks) -> None:
         """Every runtime runs every task, in threads; all attempts are each one's first."""
         for number in range(stage.tasks):
             returned: list[Any] = []
 
-            def attempt(runtime: Runtime) -> None:
-                returned.append(run_attempt(runtime, self.job, stage.step, stage.kind, number))  # noqa: B023
+            def attempt(runtime: OpenJobs) -> None:
+                returned.append(run_attempt(runtime, stage.id.task_id(number)))  # noqa: B023
 
             threads = [threading.Thread(target=attempt, args=(runtime,)) for runtime in self.runtimes]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            winner = committed(self.storage, self.job, stage.step, stage.kind, number)
+            winner = committed(self.storage, stage.id.task_id(number))
             assert winner is not None
             assert returned == [winner] * len(self.runtimes)
-            root = layout.task_root(self.job, stage.step, stage.kind, number)
+            root = object_keys.task_root(stage.id.task_id(number))
             losers = {info.key for info in self.storage.list(root)}
-            losers -= {layout.commit(self.job, stage.step, stage.kind, number), *(p.key for p in winner.parts)}
+            losers -= {object_keys.commit(stage.id.task_id(number)), *(p.key for p in winner.parts)}
             assert len(losers) == len(winner.parts) * (len(self.runtimes) - 1)
             for key in losers:
                 self.storage.write(key, b"whoever reads this fails")
@@ -165,14 +170,17 @@ def test_attempts_that_give_different_results(
     text.write_text("a\nb\nb\nc\na\nb\n")
     shared = Shared(job_file(RANDOM), text, root, tmp_path, 3, partitioner)
     stages = [start(runtime, shared.job) for runtime in shared.runtimes]
-    assert len({stage and (stage.step, stage.kind, stage.tasks, stage.then) for stage in stages}) == 1
+    assert len({stage and (stage.id, stage.tasks, stage.then) for stage in stages}) == 1
     assert stages[0] is not None
     assert stages[0].tasks > 1
     shared.run(stages[0])
     reduces, told = [], []
     for runtime in shared.runtimes:
         reduces.append(barrier(runtime, shared.job, 0))
-        keys = [layout.stage_summary(shared.job, 0, "map"), *(layout.shuffle_input(shared.job, 0, r) for r in range(2))]
+        keys = [
+            object_keys.stage_summary(StageId(shared.job, 0, "map")),
+            *(object_keys.shuffle_input(shared.job, 0, r) for r in range(2)),
+        ]
         told.append([shared.storage.read(key) for key in keys])
     assert reduces[0] == reduces[1] == reduces[2]
     assert told[0] == told[1] == told[2]
@@ -181,8 +189,8 @@ def test_attempts_that_give_different_results(
     for runtime in shared.runtimes:
         assert finish(runtime, shared.job, 0) is None
         assert runtime.store.state(shared.job) == "succeeded"
-        reports.append(shared.storage.read(layout.report(shared.job)))
-    from mrcelery.report import Report
+        reports.append(shared.storage.read(object_keys.report(shared.job)))
+    from mrcelery.reporting.report import Report
 
     found = [decode(data, Report) for data in reports]
     assert found[0].counters == found[1].counters == found[2].counters
@@ -190,7 +198,7 @@ def test_attempts_that_give_different_results(
     # each has its own coordinator, and that its own requests
     totals = [replace(report.totals, requests={}) for report in found]
     assert totals[0] == totals[1] == totals[2]
-    parts = [shared.storage.read(layout.output(shared.job) + name) for name in found[0].parts]
+    parts = [shared.storage.read(object_keys.output(shared.job) + name) for name in found[0].parts]
     lines = sorted(line.partition(b"\t")[0] for line in b"".join(parts).splitlines())
     assert lines == [b'"a"', b'"b"', b'"c"']
 
@@ -202,8 +210,8 @@ def test_a_task_delivered_again_returns_its_commit(root: str, job_file: JobFile,
     (runtime,) = shared.runtimes
     stage = start(runtime, shared.job)
     assert stage is not None
-    first = [run_attempt(runtime, shared.job, 0, "map", number) for number in range(stage.tasks)]
+    first = [run_attempt(runtime, TaskId(shared.job, 0, "map", number)) for number in range(stage.tasks)]
     objects = list(shared.storage.list())
-    assert [run_attempt(runtime, shared.job, 0, "map", number) for number in range(stage.tasks)] == first
+    assert [run_attempt(runtime, TaskId(shared.job, 0, "map", number)) for number in range(stage.tasks)] == first
     assert list(shared.storage.list()) == objects  # nothing was run again
-    assert runtime.store.done(shared.job, 0, "map") == stage.tasks
+    assert runtime.store.done(StageId(shared.job, 0, "map")) == stage.tasks

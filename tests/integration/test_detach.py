@@ -70,14 +70,7 @@ def running(fleet: Fleet, job: str) -> bool:
     return bool(read(fleet, "status", job)["status"]["state"] == "running")
 
 
-def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
-    job = detach(fleet, gate_job, text, gate, "--name", "My Gate", "-R", "2")
-    assert job.startswith("my-gate-")
-    eventually(lambda: running(fleet, job), "the job runs")
-    status = read(fleet, "status", job)["status"]
-    assert (status["job"], status["name"], status["finished"]) == (job, "My Gate", 0)
-    assert status["owner"]
-
+def check_refusals_while_running(fleet: Fleet, job: str) -> None:
     waited = command("wait", job, "--timeout", "0.2s", env=fleet.env)
     assert waited.returncode == 4
     assert f"{job} is still running" in waited.stderr
@@ -88,7 +81,8 @@ def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gat
     kept = command("clean", job, env=fleet.env)
     assert "cancel it first" in kept.stderr
 
-    gate.touch()
+
+def check_success(fleet: Fleet, job: str) -> None:
     waited = command("wait", job, env=fleet.env)
     assert (waited.returncode, waited.stdout) == (0, "")
     *_, last = command("wait", job, "--json", env=fleet.env).stdout.splitlines()
@@ -101,12 +95,8 @@ def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gat
     assert shown.returncode == 0
     assert "succeeded" in shown.stdout
 
-    printed = command("cat", job, env=fleet.env)
-    assert printed.returncode == 0
-    pairs = dict(map(json.loads, line.split("\t")) for line in printed.stdout.splitlines())
-    pairs.pop("waiting", None)
-    assert pairs == {"a rose is a rose": 1, "is a rose": 1}
 
+def check_counters_and_logs(fleet: Fleet, job: str) -> None:
     assert read(fleet, "counters", job)["gate"] == {"lines": 2}
     assert "lines=2" in command("counters", job, env=fleet.env).stdout
     log = command("logs", job, env=fleet.env)
@@ -117,6 +107,41 @@ def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gat
     none = command("logs", job, "--kind", "reduce", env=fleet.env)
     assert none.stdout == ""
     assert "no logs" in none.stderr
+
+
+def check_cleaning(fleet: Fleet, job: str) -> None:
+    root = Path(fleet.settings["storage"]) / "jobs" / job
+    assert root.exists()
+    dry = command("clean", job, "--dry-run", env=fleet.env)
+    assert f"would remove {job}" in dry.stdout
+    assert root.exists()
+    cleaned = read(fleet, "clean", job)
+    assert [one["job"] for one in cleaned] == [job]
+    assert not root.exists()
+    gone = command("status", job, env=fleet.env)
+    assert gone.returncode == 2
+    assert f"job {job} is not known here" in gone.stderr
+
+
+def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
+    job = detach(fleet, gate_job, text, gate, "--name", "My Gate", "-R", "2")
+    assert job.startswith("my-gate-")
+    eventually(lambda: running(fleet, job), "the job runs")
+    status = read(fleet, "status", job)["status"]
+    assert (status["job"], status["name"], status["finished"]) == (job, "My Gate", 0)
+    assert status["owner"]
+    check_refusals_while_running(fleet, job)
+
+    gate.touch()
+    check_success(fleet, job)
+
+    printed = command("cat", job, env=fleet.env)
+    assert printed.returncode == 0
+    pairs = dict(map(json.loads, line.split("\t")) for line in printed.stdout.splitlines())
+    pairs.pop("waiting", None)
+    assert pairs == {"a rose is a rose": 1, "is a rose": 1}
+
+    check_counters_and_logs(fleet, job)
 
     (listed,) = [one for one in read(fleet, "list") if one["job"] == job]
     assert listed["state"] == "succeeded"
@@ -130,17 +155,7 @@ def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gat
     assert again.returncode == 0
     assert "ended already: succeeded" in again.stdout
 
-    root = Path(fleet.settings["storage"]) / "jobs" / job
-    assert root.exists()
-    dry = command("clean", job, "--dry-run", env=fleet.env)
-    assert f"would remove {job}" in dry.stdout
-    assert root.exists()
-    cleaned = read(fleet, "clean", job)
-    assert [one["job"] for one in cleaned] == [job]
-    assert not root.exists()
-    gone = command("status", job, env=fleet.env)
-    assert gone.returncode == 2
-    assert f"job {job} is not known here" in gone.stderr
+    check_cleaning(fleet, job)
 
 
 def test_cancel(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
@@ -231,7 +246,7 @@ def test_the_first_ctrl_c_detaches(fleet: Fleet, gate_job: str, text: Path, gate
     out, said = client.communicate(timeout=60)
     assert client.returncode == 130
     assert out == ""
-    assert f"Detached: job {identity} goes on" in said
+    assert f"Detached: job {identity} is still running" in said
     assert f"mrcelery wait {identity}" in said
     assert "Traceback" not in said
     assert running(fleet, identity)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from mrcelery.config import Config
-from mrcelery.doctor import Doctor, judge_clock
-from mrcelery.encoding import encode
-from mrcelery.findings import Finding, judge
+from mrcelery.doctor.checks import Doctor, judge_clock
+from mrcelery.doctor.redis_checks import Finding, judge
+from mrcelery.jobstore.presence import versions, workers_seen
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.presence import versions, workers_seen
-from mrcelery.records import Presence
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Presence
 from tests.support.s3_endpoint import VARIABLE
 from tests.support.s3_proxy import Asked, Fault, Log, proxy
 from tests.support.services import (
@@ -61,13 +61,16 @@ LONELY = {"workers": "warn", "storage": "warn"}
         ({**AOF, "maxmemory_policy": "allkeys-lru", "maxmemory": "100mb"}, {"eviction": "fail"}),
         ({**AOF, "maxmemory_policy": "volatile-ttl", "maxmemory": "100mb"}, {"eviction": "warn"}),
         ({**AOF, "maxmemory": "200kb"}, {"memory": "warn", "writing": "fail"}),
-        ({**AOF, "cluster_enabled": "yes", "cluster_port": str(free_port())}, {"role": "fail"}),
+        ({**AOF, "cluster_enabled": "yes"}, {"role": "fail"}),
         ({**AOF, "rename_command": "CONFIG no-such-command"}, {}),  # as managed services do
     ],
     ids=str,
 )
 def test_settings_that_lose_data(server_settings: dict[str, str], bad: dict[str, str]) -> None:
+    server_settings = dict(server_settings)
     renamed = server_settings.pop("rename_command", "").split()
+    if "cluster_enabled" in server_settings:
+        server_settings["cluster_port"] = str(free_port())
     with redis_server(**server_settings) as server:
         if renamed:
             server.stop()
@@ -247,12 +250,13 @@ def store(server: RedisServer) -> Iterator[RedisJobStore]:
 def test_workers_that_do_not_go_together(
     server: RedisServer, store: RedisJobStore, second: dict[str, Any], says: dict[str, str]
 ) -> None:
+    second = dict(second)
     ahead = second.pop("ahead", 0.0)
     alike = {"queues": ("celery",), "processes": 4, "every": 5.0, "host": "h", "versions": versions()}
     alike |= {"visibility": 15.0, "arrow": True}
     for name, more in (("a", {}), ("b", {}), ("c", second)):
         at = time.time() + (ahead if name == "c" else 0)
-        store.tell_worker(f"{name}@h", encode(Presence(**{**alike, **more}, at=at)))
+        store.record_worker(f"{name}@h", encode(Presence(**{**alike, **more}, at=at)))
     seen = found(broker=server.tcp_url)
     seen.pop("storage")
     assert {check: f.level for check, f in seen.items()} == says
@@ -263,7 +267,7 @@ def test_workers_that_do_not_go_together(
 
 
 def test_a_worker_of_a_version_to_come(server: RedisServer, store: RedisJobStore) -> None:
-    store.tell_worker("new@h", b'{"v": 9, "listens": {"celery": 3}}')
+    store.record_worker("new@h", b'{"v": 9, "listens": {"celery": 3}}')
     bad = found(broker=server.tcp_url)
     assert "new@h" in bad["workers: mrcelery"].saw
     assert bad["workers"].level == "warn"
@@ -285,7 +289,7 @@ def test_the_user_that_the_chart_makes(server: RedisServer, store: RedisJobStore
 
 def test_a_client_that_signs(server: RedisServer, store: RedisJobStore) -> None:
     told = Presence(queues=("celery",), processes=1, every=5.0, versions=versions(), visibility=15.0, arrow=True)
-    store.tell_worker("a@h", encode(told))
+    store.record_worker("a@h", encode(told))
     bad = found(broker=server.tcp_url, signing_key="k")
     assert bad["workers: signing"].level == "warn"
 

@@ -17,14 +17,14 @@ import pytest
 
 import mrcelery
 from mrcelery.errors import ConfigError, UsageError
-from mrcelery.jobfile import load_job
+from mrcelery.shipping.job_file import load_job
 from tests.support import generate
 
 Run = Callable[..., mrcelery.JobStatus]
 
 
 def cluster_is_there() -> bool:
-    from mrcelery.redis_server import find_server
+    from mrcelery.runners.redis_server import find_server
 
     try:
         find_server()

@@ -39,7 +39,7 @@ for _row in ROWS:
 @pytest.fixture(params=["inline", pytest.param("local", marks=pytest.mark.slow)])
 def runner(request: pytest.FixtureRequest) -> str:
     if request.param == "local":
-        from mrcelery.redis_server import find_server
+        from mrcelery.runners.redis_server import find_server
 
         try:
             find_server()

@@ -13,10 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 import mrcelery
-from mrcelery import layout
-from mrcelery.encoding import decode, encode
-from mrcelery.history import created_by_id
-from mrcelery.report import Report
+from mrcelery.reporting.history import created_by_id
+from mrcelery.reporting.report import Report
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode, encode
 from mrcelery.storage import open_storage
 from tests.support.s3_endpoint import VARIABLE
 from tests.support.s3_proxy import Log, proxy
@@ -51,7 +51,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list
 
 def change(env: dict[str, str], job: str, **more: Any) -> None:
     """Have a job's report say something else."""
-    storage, key = open_storage(env["MRCELERY_STORAGE"]), layout.report(job)
+    storage, key = open_storage(env["MRCELERY_STORAGE"]), object_keys.report(job)
     storage.write(key, encode(replace(decode(storage.read(key), Report), **more)))
 
 
@@ -96,9 +96,9 @@ def test_filters(past: tuple[dict[str, str], list[str]]) -> None:
     ran = command("list", "--state", "lost", env=env)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
     storage = open_storage(env["MRCELERY_STORAGE"])
-    storage.delete([layout.report(oldest)])
+    storage.delete([object_keys.report(oldest)])
     assert ids(env, "--state", "unknown") == [oldest]
-    storage.write(layout.spec(oldest), b"{}")
+    storage.write(object_keys.spec(oldest), b"{}")
     (damaged,) = listed(env, "--state", "unknown")
     assert "is damaged" in damaged["message"]
     assert damaged["created"] == created_by_id(oldest)

@@ -12,8 +12,8 @@ import pytest
 
 from mrcelery.errors import ConfigError, CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
-from mrcelery.listing import InputFile, list_inputs
-from mrcelery.plan import cut
+from mrcelery.planning.listing import InputFile, list_inputs
+from mrcelery.planning.splits import cut
 from mrcelery.storage import http, locate, open_storage, readahead
 
 DATA = b"".join(b"line %d of the file\n" % i for i in range(5000))

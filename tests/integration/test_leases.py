@@ -105,7 +105,7 @@ def test_a_killed_workers_tasks_run_elsewhere(
         submit(server, job_file(GATED), gate.text, tmp_path, split_size=gate.split_size, reducers=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, first=1, **quick):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **quick):
             os.killpg(first.process.pid, signal.SIGKILL)  # the main process with its children, as a machine goes
             eventually(lambda: gate.starts() == 4, "both run elsewhere")
             gate.open()
@@ -192,7 +192,7 @@ def test_an_attempt_that_still_runs_has_not_failed(server: RedisServer, job_file
         submit(server, job_file(YIELDING_GATED), gate.text, tmp_path, max_attempts=1, speculative=False) as handle,
     ):
         eventually(lambda: gate.starts() == 1, "the map runs")
-        with workers(tmp_path / "b", server.tcp_url, first=1, **quick):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **quick):
             os.kill(first.process.pid, signal.SIGSTOP)
             eventually(lambda: gate.starts() == 2, "it runs elsewhere, too")
             gate.open()

@@ -28,7 +28,7 @@ def begin(**_):
 
 def said(file: Path, max_age: float) -> str:
     """What the probe says: nothing where all is well."""
-    probe = [sys.executable, "-m", "mrcelery.executor.alive", str(file), "--max-age", str(max_age)]
+    probe = [sys.executable, "-m", "mrcelery.worker.alive", str(file), "--max-age", str(max_age)]
     run = subprocess.run(probe, capture_output=True, text=True, check=False)
     assert (run.returncode == 0) == (run.stdout == ""), run
     return run.stdout

@@ -198,7 +198,7 @@ def test_a_client_that_is_killed_while_the_cluster_starts(client: Client) -> Non
 
 KILLED = """
 import os, signal, subprocess, sys
-from mrcelery.executor.local import LocalRunner
+from mrcelery.runners.local import LocalRunner
 
 class Popen(subprocess.Popen):
     left = int(sys.argv[1])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.measure import Tree, proportional
+
+from tests.benchmarks.measure import Tree, proportional
 
 MEMORY = 16 << 20
 WORKERS = 2

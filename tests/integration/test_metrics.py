@@ -20,13 +20,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import mrcelery
-from mrcelery.metrics import FleetCollector
-from mrcelery.presence import versions
+from mrcelery.jobstore.presence import versions
+from mrcelery.web.metrics import FleetCollector
 from tests.support import guardian
 from tests.support.services import (
     GATED,
     PATIENCE,
     Gate,
+    Quiet,
     RedisServer,
     command,
     environment,
@@ -208,35 +209,46 @@ def test_what_it_cannot_do(server: RedisServer) -> None:
     assert "give another --port" in ran.stderr
 
 
-def test_a_scrape_costs_the_same_however_many_tasks(quiet: Any, job_file: JobFile, tmp_path: Path) -> None:
+@pytest.fixture
+def lonely(tmp_path: Path) -> Iterator[Quiet]:
+    """A queue in a server of its own: what is asked there is asked by the test, and no other test left a job."""
+    with redis_server() as server:
+        quiet = Quiet(server, tmp_path)
+        yield quiet
+        quiet.close()
+
+
+def test_a_scrape_costs_the_same_however_many_tasks(
+    lonely: Quiet, job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is asked of Redis, counted by Redis: the queue is not gone through."""
+    monkeypatch.setenv("MRCELERY_SCRATCH", str(tmp_path / "scratch"))
 
     def commands(tasks: int) -> int:
         gate_folder = tmp_path / str(tasks)
         gate_folder.mkdir()
         gate = Gate(gate_folder, tasks)
-        with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **quiet.settings) as job:
-            quiet.take()
-            quiet.run("mrcelery.start", job=job.id)
-            assert len(quiet.raw()) == tasks
-            collector = FleetCollector(quiet.server.tcp_url, quiet.name)
+        with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **lonely.settings) as job:
+            lonely.take()
+            lonely.run("mrcelery.start", job=job.id)
+            assert len(lonely.raw()) == tasks
+            collector = FleetCollector(lonely.server.tcp_url, lonely.name)
             list(collector.collect())  # connects
 
             def used() -> int:
-                (text,) = quiet.store.call(("INFO", "commandstats"))
-                # but for those of the session's other workers, which go on meanwhile
+                (text,) = lonely.store.call(("INFO", "commandstats"))
                 found = re.findall(rb"cmdstat_(?:llen|hlen|hmget|zcount|hscan|lrange):calls=(\d+)", text)
                 return sum(map(int, found))
 
-            quiet.store.call(("CONFIG", "RESETSTAT"))
+            lonely.store.call(("CONFIG", "RESETSTAT"))
             families = {family.name: family for family in collector.collect()}
             calls = used()
             collector.close()
             assert tasks in [s.value for s in families["mrcelery_queue_messages"].samples]
             assert tasks in [s.value for s in families["mrcelery_tasks"].samples]
             job.cancel()
-            quiet.store.drop(job.id)
-            quiet.take()
+            lonely.store.drop(job.id)
+            lonely.take()
             return calls
 
     assert commands(2000) <= commands(20) + 20

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery.executor.local import LocalRunner
+from mrcelery.runners.local import LocalRunner
 from tests.support import generate
 from tests.support.services import WORD_COUNT, redis_server
 
@@ -125,7 +125,7 @@ def test_total_order_on_the_local_runner(
 ) -> None:
     cluster = clusters[where]
     monkeypatch.setattr(cluster, "close", lambda: None)  # the handle would stop it after the first job
-    monkeypatch.setattr("mrcelery.submission.local_runner", lambda config, job: cluster)
+    monkeypatch.setattr("mrcelery.client.submission.local_runner", lambda config, job: cluster)
     file, expected = write(tmp_path, KEYS[kind])
     out = str(tmp_path / "out")
     with mrcelery.run(job_file(RANGED), str(file), out, runner="local", reducers=4, split_size=9000) as handle:

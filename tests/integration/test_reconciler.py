@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -15,93 +13,18 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import Retry
 
 import mrcelery
-from mrcelery import layout
-from mrcelery.errors import JobFailedError, StorageUnreachableError, UsageError, WaitTimeoutError
-from mrcelery.executor import tasks
-from mrcelery.executor.inflight import PIECE, SEPARATOR, in_flight
-from mrcelery.executor.reconciler import Reconciler
+from mrcelery.errors import StorageUnreachableError, WaitTimeoutError
+from mrcelery.jobstore.queue_scan import PIECE, SEPARATOR, in_flight
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
-from tests.support.services import PATIENCE, Quiet, RedisServer, command, eventually, redis_server, results, workers
+from mrcelery.worker import tasks
+from mrcelery.worker.reconciler import Reconciler
+from tests.support.services import PATIENCE, Quiet, RedisServer, eventually, results, workers
+from tests.support.traced import COUNTS, LINES, QUICK, Traced, look_once
 
 JobFile = Callable[..., str]
-
-QUICK = {"MRCELERY_VISIBILITY_TIMEOUT": "4"}
-
-# Each mapper and reducer leaves a file with a name of its own where it ran, and waits for its gate.
-TRACED = """
-    import os, time, uuid
-    from mrcelery import MRJob
-
-    class Traced(MRJob):
-        def configure_args(self):
-            super().configure_args()
-            self.add_passthru_arg("--folder")
-
-        def ran(self, what):
-            folder = self.options.folder
-            open(os.path.join(folder, f"{what}.{uuid.uuid4().hex}"), "w").close()
-            while os.path.exists(os.path.join(folder, f"wait-{what}")):
-                time.sleep(0.02)
-            if os.path.exists(os.path.join(folder, f"fail-{what}")):
-                raise ValueError(f"{what} is told to fail")
-
-        def mapper(self, _, line):
-            self.ran(line)
-            yield line[:1], 1
-
-        def reducer(self, key, values):
-            self.ran("reduce-" + key)
-            yield key, sum(values)
-"""
-LINES = ["a1", "a2", "b1", "b2", "c1", "c2"]
-COUNTS = {"a": 2, "b": 2, "c": 2}
-
-
-class Traced:
-    """A job that leaves a trace of each of its tasks: six maps and two reducers."""
-
-    def __init__(self, folder: Path, file: str) -> None:
-        self.file = file
-        self.folder = folder / "traces"
-        self.folder.mkdir()
-        self.text = folder / "lines.txt"
-        self.text.write_text("".join(f"{line}\n" for line in LINES))
-
-    def submit(self, **settings: object) -> mrcelery.JobHandle:
-        args = ["--folder", str(self.folder)]
-        return mrcelery.submit(self.file, str(self.text), args=args, split_size=3, reducers=2, **settings)
-
-    def runs(self) -> dict[str, int]:
-        """How often each has run."""
-        found: dict[str, int] = {}
-        for name in os.listdir(self.folder):
-            if re.fullmatch(r".*\.[0-9a-f]{32}", name):
-                found[name.partition(".")[0]] = found.get(name.partition(".")[0], 0) + 1
-        return found
-
-    def gate(self, name: str) -> Path:
-        path = self.folder / name
-        path.touch()
-        return path
-
-
-def look_once(handle: mrcelery.JobHandle) -> None:
-    """What a wait does before it finds the job lost."""
-    with pytest.raises(WaitTimeoutError):
-        handle.wait(0)
-
-
-@pytest.fixture
-def traced(tmp_path: Path, job_file: JobFile) -> Traced:
-    return Traced(tmp_path, job_file(TRACED))
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """One that may be emptied and restarted."""
-    with redis_server() as server:
-        yield server
 
 
 def test_ids_of_messages_are_found_wherever_they_are(quiet: Quiet, traced: Traced) -> None:
@@ -233,7 +156,7 @@ def test_redis_forgets_everything_in_mid_job(
         store = open_storage(str(tmp_path / "storage"))
 
         def others_done() -> bool:
-            keys = [layout.commit(handle.id, 0, "map", LINES.index(line)) for line in committed]
+            keys = [object_keys.commit(TaskId(handle.id, 0, "map", LINES.index(line))) for line in committed]
             return bool(traced.runs().get(stage)) and all(store.stat(key) for key in keys)
 
         eventually(others_done, "all but one task have committed")
@@ -259,12 +182,12 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         reconciler = Reconciler(quiet.app)
-        reconciler.look()
+        reconciler.reconcile()
         storage = open_storage(quiet.settings["storage"])
         if cleaned:
-            storage.delete([info.key for info in storage.list(layout.job_root(handle.id))])
+            storage.delete([info.key for info in storage.list(object_keys.job_root(handle.id))])
         quiet.store.drop(handle.id)
-        reconciler.look()
+        reconciler.reconcile()
         assert quiet.store.state(handle.id) == ("" if cleaned else "queued")
         quiet.store.drop(handle.id)
         reconciler.close()
@@ -320,146 +243,6 @@ def test_late_steps_publish_nothing_again(quiet: Quiet, traced: Traced) -> None:
         quiet.run("mrcelery.finish", job=handle.id, step=0)  # too early
         assert quiet.take() == []
         assert handle.status().state == "running"
-
-
-@pytest.mark.parametrize("failing", ["b1", "reduce-b"])
-def test_retry(quiet: Quiet, traced: Traced, failing: str) -> None:
-    """A job that failed goes on; what had committed is not run again."""
-    cause = traced.gate(f"fail-{failing}")
-    with quiet.workers(concurrency=1, **QUICK), traced.submit(**quiet.settings) as handle:
-        with pytest.raises(JobFailedError, match="told to fail"):
-            handle.wait(90)
-        before = traced.runs()
-        with pytest.raises(JobFailedError, match="told to fail"):
-            handle.retry()
-            handle.wait(90)
-        cause.unlink()
-        handle.retry()
-        status = handle.wait(90)
-        assert (status.state, status.message) == ("succeeded", "")
-        assert handle.failure() is None
-        assert results(handle) == COUNTS
-        assert handle.report().totals.tasks == 8
-        with pytest.raises(UsageError, match="is succeeded"):
-            handle.retry()
-    after = traced.runs()
-    assert after[failing] == before[failing] + 2
-    assert {name: after[name] for name in LINES if name != failing} == dict.fromkeys(set(LINES) - {failing}, 1)
-
-
-def test_the_command_retry(quiet: Quiet, traced: Traced) -> None:
-    cause = traced.gate("fail-b1")
-    connection = ["--broker", quiet.server.tcp_url, "--storage", quiet.settings["storage"]]
-    with quiet.workers(**QUICK), traced.submit(**quiet.settings) as handle:
-        with pytest.raises(JobFailedError):
-            handle.wait(90)
-        again = command("retry", handle.id, *connection)
-        assert again.returncode == 1
-        assert "told to fail" in again.stderr
-        cause.unlink()
-        detached = command("retry", handle.id, "--detach", *connection)
-        assert (detached.returncode, detached.stdout) == (0, f"{handle.id}\n")
-        assert command("wait", handle.id, *connection).returncode == 0
-        late = command("retry", handle.id, *connection)
-        assert late.returncode == 2
-        assert "succeeded" in late.stderr
-        assert command("retry", "nothing-20260101-000000-abcdef", *connection).returncode == 2
-
-
-def test_a_job_that_redis_has_forgotten_is_retried_from_storage(
-    server: RedisServer, traced: Traced, tmp_path: Path
-) -> None:
-    cause = traced.gate("fail-b1")
-    settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
-    with workers(tmp_path, server.tcp_url, queue="q", **QUICK), traced.submit(**settings) as handle:
-        with pytest.raises(JobFailedError):
-            handle.wait(90)
-        handle._store.call(("FLUSHALL",))  # type: ignore[union-attr]
-        cause.unlink()
-        handle.retry()
-        handle.wait(90)
-        assert results(handle) == COUNTS
-
-
-def kept(handle: mrcelery.JobHandle, storage: str) -> set[str]:
-    return {info.key for info in open_storage(storage).list(layout.job_root(handle.id))}
-
-
-def test_a_cancelled_job_is_retried_from_its_beginning(quiet: Quiet, traced: Traced) -> None:
-    gate = traced.gate("wait-reduce-b")
-    with quiet.workers(**QUICK), traced.submit(**quiet.settings) as handle:
-        eventually(lambda: traced.runs().get("reduce-b"), "a reducer runs")
-        assert handle.cancel()
-        gate.unlink()
-        gate = traced.gate("wait-a1")
-        handle.retry()
-        eventually(lambda: traced.runs().get("a1") == 2, "its maps run again")
-        assert [(stage.kind, stage.total) for stage in handle.status().stages] == [("map", 6)]
-        gate.unlink()
-        handle.wait(90)
-        assert results(handle) == COUNTS
-        assert handle.report().totals.tasks == 8
-    assert [traced.runs()[line] for line in LINES] == [2] * 6
-
-
-def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Quiet, traced: Traced) -> None:
-    with traced.submit(**quiet.settings) as handle:
-        quiet.take()
-        quiet.run("mrcelery.start", job=handle.id)
-        first, *_ = quiet.take()
-        quiet.store.push(quiet.name, first)
-        with quiet.workers(**QUICK):
-            eventually(lambda: handle.status().stages[0].succeeded == 1, "one map has committed")
-            assert len(kept(handle, quiet.settings["storage"])) > 3
-            quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
-            assert handle.cancel()
-            names = (layout.spec, layout.code, layout.report, layout.report_page)
-            left = {layout.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
-            eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
-            handle.retry()
-            handle.wait(90)
-            assert results(handle) == COUNTS
-
-
-@pytest.mark.parametrize("begun", [True, False])
-def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, traced: Traced, begun: bool) -> None:
-    """The client removes its data itself."""
-    with traced.submit(**quiet.settings) as handle:
-        if begun:
-            quiet.run("mrcelery.start", job=handle.id)
-            kwargs = {"job": handle.id, "step": 0, "task": 0, "attempt": 0}
-            quiet.app.tasks["mrcelery.map"].apply(kwargs=kwargs, throw=True)
-            assert any(key.endswith("commit.json") for key in kept(handle, quiet.settings["storage"]))
-        quiet.take()
-        assert handle.cancel()
-        handle.retry()
-        assert handle.status().state == "queued"
-        assert not any(key.endswith("commit.json") for key in kept(handle, quiet.settings["storage"]))
-        with quiet.workers(**QUICK):
-            handle.wait(90)
-        assert results(handle) == COUNTS
-        assert handle.report().totals.tasks == 8
-    assert traced.runs()["a1"] == (2 if begun else 1)
-
-
-@pytest.mark.parametrize("why", ["a task is held", "its storage is not here"])
-def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
-    quiet: Quiet, traced: Traced, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mrcelery.handle, "_STOPPING", 1.0)
-    with traced.submit(**quiet.settings) as handle:
-        quiet.run("mrcelery.start", job=handle.id)
-        message = quiet.take()[-1]
-        if why == "a task is held":
-            quiet.store.call(("HSET", "unacked", "a-tag", json.dumps([json.loads(message), "", quiet.name])))
-        else:
-            quiet.store.update(handle.id, {"storage": str(tmp_path / "elsewhere")})
-        assert handle.cancel()
-        with pytest.raises(UsageError, match="no worker has removed its data yet: try again when workers listen"):
-            handle.retry()
-        assert handle.status().state == "cancelled"
-        quiet.store.call(("HDEL", "unacked", "a-tag"))
-        quiet.store.drop(handle.id)
 
 
 # The first attempt at the slow lines takes ten minutes, longer than any test; another attempt none.

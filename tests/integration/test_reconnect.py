@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import JobHandle, layout
+from mrcelery import JobHandle
 from mrcelery.errors import MRCeleryError
-from mrcelery.executor.celeryapp import make_app
+from mrcelery.jobstore.connection import connect
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.jobstore.wire import connect
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
+from mrcelery.worker.app import make_app
 from tests.support import guardian
 from tests.support.services import (
     GATED,
@@ -145,7 +147,7 @@ def test_a_server_that_forgets(job_file: JobFile, tmp_path: Path, word_count: st
         restart(server, worker)
         gate.open()
         storage = open_storage(str(tmp_path / "storage"))
-        commits = [layout.commit(handle.id, 0, "map", number) for number in range(2)]
+        commits = [object_keys.commit(TaskId(handle.id, 0, "map", number)) for number in range(2)]
         eventually(lambda: all(storage.stat(key) for key in commits), "both maps have committed")
         with submit(server.tcp_url, word_count, text, tmp_path) as another:
             another.wait(PATIENCE)
@@ -162,7 +164,7 @@ def test_a_worker_that_stops_after_it_reconnected(job_file: JobFile, tmp_path: P
         running(server.tcp_url, job_file, tmp_path, MRCELERY_VISIBILITY_TIMEOUT=LONG) as (gate, handle, worker),
     ):
         cut(server, worker)
-        with workers(tmp_path / "b", server.tcp_url, first=1, queue="q", MRCELERY_VISIBILITY_TIMEOUT=LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", MRCELERY_VISIBILITY_TIMEOUT=LONG):
             worker.process.send_signal(signal.SIGTERM)
             eventually(lambda: gate.starts() == 4, "both run elsewhere")
             gate.open()
@@ -191,8 +193,8 @@ from celery.signals import worker_process_init
 
 @worker_process_init.connect(weak=False)
 def patch(**_):
-    import mrcelery.executor.tasks
-    mrcelery.executor.tasks.BROKER_PATIENCE = 1.0
+    import mrcelery.worker.tasks
+    mrcelery.worker.tasks.BROKER_PATIENCE = 1.0
 """
 
 

@@ -11,21 +11,25 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import committer, layout
-from mrcelery.attempt import run_attempt
-from mrcelery.coordinator import barrier, finish, start
-from mrcelery.encoding import decode
-from mrcelery.ending import clean_up, withdraw_output
+from mrcelery.attempt.cleanup import clean_up
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.run import run_attempt
+from mrcelery.client.submission import Submission
+from mrcelery.coordinator import output_commit
+from mrcelery.coordinator.barrier import barrier
+from mrcelery.coordinator.finish import finish, withdraw_output
+from mrcelery.coordinator.start import start
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
-from mrcelery.executor.submit import enter
-from mrcelery.executor.tasks import BROKER_PATIENCE
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.records import Request
-from mrcelery.report import Report
-from mrcelery.runtime import Runtime
+from mrcelery.reporting.report import Report
+from mrcelery.runners.enter import enter
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.structs import Request
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
-from mrcelery.submission import Submission
+from mrcelery.worker.tasks import BROKER_PATIENCE
 from tests.support.services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
@@ -42,7 +46,7 @@ class Place:
         self.storage = open_storage(root)
         self.output = open_storage(f"{root}-out")
         self.store = MemoryJobStore()
-        self.runtime = Runtime(self.store, scratch=str(folder / "scratch"))
+        self.runtime = OpenJobs(self.store, scratch=str(folder / "scratch"))
         self.text = folder / "text.txt"
         self.text.write_text("a rose is a rose\n")
         self.file = job
@@ -72,9 +76,9 @@ class Place:
         first = start(self.runtime, job)
         assert first is not None
         for number in range(first.tasks):
-            run_attempt(self.runtime, job, 0, "map", number)
+            run_attempt(self.runtime, TaskId(job, 0, "map", number))
         for number in range(barrier(self.runtime, job, 0).tasks):
-            run_attempt(self.runtime, job, 0, "reduce", number)
+            run_attempt(self.runtime, TaskId(job, 0, "reduce", number))
         return job
 
     def names(self) -> list[str]:
@@ -160,7 +164,7 @@ def test_a_job_that_ends_as_it_publishes(place: Place, how: Any, monkeypatch: py
     with pytest.raises(JobStoppedError):
         finish(place.runtime, job, 0)
     assert place.names() == []
-    assert place.storage.stat(layout.report(job)) is None
+    assert place.storage.stat(object_keys.report(job)) is None
 
 
 def test_a_job_cancelled_after_its_mark_was_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,14 +180,14 @@ def test_a_job_cancelled_after_its_mark_was_written(place: Place, monkeypatch: p
     assert finish(place.runtime, job, 0) is None
     assert place.store.state(job) == "cancelled"
     assert place.names() == []
-    assert place.storage.stat(layout.report(job)) is None
+    assert place.storage.stat(object_keys.report(job)) is None
 
 
 def test_a_run_that_was_killed_as_it_published(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next delivery takes what lies at OUTPUT for this job's own, and ends it."""
     job = place.submit()
     with monkeypatch.context() as patch:
-        patch.setattr(committer, "encode", killed)
+        patch.setattr(output_commit, "encode", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(place.runtime, job, 0)
         patch.undo()
@@ -275,7 +279,7 @@ def test_the_steps_before_the_last_run_again(place: Place) -> None:
         with pytest.raises(JobStoppedError):
             late(place.runtime, job)
     with pytest.raises(JobStoppedError):
-        run_attempt(place.runtime, job, 0, "map", 0)
+        run_attempt(place.runtime, TaskId(job, 0, "map", 0))
     assert place.names() == DONE
 
 
@@ -325,7 +329,7 @@ def test_the_broker_fails_for_a_while(
                 handle.runner.store.call(("CONFIG", "SET", "maxmemory", "1"))
             (seen / "go").touch()
             storage = open_storage(str(tmp_path / "storage"))
-            commits = [layout.commit(handle.id, 0, "map", number) for number in range(2)]
+            commits = [object_keys.commit(TaskId(handle.id, 0, "map", number)) for number in range(2)]
             eventually(lambda: all(storage.stat(key) for key in commits), "both maps have committed")
             if trouble == "restart":
                 server.start()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import layout
+from mrcelery.schema import object_keys
 from tests.support.services import Fleet, command, eventually
 
 JobFile = Callable[..., str]
@@ -45,7 +45,7 @@ def told(page: bytes) -> Any:
 def reports(handle: mrcelery.JobHandle) -> tuple[Any, Any]:
     """What the page and the record say."""
     storage = handle.open_storage()
-    page, record = layout.report_page(handle.id), layout.report(handle.id)
+    page, record = object_keys.report_page(handle.id), object_keys.report(handle.id)
     return told(storage.read(page)), json.loads(storage.read(record))
 
 
@@ -62,7 +62,7 @@ def test_of_a_job_that_failed_with_its_log(fleet: Fleet, job_file: JobFile, text
     with mrcelery.submit(job_file(FAILING), str(text), **fleet.settings) as handle:
         with pytest.raises(mrcelery.JobFailedError):
             handle.wait(60)
-        storage, key = handle.open_storage(), layout.report(handle.id)
+        storage, key = handle.open_storage(), object_keys.report(handle.id)
         eventually(lambda: storage.stat(key) is not None, "its report is there")
         page, record = reports(handle)
         assert page["overview"]["failure"]["message"] == "ValueError: of no use"
@@ -77,7 +77,7 @@ def test_of_a_job_that_was_cancelled(fleet: Fleet, job_file: JobFile, text: Path
     with mrcelery.submit(job_file(ENDLESS), str(text), **fleet.settings) as handle:
         eventually(lambda: handle.status().stages, "it runs")
         handle.cancel()
-        storage, key = handle.open_storage(), layout.report(handle.id)
+        storage, key = handle.open_storage(), object_keys.report(handle.id)
         eventually(lambda: storage.stat(key) is not None, "its report is there")
         page, _ = reports(handle)
         assert page["overview"]["state"] == "cancelled"
@@ -121,7 +121,7 @@ def test_what_the_command_refuses(fleet: Fleet, word_count: str, text: Path, tmp
     with mrcelery.run(word_count, str(text), **fleet.settings) as handle:
         job = handle.id
     for args, words in (
-        (["--open", "--json"], "--open shows a file"),
+        (["--open", "--json"], "--open needs a file"),
         (["-o", str(tmp_path / "no" / "where.html")], "cannot write"),
     ):
         done = command("report", job, *args, env=fleet.env)

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery.executor.local import LocalRunner
+from mrcelery.runners.local import LocalRunner
 from tests.support import generate
 from tests.support.services import WORD_COUNT, Fleet, redis_server
 
@@ -21,9 +22,21 @@ MAPS = (1, 7, 64)
 REDUCERS = (1, 4, 16)
 
 
-@pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text of a few hundred KB with all that a text may hold."""
+@dataclass
+class WordCount:
+    """A job, its input, and what the input's words count up to."""
+
+    job: str
+    book: Path
+    expected: Counter[str]
+
+    def cut(self, maps: int, reducers: int) -> dict[str, Any]:
+        """Options of a run of so many tasks."""
+        return {"split_size": -(-self.book.stat().st_size // maps), "reducers": reducers}
+
+
+def write_book(path: Path) -> None:
+    """Write a text of a few hundred KB with all that a text may hold."""
     lines = generate.text(4000, seed=3).encode().splitlines()
     odd = (b"caf\xe9 \xff\xfe na\xc3", b"", b"\x00 nul\x0bvt", "a\u2028b \u00a0d \U0001f600".encode(), b"c\r in\rx")
     for number in range(len(lines)):
@@ -32,21 +45,16 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     endings = (b"\n", b"\n", b"\r\n")
     data = b"".join(line + endings[number % 3] for number, line in enumerate(lines)) + b"no newline at the end"
     assert 200_000 < len(data) < 600_000
-    path = tmp_path_factory.mktemp("book") / "book.txt"
     path.write_bytes(data)
-    return path
 
 
 @pytest.fixture(scope="module")
-def expected(book: Path) -> Counter[str]:
-    return Counter(book.read_bytes().decode("utf-8", "surrogateescape").split())
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("job") / "wc.py"
-    path.write_text(dedent(WORD_COUNT))
-    return str(path)
+def count(tmp_path_factory: pytest.TempPathFactory) -> WordCount:
+    folder = tmp_path_factory.mktemp("count")
+    job, book = folder / "wc.py", folder / "book.txt"
+    job.write_text(dedent(WORD_COUNT))
+    write_book(book)
+    return WordCount(str(job), book, Counter(book.read_bytes().decode("utf-8", "surrogateescape").split()))
 
 
 def check(handle: mrcelery.JobHandle, output: Path, maps: int, reducers: int, expected: Counter[str]) -> None:
@@ -70,10 +78,6 @@ def check(handle: mrcelery.JobHandle, output: Path, maps: int, reducers: int, ex
     assert report.counters["text"]["lines"] == report.totals.records_in
 
 
-def options(book: Path, maps: int, reducers: int) -> dict[str, Any]:
-    return {"split_size": -(-book.stat().st_size // maps), "reducers": reducers}
-
-
 @pytest.fixture(params=["folder", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
@@ -83,25 +87,20 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("reducers", REDUCERS)
 @pytest.mark.parametrize("maps", MAPS)
-def test_inline(
-    job: str, book: Path, expected: Counter[str], storage: str, tmp_path: Path, maps: int, reducers: int
-) -> None:
+def test_inline(count: WordCount, storage: str, tmp_path: Path, maps: int, reducers: int) -> None:
     output = tmp_path / "out"
-    with mrcelery.run(
-        job, str(book), str(output), runner="inline", storage=storage, **options(book, maps, reducers)
-    ) as handle:
-        check(handle, output, maps, reducers, expected)
+    settings = {"runner": "inline", "storage": storage, **count.cut(maps, reducers)}
+    with mrcelery.run(count.job, str(count.book), str(output), **settings) as handle:
+        check(handle, output, maps, reducers, count.expected)
 
 
 @pytest.mark.parametrize("reducers", REDUCERS)
 @pytest.mark.parametrize("maps", MAPS)
-def test_fleet(
-    fleet: Fleet, job: str, book: Path, expected: Counter[str], storage: str, tmp_path: Path, maps: int, reducers: int
-) -> None:
+def test_fleet(fleet: Fleet, count: WordCount, storage: str, tmp_path: Path, maps: int, reducers: int) -> None:
     output = tmp_path / "out"
-    settings = {**fleet.settings, "storage": storage}
-    with mrcelery.run(job, str(book), str(output), **settings, **options(book, maps, reducers)) as handle:
-        check(handle, output, maps, reducers, expected)
+    settings = {**fleet.settings, "storage": storage, **count.cut(maps, reducers)}
+    with mrcelery.run(count.job, str(count.book), str(output), **settings) as handle:
+        check(handle, output, maps, reducers, count.expected)
 
 
 @pytest.fixture(scope="module")
@@ -115,27 +114,28 @@ def clusters(bucket: str) -> Iterator[dict[str, LocalRunner]]:
         runner.close()
 
 
+@pytest.fixture
+def cluster(
+    request: pytest.FixtureRequest, clusters: dict[str, LocalRunner], monkeypatch: pytest.MonkeyPatch
+) -> LocalRunner:
+    """The local cluster with the storage that the parameter names; local runs use it instead of starting one."""
+    found = clusters[request.param]
+    monkeypatch.setattr(found, "close", lambda: None)  # the handle would stop it after the first job
+    monkeypatch.setattr("mrcelery.client.submission.local_runner", lambda config, job: found)
+    return found
+
+
 @pytest.mark.parametrize(
-    ("where", "maps", "reducers"),
+    ("cluster", "maps", "reducers"),
     [("folder", maps, reducers) for maps in MAPS for reducers in REDUCERS] + [("s3", 7, 4), ("s3", 1, 16)],
+    indirect=["cluster"],
 )
-def test_local(
-    clusters: dict[str, LocalRunner],
-    monkeypatch: pytest.MonkeyPatch,
-    job: str,
-    book: Path,
-    expected: Counter[str],
-    tmp_path: Path,
-    where: str,
-    maps: int,
-    reducers: int,
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_local(count: WordCount, tmp_path: Path, maps: int, reducers: int) -> None:
     output = tmp_path / "out"
-    cluster = clusters[where]
-    monkeypatch.setattr(cluster, "close", lambda: None)  # the handle would stop it after the first job
-    monkeypatch.setattr("mrcelery.submission.local_runner", lambda config, job: cluster)
-    with mrcelery.run(job, str(book), str(output), runner="local", **options(book, maps, reducers)) as handle:
-        check(handle, output, maps, reducers, expected)
+    settings = {"runner": "local", **count.cut(maps, reducers)}
+    with mrcelery.run(count.job, str(count.book), str(output), **settings) as handle:
+        check(handle, output, maps, reducers, count.expected)
 
 
 def test_several_files_and_steps_agree_on_every_runner(fleet: Fleet, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mrcelery.client.submission import Submission
 from mrcelery.examples.word_count import WordCount
 from mrcelery.formats.source import SLACK
 from mrcelery.storage import check, open_storage
-from mrcelery.submission import Submission
 from tests.support.s3_proxy import Log, proxy
 from tests.support.services import command, environment
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import layout
+from mrcelery.schema import object_keys
 from tests.support.services import Fleet, Quiet, RedisServer, command, environment, results, workers
 
 KEY = "correct horse battery staple"
@@ -69,11 +69,11 @@ def test_a_fleet_without_a_key_ignores_signatures(fleet: Fleet, word_count: str,
 Alter = Callable[[bytes], bytes]
 
 ALTERED: dict[str, tuple[Callable[[str], str], Alter]] = {
-    "spec": (layout.spec, lambda data: data.replace(b'"name":"WordCount"', b'"name":"WordCounx"')),
-    "spec-unsigned": (layout.spec, lambda data: data[: data.rindex(b'"signature"')] + b'"signature":""}'),
-    "spec-garbage": (layout.spec, lambda data: b"{}"),
-    "code": (layout.code, lambda data: data[:-30] + bytes(30)),
-    "plan": (lambda job: layout.plan_page(job, 0, 0), lambda data: data.replace(b"text.txt", b"tekt.txt")),
+    "spec": (object_keys.spec, lambda data: data.replace(b'"name":"WordCount"', b'"name":"WordCounx"')),
+    "spec-unsigned": (object_keys.spec, lambda data: data[: data.rindex(b'"signature"')] + b'"signature":""}'),
+    "spec-garbage": (object_keys.spec, lambda data: b"{}"),
+    "code": (object_keys.code, lambda data: data[:-30] + bytes(30)),
+    "plan": (lambda job: object_keys.plan_page(job, 0, 0), lambda data: data.replace(b"text.txt", b"tekt.txt")),
 }
 
 
@@ -97,9 +97,9 @@ def test_what_is_altered_in_storage_is_refused(
             message = str(raised.value)
             assert "\n" not in message
             if what == "spec":
-                assert f"the signature of {layout.spec(handle.id)} does not match: it was altered" in message
+                assert f"the signature of {object_keys.spec(handle.id)} does not match: it was altered" in message
             elif what == "spec-unsigned":
-                assert f"{layout.spec(handle.id)} is not signed" in message
+                assert f"{object_keys.spec(handle.id)} is not signed" in message
             else:
                 assert raised.value.failure.error in ("CorruptDataError", "UnsignedError")
     finally:

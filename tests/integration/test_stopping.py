@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery import JobHandle, layout
+from mrcelery import JobHandle
 from mrcelery.errors import JobFailedError
+from mrcelery.schema import object_keys
+from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from tests.support.services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
@@ -53,7 +55,7 @@ def test_tasks_of_a_worker_that_stops_run_elsewhere(
         submit(server, job_file(GATED), gate, tmp_path, max_attempts=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **LONG):
             first.process.send_signal(signals[0])
             for sent in signals[1:]:
                 eventually(lambda: "Warm shutdown" in first.log.read_text(), "it stops gently")
@@ -80,7 +82,7 @@ def test_tasks_that_end_in_time_do_not_run_again(server: RedisServer, job_file: 
         submit(server, job_file(GATED), gate, tmp_path) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **LONG):
             first.process.send_signal(signal.SIGTERM)
             eventually(lambda: "terminating in 15.0 seconds" in first.log.read_text(), "it stops")
             gate.open()
@@ -101,7 +103,7 @@ def test_the_first_interrupt_lets_tasks_end(server: RedisServer, job_file: JobFi
         eventually(lambda: "Ctrl+C again" in first.log.read_text(), "it is told")
         gate.open()
         assert first.process.wait(PATIENCE) is not None
-        with workers(tmp_path / "b", server.tcp_url, first=1, **LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **LONG):
             handle.wait(PATIENCE)
             assert list(handle) == [("seen", 2)]
         assert gate.starts() == 2
@@ -146,9 +148,11 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
         store = handle.runner.store  # type: ignore[union-attr]
         eventually(lambda: store.call(("HLEN", "unacked"), ("LLEN", "q")) == [0, 0], "all tasks have ended")
         assert any(map(alive, running)) != killed
-        kept = {layout.spec(handle.id), layout.code(handle.id), layout.plan_page(handle.id, 0, 0)}
-        kept |= {layout.report(handle.id), layout.report_page(handle.id)}
-        eventually(lambda: {info.key for info in storage.list(layout.job_root(handle.id))} == kept, "its data is gone")
+        kept = {object_keys.spec(handle.id), object_keys.code(handle.id), object_keys.plan_page(handle.id, 0, 0)}
+        kept |= {object_keys.report(handle.id), object_keys.report_page(handle.id)}
+        eventually(
+            lambda: {info.key for info in storage.list(object_keys.job_root(handle.id))} == kept, "its data is gone"
+        )
         assert gate.starts() == 4  # none of the others began
         assert handle.status().state == "cancelled"
         assert all(worker.process.poll() is None for worker in started)
@@ -179,7 +183,7 @@ def test_a_failed_job_keeps_its_committed_work(server: RedisServer, job_file: Jo
             lambda: handle.runner.store.call(("HLEN", "unacked")) == [0],  # type: ignore[union-attr]
             "all tasks have ended",
         )
-        assert all(storage.stat(layout.commit(handle.id, 0, "map", number)) for number in range(2))
+        assert all(storage.stat(object_keys.commit(TaskId(handle.id, 0, "map", number))) for number in range(2))
 
 
 def test_the_mark_of_a_stopped_attempt_goes(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from mrcelery import journal
-from mrcelery.overview import glance
+from mrcelery.jobstore import journal
+from mrcelery.reporting.overview import glance
+from mrcelery.schema.task_id import TaskId
 from tests.support.services import GATED, PATIENCE, Fleet, Gate, Quiet, command, eventually
 
 JobFile = Callable[..., str]
@@ -131,7 +132,7 @@ def test_a_job_that_runs_and_succeeds(fleet: Fleet, colours: dict[str, str], job
     with terminal(colours, "submit", job_file(TALKS), str(tmp_path / "in.txt"), *options) as shown:
         shown.shows("▶ running")
         shown.shows("0/3  3 running")
-        shown.shows("◌ reduce  waiting")
+        shown.shows("◌ reduce  queued")
         shown.shows("slowest  map ")
         gate.touch()
         assert shown.ends() == 0
@@ -216,7 +217,7 @@ def test_a_glance_takes_two_round_trips(quiet: Quiet, monkeypatch: pytest.Monkey
     quiet.store.create(quiet.name, stages, b"")
     quiet.store.move(quiet.name, "running")
     for task in range(9):
-        journal.begin(quiet.store, quiet.name, 0, "map", task, f"a{task}", "w 1")
+        journal.begin(quiet.store, TaskId(quiet.name, 0, "map", task), f"a{task}", "w 1")
     sent = []
     call = quiet.store.connection.call
     monkeypatch.setattr(quiet.store.connection, "call", lambda *commands: sent.append(len(commands)) or call(*commands))

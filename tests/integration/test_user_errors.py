@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mrcelery
-from mrcelery.records import Failure
+from mrcelery.schema.structs import Failure
 from tests.support.services import Fleet, RedisServer, command, environment, eventually, free_port
 
 JobFile = Callable[..., str]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.support import guardian
+from tests.support.services import free_port
 
 VARIABLE = "AWS_ENDPOINT_URL_S3"
 
@@ -30,9 +31,7 @@ def s3_endpoint() -> Iterator[str]:
     if url := os.environ.get(VARIABLE):
         yield url
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = guardian.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"

@@ -101,92 +101,106 @@ class Log:
         return [a for a in self.requests if (a.method, a.billed) == ("GET", "GET") and a.key.endswith(key)]
 
 
+class _Server(ThreadingHTTPServer):
+    """The proxy: what it passes requests on to, and the log it keeps."""
+
+    daemon_threads = True
+
+    def __init__(self, onward: str, log: Log) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.onward = onward
+        self.log = log
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def setup(self) -> None:
+        super().setup()
+        self.onward = http.client.HTTPConnection(self.server.onward)
+
+    def finish(self) -> None:
+        super().finish()
+        self.onward.close()
+
+    def handle(self) -> None:
+        with suppress(ConnectionResetError):  # a client may leave before its answer has come
+            super().handle()
+
+    def handle_request(self) -> None:
+        parts = urlsplit(self.path)
+        key = unquote(parts.path).lstrip("/").partition("/")[2]
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        byte_range = self.headers.get("Range", "")
+        with self.server.log._passing(self.command, key, parts.query, byte_range) as fault:
+            if fault.silent and fault.keep == 1:
+                self._say_nothing()
+                return
+            if fault.status:
+                self._refuse(fault)
+                return
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", *fault.ignore)}
+            self.onward.request(self.command, self.path, body, headers)
+            answer = self.onward.getresponse()
+            data = answer.read()
+        if fault.reset:
+            self.close_connection = True
+            return
+        self._pass_back(answer, data, fault)
+
+    def _pass_back(self, answer: http.client.HTTPResponse, data: bytes, fault: Fault) -> None:
+        if fault.flip and data:
+            data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                self.send_header(name, value)
+        size = answer.headers.get("Content-Length", str(len(data))) if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", size)
+        self.end_headers()
+        if self.command != "HEAD":
+            try:
+                self._send(data, fault)
+            except OSError:
+                self.close_connection = True  # the client has what it wanted
+
+    def _send(self, data: bytes, fault: Fault) -> None:
+        kept = data[: int(len(data) * fault.keep)]
+        step = max(1, -(-len(kept) // fault.pieces))
+        for at in range(0, len(kept), step):
+            self.wfile.write(kept[at : at + step])
+            self.wfile.flush()
+            if fault.pause:
+                time.sleep(fault.pause)  # a slow network, which is what is tested
+        if fault.silent:
+            self._say_nothing()
+        self.close_connection |= len(kept) < len(data)
+
+    def _say_nothing(self) -> None:
+        self.server.log.over.wait()
+        self.close_connection = True
+
+    def _refuse(self, fault: Fault) -> None:
+        body = f"<Error><Code>{fault.code}</Code><Message>as the test wants</Message></Error>".encode()
+        self.send_response_only(fault.status)
+        self.send_header("Content-Length", str(0 if self.command == "HEAD" else len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request
+
+
 @contextmanager
 def proxy() -> Iterator[Log]:
-    """A proxy before the endpoint in the environment, which names the proxy while the block runs."""
+    """Run a proxy before the endpoint in the environment, which names the proxy while the block runs."""
     target = os.environ[VARIABLE]
-    host = urlsplit(target).netloc
     log = Log()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def setup(self) -> None:
-            super().setup()
-            self.onward = http.client.HTTPConnection(host)
-
-        def finish(self) -> None:
-            super().finish()
-            self.onward.close()
-
-        def handle(self) -> None:
-            with suppress(ConnectionResetError):  # a client may leave before its answer has come
-                super().handle()
-
-        def handle_request(self) -> None:
-            parts = urlsplit(self.path)
-            key = unquote(parts.path).lstrip("/").partition("/")[2]
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            with log._passing(self.command, key, parts.query, self.headers.get("Range", "")) as fault:
-                if fault.silent and fault.keep == 1:
-                    self._say_nothing()
-                    return
-                if fault.status:
-                    self._refuse(fault)
-                    return
-                headers = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", *fault.ignore)}
-                self.onward.request(self.command, self.path, body, headers)
-                answer = self.onward.getresponse()
-                data = answer.read()
-            if fault.reset:
-                self.close_connection = True
-                return
-            if fault.flip and data:
-                data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
-            self.send_response_only(answer.status, answer.reason)
-            for name, value in answer.getheaders():
-                if name.lower() not in ("transfer-encoding", "content-length", "connection"):
-                    self.send_header(name, value)
-            size = answer.headers.get("Content-Length", str(len(data))) if self.command == "HEAD" else str(len(data))
-            self.send_header("Content-Length", size)
-            self.end_headers()
-            if self.command != "HEAD":
-                try:
-                    self._send(data, fault)
-                except OSError:
-                    self.close_connection = True  # the client has what it wanted
-
-        def _send(self, data: bytes, fault: Fault) -> None:
-            kept = data[: int(len(data) * fault.keep)]
-            step = max(1, -(-len(kept) // fault.pieces))
-            for at in range(0, len(kept), step):
-                self.wfile.write(kept[at : at + step])
-                self.wfile.flush()
-                if fault.pause:
-                    time.sleep(fault.pause)  # a slow network, which is what is tested
-            if fault.silent:
-                self._say_nothing()
-            self.close_connection |= len(kept) < len(data)
-
-        def _say_nothing(self) -> None:
-            log.over.wait()
-            self.close_connection = True
-
-        def _refuse(self, fault: Fault) -> None:
-            body = f"<Error><Code>{fault.code}</Code><Message>as the test wants</Message></Error>".encode()
-            self.send_response_only(fault.status)
-            self.send_header("Content-Length", str(0 if self.command == "HEAD" else len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    with _Server(urlsplit(target).netloc, log) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         os.environ[VARIABLE] = f"http://127.0.0.1:{server.server_address[1]}"

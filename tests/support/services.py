@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -23,9 +24,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mrcelery import JobHandle
 from mrcelery.errors import ConfigError, MRCeleryError
+from mrcelery.jobstore.connection import connect
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.jobstore.wire import connect
-from mrcelery.redis_server import find_server
+from mrcelery.runners.redis_server import find_server
 from tests.support import guardian
 
 T = TypeVar("T")
@@ -127,10 +128,16 @@ def missing(what: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """Choose a port that nothing listens on, for a server that is yet to start.
+
+    Not one of the ephemeral ports, which the kernel may give to any connection meanwhile, and drawn by the system's
+    generator: processes that run tests side by side seed Python's alike.
+    """
+    while True:
+        port = secrets.choice(range(10_000, 32_000))
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:
@@ -235,22 +242,23 @@ class Worker:
 def workers(
     folder: Path,
     broker: str,
-    count: int = 1,
+    numbers: int | range = 1,
     *,
     queue: str = "celery",
     concurrency: int = 2,
     extra: Sequence[str] = (),
-    first: int = 0,
     **variables: str,
 ) -> Iterator[list[Worker]]:
-    """``count`` processes of ``mrcelery worker`` that answer; they are gone after the block.
+    """Start ``mrcelery worker`` processes and wait until they answer; kill them after the block.
 
-    ``extra`` are arguments for Celery; names are numbered from ``first``.
+    ``numbers`` is how many, or which numbers they bear in their names: those of one queue differ. ``extra`` are
+    arguments for Celery, ``variables`` go into the environment.
     """
     folder.mkdir(parents=True, exist_ok=True)
     started = []
+    if isinstance(numbers, int):
+        numbers = range(numbers)
     try:
-        numbers = range(first, first + count)
         for number in numbers:
             name = f"{queue}-{number}"
             command = [sys.executable, "-m", "mrcelery", "worker", "--broker", broker, "--queue", queue]
@@ -268,7 +276,7 @@ def workers(
 
 def await_workers(broker: str, started: Sequence[Worker], names: Sequence[str]) -> None:
     """Wait until workers answer to their names."""
-    from mrcelery.executor.celeryapp import make_app
+    from mrcelery.worker.app import make_app
 
     app = make_app(broker)
 
@@ -316,7 +324,7 @@ class Quiet:
         self.folder = folder
         self.name = f"quiet-{os.urandom(4).hex()}"
         self.store = RedisJobStore(server.tcp_url)
-        from mrcelery.executor.celeryapp import make_app
+        from mrcelery.worker.app import make_app
 
         self.app = make_app(server.tcp_url)
 
@@ -367,10 +375,10 @@ class Quiet:
 
     def forget(self) -> None:
         """Forget what tasks that ran in this process left: another test may have other settings."""
-        from mrcelery.executor.tasks import _runtimes
+        from mrcelery.worker.tasks import _open_jobs
 
-        while _runtimes:
-            _runtimes.popitem()[1].store.close()
+        while _open_jobs:
+            _open_jobs.popitem()[1].store.close()
 
 
 def command(

@@ -12,7 +12,7 @@ from mrcelery.config import SETTINGS, Config, mask, parse_age, parse_size, show_
 from mrcelery.errors import ConfigError
 
 
-def load(tmp_path: Path, flags: dict[str, object] | None = None, **env: str) -> Config:
+def load(tmp_path: Path, flags: dict[str, object] | None = None, /, **env: str) -> Config:
     return Config.load(flags, env={"HOME": str(tmp_path / "home"), **env}, folder=tmp_path)
 
 

@@ -30,7 +30,7 @@ def test_help_is_light(args: list[str]) -> None:
 
 
 def test_a_job_file_and_the_client_of_a_fleet_are_light() -> None:
-    code = "from mrcelery import MRJob, run\nimport mrcelery.submission, mrcelery.executor.fleet"
+    code = "from mrcelery import MRJob, run\nimport mrcelery.client.submission, mrcelery.runners.fleet"
     assert loaded_after(code, HEAVY) == []
 
 
@@ -43,7 +43,7 @@ from mrcelery.cli.main import cli, run_command
 progress.QUIET_SECONDS = progress.PLAIN_QUIET_SECONDS = 60.0
 sys.stderr.isatty = lambda: True
 assert run_command(cli, {submit!r}, "mrcelery") == 0"""
-    assert loaded_after(code, ["rich", "mrcelery.story", "mrcelery.speed"]) == []
+    assert loaded_after(code, ["rich", "mrcelery.reporting.timeline", "mrcelery.reporting.rates"]) == []
 
 
 def test_every_public_name_is_there() -> None:

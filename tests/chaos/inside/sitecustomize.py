@@ -46,7 +46,7 @@ def patch(**_: Any) -> None:
     import redis.connection
 
     import mrcelery.storage.s3
-    from mrcelery.jobstore import wire
+    from mrcelery.jobstore import connection
     from mrcelery.storage import folder
 
     class Os:
@@ -66,6 +66,6 @@ def patch(**_: Any) -> None:
         return (writes if changes else reads)(self, operation, *args, **kwargs)
 
     mrcelery.storage.s3.S3Storage._call = call  # type: ignore[method-assign]
-    wire._Hiredis._exchange = deadly("commands", wire._Hiredis._exchange)  # type: ignore[method-assign]
+    connection._Hiredis._exchange = deadly("commands", connection._Hiredis._exchange)  # type: ignore[method-assign]
     client = redis.connection.AbstractConnection
     client.send_packed_command = deadly("commands", client.send_packed_command)  # type: ignore[method-assign]

@@ -1,0 +1,5 @@
+"""Everything around one attempt at a task: open the job, capture output, repair inputs, commit, clean up.
+
+Face: ``run``, ``open_jobs``, ``commit``, ``cleanup``, ``failure``, ``output_capture``, ``progress_file``,
+``scratch``. Its own: ``heartbeat``, ``repair``.
+"""

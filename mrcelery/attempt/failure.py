@@ -1,0 +1,74 @@
+"""Why an attempt or a job failed: the errors of what happens around user code, and what a job records of one."""
+
+from __future__ import annotations
+
+import time
+
+from mrcelery.attempt.progress_file import HUNG
+from mrcelery.config import show_size
+from mrcelery.errors import AttemptsLostError, CorruptDataError, MRCeleryError, TaskError
+from mrcelery.jobstore.base import JobStore
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Failure, Losses
+from mrcelery.schema.task_id import TaskId
+
+
+def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1) -> Failure:
+    """Describe an error as the job's record and its report show it."""
+    return Failure(
+        error=type(error).__name__,
+        message=str(error),
+        exit_code=error.exit_code,
+        traceback=getattr(error, "traceback", ""),
+        job=job,
+        step=step,
+        kind=kind,
+        task=task,
+        attempt=error.attempt,
+        file=getattr(error, "file", ""),
+        offset=-1 if (offset := getattr(error, "offset", None)) is None else offset,
+        record=getattr(error, "record", ""),
+    )
+
+
+def fail_job(store: JobStore, failed: Failure) -> bool:
+    """End a job as failed; False if it has ended already, and the first failure stays."""
+    return store.move(failed.job, "failed", {"failure": encode(failed).decode(), "finished": repr(time.time())})
+
+
+def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
+    """Make the error for a task that was started ``most`` times and never came to an end."""
+    reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
+    remedy = "correct what crashes in the job's code, or raise --memory"
+    if HUNG in reason:
+        remedy = f"have code that takes long say that it goes on (set_status), or raise {HUNG} on the workers"
+    times = f"{most} time{'s' if most > 1 else ''}"
+    return AttemptsLostError(
+        f"{task.kind} task {task.task} was started {times} and never came to an end: {reason}; {remedy}; "
+        "`mrcelery logs` and the workers' logs may have more"
+    )
+
+
+def too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
+    """Make the error for an attempt that met its ceiling of ``memory`` bytes outside user code."""
+    error = TaskError(
+        f"{type(e).__name__}: the task needs more memory than its ceiling allows: raise --memory from "
+        f"{show_size(memory)}"
+    )
+    error.attempt = attempt
+    return error
+
+
+def of_the_machine(e: OSError, attempt: str) -> TaskError:
+    """Make the error for a full disk or a missing file on the worker; user code's errors are wrapped already."""
+    error: TaskError
+    if isinstance(e, FileNotFoundError):
+        error = CorruptDataError(f"{e.filename or e} is gone, which the job still needs: submit it again")
+    else:
+        error = TaskError(
+            f"{e.filename or 'scratch'}: {e.strerror or e}: make room on the worker, or set MRCELERY_SCRATCH to a "
+            "folder that has it"
+        )
+        error.retryable = True  # by a worker that has room
+    error.attempt = attempt
+    return error

@@ -1,0 +1,147 @@
+"""What a process that runs tasks holds: its job store, its settings, and the jobs it has met."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from mrcelery.errors import ConfigError, CorruptDataError, JobStoppedError, StorageUnreachableError, UnsignedError
+from mrcelery.jobstore.base import JobStore
+from mrcelery.planning.splits import find_split, page_of
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.signing import unseal
+from mrcelery.schema.structs import JobSpec, PlanPage, Request, Split
+from mrcelery.shipping.workspace import LoadedBundle, Workspace
+from mrcelery.storage import open_storage
+from mrcelery.storage.base import Storage
+
+JOBS_KEPT = 8
+"""Jobs whose specs and plan pages a process keeps at hand."""
+PAGES_KEPT = 4
+
+
+@dataclass
+class OpenJob:
+    """A job's spec, verified, and its storage."""
+
+    spec: JobSpec
+    storage: Storage
+    pages: OrderedDict[tuple[int, int], PlanPage] = field(default_factory=OrderedDict)
+
+    @property
+    def id(self) -> str:
+        """Return the job's id."""
+        return self.spec.request.job
+
+
+class OpenJobs:
+    """The jobs that a process has open, and the settings that it opens them with.
+
+    ``storage`` is where a job's spec is looked for if the job store has forgotten its request; ``scratch`` a local
+    folder for spills and unpacked code; with a ``signing_key``, unsigned specs and bundles are refused.
+    """
+
+    def __init__(
+        self, store: JobStore, *, storage: str = "", scratch: str | None = None, signing_key: str | None = None
+    ) -> None:
+        self.store = store
+        self.signing_key = signing_key
+        self._storage = storage
+        if scratch:
+            os.makedirs(scratch, mode=0o700, exist_ok=True)  # spills and code are nobody else's to read
+        self.scratch = scratch or _private(os.path.join(tempfile.gettempdir(), f"mrcelery-{os.getuid()}"))
+        self._jobs: OrderedDict[str, OpenJob] = OrderedDict()
+        self._workspace = Workspace(Path(self.scratch) / "code")
+
+    def request(self, job: str) -> Request:
+        """Return the job's request as its client sent it, verified.
+
+        Raises :class:`JobStoppedError` if the job store no longer knows the job.
+        """
+        data = self.store.request(job)
+        if data is None:
+            raise JobStoppedError(f"job {job} is not known any more")
+        request = unseal(data, Request, self.signing_key, f"the request of job {job}")
+        _check_identity(request, job, f"the request of job {job}")
+        return request
+
+    def open(self, job: str) -> OpenJob:
+        """Return the job's spec and storage; they are read and verified once."""
+        active = self._jobs.get(job)
+        if active is None:
+            root = self.store.fields(job).get("storage") or self._storage
+            if not root:
+                raise StorageUnreachableError(
+                    f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers"
+                )
+            storage = open_storage(root)
+            key = object_keys.spec(job)
+            try:
+                data = storage.read(key)
+            except FileNotFoundError:
+                raise CorruptDataError(f"{root}/{key} is gone, so job {job} cannot go on: submit it again") from None
+            return self.keep(self.verified(data, job), storage)
+        self._jobs.move_to_end(job)
+        return active
+
+    def verified(self, data: bytes, job: str) -> JobSpec:
+        """Decode a job's spec from its bytes in storage, and check its signature if that is required."""
+        key = object_keys.spec(job)
+        spec = unseal(data, JobSpec, self.signing_key, key)
+        _check_identity(spec.request, job, key)
+        return spec
+
+    def keep(self, spec: JobSpec, storage: Storage) -> OpenJob:
+        """Keep a verified spec open."""
+        active = self._jobs[spec.request.job] = OpenJob(spec, storage)
+        while len(self._jobs) > JOBS_KEPT:
+            self._jobs.popitem(last=False)
+        return active
+
+    def split(self, active: OpenJob, step: int, task: int) -> Split:
+        """Return the split of a map task."""
+        number = page_of(task)
+        page = active.pages.get((step, number))
+        if page is None:
+            key = object_keys.plan_page(active.id, step, number)
+            data = active.storage.read(key)
+            # Later steps' plans come from commits; the first one's is part of what the client signed.
+            if step == 0 and sha256(data).hexdigest() != active.spec.plan.pages[number]:
+                raise CorruptDataError(f"{key} is not what the job's spec names: submit the job again")
+            page = active.pages[step, number] = decode(data, PlanPage, key)
+            while len(active.pages) > PAGES_KEPT:
+                active.pages.popitem(last=False)
+        return find_split(page, task)
+
+    def code(self, active: OpenJob) -> LoadedBundle:
+        """Return the job's code, unpacked on this machine; its checksum is that of the verified spec."""
+        bundle = active.spec.request.bundle
+        return self._workspace.open(bundle, lambda: active.storage.read(object_keys.code(active.id)))
+
+    def forget(self, job: str) -> None:
+        """Close a job."""
+        self._jobs.pop(job, None)
+
+
+def _check_identity(request: Request, job: str, where: str) -> None:
+    # A signature says who wrote a record, not where it was put: another job's would run that one again.
+    if request.job != job:
+        raise UnsignedError(f"{where} is that of job {request.job}: it was moved there; submit the job again")
+
+
+def _private(folder: str) -> str:
+    """Create the default scratch folder, in a place where everyone may create folders."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"the scratch folder {folder} is not this user's alone, so others could change the code in it: "
+            "remove it, or set MRCELERY_SCRATCH to a folder of your own"
+        )
+    return folder

@@ -1,0 +1,131 @@
+"""What user code prints and logs in an attempt, and what it does to the process's environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from io import RawIOBase, TextIOWrapper
+from typing import Any
+
+from mrcelery.errors import UnreachableError
+from mrcelery.schema.object_keys import LEFT_OUT
+from mrcelery.storage import scheme_of
+from mrcelery.storage.base import Storage
+
+LOG_LIMIT = 1 << 20
+"""Bytes kept of what an attempt prints and logs: the first half and the last."""
+
+SHARE_SECONDS = 5.0
+"""How often, at most, an attempt puts into S3 what it has said so far, which is a request."""
+
+NEAR_SECONDS = 1.0
+"""And into a folder."""
+
+
+_OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3transfer")
+
+
+def share_seconds(storage: Storage) -> float:
+    """Return how often, at most, an attempt shares its output, in seconds."""
+    return SHARE_SECONDS if scheme_of(storage.uri) == "s3" else NEAR_SECONDS
+
+
+class Kept(RawIOBase):
+    """A stream that keeps the first and the last of what is written, within a limit."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._left_out = False
+        self.written = 0
+        """Bytes that came, also those that are not kept."""
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Keep bytes within the limit, and return how many came."""
+        piece = bytes(data)
+        self.written += len(piece)
+        room = LOG_LIMIT // 2 - len(self._head)
+        self._head += piece[:room]
+        self._tail += piece[room:]
+        if len(self._tail) > LOG_LIMIT:
+            del self._tail[: -LOG_LIMIT // 2]
+            self._left_out = True
+        return len(piece)
+
+    def close(self) -> None:
+        """Stay open: user code may close its stdout, and we still read what was written."""
+
+    def kept(self) -> bytes:
+        """Return what is kept, with :data:`LEFT_OUT` in the place of the rest."""
+        return bytes(self._head) + (LEFT_OUT if self._left_out else b"") + bytes(self._tail)
+
+
+class Log:
+    """An attempt's output so far, and its object in storage."""
+
+    def __init__(self, storage: Storage, key: str) -> None:
+        self.kept = Kept()
+        self._storage = storage
+        self._key = key
+        self._pause = share_seconds(storage)
+        self._due = 0.0
+        self._shared = 0
+
+    def share(self) -> None:
+        """Write new output to storage for someone who follows it; now and then only."""
+        if time.monotonic() >= self._due and self.kept.written > self._shared:
+            self.save()
+            self._due = time.monotonic() + self._pause
+
+    def save(self) -> None:
+        """Write all output to storage, if there is any."""
+        self._shared = self.kept.written
+        if text := self.kept.kept():
+            # What the attempt is there for is worth more than its log.
+            with suppress(UnreachableError):
+                self._storage.write(self._key, text)
+
+
+class _LogHandler(logging.StreamHandler[Any]):
+    """An attempt's own; in a pool of threads there are several at once."""
+
+
+@contextmanager
+def captured(storage: Storage, key: str) -> Iterator[Log]:
+    """Keep what user code prints and logs in this block in storage, under ``key``, if it prints anything."""
+    said = Log(storage, key)
+    log = TextIOWrapper(said.kept, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
+    handler = _LogHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(lambda record: not record.name.startswith(_OURS))
+    root = logging.getLogger()
+    before, level = [h for h in root.handlers if not isinstance(h, _LogHandler)], root.level
+    root.addHandler(handler)
+    try:
+        with redirect_stdout(log), redirect_stderr(log):
+            yield said
+    finally:
+        # User code may call logging.basicConfig(): not for the tasks that this process runs after it.
+        root.removeHandler(handler)
+        root.handlers[:] = before + [h for h in root.handlers if isinstance(h, _LogHandler)]
+        root.setLevel(level)
+        said.save()
+
+
+@contextmanager
+def own_environment() -> Iterator[None]:
+    """Undo what user code does to the environment's variables, when the block ends."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})

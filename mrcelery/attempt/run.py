@@ -1,0 +1,407 @@
+"""One attempt at a task, from its registration in the job store to its commit."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, NamedTuple
+
+from mrcelery.attempt import heartbeat
+from mrcelery.attempt.cleanup import take_back
+from mrcelery.attempt.commit import commit, committed
+from mrcelery.attempt.failure import never_ended, of_the_machine, too_little_memory
+from mrcelery.attempt.heartbeat import collector_off, poller
+from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
+from mrcelery.attempt.output_capture import Log, captured, own_environment
+from mrcelery.attempt.progress_file import ProgressFile, progress_path
+from mrcelery.attempt.repair import MOST, mended, repaired
+from mrcelery.errors import (
+    DamagedPartError,
+    JobStoppedError,
+    MRCeleryError,
+    SupersededError,
+    TaskError,
+    UnreachableError,
+)
+from mrcelery.formats.source import in_turn
+from mrcelery.job.hooks import hooks
+from mrcelery.job.partitioners import with_partitioner
+from mrcelery.jobstore import journal, stage_marks
+from mrcelery.protocols import pickle_allowed
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.states import FINAL, Outcome
+from mrcelery.schema.structs import BadRecord, Commit, Counters, Losses, Part, ShuffleInput, Split, add_counters
+from mrcelery.schema.task_id import TaskId
+from mrcelery.shipping.workspace import LoadedBundle
+from mrcelery.shuffle.damage import writer
+from mrcelery.storage import scheme_of
+from mrcelery.storage.transfers import Transfers, transfers
+from mrcelery.task.bad_records import GROUP, BadRecords, RecordMarker, killers, losses, too_many
+from mrcelery.task.context import Task
+from mrcelery.task.mapper import run_map
+from mrcelery.task.memory_limit import ceiling
+from mrcelery.task.reducer import run_reduce
+
+BAD_RECORD = 1 << 18
+"""Bytes that one bad record is written down in, at most: its traceback and repr are cut."""
+LATE_SECONDS = 1.0
+"""An attempt that took so long checks after its commit that its job has not ended; no lease is shorter."""
+
+
+def run_attempt(jobs: OpenJobs, task: TaskId, *, capture: bool = True, worker: str = "", alone: bool = False) -> Commit:
+    """Run a task and return the commit that counts, this attempt's or another one's.
+
+    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker``: the
+    name of this worker, so that a backup of the task can be sent to another. ``alone``: this process runs nothing
+    else meanwhile and is one of a pool, so it may have a memory ceiling, and the pool's main process cleans up after
+    it if it dies. Raises :class:`JobStoppedError` if the job has ended, and any other
+    :class:`mrcelery.errors.MRCeleryError` for the attempt's failure.
+    """
+    with transfers(behind=True) as moved:
+        if jobs.store.state(task.job) in FINAL:
+            raise JobStoppedError(f"job {task.job} has ended")
+        active = jobs.open(task.job)
+        token = secrets.token_hex(3)
+        where = journal.of_process(worker or socket.gethostname(), os.getpid())
+        number = journal.begin(jobs.store, task, token, where)
+        attempt = Attempt(
+            jobs, active, task, number, f"{number}-{token}", moved=moved, capture=capture, worker=where, alone=alone
+        )
+        return attempt.run()
+
+
+class _Began(NamedTuple):
+    """When an attempt began: by the monotonic clock, and in epoch seconds."""
+
+    monotonic: float
+    epoch: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a task, with what all its steps share."""
+
+    jobs: OpenJobs
+    active: OpenJob
+    task: TaskId
+    number: int
+    """Of the attempts at its task, from 1."""
+    name: str
+    """Its number and a random part, as in its commit and its keys in storage."""
+    _: KW_ONLY
+    moved: Transfers
+    capture: bool
+    worker: str
+    """The worker's name and, after a space, the process's id."""
+    alone: bool
+    within: TaskId | None = None
+    """The task within whose attempt this one runs again, to make a damaged part of its input anew."""
+
+    @property
+    def watched(self) -> TaskId:
+        """Return the task whose commit by another attempt supersedes this one."""
+        return self.within or self.task
+
+    @property
+    def scratch(self) -> str:
+        """Return the attempt's own folder for spills."""
+        job, step, kind, task = self.task
+        # The process's number in the name: where it dies, another removes what it leaves.
+        return os.path.join(self.jobs.scratch, "tasks", f"{job}-{step}-{kind}-{task}-{self.name}.{os.getpid()}")
+
+    def run(self) -> Commit:
+        """Run the attempt and return the commit that counts; record how the attempt ended."""
+        with self._journaled() as record:
+            try:
+                winner = self._first_commit()
+            except JobStoppedError:
+                self.moved.drop()
+                with suppress(UnreachableError):  # else it is found by `clean`
+                    take_back(self.jobs, self.active, self.task, self.name)
+                raise
+            if winner.attempt != self.name:
+                record("superseded")
+        return winner
+
+    @contextmanager
+    def _journaled(self) -> Iterator[Callable[..., None]]:
+        """Record the end of an attempt that has no commit of its own."""
+        began = time.monotonic()
+
+        def record(outcome: Outcome, error: str = "") -> None:
+            seconds = time.monotonic() - began
+            with suppress(UnreachableError):  # what went wrong, if anything did, is worth more
+                journal.ended(
+                    self.jobs.store,
+                    self.task,
+                    self.name,
+                    outcome,
+                    worker=self.worker,
+                    seconds=seconds,
+                    error=error,
+                )
+
+        try:
+            yield record
+        except JobStoppedError:
+            record("cancelled")
+            raise
+        except Exception as e:
+            record("failed", str(e) if isinstance(e, MRCeleryError) else f"{type(e).__name__}: {e}")
+            raise
+
+    def _first_commit(self) -> Commit:
+        """Run the task, unless it is committed already, and return its first commit."""
+        began, lost = time.monotonic(), Losses()
+        if self.number > 1:
+            earlier = committed(self.active.storage, self.task)
+            if earlier is not None:
+                return self._remember(earlier)
+            lost = losses(self.jobs.store, self.task)
+            self._check_number(lost)
+        try:
+            with collector_off():
+                mine = self._on_whole_parts(lost)
+        except MRCeleryError as e:
+            if (other := self._superseded(e)) is not None:
+                return other
+            e.attempt = self.name
+            raise
+        except MemoryError as e:
+            raise too_little_memory(e, self.active.spec.request.options.memory, self.name) from None
+        except OSError as e:
+            self._check_goes_on()
+            raise of_the_machine(e, self.name) from e
+        winner = commit(self.active.storage, mine)
+        if time.monotonic() - began >= LATE_SECONDS:
+            self._check_goes_on()  # not before the commit: it could stand still between the two
+        self._remember(winner)
+        if self.active.spec.request.options.speculative:
+            stage_marks.record_rate(self.jobs.store, winner)
+        return winner
+
+    def _check_number(self, lost: Losses) -> None:
+        """Raise if the task was started too often; ``lost`` is known of attempts whose process died."""
+        # Records that are skipped for killing their process took two attempts each to find.
+        most = self.active.spec.request.options.max_attempts + 2 * len(killers(lost))
+        if self.number > most and self.number > most + stage_marks.not_failed(self.jobs.store, self.task):
+            raise never_ended(self.task, most, lost)
+
+    def _check_goes_on(self) -> None:
+        """Raise if the job has ended: its data may have been cleaned up while this attempt was suspended."""
+        if self.jobs.store.state(self.task.job) in FINAL:
+            raise JobStoppedError(f"job {self.task.job} has ended")
+
+    def _superseded(self, error: MRCeleryError) -> Commit | None:
+        """Return another attempt's commit, if there is one; this attempt's error is then of no interest.
+
+        Raises :class:`JobStoppedError` if the job has ended and its commits are gone.
+        """
+        if isinstance(error, JobStoppedError) or not self.jobs.store.poll(self.task)[1]:
+            return None
+        other = committed(self.active.storage, self.task)
+        if other is None and isinstance(error, SupersededError):
+            raise JobStoppedError(f"job {self.task.job} has ended")
+        return other
+
+    def _remember(self, winner: Commit) -> Commit:
+        """Record the commit that counts in the job store; raise if the job has skipped too many records with it."""
+        task, store = TaskId.of(winner), self.jobs.store
+        note, sums = journal.committed(winner)
+        store.add_commit(task, encode(winner), note=note, add=sums)
+        if winner.bad_records:
+            limit = self.active.spec.request.options.max_bad_records
+            if store.note_bad(task, winner.bad_records) > limit:
+                first = self.active.storage.read(winner.bad_key, 0, BAD_RECORD).partition(b"\n")[0]
+                raise too_many(limit, decode(first, BadRecord, winner.bad_key))
+        return winner
+
+    def _on_whole_parts(self, lost: Losses) -> Commit:
+        """Run the attempt; if an input part is damaged, run it once more, and then with the part written anew."""
+        met: Counter[str] = Counter()
+        split: Split | None = None
+        while True:
+            try:
+                return self._run(lost, split)
+            except DamagedPartError as e:
+                key = e.part.key
+                met[key] += 1
+                if met[key] > 2 or len(met) > MOST:
+                    raise
+                if met[key] == 2:
+                    made = self._write_again(e.part)
+                    if made is None:
+                        raise
+                    split = self._repair(split, key, *made)
+
+    def _write_again(self, part: Part) -> tuple[Commit, Commit] | None:
+        """Run the task that wrote a damaged part again; return its old and new commit, None if it has no old one."""
+        wrote = writer(part)
+        old = committed(self.active.storage, wrote)
+        if old is None:
+            return None
+        known = losses(self.jobs.store, wrote)
+        # Its input may be damaged in its turn.
+        again = replace(self, task=wrote, name=f"{self.name}-for-{self.task.task}", within=self.watched)
+        return old, again._on_whole_parts(known)
+
+    def _repair(self, split: Split | None, key: str, old: Commit, new: Commit) -> Split | None:
+        """Replace the damaged ``key`` of ``old`` in the input by what ``new`` wrote; return a map task's new split."""
+        storage, (job, step, kind, task) = self.active.storage, self.task
+        if kind == "map":
+            return mended(split or self.jobs.split(self.active, step, task), storage.uri, key, new)
+        told = object_keys.shuffle_input(job, step, task)
+        storage.write(told, encode(repaired(decode(storage.read(told), ShuffleInput, told), key, old, new)))
+        return None
+
+    def _run(self, lost: Losses, split: Split | None) -> Commit:
+        """Run user code and write the parts, which are invisible to others before the commit.
+
+        ``split``: what a map task reads, if not what its plan says.
+        """
+        began = _Began(time.monotonic(), time.time())
+        self.moved.memory = min(self.moved.memory, self.active.spec.request.options.memory // 8)
+        with self._supervised(began) as progress, self._skipping(lost) as bad:
+            with self._context(progress, bad) as context:
+                parts = self._call(context, split)
+                counters = _plain_counters(context.job.counters)
+            bad_key = self._collect(context, counters)
+        return self._make_commit(context, parts, counters, bad_key, began)
+
+    @contextmanager
+    def _supervised(self, began: _Began) -> Iterator[ProgressFile]:
+        """Keep the progress file for the worker's main process; finally remove what the attempt has on this machine."""
+        keeper = os.getppid() if self.alone else os.getpid()
+        progress = ProgressFile(progress_path(self.jobs.scratch, self.watched, os.getpid()), keeper)
+        allowed = pickle_allowed.set(self.active.spec.request.options.allow_pickle)
+        try:
+            yield progress
+        finally:
+            progress.close()
+            pickle_allowed.reset(allowed)
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            if time.monotonic() - began.monotonic >= heartbeat.REPORT_SECONDS:
+                with suppress(UnreachableError):
+                    stage_marks.drop_running(self.jobs.store, self.watched, self.name)
+
+    @contextmanager
+    def _skipping(self, lost: Losses) -> Iterator[BadRecords | None]:
+        """Collect the records to skip; None if the job may skip none."""
+        limit = self.active.spec.request.options.max_bad_records
+        if limit <= 0:
+            yield None
+            return
+        # What kills the process within another task's attempt is not blamed on that one's records.
+        marker = RecordMarker(self.jobs.scratch) if self.alone and self.within is None else None
+        bad = BadRecords(self.task, self.name, limit=limit, scratch=self.scratch, lost=lost, marker=marker)
+        try:
+            yield bad
+        except TaskError:
+            # What was skipped until then helps to see why; what went wrong now is worth more.
+            with suppress(UnreachableError), transfers():
+                bad.write(self.active.storage)
+            raise
+        finally:
+            bad.close()
+
+    @contextmanager
+    def _context(self, progress: ProgressFile, bad: BadRecords | None) -> Iterator[Task]:
+        """Open what user code runs in: its memory ceiling, its log, its environment, and the job's own modules."""
+        code = self.jobs.code(self.active)
+        with (
+            ceiling(self.active.spec.request.options.memory) if self.alone else nullcontext(),
+            captured(self.active.storage, object_keys.log(self.task, self.name))
+            if self.capture
+            else nullcontext() as log,
+            own_environment(),
+            code.activate(),
+        ):
+            yield self._task(code, progress, bad, log)
+
+    def _task(self, code: LoadedBundle, progress: ProgressFile, bad: BadRecords | None, log: Log | None) -> Task:
+        """Create the job's object, and the task that calls its hooks."""
+        spec, step = self.active.spec, self.task.step
+
+        def alive(text: str) -> None:
+            progress.touch()
+            self.jobs.store.update(self.task.job, {"status": text})
+
+        job = code.job(list(spec.request.args))
+        job.status_hook = alive
+        task = Task(
+            id=self.task,
+            attempt=self.name,
+            options=spec.request.options,
+            reducers=spec.steps[step].reducers,
+            last_step=step == len(spec.steps) - 1,
+            storage=self.active.storage,
+            job=job,
+            hooks=with_partitioner(hooks(job, step), spec.steps[step]),
+            scratch=self.scratch,
+            poll=poller(
+                self.jobs.store,
+                self.watched,
+                attempt=self.name,
+                worker=self.worker,
+                progress=progress,
+                records=lambda: task.records_in,
+                share=log.share if log is not None else None,
+            ),
+            bad=bad,
+        )
+        return task
+
+    def _call(self, context: Task, split: Split | None) -> tuple[Part, ...]:
+        """Map the split or reduce the partition, and return the parts that were written."""
+        job, step, kind, task = self.task
+        if kind == "map":
+            split = split or self.jobs.split(self.active, step, task)
+            with in_turn(split.extents):
+                return run_map(context, split)
+        key = object_keys.shuffle_input(job, step, task)
+        return run_reduce(context, decode(self.active.storage.read(key), ShuffleInput, key))
+
+    def _collect(self, context: Task, counters: Counters) -> str:
+        """Count and store skipped records, and wait for all writes; return the key of the skipped records, or ""."""
+        bad_key = ""
+        if context.bad is not None and context.bad.count:
+            add_counters(counters, {GROUP: {f"step {self.task.step}, {self.task.kind}": context.bad.count}})
+            bad_key = context.bad.write(self.active.storage)
+        self.moved.flush()  # a commit must name nothing that is not there
+        return bad_key
+
+    def _make_commit(
+        self, context: Task, parts: tuple[Part, ...], counters: Counters, bad_key: str, began: _Began
+    ) -> Commit:
+        if scheme_of(self.active.storage.uri) == "s3":
+            self.moved.count("PUT")  # the commit's own, which is about to be made
+        return Commit(
+            **self.task._asdict(),
+            attempt=self.name,
+            parts=parts,
+            counters=counters,
+            records_in=context.records_in,
+            records_out=context.records_out,
+            bytes_in=context.bytes_in,
+            bytes_out=sum(part.bytes for part in parts),
+            seconds=round(time.monotonic() - began.monotonic, 6),
+            host=socket.gethostname(),
+            began=round(began.epoch, 3),
+            worker=self.worker,
+            requests=dict(self.moved.requests),
+            bad_records=context.bad.count if context.bad is not None else 0,
+            bad_key=bad_key,
+        )
+
+
+def _plain_counters(counters: Mapping[Any, Mapping[Any, Any]]) -> Counters:
+    """Convert counters to plain data, since a counter's name could be any object of the user's."""
+    return {str(group): {str(name): int(amount) for name, amount in names.items()} for group, names in counters.items()}

@@ -1,0 +1,4 @@
+"""Submit a job, hold its handle, bring its results home.
+
+Face: ``api``, ``submission``, ``handle``, ``results``. Its own: ``uploads``, ``options``, ``client_token``.
+"""

@@ -1,0 +1,79 @@
+"""Run jobs from scripts, notebooks and web apps: :func:`run`, :func:`submit`, :func:`attach`.
+
+A call here finds its settings like the command line does (:mod:`mrcelery.config`); a keyword argument
+takes the place of a flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from mrcelery.client.handle import JobHandle
+from mrcelery.config import Config
+from mrcelery.reporting.status import JobStatus, StageStatus
+from mrcelery.runners.base import connect, storage_root
+
+if TYPE_CHECKING:
+    from mrcelery.job.base import MRJob
+
+__all__ = ["JobHandle", "JobStatus", "StageStatus", "attach", "run", "submit"]
+
+
+def run(
+    job: type[MRJob] | str,
+    inputs: str | Iterable[str],
+    output: str | None = None,
+    *,
+    runner: str | None = None,
+    **options: Any,
+) -> JobHandle:
+    """Run a job and wait for its end.
+
+    ``job`` is a job class, ``"file.py"``, ``"file.py:Class"`` or ``"pkg.module:Class"``; ``inputs`` one
+    or more files, folders, globs, ``s3://`` or ``http(s)://`` addresses; ``output`` a folder or an
+    ``s3://`` address, or None: then read the results from the handle. ``options`` are those of
+    :func:`submit`. Raises :class:`JobFailedError`, :class:`JobCancelledError`, and what
+    :func:`submit` raises.
+    """
+    handle = submit(job, inputs, output, runner=runner, **options)
+    try:
+        handle.wait()
+    except BaseException:
+        handle.close()
+        raise
+    return handle
+
+
+def submit(
+    job: type[MRJob] | str,
+    inputs: str | Iterable[str],
+    output: str | None = None,
+    *,
+    runner: str | None = None,
+    **options: Any,
+) -> JobHandle:
+    """Start a job; on a fleet this returns at once, and the job runs without its client.
+
+    ``options`` are settings (:class:`mrcelery.config.Config`: ``broker``, ``storage``, ``reducers``,
+    ``split_size`` ...) and ``args`` (the job's own arguments, a list of text), ``name``,
+    ``client_token`` (the same token returns the job that was submitted with it; :class:`UsageError` if job,
+    inputs, output or options differ), ``overwrite``, ``keep`` (the intermediate
+    data of a job that succeeded), ``jobconf`` (a mapping), ``py_files``, ``files`` and ``archives`` (lists
+    of paths to ship).
+
+    Raises :class:`UsageError` (the job, an input, an output or an option is wrong) and
+    :class:`UnreachableError` (the broker or the storage).
+    """
+    from mrcelery.client.submission import Submission  # noqa: PLC0415 - job files import this module
+
+    return Submission.prepare(job, inputs, output, runner=runner, ahead=True, **options).submit()
+
+
+def attach(job: str, **options: Any) -> JobHandle:
+    """Return a handle on a job that was submitted elsewhere or earlier; ``options`` are settings.
+
+    Raises :class:`ConfigError` if neither a broker nor a storage is configured.
+    """
+    config = Config.load(options)
+    return JobHandle(job, connect(config), storage=storage_root(config))

@@ -1,0 +1,137 @@
+"""Reads a job's part files back: streams them in order, decompressed, or copies them into a local folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrcelery.errors import InputError, OutputExistsError, StorageUnreachableError
+from mrcelery.formats.compression import decompress
+from mrcelery.schema import object_keys
+
+if TYPE_CHECKING:
+    from mrcelery.storage.base import Storage
+
+Pair = tuple[Any, Any]
+
+
+def part_names(storage: Storage, where: str) -> list[str]:
+    """List the part files at the root of an OUTPUT by number. Raises :class:`InputError` if there is none."""
+    found = [i.key for i in storage.list("part-") if object_keys.PART_NAME.fullmatch(i.key)]
+    if not found:
+        raise InputError(f"{where} holds no part files: give a job id or the OUTPUT of a job that succeeded")
+    return sorted(found, key=lambda name: int(name.split("-")[1].split(".")[0]))
+
+
+def content(storage: Storage, keys: Iterable[str]) -> Iterator[bytes]:
+    """Iterate over the bytes of objects one after the other, in pieces, decompressed by the ending of each name."""
+
+    for key in keys:
+        yield from decompress(storage.stream(key), key)
+
+
+def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Iterate over lines without their newline, from pieces of bytes that are cut anywhere."""
+    tail: list[bytes] = []
+    for chunk in chunks:
+        first, newline, rest = chunk.partition(b"\n")
+        tail.append(first)
+        if newline:
+            yield b"".join(tail)
+            *whole, last = rest.split(b"\n")
+            yield from whole
+            tail = [last]
+    if last := b"".join(tail):
+        yield last
+
+
+def parse_json(line: bytes) -> Pair:
+    """Parse a ``JSON key TAB JSON value`` line; JSON has no raw tab, so the first one separates."""
+    key, _, value = line.partition(b"\t")
+    return json.loads(key), json.loads(value)
+
+
+def parse_raw(line: bytes) -> Pair:
+    """Return a line of any other text format as a pair: no key, and the line as text."""
+    return None, line.decode("utf-8", "surrogateescape")
+
+
+def parse_lenient(line: bytes) -> Pair:
+    """Parse a line as JSON if it is, else (an output protocol wrote it) as :func:`parse_raw` does."""
+    try:
+        return parse_json(line)
+    except ValueError:
+        return parse_raw(line)
+
+
+def check_free(path: str) -> None:
+    """Raise :class:`OutputExistsError` if a local OUTPUT holds something already."""
+    try:
+        with os.scandir(path) as entries:
+            taken = next(entries, None) is not None
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        taken = True
+    if taken:
+        raise OutputExistsError(f"output {path} exists and is not empty: choose another, or add --overwrite")
+
+
+def fetch(
+    storage: Storage,
+    keys: Iterable[str],
+    target: str,
+    success: bytes,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Copy part files and a ``_SUCCESS`` into the local folder ``target``, which appears whole or not at all.
+
+    With ``overwrite`` the part files of a folder that exists are replaced, ``_SUCCESS`` last.
+    ``progress`` is called with a part's name and the bytes just written. Raises
+    :class:`OutputExistsError` if ``target`` holds something and ``overwrite`` is False.
+    """
+    if not overwrite:
+        check_free(target)
+    place = Path(target).absolute()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # beside the target: a rename is atomic only within one file system
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
+            fresh = Path(temporary) / "new"
+            fresh.mkdir()
+            for key in keys:
+                name = key.rpartition("/")[2]
+                if f"/{object_keys.BAD_RECORDS}" in f"/{key}":
+                    name = object_keys.BAD_RECORDS + name
+                    (fresh / object_keys.BAD_RECORDS).mkdir(exist_ok=True)
+                with (fresh / name).open("wb") as part:
+                    for chunk in storage.stream(key):
+                        part.write(chunk)
+                        if progress is not None:
+                            progress(name, len(chunk))
+            (fresh / object_keys.SUCCESS).write_bytes(success)
+            if overwrite and place.is_dir():
+                _replace_parts(fresh, place)
+            else:
+                fresh.rename(place)
+    except OSError as e:
+        why = e.strerror or e
+        raise StorageUnreachableError(f"cannot write {target} ({why}): free it, or choose another") from None
+
+
+def _replace_parts(fresh: Path, place: Path) -> None:
+    """Replace old part files by new ones; other files in the folder are not ours to remove."""
+    (place / object_keys.SUCCESS).unlink(missing_ok=True)
+    for old in place.iterdir():
+        if object_keys.PART_NAME.fullmatch(old.name):
+            old.unlink()
+    shutil.rmtree(place / object_keys.BAD_RECORDS, ignore_errors=True)
+    for new in sorted(fresh.iterdir(), key=lambda path: path.name == object_keys.SUCCESS):
+        new.rename(place / new.name)

@@ -1,0 +1,420 @@
+"""From what a user names to a request that a runner takes: job, inputs, output, options, code."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrcelery.client import results
+from mrcelery.client import uploads as inputs_module
+from mrcelery.client.client_token import check_given, digests
+from mrcelery.client.dry_run import plan_of
+from mrcelery.client.handle import Delivery, JobHandle
+from mrcelery.client.options import check_formats, job_options
+from mrcelery.config import Config, mask
+from mrcelery.errors import ConfigError, UsageError
+from mrcelery.formats.naming import to_ship
+from mrcelery.job.hooks import hooks, step_specs
+from mrcelery.job.step import reducers_in
+from mrcelery.jobstore.base import generation_of
+from mrcelery.runners.base import Runner, storage_root
+from mrcelery.runners.fleet import FleetRunner
+from mrcelery.runners.preload import local_runner
+from mrcelery.schema import object_keys, signing, structs
+from mrcelery.schema.object_keys import SUCCESS
+from mrcelery.shipping import bundle
+from mrcelery.storage import open_storage
+from mrcelery.storage.addresses import is_remote, local
+
+if TYPE_CHECKING:
+    from mrcelery.client.dry_run import Plan
+    from mrcelery.job.base import MRJob
+    from mrcelery.runners.fleet import FleetRunner
+    from mrcelery.schema.structs import Bundle, JobOptions, StepSpec
+    from mrcelery.shipping.bundle import BuiltBundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """What a client may give with one job, beside the settings (:class:`Config`); see :func:`mrcelery.submit`."""
+
+    args: Sequence[str] = ()
+    name: str = ""
+    client_token: str = ""
+    overwrite: bool = False
+    keep: bool = False
+    jobconf: Mapping[str, str] | None = None
+    py_files: Sequence[str] = ()
+    files: Sequence[str] = ()
+    archives: Sequence[str] = ()
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> SubmitOptions:
+        """Remove these options from keyword arguments, which leaves the settings in them."""
+        return cls(**{f.name: options.pop(f.name) for f in fields(cls) if f.name in options})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A job ready to submit: loaded, with its options settled."""
+
+    config: Config
+    runner: str
+    """``inline``, ``local`` or ``celery``."""
+    job_class: type[MRJob]
+    job: MRJob
+    name: str
+    args: tuple[str, ...]
+    inputs: tuple[str, ...]
+    output: str | None
+    options: JobOptions
+    steps: tuple[StepSpec, ...]
+    shipped: Mapping[str, Sequence[str]]
+    client_token: str = ""
+    wants_results: bool = True
+    on_upload: inputs_module.Progress | None = None
+    started: Runner | None = None
+    """The runner, if it was started ahead; :meth:`submit` passes it to the handle."""
+
+    @classmethod
+    def prepare(
+        cls,
+        job: type[MRJob] | str,
+        inputs: str | Iterable[str],
+        output: str | None = None,
+        *,
+        wants_results: bool = True,
+        on_upload: inputs_module.Progress | None = None,
+        ahead: bool = False,
+        **options: Any,
+    ) -> Submission:
+        """Load the job and settle its options: those of :class:`SubmitOptions`, and settings.
+
+        ``ahead``: the job will be submitted at once, so start an embedded cluster while it is loaded. Raises
+        :class:`UsageError` if the job or an option is wrong.
+        """
+        given = SubmitOptions.take(options)
+        config = Config.load(options)
+        runner = _runner_for(config, given.client_token)
+        with ExitStack() as undo:
+            started = undo.enter_context(closing(local_runner(config, job))) if ahead and runner == "local" else None
+
+            job_class = bundle.load_job(job, given.py_files) if isinstance(job, str) else job
+            instance = bundle.make_job(job_class, given.args)
+            settled = job_options(
+                config, instance, given.jobconf or {}, runner, overwrite=given.overwrite, keep=given.keep
+            )
+            check_formats(settled, instance, runner, prints=wants_results and output is None)
+            submission = cls(
+                config=config,
+                runner=runner,
+                job_class=job_class,
+                job=instance,
+                name=given.name or job_class.__name__,
+                args=tuple(given.args),
+                inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
+                output=output,
+                options=settled,
+                steps=_steps(config, instance, settled),
+                shipped=_shipped(given, settled, job_class),
+                client_token=given.client_token,
+                wants_results=wants_results,
+                on_upload=on_upload,
+                started=started,
+            )
+            undo.pop_all()
+            return submission
+
+    def plan(self) -> Plan:
+        """List and split the inputs here, and price the job; nothing is written anywhere."""
+
+        return plan_of(self)
+
+    def submit(self, on_handle: Callable[[JobHandle], None] | None = None) -> JobHandle:
+        """Start the runner and submit the job to it. The inline runner has run it when this returns.
+
+        ``on_handle`` is called with the handle just before the job is registered.
+        """
+        with ExitStack() as undo:
+            if self.started is not None:
+                undo.enter_context(closing(self.started))
+            handle = self._submit(on_handle)
+            undo.pop_all()
+            return handle
+
+    def _submit(self, on_handle: Callable[[JobHandle], None] | None) -> JobHandle:
+        if not self.inputs:
+            raise UsageError("no input: give files, folders, globs, s3:// or http(s):// addresses, or - for stdin")
+
+        built = bundle.build(self.job_class, self.job, **self.shipped)
+        created = time.time()
+        identity = job_id(self.name, self.client_token, created)
+        if self.client_token and (known := self._submitted_before(identity, built.bundle)):
+            return known
+        output, bring_home = self._place_output()
+        spool = ""
+        found = None
+        if not self.uploads:
+            # before the runner starts: a wrong path need not wait for a cluster
+            spool = self._spool(identity) if "-" in self.inputs else ""
+            found = inputs_module.absolute(self.inputs, spool)
+        runner = self._open()
+        handle = JobHandle(
+            identity,
+            runner,
+            storage=self.storage or runner.storage,
+            delivery=self._delivery(bring_home),
+            spool=spool if self.runner != "celery" else "",
+        )
+        try:
+            if found is None:
+                found = inputs_module.upload(self.inputs, self.storage, self.options.input_format, self.on_upload)
+            if on_handle is not None:
+                on_handle(handle)
+            self._send(runner, handle, created, found, output, built)
+            handle.met = True
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    def _submitted_before(self, identity: str, code: Bundle) -> JobHandle | None:
+        """Return the job of the same client token, if there is one; its client may have died since."""
+        runner = self._fleet() if self.runner == "celery" else None  # a runner of our own knows no jobs yet
+        try:
+            known = runner.store.request(identity) if runner is not None else None
+            if runner is not None and known is not None:
+                self._check_same(known, identity, code)
+                fields = runner.store.fields(identity)
+                if fields.get("state") == "queued":
+                    # its client may have died before it could
+                    runner.start(identity, self.options.queue, generation_of(fields))
+            elif not self._ended_in_storage(identity, code):
+                if runner is not None:
+                    runner.close()
+                return None
+        except BaseException:
+            if runner is not None:
+                runner.close()
+            raise
+        if self.started is not None:
+            self.started.close()  # there is nothing to run
+        bring_home = None
+        if self.brings_home:
+            path = local(self.output or "")
+            # A folder with the job's mark of success was brought home before.
+            bring_home = None if Path(path, SUCCESS).exists() else path
+        return JobHandle(identity, runner, storage=self.storage, delivery=self._delivery(bring_home))
+
+    def _ended_in_storage(self, identity: str, code: Bundle) -> bool:
+        """Return whether storage has the report of a job that the job store has forgotten or never knew.
+
+        A job that left a spec but no report resumes from its commits when it is submitted again.
+        """
+
+        storage, key = open_storage(self.storage), object_keys.spec(identity)
+        try:
+            spec = signing.unseal(storage.read(key), structs.JobSpec, self.config.signing_key or None, key)
+        except FileNotFoundError:
+            return False
+        check_given(self.client_token, spec.request, self._given(code))
+        return storage.stat(object_keys.report(identity)) is not None
+
+    def _check_same(self, envelope: bytes, identity: str, code: Bundle) -> None:
+        key = self.config.signing_key or None
+        request = signing.unseal(envelope, structs.Request, key, f"the request of job {identity}")
+        check_given(self.client_token, request, self._given(code))
+
+    def _given(self, code: Bundle) -> dict[str, str]:
+        """Digest what is asked for, as it was asked for; the content of inputs is not compared."""
+        output = self.output or ""
+        return digests(
+            {
+                "another job": (self.name, code.entry, code.sha256, self.args),
+                "other inputs": [
+                    uri if uri == "-" else here for uri, here in zip(self.inputs, self.input_addresses(), strict=True)
+                ],
+                "another output": (local(output) if output and not is_remote(output) else output),
+                "other options": (self.options, self.steps),
+            }
+        )
+
+    def _send(
+        self,
+        runner: Runner,
+        handle: JobHandle,
+        created: float,
+        found: inputs_module.Inputs,
+        output: str,
+        built: BuiltBundle,
+    ) -> None:
+
+        request = structs.Request(
+            job=handle.id,
+            name=self.name,
+            owner=self.config.owner or _user(),
+            created=created,  # as its id says: what lists jobs by their ids relies on it
+            inputs=tuple(found.uris),
+            output=output,
+            storage=self.storage or runner.storage,
+            steps=self.steps,
+            args=self.args,
+            options=self.options,
+            bundle=built.bundle,
+            blobs=found.names,
+            small_results=self.wants_results and not output,
+            given=self._given(built.bundle) if self.client_token else {},
+        )
+        envelope = signing.seal(request, self.config.signing_key or None)
+        try:
+            runner.submit(request, envelope, built.data, found.blobs)
+        except UsageError:
+            # two clients with one token at the same time: one of them registered the job
+            known = runner.store.request(handle.id) if self.client_token else None
+            if known is None:
+                raise
+            self._check_same(known, handle.id, built.bundle)
+
+    @property
+    def brings_home(self) -> bool:
+        """Whether the waiting client must fetch the results to a local OUTPUT."""
+        return self.uploads and self.output is not None and not is_remote(self.output)
+
+    @property
+    def storage(self) -> str:
+        """The configured storage as the workers name it; "" lets the runner choose."""
+        return storage_root(self.config)
+
+    @property
+    def uploads(self) -> bool:
+        """Whether the workers cannot see this machine's files."""
+        return self.runner == "celery" and is_remote(self.storage)
+
+    def _place_output(self) -> tuple[str, str | None]:
+        """Return OUTPUT as the request names it ("": the job's storage), and the folder to fetch into or None."""
+        if self.output is None or is_remote(self.output):
+            return self.output or "", None
+        path = local(self.output)
+        if not self.options.overwrite:
+            results.check_free(path)
+        return ("", path) if self.uploads else (path, None)
+
+    def _spool(self, identity: str) -> str:
+        """Make a folder for standard input that the workers can read."""
+        if self.runner == "celery":
+            # With a token others may have the same id, and write at the same time.
+            folder = Path(self.storage) / "inputs" / f"{identity}-{secrets.token_hex(3)}"
+            folder.mkdir(parents=True)
+            return str(folder)
+        return tempfile.mkdtemp(prefix="mrcelery-", dir=self.config.scratch or None)
+
+    def _open(self) -> Runner:
+        if self.runner == "inline":
+            from mrcelery.runners.inline import InlineRunner  # noqa: PLC0415 - the engine, which other runners keep off the client
+
+            return InlineRunner(self.storage or None)
+        if self.runner == "local":
+            return self.started or local_runner(self.config, self.job_class)
+        return self._fleet()
+
+    def _fleet(self) -> FleetRunner:
+        return FleetRunner(self.config.broker, self.config.result_backend or None)
+
+    def _delivery(self, bring_home: str | None) -> Delivery:
+        return Delivery(folder=bring_home, overwrite=self.options.overwrite, parse=self._parse())
+
+    def _parse(self) -> Callable[[bytes], results.Pair]:
+        protocol = hooks(self.job, len(self.steps) - 1).output_protocol
+        if protocol is not None:
+            return protocol.read
+        if self.options.output_format.partition(":")[0] in ("parquet", "records"):
+            return _unreadable
+        return results.parse_json if self.options.output_format == "json" else results.parse_raw
+
+    def input_addresses(self) -> list[str]:
+        """Return the inputs as addresses: a local one as an absolute path."""
+        return [u if is_remote(u) else local(u) for u in self.inputs]
+
+
+def _unreadable(line: bytes) -> results.Pair:
+    raise UsageError("parquet and records output has no lines: read the part files at OUTPUT")
+
+
+def job_id(name: str, client_token: str = "", created: float | None = None) -> str:
+    """Make a job id: ``<name>-<YYYYmmdd-HHMMSS>-<6 hex>``, with the time of ``created`` (epoch seconds; now).
+
+    With a client token it is ``job-<20 hex>``, the same for the same token.
+    """
+    if client_token:
+        # Not with the name in it: another job with the same token is to be noticed.
+        return f"job-{hashlib.sha256(client_token.encode()).hexdigest()[:20]}"
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
+    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
+
+
+def _runner_for(config: Config, client_token: str) -> str:
+    """Return the kind of runner that a configuration means; :class:`UsageError` if it cannot run the job."""
+    runner = config.runner or ("celery" if config.broker else "local")
+    if runner == "celery":
+        _check_fleet(config)
+    elif client_token and not config.storage:
+        raise UsageError(
+            f"a client token needs a storage that outlives the {runner} runner, where a repeat finds the job: "
+            "give --storage or a --broker, or no token"
+        )
+    return runner
+
+
+def _steps(config: Config, job: MRJob, options: JobOptions) -> tuple[StepSpec, ...]:
+    """Specify the job's steps. A flag wins over what the job says, and that over other settings."""
+
+    explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
+    flagged = config.origins.get("partitioner", "").startswith("--")
+    return step_specs(
+        job,
+        0,
+        reducers=explicit or reducers_in(options.jobconf) or config.reducers,
+        partitioner=config.partitioner if flagged else "",
+        partitioner_default=config.partitioner,
+        define=options.jobconf,
+    )
+
+
+def _shipped(given: SubmitOptions, options: JobOptions, job_class: type[MRJob]) -> dict[str, Sequence[str]]:
+    """List the paths to ship, the modules of the user's own formats among them."""
+
+    formats = (options.input_format, options.output_format)
+    own = [path for text in formats for path in to_ship(text, job_class)]
+    return {"py_files": (*given.py_files, *own), "files": given.files, "archives": given.archives}
+
+
+def _check_fleet(config: Config) -> None:
+    if not config.broker:
+        raise ConfigError(
+            "the celery runner needs a broker: give --broker redis://host:6379/0 (or MRCELERY_BROKER, "
+            "CELERY_BROKER_URL), or --runner local"
+        )
+    if not config.storage:
+        raise ConfigError(
+            f"the fleet at {mask(config.broker)} needs a storage that all its workers reach: "
+            "give --storage s3://bucket/prefix, or a shared folder (MRCELERY_STORAGE)"
+        )
+    if config.storage.startswith(("memory://", "http://", "https://")):
+        raise ConfigError(f"storage {config.storage} cannot serve a fleet: give s3://bucket/prefix or a shared folder")
+
+
+def _user() -> str:
+    import getpass  # noqa: PLC0415 - only an owner without a name needs it
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container whose user id has no name

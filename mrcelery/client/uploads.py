@@ -1,0 +1,125 @@
+"""Turns a client's inputs into addresses that the workers can read.
+
+If workers see this machine's files (the inline and local runners, or a fleet whose storage is a
+folder) a local input becomes an absolute path. Otherwise its content goes to the job's storage once,
+as ``inputs/<sha256>/<name>``: through the job store if all of it is small, else uploaded from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mrcelery.errors import InputError
+from mrcelery.formats import input_format as format_named
+from mrcelery.schema import object_keys
+from mrcelery.storage import open_storage
+from mrcelery.storage.addresses import is_remote, local
+
+SMALL = 256 << 10
+"""Largest local input, in bytes over all files, that travels through the job store."""
+
+_CHUNK = 1 << 20
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, its bytes uploaded so far and its size."""
+
+
+@dataclass
+class Inputs:
+    """Addresses for the request, and the content that travels with it, by SHA-256 (hex)."""
+
+    uris: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+
+
+def absolute(inputs: Iterable[str], spool: str) -> Inputs:
+    """Make addresses for workers that see this machine's files; ``-`` is written into the folder ``spool``.
+
+    Raises :class:`InputError` for a local input that does not exist.
+    """
+    found = Inputs()
+    for uri in inputs:
+        if is_remote(uri):
+            found.uris.append(uri)
+        elif uri == "-":
+            path = Path(spool) / "stdin"
+            with path.open("wb") as target:
+                shutil.copyfileobj(sys.stdin.buffer, target)
+            found.uris.append(str(path))
+        else:
+            found.uris.append(_existing(uri))
+    return found
+
+
+def upload(inputs: Iterable[str], storage_uri: str, input_format: str, progress: Progress | None = None) -> Inputs:
+    """Upload local inputs and make addresses for workers that do not see this machine's files.
+
+    A file whose content is in storage already is not uploaded again. Raises :class:`InputError` for a
+    local input that matches nothing.
+    """
+    found = Inputs()
+    pending: list[tuple[int, Path]] = []
+    with tempfile.TemporaryDirectory(prefix="mrcelery-") as spool:
+        for uri in inputs:
+            paths: Iterable[Path | None] = [None] if is_remote(uri) else _paths(uri, spool, input_format)
+            for path in paths:
+                if path is not None:
+                    pending.append((len(found.uris), path))
+                found.uris.append(uri)
+        if sum(path.stat().st_size for _, path in pending) <= SMALL:
+            for at, path in pending:
+                data = path.read_bytes()
+                digest = hashlib.sha256(data).hexdigest()
+                found.blobs[digest] = data
+                name = found.names.setdefault(digest, path.name)
+                found.uris[at] = f"{storage_uri}/{object_keys.shared_input(digest, name)}"
+        else:
+            for at, path in pending:
+                found.uris[at] = f"{storage_uri}/{_send(storage_uri, path, progress)}"
+    return found
+
+
+def _existing(uri: str) -> str:
+    path = local(uri)
+    if not any(c in path for c in "*?[") and not os.path.exists(path):
+        raise InputError(f"input {uri!r} does not exist: give a file, a folder, a glob or an s3:// address")
+    return path
+
+
+def _paths(uri: str, spool: str, input_format: str) -> Iterator[Path]:
+    if uri == "-":
+        copy = Path(spool) / "stdin"
+        with copy.open("wb") as target:
+            shutil.copyfileobj(sys.stdin.buffer, target)
+        yield copy
+        return
+    from mrcelery.planning.listing import list_inputs  # noqa: PLC0415 - only inputs to upload are listed here
+
+    for file in list_inputs([_existing(uri)], format_named(input_format)):
+        yield Path(local(file.uri))
+
+
+def _send(storage_uri: str, path: Path, progress: Progress | None) -> str:
+    storage = open_storage(storage_uri)
+    with path.open("rb") as source:
+        size = os.fstat(source.fileno()).st_size
+        key = object_keys.shared_input(hashlib.file_digest(source, "sha256").hexdigest(), path.name)
+        there = storage.stat(key)
+        if there is None or there.size != size:
+            source.seek(0)
+            sent = 0
+            with storage.writer(key) as target:
+                while chunk := source.read(_CHUNK):
+                    target.write(chunk)
+                    sent += len(chunk)
+                    if progress is not None:
+                        progress(path.name, sent, size)
+    return key

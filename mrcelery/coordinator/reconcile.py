@@ -1,0 +1,155 @@
+"""What a job needs now: a pure function of what is known about it.
+
+Messages are lost: with a queue that is flushed, a broker that restarts empty, a worker that dies between taking a
+message and noting that it has it, a process that is killed after it has claimed the barrier and before it has
+published it. :func:`needs` finds what should be on its way and is not, and says what to do about it. It does no
+I/O; :mod:`mrcelery.worker.reconciler` gathers the facts and carries the actions out. Every action may be taken
+twice, or too much: a task's first commit counts, and the coordinator's steps do nothing where they have been done.
+
+The chord's count stays the quick way from stage to stage, and is never relied on: the step that follows a stage is
+published here too once all tasks have committed, and a step that comes before that does nothing. So a chord may hang,
+count twice or start anew in a Redis that has forgotten it.
+
+Backup tasks are those of the paper's section 3.6, chosen by rate: a task that is long because it has much to do
+is as quick by the record as the others, and none is started for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.stragglers import Policy, Republished, Running, is_slow, usual_rate
+from mrcelery.schema.structs import Kind
+
+Step = Literal["start", "barrier", "finish"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a job, at epoch seconds ``now``; of one stage, the one it is in."""
+
+    now: float
+    state: str
+    """As in the job store; "" where that does not know the job."""
+    step: int = 0
+    kind: Kind | None = None
+    """None before the first stage."""
+    then: Step = "finish"
+    """The coordinator's step after this stage."""
+    tasks: int = 0
+    committed: frozenset[int] = frozenset()
+    in_flight: frozenset[int] = frozenset()
+    """Tasks with a message that is queued or leased."""
+    coordinating: bool = False
+    """Whether a message of the coordinator's is queued or leased."""
+    running: tuple[Running, ...] = ()
+    unseen: Mapping[str, float] = field(default_factory=dict)
+    """Since when what is missing is missing, see :func:`missing`."""
+    republished: Mapping[str, Republished] = field(default_factory=dict)
+    """What was published again in this stage, by the same names."""
+    rates: Sequence[float] = ()
+    """Records a second of committed tasks, or of a sample of them."""
+    backed_up: frozenset[int] = frozenset()
+    speculative: bool = True
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Republish a task, with this number of its attempt."""
+
+    task: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """Republish a step of the coordinator."""
+
+    what: Step
+
+
+@dataclass(frozen=True)
+class BackUp:
+    """Start a second attempt of a task on another worker than ``worker``."""
+
+    task: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Fail the job; ``task`` is -1 if a step of the coordinator cannot be done."""
+
+    task: int
+    reason: str
+
+
+Action = Publish | Nudge | BackUp | GiveUp
+
+
+def missing(facts: Facts, policy: Policy) -> list[str]:
+    """List what should be on its way and was not found: numbers of tasks as text, or a step of the coordinator."""
+    if facts.state in FINAL or not facts.state or facts.coordinating:
+        return []
+    awaited = _awaited(facts)
+    if awaited is not None:
+        return [awaited]
+    # If a broker has lost its records of who holds what, running attempts still report themselves.
+    alive = {one.task for one in facts.running if one.quiet < policy.lease}
+    seen = facts.committed | facts.in_flight | alive
+    return [str(task) for task in range(facts.tasks) if task not in seen]
+
+
+def _awaited(facts: Facts) -> Step | None:
+    """Return the step of the coordinator whose turn it is, if any."""
+    if facts.kind is None:
+        return "start"
+    return facts.then if len(facts.committed) >= facts.tasks else None
+
+
+def needs(facts: Facts, policy: Policy) -> list[Action]:
+    """Decide what to do now."""
+    actions: list[Action] = []
+    for name in missing(facts, policy):
+        since, before = facts.unseen.get(name, facts.now), facts.republished.get(name)
+        if facts.now - since < policy.grace or (before and facts.now - before.last < policy.lease):
+            continue
+        action = _republish(facts, policy, name, before.times if before else 0)
+        if isinstance(action, GiveUp):
+            return [action]
+        actions.append(action)
+    return actions + _backups(facts, policy)
+
+
+def _republish(facts: Facts, policy: Policy, name: str, times: int) -> Action:
+    if not name.isdecimal():
+        if times >= policy.most_republished:
+            return GiveUp(-1, f"{name} was published {times} times and never came to its end: {_SEE_LOGS}")
+        return Nudge(name)  # type: ignore[arg-type]
+    task = int(name)
+    # Attempts are counted, and capped, where they start.
+    if times >= policy.most_republished:
+        return GiveUp(task, f"{facts.kind} task {task} was published {times} times and lost each time: {_SEE_OTHERS}")
+    return Publish(task, times + 1)
+
+
+_SEE_LOGS = "its process died or vanished each time; the workers' logs have the signal"
+_SEE_OTHERS = "see that no other app's workers listen on the job's queue"
+
+
+def _backups(facts: Facts, policy: Policy) -> list[Action]:
+    """Choose slow attempts to back up: near the end of a stage, when no task waits."""
+    left = facts.tasks - len(facts.committed)
+    if not facts.speculative or facts.state != "running" or not 0 < left <= facts.tasks / 2 or not facts.rates:
+        return []
+    room = max(1, int(facts.tasks * policy.backups)) - len(facts.backed_up)
+    running = {one.task: one for one in facts.running if one.task not in facts.committed}
+    if room <= 0 or len(running) < left:
+        return []  # while tasks wait for a worker, there is none to spare
+    usual = usual_rate(facts.rates)
+    slow = [one for one in running.values() if one.task not in facts.backed_up and is_slow(one, usual, policy)]
+    slow.sort(key=lambda one: one.records / one.seconds)
+    return [BackUp(one.task, one.worker) for one in slow[:room]]

@@ -1,0 +1,101 @@
+"""The coordinator: what happens between the stages of a job.
+
+It has no process of its own: :func:`start`, :func:`barrier` and :func:`finish` are short tasks that any
+worker runs (the inline runner calls them). Each reads the spec, the commits and the job store, and
+returns the :class:`StageTasks` to run next. All may run twice: what they write is the same each time.
+
+::
+
+    start -> StageTasks(map) -> barrier -> StageTasks(reduce) -> finish -> StageTasks(map) of the next step, or the end
+                     \\______ map-only step ________/
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
+from mrcelery.errors import JobStoppedError
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.structs import (
+    JobSpec,
+    Request,
+    requests_field,
+)
+from mrcelery.schema.task_id import StageId
+from mrcelery.storage.transfers import Transfers, transfers
+
+
+@dataclass(frozen=True)
+class StageTasks:
+    """Tasks to run at the same time, and the step of the coordinator that follows them."""
+
+    id: StageId
+    tasks: int
+    then: str
+    """``barrier`` or ``finish``."""
+    queue: str
+    missing: tuple[int, ...] | None = None
+    """The tasks to publish, if a stage is resumed; None: all."""
+
+    @property
+    def published(self) -> str:
+        """Return the job's field that records when all tasks were on the queue."""
+        return f"published.{self.id.name}"
+
+
+def stage_of(request: Request, fields: Mapping[str, str], stage: StageId) -> StageTasks:
+    """Describe a stage that has begun, from the job's fields."""
+    then = "barrier" if stage.kind == "map" and request.steps[stage.step].has_reducer else "finish"
+    return StageTasks(stage, int(fields[f"total.{stage.name}"]), then, request.options.queue)
+
+
+def has_gone_on(fields: Mapping[str, str], what: str, step: int = 0) -> bool:
+    """Check whether the stage after a step of the coordinator is on the queue: then this delivery of it is late."""
+    after = {"start": (0, "map"), "barrier": (step, "reduce"), "finish": (step + 1, "map")}[what]
+    return "published.{}.{}".format(*after) in fields
+
+
+@contextmanager
+def counted(jobs: OpenJobs, job: str, what: str) -> Iterator[Transfers]:
+    """Record the coordinator's requests to S3 in this block in the job's fields; once, even if it runs twice."""
+    with transfers() as moved:
+        yield moved
+    if moved.requests:
+        jobs.store.update(job, requests_field(what, moved.requests))
+
+
+def map_stage(spec: JobSpec, step: int, tasks: int) -> StageTasks:
+    """Describe the map stage of a step, with so many tasks."""
+    then = "barrier" if spec.steps[step].reducers else "finish"
+    return StageTasks(StageId(spec.request.job, step, "map"), tasks, then, spec.request.options.queue)
+
+
+def begin_stage(jobs: OpenJobs, spec: JobSpec, stage: StageTasks, more: Mapping[str, str] | None = None) -> None:
+    """Record in the job's fields that a stage begins; raise if the job has ended meanwhile."""
+    fields = {
+        "step": str(stage.id.step),
+        "stage": stage.id.kind,
+        f"total.{stage.id.name}": str(stage.tasks),
+        f"entered.{stage.id.name}": f"{time.time():.3f}",
+    }
+    fields.update(more or {})
+    if not jobs.store.move(stage.id.job, "running", fields):
+        raise JobStoppedError(f"job {stage.id.job} has ended")
+
+
+def open_running(jobs: OpenJobs, job: str) -> OpenJob:
+    """Open a job; raise JobStoppedError if it has ended."""
+    if jobs.store.state(job) in FINAL:
+        raise JobStoppedError(f"job {job} has ended")
+    return jobs.open(job)
+
+
+def map_tasks(jobs: OpenJobs, active: OpenJob, step: int) -> int:
+    """Return M of a step."""
+    if step == 0:
+        return active.spec.plan.splits
+    return int(jobs.store.fields(active.id)[f"total.{step}.map"])

@@ -1,0 +1,142 @@
+"""Planning, before a job's first stage: list and split its inputs, and put its code and spec into storage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from hashlib import sha256
+
+from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
+from mrcelery.coordinator.output_commit import check_free
+from mrcelery.coordinator.resume import standing
+from mrcelery.coordinator.stages import StageTasks, begin_stage, counted, map_stage
+from mrcelery.errors import CorruptDataError, JobStoppedError, UnsignedError
+from mrcelery.formats import input_format
+from mrcelery.planning.listing import list_inputs
+from mrcelery.planning.splits import cut, fitted, with_reducers, write_plan
+from mrcelery.reporting.report import read_report, remove_report
+from mrcelery.schema import object_keys
+from mrcelery.schema.signing import seal
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.structs import (
+    JobSpec,
+    PlanSummary,
+    Request,
+)
+from mrcelery.schema.task_id import KINDS, StageId, TaskId
+from mrcelery.storage import check, open_storage
+from mrcelery.storage.base import Storage
+
+
+def start(jobs: OpenJobs, job: str) -> StageTasks | None:
+    """Plan a submitted job, ship its code to storage and write its spec; return the first stage to run.
+
+    A job that has a spec is resumed from its commits in storage, as after ``retry`` or if Redis lost its data.
+
+    Raises :class:`mrcelery.errors.UsageError`, :class:`mrcelery.errors.UnreachableError` or
+    :class:`mrcelery.errors.UnsignedError` for a job that cannot start.
+    """
+    if jobs.store.state(job) in FINAL:
+        raise JobStoppedError(f"job {job} has ended")
+    request = jobs.request(job)
+    storage = open_storage(request.storage)
+    with counted(jobs, job, "start"):
+        check(storage)
+        key = object_keys.spec(job)
+        try:
+            spec = jobs.verified(storage.read(key), job)
+        except FileNotFoundError:
+            spec = plan_job(jobs, request, storage)
+            jobs.keep(spec, storage)
+            first = map_stage(spec, 0, spec.plan.splits)
+            begin_stage(jobs, spec, first, {"started": repr(time.time())})
+        else:
+            first = _resume(jobs, jobs.keep(spec, storage))
+    # They are in storage with the spec: what came through the job store takes its memory for nothing.
+    jobs.store.drop_blobs(job, [request.bundle.sha256, *request.blobs])
+    return first
+
+
+def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:
+    """Begin the stage that a job is in by its commits; the tasks to publish are those without one."""
+    job, store = active.id, jobs.store
+    now = standing(active.storage, active.spec)
+    earlier = read_report(active.storage, job)
+    if earlier is not None and earlier.state != "succeeded":
+        remove_report(active.storage, job)  # it tells of a run before this one
+    elif earlier is not None and len(now.committed) < now.tasks:
+        # It had come to its end, and its commits are being removed: only the job store had forgotten.
+        store.move(job, "succeeded", {"finished": repr(time.time()), "stage": "finish"})
+        raise JobStoppedError(f"job {job} has ended")
+    if now.step == 0:
+        restore_plan(active)
+    for step in range(now.step, len(active.spec.steps)):
+        for kind in KINDS:
+            stage_id = StageId(job, step, kind)
+            known = now.committed if (step, kind) == (now.step, now.kind) else frozenset()
+            if (step, kind) >= (now.step, now.kind) and not store.done_tasks(stage_id) <= known:
+                store.forget_stage(stage_id)  # what it remembers was removed from storage
+    for task in now.committed:
+        store.add_commit(TaskId(job, now.step, now.kind, task), b"")
+    started = store.fields(job).get("started") or repr(active.spec.request.created)
+    totals = {f"total.{step}.{kind}": str(tasks) for (step, kind), tasks in now.totals.items()}
+    if now.kind == "map":
+        stage = map_stage(active.spec, now.step, now.tasks)
+    else:
+        stage = StageTasks(StageId(job, now.step, "reduce"), now.tasks, "finish", active.spec.request.options.queue)
+    stage = replace(stage, missing=tuple(task for task in range(now.tasks) if task not in now.committed))
+    begin_stage(jobs, active.spec, stage, {**totals, "started": started})
+    return stage
+
+
+def plan_job(jobs: OpenJobs, request: Request, storage: Storage) -> JobSpec:
+    """Plan a submitted job, put its code, its small inputs and its spec into storage, and return the spec.
+
+    Raises :class:`mrcelery.errors.UsageError` for an unusable input or output, and
+    :class:`mrcelery.errors.UnsignedError` for code or input that is not what the request names.
+    """
+    job = request.job
+    if request.output and not request.options.overwrite:
+        check_free(request.output)
+    code = jobs.store.get_blob(job, request.bundle.sha256)
+    if code is not None:
+        _check_digest(code, request.bundle.sha256, f"the code of job {job}")
+        storage.write(object_keys.code(job), code)
+    elif storage.stat(object_keys.code(job)) is None:
+        raise CorruptDataError(f"the code that was sent with job {job} is gone: submit it again")
+    for digest, name in request.blobs.items():
+        blob = jobs.store.get_blob(job, digest)
+        if blob is None and storage.stat(object_keys.shared_input(digest, name)) is not None:
+            continue  # another delivery was quicker
+        if blob is None:
+            raise CorruptDataError(f"the input {name} that was sent with job {job} is gone: submit it again")
+        _check_digest(blob, digest, f"the input {name} of job {job}")
+        storage.write(object_keys.shared_input(digest, name), blob)
+    plan = _write_plan(request, storage)
+    spec = JobSpec(request=request, plan=plan, steps=tuple(with_reducers(s, plan) for s in request.steps))
+    key = object_keys.spec(job)
+    if not storage.create(key, seal(spec, jobs.signing_key)):
+        return jobs.verified(storage.read(key), job)
+    return spec
+
+
+def restore_plan(active: OpenJob) -> None:
+    """Plan a job's first step again if the plan was removed, as a cancelled job's is."""
+    spec, storage = active.spec, active.storage
+    if not spec.plan.splits or storage.stat(object_keys.plan_page(active.id, 0, 0)) is not None:
+        return
+    if _write_plan(spec.request, storage) != spec.plan:
+        raise CorruptDataError(f"the inputs of job {active.id} have changed since it was planned: submit it again")
+
+
+def _write_plan(request: Request, storage: Storage) -> PlanSummary:
+    options = request.options
+    files = list_inputs(request.inputs, input_format(options.input_format))
+    splits = cut(*fitted(files, options.split_size, options.workers))
+    return write_plan(splits, lambda page, data: storage.write(object_keys.plan_page(request.job, 0, page), data))
+
+
+def _check_digest(data: bytes, digest: str, what: str) -> None:
+    """Check that what came through the job store is what the request, signed or not, names."""
+    if sha256(data).hexdigest() != digest:
+        raise UnsignedError(f"{what} is not what its request names: it was altered on the way; submit it again")

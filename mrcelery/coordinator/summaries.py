@@ -1,0 +1,117 @@
+"""The commits of a stage, and their sums."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from mrcelery.attempt.commit import committed
+from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
+from mrcelery.errors import JobStoppedError, TaskError
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.structs import Commit, Counters, Kind, Requests, StageSummary, Totals, add_counters, add_requests
+from mrcelery.schema.task_id import StageId
+from mrcelery.storage.transfers import carried
+
+THREADS = 16
+"""Requests to storage at the same time, for commits and part files."""
+
+
+def check_all_committed(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> None:
+    """Raise if a task has no commit yet: a chord count that restarted in an emptied Redis may be wrong."""
+    if jobs.store.done(stage) >= tasks:
+        return
+    known = jobs.store.done_tasks(stage)
+    for task in range(tasks):
+        if task not in known:
+            if committed(active.storage, stage.task_id(task)) is None:
+                raise JobStoppedError(
+                    f"{stage.kind} task {task} of job {stage.job} has no commit yet: this comes too early"
+                )
+            jobs.store.add_commit(stage.task_id(task), b"")
+
+
+def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iterator[Commit]:
+    """Yield the commits of a stage in order of task: from the job store, else from storage."""
+    kept = jobs.store.commits(stage)
+
+    def find(task: int) -> Commit:
+        data = kept.pop(task, None)
+        if data is not None:
+            return decode(data, Commit)
+        commit = committed(active.storage, stage.task_id(task))
+        if commit is None:
+            raise TaskError(f"{stage.kind} task {task} of step {stage.step} has no commit, though it was reported done")
+        return commit
+
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        numbers = iter(range(tasks))
+        # In portions: results that wait for their turn must not grow with the number of tasks.
+        while portion := list(islice(numbers, THREADS * 64)):
+            missing = [task for task in portion if task not in kept]
+            read = dict(zip(missing, pool.map(carried(find), missing), strict=True))
+            for task in portion:
+                yield read[task] if task in read else find(task)
+
+
+def summarise(
+    jobs: OpenJobs,
+    active: OpenJob,
+    stage: StageId,
+    commits: Iterable[Commit],
+    skew: Callable[[], dict[str, int]] = dict,
+) -> StageSummary:
+    """Sum up a stage's commits, and keep the sums in storage and, for people who watch, in the job store.
+
+    ``skew`` is called when all commits have been taken.
+    """
+    counters: Counters = {}
+    requests: Requests = {}
+    tasks = records_in = records_out = bytes_in = bytes_out = bad_records = 0
+    bad_keys: list[str] = []
+    for commit in commits:
+        add_counters(counters, commit.counters)
+        add_requests(requests, commit.requests)
+        tasks += 1
+        records_in += commit.records_in
+        records_out += commit.records_out
+        bytes_in += commit.bytes_in
+        bytes_out += commit.bytes_out
+        bad_records += commit.bad_records
+        bad_keys += [commit.bad_key] if commit.bad_key else []
+    shuffled = bytes_out if stage.kind == "map" and active.spec.steps[stage.step].reducers else 0
+    summary = StageSummary(
+        counters=counters,
+        totals=Totals(
+            records_in=records_in,
+            records_out=records_out,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            shuffle_bytes=shuffled,
+            tasks=tasks,
+            requests=requests,
+        ),
+        skew=skew(),
+        bad_records=bad_records,
+        bad_keys=tuple(bad_keys),
+    )
+    data = encode(summary)
+    active.storage.write(object_keys.stage_summary(stage), data)
+    ended = f"{time.time():.3f}"
+    jobs.store.update(active.id, {f"summary.{stage.name}": data.decode(), f"ended.{stage.name}": ended})
+    return summary
+
+
+def summaries(jobs: OpenJobs, active: OpenJob) -> Iterator[tuple[StageId, StageSummary]]:
+    """Yield the stages of a job, each with its summary."""
+    fields = jobs.store.fields(active.id)
+    for number, step in enumerate(active.spec.steps):
+        kinds: tuple[Kind, ...] = ("map", "reduce") if step.reducers else ("map",)
+        for kind in kinds:
+            stage = StageId(active.id, number, kind)
+            key = object_keys.stage_summary(stage)
+            kept = fields.get(f"summary.{stage.name}")
+            yield stage, decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)

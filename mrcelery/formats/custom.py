@@ -1,0 +1,161 @@
+"""Formats of the user's own: an object of their class, on the job or named ``pkg.module:Class``.
+
+The client loads it to learn what the coordinator must know without the user's code: whether files may
+be cut, and the ending of part files. Tasks find the object again in the shipped code.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+from mrcelery.errors import JobLoadError, MRCeleryError, UsageError, UserCodeError
+from mrcelery.formats.base import RecordBlock
+from mrcelery.job.tracebacks import user_traceback
+from mrcelery.schema.structs import Extent
+
+BLOCK = 1 << 20
+"""Bytes of a block that is made of the pairs a format yields."""
+
+MOST_PAIRS = 4096
+
+
+def load(name: str) -> Any:
+    """Import the object or class called ``pkg.module:Name``.
+
+    Raises :class:`JobLoadError`, with the user's traceback if importing it raises.
+    """
+    module_name, _, path = name.partition(":")
+    try:
+        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise JobLoadError(f"the format {name} does not exist: {module_name} has no {path}") from None
+    except Exception as e:
+        text = f"the format {name} does not import: {type(e).__name__}: {e}"
+        raise JobLoadError(text, "" if isinstance(e, ModuleNotFoundError) else user_traceback(e)) from e
+    return found
+
+
+def made(given: Any, name: str, method: str) -> Any:
+    """Make a fresh format from a class or an object: what one file leaves in it must not show in the next.
+
+    Raises :class:`UsageError` if it has no such method.
+    """
+    if not callable(getattr(given, method, None)):
+        raise UsageError(
+            f"{name} is no format, as it has no method {method}: give a format's name, or an object of a class with it"
+        )
+    try:
+        return given() if isinstance(given, type) else copy.deepcopy(given)
+    except MRCeleryError:
+        raise
+    except Exception as e:
+        raise _failed(e, "") from e
+
+
+class OwnInput:
+    """A reader of the user's: ``splittable`` (False if it is missing) and ``read(extent, max_record)``,
+    which yields blocks or (key, value) pairs."""
+
+    def __init__(self, splittable: bool, find: Callable[[], Any]) -> None:
+        self.splittable = splittable
+        self._find = find
+
+    def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
+        """Read through a fresh reader; its pairs are gathered into blocks of :data:`BLOCK` bytes.
+
+        What the reader raises becomes :class:`UserCodeError` with the file's URI.
+        """
+        reader = self._find()
+        try:
+            items = iter(reader.read(extent, max_record))
+            first = next(items, None)
+            if isinstance(first, RecordBlock):
+                yield first
+                yield from items
+            elif first is not None:
+                yield from _blocks(chain((first,), items), extent.uri)
+        except MRCeleryError:
+            raise
+        except Exception as e:
+            raise _failed(e, extent.uri) from e
+
+
+def _blocks(pairs: Iterator[Any], uri: str) -> Iterator[RecordBlock]:
+    keys: list[Any] = []
+    values: list[Any] = []
+    size = 0
+    for pair in pairs:
+        try:
+            key, value = pair
+        except (TypeError, ValueError):
+            raise UserCodeError(
+                f"the input format yielded {pair!r:.200}, which is no (key, value) pair: yield key, value", file=uri
+            ) from None
+        keys.append(key)
+        values.append(value)
+        size += sys.getsizeof(value)
+        if size >= BLOCK or len(values) == MOST_PAIRS:
+            yield RecordBlock(keys, values, uri)
+            keys, values, size = [], [], 0
+    if values:
+        yield RecordBlock(keys, values, uri)
+
+
+class OwnOutput:
+    """A writer of the user's: ``encode(keys, values)``, and if it likes ``suffix``, ``finish()``, ``needs_records``
+    and ``arrow``."""
+
+    def __init__(self, suffix: str, find: Callable[[], Any]) -> None:
+        self.suffix = suffix
+        self._find = find
+        self._made: Any = None
+
+    @property
+    def _writer(self) -> Any:
+        if self._made is None:
+            self._made = self._find()
+        return self._made
+
+    @property
+    def needs_records(self) -> bool:
+        """As the user's writer says, False by default."""
+        return bool(getattr(self._writer, "needs_records", False))
+
+    @property
+    def arrow(self) -> bool:
+        """As the user's writer says, False by default."""
+        return bool(getattr(self._writer, "arrow", False))
+
+    def encode(self, keys: list[Any], values: list[Any]) -> bytes:
+        """Encode through the user's writer. Raises :class:`UserCodeError` if that raises or returns no bytes."""
+        return _bytes(lambda: self._writer.encode(keys, values))
+
+    def finish(self) -> bytes:
+        """Finish through the user's writer, if it has that method."""
+        return _bytes(lambda: self._writer.finish()) if hasattr(self._writer, "finish") else b""
+
+
+def _bytes(write: Callable[[], Any]) -> bytes:
+    try:
+        data = write()
+    except MRCeleryError:
+        raise
+    except Exception as e:
+        raise _failed(e, "") from e
+    if not isinstance(data, bytes):
+        raise UserCodeError(f"the output format returned {data!r:.200}: return bytes")
+    return data
+
+
+def _failed(e: Exception, uri: str) -> UserCodeError:
+    error = UserCodeError(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__, file=uri)
+    error.traceback = user_traceback(e)
+    error.retryable = isinstance(e, (ConnectionError, TimeoutError))
+    return error

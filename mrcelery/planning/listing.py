@@ -1,0 +1,109 @@
+"""Inputs to files: what a file, a folder, a glob or an address of the input stands for.
+
+Files are listed lazily: 100,000 of them never lie in memory at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from mrcelery.errors import ConfigError, InputError, StorageUnreachableError
+from mrcelery.formats.base import InputFormat
+from mrcelery.formats.compression import compression_of
+from mrcelery.planning.globs import Glob, has_magic, hidden
+from mrcelery.storage import ObjectInfo, Storage, locate, scheme_of
+from mrcelery.storage.folder import FolderStorage
+
+
+class InputFile(NamedTuple):
+    """A file of the input: its address, its size in bytes (-1: not known), and whether it may be cut."""
+
+    uri: str
+    size: int
+    splittable: bool
+
+
+def list_inputs(inputs: Iterable[str], fmt: InputFormat) -> Iterator[InputFile]:
+    """Yield the files of each input in the order given; within a folder, a prefix or a glob, in order of name.
+
+    A folder stands for all files below it, but for those whose name, or a folder's name on the way,
+    begins with ``_`` or ``.``; a file that is named itself is taken whatever its name. Raises
+    :class:`InputError` for an input that matches nothing.
+    """
+    for uri in inputs:
+        try:
+            scheme = scheme_of(uri)
+            storage, key = locate(uri)
+        except ConfigError as e:
+            raise InputError(str(e)) from None
+        if scheme in ("http", "https"):
+            yield _http_file(uri, fmt)
+            continue
+        begin = f"{storage.uri}/" if scheme in ("s3", "memory") else "/"
+        found = False
+        try:
+            for info in _objects(storage, key, folder=uri.endswith("/")):
+                found = True
+                yield _file(begin + info.key, info.size, fmt)
+        except StorageUnreachableError as e:
+            if scheme in ("", "file"):
+                raise InputError(f"input {uri} cannot be listed: {e}") from None
+            raise
+        if not found:
+            raise InputError(
+                f"input {uri} matches no file (names that begin with _ or . are passed over): "
+                "give a file, a folder, a glob or an s3:// address that exists"
+            )
+
+
+def _objects(storage: Storage, key: str, folder: bool) -> Iterator[ObjectInfo]:
+    """Yield the objects an input stands for: the one with this key, or those a glob or a folder holds."""
+    if key and not folder and (info := storage.stat(key)) is not None:
+        yield info
+        return
+    if has_magic(key) and not _is_folder(storage, key):
+        glob = Glob(key)
+        found, match = _walk(storage, glob.prefix, glob.enter), glob.match
+    else:
+        prefix = key.rstrip("/") + "/" if key else ""
+
+        def shown(key: str) -> bool:
+            return not any(map(hidden, key[len(prefix) :].split("/")))
+
+        found, match = _walk(storage, prefix, shown), shown
+    for info in found:
+        # A key that ends in a slash is how consoles show an empty folder.
+        if not info.key.endswith("/") and match(info.key):
+            yield info
+
+
+def _is_folder(storage: Storage, key: str) -> bool:
+    path = storage.local_path(key.rstrip("/"))
+    return path is not None and os.path.isdir(path)
+
+
+def _walk(storage: Storage, prefix: str, enter: Callable[[str], bool]) -> Iterator[ObjectInfo]:
+    if isinstance(storage, FolderStorage):
+        return storage.list(prefix, enter)
+    return storage.list(prefix)
+
+
+def _file(uri: str, size: int, fmt: InputFormat, ranges: bool = True) -> InputFile:
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the file name {uri!r} is not UTF-8: rename the file") from None
+    return InputFile(uri, size, fmt.splittable and ranges and size >= 0 and not compression_of(uri))
+
+
+def _http_file(uri: str, fmt: InputFormat) -> InputFile:
+    from mrcelery.storage.http import HttpStorage  # noqa: PLC0415 - only http addresses need urllib3
+
+    storage, key = locate(uri)
+    assert isinstance(storage, HttpStorage)
+    found = storage.probe(key)
+    if found is None:
+        raise InputError(f"input {uri} does not exist (HTTP 404): correct the address")
+    return _file(uri, found[0], fmt, ranges=found[1])

@@ -1,0 +1,131 @@
+"""Planning: files to splits, splits to plan pages, and R if a job leaves it to us.
+
+All of it streams: a plan of 100,000 files holds one page of splits in memory. The number and order
+of splits is a pure function of the listing and the split size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+
+from msgspec.structs import replace
+
+from mrcelery.errors import CorruptDataError
+from mrcelery.planning.listing import InputFile
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Extent, PlanPage, PlanSummary, Split, StepSpec
+
+PAGE = 1000
+"""Splits of one plan page."""
+
+OPEN_COST = 4 << 20
+"""Bytes that opening a file counts as when small files are packed (as in Spark)."""
+
+SMALLEST = 4 << 20
+"""Bytes that a split has at least if it is made smaller than asked for."""
+
+TASKS_EACH = 2
+"""Map tasks for each worker at least, so that one that is slow is made up for."""
+
+SLOP = 1.1
+"""How much longer than the split size a file's last extent may be (as in Hadoop)."""
+
+
+def fitted(files: Iterable[InputFile], split_size: int, workers: int) -> tuple[Iterable[InputFile], int]:
+    """Fit the split size to the input, so that each of ``workers`` processes has a few map tasks.
+
+    Returns the files and a split size: less than ``split_size`` for a small input, but never below :data:`SMALLEST`.
+    Unchanged if ``workers`` is 0, there are many files, or a file's size is not known.
+    """
+    if not workers:
+        return files, split_size
+    source = iter(files)
+    first = list(islice(source, PAGE))
+    more = next(source, None)
+    if more is not None or any(file.size < 0 for file in first):
+        return chain(first, [] if more is None else [more], source), split_size
+    share = -(-sum(file.size for file in first) // (workers * TASKS_EACH))
+    return first, min(split_size, max(SMALLEST, share))
+
+
+def cut(files: Iterable[InputFile], split_size: int) -> Iterator[Split]:
+    """Cut files into splits of about ``split_size`` bytes, numbered from 0 in the order of the files.
+
+    A file that may be cut gives extents of ``split_size`` bytes, the last one up to 10 % longer rather
+    than a tiny one more; any other file is one extent; an empty one gives none. Extents that follow
+    each other share a split while the sum of ``max(bytes, OPEN_COST)`` stays within ``split_size``.
+    """
+    index = 0
+    packed: list[Extent] = []
+    room = split_size
+    for extent in _extents(files, split_size):
+        length = extent.end - extent.start if extent.end >= 0 else split_size
+        cost = max(length, min(OPEN_COST, split_size))
+        if packed and cost > room:
+            yield Split(index, tuple(packed))
+            index, packed, room = index + 1, [], split_size
+        packed.append(extent)
+        room -= cost
+    if packed:
+        yield Split(index, tuple(packed))
+
+
+def _extents(files: Iterable[InputFile], split_size: int) -> Iterator[Extent]:
+    for uri, size, splittable in files:
+        start = 0
+        if splittable:
+            while size - start > split_size * SLOP:
+                yield Extent(uri, start, start + split_size, size)
+                start += split_size
+        if size != 0:
+            yield Extent(uri, start, size, size)
+
+
+def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> PlanSummary:
+    """Pass each page of :data:`PAGE` splits, encoded, to ``put(page number, bytes)``, and sum up.
+
+    ``files`` of the summary counts files with at least one byte, ``bytes`` those whose size is known.
+    """
+    source = iter(splits)
+    pages: list[str] = []
+    count = files = size = 0
+    while page := tuple(islice(source, PAGE)):
+        data = encode(PlanPage(splits=page))
+        put(len(pages), data)
+        pages.append(hashlib.sha256(data).hexdigest())
+        count += len(page)
+        size += sum(split.bytes for split in page)
+        files += sum(extent.start == 0 for split in page for extent in split.extents)
+    return PlanSummary(splits=count, files=files, bytes=size, pages=tuple(pages))
+
+
+def page_of(task: int) -> int:
+    """Return the number of the plan page with the split of map task ``task``."""
+    return task // PAGE
+
+
+def find_split(page: PlanPage, task: int) -> Split:
+    """Find the split of map task ``task`` on its page. Raises :class:`CorruptDataError` if this is another page."""
+    at = task % PAGE
+    if at >= len(page.splits) or page.splits[at].index != task:
+        raise CorruptDataError(f"plan page {page_of(task)} does not hold the split of task {task}: submit again")
+    return page.splits[at]
+
+
+REDUCER_BYTES = 32 << 20
+"""Input bytes per reduce task if the job does not say R."""
+
+
+MOST_REDUCERS = 64
+"""R at most if the job does not say it."""
+
+
+def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
+    """Return the step with its R, chosen by input size if the job leaves it to us."""
+    if not step.has_reducer:
+        return replace(step, reducers=0)
+    if step.reducers > 0:
+        return step
+    return replace(step, reducers=min(MOST_REDUCERS, max(1, -(-plan.bytes // REDUCER_BYTES))))

@@ -1,0 +1,136 @@
+"""Derives the events that a waiting client reports (:mod:`mrcelery.events`) from what it polls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from mrcelery import events
+from mrcelery.errors import StorageUnreachableError
+from mrcelery.jobstore.presence import Workers, listening, of_queue
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.structs import Failure
+
+POLL_SECONDS = 2.0
+"""Seconds between two polls of the workers: each takes a round trip."""
+
+AGAIN_SECONDS = 15.0
+"""Seconds after which a condition that lasts is reported again."""
+
+BLIP_SECONDS = 1.0
+"""Seconds of absence up to which a broker is not worth an event."""
+
+NONE_SECONDS = 5.0
+"""Seconds without a listening worker before that is reported: one may be about to start."""
+
+
+class Monitor:
+    """Reports what has changed from poll to poll. ``patience``: seconds without a broker until the wait ends."""
+
+    def __init__(
+        self,
+        job: str,
+        report: Callable[[events.Event], None],
+        patience: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job = job
+        self._report = report
+        self._patience = patience
+        self._clock = clock
+        self._answered = self._observed = clock()
+        self._broker_reported = 0.0
+        self._none_since: float | None = None
+        self._none_reported = 0.0
+        self._alive: frozenset[str] = frozenset()
+        self._retried: str | None = None
+        self._storage_lost: tuple[float, object] | None = None
+        self._storage_reported = 0.0
+
+    def unreachable(self, reason: str) -> None:
+        """Take note that the broker did not answer."""
+        now = self._clock()
+        away = now - self._answered
+        if away >= BLIP_SECONDS and (not self._broker_reported or now - self._broker_reported >= AGAIN_SECONDS):
+            self._broker_reported = now
+            self._report(
+                events.BrokerLost(job=self._job, at=time.time(), seconds=away, patience=self._patience, reason=reason)
+            )
+
+    def answered(self, fields: Mapping[str, str]) -> None:
+        """Take note that the broker answered with the job's fields."""
+        now = self._clock()
+        if self._retried is None:
+            self._retried = fields.get("retrying", "")  # was reported before this wait began
+        if self._broker_reported:
+            self._report(events.BrokerBack(job=self._job, at=time.time(), seconds=now - self._answered))
+            self._broker_reported = 0.0
+            # The workers have to find it again, too, before they can be missed.
+            self._alive, self._none_since, self._observed = frozenset(), None, now
+        self._answered = now
+
+    def reentered(self) -> None:
+        """Report that the job was registered again with a broker that had lost it."""
+        self._report(events.JobReentered(job=self._job, at=time.time()))
+
+    def due(self) -> bool:
+        """Return whether it is time for :meth:`observe`."""
+        return self._clock() - self._observed >= POLL_SECONDS
+
+    def observe(self, fields: Mapping[str, str], workers: Workers, progress: Callable[[], object]) -> None:
+        """Compare what was polled with the poll before; ``progress`` is called only if storage is or was lost."""
+        self._observed = self._clock()
+        self._observe_workers(fields.get("queue") or "celery", workers)
+        self._observe_storage(progress)
+        self._observe_retries(fields.get("retrying", ""), progress)
+
+    def _observe_workers(self, queue: str, workers: Workers) -> None:
+        now = self._clock()
+        ours = of_queue(workers, queue)
+        alive = listening(workers, queue)
+        # One that was stopped has taken its entry with it.
+        if lost := {name for name in self._alive - alive if name in ours}:
+            self._report(events.WorkersLost(job=self._job, at=time.time(), count=len(lost), left=len(alive)))
+        self._alive = alive
+        if alive:
+            if self._none_reported:
+                self._report(events.WorkersFound(job=self._job, at=time.time(), queue=queue, count=len(alive)))
+            self._none_since, self._none_reported = None, 0.0
+            return
+        if self._none_since is None:
+            self._none_since = now
+        since = now - self._none_since
+        if since >= NONE_SECONDS and (not self._none_reported or now - self._none_reported >= AGAIN_SECONDS):
+            self._none_reported = now
+            self._report(events.NoWorkers(job=self._job, at=time.time(), queue=queue, seconds=since))
+
+    def _observe_retries(self, text: str, progress: Callable[[], object]) -> None:
+        if not text or text == self._retried:
+            return
+        self._retried = text
+        why = decode(text.encode(), Failure)
+        if why.error != StorageUnreachableError.__name__:
+            self._report(
+                events.TaskRetried(
+                    job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
+                )
+            )
+            return
+        now = self._clock()
+        if self._storage_lost is None:
+            self._storage_lost = now, progress()
+        if not self._storage_reported or now - self._storage_reported >= AGAIN_SECONDS:
+            self._storage_reported = now
+            self._report(
+                events.StorageLost(
+                    job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
+                )
+            )
+
+    def _observe_storage(self, progress: Callable[[], object]) -> None:
+        if self._storage_lost is None:
+            return
+        since, before = self._storage_lost
+        if progress() != before:
+            self._report(events.StorageBack(job=self._job, at=time.time(), seconds=self._clock() - since))
+            self._storage_lost, self._storage_reported = None, 0.0

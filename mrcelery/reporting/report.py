@@ -1,0 +1,96 @@
+"""The report of a job that has ended: the record in storage that outlives the job store's.
+
+``report.json`` is for programs, ``report.html``, the same, for a person.
+"""
+
+from __future__ import annotations
+
+from mrcelery.jobstore.base import JobStore
+from mrcelery.reporting.excerpts import gather
+from mrcelery.reporting.overview import Overview, overview
+from mrcelery.reporting.page import job_page
+from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.states import FINAL, State
+from mrcelery.schema.structs import Counters, Record, Totals
+from mrcelery.storage import open_storage
+from mrcelery.storage.base import Storage
+
+
+class Report(Record, frozen=True, kw_only=True):
+    """How a job went: ``report.json`` in storage and, of one that succeeded, ``_SUCCESS`` in OUTPUT."""
+
+    job: str
+    name: str
+    state: State
+    counters: Counters
+    totals: Totals
+    started: float
+    finished: float
+    seconds: float
+    output: str
+    parts: tuple[str, ...]
+    bad_records: int = 0
+    """Number of records skipped."""
+    overview: Overview | None = None
+    """The job as its page showed it, with its attempts; not in ``_SUCCESS``."""
+
+
+def read_report(storage: Storage, job: str) -> Report | None:
+    """Read a job's report; None if it has none (yet)."""
+    key = object_keys.report(job)
+    try:
+        return decode(storage.read(key), Report, key)
+    except FileNotFoundError:
+        return None
+
+
+def totals_of(found: Overview) -> Totals:
+    """Sum up the committed attempts of a job that did not succeed."""
+    first = found.stages[0].sums if found.stages else None
+    return Totals(
+        records_in=first.records_in if first else 0,
+        bytes_in=first.bytes_in if first else 0,
+        shuffle_bytes=sum(stage.shuffle_bytes for stage in found.stages),
+        tasks=sum(stage.succeeded for stage in found.stages),
+        requests=found.requests,
+    )
+
+
+def put_report(storage: Storage, report: Report) -> None:
+    """Write a job's report; its page first, because a reader who finds ``report.json`` may ask for the page."""
+    if report.overview is not None:
+        seen = report.overview
+        storage.write(object_keys.report_page(report.job), job_page(seen, gather(storage, seen)))
+    storage.write(object_keys.report(report.job), encode(report))
+
+
+def remove_report(storage: Storage, job: str) -> None:
+    """Remove a job's report, if it has one."""
+    storage.delete([object_keys.report(job), object_keys.report_page(job)])
+
+
+def write_report(store: JobStore, job: str) -> None:
+    """Write the report of a job that failed or was cancelled; may be repeated as more of its attempts end.
+
+    A job that succeeded had its report written before: nothing is done for it.
+    """
+    found = overview(store, job)
+    if found is None or found.state == "succeeded" or found.state not in FINAL or not found.storage:
+        return
+    started = found.started or found.created
+    report = Report(
+        job=job,
+        name=found.name,
+        state=found.state,
+        counters=found.counters,
+        totals=totals_of(found),
+        started=started,
+        finished=found.finished,
+        seconds=round(found.finished - started, 6),
+        output=found.output,
+        parts=(),
+        bad_records=sum(stage.sums.bad_records for stage in found.stages),
+        overview=found,
+    )
+    put_report(open_storage(found.storage), report)

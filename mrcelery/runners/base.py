@@ -1,0 +1,74 @@
+"""The protocol of runners, which run a job for its client, and how a client connects to the configured one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from mrcelery.config import Config
+from mrcelery.errors import ConfigError
+from mrcelery.jobstore.base import JobStore
+from mrcelery.runners.fleet import FleetRunner
+from mrcelery.storage.addresses import is_remote, local
+
+if TYPE_CHECKING:
+    from mrcelery.schema.structs import Request
+
+
+class Runner(Protocol):
+    """Runs jobs: in this process, on a local cluster, or on a fleet (:mod:`mrcelery.runners`)."""
+
+    @property
+    def store(self) -> JobStore:
+        """The job store of its jobs."""
+        ...
+
+    @property
+    def storage(self) -> str:
+        """Address of its own storage; "" for a fleet, whose storage is configured."""
+        ...
+
+    @property
+    def patience(self) -> float:
+        """Seconds without an answer of the job store after which a wait gives up."""
+        ...
+
+    def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
+        """Register a job with its code and small inputs (by SHA-256), and start it."""
+        ...
+
+    def start(self, job: str, queue: str, generation: int = 0) -> None:
+        """Start or resume a job that is in the job store."""
+        ...
+
+    def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
+        """Register the job again if ``fields``, as just polled, show that the job store has lost it; return whether."""
+        ...
+
+    def check(self) -> None:
+        """Raise :class:`mrcelery.errors.MRCeleryError` if what runs the job has died."""
+        ...
+
+    def close(self) -> None:
+        """Release connections, and stop what was started for this runner."""
+        ...
+
+
+def storage_root(config: Config) -> str:
+    """Return the configured storage, a folder as an absolute path; "" if none is configured."""
+    uri = config.storage.rstrip("/")
+    return uri if not uri or is_remote(uri) else local(uri)
+
+
+def connect(config: Config) -> Runner | None:
+    """Connect to the configured fleet; None if only a storage is configured.
+
+    Raises :class:`ConfigError` if neither is.
+    """
+    if config.broker and config.runner in (None, "celery"):
+        return FleetRunner(config.broker, config.result_backend or None)
+    if not config.storage:
+        raise ConfigError(
+            "no fleet is configured: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL), "
+            "or --storage for jobs that have ended"
+        )
+    return None

@@ -1,0 +1,45 @@
+"""Registers a job in the job store, as every runner does."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mrcelery.errors import UsageError
+from mrcelery.jobstore.base import JobStore
+from mrcelery.schema import object_keys
+from mrcelery.schema.structs import Request
+from mrcelery.storage import open_storage
+
+INLINE_CODE = 1 << 20
+"""Bytes of code that may go through the job store; the client puts more into storage."""
+
+
+def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
+    """Register a submitted job with its code and small inputs.
+
+    Raises :class:`UsageError` if the job's id is taken.
+    """
+    # First, under names by content: a registered job is complete, and others may start it at once.
+    if len(code) <= INLINE_CODE:
+        store.put_blob(request.job, request.bundle.sha256, code)
+    else:
+        # Imported here: a client that has nothing to upload needs no storage, nor boto3 behind it.
+
+        open_storage(request.storage).write(object_keys.code(request.job), code)
+    for digest, data in blobs.items():
+        store.put_blob(request.job, digest, data)
+    if not store.create(request.job, job_fields(request), envelope):
+        raise UsageError(f"a job {request.job} exists already: give another --client-token, or none")
+
+
+def job_fields(request: Request) -> dict[str, str]:
+    """Return the fields of a submitted job in the job store."""
+    return {
+        "name": request.name,
+        "owner": request.owner,
+        "created": repr(request.created),
+        "storage": request.storage,
+        "output": request.output,
+        "queue": request.options.queue,
+        "steps": msgspec.json.encode([(step.name, step.has_reducer) for step in request.steps]).decode(),
+    }

@@ -1,0 +1,46 @@
+"""Records as JSON bytes, and back: a reader refuses a version that it does not know."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from mrcelery.errors import CorruptDataError, VersionError
+from mrcelery.schema.structs import VERSION, Record
+
+R = TypeVar("R", bound=Record)
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """Encode a record as JSON bytes."""
+    return msgspec.json.encode(record)
+
+
+def decode(data: bytes, kind: type[R], where: str = "") -> R:
+    """Decode a record of class ``kind``; ``where`` names the object in messages.
+
+    Raises :class:`VersionError` if another version wrote it, :class:`CorruptDataError` if the bytes are no such record.
+    """
+    at = f" at {where}" if where else ""
+    try:
+        version = msgspec.json.decode(data, type=_Version).v
+        if version != VERSION:
+            raise VersionError(
+                f"{kind.__name__} record{at} has version {version}, this mrcelery reads version {VERSION}: "
+                "run the same mrcelery version on the client and on all workers"
+            )
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as e:
+        raise damaged(f"the {kind.__name__} record{at} is damaged ({e}): submit the job again") from None
+
+
+def damaged(message: str) -> CorruptDataError:
+    """Make the error for a record that does not decode; not retryable, as another attempt would read the same."""
+    error = CorruptDataError(message)
+    error.retryable = False
+    return error
+
+
+class _Version(msgspec.Struct):
+    v: int

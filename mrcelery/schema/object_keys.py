@@ -1,0 +1,141 @@
+"""The keys of everything that a job has in storage: the one place that knows them.
+
+Layout version 1, relative to the storage root::
+
+    mrcelery.json                                     layout version; written once the storage passed its probe
+    inputs/<sha256>/<name>                            local inputs, uploaded once per content
+    jobs/<job>/spec.json                              JobSpec in an Envelope (signed where a key is set)
+    jobs/<job>/code.zip                               the shipped code
+    jobs/<job>/step-<s>/plan-<ppppp>.json             PlanPage: the splits of a thousand map tasks
+    jobs/<job>/step-<s>/map-<mmmmm>/part-<rrrrr>.<attempt>      one map attempt's partition r
+    jobs/<job>/step-<s>/map-<mmmmm>/run.<attempt>     with the range partitioner instead: its one sorted run, with an
+                                                      index at the end (see mrcelery.shuffle.index)
+    jobs/<job>/step-<s>/map-<mmmmm>/commit.json       Commit of the attempt that won
+    jobs/<job>/step-<s>/shuffle/<rrrrr>.json          ShuffleInput: what reduce task r reads
+    jobs/<job>/step-<s>/reduce-<rrrrr>/part-<rrrrr>.<attempt>   one reduce attempt's output
+    jobs/<job>/step-<s>/reduce-<rrrrr>/commit.json    Commit of the attempt that won
+    jobs/<job>/step-<s>/<kind>.json                   StageSummary of a stage that has succeeded
+    jobs/<job>/step-<s>/<kind>-<nnnnn>/log.<attempt>  what user code printed and logged
+    jobs/<job>/output/part-<nnnnn>[.suffix]           results of a job without an OUTPUT of its own
+    jobs/<job>/_bad_records/step-<s>-<kind>-<nnnnn>.<attempt>.jsonl   BadRecord: records that an attempt skipped, one
+                                                      a line; those of attempts that count stay
+    jobs/<job>/report.json                            Report of a job that has ended
+    jobs/<job>/report.html                            the same as a page that needs nothing else
+
+An OUTPUT holds part-<nnnnn>[.suffix], copies of what lies under _bad_records/, and, last, _SUCCESS, the Report;
+while a job copies its part files there, also an empty _PUBLISHING.<job>.
+
+Numbers have at least five digits and grow beyond, so keys sort by number up to 99,999 tasks.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mrcelery.schema.task_id import StageId, TaskId
+
+LAYOUT = 1
+SUCCESS = "_SUCCESS"
+CLAIM = "_PUBLISHING."
+JOBS = "jobs/"
+BAD_RECORDS = "_bad_records/"
+PART_NAME = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
+
+
+def shared_input(digest: str, name: str) -> str:
+    """Return the key of a local input, uploaded once per content."""
+    return f"inputs/{digest}/{name}"
+
+
+def job_root(job: str) -> str:
+    """Return the key of all of a job, as a prefix."""
+    return f"jobs/{job}/"
+
+
+def spec(job: str) -> str:
+    """Return the key of the JobSpec."""
+    return f"jobs/{job}/spec.json"
+
+
+def code(job: str) -> str:
+    """Return the key of the shipped code."""
+    return f"jobs/{job}/code.zip"
+
+
+def report(job: str) -> str:
+    """Return the key of the report of a job that has ended."""
+    return f"jobs/{job}/report.json"
+
+
+def report_page(job: str) -> str:
+    """Return the key of the report as a page."""
+    return f"jobs/{job}/report.html"
+
+
+def output(job: str) -> str:
+    """Return the key of a job's results, if it has no OUTPUT of its own, as a prefix."""
+    return f"jobs/{job}/output/"
+
+
+def step_root(job: str, step: int) -> str:
+    """Return the key of a step's data, as a prefix."""
+    return f"jobs/{job}/step-{step}/"
+
+
+def plan_page(job: str, step: int, page: int) -> str:
+    """Return the key of a page of a step's plan, from 0."""
+    return f"{step_root(job, step)}plan-{page:05d}.json"
+
+
+def shuffle_input(job: str, step: int, partition: int) -> str:
+    """Return the key of what the reduce task of a partition reads."""
+    return f"{step_root(job, step)}shuffle/{partition:05d}.json"
+
+
+def task_root(task: TaskId) -> str:
+    """Return the key of a task's data, as a prefix."""
+    return f"{step_root(task.job, task.step)}{task.kind}-{task.task:05d}/"
+
+
+def part(task: TaskId, partition: int, attempt: str) -> str:
+    """Return the key of the part that an attempt writes for a partition."""
+    return f"{task_root(task)}part-{partition:05d}.{attempt}"
+
+
+def run(task: TaskId, attempt: str) -> str:
+    """Return the key of the sorted run that a map attempt writes for the range partitioner."""
+    return f"{task_root(task)}run.{attempt}"
+
+
+def commit(task: TaskId) -> str:
+    """Return the key of the task's commit."""
+    return f"{task_root(task)}commit.json"
+
+
+def stage_summary(stage: StageId) -> str:
+    """Return the key of the sums over a stage that is done."""
+    return f"{step_root(stage.job, stage.step)}{stage.kind}.json"
+
+
+def log(task: TaskId, attempt: str) -> str:
+    """Return the key of what user code printed and logged in an attempt."""
+    return f"{task_root(task)}log.{attempt}"
+
+
+def bad_records_root(job: str) -> str:
+    """Return the key of the records that a job skipped, as a prefix."""
+    return f"{job_root(job)}{BAD_RECORDS}"
+
+
+def bad_records(task: TaskId, attempt: str) -> str:
+    """Return the key of the records that an attempt skipped."""
+    return f"{bad_records_root(task.job)}step-{task.step}-{task.kind}-{task.task:05d}.{attempt}.jsonl"
+
+
+def part_name(partition: int, suffix: str) -> str:
+    """Name an output file, as Hadoop names it."""
+    return f"part-{partition:05d}{suffix}"
+
+
+LEFT_OUT = b"\n[...]\n"
+"""In the place of what was not kept."""

@@ -1,0 +1,58 @@
+"""What a straggler is: the paper's backup tasks (section 3.6), chosen by rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """When to act; times in seconds."""
+
+    grace: float = 3.0
+    """What is seen nowhere for this long is lost: a message is nowhere for a moment as it changes hands."""
+    lease: float = 15.0
+    """The same thing is published again after this time at the soonest."""
+    most_republished: int = 10
+    """Times that the same thing is published again before the job is given up."""
+    slower: float = 3.0
+    """A straggler is so many times slower than the median of the tasks that are done."""
+    patience: float = 5.0
+    """A straggler has run for this long, and for as long as its task should have taken."""
+    backups: float = 0.05
+    """Backup tasks of a stage, as a share of its tasks; at least one."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running attempt by its last report: seconds it has run, records it has taken, seconds since the report."""
+
+    task: int
+    worker: str
+    seconds: float
+    records: int
+    quiet: float
+    attempt: str = ""
+    """Its random part alone."""
+    where: str = ""
+    """Its worker's name and, after a space, its process's id."""
+
+
+@dataclass(frozen=True)
+class Republished:
+    """How often something was republished, and when last (epoch seconds)."""
+
+    times: int
+    last: float
+
+
+def usual_rate(rates: Sequence[float]) -> float:
+    """Return the median of the rates of committed tasks; 0 if there is none."""
+    return sorted(rates)[len(rates) // 2] if rates else 0.0
+
+
+def is_slow(one: Running, usual: float, policy: Policy) -> bool:
+    """Check whether an attempt is a straggler compared with the usual rate."""
+    # Records are counted as they are taken, so this is the most that its rate can be.
+    return one.seconds >= policy.patience and one.records / one.seconds * policy.slower < usual

@@ -1,0 +1,347 @@
+"""The worker's side of code shipping: unpack a bundle once, and run a job's code from it.
+
+While a bundle is active its modules are in ``sys.modules``, its folders on ``sys.path``, and the
+working directory is a fresh one with links to its files. Afterwards all of that is as before, and the
+modules wait with the bundle: so two versions of one module live in a process and never meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import reduce
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mrcelery.errors import ConfigError, CorruptDataError, MRCeleryError, UserCodeError, VersionError
+from mrcelery.job.base import importing, shipped_files
+from mrcelery.job.mrjob_alias import mrjob_alias, take_modules
+from mrcelery.job.tracebacks import user_traceback
+from mrcelery.shipping.archives import Lock, unpack_archive, unpack_zip
+from mrcelery.shipping.bundle import MANIFEST_VERSION, MAX_BYTES
+from mrcelery.shipping.job_file import load_file
+
+if TYPE_CHECKING:
+    from mrcelery.job.base import MRJob
+    from mrcelery.schema.structs import Bundle
+
+KEEP = 8
+"""Bundles kept loaded by a process, and unpacked in the scratch folder beyond those that are in use."""
+
+
+class Workspace:
+    """Unpacked bundles under a scratch folder, which several processes of one user may share."""
+
+    def __init__(self, root: str | Path, keep: int = KEEP) -> None:
+        self.root = Path(root)
+        self._keep = keep
+        self._loaded: OrderedDict[str, LoadedBundle] = OrderedDict()
+        self._pid = os.getpid()
+
+    def open(self, bundle: Bundle, fetch: Callable[[], bytes]) -> LoadedBundle:
+        """Open the bundle, ready to run; ``fetch`` brings its bytes unless they are unpacked here already.
+
+        Raises :class:`CorruptDataError` if the bytes are not those that ``bundle`` names, and
+        :class:`VersionError` for a bundle of another version.
+        """
+        if self._pid != os.getpid():
+            # After a fork: the locks are those of the parent, which may let go of them.
+            self._loaded.clear()
+            self._pid = os.getpid()
+        loaded = self._loaded.get(bundle.sha256)
+        if loaded is None or not loaded.path.is_dir():  # some systems clean their temporary folders
+            loaded = LoadedBundle(*self._unpacked(bundle, fetch))
+            self._loaded[bundle.sha256] = loaded
+        self._loaded.move_to_end(bundle.sha256)
+        for sha256 in [s for s, b in self._loaded.items() if not b.active][: max(0, len(self._loaded) - self._keep)]:
+            if sha256 != bundle.sha256:
+                self._loaded.pop(sha256).close()
+        return loaded
+
+    def _unpacked(self, bundle: Bundle, fetch: Callable[[], bytes]) -> tuple[Path, Lock]:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.root.stat().st_uid != os.geteuid():
+            raise ConfigError(
+                f"the scratch folder {self.root} belongs to another user, who could change the code in it: "
+                "give the worker one of its own"
+            )
+        path = self.root / bundle.sha256
+        lock = Lock.shared(self.root / f"{bundle.sha256}.lock")
+        try:
+            if path.is_dir():
+                os.utime(path)  # its age is what evict() goes by
+            else:
+                self._unpack(bundle, fetch(), path)
+                self._evict()
+        except BaseException:
+            lock.release()
+            raise
+        return path, lock
+
+    def _unpack(self, bundle: Bundle, data: bytes, path: Path) -> None:
+        if hashlib.sha256(data).hexdigest() != bundle.sha256:
+            raise CorruptDataError("the code bundle was altered or damaged on its way: submit the job again")
+        partial = Path(tempfile.mkdtemp(prefix=f"{bundle.sha256[:16]}.", suffix=".partial", dir=self.root))
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as packed:
+                unpack_zip(packed, partial, limit=MAX_BYTES + (1 << 20))
+            manifest = json.loads((partial / "manifest.json").read_bytes())
+            if manifest["version"] != MANIFEST_VERSION:
+                raise VersionError(
+                    f"the code bundle has version {manifest['version']}, this mrcelery reads version "
+                    f"{MANIFEST_VERSION}: run the same mrcelery version on the client and on all workers"
+                )
+            for name in ("files", "work"):
+                (partial / name).mkdir(exist_ok=True)
+            for member, name in manifest["archives"]:
+                unpack_archive(partial / member, partial / "files" / name)
+                (partial / member).unlink()
+            try:
+                partial.rename(path)
+            except OSError:
+                if not path.is_dir():  # else another process was first: the content is the same
+                    raise
+        except (zipfile.BadZipFile, KeyError, ValueError) as e:
+            raise CorruptDataError(f"the code bundle cannot be read ({e}): submit the job again") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _evict(self) -> None:
+        """Remove the unpacked bundles that were used longest ago and that no process has open."""
+        bundles = sorted((p for p in self.root.iterdir() if len(p.name) == 64), key=_age)
+        for path in bundles[: max(0, len(bundles) - self._keep)]:
+            lock_file = path.with_name(f"{path.name}.lock")
+            lock = Lock.exclusive(lock_file)
+            if lock is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                lock_file.unlink(missing_ok=True)
+                lock.release()
+
+    def close(self) -> None:
+        """Let go of all bundles; what is unpacked stays for the next process."""
+        while self._loaded:
+            self._loaded.popitem()[1].close()
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # evicted by another process meanwhile
+        return 0.0
+
+
+class LoadedBundle:
+    """An unpacked bundle in this process."""
+
+    def __init__(self, path: Path, lock: Lock) -> None:
+        self.path = path
+        self._lock = lock
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        self.entry: str = manifest["entry"]
+        self._entry_file: str = manifest["entry_file"]
+        self._top_names = frozenset(manifest["modules"])
+        self._file_args = {given: str(path / member) for given, member in manifest["file_args"].items()}
+        self._own_path = [str(path / folder) for folder in manifest["path"]]
+        self._added_path = self._own_path
+        self._modules: dict[str, ModuleType] = {}
+        self._loading = threading.RLock()
+        self._work = ""
+        self._shipped: dict[str, str] | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the process is in an :meth:`activate` block of this bundle."""
+        return _active.bundle is self
+
+    def close(self) -> None:
+        """Remove the job's working folder, and release the lock that keeps the bundle unpacked."""
+        if self._work:
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._work = ""
+        self._lock.release()
+
+    @contextmanager
+    def activate(self) -> Iterator[None]:
+        """Run the bundle's code inside the block. Holds for the whole process and nests; a thread that
+        wants another bundle waits. Raises ``RuntimeError`` for another bundle inside the block."""
+        with ExitStack() as stack:
+            stack.enter_context(_active.claim(self))
+            stack.enter_context(_as_task(self._file_args))
+            yield
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Install the process-wide part of :meth:`activate`; its outermost block enters this."""
+        with ExitStack() as stack:
+            stack.enter_context(mrjob_alias())
+            stack.enter_context(self._working_directory())
+            stack.enter_context(self._imports())
+            yield
+
+    @contextmanager
+    def _imports(self) -> Iterator[None]:
+        path = list(sys.path)
+        hidden = take_modules(self._top_names)
+        known = set(sys.modules)
+        sys.modules.update(self._modules)
+        sys.path[:0] = self._added_path
+        try:
+            yield
+        finally:
+            prefix = f"{self.path}{os.sep}"
+            for name in [n for n in sys.modules if n not in known]:
+                if _lies_under(sys.modules[name], prefix):
+                    self._modules[name] = sys.modules.pop(name)
+            sys.modules.update(hidden)
+            # What the job's own code put on the path is there again the next time.
+            self._added_path = [p for p in sys.path if p not in path]
+            sys.path[:] = path
+
+    @contextmanager
+    def _working_directory(self) -> Iterator[None]:
+        # A fresh directory for each task: two that write the same name must not meet. One that a task
+        # left as it was is as good as new, and making another costs more than a small task.
+        before = os.open(".", os.O_RDONLY)  # by descriptor: its path may be gone when we return
+        work, self._work = self._work if os.path.isdir(self._work) else self._new_work(), ""
+        try:
+            os.chdir(work)
+            yield
+        finally:
+            os.fchdir(before)
+            os.close(before)
+            if _links(work) == self._shipped:
+                self._work = work
+            else:
+                shutil.rmtree(work, ignore_errors=True)
+
+    def _new_work(self) -> str:
+        work = tempfile.mkdtemp(dir=self.path / "work")
+        for item in os.scandir(self.path / "files"):
+            os.symlink(item.path, os.path.join(work, item.name))
+        self._shipped = _links(work)
+        return work
+
+    def job(self, args: Sequence[str]) -> MRJob:
+        """Make a new instance of the job, with file arguments as paths on this machine.
+
+        Its hooks must run while the bundle is active. Raises :class:`UserCodeError` with the user's traceback if
+        their code raises, and :class:`mrcelery.errors.UsageError` if the arguments do not parse.
+        """
+        with self.activate():
+            try:
+                with importing():
+                    job_class = self._job_class()
+            except MRCeleryError:
+                raise
+            except (Exception, SystemExit) as e:
+                raise UserCodeError(
+                    f"the job does not import on the worker: {_reason(e)}{_hint(e)}", traceback=user_traceback(e)
+                ) from e
+            try:
+                return job_class(list(args))
+            except MRCeleryError:
+                raise
+            except (Exception, SystemExit) as e:
+                raise UserCodeError(
+                    f"{job_class.__name__} cannot take its arguments: {_reason(e)}", traceback=user_traceback(e)
+                ) from e
+
+    def _job_class(self) -> type[MRJob]:
+        name, _, class_name = self.entry.partition(":")
+        with self._loading:  # a module is among the others from the beginning of its import by another thread
+            module = sys.modules.get(name)
+            if module is None and self._entry_file:
+                module = load_file(self.path / "lib" / self._entry_file, name)
+            elif module is None:
+                module = importlib.import_module(name)
+        found: type[MRJob] = reduce(getattr, class_name.split("."), module)  # type: ignore[assignment]
+        return found
+
+
+def _links(folder: str) -> dict[str, str] | None:
+    """Return the links in a folder by name; None if it holds anything else, or is gone."""
+    try:
+        with os.scandir(folder) as found:
+            return {entry.name: os.readlink(entry.path) for entry in found}
+    except OSError:
+        return None
+
+
+def _reason(exc: BaseException) -> str:
+    first_line = str(exc).partition("\n")[0]
+    return f"{type(exc).__name__}{': ' if first_line else ''}{first_line}"
+
+
+def _hint(exc: BaseException) -> str:
+    if isinstance(exc, ModuleNotFoundError):
+        return ": install it on the workers, or ship it with --py-files"
+    return ""
+
+
+def _lies_under(module: ModuleType, prefix: str) -> bool:
+    file = getattr(module, "__file__", None)
+    if file is not None:
+        return str(file).startswith(prefix)
+    try:
+        return any(str(folder).startswith(prefix) for folder in module.__path__)  # a namespace package
+    except Exception:  # not a module at all: some libraries put proxies into sys.modules
+        return False
+
+
+@contextmanager
+def _as_task(file_args: dict[str, str]) -> Iterator[None]:
+    token = shipped_files.set(file_args)
+    try:
+        yield
+    finally:
+        shipped_files.reset(token)
+
+
+class _Active:
+    """Which bundle is active in this process: modules and the working directory exist once."""
+
+    def __init__(self) -> None:
+        self.bundle: LoadedBundle | None = None
+        self._users: list[int] = []
+        self._changed = threading.Condition()
+        self._stack: Any = None
+
+    @contextmanager
+    def claim(self, bundle: LoadedBundle) -> Iterator[None]:
+        me = threading.get_ident()
+        with self._changed:
+            while self.bundle is not None and self.bundle is not bundle:
+                if me in self._users:
+                    raise RuntimeError(f"{bundle.entry} cannot run inside {self.bundle.entry}: end that one first")
+                self._changed.wait()
+            if self.bundle is None:
+                self._stack = ExitStack()
+                self._stack.enter_context(bundle.installed())
+                self.bundle = bundle
+            self._users.append(me)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users.remove(me)
+                if not self._users:
+                    self.bundle = None
+                    try:
+                        self._stack.close()
+                    finally:
+                        self._changed.notify_all()
+
+
+_active = _Active()

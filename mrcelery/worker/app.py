@@ -1,0 +1,112 @@
+"""mrcelery's own Celery app, and how mrcelery is added to another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from kombu import transport as kombu_transport
+
+from mrcelery.config import Config
+from mrcelery.jobstore.connection import sentinel_options
+from mrcelery.worker.leases import SILENCE_SECONDS, LeaseStep, transport_options
+from mrcelery.worker.reconciler import ReconcilerStep
+from mrcelery.worker.tasks import register
+
+TRANSPORTS = {
+    "redis": "mrcelery.worker.transport:Transport",
+    "rediss": "mrcelery.worker.transport:Transport",
+    "sentinel": "mrcelery.worker.transport:SentinelTransport",
+}
+"""What this process's kombu uses for addresses of a Redis broker, once :func:`make_app` was called."""
+
+POOL_WATCH = "mrcelery.worker.lost:PoolWatch"
+PROGRESS = "mrcelery.worker.flower_events:ProgressStep"
+
+LIVENESS = "mrcelery.worker.liveness:LivenessStep"
+
+SETTINGS: dict[str, Any] = {
+    "accept_content": ["json"],  # nothing from the broker is ever unpickled
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "task_ignore_result": True,
+    "worker_prefetch_multiplier": 1,  # a worker that hoards tasks keeps others idle
+    "broker_connection_retry_on_startup": True,
+    "worker_lost_wait": 0.5,  # seconds until a killed process's task is delivered again; Celery waits ten
+    "worker_cancel_long_running_tasks_on_connection_loss": False,  # True lost tasks where Redis restarted
+    "worker_redirect_stdouts": False,  # what user code prints is kept per attempt
+    "worker_send_task_events": False,  # half the time of a small task; Flower turns them on where it runs
+    "result_expires": 24 * 3600,
+    "redis_socket_timeout": SILENCE_SECONDS,  # Celery waits two minutes for the barrier's counters,
+    "redis_socket_connect_timeout": SILENCE_SECONDS,  # and for ever for a connection
+}
+
+
+def make_app(broker: str, result_backend: str | None = None) -> Celery:
+    """Make a Celery app for a broker, with mrcelery's tasks and settings that lose nothing.
+
+    From here on all of this process's connections to a Redis broker are made by :mod:`mrcelery.worker.transport`.
+    Raises :class:`ConfigError` for a setting that cannot be.
+    """
+    use_transports()
+    backend = result_backend or broker
+    app = Celery("mrcelery", broker=_for_celery(broker), backend=_for_celery(backend), set_as_current=False)
+    app.conf.update(SETTINGS)
+    config = Config.load({})
+    # Told to stop: so long for tasks to end, then they are requeued.
+    app.conf.worker_soft_shutdown_timeout = config.soft_shutdown_timeout
+    app.conf.broker_transport_options = {
+        **transport_options(config.visibility_timeout),
+        **_sentinel_options(broker),
+    }
+    app.conf.result_backend_transport_options = _sentinel_options(backend)
+    add_tasks(app)
+    return app
+
+
+def use_transports() -> None:
+    """Have kombu use our Redis transports in this process; to be called before anything is connected."""
+    kombu_transport.TRANSPORT_ALIASES.update(TRANSPORTS)
+    for name in TRANSPORTS:
+        kombu_transport._transport_cache.pop(name, None)
+
+
+def add_tasks(app: Celery) -> None:
+    """Add the tasks, and what a worker that runs them does besides."""
+    register(app)
+    app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
+    app.steps["consumer"].add(PROGRESS)
+
+
+def _sentinel_options(url: str) -> dict[str, Any]:
+    """Return a Sentinel address's options as kombu and Celery take them."""
+    return sentinel_options(url) if url.startswith("sentinel://") else {}
+
+
+def _for_celery(url: str) -> str:
+    """Convert an address to the form that Celery takes."""
+    if url.startswith("sentinel://"):
+        return url.partition("?")[0]  # what stands there are options of theirs
+    if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+        return url
+    # Its result backend refuses an address that does not say how: as redis-py does by default.
+    return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+
+
+def worker_argv(
+    *, concurrency: int | None = None, queue: str = "celery", loglevel: str = "WARNING", extra: Sequence[str] = ()
+) -> list[str]:
+    """Return arguments of ``celery worker`` for a worker that starts fast and logs little.
+
+    Gossip and mingle cost more than a second at the start and are of no use to us; with ``-E`` among ``extra`` they
+    stay on. Heartbeats stay: a worker without them would not send events of its tasks when Flower asks for them.
+    """
+    argv = ["worker", "--queues", queue, "--loglevel", loglevel]
+    if concurrency:
+        argv += ["--concurrency", str(concurrency)]
+    if "-E" not in extra and "--task-events" not in extra:
+        argv += ["--without-gossip", "--without-mingle"]
+    return [*argv, *extra]

@@ -1,0 +1,261 @@
+"""Supervise running jobs: gather the facts of each, and do what :mod:`mrcelery.coordinator.reconcile` says.
+
+Every worker has one, in a thread of its main process. Of all workers one at a time holds a job. Reading a job that
+moves costs a few commands; only for one that has stood still are the queue and the leases searched, by the server
+and in pieces, for the ids of its messages.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+
+from mrcelery.attempt.failure import fail_job, failure
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.config import Config
+from mrcelery.coordinator.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Publish, missing, needs
+from mrcelery.coordinator.stages import stage_of
+from mrcelery.errors import MRCeleryError, StorageUnreachableError, TaskError
+from mrcelery.jobstore import stage_marks
+from mrcelery.jobstore.base import generation_of, is_of_generation
+from mrcelery.jobstore.connection import store_url
+from mrcelery.jobstore.messages import start_message
+from mrcelery.jobstore.queue_scan import in_flight, leased
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.reporting.report import write_report
+from mrcelery.schema import object_keys
+from mrcelery.schema.stragglers import Policy, Republished
+from mrcelery.schema.structs import Request
+from mrcelery.schema.task_id import StageId
+from mrcelery.storage import open_storage
+from mrcelery.worker.publish import publish_again, publish_step
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+LONGEST_LEASE = 15.0
+"""Seconds after which the same thing is published again at the soonest, however long the visibility timeout is."""
+
+PASSES = 3
+"""Times that the slow worker passes a backup on, before it runs it itself: there may be no other."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Watched:
+    """What is remembered of a job from pass to pass."""
+
+    request: Request
+    envelope: bytes
+    fields: dict[str, str] = field(default_factory=dict)
+    moved: tuple[object, ...] = ()
+    since: float = 0.0
+    """When it last moved."""
+    searched: float = 0.0
+    unseen: dict[str, float] = field(default_factory=dict)
+
+
+class Reconciler:
+    """Reconciles all jobs at an app's broker."""
+
+    def __init__(self, app: Celery, policy: Policy | None = None) -> None:
+        self._app = app
+        self.policy = policy or policy_of(app)
+        config = Config.load({})
+        self._store = RedisJobStore(store_url(app))
+        self._jobs = OpenJobs(self._store, scratch=config.scratch or None, signing_key=config.signing_key or None)
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
+        self._watched: dict[str, _Watched] = {}
+
+    def reconcile(self) -> None:
+        """Reconcile every job once. Raises :class:`mrcelery.errors.BrokerUnreachableError`."""
+        live = self._store.live()
+        for reconcile, found in ((self._reconcile_job, live), (self._reconcile_cancelled, self._store.stopping())):
+            for job in found:
+                try:
+                    reconcile(job)
+                except (KeyError, ValueError, MRCeleryError) as e:
+                    # One job's trouble must not keep the others waiting.
+                    _log.warning("mrcelery: cannot reconcile job %s now: %s: %s", job, type(e).__name__, e)
+        for job in self._watched.keys() - set(live):
+            try:
+                if not self._store.state(job):
+                    self._register_again(job, self._watched[job])
+            except StorageUnreachableError as e:
+                _log.warning("mrcelery: cannot check now whether job %s is lost: %s", job, e)
+            else:
+                del self._watched[job]
+
+    def _register_again(self, job: str, watched: _Watched) -> None:
+        """Register a job that Redis has lost: ``start`` resumes it from its spec and commits in storage."""
+        if watched.fields.get("state") != "running":
+            return  # it may have no spec yet, and its code went with Redis: its client has both
+        if open_storage(watched.request.storage).stat(object_keys.spec(job)) is None:
+            return  # it is not lost: it came to its end since the last look, and was cleaned
+        fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_generation(k)}
+        if self._store.create(job, fields, watched.envelope):
+            _log.warning("mrcelery: Redis has lost job %s: it is resumed from storage", job)
+            queue = watched.request.options.queue
+            self._store.push(queue, start_message(job, queue, generation_of(fields)))
+
+    def _reconcile_job(self, job: str) -> None:
+        now = time.time()
+        watched = self._watched.get(job)
+        if watched is None:
+            envelope = self._store.request(job)
+            if envelope is None:
+                return
+            watched = self._watched[job] = _Watched(self._jobs.request(job), envelope, since=now)
+        watched.fields = fields = self._store.fields(job)
+        if not fields or not self._store.hold(job, self._owner, 3 * self.policy.grace):
+            watched.unseen = {}
+            return
+        facts = self._facts(job, watched, now)
+        if facts is None:
+            return
+        for action in needs(facts, self.policy):
+            self._do(job, watched.request, generation_of(watched.fields), facts, action)
+
+    def _reconcile_cancelled(self, job: str) -> None:
+        """Have a cancelled job's data removed if the message that should have done it is lost."""
+        now, store = time.time(), self._store
+        fields = store.fields(job)
+        if now - float(fields.get("finished") or 0) < self.policy.grace:
+            return
+        before = stage_marks.republished(store, job, 0, "cancelled").get("start", Republished(0, 0.0))
+        if before.times >= self.policy.most_republished or now - before.last < self.policy.lease:
+            return
+        if leased(store, job) or not store.hold(job, self._owner, 3 * self.policy.grace):
+            return
+        stage_marks.note_republished(store, job, 0, "cancelled", "start", Republished(before.times + 1, now))
+        _log.warning("mrcelery: job %s was cancelled, and its data is still there", job)
+        queue = fields.get("queue") or "celery"
+        store.push(queue, start_message(job, queue, generation_of(fields)))
+
+    def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
+        """Gather what is known of the job; None if it moves, and needs no search."""
+        fields, store, request = watched.fields, self._store, watched.request
+        if fields["state"] == "queued":
+            stage, total, done = None, 0, 0
+        else:
+            stage = _stage(request, fields)
+            total, done = int(fields[f"total.{stage.name}"]), store.done(stage)
+        moved = (fields["state"], fields.get("step"), fields.get("stage"), done)
+        if moved != watched.moved:
+            watched.moved, watched.since, watched.unseen = moved, now, {}
+        if now - watched.since < self.policy.grace and now - watched.searched < self.policy.lease:
+            return None
+        watched.searched = now
+        flying = in_flight(store, job, request.options.queue)
+        head = f"{stage.name}." if stage else ""
+        facts = Facts(
+            now=now,
+            state=fields["state"],
+            step=stage.step if stage else 0,
+            kind=stage.kind if stage else None,
+            then=stage_of(request, fields, stage).then if stage else "finish",  # type: ignore[arg-type]
+            tasks=total,
+            committed=store.done_tasks(stage) if stage else frozenset(),
+            in_flight=frozenset(int(i.split(".")[2]) for i in flying if head and i.startswith(head)),
+            coordinating=any(i.rpartition(".")[2] in ("start", "barrier", "finish") for i in flying),
+            running=stage_marks.running(store, stage, now) if stage else (),
+            republished=stage_marks.republished(
+                store, job, stage.step if stage else 0, stage.kind if stage else "start"
+            ),
+            rates=stage_marks.rates(store, stage) if stage else (),
+            backed_up=stage_marks.backups(store, stage) if stage else frozenset(),
+            speculative=request.options.speculative,
+        )
+        watched.unseen = {name: watched.unseen.get(name, now) for name in missing(facts, self.policy)}
+        return replace(facts, unseen=watched.unseen)
+
+    def _do(self, job: str, request: Request, generation: int, facts: Facts, action: Action) -> None:
+        store, step, kind = self._store, facts.step, facts.kind
+        _log.warning("mrcelery: job %s, step %d, %s: %s", job, step, kind, action)
+        if isinstance(action, GiveUp):
+            error = TaskError(action.reason)
+            fail_job(self._store, failure(error, job=job, step=step, kind=kind or "start", task=action.task))
+            with suppress(MRCeleryError):
+                write_report(store, job)
+            return
+        if isinstance(action, Nudge):
+            self._note(job, facts, action.what)
+            publish_step(self._app, job, step, action.what, request.options.queue, generation)
+            return
+        assert kind is not None
+        stage = stage_of(request, store.fields(job), StageId(job, step, kind))
+        if isinstance(action, Publish):
+            self._note(job, facts, str(action.task))
+            publish_again(self._app, stage, action.task, action.attempt, generation)
+        elif isinstance(action, BackUp):
+            stage_marks.record_backup(store, stage.id.task_id(action.task), facts.now)
+            publish_again(self._app, stage, action.task, 1, generation, avoid=action.worker, passes=PASSES)
+
+    def _note(self, job: str, facts: Facts, name: str) -> None:
+        # Before it is published: who is killed between the two publishes it later, not too often.
+        before = facts.republished.get(name, Republished(0, 0.0))
+        again = Republished(before.times + 1, facts.now)
+        stage_marks.note_republished(self._store, job, facts.step, facts.kind or "start", name, again)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._store.close()
+
+
+def _stage(request: Request, fields: dict[str, str]) -> StageId:
+    """Return the stage a job is in; during a step of the coordinator, the stage before it."""
+    step = int(fields["step"])
+    reduces = request.steps[step].has_reducer
+    reducing = fields["stage"] == "reduce" or (fields["stage"] == "finish" and reduces)
+    return StageId(request.job, step, "reduce" if reducing else "map")
+
+
+def policy_of(app: Celery) -> Policy:
+    """Derive the policy from the app's visibility timeout, after which a lease that is not renewed ends."""
+    options = app.conf.broker_transport_options or {}
+    lease = min(LONGEST_LEASE, float(options.get("visibility_timeout", LONGEST_LEASE)))
+    return Policy(lease=lease, grace=lease / 5)
+
+
+class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs a reconciler in a thread of a worker's main process; processes forked later have none."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self._stopped = threading.Event()
+        super().__init__(worker, **kwargs)
+
+    def start(self, worker: Any) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, args=(worker.app,), name="mrcelery-reconciler", daemon=True).start()
+
+    def stop(self, worker: Any) -> None:
+        """Stop the thread."""
+        self._stopped.set()
+
+    terminate = stop
+
+    def _run(self, app: Celery) -> None:
+        policy = policy_of(app)
+        reconciler: Reconciler | None = None
+        while not self._stopped.wait(policy.grace):
+            try:
+                # Not at once: a worker that has just started has work to do.
+                reconciler = reconciler or Reconciler(app, policy)
+                reconciler.reconcile()
+            except MRCeleryError as e:
+                _log.warning("mrcelery: cannot reconcile jobs now: %s", e)
+            except Exception:
+                _log.exception("mrcelery: reconciling jobs failed; it is tried again")
+        if reconciler is not None:
+            reconciler.close()

@@ -1,0 +1,323 @@
+"""The Celery tasks: thin, each calls the coordinator or runs an attempt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from billiard.process import current_process
+from celery.exceptions import Ignore, Reject
+from celery.signals import worker_init, worker_process_init
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from mrcelery.attempt.cleanup import clean_up
+from mrcelery.attempt.failure import fail_job, failure
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.run import run_attempt
+from mrcelery.config import Config
+from mrcelery.coordinator.barrier import barrier
+from mrcelery.coordinator.cancel import clean_cancelled
+from mrcelery.coordinator.finish import finish, withdraw_output
+from mrcelery.coordinator.stages import StageTasks, has_gone_on, stage_of
+from mrcelery.coordinator.start import start
+from mrcelery.errors import (
+    BrokerUnreachableError,
+    JobStoppedError,
+    MRCeleryError,
+    TaskError,
+    UnreachableError,
+)
+from mrcelery.jobstore.base import generation_of
+from mrcelery.jobstore.connection import store_url
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.reporting.report import write_report
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.structs import Failure, JobOptions
+from mrcelery.schema.task_id import TaskId
+from mrcelery.worker.publish import publish_again, publish_stage
+
+if TYPE_CHECKING:
+    from celery import Celery, Task
+
+
+class AttemptFailed(Exception):  # named for Flower, where it is read
+    """A failed task's error as Celery shows it; the job's record has it in full."""
+
+
+OPTIONS = {
+    "bind": True,
+    "acks_late": True,  # a task whose worker dies is delivered again
+    "reject_on_worker_lost": True,  # also where only the child process died
+    "ignore_result": True,  # results are commits in storage
+    "max_retries": None,  # attempts are counted in the job store, over all deliveries
+    "typing": False,
+    "serializer": "json",
+    "throws": (AttemptFailed,),  # logged as a line: whose fault it was stands in the job's record
+}
+
+
+ATTEMPT_REQUEST = "mrcelery.worker.lost:AttemptRequest"
+"""By name: only workers need it, which import much more."""
+
+RETRY_SECONDS = 1
+"""Pause before another attempt after a storage or a connection failed; doubles each time."""
+
+
+BROKER_PATIENCE = 60.0
+"""Seconds that a running task waits for a broker that restarts: what it has computed is not thrown away."""
+
+_open_jobs: dict[tuple[int, str], OpenJobs] = {}
+
+
+def register(app: Celery) -> None:
+    """Add mrcelery's tasks to an app, unless it has them."""
+    if "mrcelery.map" in app.tasks:
+        return
+
+    def declare(name: str, function: Callable[..., Any], **more: Any) -> None:
+        app.task(function, name=f"mrcelery.{name}", **OPTIONS, **more)
+
+    declare("start", _start)
+    declare("map", _map, Request=ATTEMPT_REQUEST)
+    declare("barrier", _barrier)
+    declare("reduce", _reduce, Request=ATTEMPT_REQUEST)
+    declare("finish", _finish)
+
+
+def _start(self: Task, *, job: str, generation: int = 0) -> None:
+    _coordinate(self, job, -1, "start", generation, lambda jobs: start(jobs, job))
+
+
+def _barrier(self: Task, *, job: str, step: int, generation: int = 0) -> None:
+    _coordinate(self, job, step, "barrier", generation, lambda jobs: barrier(jobs, job, step))
+
+
+def _finish(self: Task, *, job: str, step: int, generation: int = 0) -> None:
+    try:
+        _coordinate(self, job, step, "finish", generation, lambda jobs: finish(jobs, job, step))
+    finally:
+        # Also where the job had ended before: an earlier delivery may have been killed as it cleaned up.
+        jobs = open_jobs(self.app)
+        if jobs.store.state(job) == "succeeded":
+            _clean_up(jobs, job)
+
+
+def _coordinate(
+    task: Task, job: str, step: int, kind: str, generation: int, decide: Callable[[OpenJobs], StageTasks | None]
+) -> None:
+    jobs = open_jobs(task.app)
+    began = kind != "start"
+    try:
+        fields = jobs.store.fields(job)
+        _check_generation(fields, job, generation)
+        # A storage that was never reached is the user's to correct; later it may come back.
+        began = began or "started" in fields
+        if has_gone_on(fields, kind, step):
+            raise JobStoppedError(f"the {kind} of job {job} has been done")
+        if kind in ("barrier", "finish"):
+            jobs.store.update(job, {"stage": kind})
+        stage = decide(jobs)
+        if stage is not None:
+            _check_generation(jobs.store.fields(job), job, generation)
+            _publish(task.app, stage, generation)
+            jobs.store.update(job, {stage.published: repr(time.time())})
+    except Ignore:
+        raise
+    except JobStoppedError as e:
+        # Of a stage that was cut short this runs when all its tasks have stopped.
+        with suppress(MRCeleryError):  # it is tried again
+            fields = jobs.store.fields(job)
+            _check_generation(fields, job, generation)
+            if fields.get("state") == "cancelled":
+                clean_cancelled(jobs, cast("RedisJobStore", jobs.store), job, late=kind == "start")
+            _write_report(jobs, job)
+            jobs.forget(job)
+        raise Ignore(str(e)) from None
+    except BrokerUnreachableError as e:
+        raise Reject(str(e), requeue=True) from None
+    except MRCeleryError as e:
+        transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
+        if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
+            _record_retry(jobs, failure(e, job=job, step=step, kind=kind))
+            raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
+        _check_generation(jobs.store.fields(job), job, generation)
+        fail_job(jobs.store, failure(e, job=job, step=step, kind=kind))
+        _withdraw(jobs, job, kind)
+        _write_report(jobs, job)
+        raise AttemptFailed(str(e)) from None
+    except Exception as e:
+        _crashed(jobs, e, generation, job=job, step=step, kind=kind)
+        _withdraw(jobs, job, kind)
+        _write_report(jobs, job)
+        raise
+
+
+def _clean_up(jobs: OpenJobs, job: str) -> None:
+    clean_up(jobs, job)
+    jobs.forget(job)
+
+
+def _write_report(jobs: OpenJobs, job: str) -> None:
+    """Write the report of a job that has not succeeded; again, as its last attempts end."""
+    with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
+        write_report(jobs.store, job)
+
+
+def _publish(app: Celery, stage: StageTasks, generation: int) -> None:
+    try:
+        publish_stage(app, stage, generation)
+    except (OperationalError, RedisError) as e:
+        raise BrokerUnreachableError(f"the broker did not take all tasks ({e}): they are published again") from e
+
+
+def _withdraw(jobs: OpenJobs, job: str, kind: str) -> None:
+    if kind == "finish":
+        # The storage may be what failed: then the job's failure is said all the same.
+        with suppress(MRCeleryError):
+            withdraw_output(jobs, job)
+
+
+def _map(
+    self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0, generation: int = 0
+) -> int:
+    task_id = TaskId(job, step, "map", task)
+    _pass_on(self, task_id, generation, attempt=attempt, avoid=avoid, passes=passes)
+    return _attempt(self, task_id, generation)
+
+
+def _reduce(
+    self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0, generation: int = 0
+) -> int:
+    task_id = TaskId(job, step, "reduce", task)
+    _pass_on(self, task_id, generation, attempt=attempt, avoid=avoid, passes=passes)
+    return _attempt(self, task_id, generation)
+
+
+def _pass_on(task: Task, task_id: TaskId, generation: int, *, attempt: int, avoid: str, passes: int) -> None:
+    """Leave a backup to another worker than the slow one, which runs it only if it comes back each time."""
+    if passes <= 0 or task.request.hostname != avoid:
+        return
+    jobs = open_jobs(task.app)
+    try:
+        stage = stage_of(jobs.request(task_id.job), jobs.store.fields(task_id.job), task_id.stage)
+        publish_again(task.app, stage, task_id.task, attempt, generation, avoid=avoid, passes=passes - 1)
+    except (JobStoppedError, KeyError) as e:
+        raise Ignore(str(e)) from None  # nobody knows the job any more
+    except (OperationalError, RedisError, BrokerUnreachableError) as e:
+        raise Reject(str(e), requeue=True) from None
+    raise Ignore(f"left to another worker than {avoid}")
+
+
+def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
+    """Run the attempt; every delivery of a task returns its number, whoever won."""
+    jobs, job, number = open_jobs(task.app), task_id.job, task_id.task
+    try:
+        # The main process of a pool supervises its children.
+        alone = current_process().name != "MainProcess"
+        with _killable():
+            run_attempt(jobs, task_id, worker=task.request.hostname or "", alone=alone)
+    except JobStoppedError:
+        # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
+        return number
+    except BrokerUnreachableError as e:
+        # A retry would be published to that very broker, and lost; this delivery comes again.
+        raise Reject(str(e), requeue=True) from None
+    except MRCeleryError as e:
+        most = _most_attempts(jobs, job)
+        retries = task.request.retries
+        if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
+            kwargs = {**task.request.kwargs, "attempt": retries + 1}
+            _record_retry(jobs, failure(e, **task_id._asdict()))
+            raise task.retry(
+                kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
+            ) from e
+        _check_generation(jobs.store.fields(job), job, generation)
+        fail_job(jobs.store, failure(e, **task_id._asdict()))
+        _write_report(jobs, job)
+        raise AttemptFailed(str(e)) from None
+    except Exception as e:
+        _crashed(jobs, e, generation, **task_id._asdict())
+        _write_report(jobs, job)
+        if isinstance(e, MemoryError):  # Celery would end the worker with it
+            raise AttemptFailed("MemoryError") from None
+        raise
+    return number
+
+
+def _check_generation(fields: Mapping[str, str], job: str, generation: int) -> None:
+    """Ignore a message of an earlier generation of the job, which has these fields: a retry published its own."""
+    if generation_of(fields) != generation:
+        raise Ignore(f"job {job} was retried meanwhile")
+
+
+@contextmanager
+def _killable() -> Iterator[None]:
+    """End a pool's process at once when its worker stops.
+
+    Celery's own way, an exception in the midst of user code, could be caught there, and would look like user code's.
+    """
+    ours: dict[int, Any] = {}
+    if current_process().name != "MainProcess" and threading.current_thread() is threading.main_thread():
+        for number in (int(signal.SIGTERM), int(signal.SIGQUIT)):
+            if callable(signal.getsignal(number)):  # else it is ignored, or left to the system
+                ours[number] = signal.signal(number, lambda received, _: os._exit(128 + received))
+    try:
+        yield
+    finally:
+        for number, before in ours.items():
+            signal.signal(number, before)
+
+
+def _record_retry(jobs: OpenJobs, why: Failure) -> None:
+    """Record in the job's fields why a task is retried, for those who wait for the job."""
+    with suppress(BrokerUnreachableError):  # of no use to anyone then
+        jobs.store.update(why.job, {"retrying": encode(why).decode()})
+
+
+def _most_attempts(jobs: OpenJobs, job: str) -> int:
+    """Return the job's limit; the default if its spec cannot be read, which must fail the job too."""
+    try:
+        return jobs.open(job).spec.request.options.max_attempts
+    except MRCeleryError:
+        return JobOptions().max_attempts
+
+
+def _crashed(jobs: OpenJobs, e: Exception, generation: int, *, job: str, step: int, kind: str, task: int = -1) -> None:
+    """Fail a job for an error of mrcelery's own, and say that it is one."""
+    _check_generation(jobs.store.fields(job), job, generation)
+    error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
+    fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task))
+
+
+def open_jobs(app: Celery) -> OpenJobs:
+    """Return this process's open jobs for an app; their job store is beside the app's queues."""
+    url = str(app.conf.broker_url)
+    jobs = _open_jobs.get((os.getpid(), url))
+    if jobs is None:
+        config = Config.load({})
+        jobs = _open_jobs[os.getpid(), url] = OpenJobs(
+            RedisJobStore(store_url(app), patience=BROKER_PATIENCE),
+            storage=config.storage,
+            scratch=config.scratch or None,
+            signing_key=config.signing_key or None,
+        )
+    return jobs
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _import_storage(**_: Any) -> None:
+    """Import what the storage needs once, before the worker forks: boto3 takes a quarter of a second."""
+    if Config.load({}).storage.startswith("s3://"):
+        import mrcelery.storage.s3  # noqa: F401, PLC0415 - boto3 takes a quarter of a second
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _fresh_process(**_: Any) -> None:
+    """Forget what the parent process opened, in a child."""
+    _open_jobs.clear()

@@ -1,0 +1,37 @@
+"""Progress marks: what one process writes another reads."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from mrcelery.attempt.progress_file import ProgressFile, last_progress, progress_path
+from mrcelery.schema.task_id import TaskId
+
+
+def test_a_mark_tells_of_the_last_progress(tmp_path: Path) -> None:
+    path = progress_path(str(tmp_path), TaskId("job", 0, "map", 3), os.getpid())
+    assert last_progress(path) == 0.0
+    before = time.monotonic()
+    mark = ProgressFile(path)
+    first = last_progress(path)
+    assert before <= first <= time.monotonic()
+    mark.touch()
+    assert last_progress(path) > first
+    mark.close()
+    assert os.listdir(tmp_path / "alive") == []
+
+
+def test_a_mark_whose_file_user_code_closed(tmp_path: Path) -> None:
+    path = progress_path(str(tmp_path), TaskId("job", 0, "map", 3), 1)
+    mark = ProgressFile(path)
+    os.close(mark._file)
+    mark.touch()
+    mark.close()
+    assert last_progress(path) == 0.0
+
+
+def test_what_is_no_mark(tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes(b"1")
+    assert last_progress(str(tmp_path / "short")) == 0.0

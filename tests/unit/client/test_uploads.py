@@ -1,0 +1,85 @@
+"""Local inputs as addresses that workers can read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mrcelery.client import uploads
+from mrcelery.errors import InputError
+from mrcelery.storage import open_storage
+
+
+@pytest.fixture
+def storage(request: pytest.FixtureRequest) -> str:
+    return f"memory://inputs-{request.node.name}"
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+
+
+def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a")
+    stdin(monkeypatch, b"piped")
+    (tmp_path / "spool").mkdir()
+    given = ["a.txt", f"file://{tmp_path}/a.txt", "*.txt", "s3://b/k", "https://h/x", "-"]
+    found = uploads.absolute(given, str(tmp_path / "spool"))
+    a = str(tmp_path / "a.txt")
+    assert found.uris == [a, a, str(tmp_path / "*.txt"), "s3://b/k", "https://h/x", str(tmp_path / "spool" / "stdin")]
+    assert (tmp_path / "spool" / "stdin").read_bytes() == b"piped"
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nope\.txt"):
+        uploads.absolute([str(tmp_path / "nope.txt")], "")
+    with pytest.raises(InputError, match=r"nope\.txt"):
+        uploads.upload([str(tmp_path / "nope.txt")], "memory://none", "text")
+
+
+def test_small_inputs_travel_with_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("b.txt", "a.txt", "_hidden"):
+        (tmp_path / "in" / name).write_text(name)
+    stdin(monkeypatch, b"piped")
+    found = uploads.upload([str(tmp_path / "in"), "s3://b/k", "-"], storage, "text")
+    a, b, piped = digest(b"a.txt"), digest(b"b.txt"), digest(b"piped")
+    assert found.uris == [
+        f"{storage}/inputs/{a}/a.txt",
+        f"{storage}/inputs/{b}/b.txt",
+        "s3://b/k",
+        f"{storage}/inputs/{piped}/stdin",
+    ]
+    assert found.blobs == {a: b"a.txt", b: b"b.txt", piped: b"piped"}
+    assert found.names == {a: "a.txt", b: "b.txt", piped: "stdin"}
+    assert list(open_storage(storage).list()) == []
+
+
+def test_the_same_content_under_two_names_is_one_blob(tmp_path: Path, storage: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("same")
+    found = uploads.upload([str(tmp_path / "a"), str(tmp_path / "b")], storage, "text")
+    assert found.uris == [f"{storage}/inputs/{digest(b'same')}/a"] * 2
+    assert found.names == {digest(b"same"): "a"}
+
+
+def test_large_inputs_are_uploaded_once(tmp_path: Path, storage: str) -> None:
+    data = b"x" * (uploads.SMALL + 1)
+    (tmp_path / "big").write_bytes(data)
+    seen: list[tuple[str, int, int]] = []
+    for _ in range(2):
+        found = uploads.upload([str(tmp_path / "big")], storage, "text", lambda *args: seen.append(args))
+        key = f"inputs/{digest(data)}/big"
+        assert (found.uris, found.blobs, found.names) == ([f"{storage}/{key}"], {}, {})
+        assert open_storage(storage).read(key) == data
+    assert seen == [("big", len(data), len(data))]

@@ -1,0 +1,200 @@
+"""What user code may do wrong, in every place where it is called."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from mrcelery import MRJob
+from mrcelery.errors import CodecError, JobStoppedError, UserCodeError
+from mrcelery.schema.structs import Extent, ShuffleInput, Split
+from mrcelery.storage import open_storage
+from mrcelery.task.mapper import run_map
+from mrcelery.task.reducer import run_reduce
+from tests.support.stages import Words, make_task, run_job
+
+
+def failing(where):
+    def mapper(self, _, line):
+        if where == "mapper" and line == "bad":
+            raise ValueError("no good")
+        yield line, 1
+
+    def combiner(self, key, values):
+        if where == "combiner" and key == "bad":
+            raise ValueError("no good")
+        yield key, sum(values)
+
+    def reducer(self, key, values):
+        if where == "reducer" and key == "bad":
+            raise ValueError("no good")
+        yield key, sum(values)
+
+    return type("Failing", (MRJob,), {"mapper": mapper, "combiner": combiner, "reducer": reducer})
+
+
+@pytest.mark.parametrize("where", ["mapper", "combiner", "reducer"])
+def test_a_users_exception_tells_where(tmp_path, where):
+    with pytest.raises(UserCodeError, match="ValueError: no good") as caught:
+        run_job(failing(where), ["one\ntwo\nbad\nthree"], str(tmp_path))
+    error = caught.value
+    assert error.record == "'bad'" or where == "combiner"
+    assert f"in {where}" in error.traceback
+    assert "mrcelery/task.py" not in error.traceback
+    if where == "mapper":
+        assert error.file.endswith("/in-0")
+        assert error.offset == 8
+    assert not error.retryable
+
+
+@pytest.mark.parametrize("item", [1, None, ("a",), ("a", 1, 2)])
+def test_what_is_no_pair_is_refused(tmp_path, item):
+    class NoPair(MRJob):
+        def mapper(self, _, line):
+            yield item
+
+        def reducer(self, key, values):
+            yield key, 1
+
+    with pytest.raises(UserCodeError, match=r"is no \(key, value\) pair: yield key, value"):
+        run_job(NoPair, ["x"], str(tmp_path))
+
+
+def test_a_value_no_codec_takes_is_refused_by_name(tmp_path):
+    class Strange(MRJob):
+        def mapper(self, _, line):
+            yield line, object()
+
+        def reducer(self, key, values):
+            yield key, 1
+
+    with pytest.raises(CodecError, match="no codec takes a value of type object"):
+        run_job(Strange, ["x"], str(tmp_path))
+
+
+@pytest.mark.parametrize("key", [float("nan"), frozenset({1}), {"a": 1}])
+@pytest.mark.parametrize("with_combiner", [False, True])
+def test_what_cannot_be_a_key_is_refused(tmp_path, key, with_combiner):
+    class Strange(MRJob):
+        def mapper(self, _, line):
+            yield key, 1
+
+        def reducer(self, key, values):
+            yield None, 1
+
+        if with_combiner:
+
+            def combiner(self, key, values):
+                yield key, 1
+
+    with pytest.raises(CodecError, match="cannot be a key"):
+        run_job(Strange, ["x"], str(tmp_path), reducers=2)
+
+
+def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path):
+    class Exits(MRJob):
+        def mapper(self, _, line):
+            raise SystemExit(3)
+            yield
+
+        def reducer(self, key, values):
+            yield key, 1
+
+    with pytest.raises(UserCodeError, match="SystemExit: 3"):
+        run_job(Exits, ["x"], str(tmp_path))
+
+
+def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path):
+    def stop():
+        raise JobStoppedError("job job has ended")
+
+    root = f"memory://{secrets.token_hex(8)}"
+    open_storage(root).write("in", b"a b c\n")
+    task = make_task(Words([]), root, "map", 0, 1, str(tmp_path), 1 << 20)
+    task.poll = stop
+    with pytest.raises(JobStoppedError):
+        run_map(task, Split(0, (Extent(f"{root}/in", 0, 6, 6),)))
+    assert [o.key for o in open_storage(root).list("jobs/")] == []
+
+
+def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
+    """It must not pass for the end of the records: those after it would be lost without a word."""
+
+    class First(Words):
+        def mapper(self, _, line):
+            return [(next(iter(line.split())), 1)]
+
+    with pytest.raises(UserCodeError) as raised:
+        run_job(First, ["a b\n\nc d\n"], str(tmp_path))
+    assert "next(iter(line.split()))" in raised.value.traceback
+    assert (raised.value.offset, raised.value.record) == (4, "''")
+
+    class Total(Words):
+        def reducer(self, word, counts):
+            next(counts)
+            return [(word, next(counts))]
+
+    with pytest.raises(UserCodeError, match="StopIteration"):
+        run_job(Total, ["a b b"], str(tmp_path))
+
+    class Read:
+        def read(self, line):
+            return next(iter(())), line
+
+        write = None
+
+    class Reading(Words):
+        INPUT_PROTOCOL = Read
+
+    with pytest.raises(UserCodeError, match="StopIteration"):
+        run_job(Reading, ["a"], str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["map", "reduce"])
+@pytest.mark.parametrize("yields", [True, False])
+def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
+    """A job that has ended is noticed after about a slice of time, whatever the hooks yield."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    ended_at = 20.0
+
+    def slow(self, key, value):
+        clock[0] += 1.0
+        if yields:
+            yield str(value)[:0], 1
+
+    class Slow(MRJob):
+        if kind == "map":
+            mapper = slow
+        else:
+
+            def mapper(self, _, line):
+                yield line, 1
+
+            reducer = slow
+
+    def poll():
+        if clock[0] > ended_at:
+            raise JobStoppedError("job job has ended")
+
+    root = f"memory://{secrets.token_hex(8)}"
+    # Twenty runs of 500 keys, as many reduce groups to a block.
+    data = "".join(f"{i:06}\n" for i in range(10_000)).encode()
+    open_storage(root).write("in", data)
+    task = make_task(Slow([]), root, "map", 0, 0 if kind == "map" else 1, str(tmp_path), 1 << 20)
+    extent = Extent(f"{root}/in", 0, len(data), len(data))
+    if kind == "map":
+        task.poll = poll
+        with pytest.raises(JobStoppedError):
+            run_map(task, Split(0, (extent,)))
+    else:
+        parts = run_map(task, Split(0, (extent,)))
+        task = make_task(Slow([]), root, "reduce", 0, 1, str(tmp_path), 1 << 20)
+        task.poll = poll
+        with pytest.raises(JobStoppedError):
+            run_reduce(task, ShuffleInput(partition=0, parts=parts))
+    if kind == "map" or yields:
+        assert clock[0] <= ended_at + 16
+    else:
+        assert clock[0] < 10_000  # a reducer that yields nothing is looked after block by block
