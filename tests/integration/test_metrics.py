@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.support.services import (
     GATED,
     PATIENCE,
     Gate,
+    Quiet,
     RedisServer,
     command,
     environment,
@@ -102,6 +103,14 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def settings(server: RedisServer, tmp_path: Path) -> dict[str, Any]:
     return {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage")}
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Quiet]:
+    """A queue on a server that nobody else asks, and that holds no other jobs."""
+    monkeypatch.setenv("MRCELERY_SCRATCH", str(tmp_path / "scratch"))
+    with redis_server() as server, closing(Quiet(server, tmp_path)) as quiet:
+        yield quiet
 
 
 def test_a_fleet_at_work(
@@ -208,35 +217,34 @@ def test_what_it_cannot_do(server: RedisServer) -> None:
     assert "give another --port" in ran.stderr
 
 
-def test_a_scrape_costs_the_same_however_many_tasks(quiet: Any, job_file: JobFile, tmp_path: Path) -> None:
+def test_a_scrape_costs_the_same_however_many_tasks(alone: Quiet, job_file: JobFile, tmp_path: Path) -> None:
     """What is asked of Redis, counted by Redis: the queue is not gone through."""
 
     def commands(tasks: int) -> int:
         gate_folder = tmp_path / str(tasks)
         gate_folder.mkdir()
         gate = Gate(gate_folder, tasks)
-        with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **quiet.settings) as job:
-            quiet.take()
-            quiet.run("mrcelery.start", job=job.id)
-            assert len(quiet.raw()) == tasks
-            collector = FleetCollector(quiet.server.tcp_url, quiet.name)
+        with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **alone.settings) as job:
+            alone.take()
+            alone.run("mrcelery.start", job=job.id)
+            assert len(alone.raw()) == tasks
+            collector = FleetCollector(alone.server.tcp_url, alone.name)
             list(collector.collect())  # connects
 
             def used() -> int:
-                (text,) = quiet.store.call(("INFO", "commandstats"))
-                # but for those of the session's other workers, which go on meanwhile
+                (text,) = alone.store.call(("INFO", "commandstats"))
                 found = re.findall(rb"cmdstat_(?:llen|hlen|hmget|zcount|hscan|lrange):calls=(\d+)", text)
                 return sum(map(int, found))
 
-            quiet.store.call(("CONFIG", "RESETSTAT"))
+            alone.store.call(("CONFIG", "RESETSTAT"))
             families = {family.name: family for family in collector.collect()}
             calls = used()
             collector.close()
             assert tasks in [s.value for s in families["mrcelery_queue_messages"].samples]
             assert tasks in [s.value for s in families["mrcelery_tasks"].samples]
             job.cancel()
-            quiet.store.drop(job.id)
-            quiet.take()
+            alone.store.drop(job.id)
+            alone.take()
             return calls
 
     assert commands(2000) <= commands(20) + 20
