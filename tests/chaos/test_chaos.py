@@ -14,6 +14,8 @@ import pytest
 from mrcelery.errors import ConfigError
 from tests.support.services import environment, find_server, missing
 
+pytestmark = pytest.mark.timeout(1800)  # whichever comes first runs all seeds
+
 ROOT = Path(__file__).parents[2]
 
 SEEDS = (13, 151, 154, 155, 176, 182)
@@ -35,8 +37,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return {found["seed"]: found for found in map(json.loads, (folder / "outcomes").read_text().splitlines())}
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_result_is_that_of_the_undisturbed_run(seed: int, outcomes: dict[int, Any]) -> None:
     outcome = outcomes[seed]
@@ -44,7 +44,6 @@ def test_the_result_is_that_of_the_undisturbed_run(seed: int, outcomes: dict[int
     assert outcome["kinds"], "no fault took place"
 
 
-@pytest.mark.slow
 def test_the_seeds_meet_every_fault(outcomes: dict[int, Any]) -> None:
     from tests.chaos.plan import FAULTS
 
