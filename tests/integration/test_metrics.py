@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,6 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def settings(server: RedisServer, tmp_path: Path) -> dict[str, Any]:
     return {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage")}
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Quiet]:
-    """A queue on a server that nobody else asks, and that holds no other jobs."""
-    monkeypatch.setenv("MRCELERY_SCRATCH", str(tmp_path / "scratch"))
-    with redis_server() as server, closing(Quiet(server, tmp_path)) as quiet:
-        yield quiet
 
 
 def test_a_fleet_at_work(
@@ -217,34 +209,46 @@ def test_what_it_cannot_do(server: RedisServer) -> None:
     assert "give another --port" in ran.stderr
 
 
-def test_a_scrape_costs_the_same_however_many_tasks(alone: Quiet, job_file: JobFile, tmp_path: Path) -> None:
+@pytest.fixture
+def lonely(tmp_path: Path) -> Iterator[Quiet]:
+    """A queue in a server of its own: what is asked there is asked by the test, and no other test left a job."""
+    with redis_server() as server:
+        quiet = Quiet(server, tmp_path)
+        yield quiet
+        quiet.close()
+
+
+def test_a_scrape_costs_the_same_however_many_tasks(
+    lonely: Quiet, job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is asked of Redis, counted by Redis: the queue is not gone through."""
+    monkeypatch.setenv("MRCELERY_SCRATCH", str(tmp_path / "scratch"))
 
     def commands(tasks: int) -> int:
         gate_folder = tmp_path / str(tasks)
         gate_folder.mkdir()
         gate = Gate(gate_folder, tasks)
-        with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **alone.settings) as job:
-            alone.take()
-            alone.run("mrcelery.start", job=job.id)
-            assert len(alone.raw()) == tasks
-            collector = FleetCollector(alone.server.tcp_url, alone.name)
+        with mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **lonely.settings) as job:
+            lonely.take()
+            lonely.run("mrcelery.start", job=job.id)
+            assert len(lonely.raw()) == tasks
+            collector = FleetCollector(lonely.server.tcp_url, lonely.name)
             list(collector.collect())  # connects
 
             def used() -> int:
-                (text,) = alone.store.call(("INFO", "commandstats"))
+                (text,) = lonely.store.call(("INFO", "commandstats"))
                 found = re.findall(rb"cmdstat_(?:llen|hlen|hmget|zcount|hscan|lrange):calls=(\d+)", text)
                 return sum(map(int, found))
 
-            alone.store.call(("CONFIG", "RESETSTAT"))
+            lonely.store.call(("CONFIG", "RESETSTAT"))
             families = {family.name: family for family in collector.collect()}
             calls = used()
             collector.close()
             assert tasks in [s.value for s in families["mrcelery_queue_messages"].samples]
             assert tasks in [s.value for s in families["mrcelery_tasks"].samples]
             job.cancel()
-            alone.store.drop(job.id)
-            alone.take()
+            lonely.store.drop(job.id)
+            lonely.take()
             return calls
 
     assert commands(2000) <= commands(20) + 20
