@@ -34,6 +34,7 @@ from mrcelery.runners.inline import InlineRunner
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
+from mrcelery.task.bad_records import note_loss
 
 KEY = "correct horse battery staple"
 
@@ -42,7 +43,7 @@ KEY = "correct horse battery staple"
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[OpenJobs, str]]:
     """Makes a job that is submitted, and its runtime; nothing has run."""
 
-    def submit(source: str, signing_key: str | None = None, text: str = "a\n") -> tuple[OpenJobs, str]:
+    def submit(source: str, signing_key: str | None = None, text: str = "a\n", **options: Any) -> tuple[OpenJobs, str]:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
             patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
@@ -50,7 +51,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             (tmp_path / "in.txt").write_text(text)
             mrcelery.submit(
                 f"{tmp_path}/job.py", f"{tmp_path}/in.txt", runner="inline", storage=f"{tmp_path}/storage",
-                signing_key=signing_key or "",
+                signing_key=signing_key or "", **options,
             ).close()  # fmt: skip
         request, envelope, code, blobs = kept[0]
         store = MemoryJobStore()
@@ -193,6 +194,34 @@ def test_a_status_says_that_a_slow_record_is_at_work(
     )
     assert 0 < silent == before < after
     assert runtime.store.fields(job)["status"] == "at it"
+
+
+def test_a_record_that_killed_its_process_twice_is_skipped_and_counted(
+    submitted: Callable[..., tuple[OpenJobs, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, job = submitted(
+        """
+        class Job(MRJob):
+            def mapper(self, _, line):
+                if "FAIL" in os.environ:
+                    raise MemoryError("as if by a crash")
+                assert line != "killer"
+                yield line, 1
+        """,
+        text="fine\nkiller\nfine too\n",
+        max_bad_records=1,
+    )
+    start(runtime, job)
+    task = TaskId(job, 0, "map", 0)
+    with monkeypatch.context() as patch, pytest.raises(TaskError):
+        patch.setenv("FAIL", "1")
+        run_attempt(runtime, task)
+    for _ in range(2):
+        note_loss(runtime.store, task, "killed by signal 11", (1, 1))
+    commit = run_attempt(runtime, task)
+    assert (commit.bad_records, commit.records_in, commit.records_out) == (1, 3, 2)
+    bad = open_storage(f"{tmp_path}/storage").read(commit.bad_key)
+    assert b"killed its process twice: killed by signal 11" in bad
 
 
 def test_a_full_disk_is_told_and_tried_again(
