@@ -216,7 +216,12 @@ def test_few_indexes_are_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.M
     )  # fmt: skip
     reads: list[str] = []
     read = storage.read
-    monkeypatch.setattr(storage, "read", lambda key, *of: reads.append(key) or read(key, *of))
+
+    def counted(key: str, *of: int) -> bytes:
+        reads.append(key)
+        return read(key, *of)
+
+    monkeypatch.setattr(storage, "read", counted)
     with Ranges(str(tmp_path)) as ranges:
         gathered = ranges.gather(storage, iter([commit] * 100))
         assert next(gathered) == commit
