@@ -19,7 +19,7 @@ from mrcelery.runners.inline import InlineRunner
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[OpenJobs, str]]:
     """Makes a job that is submitted, and its runtime; nothing has run."""
 
-    def submit(source: str, signing_key: str | None = None, text: str = "a\n") -> tuple[OpenJobs, str]:
+    def submit(source: str, signing_key: str | None = None, text: str = "a\n", **options: Any) -> tuple[OpenJobs, str]:
         kept: list[Any] = []
         with monkeypatch.context() as patch:
             patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
@@ -27,7 +27,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             (tmp_path / "in.txt").write_text(text)
             mrcelery.submit(
                 f"{tmp_path}/job.py", f"{tmp_path}/in.txt", runner="inline", storage=f"{tmp_path}/storage",
-                signing_key=signing_key or "",
+                signing_key=signing_key or "", **options,
             ).close()  # fmt: skip
         request, envelope, code, blobs = kept[0]
         store = MemoryJobStore()

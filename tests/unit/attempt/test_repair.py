@@ -10,12 +10,14 @@ import pytest
 
 import mrcelery
 from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.repair import mended
 from mrcelery.attempt.run import run_attempt
 from mrcelery.coordinator.barrier import barrier
 from mrcelery.coordinator.finish import finish
 from mrcelery.coordinator.start import start
 from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.runners.inline import InlineRunner
+from mrcelery.schema.structs import Commit, Extent, Split
 from tests.support.damaged_jobs import DAMAGE, DONE, TEXT, Mapped, flip
 
 
@@ -68,6 +70,27 @@ def test_a_run_that_comes_out_otherwise_is_no_repair(mapped: Callable[..., Mappe
         job.reduce()
     assert not isinstance(raised.value, DamagedPartError)
     assert not raised.value.retryable
+
+
+def test_a_task_that_runs_again_and_writes_nothing_is_no_repair() -> None:
+    split = Split(0, (Extent("s3://b/part", 0, 9, 9, True),))
+    nothing = Commit(
+        job="j", step=0, kind="reduce", task=0, attempt="1", parts=(), counters={}, records_in=0,
+        records_out=0, bytes_in=0, bytes_out=0, seconds=0.0, host="h",
+    )  # fmt: skip
+    with pytest.raises(CorruptDataError, match="s3://b/part is damaged, and its task, run again, wrote something else"):
+        mended(split, "s3://b", "s3://b/part", nothing)
+
+
+def test_more_damaged_parts_than_one_attempt_repairs(
+    mapped: Callable[..., Mapped], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrcelery.attempt.run.MOST", 2)
+    job = mapped("range")
+    for part in job.parts[:3]:
+        flip(part)
+    with pytest.raises(DamagedPartError):
+        job.reduce()
 
 
 CHAIN = """

@@ -28,6 +28,7 @@ from mrcelery.jobstore import stage_marks
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
+from mrcelery.task.bad_records import note_loss
 from tests.support.plain_jobs import PLAIN
 from tests.support.stepped_jobs import RESULTS, Job
 
@@ -186,3 +187,31 @@ def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
     output = {f"output/part-{number:05d}" for number in range(2)}
     assert left == {"spec.json", "code.zip", "report.json", "report.html", *summaries, *output}
     assert not os.path.exists(f"{tmp_path}/storage/{object_keys.task_root(TaskId(job.id, 0, 'map', 0))}")
+
+
+def test_a_record_that_killed_its_process_twice_is_skipped_and_counted(
+    submitted: Callable[..., tuple[OpenJobs, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, job = submitted(
+        """
+        class Job(MRJob):
+            def mapper(self, _, line):
+                if "FAIL" in os.environ:
+                    raise MemoryError("as if by a crash")
+                assert line != "killer"
+                yield line, 1
+        """,
+        text="fine\nkiller\nfine too\n",
+        max_bad_records=1,
+    )
+    start(runtime, job)
+    task = TaskId(job, 0, "map", 0)
+    with monkeypatch.context() as patch, pytest.raises(TaskError):
+        patch.setenv("FAIL", "1")
+        run_attempt(runtime, task)
+    for _ in range(2):
+        note_loss(runtime.store, task, "killed by signal 11", (1, 1))
+    commit = run_attempt(runtime, task)
+    assert (commit.bad_records, commit.records_in, commit.records_out) == (1, 3, 2)
+    bad = open_storage(f"{tmp_path}/storage").read(commit.bad_key)
+    assert b"killed its process twice: killed by signal 11" in bad
