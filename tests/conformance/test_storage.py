@@ -82,7 +82,8 @@ def test_create_takes_only_a_free_key(storage: Storage) -> None:
 
 def test_one_of_many_threads_creates(storage: Storage) -> None:
     for number in range(5):
-        barrier, won = threading.Barrier(8), []
+        barrier = threading.Barrier(8)
+        won: list[int] = []
 
         def create(i: int, key: str, barrier: threading.Barrier, won: list[int]) -> None:
             barrier.wait()
