@@ -87,7 +87,7 @@ class Mapped:
         pass_barrier(self.runtime, self.job, 0)
         self.parts = sorted(folder.glob("storage/jobs/*/step-0/map-*/[pr][au][rn]*"))
 
-    def reduce(self) -> tuple[list[str], dict[str, dict[str, int]]]:
+    def reduce(self) -> tuple[list[str], dict[str, int]]:
         """The lines of the results, and the counters."""
         for number in range(2):
             run_attempt(self.runtime, TaskId(self.job, 0, "reduce", number))
@@ -103,8 +103,8 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGE: dict[str, Callable[[Path], None]] = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit": flip,
-    "cut off": lambda path: path.write_bytes(path.read_bytes()[:100]) and None,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:100]),
     "gone": lambda path: path.unlink(),
 }

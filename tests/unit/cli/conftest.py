@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def job_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def mr(job_folder: None, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def mr(job_folder: None, capsys: pytest.CaptureFixture[str]) -> Any:
     def run(*args: str) -> Ran:
         code = run_command(cli, list(args), "mrcelery")
         return Ran(code, *capsys.readouterr())

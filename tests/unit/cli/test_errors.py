@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from mrcelery.errors import JobCancelledError, JobFailedError, WaitTimeoutError
 from mrcelery.schema.structs import Failure
 
 
-def test_no_broker_is_exit_code_3(mr) -> None:
+def test_no_broker_is_exit_code_3(mr: Any) -> None:
     ran = mr("submit", "wc.py", "in.txt", "-r", "celery", "--broker", "redis://127.0.0.1:1", "--storage", "store")
     assert (ran.code, ran.err.count("\n")) == (3, 1)
     ran = mr("doctor", "--broker", "redis://127.0.0.1:1", "--storage", "store")
@@ -20,7 +21,7 @@ def test_no_broker_is_exit_code_3(mr) -> None:
     assert "ok    storage" in ran.out
 
 
-def test_the_users_traceback_comes_first(mr, tmp_path: Path) -> None:
+def test_the_users_traceback_comes_first(mr: Any, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("fine\nboom\n")
     ran = mr("submit", "wc.py", "in.txt")
     assert (ran.code, ran.out) == (1, "")
@@ -31,7 +32,7 @@ def test_the_users_traceback_comes_first(mr, tmp_path: Path) -> None:
     assert "record 'boom'" in lines[-1]
 
 
-def test_a_job_that_does_not_import_shows_why(mr, tmp_path: Path) -> None:
+def test_a_job_that_does_not_import_shows_why(mr: Any, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import math\nmath.nope\n")
     ran = mr("submit", "broken.py", "in.txt")
     assert ran.code == 2

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
-def test_logs(mr, tmp_path: Path) -> None:
+def test_logs(mr: Any, tmp_path: Path) -> None:
     for number, kind in ((0, "map"), (7, "map"), (0, "reduce")):
         folder = tmp_path / "store" / "jobs" / "j" / "step-0" / f"{kind}-{number:05d}"
         folder.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ from tests.support.command_line import TEXT
         (["worker"], "a worker needs a broker"),
     ],
 )
-def test_usage_is_one_line_and_exit_code_2(mr, args: list[str], says: str) -> None:
+def test_usage_is_one_line_and_exit_code_2(mr: Any, args: list[str], says: str) -> None:
     ran = mr(*args)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.count("\n") == 1
@@ -47,7 +48,7 @@ def test_usage_is_one_line_and_exit_code_2(mr, args: list[str], says: str) -> No
     assert says in ran.err
 
 
-def test_jobs_of_a_storage(mr) -> None:
+def test_jobs_of_a_storage(mr: Any) -> None:
     job = mr("submit", "wc.py", "in.txt", "-o", "out", "--json", "--storage", "store").last()["job"]
     here = ("--storage", "store")
     assert "succeeded" in mr("status", job, *here).out
@@ -66,7 +67,7 @@ def test_jobs_of_a_storage(mr) -> None:
     assert mr("cat", "out").counts() == Counter(TEXT.split())
 
 
-def test_every_command_has_help_with_what_the_list_says(mr) -> None:
+def test_every_command_has_help_with_what_the_list_says(mr: Any) -> None:
     assert all(name in mr("--help").out for name in COMMANDS)
     for name in COMMANDS:
         ran = mr(name, "--help")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_progress_and_counters_of_a_running_job(known: Known) -> None:
 
 def test_waiting(known: Known) -> None:
     job = JobHandle("job-1", known)
-    seen = []
+    seen: list[Any] = []
     with pytest.raises(WaitTimeoutError, match="still queued"):
         job.wait(0.03, seen.append)
     assert seen[0].state == "queued"

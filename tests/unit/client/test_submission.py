@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_what_is_wrong_is_said_before_anything_starts() -> None:
 
 
 def test_a_broker_means_a_fleet() -> None:
-    options = {"broker": "redis://host", "storage": "s3://bucket/x"}
+    options: dict[str, Any] = {"broker": "redis://host", "storage": "s3://bucket/x"}
     assert Submission.prepare(WordCount, "in.txt", **options).runner == "celery"
     assert Submission.prepare(WordCount, "in.txt", runner="local", **options).runner == "local"
     assert Submission.prepare(WordCount, "in.txt").runner == "local"

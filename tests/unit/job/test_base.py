@@ -97,7 +97,8 @@ def test_file_arguments_are_checked_when_they_are_declared() -> None:
 
 
 def test_counters_count_and_status_is_passed_on() -> None:
-    job, said = WordCount(), []
+    job = WordCount()
+    said: list[str] = []
     job.set_status("nobody listens")
     job.status_hook = said.append
     job.increment_counter("words", "seen")

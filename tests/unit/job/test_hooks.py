@@ -62,7 +62,7 @@ def test_the_number_of_reducers_goes_by_step_user_job_default() -> None:
     assert [s.reducers for s in step_specs(WordCount(), 3)] == [3]
     assert [s.reducers for s in step_specs(Configured(), 3)] == [5]
     assert [s.reducers for s in step_specs(Configured(), 3, reducers=2)] == [2]
-    Configured.JOBCONF = {"mapred.reduce.tasks": "many"}  # type: ignore[dict-item]
+    Configured.JOBCONF = {"mapred.reduce.tasks": "many"}
     with pytest.raises(UsageError, match=r"mapred\.reduce\.tasks is 'many'"):
         step_specs(Configured(), 3)
 
@@ -78,7 +78,7 @@ def test_a_declared_reducer_combines_too() -> None:
     assert [s.reducers for s in step_specs(Declared(), 2)] == [2]
 
     class Combined(WordCount):
-        combiner = ops.Sum()
+        combiner = ops.Sum()  # type: ignore[assignment]
 
     found = hooks(Combined(), 0)
     assert (found.combine_op, found.reduce_op, found.combiner) == (ops.Sum(), None, None)
