@@ -10,12 +10,15 @@ import pytest
 
 import mrcelery
 from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.repair import mended
 from mrcelery.attempt.run import run_attempt
 from mrcelery.coordinator.barrier import barrier
 from mrcelery.coordinator.finish import finish
 from mrcelery.coordinator.start import start
 from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.runners.inline import InlineRunner
+from mrcelery.schema.structs import Commit, Extent, Part, Split
+from mrcelery.shuffle.damage import damage
 from tests.support.damaged_jobs import DAMAGE, DONE, TEXT, Mapped, flip
 
 
@@ -68,6 +71,24 @@ def test_a_run_that_comes_out_otherwise_is_no_repair(mapped: Callable[..., Mappe
         job.reduce()
     assert not isinstance(raised.value, DamagedPartError)
     assert not raised.value.retryable
+
+
+def test_a_task_that_writes_nothing_when_it_runs_again_is_no_repair() -> None:
+    nothing = Commit(
+        job="j", step=0, kind="reduce", task=0, attempt="2", parts=(), counters={}, records_in=0, records_out=0,
+        bytes_in=0, bytes_out=0, seconds=0.0, host="h",
+    )  # fmt: skip
+    split = Split(0, (Extent("/s/part-0", 0, 9, 9, True),))
+    with pytest.raises(CorruptDataError, match="/s/part-0 is damaged, and its task, run again, wrote something else"):
+        mended(split, "/s", "/s/part-0", nothing)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(FileNotFoundError("k"), "k is gone: "), (CorruptDataError("crc"), r"k is damaged \(crc\): ")]
+)
+def test_an_error_tells_what_is_gone_from_what_is_damaged(error: Exception, said: str) -> None:
+    with pytest.raises(DamagedPartError, match=said), damage(Part(0, "k", 1, 1, 1)):
+        raise error
 
 
 CHAIN = """
