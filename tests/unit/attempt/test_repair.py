@@ -17,7 +17,8 @@ from mrcelery.coordinator.finish import finish
 from mrcelery.coordinator.start import start
 from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.runners.inline import InlineRunner
-from mrcelery.schema.structs import Commit, Extent, Split
+from mrcelery.schema.structs import Commit, Extent, Part, Split
+from mrcelery.shuffle.damage import damage
 from tests.support.damaged_jobs import DAMAGE, DONE, TEXT, Mapped, flip
 
 
@@ -91,6 +92,14 @@ def test_more_damaged_parts_than_one_attempt_repairs(
         flip(part)
     with pytest.raises(DamagedPartError):
         job.reduce()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(FileNotFoundError("k"), "k is gone: "), (CorruptDataError("crc"), r"k is damaged \(crc\): ")]
+)
+def test_an_error_tells_what_is_gone_from_what_is_damaged(error: Exception, said: str) -> None:
+    with pytest.raises(DamagedPartError, match=said), damage(Part(0, "k", 1, 1, 1)):
+        raise error
 
 
 CHAIN = """
