@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from mrcelery.attempt.progress_file import ProgressFile, last_progress, progress_path
 from mrcelery.schema.task_id import TaskId
 
@@ -21,6 +23,16 @@ def test_a_mark_tells_of_the_last_progress(tmp_path: Path) -> None:
     assert last_progress(path) > first
     mark.close()
     assert os.listdir(tmp_path / "alive") == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(mark._file)
+
+
+def test_nobody_else_may_touch_a_mark(tmp_path: Path) -> None:
+    """It keeps an attempt from being killed."""
+    path = Path(progress_path(str(tmp_path), TaskId("job", 0, "map", 3), os.getpid()))
+    mark = ProgressFile(str(path))
+    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
+    mark.close()
 
 
 def test_a_mark_whose_file_user_code_closed(tmp_path: Path) -> None:
