@@ -103,6 +103,21 @@ def test_a_batch_in_which_a_process_died_is_given_in_halves(run: Run, tmp_path: 
     assert seen == [(["a", "b"], (0, 2)), (["d"], (3, 1))]
 
 
+def test_a_record_whose_key_cannot_be_shuffled_is_skipped(run: Run) -> None:
+    """Where it is at hand; the shuffle would find it among many."""
+
+    class Job(MRJob):
+        def mapper(self, _: None, line: str) -> Iterator[tuple[Any, int]]:
+            yield ({line} if line == "b" else line), 1
+
+        def reducer(self, key: str, values: Iterator[int]) -> Iterator[tuple[str, int]]:
+            yield key, sum(values)
+
+    (skipped,) = run(Job)
+    assert skipped["record"] == "'b'"
+    assert "set" in skipped["error"]
+
+
 @pytest.mark.parametrize(("error", "times"), [(MemoryError, 4), (ValueError, 0)])
 def test_memory_that_ends_is_given_back_before_anything_else(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: type[Exception], times: int
