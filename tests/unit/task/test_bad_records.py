@@ -249,7 +249,10 @@ def test_what_user_code_has_in_hand_is_marked_and_no_longer(tmp_path: Path) -> N
         marker=RecordMarker(str(tmp_path)),
     )  # fmt: skip
     path = Path(marker_path(str(tmp_path), os.getpid()))
-    in_hand = lambda: struct.unpack("<qq", path.read_bytes())  # noqa: E731
+
+    def in_hand() -> tuple[int, ...]:
+        return struct.unpack("<qq", path.read_bytes())
+
     bad.begin(64, 64)
     assert in_hand() == (64, 64)
     bad.begin(5)
