@@ -6,7 +6,7 @@ Reading takes bounded memory whatever the bytes expand to, follows files made of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Protocol
 
 from mrcelery.errors import CorruptDataError, UsageError
@@ -18,15 +18,64 @@ BLOCK = 1 << 20
 XZ_MEMORY = 256 << 20
 """Most bytes an .xz file's dictionary may take; ``xz -9`` makes files that need 65 MiB."""
 
-_ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
+# bgzip's files are gzip files of many members.
+_ENDINGS = {
+    ".gz": "gzip",
+    ".bgz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "xz",
+    ".lzma": "xz",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+}
+
+_EXTRACT = "extract it and give the files, or read it as it is with --input-format whole-file"
+_RECOMPRESS = "decompress it, or compress it with gzip, bz2, xz or zstd"
+_ARCHIVES = (
+    *(f".tar{ending}" for ending in ("", *_ENDINGS, ".lz4", ".lz", ".lzo", ".z", ".br", ".sz")),
+    *(".tgz", ".taz", ".tz", ".tbz", ".tbz2", ".tb2", ".txz", ".tlz", ".tzst"),
+    *(".zip", ".zipx", ".jar", ".war", ".whl", ".egg", ".7z", ".rar", ".cpio", ".cab", ".rpm", ".deb"),
+)
+_COMPRESSED = (".z", ".lz4", ".lz", ".lzo", ".snappy", ".sz", ".br", ".zz", ".deflate")
+
+# By the ending of a file's name: what the file is, and what to do about it, unless the format takes it.
+_UNREADABLE = {
+    **dict.fromkeys(_ARCHIVES, ("an archive", _EXTRACT)),
+    **dict.fromkeys(_COMPRESSED, ("compressed in a way that is not supported", _RECOMPRESS)),
+    **dict.fromkeys((".parquet", ".parq", ".pq"), ("a Parquet file", "give --input-format parquet")),
+    **dict.fromkeys((".orc", ".avro"), ("a binary table", "convert it to Parquet, and give --input-format parquet")),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), ("a spreadsheet", "save it as CSV, and give --input-format csv")),
+}
+
+
+def _name_of(uri: str) -> str:
+    """Return the last name of an address in lower case, without the query of a web address."""
+    if uri.startswith(("http://", "https://")):
+        uri = uri.partition("#")[0].partition("?")[0]
+    return uri.rpartition("/")[2].lower()
+
+
+def why_unreadable(uri: str, endings: Collection[str] | None = ()) -> str:
+    """Say why a file cannot be read as records, by its name, and what to do about it; "" if it may be.
+
+    ``endings`` are those that the format takes all the same, None for all.
+    """
+    name = _name_of(uri)
+    dot = name.rfind(".")
+    if endings is None or dot < 0 or (ending := name[dot:]) in endings:
+        return ""
+    before = name[:dot]
+    if before.endswith(".tar"):
+        ending = f".tar{ending}"
+    found = _UNREADABLE.get(ending)
+    return f"input {uri} is {found[0]} by its name: {found[1]}" if found else ""
 
 
 def compression_of(uri: str) -> str:
     """Infer a file's compression from its name: "gzip", "bz2", "xz", "zstd", or "" for none."""
-    if uri.startswith(("http://", "https://")):
-        uri = uri.partition("#")[0].partition("?")[0]
-    dot = uri.rfind(".")
-    return _ENDINGS.get(uri[dot:].lower(), "") if dot >= 0 else ""
+    name = _name_of(uri)
+    dot = name.rfind(".")
+    return _ENDINGS.get(name[dot:], "") if dot >= 0 else ""
 
 
 class _Decompressor(Protocol):

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import os
+import re
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError, RecordTooLongError, UsageError
 from mrcelery.formats import compressor, input_format
-from mrcelery.formats.compression import BLOCK, compression_of, decompress
+from mrcelery.formats.compression import BLOCK, compression_of, decompress, why_unreadable
 from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 
@@ -28,6 +29,8 @@ REFERENCE: dict[str, Callable[[bytes], bytes]] = {
     "a.bz2": bz2.compress,
     "a.xz": lzma.compress,
     "a.zst": zstandard.ZstdCompressor(write_checksum=True).compress,
+    "a.ZSTD": zstandard.ZstdCompressor(write_checksum=True).compress,
+    "a.bgz": gzip.compress,
 }
 OPENED: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
@@ -168,3 +171,48 @@ def test_lines_of_a_compressed_file_have_offsets_in_the_uncompressed_one() -> No
     blocks = list(input_format("text").read(Extent("memory://packed/a.gz", 0, size, size), 100))
     assert [value for block in blocks for value in block.values] == ["first", "second", "", "last"]
     assert [block.offset_of(i) for block in blocks for i in range(len(block.values))] == [0, 7, 14, 15]
+
+
+# What `printf 'one\\ntwo\\n' | bgzip` writes: a block with its size in an extra field, and the empty block at the end.
+BGZIP = bytes.fromhex(
+    "1f8b08040000000000ff0600424302002300cbcf4be52a29cfe70200e60bba1208000000"
+    "1f8b08040000000000ff0600424302001b0003000000000000000000"
+)
+
+
+def test_the_blocks_of_bgzip_are_one_file() -> None:
+    assert unpacked(BGZIP, "a.bgz", 7) == gzip.decompress(BGZIP) == b"one\ntwo\n"
+    with pytest.raises(CorruptDataError, match="no gzip file"):
+        unpacked(b"plain text", "a.bgz")
+
+
+UNREADABLE = {
+    "a.zip": "extract it .*whole-file",
+    "a.TGZ": "extract it",
+    "a.tar": "extract it",
+    "a.tar.gz": "extract it",
+    "a.tar.zst": "extract it",
+    "a.tar.bz2": "extract it",
+    "a.tar.lz4": "extract it",
+    "a.7z": "extract it",
+    "a.rar": "extract it",
+    "a.Z": "decompress it, or compress it with gzip",
+    "a.lz4": "decompress it",
+    "a.snappy": "decompress it",
+    "a.parquet": "--input-format parquet",
+    "a.xlsx": "save it as CSV",
+    "http://h/a.zip?x=a.txt": "extract it",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_no_format_of_records_reads(name: str) -> None:
+    why = why_unreadable(name)
+    assert why.startswith(f"input {name} is ")
+    assert re.search(UNREADABLE[name], why)
+    assert why_unreadable(name, None) == ""
+
+
+@pytest.mark.parametrize("name", ["a", "zip", "a.zip/b", "tar.gz", "a.tar.txt", "http://h/a?x=b.zip", "a.zip "])
+def test_names_that_only_resemble_one(name: str) -> None:
+    assert why_unreadable(name) == ""
