@@ -6,6 +6,7 @@ Reading takes bounded memory whatever the bytes expand to, follows files made of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -69,6 +70,36 @@ def why_unreadable(uri: str, endings: Collection[str] | None = ()) -> str:
         ending = f".tar{ending}"
     found = _UNREADABLE.get(ending)
     return f"input {uri} is {found[0]} by its name: {found[1]}" if found else ""
+
+
+# By a file's first bytes, none of which a text has: what it is, and the ending that its name should have ("": none).
+_SIGNATURES = (
+    (re.compile(rb"\x1f\x8b\x08"), "gzip data", ".gz"),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2 data", ".bz2"),
+    (re.compile(rb"\xfd7zXZ\0"), "xz data", ".xz"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd data", ".zst"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive", ""),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive", ""),
+    (re.compile(rb"Rar!\x1a\x07"), "a RAR archive", ""),
+    (re.compile(rb"\x04\x22\x4d\x18"), "lz4 data", ""),
+    (re.compile(rb"PAR1\x15"), "a Parquet file", ".parquet"),
+)
+
+
+def check_text(begin: bytes, uri: str) -> None:
+    """Raise :class:`CorruptDataError`, not retryable, if a file that is read as text begins as no text does."""
+    if begin[:1] not in b"\x1f\x28\x04\xfdBP7R":
+        return
+    for signature, what, ending in _SIGNATURES:
+        if signature.match(begin):
+            remedy = "extract or decompress it"
+            if ending:
+                remedy = f"decompress it, or give it a name that ends in {ending}"
+            if ending == ".parquet":
+                remedy = "give --input-format parquet"
+            error = CorruptDataError(f"{uri} holds {what}, and would be read as text: {remedy}", file=uri, offset=0)
+            error.retryable = False
+            raise error
 
 
 def compression_of(uri: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import re
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError, RecordTooLongError, UsageError
 from mrcelery.formats import compressor, input_format
-from mrcelery.formats.compression import BLOCK, compression_of, decompress, why_unreadable
+from mrcelery.formats.compression import BLOCK, check_text, compression_of, decompress, why_unreadable
 from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 
@@ -211,6 +213,30 @@ def test_what_no_format_of_records_reads(name: str) -> None:
     assert why.startswith(f"input {name} is ")
     assert re.search(UNREADABLE[name], why)
     assert why_unreadable(name, None) == ""
+
+
+def test_packed_bytes_under_a_plain_name_are_no_text() -> None:
+    storage = open_storage("memory://packed")
+    for name, compress in REFERENCE.items():
+        packed = compress(b"to be or not to be\n" * 9)
+        storage.write("log", packed)
+        with pytest.raises(CorruptDataError, match=r"would be read as text: .* a name that ends in \.") as caught:
+            list(input_format("text").read(Extent("memory://packed/log", 0, len(packed), len(packed)), 1 << 20))
+        assert not caught.value.retryable
+        storage.write(f"log{name[1:]}", compress(packed))  # packed twice
+        with pytest.raises(CorruptDataError, match="would be read as text"):
+            list(input_format("text").read(Extent(f"memory://packed/log{name[1:]}", 0, -1, -1), 1 << 20))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("a.txt", "to be")
+    storage.write("log", archive.getvalue())
+    with pytest.raises(CorruptDataError, match=r"a zip archive, .* extract"):
+        list(input_format("lines").read(Extent("memory://packed/log", 0, -1, -1), 1 << 20))
+
+
+@pytest.mark.parametrize("begin", [b"", b"(a)", b"BZh", b"PK", b"7z", b"Rar!", b"PAR1", b"\x04", b"\x1f"])
+def test_texts_that_only_begin_alike(begin: bytes) -> None:
+    check_text(begin + b"\n", "a")
 
 
 @pytest.mark.parametrize("name", ["a", "zip", "a.zip/b", "tar.gz", "a.tar.txt", "http://h/a?x=b.zip", "a.zip "])
