@@ -72,6 +72,11 @@ def _text(value: object) -> str:
     return value
 
 
+def _path(value: object) -> str:
+    """Take an address, a file or a folder, also as a :class:`pathlib.Path`."""
+    return _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -141,7 +146,7 @@ class Config:
     result_backend: str = _setting(
         "", _text, "Redis URL that counts the barrier (the broker)", env="CELERY_RESULT_BACKEND"
     )
-    storage: str = _setting("", _text, "where job data lives: s3://bucket/prefix or a folder")
+    storage: str = _setting("", _path, "where job data lives: s3://bucket/prefix or a folder")
     queue: str = _setting("celery", _text, "Celery queue of the tasks")
     reducers: int | None = _setting(None, _whole(1), "R, reduce tasks of a step (by input size)")
     partitioner: str = _setting("", _text, "reduce task of a key: hash, range, field:SPEC (the job's, else hash)")
@@ -157,7 +162,7 @@ class Config:
     allow_pickle: bool = _setting(False, _flag, "let a job use the pickle protocols")
     owner: str = _setting("", _text, "owner of the job (this user)")
     signing_key: str = _setting("", _text, "shared secret that signs jobs and code", secret=True)
-    scratch: str = _setting("", _text, "folder for temporary files (the system's)")
+    scratch: str = _setting("", _path, "folder for temporary files (the system's)")
     visibility_timeout: float = _setting(
         15.0, _seconds(1.0), "seconds until a vanished worker's tasks run elsewhere; the same on all workers"
     )
@@ -172,7 +177,7 @@ class Config:
     )
     s3_kms_key: str = _setting("", _text, "key of aws:kms, by ARN or id (the bucket's, else aws/s3)")
     storage_timeout: float = _setting(60.0, _seconds(1.0), "seconds until an unanswered request to S3 is retried")
-    liveness_file: str = _setting("", _text, "file that a healthy worker touches, for a liveness probe (none)")
+    liveness_file: str = _setting("", _path, "file that a healthy worker touches, for a liveness probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -200,6 +205,11 @@ class Config:
             except ValueError as e:
                 shown = "its value" if SETTINGS[name].metadata["secret"] else repr(value)
                 raise ConfigError(f"{name}: {shown} from {origin} is not allowed: give {e}") from None
+            if name == "storage" and origin == "--storage" and not str(values[name]).strip():
+                raise ConfigError(
+                    "--storage is empty, perhaps from a shell variable that is not set: "
+                    "give s3://bucket/prefix or a folder, or leave it out"
+                )
             origins[name] = origin
         return cls(**values, origins=origins)  # type: ignore[arg-type]
 

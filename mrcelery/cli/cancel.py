@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from mrcelery.cli.common import connection_options, epilog, json_option, print_json
+from mrcelery.cli.common import Filled, connection_options, epilog, json_option, print_json
 from mrcelery.client.api import attach
 
 
 @click.command(epilog=epilog("mrcelery cancel JOB"))
-@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@click.argument("jobs", type=Filled(), metavar="JOB...", nargs=-1, required=True)
 @connection_options
 @json_option
 def command(jobs: tuple[str, ...], as_json: bool, **settings: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
+from mrcelery.cli.common import Age, Filled, connection_options, epilog, json_option, print_json
 from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
 from mrcelery.jobstore.base import TTL
@@ -27,7 +27,7 @@ _WEEK = "7d"
 @click.command(
     epilog=epilog("mrcelery clean --older-than 1d --dry-run", "mrcelery clean wordcount-20261120-201530-a1b2c3")
 )
-@click.argument("jobs", metavar="[JOB...]", nargs=-1)
+@click.argument("jobs", type=Filled(), metavar="[JOB...]", nargs=-1)
 @click.option(
     "--older-than", type=Age(), metavar="TIME", help=f"Only jobs that ended at least this long ago  [{_WEEK}]"
 )

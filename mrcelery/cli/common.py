@@ -11,18 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from mrcelery.config import parse_age
+from mrcelery.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-JOB = click.argument("job")
-
-
-def connection_options(function: F) -> F:
-    """Add ``--broker``, ``--result-backend`` and ``--storage``, as settings."""
-    storage = click.option("--storage", metavar="URI", help="Where job data lives: s3://bucket/prefix or a folder.")
-    backend = click.option("--result-backend", metavar="URL", help="Redis that counts the barrier  [the broker]")
-    broker = click.option("--broker", metavar="URL", help="Redis of the fleet.")
-    return broker(backend(storage(function)))
 
 
 def json_option(function: F) -> F:
@@ -46,6 +37,35 @@ class Age(click.ParamType[float]):
             return value if isinstance(value, float) else parse_age(value)
         except ValueError as e:
             self.fail(f"{value!r} is not allowed: give {e}", param, ctx)
+
+
+class Filled(click.ParamType[str]):
+    """Text that is not empty, as that of a shell variable that is not set would be."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text. Raises :class:`UsageError` if it is empty."""
+        if not str(value).strip() and param is not None:
+            called = param.opts[-1] if isinstance(param, click.Option) else (param.metavar or param.human_readable_name)
+            raise UsageError(
+                f"{called.strip('[].')} is empty, perhaps from a shell variable that is not set: "
+                + ("give a value, or leave it out" if isinstance(param, click.Option) else "give one")
+            )
+        return str(value)
+
+
+JOB = click.argument("job", type=Filled())
+
+
+def connection_options(function: F) -> F:
+    """Add ``--broker``, ``--result-backend`` and ``--storage``, as settings."""
+    storage = click.option("--storage", metavar="URI", help="Where job data lives: s3://bucket/prefix or a folder.")
+    backend = click.option(
+        "--result-backend", type=Filled(), metavar="URL", help="Redis that counts the barrier  [the broker]"
+    )
+    broker = click.option("--broker", type=Filled(), metavar="URL", help="Redis of the fleet.")
+    return broker(backend(storage(function)))
 
 
 def epilog(*examples: str) -> str:

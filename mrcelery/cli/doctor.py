@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mrcelery.cli.common import connection_options, epilog, json_option, print_json, print_table, show_seconds
+from mrcelery.cli.common import Filled, connection_options, epilog, json_option, print_json, print_table, show_seconds
 from mrcelery.config import Config
 from mrcelery.doctor.checks import Doctor
 from mrcelery.errors import UnreachableError
@@ -16,7 +16,7 @@ _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 @click.command(epilog=epilog("mrcelery doctor", "mrcelery doctor --storage s3://bucket/prefix --json"))
 @connection_options
-@click.option("--queue", metavar="NAME", help="Celery queue of the jobs  [celery]")
+@click.option("--queue", type=Filled(), metavar="NAME", help="Celery queue of the jobs  [celery]")
 @json_option
 def command(as_json: bool, **settings: Any) -> int:
     """Check broker, storage, clocks and workers, and say what to do about what is wrong.

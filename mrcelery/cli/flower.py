@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mrcelery.cli.common import epilog
+from mrcelery.cli.common import Filled, epilog
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError, UsageError
 
@@ -18,7 +18,7 @@ from mrcelery.errors import ConfigError, UsageError
     context_settings={"ignore_unknown_options": True},
     epilog=epilog("mrcelery flower --broker redis://host:6379/0", "mrcelery flower -- --port=5566"),
 )
-@click.option("--broker", metavar="URL", help="Redis of the fleet.")
+@click.option("--broker", type=Filled(), metavar="URL", help="Redis of the fleet.")
 @click.argument("flower_args", metavar="[-- FLOWER ARGS...]", nargs=-1, type=click.UNPROCESSED)
 def command(flower_args: tuple[str, ...], **settings: Any) -> None:
     """Start Flower on the fleet; this process becomes it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrcelery.cli.common import Age, connection_options, epilog, json_option, print_json
+from mrcelery.cli.common import Age, Filled, connection_options, epilog, json_option, print_json
 from mrcelery.client.submission import Submission
 from mrcelery.config import RUNNERS, mask
 from mrcelery.errors import WaitTimeoutError
@@ -31,7 +31,7 @@ _EXPECTED = {"hello": 3, "map": 1, "reduce": 1, "shuffle": 1}
 )
 @click.option("-r", "--runner", type=click.Choice(RUNNERS), help="Where to run.")
 @connection_options
-@click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
+@click.option("--queue", type=Filled(), metavar="NAME", help="Celery queue  [celery]")
 @click.option(
     "--timeout", type=Age(), default="60s", show_default=True, metavar="TIME", help="Give up after this time."
 )

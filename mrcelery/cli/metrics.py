@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from mrcelery.cli.common import epilog
+from mrcelery.cli.common import Filled, epilog
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError, UsageError
 
 
 @click.command(epilog=epilog("mrcelery metrics --port 9540", "mrcelery metrics --once --queue batch --queue gpu"))
-@click.option("--broker", metavar="URL", help="Redis of the fleet.")
+@click.option("--broker", type=Filled(), metavar="URL", help="Redis of the fleet.")
 @click.option("--port", type=click.IntRange(0, 65535), default=9540, show_default=True, help="0 picks a free one.")
 @click.option("--address", default="0.0.0.0", show_default=True, help="Listen on this address only.")
 @click.option(

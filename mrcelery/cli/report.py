@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, write_bytes
 from mrcelery.client.api import attach
 from mrcelery.errors import UsageError
+from mrcelery.storage.addresses import FILE, local
 
 
 @click.command(
@@ -32,15 +32,15 @@ def command(job: str, path: str | None, opens: bool, as_json: bool, **settings: 
     """
     if opens and (as_json or path == "-"):
         raise UsageError("--open needs a file: leave --json out, or give -o FILE")
+    file = local(f"{job}.html" if path is None else path, FILE) if path != "-" else ""
     with attach(job, **settings) as handle:
         if as_json:
             print_json(handle.report())
             return
         page = handle.page()
-    if path == "-":
+    if not file:
         write_bytes([page])
         return
-    file = os.path.abspath(path or f"{job}.html")
     try:
         with open(file, "wb") as out:
             out.write(page)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrcelery.cli import picture
-from mrcelery.cli.common import connection_options, epilog, events_option, print_json, write_bytes
+from mrcelery.cli.common import Filled, connection_options, epilog, events_option, print_json, write_bytes
 from mrcelery.cli.errors import INTERRUPTED
 from mrcelery.config import RUNNERS, show_size
 from mrcelery.errors import UsageError
@@ -77,14 +77,14 @@ class _Submit(click.Command):
     )
     + "\n\nInputs are files, folders, globs, s3:// or http(s):// addresses, or - for standard input.",
 )
-@click.argument("job")
+@click.argument("job", type=Filled())
 @click.argument("inputs", metavar="INPUT...", nargs=-1)
 @click.option("-o", "--output", "--output-dir", metavar="URI", help="Folder or s3:// address  [print the results]")
 @click.option(
     "-r", "--runner", type=click.Choice(RUNNERS), help="Where to run  [celery if a broker is set, else local]"
 )
 @connection_options
-@click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
+@click.option("--queue", type=Filled(), metavar="NAME", help="Celery queue  [celery]")
 @click.option("-R", "--reducers", metavar="N", help="Reduce tasks of a step  [by input size]")
 @click.option(
     "--partitioner", metavar="NAME", help="hash, range (total order), field:1, field:2-3  [the job's, else hash]"
@@ -106,7 +106,9 @@ class _Submit(click.Command):
 )
 @click.option("--archives", multiple=True, metavar="PATH", help="Archives to unpack there: PATH[#NAME].")
 @click.option("--name", default="", metavar="TEXT", help="Name of the job  [its class]")
-@click.option("--client-token", default="", metavar="TEXT", help="Repeated with the same token, return the same job.")
+@click.option(
+    "--client-token", type=Filled(), metavar="TEXT", help="Repeated with the same token, return the same job."
+)
 @click.option("--detach", is_flag=True, help="Print the job id and exit; the fleet runs the job.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it costs; run nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what OUTPUT holds.")
@@ -142,6 +144,7 @@ def execute(
             args=job_args,
             jobconf=_definitions(how.defines),
             wants_results=how.prints,
+            client_token=flags.pop("client_token", None) or "",
             on_upload=display.upload,
             ahead=not how.dry_run,
             **flags,

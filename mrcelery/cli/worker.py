@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mrcelery.cli.common import epilog
+from mrcelery.cli.common import Filled, epilog
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError
 
@@ -19,11 +19,15 @@ from mrcelery.errors import ConfigError
         "mrcelery worker -c 8 -- --loglevel INFO --hostname batch@%h",
     ),
 )
-@click.option("--broker", metavar="URL", help="Redis of the fleet.")
-@click.option("--result-backend", metavar="URL", help="Redis of the barrier and the job store  [the broker]")
-@click.option("--queue", metavar="NAME", help="Celery queue  [celery]")
+@click.option("--broker", type=Filled(), metavar="URL", help="Redis of the fleet.")
+@click.option(
+    "--result-backend", type=Filled(), metavar="URL", help="Redis of the barrier and the job store  [the broker]"
+)
+@click.option("--queue", type=Filled(), metavar="NAME", help="Celery queue  [celery]")
 @click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Processes  [one per CPU]")
-@click.option("--liveness-file", metavar="FILE", help="File to touch while the worker is healthy, for a probe.")
+@click.option(
+    "--liveness-file", type=Filled(), metavar="FILE", help="File to touch while the worker is healthy, for a probe."
+)
 @click.argument("celery_args", metavar="[-- CELERY ARGS...]", nargs=-1, type=click.UNPROCESSED)
 def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: Any) -> None:
     """Start a Celery worker for mrcelery's tasks, in this process.

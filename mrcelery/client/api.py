@@ -6,11 +6,13 @@ takes the place of a flag.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from mrcelery.client.handle import JobHandle
 from mrcelery.config import Config
+from mrcelery.errors import UsageError
 from mrcelery.reporting.status import JobStatus, StageStatus
 from mrcelery.runners.base import connect, storage_root
 
@@ -22,8 +24,8 @@ __all__ = ["JobHandle", "JobStatus", "StageStatus", "attach", "run", "submit"]
 
 def run(
     job: type[MRJob] | str,
-    inputs: str | Iterable[str],
-    output: str | None = None,
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
     *,
     runner: str | None = None,
     **options: Any,
@@ -31,9 +33,9 @@ def run(
     """Run a job and wait for its end.
 
     ``job`` is a job class, ``"file.py"``, ``"file.py:Class"`` or ``"pkg.module:Class"``; ``inputs`` one
-    or more files, folders, globs, ``s3://`` or ``http(s)://`` addresses; ``output`` a folder or an
-    ``s3://`` address, or None: then read the results from the handle. ``options`` are those of
-    :func:`submit`. Raises :class:`JobFailedError`, :class:`JobCancelledError`, and what
+    or more files, folders, globs, ``s3://`` or ``http(s)://`` addresses, as text or a :class:`pathlib.Path`;
+    ``output`` a folder or an ``s3://`` address, or None: then read the results from the handle. ``options`` are
+    those of :func:`submit`. Raises :class:`JobFailedError`, :class:`JobCancelledError`, and what
     :func:`submit` raises.
     """
     handle = submit(job, inputs, output, runner=runner, **options)
@@ -47,8 +49,8 @@ def run(
 
 def submit(
     job: type[MRJob] | str,
-    inputs: str | Iterable[str],
-    output: str | None = None,
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
     *,
     runner: str | None = None,
     **options: Any,
@@ -73,7 +75,9 @@ def submit(
 def attach(job: str, **options: Any) -> JobHandle:
     """Return a handle on a job that was submitted elsewhere or earlier; ``options`` are settings.
 
-    Raises :class:`ConfigError` if neither a broker nor a storage is configured.
+    Raises :class:`ConfigError` if neither a broker nor a storage is configured, :class:`UsageError` for an empty id.
     """
+    if not job.strip():
+        raise UsageError("the job id is empty, perhaps from a shell variable that is not set: see `mrcelery list`")
     config = Config.load(options)
     return JobHandle(job, connect(config), storage=storage_root(config))

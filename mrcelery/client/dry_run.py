@@ -50,7 +50,7 @@ def plan_of(job: Submission) -> Plan:
         steps,
         listing=listing.requests,
         reads=reads,
-        storage_is_s3=job.storage.startswith("s3://"),
+        storage_is_s3=scheme_of(job.storage) == "s3",
         output_is_s3=None if not job.output or job.brings_home else scheme_of(job.output) == "s3",
         processes=workers_of(job.config) if job.runner == "local" else 1,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 import weakref
@@ -35,6 +36,7 @@ from mrcelery.schema.signing import seal, unseal
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import Commit, JobSpec, Request, add_coordinator_requests, add_counters, add_requests
 from mrcelery.storage import open_storage
+from mrcelery.storage.addresses import FOLDER, local
 
 if TYPE_CHECKING:
     from mrcelery.events import Event
@@ -327,12 +329,17 @@ class JobHandle:
         return results.content(storage, keys)
 
     def fetch(
-        self, folder: str, *, overwrite: bool = False, on_bytes: Callable[[str, int], None] | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        on_bytes: Callable[[str, int], None] | None = None,
     ) -> None:
         """Bring part files, ``_SUCCESS`` and bad records into a local folder, which appears whole or not at all.
 
         Raises :class:`OutputExistsError` if it holds something and ``overwrite`` is False.
         """
+        target = local(folder, FOLDER)
         self._raise_unless_succeeded()
 
         storage, keys = self._parts()
@@ -341,7 +348,7 @@ class JobHandle:
             bad = object_keys.BAD_RECORDS if report.output else object_keys.bad_records_root(self.id)
             keys += [found.key for found in storage.list(bad)]
         success = encode(report)
-        results.fetch(storage, keys, folder, success, overwrite=overwrite, progress=on_bytes)
+        results.fetch(storage, keys, target, success, overwrite=overwrite, progress=on_bytes)
 
     def _poll(self, monitor: Monitor) -> dict[str, str]:
         """Read the fields of the job that is waited for; register it again if the job store has lost it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import tempfile
@@ -32,7 +33,7 @@ from mrcelery.schema import object_keys, signing, structs
 from mrcelery.schema.object_keys import SUCCESS
 from mrcelery.shipping import bundle
 from mrcelery.storage import open_storage
-from mrcelery.storage.addresses import is_remote, local
+from mrcelery.storage.addresses import INPUT, OUTPUT, is_remote, local, scheme_of, tidy
 
 if TYPE_CHECKING:
     from mrcelery.client.dry_run import Plan
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from mrcelery.runners.fleet import FleetRunner
     from mrcelery.schema.structs import Bundle, JobOptions, StepSpec
     from mrcelery.shipping.bundle import BuiltBundle
+
+Given = str | os.PathLike[str]
+"""An address as a caller gives it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +92,8 @@ class Submission:
     def prepare(
         cls,
         job: type[MRJob] | str,
-        inputs: str | Iterable[str],
-        output: str | None = None,
+        inputs: Given | Iterable[Given],
+        output: Given | None = None,
         *,
         wants_results: bool = True,
         on_upload: inputs_module.Progress | None = None,
@@ -102,7 +106,9 @@ class Submission:
         :class:`UsageError` if the job or an option is wrong.
         """
         given = SubmitOptions.take(options)
+        named, placed = _named(inputs), None if output is None else tidy(output, OUTPUT)
         config = Config.load(options)
+        storage_root(config)  # a wrong address need not wait for the job to load
         runner = _runner_for(config, given.client_token)
         with ExitStack() as undo:
             started = undo.enter_context(closing(local_runner(config, job))) if ahead and runner == "local" else None
@@ -113,6 +119,7 @@ class Submission:
                 config, instance, given.jobconf or {}, runner, overwrite=given.overwrite, keep=given.keep
             )
             check_formats(settled, instance, runner, prints=wants_results and output is None)
+            _check_memory(runner, config, placed)
             submission = cls(
                 config=config,
                 runner=runner,
@@ -120,8 +127,8 @@ class Submission:
                 job=instance,
                 name=given.name or job_class.__name__,
                 args=tuple(given.args),
-                inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs),
-                output=output,
+                inputs=named,
+                output=placed,
                 options=settled,
                 steps=_steps(config, instance, settled),
                 shipped=_shipped(given, settled, job_class),
@@ -407,8 +414,24 @@ def _check_fleet(config: Config) -> None:
             f"the fleet at {mask(config.broker)} needs a storage that all its workers reach: "
             "give --storage s3://bucket/prefix, or a shared folder (MRCELERY_STORAGE)"
         )
-    if config.storage.startswith(("memory://", "http://", "https://")):
-        raise ConfigError(f"storage {config.storage} cannot serve a fleet: give s3://bucket/prefix or a shared folder")
+
+
+def _check_memory(runner: str, config: Config, output: str | None) -> None:
+    """Raise :class:`ConfigError` for data in a memory that the workers, other processes, do not share."""
+    for option, uri in (("storage", config.storage), ("output", output or "")):
+        if runner != "inline" and scheme_of(uri) == "memory":
+            serves = "a fleet: give s3://bucket/prefix or a shared folder"
+            serves = serves if runner == "celery" else "the local runner: give a folder, or --runner inline"
+            raise ConfigError(f"{option} {uri} cannot serve {serves}")
+
+
+def _named(inputs: Given | Iterable[Given]) -> tuple[str, ...]:
+    """Check the inputs' addresses before anything starts, and spell them as :func:`tidy` does."""
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = (inputs,)
+    if not isinstance(inputs, Iterable):
+        raise UsageError(f"inputs are {inputs!r}: give an address, or several in a list")
+    return tuple(tidy(uri, INPUT) for uri in inputs)
 
 
 def _user() -> str:

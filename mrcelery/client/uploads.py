@@ -20,7 +20,7 @@ from mrcelery.errors import InputError
 from mrcelery.formats import input_format as format_named
 from mrcelery.schema import object_keys
 from mrcelery.storage import open_storage
-from mrcelery.storage.addresses import is_remote, local
+from mrcelery.storage.addresses import INPUT, is_remote, local, tidy
 
 SMALL = 256 << 10
 """Largest local input, in bytes over all files, that travels through the job store."""
@@ -48,7 +48,7 @@ def absolute(inputs: Iterable[str], spool: str) -> Inputs:
     found = Inputs()
     for uri in inputs:
         if is_remote(uri):
-            found.uris.append(uri)
+            found.uris.append(tidy(uri, INPUT))
         elif uri == "-":
             path = Path(spool) / "stdin"
             with path.open("wb") as target:
@@ -73,7 +73,7 @@ def upload(inputs: Iterable[str], storage_uri: str, input_format: str, progress:
             for path in paths:
                 if path is not None:
                     pending.append((len(found.uris), path))
-                found.uris.append(uri)
+                found.uris.append(tidy(uri, INPUT))
         if sum(path.stat().st_size for _, path in pending) <= SMALL:
             for at, path in pending:
                 data = path.read_bytes()

@@ -288,8 +288,8 @@ def _storage(config: Config) -> Iterator[Finding]:
         yield Finding("storage", level, saw, do)  # type: ignore[arg-type]
         return
 
-    root = storage_root(config)
     try:
+        root = storage_root(config)
         storage = open_storage(root)
         is_marked(storage)
     except MRCeleryError as e:

@@ -44,7 +44,11 @@ class RecordBlock:
 
 
 class InputFormat(Protocol):
-    """Reads the records of an extent."""
+    """Reads the records of an extent.
+
+    A format may also have ``endings``: those of file names that it reads though text formats cannot, such as
+    ``.parquet``; None if it takes files of every kind, archives too.
+    """
 
     @property
     def splittable(self) -> bool:

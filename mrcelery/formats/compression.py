@@ -6,7 +6,8 @@ Reading takes bounded memory whatever the bytes expand to, follows files made of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Protocol
 
 from mrcelery.errors import CorruptDataError, UsageError
@@ -18,15 +19,94 @@ BLOCK = 1 << 20
 XZ_MEMORY = 256 << 20
 """Most bytes an .xz file's dictionary may take; ``xz -9`` makes files that need 65 MiB."""
 
-_ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
+# bgzip's files are gzip files of many members.
+_ENDINGS = {
+    ".gz": "gzip",
+    ".bgz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "xz",
+    ".lzma": "xz",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+}
+
+_EXTRACT = "extract it and give the files, or read it as it is with --input-format whole-file"
+_RECOMPRESS = "decompress it, or compress it with gzip, bz2, xz or zstd"
+_ARCHIVES = (
+    *(f".tar{ending}" for ending in ("", *_ENDINGS, ".lz4", ".lz", ".lzo", ".z", ".br", ".sz")),
+    *(".tgz", ".taz", ".tz", ".tbz", ".tbz2", ".tb2", ".txz", ".tlz", ".tzst"),
+    *(".zip", ".zipx", ".jar", ".war", ".whl", ".egg", ".7z", ".rar", ".cpio", ".cab", ".rpm", ".deb"),
+)
+_COMPRESSED = (".z", ".lz4", ".lz", ".lzo", ".snappy", ".sz", ".br", ".zz", ".deflate")
+
+# By the ending of a file's name: what the file is, and what to do about it, unless the format takes it.
+_UNREADABLE = {
+    **dict.fromkeys(_ARCHIVES, ("an archive", _EXTRACT)),
+    **dict.fromkeys(_COMPRESSED, ("compressed in a way that is not supported", _RECOMPRESS)),
+    **dict.fromkeys((".parquet", ".parq", ".pq"), ("a Parquet file", "give --input-format parquet")),
+    **dict.fromkeys((".orc", ".avro"), ("a binary table", "convert it to Parquet, and give --input-format parquet")),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), ("a spreadsheet", "save it as CSV, and give --input-format csv")),
+}
+
+
+def _name_of(uri: str) -> str:
+    """Return the last name of an address in lower case, without the query of a web address."""
+    if uri.startswith(("http://", "https://")):
+        uri = uri.partition("#")[0].partition("?")[0]
+    return uri.rpartition("/")[2].lower()
+
+
+def why_unreadable(uri: str, endings: Collection[str] | None = ()) -> str:
+    """Say why a file cannot be read as records, by its name, and what to do about it; "" if it may be.
+
+    ``endings`` are those that the format takes all the same, None for all.
+    """
+    name = _name_of(uri)
+    dot = name.rfind(".")
+    if endings is None or dot < 0 or (ending := name[dot:]) in endings:
+        return ""
+    before = name[:dot]
+    if before.endswith(".tar"):
+        ending = f".tar{ending}"
+    found = _UNREADABLE.get(ending)
+    return f"input {uri} is {found[0]} by its name: {found[1]}" if found else ""
+
+
+# By a file's first bytes, none of which a text has: what it is, and the ending that its name should have ("": none).
+_SIGNATURES = (
+    (re.compile(rb"\x1f\x8b\x08"), "gzip data", ".gz"),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2 data", ".bz2"),
+    (re.compile(rb"\xfd7zXZ\0"), "xz data", ".xz"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd data", ".zst"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive", ""),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive", ""),
+    (re.compile(rb"Rar!\x1a\x07"), "a RAR archive", ""),
+    (re.compile(rb"\x04\x22\x4d\x18"), "lz4 data", ""),
+    (re.compile(rb"PAR1\x15"), "a Parquet file", ".parquet"),
+)
+
+
+def check_text(begin: bytes, uri: str) -> None:
+    """Raise :class:`CorruptDataError`, not retryable, if a file that is read as text begins as no text does."""
+    if begin[:1] not in b"\x1f\x28\x04\xfdBP7R":
+        return
+    for signature, what, ending in _SIGNATURES:
+        if signature.match(begin):
+            remedy = "extract or decompress it"
+            if ending:
+                remedy = f"decompress it, or give it a name that ends in {ending}"
+            if ending == ".parquet":
+                remedy = "give --input-format parquet"
+            error = CorruptDataError(f"{uri} holds {what}, and would be read as text: {remedy}", file=uri, offset=0)
+            error.retryable = False
+            raise error
 
 
 def compression_of(uri: str) -> str:
     """Infer a file's compression from its name: "gzip", "bz2", "xz", "zstd", or "" for none."""
-    if uri.startswith(("http://", "https://")):
-        uri = uri.partition("#")[0].partition("?")[0]
-    dot = uri.rfind(".")
-    return _ENDINGS.get(uri[dot:].lower(), "") if dot >= 0 else ""
+    name = _name_of(uri)
+    dot = name.rfind(".")
+    return _ENDINGS.get(name[dot:], "") if dot >= 0 else ""
 
 
 class _Decompressor(Protocol):

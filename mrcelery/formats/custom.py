@@ -63,6 +63,8 @@ class OwnInput:
     """A reader of the user's: ``splittable`` (False if it is missing) and ``read(extent, max_record)``,
     which yields blocks or (key, value) pairs."""
 
+    endings = None
+
     def __init__(self, splittable: bool, find: Callable[[], Any]) -> None:
         self.splittable = splittable
         self._find = find

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from mrcelery.errors import RecordTooLongError
-from mrcelery.formats.compression import compression_of, decompress
+from mrcelery.formats.compression import check_text, compression_of, decompress
 from mrcelery.formats.source import read_from, shortened
 from mrcelery.schema.structs import Extent
 
@@ -34,7 +34,7 @@ def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
 
     Only a file's last line may lack its newline. ``offset`` is ``raw``'s place in the uncompressed file, in bytes.
     A byte order mark at the file's begin is left out. Raises :class:`RecordTooLongError` for a line of
-    more than ``max_record`` bytes as soon as so many are read.
+    more than ``max_record`` bytes as soon as so many are read, :class:`CorruptDataError` for a file that is no text.
     """
     if compression_of(extent.uri):
         whole = Extent(extent.uri, 0, -1, -1)
@@ -44,6 +44,8 @@ def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
     for offset, raw in blocks:
         if len(raw) > max_record:
             _check_lengths(extent.uri, offset, raw, max_record)
+        if offset == 0:
+            check_text(raw, extent.uri)
         if offset == 0 and raw.startswith(BOM):
             if len(raw) > len(BOM):
                 yield len(BOM), raw[len(BOM) :]

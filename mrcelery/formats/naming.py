@@ -121,6 +121,8 @@ class Name:
         pairs = [item.rpartition(":") for item in self.listed(key)]
         if not all(name and kind for name, _, kind in pairs):
             raise self._wrong(key, "NAME:TYPE,NAME:TYPE")
+        if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+            raise self._wrong(key, "names that differ")
         return tuple((name.strip(), kind.strip()) for name, _, kind in pairs)
 
     def declared(self, job: Any, attribute: str) -> tuple[Any, str]:

@@ -49,6 +49,7 @@ class ParquetInput:
     """
 
     splittable = True
+    endings = (".parquet", ".parq", ".pq")
 
     def __init__(self, columns: Sequence[str] = ()) -> None:
         self._columns = tuple(columns)
@@ -79,7 +80,13 @@ class ParquetInput:
         for name in self._columns:
             if name not in names:
                 raise InputError(f"{uri} has no column {name!r}: name some of {', '.join(names)} in parquet.columns")
-        return list(self._columns) or names
+        wanted = list(self._columns) or names
+        if twice := sorted({name for name in wanted if names.count(name) > 1}):
+            raise InputError(
+                f"{uri} has several columns of the name {', '.join(twice)}, and a row holds one of each name: "
+                "rename them, or name others with -D parquet.columns=..."
+            )
+        return wanted
 
 
 class Rows(Sequence[Any]):

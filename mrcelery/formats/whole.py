@@ -15,6 +15,7 @@ class WholeFileInput:
     """One record a file; invalid UTF-8 stays as lone surrogates, newlines as they are."""
 
     splittable = False
+    endings = None
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
         """Read the decompressed file into one record; the extent is always the whole file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -20,6 +19,8 @@ def hidden(name: str) -> bool:
 
 class Glob:
     """``*``, ``?`` and ``[...]`` within a name, ``**`` for any number of folders.
+
+    Brackets are the shell's: ``[!...]`` and ``[^...]`` negate, ``[[:digit:]]`` and the like name a class (of ASCII).
 
     A pattern that matches a folder stands for all files below it. Hidden names match only if the
     pattern spells their first character.
@@ -58,7 +59,70 @@ class Glob:
 class _Name:
     def __init__(self, pattern: str) -> None:
         self._spelled = hidden(pattern)
-        self._full = re.compile(fnmatch.translate(pattern)).match
+        self._full = re.compile(_regex(pattern), re.DOTALL).fullmatch
 
     def match(self, name: str) -> bool:
         return self._full(name) is not None and (self._spelled or not hidden(name))
+
+
+# After "[": a negation, then items up to "]", which is an item itself if it comes first.
+_ITEM = r"(?:\[:[a-z]+:\]|(?!\[:[a-z]+:\])[^\]])"
+_SET = re.compile(rf"([!^]?+)(\]{_ITEM}*|{_ITEM}+)\]")
+_CLASS = re.compile(r"\[:([a-z]+):\]")
+_PUNCTUATION = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+_CLASSES = {
+    "alnum": "A-Za-z0-9",
+    "alpha": "A-Za-z",
+    "blank": " \\t",
+    "cntrl": "\\x00-\\x1f\\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": _PUNCTUATION,
+    "space": " \\t-\\r",
+    "upper": "A-Z",
+    "word": "A-Za-z0-9_",
+    "xdigit": "0-9A-Fa-f",
+}
+
+
+def _regex(pattern: str) -> str:
+    """Translate the pattern of one name. A star gives nothing back, so that no name takes long to refuse."""
+    pieces = [""]
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        at += 1
+        if char == "*":
+            pieces.append("")
+        elif char == "?":
+            pieces[-1] += "."
+        elif char == "[" and (found := _SET.match(pattern, at)):
+            pieces[-1] += _set(found[2], negated=bool(found[1]))
+            at = found.end()
+        else:
+            pieces[-1] += re.escape(char)
+    first, *rest = pieces
+    if not rest:
+        return first
+    return first + "".join(f"(?>.*?{piece})" for piece in rest[:-1] if piece) + f".*{rest[-1]}"
+
+
+def _set(items: str, *, negated: bool) -> str:
+    found = ""
+    at = 0
+    while at < len(items):
+        if named := _CLASS.match(items, at):
+            found += _CLASSES.get(named[1], "")
+            at = named.end()
+        elif items[at + 1 : at + 2] == "-" and at + 2 < len(items):
+            begin, end = items[at], items[at + 2]
+            found += f"{re.escape(begin)}-{re.escape(end)}" if begin <= end else ""
+            at += 3
+        else:
+            found += re.escape(items[at])
+            at += 1
+    if not found:
+        return "." if negated else "(?!)"
+    return f"[{'^' if negated else ''}{found}]"

@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from mrcelery.errors import ConfigError, InputError, StorageUnreachableError
+from mrcelery.errors import InputError, StorageUnreachableError
 from mrcelery.formats.base import InputFormat
-from mrcelery.formats.compression import compression_of
+from mrcelery.formats.compression import compression_of, why_unreadable
 from mrcelery.planning.globs import Glob, has_magic, hidden
-from mrcelery.storage import ObjectInfo, Storage, locate, scheme_of
+from mrcelery.storage import ObjectInfo, Storage, locate
+from mrcelery.storage.addresses import INPUT, parse
 from mrcelery.storage.folder import FolderStorage
 
 
@@ -33,14 +34,12 @@ def list_inputs(inputs: Iterable[str], fmt: InputFormat) -> Iterator[InputFile]:
     :class:`InputError` for an input that matches nothing.
     """
     for uri in inputs:
-        try:
-            scheme = scheme_of(uri)
-            storage, key = locate(uri)
-        except ConfigError as e:
-            raise InputError(str(e)) from None
+        address = parse(uri, INPUT)
+        scheme = address.scheme
         if scheme in ("http", "https"):
-            yield _http_file(uri, fmt)
+            yield _http_file(str(address), fmt)
             continue
+        storage, key = locate(uri)
         begin = f"{storage.uri}/" if scheme in ("s3", "memory") else "/"
         found = False
         try:
@@ -48,7 +47,7 @@ def list_inputs(inputs: Iterable[str], fmt: InputFormat) -> Iterator[InputFile]:
                 found = True
                 yield _file(begin + info.key, info.size, fmt)
         except StorageUnreachableError as e:
-            if scheme in ("", "file"):
+            if not scheme:
                 raise InputError(f"input {uri} cannot be listed: {e}") from None
             raise
         if not found:
@@ -95,6 +94,8 @@ def _file(uri: str, size: int, fmt: InputFormat, ranges: bool = True) -> InputFi
         uri.encode()
     except UnicodeEncodeError:
         raise InputError(f"the file name {uri!r} is not UTF-8: rename the file") from None
+    if why := why_unreadable(uri, getattr(fmt, "endings", ())):
+        raise InputError(why)
     return InputFile(uri, size, fmt.splittable and ranges and size >= 0 and not compression_of(uri))
 
 

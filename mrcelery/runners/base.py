@@ -8,7 +8,7 @@ from mrcelery.config import Config
 from mrcelery.errors import ConfigError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.runners.fleet import FleetRunner
-from mrcelery.storage.addresses import is_remote, local
+from mrcelery.storage.addresses import STORAGE, parse
 
 if TYPE_CHECKING:
     from mrcelery.schema.structs import Request
@@ -54,9 +54,13 @@ class Runner(Protocol):
 
 
 def storage_root(config: Config) -> str:
-    """Return the configured storage, a folder as an absolute path; "" if none is configured."""
-    uri = config.storage.rstrip("/")
-    return uri if not uri or is_remote(uri) else local(uri)
+    """Return the configured storage in its one spelling, a folder as an absolute path; "" if none is configured.
+
+    Raises :class:`ConfigError` for an address that no storage has.
+    """
+    if not config.storage:
+        return ""
+    return str(parse(config.storage, STORAGE)).rstrip("/") or "/"
 
 
 def connect(config: Config) -> Runner | None:

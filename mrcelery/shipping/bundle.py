@@ -227,6 +227,10 @@ def _is_site(folder: Path) -> bool:
 
 
 def _existing(given: str, what: str) -> Path:
+    if not given.strip():
+        raise UsageError(
+            f"{what} is empty, perhaps from a shell variable that is not set: give a path, or leave it out"
+        )
     path = Path(given).expanduser()
     if not path.exists():
         raise UsageError(f"{what} {given}: no such file or folder: give a path on this machine")

@@ -40,6 +40,7 @@ from mrcelery.reporting.report import write_report
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure, JobOptions
 from mrcelery.schema.task_id import TaskId
+from mrcelery.storage.addresses import scheme_of
 from mrcelery.worker.publish import publish_again, publish_stage
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def open_jobs(app: Celery) -> OpenJobs:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _import_storage(**_: Any) -> None:
     """Import what the storage needs once, before the worker forks: boto3 takes a quarter of a second."""
-    if Config.load({}).storage.startswith("s3://"):
+    if scheme_of(Config.load({}).storage) == "s3":
         import mrcelery.storage.s3  # noqa: F401, PLC0415 - boto3 takes a quarter of a second
 
 

@@ -150,3 +150,46 @@ def test_temporary_data_goes_with_the_handle() -> None:
     assert folder.is_dir()
     job.close()
     assert not folder.exists()
+
+def test_paths_are_addresses_too(tmp_path: Path) -> None:
+    out, store = tmp_path / "out", tmp_path / "store"
+    expected = dict(inline(WordCount).results())
+    with mrcelery.run(WordCount, Path("in.txt"), out, runner="inline", storage=store) as handle:
+        assert dict(handle.results()) == expected
+        handle.fetch(tmp_path / "home")
+    assert (out / "_SUCCESS").exists()
+    assert (tmp_path / "home/_SUCCESS").exists()
+    assert (store / "jobs").is_dir()
+    with mrcelery.run(WordCount, [Path("in.txt"), "in.txt"], runner="inline") as handle:
+        assert dict(handle.results())["to"] == 2 * expected["to"]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"inputs": ""}, "an INPUT is empty"),
+        ({"inputs": ["in.txt", ""]}, "an INPUT is empty"),
+        ({"inputs": 3}, "inputs are 3"),
+        ({"inputs": [3]}, "input 3 is no address"),
+        ({"output": ""}, "OUTPUT .* is empty"),
+        ({"output": "gs://b/o"}, "Google Cloud Storage"),
+        ({"output": Path("s3://b/o")}, "give it as text"),
+        ({"storage": ""}, "--storage is empty"),
+        ({"storage": "hdfs://n/x"}, "HDFS"),
+    ],
+)
+def test_wrong_addresses_are_refused_before_anything_runs(options: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=why):
+        mrcelery.submit(WordCount, **{"inputs": "in.txt", "runner": "inline", **options})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt"]
+
+
+def test_no_job_has_an_empty_id(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the job id is empty"):
+        attach("", storage=str(tmp_path))
+
+
+def test_a_memory_serves_no_other_process() -> None:
+    for options in ({"storage": "memory://m"}, {"output": "memory://m"}):
+        with pytest.raises(ConfigError, match="cannot serve the local runner"):
+            mrcelery.submit(WordCount, "in.txt", runner="local", **options)  # type: ignore[arg-type]

@@ -83,3 +83,19 @@ def test_large_inputs_are_uploaded_once(tmp_path: Path, storage: str) -> None:
         assert (found.uris, found.blobs, found.names) == ([f"{storage}/{key}"], {}, {})
         assert open_storage(storage).read(key) == data
     assert seen == [("big", len(data), len(data))]
+
+
+def test_each_spelling_is_uploaded_or_passed_on(tmp_path: Path, storage: str) -> None:
+    (tmp_path / "sp ace").write_text("a")
+    given = [(tmp_path / "sp ace").as_uri(), f"file://localhost{tmp_path}/sp%20ace", "S3A://b/k%20", "HTTPS://h/x"]
+    uploaded = f"{storage}/inputs/{digest(b'a')}/sp ace"
+    assert uploads.upload(given, storage, "text").uris == [uploaded, uploaded, "s3://b/k%20", "https://h/x"]
+    local = str(tmp_path / "sp ace")
+    assert uploads.absolute(given, "").uris == [local, local, "s3://b/k%20", "https://h/x"]
+
+
+def test_a_glob_to_upload_names_its_archive(tmp_path: Path, storage: str) -> None:
+    for name in ("a.txt", "b.tgz"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(InputError, match=r"b\.tgz is an archive"):
+        uploads.upload([f"{tmp_path}/*"], storage, "text")

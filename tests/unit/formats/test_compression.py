@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
+import re
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError, RecordTooLongError, UsageError
 from mrcelery.formats import compressor, input_format
-from mrcelery.formats.compression import BLOCK, compression_of, decompress
+from mrcelery.formats.compression import BLOCK, check_text, compression_of, decompress, why_unreadable
 from mrcelery.schema.structs import Extent
 from mrcelery.storage import open_storage
 
@@ -28,6 +31,8 @@ REFERENCE: dict[str, Callable[[bytes], bytes]] = {
     "a.bz2": bz2.compress,
     "a.xz": lzma.compress,
     "a.zst": zstandard.ZstdCompressor(write_checksum=True).compress,
+    "a.ZSTD": zstandard.ZstdCompressor(write_checksum=True).compress,
+    "a.bgz": gzip.compress,
 }
 OPENED: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
@@ -168,3 +173,72 @@ def test_lines_of_a_compressed_file_have_offsets_in_the_uncompressed_one() -> No
     blocks = list(input_format("text").read(Extent("memory://packed/a.gz", 0, size, size), 100))
     assert [value for block in blocks for value in block.values] == ["first", "second", "", "last"]
     assert [block.offset_of(i) for block in blocks for i in range(len(block.values))] == [0, 7, 14, 15]
+
+
+# What `printf 'one\\ntwo\\n' | bgzip` writes: a block with its size in an extra field, and the empty block at the end.
+BGZIP = bytes.fromhex(
+    "1f8b08040000000000ff0600424302002300cbcf4be52a29cfe70200e60bba1208000000"
+    "1f8b08040000000000ff0600424302001b0003000000000000000000"
+)
+
+
+def test_the_blocks_of_bgzip_are_one_file() -> None:
+    assert unpacked(BGZIP, "a.bgz", 7) == gzip.decompress(BGZIP) == b"one\ntwo\n"
+    with pytest.raises(CorruptDataError, match="no gzip file"):
+        unpacked(b"plain text", "a.bgz")
+
+
+UNREADABLE = {
+    "a.zip": "extract it .*whole-file",
+    "a.TGZ": "extract it",
+    "a.tar": "extract it",
+    "a.tar.gz": "extract it",
+    "a.tar.zst": "extract it",
+    "a.tar.bz2": "extract it",
+    "a.tar.lz4": "extract it",
+    "a.7z": "extract it",
+    "a.rar": "extract it",
+    "a.Z": "decompress it, or compress it with gzip",
+    "a.lz4": "decompress it",
+    "a.snappy": "decompress it",
+    "a.parquet": "--input-format parquet",
+    "a.xlsx": "save it as CSV",
+    "http://h/a.zip?x=a.txt": "extract it",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_no_format_of_records_reads(name: str) -> None:
+    why = why_unreadable(name)
+    assert why.startswith(f"input {name} is ")
+    assert re.search(UNREADABLE[name], why)
+    assert why_unreadable(name, None) == ""
+
+
+def test_packed_bytes_under_a_plain_name_are_no_text() -> None:
+    storage = open_storage("memory://packed")
+    for name, compress in REFERENCE.items():
+        packed = compress(b"to be or not to be\n" * 9)
+        storage.write("log", packed)
+        with pytest.raises(CorruptDataError, match=r"would be read as text: .* a name that ends in \.") as caught:
+            list(input_format("text").read(Extent("memory://packed/log", 0, len(packed), len(packed)), 1 << 20))
+        assert not caught.value.retryable
+        storage.write(f"log{name[1:]}", compress(packed))  # packed twice
+        with pytest.raises(CorruptDataError, match="would be read as text"):
+            list(input_format("text").read(Extent(f"memory://packed/log{name[1:]}", 0, -1, -1), 1 << 20))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("a.txt", "to be")
+    storage.write("log", archive.getvalue())
+    with pytest.raises(CorruptDataError, match=r"a zip archive, .* extract"):
+        list(input_format("lines").read(Extent("memory://packed/log", 0, -1, -1), 1 << 20))
+
+
+@pytest.mark.parametrize("begin", [b"", b"(a)", b"BZh", b"PK", b"7z", b"Rar!", b"PAR1", b"\x04", b"\x1f"])
+def test_texts_that_only_begin_alike(begin: bytes) -> None:
+    check_text(begin + b"\n", "a")
+
+
+@pytest.mark.parametrize("name", ["a", "zip", "a.zip/b", "tar.gz", "a.tar.txt", "http://h/a?x=b.zip", "a.zip "])
+def test_names_that_only_resemble_one(name: str) -> None:
+    assert why_unreadable(name) == ""

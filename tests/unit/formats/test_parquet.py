@@ -247,3 +247,15 @@ def test_wrong_arguments() -> None:
         output_format("parquet:compression=lzo")
     with pytest.raises(UsageError, match="none of Arrow's"):
         encoded("parquet:schema=a:integer", [(None, 1)])
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    table = pa.table([[1], [2], [3], [4], [5]], names=["a", "b", "a", "c", "c"])
+    uri, size = stored(table)
+    with pytest.raises(InputError, match="several columns of the name a, c, "):
+        read(uri, size)
+    with pytest.raises(InputError, match="of the name a, "):
+        read(uri, size, "parquet:columns=a")
+    assert list(read(uri, size, "parquet:columns=b")[0].values) == [{"b": 2}]
+    with pytest.raises(UsageError, match="names that differ"):
+        output_format("parquet:schema=a%3Aint64%2Ca%3Astring")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,7 @@ def names(root: str, *inputs: str) -> list[str]:
         ("*.txt", ["a.txt", "z[1].txt"]),
         ("*", ["a.txt", "a/b.txt", "a/c.gz", "b/d/e.txt", "b/d/f.csv", "b/g.txt", "z[1].txt"]),
         ("?/*.txt", ["a/b.txt", "b/g.txt"]),
+        ("[^a]/*", ["b/d/e.txt", "b/d/f.csv", "b/g.txt"]),
         ("[!a]/*", ["b/d/e.txt", "b/d/f.csv", "b/g.txt"]),
         ("**/*.txt", ["a.txt", "a/b.txt", "b/d/e.txt", "b/g.txt", "z[1].txt"]),
         ("b/**", ["b/d/e.txt", "b/d/f.csv", "b/g.txt"]),
@@ -101,7 +103,7 @@ def test_a_folder_of_hidden_files_alone_matches_nothing(tmp_path: Path) -> None:
         list(list_inputs([str(tmp_path)], TEXT))
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/a", "file://host/a", "hdfs://x/y"])
+@pytest.mark.parametrize("uri", ["gs://bucket/a", "file://host/a", "hdfs://x/y", ""])
 def test_an_address_of_no_known_kind(uri: str) -> None:
     with pytest.raises(InputError):
         list(list_inputs([uri], TEXT))
@@ -126,6 +128,8 @@ def test_relative_paths_and_file_addresses(tmp_path: Path, monkeypatch: pytest.M
         "../*/a*",
         f"file://{tmp_path}/in/a%20b%25.txt",
         f"file://{tmp_path}/in",
+        f"FILE://localhost{tmp_path}/in",
+        (tmp_path / "in/a b%.txt").as_uri(),
     ):
         assert list(list_inputs([uri], TEXT)) == expected
 
@@ -135,6 +139,22 @@ def test_what_may_be_cut(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     assert [file.splittable for file in list_inputs([str(tmp_path)], TEXT)] == [True, False, False]
     assert not any(file.splittable for file in list_inputs([str(tmp_path)], input_format("whole-file")))
+
+
+@pytest.mark.parametrize("given", ["b.zip", "", "*"])
+def test_an_archive_among_the_files_is_named(tmp_path: Path, given: str) -> None:
+    for name in ("a.txt", "b.zip"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=re.escape(f"input {tmp_path}/b.zip is an archive")):
+        list(list_inputs([f"{tmp_path}/{given}"], TEXT))
+    assert list(list_inputs([f"{tmp_path}/{given}"], input_format("whole-file")))
+
+
+def test_parquet_files_are_for_their_format(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"x")
+    with pytest.raises(InputError, match="--input-format parquet"):
+        list(list_inputs([str(tmp_path)], TEXT))
+    assert list(list_inputs([str(tmp_path)], input_format("parquet")))
 
 
 @pytest.mark.slow
