@@ -171,6 +171,24 @@ class SupersededError(MRCeleryError):
     """Raised inside an attempt when another one has committed its task meanwhile; the attempt just ends."""
 
 
+def shown(text: str, most: int) -> str:
+    """Return a text, cut in the middle if it has more than ``most`` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} [{len(text) - most // 2 * 2} characters left out] {text[-(most // 2) :]}"
+
+
+def safe_repr(value: object, most: int) -> str:
+    """Return the first ``most`` characters of ``repr(value)``, whatever the value's class does."""
+    try:
+        text = repr(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
+        return f"<{type(value).__name__}: its __repr__ raises {type(e).__name__}>"
+    return text if len(text) <= most else text[:most] + "..."
+
+
 def writable(text: str) -> str:
     """Escape lone surrogates, which input that is not UTF-8 leaves in a text and no record can hold."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -33,6 +33,7 @@ from mrcelery.errors import (
     TaskError,
     UnreachableError,
 )
+from mrcelery.job.raised import described
 from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.redis import RedisJobStore
@@ -291,7 +292,7 @@ def _most_attempts(jobs: OpenJobs, job: str) -> int:
 def _crashed(jobs: OpenJobs, e: Exception, generation: int, *, job: str, step: int, kind: str, task: int = -1) -> None:
     """Fail a job for an error of mrcelery's own, and say that it is one."""
     _check_generation(jobs.store.fields(job), job, generation)
-    error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
+    error = MRCeleryError(f"mrcelery itself failed ({described(e)}); the worker's log has the traceback")
     fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task))
 
 
