@@ -31,6 +31,7 @@ A message is one sentence on what is wrong and one on what to do. It is shown wi
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -171,6 +172,40 @@ class SupersededError(MRCeleryError):
     """Raised inside an attempt when another one has committed its task meanwhile; the attempt just ends."""
 
 
+def shown(text: str, most: int) -> str:
+    """Return a text, cut in the middle if it has more than ``most`` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} [{len(text) - most // 2 * 2} characters left out] {text[-(most // 2) :]}"
+
+
+def safe_repr(value: object, most: int) -> str:
+    """Return the first ``most`` characters of ``repr(value)``, whatever the value's class does."""
+    try:
+        text = repr(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
+        return f"<{type(value).__name__}: its __repr__ raises {type(e).__name__}>"
+    return text if len(text) <= most else text[:most] + "..."
+
+
 def writable(text: str) -> str:
     """Escape lone surrogates, which input that is not UTF-8 leaves in a text and no record can hold."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+# C0 and C1 controls, the marks that change the direction of text, other ends of lines, and lone surrogates.
+_UNSEEN = re.compile(
+    r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Escape what a terminal would obey, such as ESC and bidi overrides; newlines and tabs stay."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def on_a_line(text: str) -> str:
+    """Escape a text as :func:`visible` does, and so that it stays on one line and in one column."""
+    return visible(text.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t"))

@@ -6,7 +6,7 @@ import time
 
 from mrcelery.attempt.progress_file import HUNG
 from mrcelery.config import show_size
-from mrcelery.errors import AttemptsLostError, CorruptDataError, MRCeleryError, TaskError
+from mrcelery.errors import AttemptsLostError, CorruptDataError, MRCeleryError, TaskError, writable
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure, Losses
@@ -17,15 +17,15 @@ def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", t
     """Describe an error as the job's record and its report show it."""
     return Failure(
         error=type(error).__name__,
-        message=str(error),
+        message=writable(str(error)),
         exit_code=error.exit_code,
-        traceback=getattr(error, "traceback", ""),
+        traceback=writable(getattr(error, "traceback", "")),
         job=job,
         step=step,
         kind=kind,
         task=task,
         attempt=error.attempt,
-        file=getattr(error, "file", ""),
+        file=writable(getattr(error, "file", "")),
         offset=-1 if (offset := getattr(error, "offset", None)) is None else offset,
         record=getattr(error, "record", ""),
     )

@@ -29,10 +29,12 @@ from mrcelery.errors import (
     SupersededError,
     TaskError,
     UnreachableError,
+    writable,
 )
 from mrcelery.formats.source import in_turn
 from mrcelery.job.hooks import hooks
 from mrcelery.job.partitioners import with_partitioner
+from mrcelery.job.raised import blamed, described, watching
 from mrcelery.jobstore import journal, stage_marks
 from mrcelery.protocols import pickle_allowed
 from mrcelery.schema import object_keys
@@ -75,7 +77,8 @@ def run_attempt(jobs: OpenJobs, task: TaskId, *, capture: bool = True, worker: s
         attempt = Attempt(
             jobs, active, task, number, f"{number}-{token}", moved=moved, capture=capture, worker=where, alone=alone
         )
-        return attempt.run()
+        with watching():
+            return attempt.run()
 
 
 class _Began(NamedTuple):
@@ -155,7 +158,7 @@ class Attempt:
             record("cancelled")
             raise
         except Exception as e:
-            record("failed", str(e) if isinstance(e, MRCeleryError) else f"{type(e).__name__}: {e}")
+            record("failed", str(e) if isinstance(e, MRCeleryError) else described(e))
             raise
 
     def _first_commit(self) -> Commit:
@@ -270,7 +273,7 @@ class Attempt:
         began = _Began(time.monotonic(), time.time())
         self.moved.memory = min(self.moved.memory, self.active.spec.request.options.memory // 8)
         with self._supervised(began) as progress, self._skipping(lost) as bad:
-            with self._context(progress, bad) as context:
+            with self._context(progress, bad) as context, context.blamed():
                 parts = self._call(context, split)
                 counters = _plain_counters(context.job.counters)
             bad_key = self._collect(context, counters)
@@ -332,10 +335,12 @@ class Attempt:
 
         def alive(text: str) -> None:
             progress.touch()
-            self.jobs.store.update(self.task.job, {"status": text})
+            self.jobs.store.update(self.task.job, {"status": writable(text)})
 
         job = code.job(list(spec.request.args))
         job.status_hook = alive
+        with blamed():
+            own = with_partitioner(hooks(job, step), spec.steps[step])
         task = Task(
             id=self.task,
             attempt=self.name,
@@ -344,7 +349,7 @@ class Attempt:
             last_step=step == len(spec.steps) - 1,
             storage=self.active.storage,
             job=job,
-            hooks=with_partitioner(hooks(job, step), spec.steps[step]),
+            hooks=own,
             scratch=self.scratch,
             poll=poller(
                 self.jobs.store,
@@ -404,4 +409,8 @@ class Attempt:
 
 def _plain_counters(counters: Mapping[Any, Mapping[Any, Any]]) -> Counters:
     """Convert counters to plain data, since a counter's name could be any object of the user's."""
-    return {str(group): {str(name): int(amount) for name, amount in names.items()} for group, names in counters.items()}
+    plain: Counters = {}
+    for group, names in counters.items():
+        for name, amount in names.items():
+            add_counters(plain, {writable(str(group)): {writable(str(name)): int(amount)}})
+    return plain

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mrcelery.cli.common import Filled, connection_options, epilog, json_option, print_json
+from mrcelery.cli.terminal import say
 from mrcelery.client.api import attach
 
 
@@ -25,6 +26,6 @@ def command(jobs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
             cancelled = handle.cancel()
             found[job] = handle.status().state
         if not as_json:
-            click.echo(f"{job} {'cancelled' if cancelled else f'had ended already: {found[job]}'}")
+            say(f"{job} {'cancelled' if cancelled else f'had ended already: {found[job]}'}")
     if as_json:
         print_json(found)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mrcelery.cli.common import Filled, connection_options, epilog, write_bytes
+from mrcelery.cli.terminal import say
 from mrcelery.client import results
 from mrcelery.client.api import attach
 from mrcelery.errors import InputError
@@ -36,5 +37,5 @@ def _output(uri: str) -> None:
     storage = open_storage(uri)
     names = results.part_names(storage, uri)
     if storage.stat(object_keys.SUCCESS) is None:
-        click.echo(f"mrcelery: {uri} has no {object_keys.SUCCESS}: its job has not succeeded (yet)", err=True)
+        say(f"mrcelery: {uri} has no {object_keys.SUCCESS}: its job has not succeeded (yet)", err=True)
     write_bytes(results.content(storage, names))

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mrcelery.cli.common import Age, Filled, connection_options, epilog, json_option, print_json
+from mrcelery.cli.terminal import say
 from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
 from mrcelery.jobstore.base import TTL
@@ -60,7 +61,7 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
             removed.append({"job": job, "objects": len(keys), "bytes": size})
             if not as_json:
                 verb = "would remove" if dry_run else "removed"
-                click.echo(f"{verb} {job}: {len(keys):,} objects, {show_size(size)}")
+                say(f"{verb} {job}: {len(keys):,} objects, {show_size(size)}")
     finally:
         if runner is not None:
             runner.close()
@@ -81,7 +82,7 @@ def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, na
     fields = runner.store.fields(job) if runner is not None else {}
     if fields and fields["state"] not in FINAL:
         if named:
-            click.echo(f"mrcelery: job {job} is {fields['state']}: cancel it first", err=True)
+            say(f"mrcelery: job {job} is {fields['state']}: cancel it first", err=True)
         return False
     ended = float(fields.get("finished") or 0) or _reported(storage, job)
     if ended:

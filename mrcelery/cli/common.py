@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from mrcelery.config import parse_age
-from mrcelery.errors import UsageError
+from mrcelery.errors import UsageError, on_a_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,7 +82,7 @@ def print_json(value: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print left-aligned columns."""
-    table = [tuple(header), *(tuple(row) for row in rows)]
+    table = [tuple(header), *(tuple(map(on_a_line, row)) for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     for row in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

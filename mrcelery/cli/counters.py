@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json
+from mrcelery.cli.terminal import say
 from mrcelery.client.api import attach
+from mrcelery.errors import on_a_line
 
 
 @click.command(epilog=epilog("mrcelery counters JOB", "mrcelery counters JOB --json | jq .words"))
@@ -28,6 +30,6 @@ def command(job: str, as_json: bool, **settings: Any) -> None:
         print_json(counters)
         return
     for group in sorted(counters):
-        click.echo(group)
+        say(on_a_line(group))
         for name, amount in sorted(counters[group].items()):
-            click.echo(f"\t{name}={amount}")
+            say(f"\t{on_a_line(name)}={amount}")

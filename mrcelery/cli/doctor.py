@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from mrcelery.cli.common import Filled, connection_options, epilog, json_option, print_json, print_table, show_seconds
+from mrcelery.cli.terminal import say
 from mrcelery.config import Config
 from mrcelery.doctor.checks import Doctor
-from mrcelery.errors import UnreachableError
+from mrcelery.errors import UnreachableError, on_a_line
 
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
@@ -30,9 +31,9 @@ def command(as_json: bool, **settings: Any) -> int:
     for finding in doctor.findings():
         findings.append(finding)
         if not as_json:
-            click.echo(f"{_SIGNS[finding.level]}  {finding.check}: {finding.saw}")
+            say(f"{_SIGNS[finding.level]}  {finding.check}: {on_a_line(finding.saw)}")
             if finding.do:
-                click.echo(f"      {finding.do}")
+                say(f"      {on_a_line(finding.do)}")
     failed = any(finding.level == "fail" for finding in findings)
     if as_json:
         print_json({"ok": not failed, "findings": findings, "workers": doctor.workers})

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mrcelery.errors import JobFailedError, JobLoadError, MRCeleryError
+from mrcelery.cli.terminal import say
+from mrcelery.errors import JobFailedError, JobLoadError, MRCeleryError, on_a_line
 
 if TYPE_CHECKING:
     from mrcelery.schema.structs import Failure
@@ -30,10 +31,10 @@ def guard(call: Callable[[], int]) -> int:
         e.show()
         return e.exit_code
     except click.ClickException as e:
-        click.echo(f"mrcelery: {_sentence(e)}", err=True)
+        say(f"mrcelery: {_sentence(e)}", err=True)
         return e.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nmrcelery: interrupted", err=True)
+        say("\nmrcelery: interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
         # the reader (head, a pager) has enough; keep the interpreter's last flush quiet too
@@ -56,13 +57,13 @@ def _sentence(error: click.ClickException) -> str:
 def show_error(error: MRCeleryError) -> None:
     """Show an error on stderr: the user's own traceback first, then what is wrong, then where."""
     if isinstance(error, JobLoadError) and error.traceback:
-        click.echo(error.traceback.rstrip(), err=True)
+        say(error.traceback.rstrip(), err=True)
     if isinstance(error, JobFailedError) and error.failure.traceback:
-        click.echo(error.failure.traceback.rstrip(), err=True)
-    click.echo(f"mrcelery: {error}", err=True)
+        say(error.failure.traceback.rstrip(), err=True)
+    say(f"mrcelery: {error}", err=True)
     if isinstance(error, JobFailedError):
         for line in where(error.failure):
-            click.echo(f"  {line}", err=True)
+            say(f"  {on_a_line(line)}", err=True)
 
 
 def where(failure: Failure) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrcelery.cli.common import Age, Filled, connection_options, epilog, json_option, print_json
+from mrcelery.cli.terminal import say
 from mrcelery.client.submission import Submission
 from mrcelery.config import RUNNERS, mask
 from mrcelery.errors import WaitTimeoutError
@@ -51,7 +52,7 @@ def command(timeout: float, as_json: bool, **settings: Any) -> int:
         )
         with submission.submit() as handle:
             try:
-                handle.wait(timeout, on_event=lambda event: click.echo(f"mrcelery: {event}", err=True))
+                handle.wait(timeout, on_event=lambda event: say(f"mrcelery: {event}", err=True))
             except WaitTimeoutError:
                 handle.cancel()
                 raise WaitTimeoutError(_why(handle, submission, timeout)) from None
@@ -67,12 +68,12 @@ def command(timeout: float, as_json: bool, **settings: Any) -> int:
         })  # fmt: skip
         return 0 if right else 1
     for word, count in sorted(counts.items()):
-        click.echo(f"{word}\t{count}")
+        say(f"{word}\t{count}")
     for stage in stages:
         where = f"  on {', '.join(stage['workers'])}" if stage["workers"] else ""
-        click.echo(f"{stage['stage']:<10} {stage['seconds']:6.2f} s{where}", err=True)
+        say(f"{stage['stage']:<10} {stage['seconds']:6.2f} s{where}", err=True)
     verdict = "works" if right else f"gives a wrong result, expected {_EXPECTED}: please report this"
-    click.echo(f"mrcelery {verdict}: job {job} on the {submission.runner} runner, {seconds:.2f} s", err=True)
+    say(f"mrcelery {verdict}: job {job} on the {submission.runner} runner, {seconds:.2f} s", err=True)
     return 0 if right else 1
 
 

@@ -19,6 +19,7 @@ from mrcelery.cli.common import (
     show_seconds,
     show_time,
 )
+from mrcelery.cli.terminal import say
 from mrcelery.config import Config
 from mrcelery.errors import StorageUnreachableError
 from mrcelery.reporting import history
@@ -89,7 +90,7 @@ def command(
         except StorageUnreachableError as e:
             if store is None:
                 raise
-            click.echo(f"mrcelery: only jobs that the fleet knows are shown: {e}", err=True)
+            say(f"mrcelery: only jobs that the fleet knows are shown: {e}", err=True)
             found = list(islice(history.jobs(store, None, wanted), limit))
     finally:
         if runner is not None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.text import Text
 
 from mrcelery.cli.picture import Line
+from mrcelery.errors import on_a_line, visible
 
 
 class LiveView:
@@ -28,12 +29,12 @@ class LiveView:
     def show(self, picture: Callable[[int, int], list[Line]]) -> None:
         """Draw the lines that ``picture`` makes for a width and a height."""
         lines = picture(self._console.width - 1, self._console.height)[: self._console.height - 1]
-        text = [Text.assemble(*line, no_wrap=True, overflow="crop", end="") for line in lines]
+        text = [_text(line) for line in lines]
         self._live.update(Text("\n").join(text), refresh=True)
 
     def say(self, text: str, style: str) -> None:
         """Print a line above the picture; it stays."""
-        self._console.print(Text(text, style=style))
+        self._console.print(Text(visible(text), style=style))
 
     def stop(self) -> None:
         """Remove the picture from the terminal."""
@@ -44,7 +45,12 @@ class Transfers:
     """Progress bars of files being transferred."""
 
     def __init__(self) -> None:
-        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()]
+        columns: list[Any] = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TimeElapsedColumn(),
+        ]
         self._rich = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
         self._bars: dict[str, TaskID] = {}
         self._rich.start()
@@ -52,9 +58,14 @@ class Transfers:
     def show(self, label: str, done: int, total: int | None) -> None:
         """Show ``done`` bytes of a file, of a total that may be unknown."""
         if label not in self._bars:
-            self._bars[label] = self._rich.add_task(label, total=total)
+            self._bars[label] = self._rich.add_task(on_a_line(label), total=total)
         self._rich.update(self._bars[label], completed=done, total=total)
 
     def stop(self) -> None:
         """Remove the bars from the terminal."""
         self._rich.stop()
+
+
+def _text(line: Line) -> Text:
+    pieces = [(on_a_line(text), style) for text, style in line]
+    return Text.assemble(*pieces, no_wrap=True, overflow="crop", end="")

@@ -15,6 +15,7 @@ from mrcelery.attempt.output_capture import share_seconds
 from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, write_bytes
 from mrcelery.cli.errors import where
+from mrcelery.cli.terminal import say, visible_bytes
 from mrcelery.client.api import attach
 from mrcelery.errors import ConfigError, UsageError
 from mrcelery.reporting.logs import Follower, LogFilter, listed
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--attempt", metavar="ATTEMPT", help="Only this attempt: 2-a1b2c3, or just its number or random part.")
 @click.option("--failed", is_flag=True, help="Only attempts that failed or died.")
 @click.option("-f", "--follow", is_flag=True, help="Show what running tasks print, until the job ends.")
+@click.option("--raw", is_flag=True, help="Print control characters as they are, instead of escaped.")
 @connection_options
 @json_option
 def command(
@@ -52,83 +54,97 @@ def command(
     attempt: str | None,
     failed: bool,
     follow: bool,
+    raw: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Show what the tasks of JOB printed and logged, attempt by attempt.
 
-    For a failed job, stderr says first where it failed. With -f, lines are shown as they are printed, a few seconds
-    late, each with the name of its task. --json prints one object per attempt, one a line; with -f, one per piece.
+    For a failed job, stderr says first where it failed. Control characters are escaped, except with --raw. With -f,
+    lines are shown as they are printed, a few seconds late, each with the name of its task. --json prints one object
+    per attempt, one a line; with -f, one per piece.
     """
 
     wanted = LogFilter(step, kind, task, attempt, failed)
     with attach(job, **settings) as handle:
         storage = handle.open_storage()
         if follow:
-            _follow(handle, storage, wanted, as_json)
+            _follow(handle, storage, wanted, _writer(wanted, as_json=as_json, raw=raw))
             return
         found = None
         with suppress(UsageError):  # run by another version, or only its data is left
             found = handle.overview()
         _show_failure(found)
-        _list(storage, job, found, wanted, as_json)
+        _list(storage, job, found, wanted, _print if as_json else _whole(raw))
 
 
 def _show_failure(found: Overview | None) -> None:
     if found is not None and found.failure is not None:
         at = where(found.failure)
         message = found.failure.message.partition("\n")[0]
-        click.echo(f"mrcelery: {picture.phase(found)[0]}: {at[0] if at else found.job}: {message}", err=True)
+        say(f"mrcelery: {picture.phase(found)[0]}: {at[0] if at else found.job}: {message}", err=True)
 
 
-def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter, as_json: bool) -> None:
+Show = Callable[["Attempt", Iterable[bytes]], None]
+
+
+def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter, show: Show) -> None:
     none = True
     for one, key in listed(storage, job, found, wanted):
         none = False
-        if as_json:
-            _print(one, storage.read(key) if key else b"")
-            continue
-        click.echo(f"==> {_name(one)} attempt {one.attempt}{_how(one)} <==")
-        if key:
-            write_bytes(_ended(storage.stream(key)))
-        if one.ending:
-            click.echo(f"[{one.ending}]")
+        show(one, storage.stream(key) if key else ())
     if none and found is None and next(listed(storage, job, None, LogFilter()), None) is None:
         raise UsageError(f"job {job} is not known here: see `mrcelery list`, or correct --broker or --storage")
     if none:
-        click.echo(f"mrcelery: job {job} has no logs of that kind", err=True)
+        say(f"mrcelery: job {job} has no logs of that kind", err=True)
+
+
+def _whole(raw: bool) -> Show:
+    def show(one: Attempt, log: Iterable[bytes]) -> None:
+        say(f"==> {_name(one)} attempt {one.attempt}{_how(one)} <==")
+        if log:
+            write_bytes(_ended(log if raw else visible_bytes(log)))
+        if one.ending:
+            say(f"[{one.ending}]")
+
+    return show
 
 
 def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Pass chunks on, and add a newline if there is none at the end."""
     last = b"\n"
-    for last in chunks:
-        yield last
+    for chunk in chunks:
+        yield chunk
+        last = chunk or last
     if not last.endswith(b"\n"):
         yield b"\n"
 
 
-def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, as_json: bool) -> None:
+def _follow(handle: JobHandle, storage: Storage, wanted: LogFilter, write: Show) -> None:
     if handle.runner is None:
         raise ConfigError(f"cannot follow {handle.id} without its broker: give --broker, or leave -f out")
     follower = Follower(handle.runner.store, storage, handle.id, wanted)
-    write = _print if as_json else _lines(alone=wanted.kind is not None and wanted.task is not None)
     pause = share_seconds(storage)
     while True:
         found = handle.glance()
         # Requested for long enough that a late poll does not stop the sharing.
         for one, new in follower.read(found.stages, 4 * pause):
-            write(one, new)
+            write(one, (new,))
         if found.state in FINAL:
             _show_failure(found)
             return
         time.sleep(pause)
 
 
-def _lines(*, alone: bool) -> Callable[[Attempt, bytes], None]:
-    def write(one: Attempt, new: bytes) -> None:
+def _writer(wanted: LogFilter, *, as_json: bool, raw: bool) -> Show:
+    if as_json:
+        return _print
+    alone = wanted.kind is not None and wanted.task is not None
+
+    def write(one: Attempt, new: Iterable[bytes]) -> None:
         prefix = b"" if alone else f"{_name(one)} | ".encode()
-        write_bytes([b"".join(prefix + line + b"\n" for line in new.splitlines())])
+        text = b"".join(new if raw else visible_bytes(new))
+        write_bytes([b"".join(prefix + line + b"\n" for line in text.splitlines())])
 
     return write
 
@@ -141,5 +157,5 @@ def _how(one: Attempt) -> str:
     return f" {one.outcome}" if one.outcome and one.outcome != "succeeded" else ""
 
 
-def _print(one: Attempt, text: bytes) -> None:
-    click.echo(json.dumps({**asdict(one), "text": text.decode("utf-8", "replace")}))
+def _print(one: Attempt, log: Iterable[bytes]) -> None:
+    click.echo(json.dumps({**asdict(one), "text": b"".join(log).decode("utf-8", "replace")}))

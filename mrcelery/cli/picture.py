@@ -13,6 +13,7 @@ import click
 
 from mrcelery.cli.common import show_seconds
 from mrcelery.config import show_size
+from mrcelery.errors import on_a_line
 
 if TYPE_CHECKING:
     from mrcelery.reporting.overview import Overview, StageView, Straggler
@@ -299,7 +300,7 @@ def cut(line: Line, width: int, signs: Signs) -> Line:
     found: Line = []
     room = width
     for text, style in line:
-        text = text.replace("\n", " ")
+        text = on_a_line(text.replace("\n", " "))
         if len(text) > room:
             return [*found, (text[: max(0, room - 1)] + signs.more, style)] if room > 0 else found
         found.append((text, style))
@@ -333,10 +334,11 @@ def echo(lines: Iterable[Line], *, err: bool = False) -> None:
     """Print lines; in colours on a terminal, unless NO_COLOR is set."""
     plain = bool(os.environ.get("NO_COLOR"))
     for line in lines:
-        click.echo(text_of(line) if plain else "".join(_styled(*piece) for piece in line), err=err)
+        click.echo(on_a_line(text_of(line)) if plain else "".join(_styled(*piece) for piece in line), err=err)
 
 
 def _styled(text: str, style: str) -> str:
+    text = on_a_line(text)
     words = style.split()
     colour = next((word for word in words if word not in ("bold", "dim")), None)
     return click.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None) if style else text

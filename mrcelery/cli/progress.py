@@ -17,6 +17,7 @@ from mrcelery import events
 from mrcelery.cli import picture
 from mrcelery.cli.common import show_seconds
 from mrcelery.cli.errors import show_error
+from mrcelery.cli.terminal import say
 from mrcelery.errors import JobCancelledError, JobFailedError, MRCeleryError, UsageError
 from mrcelery.schema.states import FINAL
 
@@ -198,7 +199,7 @@ class Display:
         if self._view is not None:
             self._view.say(f"mrcelery: {text}", style)
         else:
-            click.echo(f"mrcelery: {text}", err=True)
+            say(f"mrcelery: {text}", err=True)
 
     def ends(self, always: bool) -> bool:
         """Return whether :meth:`end` has anything to show."""

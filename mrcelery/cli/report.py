@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json, write_bytes
+from mrcelery.cli.terminal import say
 from mrcelery.client.api import attach
 from mrcelery.errors import UsageError
 from mrcelery.storage.addresses import FILE, local
@@ -46,6 +47,6 @@ def command(job: str, path: str | None, opens: bool, as_json: bool, **settings: 
             out.write(page)
     except OSError as e:
         raise UsageError(f"cannot write {file} ({e.strerror}): give another -o FILE") from None
-    click.echo(file)
+    say(file)
     if opens:
         click.launch(file)

@@ -13,6 +13,7 @@ import click
 from mrcelery.cli import picture
 from mrcelery.cli.common import Filled, connection_options, epilog, events_option, print_json, write_bytes
 from mrcelery.cli.errors import INTERRUPTED
+from mrcelery.cli.terminal import say
 from mrcelery.config import RUNNERS, show_size
 from mrcelery.errors import UsageError
 
@@ -202,7 +203,7 @@ def _check(submission: Submission, how: Flags) -> None:
 def _interrupted(handle: JobHandle, submission: Submission) -> int:
     if submission.runner == "celery":
         results = f"fetch {handle.id} {submission.output}" if handle.bring_home else f"cat {handle.id}"
-        click.echo(
+        say(
             f"\nDetached: job {handle.id} is still running.\n"
             f"  come back   mrcelery wait {handle.id}\n"
             f"  results     mrcelery {results}\n"
@@ -211,7 +212,7 @@ def _interrupted(handle: JobHandle, submission: Submission) -> int:
         )
     else:
         handle.cancel()
-        click.echo(f"\nmrcelery: job {handle.id} cancelled", err=True)
+        say(f"\nmrcelery: job {handle.id} cancelled", err=True)
     return INTERRUPTED
 
 
@@ -228,7 +229,7 @@ def _print_detached(handle: JobHandle, as_json: bool) -> None:
 
         click.echo(timeline.line(timeline.submitted(handle.glance())), nl=False)
     else:
-        click.echo(handle.id)
+        say(handle.id)
 
 
 def _print_plan(submission: Submission, as_json: bool) -> None:
@@ -245,11 +246,11 @@ def _print_plan(submission: Submission, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"map tasks (M)     {plan.splits:,}")
+    say(f"map tasks (M)     {plan.splits:,}")
     for number, count in enumerate(reducers):
         step = f", step {number}" if len(reducers) > 1 else ""
-        click.echo(f"reduce tasks (R)  {count:,}{step}")
-    click.echo(f"input             {plan.files:,} {'file' if plan.files == 1 else 'files'}, {show_size(plan.bytes)}")
+        say(f"reduce tasks (R)  {count:,}{step}")
+    say(f"input             {plan.files:,} {'file' if plan.files == 1 else 'files'}, {show_size(plan.bytes)}")
     requests = ", ".join(f"{count:,} {kind}" for kind, count in cost.requests.items() if count)
-    click.echo(f"S3 requests       {requests or 'none'}")
-    click.echo(f"S3 price          ${cost.dollars:.4f} for requests, without storage and traffic")
+    say(f"S3 requests       {requests or 'none'}")
+    say(f"S3 price          ${cost.dollars:.4f} for requests, without storage and traffic")

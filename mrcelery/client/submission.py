@@ -21,7 +21,7 @@ from mrcelery.client.dry_run import plan_of
 from mrcelery.client.handle import Delivery, JobHandle
 from mrcelery.client.options import check_formats, job_options
 from mrcelery.config import Config, mask
-from mrcelery.errors import ConfigError, UsageError
+from mrcelery.errors import ConfigError, UsageError, writable
 from mrcelery.formats.naming import to_ship
 from mrcelery.job.hooks import hooks, step_specs
 from mrcelery.job.step import reducers_in
@@ -125,7 +125,7 @@ class Submission:
                 runner=runner,
                 job_class=job_class,
                 job=instance,
-                name=given.name or job_class.__name__,
+                name=writable(given.name or job_class.__name__),
                 args=tuple(given.args),
                 inputs=named,
                 output=placed,
@@ -267,7 +267,7 @@ class Submission:
         request = structs.Request(
             job=handle.id,
             name=self.name,
-            owner=self.config.owner or _user(),
+            owner=writable(self.config.owner or _user()),
             created=created,  # as its id says: what lists jobs by their ids relies on it
             inputs=tuple(found.uris),
             output=output,

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from mrcelery.errors import JobLoadError, MRCeleryError, UsageError, UserCodeError
+from mrcelery.errors import JobLoadError, UsageError, UserCodeError, safe_repr
 from mrcelery.formats.base import RecordBlock
+from mrcelery.job.raised import described, passes, user_error
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.schema.structs import Extent
 
@@ -36,8 +37,10 @@ def load(name: str) -> Any:
             found = getattr(found, part)
     except AttributeError:
         raise JobLoadError(f"the format {name} does not exist: {module_name} has no {path}") from None
-    except Exception as e:
-        text = f"the format {name} does not import: {type(e).__name__}: {e}"
+    except BaseException as e:
+        if passes(e):
+            raise
+        text = f"the format {name} does not import: {described(e)}"
         raise JobLoadError(text, "" if isinstance(e, ModuleNotFoundError) else user_traceback(e)) from e
     return found
 
@@ -53,10 +56,10 @@ def made(given: Any, name: str, method: str) -> Any:
         )
     try:
         return given() if isinstance(given, type) else copy.deepcopy(given)
-    except MRCeleryError:
-        raise
-    except Exception as e:
-        raise _failed(e, "") from e
+    except BaseException as e:
+        if passes(e):
+            raise
+        raise user_error(e) from e
 
 
 class OwnInput:
@@ -75,18 +78,29 @@ class OwnInput:
         What the reader raises becomes :class:`UserCodeError` with the file's URI.
         """
         reader = self._find()
+        items = _blaming(lambda: reader.read(extent, max_record), extent.uri)
+        first = next(items, None)
+        if isinstance(first, RecordBlock):
+            yield first
+            yield from items
+        elif first is not None:
+            yield from _blocks(chain((first,), items), extent.uri)
+
+
+def _blaming(read: Callable[[], Any], uri: str) -> Iterator[Any]:
+    """Yield what a reader yields; what it raises becomes :class:`UserCodeError`."""
+    items: Iterator[Any] | None = None
+    while True:
         try:
-            items = iter(reader.read(extent, max_record))
-            first = next(items, None)
-            if isinstance(first, RecordBlock):
-                yield first
-                yield from items
-            elif first is not None:
-                yield from _blocks(chain((first,), items), extent.uri)
-        except MRCeleryError:
-            raise
-        except Exception as e:
-            raise _failed(e, extent.uri) from e
+            items = iter(read()) if items is None else items
+            item = next(items)
+        except StopIteration:
+            return
+        except BaseException as e:
+            if passes(e):
+                raise
+            raise user_error(e, file=uri) from e
+        yield item
 
 
 def _blocks(pairs: Iterator[Any], uri: str) -> Iterator[RecordBlock]:
@@ -98,7 +112,8 @@ def _blocks(pairs: Iterator[Any], uri: str) -> Iterator[RecordBlock]:
             key, value = pair
         except (TypeError, ValueError):
             raise UserCodeError(
-                f"the input format yielded {pair!r:.200}, which is no (key, value) pair: yield key, value", file=uri
+                f"the input format yielded {safe_repr(pair, 200)}, which is no (key, value) pair: yield key, value",
+                file=uri,
             ) from None
         keys.append(key)
         values.append(value)
@@ -147,17 +162,10 @@ class OwnOutput:
 def _bytes(write: Callable[[], Any]) -> bytes:
     try:
         data = write()
-    except MRCeleryError:
-        raise
-    except Exception as e:
-        raise _failed(e, "") from e
+    except BaseException as e:
+        if passes(e):
+            raise
+        raise user_error(e) from e
     if not isinstance(data, bytes):
-        raise UserCodeError(f"the output format returned {data!r:.200}: return bytes")
+        raise UserCodeError(f"the output format returned {safe_repr(data, 200)}: return bytes")
     return data
-
-
-def _failed(e: Exception, uri: str) -> UserCodeError:
-    error = UserCodeError(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__, file=uri)
-    error.traceback = user_traceback(e)
-    error.retryable = isinstance(e, (ConnectionError, TimeoutError))
-    return error

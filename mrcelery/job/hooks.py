@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mrcelery.errors import JobLoadError, MRCeleryError, UsageError
+from mrcelery.errors import JobLoadError, UsageError
 from mrcelery.job.base import MRJob
 from mrcelery.job.partitioners import declared_name, named, partitioner_of
+from mrcelery.job.raised import described, passes
 from mrcelery.job.step import HOOKS, UNSUPPORTED, MRStep, StepHooks, identity_reducer, reducers_in
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.ops import Identity, Op
@@ -24,10 +25,10 @@ def steps_of(job: MRJob) -> list[MRStep]:
     _check_supported(job)
     try:
         steps = job.steps()
-    except MRCeleryError:
-        raise
-    except Exception as e:
-        raise JobLoadError(f"{name}.steps() raised {type(e).__name__}: {e}", user_traceback(e)) from e
+    except BaseException as e:
+        if passes(e):
+            raise
+        raise JobLoadError(f"{name}.steps() raised {described(e)}", user_traceback(e)) from e
     if not steps:
         raise UsageError(f"{name} does nothing: define a mapper, a combiner or a reducer, or steps()")
     for step in steps:

@@ -12,13 +12,16 @@ _HERE = Path(__file__).parents[1]
 _HEAD, _TAIL = 4_000, 12_000
 # Where the loader unpacks a bundle: <scratch>/<sha256>/lib/wc.py is the user's wc.py.
 _SHIPPED = re.compile(r"^.*/[0-9a-f]{64}/(?:lib|py/[^/]+)/")
+# Python's import machinery, and the worker's pool, which has a sys.exit() of its own.
+_NOBODYS = re.compile(r"^<frozen |/importlib/__init__\.py$|/(?:site|dist)-packages/(?:celery|billiard)/")
 
 
 def user_traceback(exc: BaseException, skip_package: str | Path = _HERE) -> str:
     """Format the traceback of ``exc`` and its causes, with the user's frames only.
 
-    Left out are the frames of ``skip_package`` (a folder; its ``examples`` count as the user's) and of Python's import
-    machinery. Files of a shipped bundle appear under the name they were shipped with, with their source lines.
+    Left out are the frames of ``skip_package`` (a folder; its ``examples`` count as the user's), of Celery and its
+    pool, and of Python's import machinery. Files of a shipped bundle appear under the name they were shipped with,
+    with their source lines.
     At most 16,000 characters, cut in the middle.
     """
     report = traceback.TracebackException.from_exception(exc)
@@ -27,6 +30,19 @@ def user_traceback(exc: BaseException, skip_package: str | Path = _HERE) -> str:
     if len(text) > _HEAD + _TAIL:
         text = f"{text[:_HEAD]}\n  [{len(text) - _HEAD - _TAIL} characters left out]\n{text[-_TAIL:]}"
     return writable(text)
+
+
+def raised_by_user(exc: BaseException) -> bool:
+    """Whether it was a line of a shipped file that raised."""
+    last = None
+    for frame, _ in traceback.walk_tb(exc.__traceback__):
+        last = frame.f_code.co_filename
+    return last is not None and _SHIPPED.match(last) is not None
+
+
+def in_user_code(exc: BaseException) -> bool:
+    """Whether an exception came out of a shipped file, whoever raised it there."""
+    return any(_SHIPPED.match(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(exc.__traceback__))
 
 
 def raised_by_us(exc: BaseException, package: str | Path = _HERE) -> bool:
@@ -47,7 +63,7 @@ def _trim(report: traceback.TracebackException, package: str, seen: set[int]) ->
     kept = []
     for frame in report.stack:
         name = frame.filename
-        if _is_ours(name, package) or name.startswith("<frozen ") or name.endswith("/importlib/__init__.py"):
+        if _is_ours(name, package) or (_NOBODYS.search(name) and not _SHIPPED.match(name)):
             continue
         _ = frame.line  # read from the file now: it is looked up by the name that changes below
         frame.filename = _SHIPPED.sub("", frame.filename)

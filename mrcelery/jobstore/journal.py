@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
+from mrcelery.errors import writable
 from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.base import JobStore, Note
 from mrcelery.schema.states import ENDED, Outcome
@@ -198,5 +199,5 @@ def _sums(stage: StageId, **amounts: int) -> dict[str, int]:
 
 
 def _short(error: str) -> str:
-    line = error.strip().partition("\n")[0]
+    line = writable(error).strip().partition("\n")[0]
     return line if len(line) <= ERROR_CHARS else line[: ERROR_CHARS - 3] + "..."

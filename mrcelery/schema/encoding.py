@@ -6,15 +6,20 @@ from typing import TypeVar
 
 import msgspec
 
-from mrcelery.errors import CorruptDataError, VersionError
+from mrcelery.errors import CorruptDataError, UsageError, VersionError, safe_repr
 from mrcelery.schema.structs import VERSION, Record
 
 R = TypeVar("R", bound=Record)
 
 
 def encode(record: msgspec.Struct) -> bytes:
-    """Encode a record as JSON bytes."""
-    return msgspec.json.encode(record)
+    """Encode a record as JSON bytes. Raises :class:`UsageError` for a text in it that is not UTF-8."""
+    try:
+        return msgspec.json.encode(record)
+    except UnicodeEncodeError as e:
+        # Escaped it would name another file or be another argument; what is only shown was escaped before.
+        text = safe_repr(e.object, 300)
+        raise UsageError(f"{text} is not UTF-8: rename the file, or give the argument or setting in UTF-8") from None
 
 
 def decode(data: bytes, kind: type[R], where: str = "") -> R:

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mrcelery.errors import JobLoadError, MRCeleryError
+from mrcelery.errors import JobLoadError
 from mrcelery.job.base import MRJob, importing
 from mrcelery.job.mrjob_alias import mrjob_alias
+from mrcelery.job.raised import first_line, passes
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.shipping.dependencies import NEVER_SHIPPED
 
@@ -51,9 +52,9 @@ def make_job(job_class: type[MRJob], args: Sequence[str]) -> MRJob:
     """
     try:
         return job_class(list(args))
-    except MRCeleryError:
-        raise
-    except Exception as e:
+    except BaseException as e:
+        if passes(e):
+            raise
         raise _failed(f"{job_class.__name__} cannot take its arguments", e) from e
 
 
@@ -131,15 +132,14 @@ def _run(target: str, load: Any) -> ModuleType:
         with mrjob_alias(), importing():
             module: ModuleType = load()
             return module
-    except MRCeleryError:
-        raise
-    except (Exception, SystemExit) as e:
+    except BaseException as e:
+        if passes(e):
+            raise
         raise _failed(f"{target} does not import", e) from e
 
 
 def _failed(what: str, exc: BaseException) -> JobLoadError:
-    reason = str(exc).partition("\n")[0]
-    return JobLoadError(f"{what}: {type(exc).__name__}{': ' if reason else ''}{reason}", user_traceback(exc))
+    return JobLoadError(f"{what}: {first_line(exc)}", user_traceback(exc))
 
 
 def _pick(module: ModuleType, target: str, class_name: str) -> type[MRJob]:

@@ -25,9 +25,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mrcelery.errors import ConfigError, CorruptDataError, MRCeleryError, UserCodeError, VersionError
+from mrcelery.errors import ConfigError, CorruptDataError, UserCodeError, VersionError
 from mrcelery.job.base import importing, shipped_files
 from mrcelery.job.mrjob_alias import mrjob_alias, take_modules
+from mrcelery.job.raised import first_line, passes
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.shipping.archives import Lock, unpack_archive, unpack_zip
 from mrcelery.shipping.bundle import MANIFEST_VERSION, MAX_BYTES
@@ -243,19 +244,19 @@ class LoadedBundle:
             try:
                 with importing():
                     job_class = self._job_class()
-            except MRCeleryError:
-                raise
-            except (Exception, SystemExit) as e:
+            except BaseException as e:
+                if passes(e):
+                    raise
                 raise UserCodeError(
-                    f"the job does not import on the worker: {_reason(e)}{_hint(e)}", traceback=user_traceback(e)
+                    f"the job does not import on the worker: {first_line(e)}{_hint(e)}", traceback=user_traceback(e)
                 ) from e
             try:
                 return job_class(list(args))
-            except MRCeleryError:
-                raise
-            except (Exception, SystemExit) as e:
+            except BaseException as e:
+                if passes(e):
+                    raise
                 raise UserCodeError(
-                    f"{job_class.__name__} cannot take its arguments: {_reason(e)}", traceback=user_traceback(e)
+                    f"{job_class.__name__} cannot take its arguments: {first_line(e)}", traceback=user_traceback(e)
                 ) from e
 
     def _job_class(self) -> type[MRJob]:
@@ -277,11 +278,6 @@ def _links(folder: str) -> dict[str, str] | None:
             return {entry.name: os.readlink(entry.path) for entry in found}
     except OSError:
         return None
-
-
-def _reason(exc: BaseException) -> str:
-    first_line = str(exc).partition("\n")[0]
-    return f"{type(exc).__name__}{': ' if first_line else ''}{first_line}"
 
 
 def _hint(exc: BaseException) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import BinaryIO
 
-from mrcelery.errors import TaskError, UserCodeError
+from mrcelery.errors import TaskError, UserCodeError, writable
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode, encode
@@ -151,7 +151,7 @@ class BadRecords:
         record = BadRecord(
             **self._task._asdict(),
             attempt=self._attempt,
-            file=error.file,
+            file=writable(error.file),
             offset=-1 if error.offset is None else error.offset,
             record=error.record,
             error=str(error),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from mrcelery.config import show_size
-from mrcelery.errors import CodecError, MRCeleryError, RecordTooLongError, TaskError, UserCodeError
+from mrcelery.errors import CodecError, RecordTooLongError, TaskError, UserCodeError, safe_repr, writable
+from mrcelery.job import raised
 from mrcelery.job.base import MRJob
+from mrcelery.job.raised import passes
 from mrcelery.job.step import StepHooks
-from mrcelery.job.tracebacks import raised_by_us, user_traceback
+from mrcelery.job.tracebacks import in_user_code, raised_by_us
 from mrcelery.records.blocks import BlockWriter
 from mrcelery.records.columns import Column, as_list
 from mrcelery.records.snapshot import ATOMS, snapshot
@@ -39,11 +41,16 @@ RECORD_REPR = 500
 TEXTS = frozenset({str, bytes})
 
 
+def nowhere() -> tuple[str, int | None, Any]:
+    """Locate user code that is given no record."""
+    return "", None, None
+
+
 @dataclass
 class Position:
     """Where in the input user code is; located only when something goes wrong."""
 
-    locate: Callable[[], tuple[str, int | None, Any]] = field(default=lambda: ("", None, None))
+    locate: Callable[[], tuple[str, int | None, Any]] = nowhere
 
     def describe(self, error: TaskError) -> None:
         """Fill in file, offset and record of an error that does not know them yet."""
@@ -51,8 +58,7 @@ class Position:
         error.file = error.file or file
         error.offset = offset if error.offset is None else error.offset
         if not error.record and record is not None:
-            text = repr(record)
-            error.record = text if len(text) <= RECORD_REPR else text[:RECORD_REPR] + "..."
+            error.record = writable(safe_repr(record, RECORD_REPR))
 
 
 @dataclass
@@ -190,7 +196,7 @@ class Task:
         try:
             key, value = pair
         except (TypeError, ValueError):
-            raise self.no_pair(f"{pair!r:.200}, which is no (key, value) pair") from None
+            raise self.no_pair(f"{safe_repr(pair, 200)}, which is no (key, value) pair") from None
         return key, value
 
     def no_pair(self, what: str) -> UserCodeError:
@@ -214,23 +220,36 @@ class Task:
     def too_large(self, key: Any, size: int) -> RecordTooLongError:
         """Make the error for a value that outgrew :attr:`max_record`."""
         return RecordTooLongError(
-            f"a value of {size} bytes for the key {key!r:.100} is more than the {self.max_record} that one may have: "
-            "raise --memory, or yield it in pieces"
+            f"a value of {size} bytes for the key {safe_repr(key, 100)} is more than the {self.max_record} "
+            "that one may have: raise --memory, or yield it in pieces"
         )
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call user code; what it raises is raised as a UserCodeError that names the place in the input."""
         try:
-            return function()
-        except (MRCeleryError, KeyboardInterrupt) as e:
-            if isinstance(e, TaskError):
-                self.position.describe(e)
-            raise
-        except (Exception, SystemExit) as e:
+            result = function()
+        except BaseException as e:
+            if passes(e):
+                if isinstance(e, TaskError):
+                    self.position.describe(e)
+                raise
             if isinstance(e, MemoryError):
                 give_way()
             if isinstance(e, OSError) and raised_by_us(e):
                 raise  # a merge that user code draws on has no room for its files, say
+            raise self.user_error(e) from e
+        if raised.forked:
+            raised.leave()
+        return result
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Raise as a UserCodeError what user code raises outside :meth:`call`: its keys' order or pickling, say."""
+        try:
+            yield
+        except BaseException as e:
+            if passes(e) or not in_user_code(e) or (isinstance(e, OSError) and raised_by_us(e)):
+                raise
             raise self.user_error(e) from e
 
     def user_error(self, e: BaseException) -> UserCodeError:
@@ -239,15 +258,13 @@ class Task:
             return self._user_error(e)
 
     def _user_error(self, e: BaseException) -> UserCodeError:
-        error = UserCodeError(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__)
+        error = raised.user_error(e)
         if isinstance(e, MemoryError):
             error = UserCodeError(
                 f"{type(e).__name__}: the job's code holds more memory than a task may: raise --memory from "
-                f"{show_size(self.options.memory)}, or hold less at once"
+                f"{show_size(self.options.memory)}, or hold less at once",
+                traceback=error.traceback,
             )
-        error.traceback = user_traceback(e)
-        # A connection that broke may hold at the next attempt; anything else would only fail again.
-        error.retryable = isinstance(e, (ConnectionError, TimeoutError))
         self.position.describe(error)
         return error
 

@@ -24,7 +24,7 @@ from mrcelery.records.snapshot import ATOMS, snapshot
 from mrcelery.schema.structs import Part
 from mrcelery.shuffle.runs import Groups, Run, joined, packed, read_run_file, sorted_block
 from mrcelery.task.arrow_buffer import ArrayBuffer
-from mrcelery.task.context import Task, yielding
+from mrcelery.task.context import Task, nowhere, yielding
 from mrcelery.task.folding import fold_run
 from mrcelery.task.pace import Pace, Pair, Pairs, columns, sampled_size, size_of
 from mrcelery.task.partitioning import Partitioning
@@ -318,7 +318,8 @@ class MapBuffer:
         op = self._op
         if op is not None:
             return Block(ordered, [op.create_many(constant, counts[key]) for key in ordered])
-        return joined(list(self._combine((key, repeat(constant, counts[key])) for key in ordered)))
+        at = iter(ordered)
+        return joined(list(self._combine(((key, repeat(constant, counts[key])) for key in at), _current(ordered, at))))
 
     def _drain_folded(self, op: Op) -> Block:
         folded, self._folded = self._folded, Counter()
@@ -334,32 +335,37 @@ class MapBuffer:
         groups, self._groups = self._groups, defaultdict(list)
         keys = list(groups)
         check_keys(keys)
-        pairs: Iterator[tuple[Any, Iterator[Any]]]
         if self._keys:
             flat = chain.from_iterable([k] * len(v) for k, v in groups.items())
             loose = sorted_block([*flat, *self._keys], [*chain.from_iterable(groups.values()), *self._values])
             self._keys, self._values = [], []
-            pairs = iter(Groups(iter([loose])))
-        else:
-            pairs = ((keys[i], iter(groups[keys[i]])) for i in argsort(keys))
-        return joined(list(self._combine(pairs)))
+            found = Groups(iter([loose]))
+            return joined(list(self._combine(iter(found), lambda: found.key)))
+        ordered = [keys[i] for i in argsort(keys)]
+        at = iter(ordered)
+        return joined(list(self._combine(((key, iter(groups[key])) for key in at), _current(ordered, at))))
 
-    def _combine(self, groups: Iterator[tuple[Any, Iterator[Any]]]) -> Run:
-        """Run the user's combiner over groups in order of key; its output is in order of key again."""
+    def _combine(self, groups: Iterator[tuple[Any, Iterator[Any]]], key: Callable[[], Any]) -> Run:
+        """Run the user's combiner over groups in order of key; its output is in order of key again.
+
+        ``key`` returns the key of the group that it has been given last.
+        """
         task, hooks, protocol = self._task, self._task.hooks, self._protocol
         if protocol is not None:
             groups = decoded_groups(protocol, groups)
         out: Pairs = starmap(yielding(self._combiner), groups)  # type: ignore[arg-type]
         pairs = chain.from_iterable(out)
         if hooks.combiner_init is not None:
-            pairs = chain(yielding(hooks.combiner_init)(), pairs)
+            pairs = chain(task.call(yielding(hooks.combiner_init)), pairs)
         if hooks.combiner_final is not None:
-            pairs = chain(pairs, _late(hooks.combiner_final))
+            pairs = chain(pairs, _late(task, hooks.combiner_final))
         keys: list[Any] = []
         values: list[Any] = []
+        before, task.position.locate = task.position.locate, lambda: ("", None, key())
         for some_keys, some_values in task.batches(pairs, encode=self._encode, results=False):
             keys += some_keys
             values += some_values
+        task.position.locate = before
         yield sorted_block(keys, values, hooks.sort_values)
 
     def _spill(self, block: Block) -> None:
@@ -414,5 +420,16 @@ def _as_combiner(op: Op) -> Callable[[Any, Iterator[Any]], Pairs]:
     return combiner
 
 
-def _late(function: Callable[[], Any]) -> Iterator[Pair]:
+def _current(keys: list[Any], at: Any) -> Callable[[], Any]:
+    """Make a function that finds the key which an iterator over ``keys`` has given last; None before the first."""
+
+    def current() -> Any:
+        number = len(keys) - at.__length_hint__()
+        return keys[number - 1] if number else None
+
+    return current
+
+
+def _late(task: Task, function: Callable[[], Any]) -> Iterator[Pair]:
+    task.position.locate = nowhere
     yield from yielding(function)()

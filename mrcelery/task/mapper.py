@@ -9,7 +9,6 @@ from functools import partial
 from itertools import chain, islice, repeat
 from typing import Any
 
-from mrcelery.errors import TaskError
 from mrcelery.formats import input_format, keyed
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.extras import installed
@@ -18,7 +17,7 @@ from mrcelery.records.columns import as_list, of_table
 from mrcelery.schema.structs import Extent, Part, Split
 from mrcelery.shuffle.damage import damage
 from mrcelery.storage import locate
-from mrcelery.task.context import Task, yielding
+from mrcelery.task.context import Task, nowhere, yielding
 from mrcelery.task.map_buffer import MapBuffer
 from mrcelery.task.pace import SLICE_SECONDS, Pairs
 from mrcelery.task.sink import decode_pair, feed, results
@@ -98,7 +97,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
                 yield zip(keys, values)  # noqa: B905  # repeat(None) has no length
             task.poll()
         task.bytes_in += max(0, extent.end - extent.start)
-    task.position.locate = lambda: ("", None, None)
+    task.position.locate = nowhere
     if hooks.mapper_final is not None:
         yield task.call(lambda: yielding(hooks.mapper_final)())  # type: ignore[arg-type]
 
@@ -174,12 +173,7 @@ def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
     for block in _whole(read_blocks(storage.stream(key), extent.uri, allow_pickle=allow_pickle), extent):
         keys, values = as_list(block.keys), as_list(block.values)
         if protocol is not None:
-            try:
-                pairs = [decode_pair(protocol, k, v) for k, v in zip(keys, values, strict=True)]
-            except TaskError:
-                raise
-            except Exception as e:
-                raise task.user_error(e) from e
+            pairs = task.call(lambda: [decode_pair(protocol, k, v) for k, v in zip(keys, values, strict=True)])  # noqa: B023
             keys, values = [k for k, _ in pairs], [v for _, v in pairs]
         # Offsets into a file of blocks mean nothing to the user: the record's number does.
         yield RecordBlock(keys, values, extent.uri, start.__add__)

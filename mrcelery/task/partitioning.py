@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from mrcelery.errors import UserCodeError
+from mrcelery.errors import UserCodeError, safe_repr, writable
 from mrcelery.records.blocks import Block
 from mrcelery.records.columns import as_list, hashes, is_array, starts, take
 from mrcelery.records.hashing import partition_numbers
 from mrcelery.records.order import starts_of_groups
-from mrcelery.task.context import Task
+from mrcelery.task.context import RECORD_REPR, Task
 from mrcelery.task.sink import decode_pair
 
 
@@ -77,10 +77,16 @@ class Partitioning:
         numbers = []
         for key, value in zip(keys, values, strict=True):
             plain = key if protocol is None else decode_pair(protocol, key, value)[0]
-            number = self._task.call(lambda: own(plain, n))  # noqa: B023
+            try:
+                number = self._task.call(lambda: own(plain, n))  # noqa: B023
+            except UserCodeError as e:
+                e.file, e.offset = "", None  # where the mapper is by now
+                e.record = writable(safe_repr(plain, RECORD_REPR))
+                raise
             if type(number) is not int or not 0 <= number < n:
                 raise UserCodeError(
-                    f"partition({plain!r:.100}, {n}) returned {number!r}: return an int from 0 to {n - 1}"
+                    f"partition({safe_repr(plain, 100)}, {n}) returned {safe_repr(number, 100)}: "
+                    f"return an int from 0 to {n - 1}"
                 )
             numbers.append(number)
         return numbers

@@ -18,7 +18,7 @@ from mrcelery.shuffle.index import framed, sliced
 from mrcelery.shuffle.runs import Groups, Run, as_lists, file_chunks, read_run_file
 from mrcelery.storage.transfers import carried
 from mrcelery.task.arrow_ops import fold_of
-from mrcelery.task.context import Task, yielding
+from mrcelery.task.context import Task, nowhere, yielding
 from mrcelery.task.folding import fold_run
 from mrcelery.task.pace import Pairs, columns
 from mrcelery.task.sink import Sink, decoded_groups, feed, results
@@ -100,6 +100,7 @@ def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
         yield chain.from_iterable(starmap(yielding(hooks.reducer), grouped))
     else:
         yield ((key, value) for key, values in grouped for value in values)
+    task.position.locate = nowhere
     if hooks.reducer_final is not None:
         yield task.call(lambda: yielding(hooks.reducer_final)())  # type: ignore[arg-type]
 

@@ -87,11 +87,14 @@ def _keep(task: Task, before: Counters) -> None:
 
 
 def _forgivable(task: Task, e: BaseException) -> TaskError:
-    """Return the error to skip a record with; raise what is not the record's fault."""
+    """Return the error to skip a record with; raise what is not the record's fault.
+
+    Nor is what is no Exception: ``sys.exit()`` and its like mean the whole job.
+    """
     try:
         task.call(lambda: _raise(e))
     except (UserCodeError, CodecError) as error:
-        if error.retryable:
+        if error.retryable or not isinstance(e, Exception):
             raise
         return error
     raise AssertionError("an exception raises")
@@ -163,9 +166,9 @@ def read_guarded(task: Task, read: Callable[[bytes], Pair], block: RecordBlock) 
         task.position.locate = _locator(block, number)
         try:
             key, value = read(line)
-        except MRCeleryError:
-            raise
-        except Exception as e:
+        except BaseException as e:
+            if isinstance(e, MRCeleryError):
+                raise
             skip(task, _forgivable(task, e))
             continue
         keys.append(key)

@@ -32,7 +32,9 @@ from mrcelery.errors import (
     MRCeleryError,
     TaskError,
     UnreachableError,
+    visible,
 )
+from mrcelery.job.raised import described
 from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.redis import RedisJobStore
@@ -146,12 +148,14 @@ def _coordinate(
         transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
             _record_retry(jobs, failure(e, job=job, step=step, kind=kind))
-            raise task.retry(exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2**task.request.retries) from e
+            raise task.retry(
+                exc=AttemptFailed(visible(str(e))), countdown=RETRY_SECONDS * 2**task.request.retries
+            ) from e
         _check_generation(jobs.store.fields(job), job, generation)
         fail_job(jobs.store, failure(e, job=job, step=step, kind=kind))
         _withdraw(jobs, job, kind)
         _write_report(jobs, job)
-        raise AttemptFailed(str(e)) from None
+        raise AttemptFailed(visible(str(e))) from None
     except Exception as e:
         _crashed(jobs, e, generation, job=job, step=step, kind=kind)
         _withdraw(jobs, job, kind)
@@ -236,12 +240,12 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
             kwargs = {**task.request.kwargs, "attempt": retries + 1}
             _record_retry(jobs, failure(e, **task_id._asdict()))
             raise task.retry(
-                kwargs=kwargs, exc=AttemptFailed(str(e)), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
+                kwargs=kwargs, exc=AttemptFailed(visible(str(e))), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
         _check_generation(jobs.store.fields(job), job, generation)
         fail_job(jobs.store, failure(e, **task_id._asdict()))
         _write_report(jobs, job)
-        raise AttemptFailed(str(e)) from None
+        raise AttemptFailed(visible(str(e))) from None
     except Exception as e:
         _crashed(jobs, e, generation, **task_id._asdict())
         _write_report(jobs, job)
@@ -292,7 +296,7 @@ def _most_attempts(jobs: OpenJobs, job: str) -> int:
 def _crashed(jobs: OpenJobs, e: Exception, generation: int, *, job: str, step: int, kind: str, task: int = -1) -> None:
     """Fail a job for an error of mrcelery's own, and say that it is one."""
     _check_generation(jobs.store.fields(job), job, generation)
-    error = MRCeleryError(f"mrcelery itself failed ({type(e).__name__}: {e}); the worker's log has the traceback")
+    error = MRCeleryError(f"mrcelery itself failed ({described(e)}); the worker's log has the traceback")
     fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task))
 
 

@@ -1,0 +1,132 @@
+"""What user code may raise, and it may raise anything: told apart from Ctrl-C, and put into words whatever it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import FrameType
+
+from mrcelery.errors import MRCeleryError, UserCodeError, shown, writable
+from mrcelery.job.tracebacks import in_user_code, raised_by_user, user_traceback
+
+MESSAGE = 2_000
+"""Characters of an exception's text that an error's message has; the traceback has more."""
+
+
+@dataclass
+class _Watch:
+    came: bool = False
+
+
+_watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
+
+forked = False
+"""Whether user code has forked this process: a copy of the task, in which no code but theirs may run."""
+
+
+def _note_fork() -> None:
+    global forked
+    forked = True
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Note a Ctrl-C while the block runs user code, and a fork: any other KeyboardInterrupt is that code's own."""
+    global forked
+    forked = False  # a worker forks its processes, too
+    watch = _Watch()
+    token = _watch.set(watch)
+    # Signals come to the main thread only; one that is ignored, as in the processes of a pool, never comes.
+    before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+
+    def note(number: int, frame: FrameType | None) -> None:
+        watch.came = True
+        if callable(before):
+            before(number, frame)
+
+    if callable(before):
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+        if callable(before) and signal.getsignal(signal.SIGINT) is note:  # else another was set meanwhile
+            signal.signal(signal.SIGINT, before)
+
+
+def passes(exc: BaseException) -> bool:
+    """Whether an exception out of user code is not that code's, and must be raised on: Ctrl-C, or an error of ours.
+
+    A process that user code has forked ends here, as it would if that code ran alone.
+    """
+    if forked:
+        leave(exc)
+    if isinstance(exc, KeyboardInterrupt):
+        watch = _watch.get()
+        return watch is None or watch.came
+    return isinstance(exc, MRCeleryError) and not raised_by_user(exc)
+
+
+@contextmanager
+def blamed() -> Iterator[None]:
+    """Raise what comes out of user code in this block as a :class:`UserCodeError`."""
+    try:
+        yield
+    except BaseException as e:
+        if passes(e) or not in_user_code(e):
+            raise
+        raise user_error(e) from e
+
+
+def described(exc: BaseException) -> str:
+    """Return the class and the text of an exception, if need be cut, or without a text that cannot be had."""
+    name = type(exc).__name__
+    try:
+        text = str(exc)
+    except BaseException as e:
+        if passes(e):
+            raise
+        return writable(f"{name} (its __str__ raises {type(e).__name__})")
+    return writable(f"{name}: {shown(text, MESSAGE)}" if text else name)
+
+
+def first_line(exc: BaseException) -> str:
+    """Return the first line of :func:`described`."""
+    return described(exc).partition("\n")[0]
+
+
+def user_error(exc: BaseException, *, file: str = "") -> UserCodeError:
+    """Make the error for an exception of user code, with its traceback."""
+    error = UserCodeError(described(exc), file=file, traceback=user_traceback(exc))
+    # A connection that broke may hold at the next attempt; anything else would only fail again.
+    error.retryable = isinstance(exc, (ConnectionError, TimeoutError))
+    return error
+
+
+def leave(exc: BaseException | None = None) -> None:
+    """End a process that user code has forked in a task and that left that code, with ``exc`` if it raised.
+
+    It is a copy of the task: it would report an end of its own, and remove what the task needs.
+    """
+    if _watch.get() is None:
+        return  # forked by whoever runs tasks or submits jobs
+    code: object = 1
+    with suppress(BaseException):
+        if isinstance(exc, SystemExit):
+            code = 0 if exc.code is None else exc.code
+            said = "" if isinstance(code, int) else f"{code}\n"
+        elif exc is None:
+            said = "a process that the job forked ran on out of the job's code: end it with os._exit()\n"
+        else:
+            said = user_traceback(exc)
+        os.write(2, writable(said).encode())  # sys.stderr is the task's log, of which this is a copy
+    os._exit(code & 0xFF if isinstance(code, int) else 1)
