@@ -12,7 +12,7 @@ from celery.worker import state
 from kombu import transport as kombu_transport
 
 from mrcelery.config import Config
-from mrcelery.errors import BrokerUnreachableError
+from mrcelery.errors import BrokerUnreachableError, UnreachableError, UsageError
 from mrcelery.jobstore.connection import connect, sentinel_options, store_url
 from mrcelery.worker.leases import SILENCE_SECONDS, LeaseStep, transport_options
 from mrcelery.worker.reconciler import ReconcilerStep
@@ -24,6 +24,9 @@ TRANSPORTS = {
     "sentinel": "mrcelery.worker.transport:SentinelTransport",
 }
 """What this process's kombu uses for addresses of a Redis broker, once :func:`make_app` was called."""
+
+OUR_CODES = (UsageError.exit_code, UnreachableError.exit_code)
+"""What a worker of ours may set as its own exit code; Celery, for which a stop by SIGINT is a failure, uses neither."""
 
 POOL_WATCH = "mrcelery.worker.lost:PoolWatch"
 BROKER_WAIT = "mrcelery.worker.broker_wait:BrokerWait"
@@ -113,7 +116,9 @@ def run_worker(app: Celery, argv: Sequence[str]) -> int:
     if not started:
         return 0  # it was detached
     code = started[-1].exitcode
-    if isinstance(code, str) or (not code and (state.should_stop, state.should_terminate) != (None, None)):
+    if code in OUR_CODES:
+        return int(code)
+    if isinstance(code, str) or (state.should_stop, state.should_terminate) != (None, None):
         return 0  # by a signal, or by a command of Celery's, whose code is a sentence
     return _code_of_failure(app, code or 1)
 

@@ -16,7 +16,7 @@ from celery.worker import state
 
 from mrcelery.errors import BrokerUnreachableError
 from mrcelery.jobstore.connection import REDIS_SCHEMES, Command, connect, store_url
-from mrcelery.worker.broker_errors import Trouble
+from mrcelery.worker.broker_errors import REFUSALS, Trouble
 
 LONGEST_PAUSE = 2.0
 """Seconds between two looks, at most."""
@@ -44,18 +44,37 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
             "this worker takes no tasks and waits for its broker: %s",
             "the broker is back: this worker takes tasks",
         )
+        self._refused = Trouble(
+            log, "the broker refuses what this worker needs: %s", "the broker no longer refuses what this worker needs"
+        )
+        self._timer = consumer.timer
+        self._on_error = consumer.on_connection_error_after_connected
+        consumer.on_connection_error_after_connected = self._explain
         self._connect = consumer.connect
         self._connected, self._pause = float("-inf"), 0.0
         consumer.connect = self._connect_when_writable
 
     def _connect_when_writable(self) -> Any:
-        lasted = time.monotonic() - self._connected
-        self._pause = 0.0 if lasted >= LASTING_SECONDS else min(LONGEST_PAUSE, 2 * self._pause + 0.1)
+        self._pause = 0.0 if self._lasts() else min(LONGEST_PAUSE, 2 * self._pause + 0.1)
         _sleep(self._pause)
         self._await_writable()
         connection = self._connect()
         self._connected = time.monotonic()
+        self._timer.call_after(LASTING_SECONDS, self._judge)
         return connection
+
+    def _lasts(self) -> bool:
+        return time.monotonic() - self._connected >= LASTING_SECONDS
+
+    def _judge(self) -> None:
+        if self._lasts():
+            self._refused.over()
+
+    def _explain(self, error: Exception) -> None:
+        """Name the refusal that ends a connection which was just made: Celery shows no more than its type."""
+        if isinstance(error, REFUSALS) and not self._lasts():
+            self._refused.met(error)
+        self._on_error(error)
 
     def _await_writable(self) -> None:
         pause = 0.1

@@ -192,8 +192,8 @@ class Leases:
         excuse(self._store)
         now = time.monotonic()
         if now >= self._presence_due:
-            self._presence_due = now + self._every
             self._record_presence()
+            self._presence_due = now + self._every  # not where it failed: what is due is tried until it succeeds
         if now >= self._due and (requests or not self._clock_checked):
             self.renew(request.message.delivery_tag for request in requests - hung)
             self._due = now + self._visibility / 4

@@ -74,7 +74,7 @@ def test_workers_outlive_refusals(
             assert results(handle) == {"a": 3, "rose": 3, "is": 2}
         assert worker.process.poll() is None
         assert said(worker, "Traceback") == 0
-        worker.process.send_signal(signal.SIGTERM)
+        worker.process.send_signal(signal.SIGINT if name == "replica" else signal.SIGTERM)
         assert worker.process.wait(PATIENCE) == 0
     store.close()
 
