@@ -24,9 +24,6 @@ LONGEST_PAUSE = 2.0
 LASTING_SECONDS = 5.0
 """A connection that is lost sooner was refused something that the probe does not try: the next one waits."""
 
-PROBE: Command = ("ZADD", "unacked_index", "XX", 0, "")
-"""A write that changes nothing, that a worker's user may do, and that is refused wherever a task could not be taken."""
-
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +36,9 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
         if not str(conf.broker_read_url or conf.broker_url).startswith(REDIS_SCHEMES):
             return
         self._app = consumer.app
+        index = str((conf.broker_transport_options or {}).get("unacked_index_key", "unacked_index"))
+        # A write that changes nothing, that a worker's user may do, and that is refused where no task could be taken.
+        self._probe: Command = ("ZADD", index, "XX", 0, "")
         self._trouble = Trouble(
             log,
             "this worker takes no tasks and waits for its broker: %s",
@@ -81,7 +81,7 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
         with closing(connect(store_url(self._app))) as probe:
             while True:
                 try:
-                    probe.call(PROBE)
+                    probe.call(self._probe)
                     break
                 except BrokerUnreachableError as e:
                     self._trouble.met(e)
