@@ -255,6 +255,22 @@ def _layers(flags: Mapping[str, object], env: Mapping[str, str], folder: Path) -
     yield from _file(Path(home) / "mrcelery" / "config.toml", ())
 
 
+def misspelt(env: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that is all but one of ours; others' variables may begin alike."""
+    own = {f"MRCELERY_{name.upper()}" for name in SETTINGS}
+    unknown = sorted(name for name in env if name.startswith("MRCELERY_") and name not in own and env[name])
+    if not unknown:
+        return []
+    import difflib  # noqa: PLC0415 - only a misspelt setting needs it
+
+    def near_to(name: str) -> list[str]:
+        plain = name.removesuffix("_URL").removesuffix("_URI")  # as Celery calls its own
+        return [plain] if plain in own else difflib.get_close_matches(name, own, n=1, cutoff=0.9)
+
+    near = {name: near_to(name) for name in unknown}
+    return [f"the variable {name} does nothing: did you mean {found[0]}?" for name, found in near.items() if found]
+
+
 def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str]]:
     try:
         data = path.read_bytes()

@@ -91,12 +91,23 @@ def run_job_class(job_class: type[MRJob], args: Sequence[str] | None = None) -> 
 
     arguments = list(sys.argv[1:] if args is None else args)
     prog = os.path.basename(sys.argv[0]) or job_class.__name__
+    _warn_of_variables()
     sys.exit(guard(lambda: _invoke(*job_command(job_class, arguments), prog)))
 
 
 def run_command(command: click.Command, args: list[str], prog: str) -> int:
     """Run a command; show errors and return their exit code."""
+    _warn_of_variables()
     return guard(lambda: _invoke(command, args, prog))
+
+
+def _warn_of_variables() -> None:
+    """Warn of variables that would be settings if they were spelt right."""
+    if any(name.startswith("MRCELERY_") for name in os.environ):
+        from mrcelery.config import misspelt  # noqa: PLC0415 - only where there are settings
+
+        for sentence in misspelt(os.environ):
+            click.echo(f"mrcelery: warning: {sentence}", err=True)
 
 
 def _invoke(command: click.Command, args: list[str], prog: str) -> int:

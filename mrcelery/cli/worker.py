@@ -29,11 +29,12 @@ from mrcelery.errors import ConfigError
     "--liveness-file", type=Filled(), metavar="FILE", help="File to touch while the worker is healthy, for a probe."
 )
 @click.argument("celery_args", metavar="[-- CELERY ARGS...]", nargs=-1, type=click.UNPROCESSED)
-def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: Any) -> None:
+def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: Any) -> int:
     """Start a Celery worker for mrcelery's tasks, in this process.
 
     SIGTERM gives running tasks one second, then requeues them. A first SIGINT waits for them to end; a second one
-    requeues them.
+    requeues them. Exit code 0 means that somebody asked it to stop, 2 a setting that cannot be, such as a clock that is
+    wrong, 3 a broker that is gone. A broker that does not answer, or refuses, is waited for.
     """
     config = Config.load(settings)
     if not config.broker:
@@ -50,6 +51,6 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
     from mrcelery.celeryapp import configured_app  # noqa: PLC0415 - Celery takes half a second
-    from mrcelery.worker.app import worker_argv  # noqa: PLC0415 - Celery takes half a second
+    from mrcelery.worker.app import run_worker, worker_argv  # noqa: PLC0415 - Celery takes half a second
 
-    configured_app().worker_main(worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))
+    return run_worker(configured_app(), worker_argv(concurrency=concurrency, queue=config.queue, extra=celery_args))

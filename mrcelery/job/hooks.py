@@ -7,7 +7,7 @@ from typing import Any
 
 from mrcelery.errors import JobLoadError, UsageError
 from mrcelery.job.base import MRJob
-from mrcelery.job.partitioners import declared_name, named, partitioner_of
+from mrcelery.job.partitioners import check_names, declared_name, named, partitioner_of
 from mrcelery.job.raised import described, passes
 from mrcelery.job.step import HOOKS, UNSUPPORTED, MRStep, StepHooks, identity_reducer, reducers_in
 from mrcelery.job.tracebacks import user_traceback
@@ -69,9 +69,12 @@ def step_specs(
     the command line's, ``partitioner_default`` that of the environment or the files, ``define`` what ``-D`` gave
     (:func:`mrcelery.job.partitioners.partitioner_of`). Raises as :func:`steps_of`.
     """
+    check_names(define or {})
+    check_names(job.jobconf())
     of_job = reducers or reducers_in(job.jobconf()) or reducers_default
 
     def spec(step: MRStep) -> StepSpec:
+        check_names(step.jobconf)
         found = partitioner_of(
             job.partition,
             job.partitioner(),

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mrcelery.errors import UsageError
-from mrcelery.job.step import StepHooks
+from mrcelery.job.step import REDUCES, StepHooks
 from mrcelery.records.hashing import hash_partition
 from mrcelery.records.order import Key
 from mrcelery.schema.structs import Partitioner, StepSpec
@@ -40,6 +40,12 @@ SEPARATOR = ("mapreduce.map.output.key.field.separator", "map.output.key.field.s
 OPTIONS = ("mapreduce.partition.keypartitioner.options", "mapred.text.key.partitioner.options")
 # Each property has its old name, too, as in Hadoop.
 
+HEEDED = (*REDUCES, *CLASS, *SEPARATOR, *OPTIONS)
+"""Hadoop's properties that mean something here; a job may read any other one from its environment."""
+
+SIMILAR = 0.9
+"""How like a heeded name a misspelt one is (difflib); Hadoop's own, such as mapreduce.job.reduce.class, are less so."""
+
 _HADOOP = {
     "HashPartitioner": "hash",
     "KeyFieldBasedPartitioner": "field",
@@ -47,6 +53,18 @@ _HADOOP = {
 }
 _RANGE = re.compile(r"(\d+)(?:(-)(\d*))?")
 _KEY_OPTION = re.compile(r"(\d+)[nr]*(?:,(\d+)[nr]*)?")
+
+
+def check_names(jobconf: Mapping[str, Any]) -> None:
+    """Raise :class:`UsageError` for a name of Hadoop's namespaces that is all but one of those heeded."""
+    for name in jobconf:
+        if name in HEEDED or not str(name).startswith(("mapreduce.", "mapred.", "map.")):
+            continue
+        import difflib  # noqa: PLC0415 - only Hadoop's other properties need it
+
+        near = difflib.get_close_matches(str(name), HEEDED, n=1, cutoff=SIMILAR)
+        if near:
+            raise UsageError(f"jobconf {name} does nothing: did you mean {near[0]}?")
 
 
 def named(name: str, jobconf: Mapping[str, Any]) -> Partitioner:

@@ -139,9 +139,12 @@ def identity_reducer(key: Any, values: Any) -> Any:
         yield key, value
 
 
+REDUCES = ("mapreduce.job.reduces", "mapred.reduce.tasks")
+
+
 def reducers_in(jobconf: Mapping[str, Any]) -> int | None:
     """Return R from Hadoop's properties, or None. Raises :class:`UsageError` for anything but a number."""
-    for name in ("mapreduce.job.reduces", "mapred.reduce.tasks"):
+    for name in REDUCES:
         if jobconf.get(name) is not None:
             try:
                 reducers = int(jobconf[name])

@@ -138,12 +138,19 @@ class _Hiredis:
                 self.close()
                 if fresh:
                     raise self._unreachable(e) from None
+            except hiredis.HiredisError as e:
+                raise self._stranger(e) from None
             # The server may have dropped an idle connection: all our commands may be sent twice.
             try:
                 return self._checked(self._exchange(commands))
             except OSError as e:
                 self.close()
                 raise self._unreachable(e) from None
+            except hiredis.HiredisError as e:
+                raise self._stranger(e) from None
+
+    def _stranger(self, e: hiredis.HiredisError) -> BrokerUnreachableError:
+        return BrokerUnreachableError(f"what answers at {masked(self._url)} is not Redis ({e}): correct --broker")
 
     def _unreachable(self, e: OSError) -> BrokerUnreachableError:
         reason = e.strerror or str(e) or type(e).__name__

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from celery import Celery
+from celery.signals import worker_init
+from celery.worker import state
 from kombu import transport as kombu_transport
 
 from mrcelery.config import Config
-from mrcelery.jobstore.connection import sentinel_options
+from mrcelery.errors import BrokerUnreachableError, UnreachableError, UsageError
+from mrcelery.jobstore.connection import connect, sentinel_options, store_url
 from mrcelery.worker.leases import SILENCE_SECONDS, LeaseStep, transport_options
 from mrcelery.worker.reconciler import ReconcilerStep
 from mrcelery.worker.tasks import register
@@ -21,7 +25,11 @@ TRANSPORTS = {
 }
 """What this process's kombu uses for addresses of a Redis broker, once :func:`make_app` was called."""
 
+OUR_CODES = (UsageError.exit_code, UnreachableError.exit_code)
+"""What a worker of ours may set as its own exit code; Celery, for which a stop by SIGINT is a failure, uses neither."""
+
 POOL_WATCH = "mrcelery.worker.lost:PoolWatch"
+BROKER_WAIT = "mrcelery.worker.broker_wait:BrokerWait"
 PROGRESS = "mrcelery.worker.flower_events:ProgressStep"
 
 LIVENESS = "mrcelery.worker.liveness:LivenessStep"
@@ -78,7 +86,7 @@ def add_tasks(app: Celery) -> None:
     """Add the tasks, and what a worker that runs them does besides."""
     register(app)
     app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
-    app.steps["consumer"].add(PROGRESS)
+    app.steps["consumer"].update((PROGRESS, BROKER_WAIT))
 
 
 def _sentinel_options(url: str) -> dict[str, Any]:
@@ -94,6 +102,36 @@ def _for_celery(url: str) -> str:
         return url
     # Its result backend refuses an address that does not say how: as redis-py does by default.
     return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+
+
+def run_worker(app: Celery, argv: Sequence[str]) -> int:
+    """Run a worker to its end and return its exit code: 0 only if somebody asked it to stop, 3 for a lost broker."""
+    started: list[Any] = []
+
+    def note(sender: Any, **_: Any) -> None:
+        started.append(sender)
+
+    worker_init.connect(note, weak=False)
+    app.worker_main(argv)
+    if not started:
+        return 0  # it was detached
+    code = started[-1].exitcode
+    if code in OUR_CODES:
+        return int(code)
+    if isinstance(code, str) or (state.should_stop, state.should_terminate) != (None, None):
+        return 0  # by a signal, or by a command of Celery's, whose code is a sentence
+    return _code_of_failure(app, code or 1)
+
+
+def _code_of_failure(app: Celery, code: int) -> int:
+    """Return 3 in place of Celery's 1 where the broker does not answer."""
+    if code == 1:
+        try:
+            with closing(connect(store_url(app))) as connection:
+                connection.call(("PING",))
+        except BrokerUnreachableError as e:
+            return e.exit_code
+    return code
 
 
 def worker_argv(

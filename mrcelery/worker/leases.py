@@ -30,6 +30,7 @@ from mrcelery.jobstore.presence import versions
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Presence
+from mrcelery.worker.broker_errors import Trouble
 from mrcelery.worker.hung import AttemptSupervisor
 from mrcelery.worker.lost import excuse
 
@@ -124,6 +125,7 @@ class Leases:
         self._visibility = float(options.get("visibility_timeout", KOMBU_VISIBILITY))
         self._index = str(options.get("unacked_index_key", "unacked_index"))
         self._store = RedisJobStore(url)
+        self._worker = worker
         self._supervisor = AttemptSupervisor(worker.app, self._store, Config.load({}).task_timeout)
         self._stopped = threading.Event()
         self._clock_reported = self._clock_checked = False
@@ -167,19 +169,16 @@ class Leases:
                 self._store.record_worker(self._name, encode(replace(self._present, at=time.time())))
 
     def _run(self) -> None:
-        lost = False
+        trouble = Trouble(log, "leases are not renewed: %s", "leases are renewed again")
         while not self._stopped.wait(SUPERVISE_SECONDS):
             try:
                 self._supervise()
-                if lost:
-                    log.warning("leases are renewed again")
-                lost = False
+                trouble.over()
             except BrokerUnreachableError as e:
-                if not lost:
-                    log.warning("leases are not renewed: %s", e)
-                lost = True
+                trouble.met(e)
             except ConfigError as e:
                 log.critical("%s", e)
+                self._worker.exitcode = e.exit_code  # else Celery's is that of a stop somebody asked for
                 state.should_terminate = 1  # as a signal would: what it holds is requeued
                 return
             except Exception:
@@ -193,8 +192,8 @@ class Leases:
         excuse(self._store)
         now = time.monotonic()
         if now >= self._presence_due:
-            self._presence_due = now + self._every
             self._record_presence()
+            self._presence_due = now + self._every  # not where it failed: what is due is tried until it succeeds
         if now >= self._due and (requests or not self._clock_checked):
             self.renew(request.message.delivery_tag for request in requests - hung)
             self._due = now + self._visibility / 4

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mrcelery.coordinator.stages import StageTasks
 from mrcelery.jobstore.base import generation_argument
 from mrcelery.schema.task_id import TaskId
+from mrcelery.worker.broker_errors import translated
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -30,12 +31,14 @@ def publish_stage(app: Celery, stage: StageTasks, generation: int = 0) -> None:
     """
     tasks: Sequence[int] = range(stage.tasks) if stage.missing is None else stage.missing
     if not tasks:
-        _body(app, stage, generation).apply_async()
+        with translated(f"the stage {stage.id.name} was published"):
+            _body(app, stage, generation).apply_async()
         return
     group = _group(stage)
     if stage.missing is not None:
         group += f".{secrets.token_hex(3)}"  # what an earlier chord of the stage has counted is not this one's
-    app.backend.set_chord_size(group, len(tasks))
+    with translated(f"the stage {stage.id.name} was published"):
+        app.backend.set_chord_size(group, len(tasks))
     _send(app, stage, group, ((number, {"attempt": 0}) for number in tasks), generation)
 
 
@@ -49,16 +52,17 @@ def publish_again(
 def publish_step(app: Celery, job: str, step: int, what: str, queue: str, generation: int = 0) -> None:
     """Publish a step of the coordinator, without waiting for a chord to count to its end."""
     kwargs = {"job": job, **({} if what == "start" else {"step": step}), **generation_argument(generation)}
-    app.send_task(
-        f"mrcelery.{what}",
-        kwargs=kwargs,
-        queue=queue,
-        task_id=coordinator_id(job, step, what),
-        root_id=job,
-        ignore_result=True,
-        kwargsrepr=repr(kwargs),
-        argsrepr="()",
-    )
+    with translated(f"the {what} of job {job} was published"):
+        app.send_task(
+            f"mrcelery.{what}",
+            kwargs=kwargs,
+            queue=queue,
+            task_id=coordinator_id(job, step, what),
+            root_id=job,
+            ignore_result=True,
+            kwargsrepr=repr(kwargs),
+            argsrepr="()",
+        )
 
 
 def _group(stage: StageTasks) -> str:
@@ -69,7 +73,8 @@ def _send(
     app: Celery, stage: StageTasks, group: str, tasks: Iterable[tuple[int, dict[str, Any]]], generation: int
 ) -> None:
     body, name = _body(app, stage, generation), f"mrcelery.{stage.id.kind}"
-    with app.producer_pool.acquire(block=True) as producer, _batch(producer):
+    publishing = translated(f"the stage {stage.id.name} was published")
+    with publishing, app.producer_pool.acquire(block=True) as producer, _batch(producer):
         for number, more in tasks:
             kwargs = {
                 "job": stage.id.job,

@@ -23,7 +23,7 @@ from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.config import Config
 from mrcelery.coordinator.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Publish, missing, needs
 from mrcelery.coordinator.stages import stage_of
-from mrcelery.errors import MRCeleryError, StorageUnreachableError, TaskError
+from mrcelery.errors import BrokerUnreachableError, MRCeleryError, StorageUnreachableError, TaskError
 from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.base import generation_of, is_of_generation
 from mrcelery.jobstore.connection import store_url
@@ -36,6 +36,7 @@ from mrcelery.schema.stragglers import Policy, Republished
 from mrcelery.schema.structs import Request
 from mrcelery.schema.task_id import StageId
 from mrcelery.storage import open_storage
+from mrcelery.worker.broker_errors import Trouble
 from mrcelery.worker.publish import publish_again, publish_step
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Reconciler:
             for job in found:
                 try:
                     reconcile(job)
+                except BrokerUnreachableError:
+                    raise
                 except (KeyError, ValueError, MRCeleryError) as e:
                     # One job's trouble must not keep the others waiting.
                     _log.warning("mrcelery: cannot reconcile job %s now: %s: %s", job, type(e).__name__, e)
@@ -248,13 +251,15 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def _run(self, app: Celery) -> None:
         policy = policy_of(app)
         reconciler: Reconciler | None = None
+        trouble = Trouble(_log, "mrcelery: cannot reconcile jobs now: %s", "mrcelery: jobs are reconciled again")
         while not self._stopped.wait(policy.grace):
             try:
                 # Not at once: a worker that has just started has work to do.
                 reconciler = reconciler or Reconciler(app, policy)
                 reconciler.reconcile()
+                trouble.over()
             except MRCeleryError as e:
-                _log.warning("mrcelery: cannot reconcile jobs now: %s", e)
+                trouble.met(e)
             except Exception:
                 _log.exception("mrcelery: reconciling jobs failed; it is tried again")
         if reconciler is not None:

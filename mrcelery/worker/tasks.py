@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 from billiard.process import current_process
 from celery.exceptions import Ignore, Reject
 from celery.signals import worker_init, worker_process_init
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.failure import fail_job, failure
@@ -43,6 +42,7 @@ from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure, JobOptions
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.addresses import scheme_of
+from mrcelery.worker.broker_errors import BROKER_ERRORS
 from mrcelery.worker.publish import publish_again, publish_stage
 
 if TYPE_CHECKING:
@@ -84,13 +84,34 @@ def register(app: Celery) -> None:
         return
 
     def declare(name: str, function: Callable[..., Any], **more: Any) -> None:
-        app.task(function, name=f"mrcelery.{name}", **OPTIONS, **more)
+        app.task(_outliving_the_broker(function), name=f"mrcelery.{name}", **OPTIONS, **more)
 
     declare("start", _start)
     declare("map", _map, Request=ATTEMPT_REQUEST)
     declare("barrier", _barrier)
     declare("reduce", _reduce, Request=ATTEMPT_REQUEST)
     declare("finish", _finish)
+
+
+def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a task delivered again if the broker fails it, at whatever moment: that is no fault of its job."""
+
+    @functools.wraps(function)
+    def run(self: Task, **kwargs: Any) -> Any:
+        try:
+            return function(self, **kwargs)
+        except Reject as e:
+            # Celery's own where a retry could not be published: it would give the task up.
+            if e.requeue:
+                raise
+            reason: object = e.reason
+        except BROKER_ERRORS as e:
+            # A retry would be published to that very broker, and lost; this delivery comes again.
+            reason = str(e)
+        time.sleep(RETRY_SECONDS)  # a broker that refuses this alone would deliver it at once
+        raise Reject(reason, requeue=True)
+
+    return run
 
 
 def _start(self: Task, *, job: str, generation: int = 0) -> None:
@@ -128,9 +149,11 @@ def _coordinate(
         stage = decide(jobs)
         if stage is not None:
             _check_generation(jobs.store.fields(job), job, generation)
-            _publish(task.app, stage, generation)
+            publish_stage(task.app, stage, generation)
             jobs.store.update(job, {stage.published: repr(time.time())})
     except Ignore:
+        raise
+    except BROKER_ERRORS:
         raise
     except JobStoppedError as e:
         # Of a stage that was cut short this runs when all its tasks have stopped.
@@ -142,8 +165,6 @@ def _coordinate(
             _write_report(jobs, job)
             jobs.forget(job)
         raise Ignore(str(e)) from None
-    except BrokerUnreachableError as e:
-        raise Reject(str(e), requeue=True) from None
     except MRCeleryError as e:
         transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
@@ -172,13 +193,6 @@ def _write_report(jobs: OpenJobs, job: str) -> None:
     """Write the report of a job that has not succeeded; again, as its last attempts end."""
     with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
         write_report(jobs.store, job)
-
-
-def _publish(app: Celery, stage: StageTasks, generation: int) -> None:
-    try:
-        publish_stage(app, stage, generation)
-    except (OperationalError, RedisError) as e:
-        raise BrokerUnreachableError(f"the broker did not take all tasks ({e}): they are published again") from e
 
 
 def _withdraw(jobs: OpenJobs, job: str, kind: str) -> None:
@@ -214,8 +228,6 @@ def _pass_on(task: Task, task_id: TaskId, generation: int, *, attempt: int, avoi
         publish_again(task.app, stage, task_id.task, attempt, generation, avoid=avoid, passes=passes - 1)
     except (JobStoppedError, KeyError) as e:
         raise Ignore(str(e)) from None  # nobody knows the job any more
-    except (OperationalError, RedisError, BrokerUnreachableError) as e:
-        raise Reject(str(e), requeue=True) from None
     raise Ignore(f"left to another worker than {avoid}")
 
 
@@ -230,9 +242,8 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
     except JobStoppedError:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number
-    except BrokerUnreachableError as e:
-        # A retry would be published to that very broker, and lost; this delivery comes again.
-        raise Reject(str(e), requeue=True) from None
+    except BROKER_ERRORS:
+        raise
     except MRCeleryError as e:
         most = _most_attempts(jobs, job)
         retries = task.request.retries

@@ -5,16 +5,28 @@ and Celery 5.7 closes the lost channel once more after it has forgotten its conn
 worker (``AttributeError``); acknowledgements on the old channel fail for the same reason. Here a channel
 keeps its connection for good, and what runs stays in ``unacked``, where its lease is renewed
 (:mod:`mrcelery.worker.leases`).
+
+Two more things would end a worker: an answer of Redis that is a refusal, which kombu does not count among the errors
+of a connection, and a message that is none, which it does not expect.
 """
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
+from queue import Empty
 from typing import Any
 
 from celery.worker import state
 from kombu.transport import redis
 
+from mrcelery.worker.broker_errors import DELIVERY_ERRORS, REFUSALS
 from mrcelery.worker.leases import in_flight
+
+log = logging.getLogger(__name__)
+
+LONGEST_QUOTE = 500
+"""Characters of a message that are quoted in the log."""
 
 _running: set[str] = set()
 """Delivery tags, from connections that were lost, of tasks that still run."""
@@ -33,8 +45,9 @@ class QoS(redis.QoS):
                 del self._delivered[tag]
         else:
             for tag in tuple(_running):
-                # Does nothing where it was acknowledged.
-                self.restore_by_tag(tag)  # type: ignore[no-untyped-call]
+                # Does nothing where it was acknowledged. Where it is refused, the lease lapses.
+                with suppress(*REFUSALS):
+                    self.restore_by_tag(tag)  # type: ignore[no-untyped-call]
                 _running.discard(tag)
         super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]
 
@@ -60,6 +73,19 @@ class _Reachable:
         super().close()  # type: ignore[misc]
         self.exchange_types = types  # else a message that is requeued later finds no way, and is lost
 
+    def _brpop_read(self, **options: Any) -> Any:
+        """Read the answer to a BRPOP; drop one that is not JSON."""
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc]
+        except DELIVERY_ERRORS:
+            raise
+        except Empty:
+            raise
+        except Exception as e:
+            quoted = getattr(e, "doc", getattr(e, "object", ""))
+            log.error("a message in the queue is not JSON and was removed (%s): %s", e, _quote(quoted))
+            raise Empty from None
+
 
 class Channel(_Reachable, redis.Channel):
     """A channel to one Redis server."""
@@ -73,6 +99,27 @@ class _Lasting:
     """A transport that keeps its connection's parameters when the connection is given up."""
 
     _client: Any = None
+    channels: Any
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        """Hand on a message that has come; drop one that kombu or Celery cannot read."""
+        try:
+            super()._deliver(message, queue)  # type: ignore[misc]
+        except DELIVERY_ERRORS:
+            raise
+        except Exception as e:
+            what = f"{type(e).__name__}: {e}"
+            log.error("a message in the queue %s cannot be read and was removed (%s): %s", queue, what, _quote(message))
+            self._acknowledge(message)
+
+    def _acknowledge(self, message: Any) -> None:
+        try:
+            tag = message["properties"]["delivery_tag"]
+            holders = [channel for channel in self.channels if tag in channel.qos._delivered]
+        except (TypeError, KeyError):
+            return  # it has not come so far as to be held
+        for channel in holders:
+            channel.qos.reject(tag)
 
     @property
     def client(self) -> Any:
@@ -92,9 +139,16 @@ class Transport(_Lasting, redis.Transport):
     """For ``redis://``, ``rediss://`` and unix sockets."""
 
     Channel = Channel
+    connection_errors = redis.Transport.connection_errors + REFUSALS
 
 
 class SentinelTransport(_Lasting, redis.SentinelTransport):
     """For ``sentinel://``."""
 
     Channel = SentinelChannel
+    connection_errors = redis.SentinelTransport.connection_errors + REFUSALS
+
+
+def _quote(message: Any) -> str:
+    text = message if isinstance(message, str) else repr(message)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."

@@ -220,6 +220,7 @@ def test_a_clock_that_is_far_off_is_refused(server: RedisServer, tmp_path: Path)
         eventually(lambda: worker.process.poll() is not None, "the worker ends")
         said = worker.log.read_text()
         assert re.search(r"clock is (59|60)\.\d s ahead of Redis's", said), said
+        assert worker.process.returncode == 2
     finally:
         worker.stop()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery.config import SETTINGS, Config, mask, parse_age, parse_size, show_size
+from mrcelery.config import SETTINGS, Config, mask, misspelt, parse_age, parse_size, show_size
 from mrcelery.errors import ConfigError
 
 
@@ -140,3 +140,20 @@ def test_every_default_passes_its_own_parser(tmp_path: Path) -> None:
         value = getattr(config, name)
         if value is not None:
             assert setting.metadata["parse"](value) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MRCELERY_REDUCER", "MRCELERY_REDUCERS"),
+        ("MRCELERY_SPLITSIZE", "MRCELERY_SPLIT_SIZE"),
+        ("MRCELERY_BROKER_URL", "MRCELERY_BROKER"),
+    ],
+)
+def test_misspelt_variables(name: str, meant: str) -> None:
+    assert misspelt({name: "1", "HOME": "/"}) == [f"the variable {name} does nothing: did you mean {meant}?"]
+
+
+@pytest.mark.parametrize("name", ["MRCELERY_REDUCERS", "MRCELERY_REDIS_PORT", "MRCELERY_IMAGE", "REDUCER"])
+def test_variables_of_ours_and_of_others(name: str) -> None:
+    assert misspelt({name: "1"}) == []

@@ -28,6 +28,7 @@ from tests.support.command_line import TEXT
         (["submit", "wc.py", "in.txt", "--reducer", "3"], "did you mean --reducers"),
         (["submit", "wc.py", "in.txt", "--partitioner", "field"], "write field:1"),
         (["submit", "wc.py", "in.txt", "-D", "mapreduce.job.partitioner.class=My"], "partitioner My is not supported"),
+        (["submit", "wc.py", "in.txt", "-D", "mapreduce.job.reduce=3"], "did you mean mapreduce.job.reduces?"),
         (["submit", "wc.py", "in.txt", "-r", "spark"], "'spark' is not one of 'inline', 'local', 'celery'"),
         (["submit"], "missing argument 'JOB': see mrcelery submit --help"),
         (["submti"], "no such command 'submti', did you mean 'submit': see mrcelery --help"),

@@ -118,6 +118,39 @@ def test_definitions_win_over_the_jobs_fields() -> None:
     assert step_specs(job([]), 4, define={OPTIONS: "-k2,2"})[0].partitioner.fields == ((2, 2),)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("mapreduce.job.reducer", "mapreduce.job.reduces"),
+        ("mapred.reduce.task", "mapred.reduce.tasks"),
+        ("mapreduce.job.partitoner.class", CLASS),
+        ("mapreduce.output.key.field.separator", "mapreduce.map.output.key.field.separator"),
+    ],
+)
+def test_misspelt_properties_are_refused(name: str, meant: str) -> None:
+    in_step = declaring(steps=lambda self: [MRStep(mapper=self.mapper, reducer=self.reducer, jobconf={name: "1"})])
+    with pytest.raises(UsageError, match=f"{name} does nothing: did you mean {meant}"):
+        step_specs(Plain([]), 4, define={name: "1"})
+    for job in (in_step, declaring(JOBCONF={name: "1"})):
+        with pytest.raises(UsageError, match=f"did you mean {meant}"):
+            step_specs(job([]), 4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my.own.reduces",
+        "mapreduce.job.reduce.class",
+        "mapreduce.map.memory.mb",
+        "mapred.map.tasks",
+        "mapreduce.partition.keycomparator.options",
+        "stream.map.output.field.separator",
+    ],
+)
+def test_other_properties_are_the_jobs_own(name: str) -> None:
+    assert step_specs(Plain([]), 4, define={name: "1"})
+
+
 @pytest.mark.parametrize("attributes", [{"PARTITIONER": "range"}, {"JOBCONF": {CLASS: "hash"}}])
 def test_two_partitioners_of_one_job_are_refused(attributes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"both partition\(\) and PARTITIONER"):

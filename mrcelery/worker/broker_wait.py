@@ -1,0 +1,101 @@
+"""A worker waits for its broker, as long as it takes: for one that is gone, and for one that refuses to be written.
+
+Celery waits for a broker that does not answer. One that answers but refuses (a replica, a full disk or memory, too
+few replicas) would end it: a connection can be made, and the first thing that is done with it fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import closing
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+
+from mrcelery.errors import BrokerUnreachableError
+from mrcelery.jobstore.connection import REDIS_SCHEMES, Command, connect, store_url
+from mrcelery.worker.broker_errors import REFUSALS, Trouble
+
+LONGEST_PAUSE = 2.0
+"""Seconds between two looks, at most."""
+
+LASTING_SECONDS = 5.0
+"""A connection that is lost sooner was refused something that the probe does not try: the next one waits."""
+
+log = logging.getLogger(__name__)
+
+
+class BrokerWait(bootsteps.Step):  # type: ignore[misc]
+    """Has a worker connect only when its broker can be written; on a worker's consumer."""
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        conf = consumer.app.conf
+        if not str(conf.broker_read_url or conf.broker_url).startswith(REDIS_SCHEMES):
+            return
+        self._app = consumer.app
+        index = str((conf.broker_transport_options or {}).get("unacked_index_key", "unacked_index"))
+        # A write that changes nothing, that a worker's user may do, and that is refused where no task could be taken.
+        self._probe: Command = ("ZADD", index, "XX", 0, "")
+        self._trouble = Trouble(
+            log,
+            "this worker takes no tasks and waits for its broker: %s",
+            "the broker is back: this worker takes tasks",
+        )
+        self._refused = Trouble(
+            log, "the broker refuses what this worker needs: %s", "the broker no longer refuses what this worker needs"
+        )
+        self._timer = consumer.timer
+        self._on_error = consumer.on_connection_error_after_connected
+        consumer.on_connection_error_after_connected = self._explain
+        self._connect = consumer.connect
+        self._connected, self._pause = float("-inf"), 0.0
+        consumer.connect = self._connect_when_writable
+
+    def _connect_when_writable(self) -> Any:
+        self._pause = 0.0 if self._lasts() else min(LONGEST_PAUSE, 2 * self._pause + 0.1)
+        _sleep(self._pause)
+        self._await_writable()
+        connection = self._connect()
+        self._connected = time.monotonic()
+        self._timer.call_after(LASTING_SECONDS, self._judge)
+        return connection
+
+    def _lasts(self) -> bool:
+        return time.monotonic() - self._connected >= LASTING_SECONDS
+
+    def _judge(self) -> None:
+        if self._lasts():
+            self._refused.over()
+
+    def _explain(self, error: Exception) -> None:
+        """Name the refusal that ends a connection which was just made: Celery shows no more than its type."""
+        if isinstance(error, REFUSALS) and not self._lasts():
+            self._refused.met(error)
+        self._on_error(error)
+
+    def _await_writable(self) -> None:
+        pause = 0.1
+        with closing(connect(store_url(self._app))) as probe:
+            while True:
+                try:
+                    probe.call(self._probe)
+                    break
+                except BrokerUnreachableError as e:
+                    self._trouble.met(e)
+                _sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        self._trouble.over()
+
+
+def _sleep(seconds: float) -> None:
+    """Sleep, unless the worker is told to stop, which raises what Celery ends it with."""
+    until = time.monotonic() + seconds
+    while True:
+        state.maybe_shutdown()
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(left, 0.2))
