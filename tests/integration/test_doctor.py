@@ -71,7 +71,7 @@ def test_settings_that_lose_data(server_settings: dict[str, str], bad: dict[str,
     renamed = server_settings.pop("rename_command", "").split()
     if "cluster_enabled" in server_settings:
         server_settings["cluster_port"] = str(free_port())
-    with redis_server(**server_settings) as server:
+    with redis_server(settings=server_settings) as server:
         if renamed:
             server.stop()
             server.command += ["--rename-command", *renamed]
@@ -208,9 +208,9 @@ def test_failing_is_exit_code_3(tmp_path: Path) -> None:
 
 
 def test_a_worker_of_another_queue_and_one_that_vanished(tmp_path: Path) -> None:
-    with redis_server(**AOF) as server:
+    with redis_server(settings=AOF) as server:
         quick = {"MRCELERY_VISIBILITY_TIMEOUT": "1"}
-        with workers(tmp_path / "w", server.tcp_url, queue="other", **quick) as (worker,):
+        with workers(tmp_path / "w", server.tcp_url, queue="other", env=quick) as (worker,):
             told = lambda: found(broker=server.tcp_url)["workers"].saw  # noqa: E731
             eventually(lambda: "but on other" in told(), "the worker is seen")
             eventually(lambda: "workers" not in found(broker=server.tcp_url, queue="other"), "nothing is wrong with it")
@@ -221,7 +221,7 @@ def test_a_worker_of_another_queue_and_one_that_vanished(tmp_path: Path) -> None
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    with redis_server(**AOF) as server:
+    with redis_server(settings=AOF) as server:
         yield server
 
 
@@ -274,7 +274,7 @@ def test_a_worker_of_a_version_to_come(server: RedisServer, store: RedisJobStore
 
 
 def test_over_tls(tmp_path: Path) -> None:
-    with tls_redis_server(tmp_path, **AOF) as (server, certificate):
+    with tls_redis_server(tmp_path, AOF) as (server, certificate):
         url = f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate}"
         assert levels(broker=url) == LONELY
         assert levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"  # we sign it ourselves

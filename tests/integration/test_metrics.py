@@ -170,7 +170,7 @@ def test_workers_that_vanish(server: RedisServer, settings: dict[str, Any], job_
     with exporter(server.tcp_url, "--queue", "short", "--queue", "other") as url:
         assert scrape(url)("work", queue="other") == 0
         with (
-            workers(tmp_path / "w", server.tcp_url, queue="short", **quick) as (worker,),
+            workers(tmp_path / "w", server.tcp_url, queue="short", env=quick) as (worker,),
             mrcelery.submit(job_file(GATED), str(gate.text), queue="short", **settings),
         ):
             eventually(gate.starts, "the task runs")
