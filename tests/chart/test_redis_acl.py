@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import redis
@@ -30,7 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChartRedis]:
 
 
 def test_nobody_comes_in_without_the_password(server: ChartRedis) -> None:
-    for more in ({}, {"username": "mrcelery", "password": "guess"}):
+    guesses: list[dict[str, Any]] = [{}, {"username": "mrcelery", "password": "guess"}]
+    for more in guesses:
         with redis.Redis(port=server.port, **more) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
     server.admin.acl_log_reset()

@@ -86,7 +86,13 @@ def test_settings_that_lose_data(server_settings: dict[str, str], bad: dict[str,
 def test_a_replica_and_its_primary() -> None:
     with redis_server() as primary, redis_server(replicaof=f"127.0.0.1 {primary.port}") as replica:
         with closing(RedisJobStore(replica.tcp_url)) as store:
-            eventually(lambda: b"master_link_status:up" in store.call(("INFO", "replication"))[0], "they are linked")
+
+            def linked() -> bool:
+                (told,) = store.call(("INFO", "replication"))
+                assert isinstance(told, bytes)
+                return b"master_link_status:up" in told
+
+            eventually(linked, "they are linked")
         bad = found(broker=replica.tcp_url)
         assert bad["broker: role"].level == "fail"
         assert f"a replica of 127.0.0.1:{primary.port}" in bad["broker: role"].saw

@@ -70,7 +70,8 @@ def parts(folder: Path) -> list[Path]:
 
 
 def json_results(folder: Path) -> dict[Any, Any]:
-    return dict(map(json.loads, line.split("\t")) for p in parts(folder) for line in p.read_text().splitlines())
+    lines = (line.split("\t") for p in parts(folder) for line in p.read_text().splitlines())
+    return {json.loads(k): json.loads(v) for k, v in lines}
 
 
 def test_csv_in_and_out(runner: str, sales: Path, tmp_path: Path, job_file: Callable[..., str]) -> None:

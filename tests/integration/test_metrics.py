@@ -241,6 +241,7 @@ def test_a_scrape_costs_the_same_however_many_tasks(
 
             def used() -> int:
                 (text,) = lonely.store.call(("INFO", "commandstats"))
+                assert isinstance(text, bytes)
                 found = re.findall(rb"cmdstat_(?:llen|hlen|hmget|zcount|hscan|lrange):calls=(\d+)", text)
                 return sum(map(int, found))
 

@@ -17,6 +17,7 @@ from mrcelery import JobHandle
 from mrcelery.errors import MRCeleryError
 from mrcelery.jobstore.connection import connect
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.runners.redis_server import find_server
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
@@ -30,7 +31,6 @@ from tests.support.services import (
     RedisServer,
     Worker,
     eventually,
-    find_server,
     free_port,
     redis_server,
     results,
@@ -285,6 +285,7 @@ def test_failover_by_sentinel(hangs: bool, job_file: JobFile, tmp_path: Path) ->
                 eventually(lambda: any(b"o_down" in text for text in told("master")), "it is taken for dead")
             gate.open()
             if hangs:
+                assert replica.process is not None
                 os.kill(replica.process.pid, signal.SIGCONT)
             eventually(lambda: state(handle) == "succeeded", "the job is done")
             assert list(handle) == [("seen", 2)]

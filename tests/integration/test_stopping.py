@@ -14,6 +14,7 @@ import pytest
 import mrcelery
 from mrcelery import JobHandle
 from mrcelery.errors import JobFailedError
+from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
@@ -145,7 +146,9 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
         eventually(lambda: gate.starts() == 4, "four maps run")
         running = gate.pids()
         assert handle.cancel()
-        store = handle.runner.store  # type: ignore[union-attr]
+        assert handle.runner is not None
+        store = handle.runner.store
+        assert isinstance(store, RedisJobStore)
         eventually(lambda: store.call(("HLEN", "unacked"), ("LLEN", "q")) == [0, 0], "all tasks have ended")
         assert any(map(alive, running)) != killed
         kept = {object_keys.spec(handle.id), object_keys.code(handle.id), object_keys.plan_page(handle.id, 0, 0)}

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -110,7 +110,7 @@ class Gate:
         (self._seen / "go").touch()
 
 
-def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+def eventually(condition: Callable[[], T | Literal[False] | None], what: str, seconds: float = PATIENCE) -> T:
     """The first true value of ``condition``; fails the test where there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
