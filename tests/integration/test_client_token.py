@@ -64,9 +64,10 @@ def test_something_else_with_the_same_token_is_refused(
             ((word_count, str(text)), {"reducers": 3}, "other options"),
             ((other, str(text)), {"jobconf": {"a": "b"}}, "another job and other options"),
         ]
+        again: Callable[..., mrcelery.JobHandle] = mrcelery.submit
         for args, more, says in cases:
             with pytest.raises(UsageError, match=f"stands for job {job.id}, which was submitted with {says}: give"):
-                mrcelery.submit(*args, **given, **more)
+                again(*args, **given, **more)
         assert mrcelery.submit(word_count, str(text), **given).id == job.id
 
 
