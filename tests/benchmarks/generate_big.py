@@ -94,7 +94,7 @@ class ZipfText:
 
     def text(self, ranks: np.ndarray[Any, Any], lines: bool) -> bytes:
         """The words, a blank after each; where ``lines``, a newline after about one in 12, and after the last."""
-        flat = self._bytes[ranks].ravel()
+        flat: np.ndarray[Any, Any] = self._bytes[ranks].ravel()
         flat = flat[flat != 0]
         if lines:
             ends = np.cumsum(self._lengths[ranks]) - 1

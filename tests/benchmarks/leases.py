@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import mrcelery
 from mrcelery.errors import MRCeleryError
@@ -77,7 +78,7 @@ def main() -> None:
         print(f"told                  {line}")
 
 
-def measure(folder: Path, args: argparse.Namespace) -> dict[str, object]:
+def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     job, text, log = folder / "sleeps.py", folder / "in.txt", folder / "log"
     job.write_text(JOB)
     text.write_text("".join(f"{number:0{WIDTH - 1}d}\n" for number in range(args.tasks)))

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.states import FINAL
@@ -103,7 +104,8 @@ def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
                 job = next((name for name in store.jobs(5) if name not in known), "")
             fields = store.fields(job) if job else {}
             if published is None and (total := int(fields.get("total.0.map", 0))):
-                queued = sum(store.call(("LLEN", "celery"), ("HLEN", "unacked")))
+                counts: list[Any] = store.call(("LLEN", "celery"), ("HLEN", "unacked"))
+                queued = sum(counts)
                 if fields["stage"] != "map" or queued + store.done(StageId(job, 0, "map")) >= total:
                     published = now
             workers = sum(map(rss, family(warm.worker)))

@@ -65,7 +65,8 @@ def ratio(result: Result, one: str, other: str) -> float | None:
 
 
 def median(result: Result, name: str, what: str) -> float:
-    return statistics.median(run[what] for run in result["runs"][name] if run)
+    found: float = statistics.median(run[what] for run in result["runs"][name] if run)
+    return found
 
 
 def markdown(results: dict[str, Result], about: str) -> str:

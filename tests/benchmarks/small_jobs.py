@@ -102,10 +102,11 @@ def main() -> None:
         }
         missing = []
         dask = ["wc_dask.py", "text.txt", str(options.workers)]
-        for name, module, command, check in (
+        peers: list[tuple[str, str, list[str], Check]] = [
             ("mrjob, inline", "mrjob", ["wc_mrjob.py", "--no-conf", "text.txt"], json_pairs),
             ("Dask LocalCluster", "dask.bag, distributed", dask, repr_pairs),
-        ):
+        ]
+        for name, module, command, check in peers:
             if has(options.peer_python, module):
                 contestants[name] = ([options.peer_python, *command], bare, check)
             else:

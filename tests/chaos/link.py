@@ -108,10 +108,10 @@ class Link:
         except BaseExceptionGroup:
             pass  # one direction has ended, and took the other one with it
         finally:
-            for end in (writer, onward):
-                if end is not None:
-                    self._writers.discard(end)
-                    end.close()
+            for opened in (writer, onward):
+                if opened is not None:
+                    self._writers.discard(opened)
+                    opened.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):

@@ -127,7 +127,7 @@ def line(outcome: Outcome) -> str:
 
 def table(outcomes: list[Outcome], *, markdown: bool) -> str:
     """Runs by the kinds of faults they met, and what those cost that met only this one."""
-    rows = [("fault", "runs", "right", "hangs", "alone", "median s more", "worst s more")]
+    rows: list[tuple[str, ...]] = [("fault", "runs", "right", "hangs", "alone", "median s more", "worst s more")]
     for kind in [*FAULTS, "all"]:
         met = [one for one in outcomes if kind == "all" or kind in one.kinds]
         alone = [one.disturbed - one.undisturbed for one in met if one.kinds == [kind] and one.disturbed]

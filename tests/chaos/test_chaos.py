@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mrcelery.errors import ConfigError
-from tests.support.services import environment, find_server, missing
+from mrcelery.runners.redis_server import find_server
+from tests.support.services import environment, missing
 
 pytestmark = pytest.mark.timeout(3600)  # the first one runs all the seeds
 

@@ -63,7 +63,8 @@ class ChartRedis:
 
     def refused(self) -> set[str]:
         """Commands, keys and channels that the user was refused so far."""
-        return {one["object"] for one in self.admin.acl_log()}
+        log: list[dict[str, Any]] = self.admin.acl_log()
+        return {one["object"] for one in log}
 
     def stop(self) -> None:
         self.admin.close()

@@ -32,7 +32,7 @@ def test_a_job_with_the_authority_that_the_chart_mounts(tmp_path: Path, monkeypa
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))  # for this process, which asks whether the worker is there
         given = ("MRCELERY_BROKER", "MRCELERY_SCRATCH", "TMPDIR")
         own = {name: value for name, value in trusted.items() if name not in given}
-        with workers(tmp_path / "w", trusted["MRCELERY_BROKER"], **own):
+        with workers(tmp_path / "w", trusted["MRCELERY_BROKER"], env=own):
             ran = subprocess.run(hello, env=environment(**trusted), capture_output=True, text=True, timeout=100)
         assert ran.returncode == 0, ran.stderr
         assert "hello\t3" in ran.stdout

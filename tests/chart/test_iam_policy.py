@@ -110,7 +110,7 @@ def mrcelery(folder: Path, keys: Keys, *words: str, **more: str) -> subprocess.C
 
 def test_a_fleet_and_its_clients_need_no_more_than_the_policies(guard: Guard, tmp_path: Path) -> None:
     fleet, client, bucket = guard.user("worker-policy"), guard.user("client-policy"), guard.bucket
-    with proxy() as log, redis_server() as server, guard.watch(), workers(tmp_path / "w", server.tcp_url, **fleet):
+    with proxy() as log, redis_server() as server, guard.watch(), workers(tmp_path / "w", server.tcp_url, env=fleet):
         settings = {"MRCELERY_BROKER": server.tcp_url, "MRCELERY_STORAGE": f"s3://{bucket}/mrcelery"}
         for words in (
             ["submit", "wc.py", f"s3://{bucket}/input/", "-o", f"s3://{bucket}/output/counts"],

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import redis
@@ -30,7 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChartRedis]:
 
 
 def test_nobody_comes_in_without_the_password(server: ChartRedis) -> None:
-    for more in ({}, {"username": "mrcelery", "password": "guess"}):
+    guesses: list[dict[str, Any]] = [{}, {"username": "mrcelery", "password": "guess"}]
+    for more in guesses:
         with redis.Redis(port=server.port, **more) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
     server.admin.acl_log_reset()
@@ -73,7 +75,7 @@ def test_jobs_run_as_that_user_also_where_workers_die_and_stop(server: ChartRedi
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
-    with workers(tmp_path / "a", server.url, 2, queue=QUEUE, extra=["-E"], **settings) as (first, second):
+    with workers(tmp_path / "a", server.url, 2, queue=QUEUE, extra=["-E"], env=settings) as (first, second):
         assert sorted(run("submit", "wc.py", "text").splitlines()) == ['"a"\t2000', '"b"\t1000']
         assert "hello\t3" in run("hello")
         gate = Gate(tmp_path, 4)
@@ -82,7 +84,7 @@ def test_jobs_run_as_that_user_also_where_workers_die_and_stop(server: ChartRedi
             queue=QUEUE, split_size=gate.split_size, reducers=2,
         ) as handle:  # fmt: skip
             eventually(lambda: gate.starts() == 4, "all maps run")
-            with workers(tmp_path / "b", server.url, range(2, 3), queue=QUEUE, concurrency=4, **settings):
+            with workers(tmp_path / "b", server.url, range(2, 3), queue=QUEUE, concurrency=4, env=settings):
                 os.killpg(first.process.pid, signal.SIGKILL)
                 second.process.send_signal(signal.SIGTERM)
                 eventually(lambda: gate.starts() >= 8, "they run elsewhere")

@@ -70,7 +70,7 @@ def test_moves(store: JobStore, job: str) -> None:
     assert store.move(job, "failed", {"failure": "{}"})
     assert store.state(job) == "failed"
     for state in ("running", "succeeded", "failed", "cancelled"):
-        assert not store.move(job, state, {"failure": "other"})  # type: ignore[arg-type]
+        assert not store.move(job, state, {"failure": "other"})
     assert store.fields(job)["failure"] == "{}"
     assert store.state(job) == "failed"
 
@@ -80,7 +80,7 @@ def test_of_many_that_end_a_job_one_does(connect: Open) -> None:
     for number in range(5):
         job = f"race-{number}"
         store.create(job, FIELDS, b"")
-        states = sorted(FINAL)
+        states = sorted(state for state in STATES if state in FINAL)
         won = race(connect, 12, lambda one, n: one.move(job, states[n % 3], {"by": str(n)}))  # noqa: B023
         assert sorted(won) == [False] * 11 + [True]
         winner = won.index(True)
@@ -92,7 +92,7 @@ def test_the_jobs_that_have_not_ended(store: JobStore) -> None:
     for number, state in enumerate(STATES):
         store.create(state, {**FIELDS, "created": repr(1000.0 + number)}, b"")
         if state != "queued":
-            assert store.move(state, state)  # type: ignore[arg-type]
+            assert store.move(state, state)
     assert store.live() == ["queued", "running"]
     store.drop("running")
     assert store.live() == ["queued"]

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from mrcelery.jobstore.base import JobStore
+from mrcelery.schema.structs import Kind
 from mrcelery.schema.task_id import StageId, TaskId
 from tests.support.jobstores import FIELDS, Open, race
 
@@ -103,7 +104,8 @@ def test_thousands_of_commits(store: JobStore, job: str) -> None:
 
 
 def test_a_stage_that_is_forgotten(store: JobStore, job: str) -> None:
-    for step, kind in ((0, "map"), (0, "reduce"), (1, "map"), (10, "map")):
+    stages: list[tuple[int, Kind]] = [(0, "map"), (0, "reduce"), (1, "map"), (10, "map")]
+    for step, kind in stages:
         store.add_commit(TaskId(job, step, kind, 0), b"x")
     store.forget_stage(StageId(job, 0, "map"))
     assert store.commits(StageId(job, 0, "map")) == {}

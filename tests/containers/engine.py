@@ -50,7 +50,7 @@ def _succeeds(*command: str, patience: float = 30) -> bool:
 @cache
 def _client() -> str:
     """The first ``docker`` on PATH that can build with BuildKit: by itself (until 20.10), or with its plugin."""
-    found = [str(path) for folder in os.get_exec_path() if os.access(path := Path(folder, "docker"), os.X_OK)]
+    found = [str(one) for folder in os.get_exec_path() if os.access(one := Path(folder, "docker"), os.X_OK)]
     for path in found:
         version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout.split()
         if "version" in version and int(version[version.index("version") + 1].split(".")[0]) < 23:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ DIES = """
 
 
 @pytest.fixture(params=["local", "celery"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, object]]:
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Settings of a runner with real worker processes."""
     if request.param == "local":
         yield {"runner": "local", "workers": 2, "storage": str(tmp_path / "storage")}
@@ -65,7 +66,7 @@ def marks(tmp_path: Path) -> Path:
 
 
 def test_a_poison_task_ends_its_job_with_the_reason(
-    settings: dict[str, object], job_file: JobFile, tmp_path: Path, marks: Path
+    settings: dict[str, Any], job_file: JobFile, tmp_path: Path, marks: Path
 ) -> None:
     text = tmp_path / "in.txt"
     text.write_text("a\ndie-map\n")
@@ -90,7 +91,7 @@ def test_a_poison_task_ends_its_job_with_the_reason(
         assert sorted(handle) == [("a", 1), ("b", 1)]
 
 
-def test_a_task_that_dies_once_is_tried_again(settings: dict[str, object], job_file: JobFile, tmp_path: Path) -> None:
+def test_a_task_that_dies_once_is_tried_again(settings: dict[str, Any], job_file: JobFile, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     job = job_file(
         f"""
@@ -123,7 +124,7 @@ def test_a_task_that_dies_once_is_tried_again(settings: dict[str, object], job_f
 
 
 def test_records_that_kill_their_process_are_found_and_skipped(
-    settings: dict[str, object], job_file: JobFile, tmp_path: Path, marks: Path
+    settings: dict[str, Any], job_file: JobFile, tmp_path: Path, marks: Path
 ) -> None:
     """Three in one map task and one key of a reduce task: more deaths than attempts are allowed."""
     lines = [f"line-{number:05d}" for number in range(2000)]
@@ -150,7 +151,7 @@ def test_records_that_kill_their_process_are_found_and_skipped(
 
 
 def test_batches_that_kill_their_process(
-    settings: dict[str, object], job_file: JobFile, tmp_path: Path, marks: Path
+    settings: dict[str, Any], job_file: JobFile, tmp_path: Path, marks: Path
 ) -> None:
     job = job_file(
         """
@@ -178,7 +179,7 @@ def test_batches_that_kill_their_process(
 
 
 def test_more_bad_records_than_allowed_in_all_tasks_together(
-    settings: dict[str, object], job_file: JobFile, tmp_path: Path
+    settings: dict[str, Any], job_file: JobFile, tmp_path: Path
 ) -> None:
     job = job_file(
         """
@@ -224,7 +225,7 @@ HOARDS = """
 @pytest.mark.skipif(sys.platform != "linux", reason="the ceiling is Linux's")
 @pytest.mark.parametrize("grain", ["bytes(1 << 20)", "(hoard[-1],)"])
 def test_code_that_hoards_memory_is_told_so(
-    settings: dict[str, object], job_file: JobFile, tmp_path: Path, grain: str
+    settings: dict[str, Any], job_file: JobFile, tmp_path: Path, grain: str
 ) -> None:
     """In large pieces, and in small ones, where nothing is left to say so with."""
     text = tmp_path / "in.txt"

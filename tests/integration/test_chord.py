@@ -15,7 +15,7 @@ from mrcelery.errors import TaskError
 from mrcelery.jobstore.messages import start_message
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode
-from mrcelery.schema.structs import Commit, StageSummary
+from mrcelery.schema.structs import Commit, Kind, StageSummary
 from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.worker import tasks as executor_tasks
 from tests.support.services import Fleet, Quiet, eventually, results
@@ -321,15 +321,14 @@ def test_storage_keys(fleet: Fleet, word_count: str, tmp_path: Path) -> None:
     fixed.add(object_keys.plan_page(job, 0, 0))
     fixed |= {object_keys.stage_summary(StageId(job, 0, "map")), object_keys.stage_summary(StageId(job, 0, "reduce"))}
     fixed |= {object_keys.shuffle_input(job, 0, number) for number in range(2)}
-    fixed |= {
-        object_keys.commit(TaskId(job, 0, kind, n)) for kind, tasks in (("map", 3), ("reduce", 2)) for n in range(tasks)
-    }
+    stages: list[tuple[Kind, int]] = [("map", 3), ("reduce", 2)]
+    fixed |= {object_keys.commit(TaskId(job, 0, kind, n)) for kind, tasks in stages for n in range(tasks)}
     assert fixed <= found
     named = set()
-    for kind, tasks in (("map", 3), ("reduce", 2)):
+    for kind, tasks in stages:
         summed = 0
         for number in range(tasks):
-            commit = decode((storage / object_keys.commit(TaskId(job, 0, kind, number))).read_bytes(), Commit)  # type: ignore[arg-type]
+            commit = decode((storage / object_keys.commit(TaskId(job, 0, kind, number))).read_bytes(), Commit)
             assert (commit.job, commit.step, commit.kind, commit.task) == (job, 0, kind, number)
             for part in commit.parts:
                 assert part.key == object_keys.part(TaskId(job, 0, kind, number), part.partition, commit.attempt)

@@ -55,7 +55,7 @@ def test_something_else_with_the_same_token_is_refused(
         job.wait(PATIENCE)
         (tmp_path / "other.txt").write_text("x")
         other = job_file(OTHER, "other/wc.py")
-        for args, more, says in (
+        cases: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
             ((other, str(text)), {}, "another job"),
             ((word_count, str(text)), {"name": "renamed"}, "another job"),
             ((word_count, str(tmp_path / "other.txt")), {}, "other inputs"),
@@ -63,9 +63,11 @@ def test_something_else_with_the_same_token_is_refused(
             ((word_count, str(text), str(tmp_path / "out")), {}, "another output"),
             ((word_count, str(text)), {"reducers": 3}, "other options"),
             ((other, str(text)), {"jobconf": {"a": "b"}}, "another job and other options"),
-        ):
+        ]
+        again: Callable[..., mrcelery.JobHandle] = mrcelery.submit
+        for args, more, says in cases:
             with pytest.raises(UsageError, match=f"stands for job {job.id}, which was submitted with {says}: give"):
-                mrcelery.submit(*args, **given, **more)  # type: ignore[arg-type]
+                again(*args, **given, **more)
         assert mrcelery.submit(word_count, str(text), **given).id == job.id
 
 

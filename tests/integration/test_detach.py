@@ -142,7 +142,7 @@ def test_a_job_from_submit_to_clean(fleet: Fleet, gate_job: str, text: Path, gat
 
     printed = command("cat", job, env=fleet.env)
     assert printed.returncode == 0
-    pairs = dict(map(json.loads, line.split("\t")) for line in printed.stdout.splitlines())
+    pairs = {json.loads(k): json.loads(v) for k, v in (line.split("\t") for line in printed.stdout.splitlines())}
     pairs.pop("waiting", None)
     assert pairs == {"a rose is a rose": 1, "is a rose": 1}
 
@@ -226,7 +226,7 @@ def test_a_token_of_a_client_that_died_before_the_job_was_on_the_queue(
 
 
 def test_a_token_of_a_job_that_is_done(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:
-    args = ["submit", word_count, text, "-o", tmp_path / "out", "--client-token", os.urandom(8).hex()]
+    args: list[str | Path] = ["submit", word_count, text, "-o", tmp_path / "out", "--client-token", os.urandom(8).hex()]
     assert command(*args, env=fleet.env).returncode == 0
     assert command(*args, env=fleet.env).returncode == 0
 

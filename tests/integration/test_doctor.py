@@ -71,7 +71,7 @@ def test_settings_that_lose_data(server_settings: dict[str, str], bad: dict[str,
     renamed = server_settings.pop("rename_command", "").split()
     if "cluster_enabled" in server_settings:
         server_settings["cluster_port"] = str(free_port())
-    with redis_server(**server_settings) as server:
+    with redis_server(settings=server_settings) as server:
         if renamed:
             server.stop()
             server.command += ["--rename-command", *renamed]
@@ -86,7 +86,13 @@ def test_settings_that_lose_data(server_settings: dict[str, str], bad: dict[str,
 def test_a_replica_and_its_primary() -> None:
     with redis_server() as primary, redis_server(replicaof=f"127.0.0.1 {primary.port}") as replica:
         with closing(RedisJobStore(replica.tcp_url)) as store:
-            eventually(lambda: b"master_link_status:up" in store.call(("INFO", "replication"))[0], "they are linked")
+
+            def linked() -> bool:
+                (told,) = store.call(("INFO", "replication"))
+                assert isinstance(told, bytes)
+                return b"master_link_status:up" in told
+
+            eventually(linked, "they are linked")
         bad = found(broker=replica.tcp_url)
         assert bad["broker: role"].level == "fail"
         assert f"a replica of 127.0.0.1:{primary.port}" in bad["broker: role"].saw
@@ -208,9 +214,9 @@ def test_failing_is_exit_code_3(tmp_path: Path) -> None:
 
 
 def test_a_worker_of_another_queue_and_one_that_vanished(tmp_path: Path) -> None:
-    with redis_server(**AOF) as server:
+    with redis_server(settings=AOF) as server:
         quick = {"MRCELERY_VISIBILITY_TIMEOUT": "1"}
-        with workers(tmp_path / "w", server.tcp_url, queue="other", **quick) as (worker,):
+        with workers(tmp_path / "w", server.tcp_url, queue="other", env=quick) as (worker,):
             told = lambda: found(broker=server.tcp_url)["workers"].saw  # noqa: E731
             eventually(lambda: "but on other" in told(), "the worker is seen")
             eventually(lambda: "workers" not in found(broker=server.tcp_url, queue="other"), "nothing is wrong with it")
@@ -221,7 +227,7 @@ def test_a_worker_of_another_queue_and_one_that_vanished(tmp_path: Path) -> None
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    with redis_server(**AOF) as server:
+    with redis_server(settings=AOF) as server:
         yield server
 
 
@@ -274,7 +280,7 @@ def test_a_worker_of_a_version_to_come(server: RedisServer, store: RedisJobStore
 
 
 def test_over_tls(tmp_path: Path) -> None:
-    with tls_redis_server(tmp_path, **AOF) as (server, certificate):
+    with tls_redis_server(tmp_path, AOF) as (server, certificate):
         url = f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate}"
         assert levels(broker=url) == LONELY
         assert levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"  # we sign it ourselves

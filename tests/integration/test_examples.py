@@ -20,7 +20,7 @@ from mrcelery.errors import ConfigError, UsageError
 from mrcelery.shipping.job_file import load_job
 from tests.support import generate
 
-Run = Callable[..., mrcelery.JobStatus]
+Run = Callable[..., dict[str, dict[str, int]]]
 
 
 def cluster_is_there() -> bool:

@@ -39,7 +39,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list
     """A storage with three jobs in it, and no broker; their ids, newest first."""
     folder = tmp_path_factory.mktemp("past")
     (folder / "text").write_text("a b\n")
-    jobs = []
+    jobs: list[str] = []
     for name, more in (("First one", {}), ("second", {"owner": "zoe"}), ("First two", {"client_token": "t"})):
         with mrcelery.run(
             "mrcelery.examples.word_count", str(folder / "text"), runner="inline", storage=str(folder / "store"),
@@ -107,7 +107,7 @@ def test_filters(past: tuple[dict[str, str], list[str]]) -> None:
 def test_as_one_list(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:
     settings = {**fleet.settings, "storage": str(tmp_path / "store"), "owner": os.urandom(4).hex()}
     env = {**fleet.env, "MRCELERY_STORAGE": settings["storage"]}
-    jobs = []
+    jobs: list[str] = []
     for number in range(4):
         with mrcelery.submit(word_count, str(text), **settings) as job:
             job.wait(PATIENCE)
@@ -130,7 +130,7 @@ def log(bucket: str) -> Iterator[Log]:
 def test_what_it_asks_of_s3(log: Log, bucket: str, text: Path, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """One listing, whatever lies in the jobs' folders, and two small objects for each job that is shown."""
     root = f"s3://{bucket}/{os.urandom(4).hex()}"
-    jobs = []
+    jobs: list[str] = []
     for _ in range(3):
         with mrcelery.run("mrcelery.examples.word_count", str(text), runner="inline", storage=root, keep=True) as job:
             jobs.insert(0, job.id)

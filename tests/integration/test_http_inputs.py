@@ -174,7 +174,7 @@ def test_ranges_are_slices(serve: Serve) -> None:
 
 
 def test_a_download_that_breaks_is_taken_up_where_it_stopped(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     root, handler = serve(break_at=40_000)
     storage, key = locate(f"{root}/data.txt")
     assert b"".join(storage.stream(key, chunk=1000)) == DATA
@@ -182,7 +182,7 @@ def test_a_download_that_breaks_is_taken_up_where_it_stopped(serve: Serve, monke
 
 
 def test_a_download_that_breaks_again_and_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     root, _ = serve(ranges=False, break_at=40_000)
     storage, key = locate(f"{root}/data.txt")
     with pytest.raises(StorageUnreachableError, match="breaks off at byte 40000 again and again"):
@@ -190,7 +190,7 @@ def test_a_download_that_breaks_again_and_again(serve: Serve, monkeypatch: pytes
 
 
 def test_a_file_that_is_replaced_meanwhile(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     root, _ = serve(break_at=40_000, changes=True)
     storage, key = locate(f"{root}/data.txt")
     with pytest.raises(CorruptDataError, match="was replaced while it was read"):

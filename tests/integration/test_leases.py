@@ -101,11 +101,11 @@ def test_a_killed_workers_tasks_run_elsewhere(
     gate = Gate(tmp_path, 2)
     quick = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": visibility}
     with (
-        workers(tmp_path / "a", server.tcp_url, **quick) as (first,),
+        workers(tmp_path / "a", server.tcp_url, env=quick) as (first,),
         submit(server, job_file(GATED), gate.text, tmp_path, split_size=gate.split_size, reducers=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **quick):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), env=quick):
             os.killpg(first.process.pid, signal.SIGKILL)  # the main process with its children, as a machine goes
             eventually(lambda: gate.starts() == 4, "both run elsewhere")
             gate.open()
@@ -148,7 +148,7 @@ def test_a_hung_task_is_killed(
     gate = Gate(tmp_path, 1)
     limits = {"MRCELERY_VISIBILITY_TIMEOUT": SHORT, "MRCELERY_TASK_TIMEOUT": "2"}
     with (
-        workers(tmp_path, server.tcp_url, queue="q", **limits) as (worker,),
+        workers(tmp_path, server.tcp_url, queue="q", env=limits) as (worker,),
         submit(server, job_file(source), gate.text, tmp_path) as handle,
     ):
         handle.wait(PATIENCE)
@@ -174,7 +174,7 @@ def test_a_task_that_hangs_each_time_ends_its_job_with_the_reason(
 ) -> None:
     limits = {"MRCELERY_VISIBILITY_TIMEOUT": SHORT, "MRCELERY_TASK_TIMEOUT": "1"}
     with (
-        workers(tmp_path, server.tcp_url, queue="q", **limits),
+        workers(tmp_path, server.tcp_url, queue="q", env=limits),
         submit(server, job_file(STUCK), text, tmp_path, max_attempts=2) as handle,
         pytest.raises(JobFailedError, match=r"it made no progress for \d+ s \(MRCELERY_TASK_TIMEOUT\).*set_status"),
     ):
@@ -186,11 +186,11 @@ def test_an_attempt_that_still_runs_has_not_failed(server: RedisServer, job_file
     gate = Gate(tmp_path, 1)
     quick = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": SHORT}
     with (
-        workers(tmp_path / "a", server.tcp_url, **quick) as (first,),
+        workers(tmp_path / "a", server.tcp_url, env=quick) as (first,),
         submit(server, job_file(YIELDING_GATED), gate.text, tmp_path, max_attempts=1, speculative=False) as handle,
     ):
         eventually(lambda: gate.starts() == 1, "the map runs")
-        with workers(tmp_path / "b", server.tcp_url, range(1, 2), **quick):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), env=quick):
             os.kill(first.process.pid, signal.SIGSTOP)
             eventually(lambda: gate.starts() == 2, "it runs elsewhere, too")
             gate.open()

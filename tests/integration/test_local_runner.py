@@ -114,7 +114,7 @@ def test_a_job_that_succeeds_leaves_nothing(place: Path, word_count: str, text: 
     done = command("submit", word_count, text, "-R", "2", "--workers", "2", env=env(place))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    pairs = dict(map(json.loads, line.split("\t")) for line in done.stdout.splitlines())
+    pairs = {json.loads(k): json.loads(v) for k, v in (line.split("\t") for line in done.stdout.splitlines())}
     assert pairs == {"a": 3, "rose": 3, "is": 2}
     assert processes_at(place) == {}
     assert list(place.iterdir()) == []

@@ -170,7 +170,7 @@ def test_workers_that_vanish(server: RedisServer, settings: dict[str, Any], job_
     with exporter(server.tcp_url, "--queue", "short", "--queue", "other") as url:
         assert scrape(url)("work", queue="other") == 0
         with (
-            workers(tmp_path / "w", server.tcp_url, queue="short", **quick) as (worker,),
+            workers(tmp_path / "w", server.tcp_url, queue="short", env=quick) as (worker,),
             mrcelery.submit(job_file(GATED), str(gate.text), queue="short", **settings),
         ):
             eventually(gate.starts, "the task runs")
@@ -241,6 +241,7 @@ def test_a_scrape_costs_the_same_however_many_tasks(
 
             def used() -> int:
                 (text,) = lonely.store.call(("INFO", "commandstats"))
+                assert isinstance(text, bytes)
                 found = re.findall(rb"cmdstat_(?:llen|hlen|hmget|zcount|hscan|lrange):calls=(\d+)", text)
                 return sum(map(int, found))
 

@@ -66,7 +66,7 @@ def test_lost_messages(quiet: Quiet, traced: Traced, lost: str) -> None:
             messages = quiet.take()
             for message in messages[1:] if lost == "one map" else []:
                 quiet.store.push(quiet.name, message)
-        with quiet.workers(**QUICK):
+        with quiet.workers(env=QUICK):
             handle.wait(90)
         assert results(handle) == COUNTS
     assert set(traced.runs().values()) == {1}
@@ -124,7 +124,7 @@ def test_a_process_killed_around_the_count_of_its_chord(
     source = dedent(KILLER).format(flag=flag, module=module, owner=owner, method=method, after=after)
     (patch / "sitecustomize.py").write_text(source)
     path = os.pathsep.join([str(patch), os.environ.get("PYTHONPATH", "")])
-    with quiet.workers(PYTHONPATH=path, **QUICK), traced.submit(**quiet.settings) as handle:
+    with quiet.workers(PYTHONPATH=path, env=QUICK), traced.submit(**quiet.settings) as handle:
         handle.wait(90)
         assert results(handle) == COUNTS
     assert os.path.exists(flag)
@@ -134,7 +134,7 @@ def test_a_process_killed_around_the_count_of_its_chord(
 @pytest.mark.parametrize("stage", ["a1", "reduce-a"])
 def test_the_queue_is_flushed_in_mid_job(quiet: Quiet, traced: Traced, stage: str) -> None:
     gate = traced.gate(f"wait-{stage}")
-    with quiet.workers(concurrency=1, **QUICK), traced.submit(**quiet.settings) as handle:
+    with quiet.workers(concurrency=1, env=QUICK), traced.submit(**quiet.settings) as handle:
         eventually(lambda: traced.runs().get(stage), "the task runs")
         quiet.store.call(("DEL", quiet.name))
         gate.unlink()
@@ -151,7 +151,7 @@ def test_redis_forgets_everything_in_mid_job(
     """What had committed is not run again; the job is entered again by who waits for it, or by a worker."""
     gate = traced.gate(f"wait-{stage}")
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
-    with workers(tmp_path, server.tcp_url, queue="q", **QUICK), traced.submit(**settings) as handle:
+    with workers(tmp_path, server.tcp_url, queue="q", env=QUICK), traced.submit(**settings) as handle:
         committed = [line for line in LINES if line != stage]
         store = open_storage(str(tmp_path / "storage"))
 
@@ -198,7 +198,7 @@ def test_redis_restarts_empty_and_its_workers_are_replaced(server: RedisServer, 
     gate = traced.gate("wait-c2")
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
     with traced.submit(**settings) as handle:
-        with workers(tmp_path / "first", server.tcp_url, queue="q", **QUICK):
+        with workers(tmp_path / "first", server.tcp_url, queue="q", env=QUICK):
             eventually(
                 lambda: handle.status().stages and handle.status().stages[0].succeeded == 5, "all but one are done"
             )
@@ -206,7 +206,7 @@ def test_redis_restarts_empty_and_its_workers_are_replaced(server: RedisServer, 
         server.stop()
         gate.unlink()
         server.start()
-        with workers(tmp_path / "second", server.tcp_url, queue="q", **QUICK):
+        with workers(tmp_path / "second", server.tcp_url, queue="q", env=QUICK):
             handle.wait(90)
         assert results(handle) == COUNTS
     assert traced.runs() == {**dict.fromkeys(LINES, 1), "c2": 2, "reduce-a": 1, "reduce-b": 1, "reduce-c": 1}
@@ -214,9 +214,9 @@ def test_redis_restarts_empty_and_its_workers_are_replaced(server: RedisServer, 
 
 def test_a_worker_that_is_added_later(quiet: Quiet, traced: Traced, tmp_path: Path) -> None:
     gate = traced.gate("wait-a1")
-    with quiet.workers(concurrency=1, **QUICK), traced.submit(**quiet.settings) as handle:
+    with quiet.workers(concurrency=1, env=QUICK), traced.submit(**quiet.settings) as handle:
         eventually(lambda: traced.runs().get("a1"), "the first task runs")
-        with workers(tmp_path / "more", quiet.server.tcp_url, 1, queue=quiet.name, concurrency=1, **QUICK):
+        with workers(tmp_path / "more", quiet.server.tcp_url, 1, queue=quiet.name, concurrency=1, env=QUICK):
             eventually(lambda: len(traced.runs()) == 6, "the others run beside it")
             gate.unlink()
             handle.wait(90)
@@ -283,8 +283,8 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
     text.write_text("".join(f"{line}\n" * 600 for line in lines))
     settings = {**quiet.settings, "split_size": 3000, "reducers": 1, "speculative": speculative}
     with (
-        quiet.workers(concurrency=1, **QUICK),
-        workers(tmp_path / "more", quiet.server.tcp_url, 1, queue=quiet.name, concurrency=1, **QUICK),
+        quiet.workers(concurrency=1, env=QUICK),
+        workers(tmp_path / "more", quiet.server.tcp_url, 1, queue=quiet.name, concurrency=1, env=QUICK),
         mrcelery.submit(job_file(SLOW), str(text), args=["--folder", str(folder)], **settings) as handle,
     ):
         again = folder / "slow-again"

@@ -17,6 +17,7 @@ from mrcelery import JobHandle
 from mrcelery.errors import MRCeleryError
 from mrcelery.jobstore.connection import connect
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.runners.redis_server import find_server
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
@@ -30,7 +31,6 @@ from tests.support.services import (
     RedisServer,
     Worker,
     eventually,
-    find_server,
     free_port,
     redis_server,
     results,
@@ -55,7 +55,7 @@ def running(broker: str, job_file: JobFile, folder: Path, **variables: str) -> I
     """Two map tasks that run on one worker, in one call of their mapper; it waits for more."""
     gate = Gate(folder, 2)
     with (
-        workers(folder / "a", broker, queue="q", concurrency=3, **variables) as (worker,),
+        workers(folder / "a", broker, queue="q", concurrency=3, env=variables) as (worker,),
         submit(broker, job_file(GATED), gate.text, folder, split_size=gate.split_size, reducers=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
@@ -114,7 +114,7 @@ def test_connections_lost_while_tasks_run(
     trouble: Callable[[RedisServer, Worker], None], times: int, job_file: JobFile, tmp_path: Path
 ) -> None:
     with (
-        redis_server(**DURABLE) as server,
+        redis_server(settings=DURABLE) as server,
         running(server.tcp_url, job_file, tmp_path) as (gate, handle, worker),
     ):
         for _ in range(times):
@@ -128,7 +128,7 @@ def test_connections_lost_while_tasks_run(
 
 
 def test_over_tls(job_file: JobFile, tmp_path: Path) -> None:
-    with tls_redis_server(tmp_path, **DURABLE) as (server, certificate):
+    with tls_redis_server(tmp_path, DURABLE) as (server, certificate):
         broker = f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate}"
         with running(broker, job_file, tmp_path) as (gate, handle, worker):
             restart(server, worker)
@@ -160,7 +160,7 @@ def test_a_server_that_forgets(job_file: JobFile, tmp_path: Path, word_count: st
 def test_a_worker_that_stops_after_it_reconnected(job_file: JobFile, tmp_path: Path) -> None:
     """What it runs was delivered on a connection that is gone, and is requeued all the same."""
     with (
-        redis_server(**DURABLE) as server,
+        redis_server(settings=DURABLE) as server,
         running(server.tcp_url, job_file, tmp_path, MRCELERY_VISIBILITY_TIMEOUT=LONG) as (gate, handle, worker),
     ):
         cut(server, worker)
@@ -176,7 +176,7 @@ def test_a_worker_that_stops_after_it_reconnected(job_file: JobFile, tmp_path: P
 def test_a_child_killed_after_a_reconnection(job_file: JobFile, tmp_path: Path) -> None:
     """Its task is requeued on a connection that is gone."""
     with (
-        redis_server(**DURABLE) as server,
+        redis_server(settings=DURABLE) as server,
         running(server.tcp_url, job_file, tmp_path, MRCELERY_VISIBILITY_TIMEOUT=LONG) as (gate, handle, worker),
     ):
         cut(server, worker)
@@ -205,7 +205,7 @@ def test_an_attempt_that_the_brokers_loss_ends_does_not_count(job_file: JobFile,
     path = os.pathsep.join([str(patch), os.environ.get("PYTHONPATH", "")])
     gate = Gate(tmp_path, 2)
     with (
-        redis_server(**DURABLE) as server,
+        redis_server(settings=DURABLE) as server,
         workers(
             tmp_path / "a", server.tcp_url, queue="q", PYTHONPATH=path, MRCELERY_VISIBILITY_TIMEOUT="4"
         ) as (worker,),
@@ -285,6 +285,7 @@ def test_failover_by_sentinel(hangs: bool, job_file: JobFile, tmp_path: Path) ->
                 eventually(lambda: any(b"o_down" in text for text in told("master")), "it is taken for dead")
             gate.open()
             if hangs:
+                assert replica.process is not None
                 os.kill(replica.process.pid, signal.SIGCONT)
             eventually(lambda: state(handle) == "succeeded", "the job is done")
             assert list(handle) == [("seen", 2)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mrcelery.coordinator.finish import finish, withdraw_output
 from mrcelery.coordinator.start import start
 from mrcelery.errors import JobStoppedError, OutputExistsError, StorageUnreachableError
 from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reporting.report import Report
 from mrcelery.runners.enter import enter
 from mrcelery.schema import object_keys
@@ -119,7 +121,7 @@ def test_two_runs_of_the_last_step_at_once(place: Place) -> None:
     assert place.publisher() == job
 
 
-def at_the_first(what: str, monkeypatch: pytest.MonkeyPatch, storage: Storage, then: Callable[[], None]) -> None:
+def at_the_first(what: str, monkeypatch: pytest.MonkeyPatch, storage: Storage, then: Callable[[], object]) -> None:
     """Do something, once, right before a method of the storage does its work for the first time."""
     method, left = getattr(type(storage), what), [then]
     lock = threading.Lock()
@@ -160,7 +162,7 @@ def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, at: str, mon
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
 def test_a_job_that_ends_as_it_publishes(place: Place, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     job = place.submit()
-    at_the_first("copy", monkeypatch, place.storage, lambda: place.store.move(job, how) and None)
+    at_the_first("copy", monkeypatch, place.storage, lambda: place.store.move(job, how))
     with pytest.raises(JobStoppedError):
         finish(place.runtime, job, 0)
     assert place.names() == []
@@ -275,7 +277,7 @@ def test_the_steps_before_the_last_run_again(place: Place) -> None:
     assert barrier(place.runtime, job, 0) == barrier(place.runtime, job, 0)
     assert finish(place.runtime, job, 0) is None
     assert place.names() == DONE
-    for late in (start, lambda *args: barrier(*args, 0), lambda *args: finish(*args, 0)):
+    for late in (start, partial(barrier, step=0), partial(finish, step=0)):
         with pytest.raises(JobStoppedError):
             late(place.runtime, job)
     with pytest.raises(JobStoppedError):
@@ -323,10 +325,13 @@ def test_the_broker_fails_for_a_while(
         )
         with handle:
             eventually(lambda: len(list(seen.iterdir())) == 2, "both maps run")
+            assert handle.runner is not None
+            redis = handle.runner.store
+            assert isinstance(redis, RedisJobStore)
             if trouble == "restart":
                 server.stop()
             else:
-                handle.runner.store.call(("CONFIG", "SET", "maxmemory", "1"))
+                redis.call(("CONFIG", "SET", "maxmemory", "1"))
             (seen / "go").touch()
             storage = open_storage(str(tmp_path / "storage"))
             commits = [object_keys.commit(TaskId(handle.id, 0, "map", number)) for number in range(2)]
@@ -334,7 +339,7 @@ def test_the_broker_fails_for_a_while(
             if trouble == "restart":
                 server.start()
             else:
-                handle.runner.store.call(("CONFIG", "SET", "maxmemory", "0"))
+                redis.call(("CONFIG", "SET", "maxmemory", "0"))
             handle.wait(60)
             assert list(handle) == [("seen", 2)]
     assert len(list(seen.iterdir())) == 3  # neither ran again

@@ -19,7 +19,7 @@ from tests.support.traced import COUNTS, LINES, QUICK, Traced
 def test_retry(quiet: Quiet, traced: Traced, failing: str) -> None:
     """A job that failed goes on; what had committed is not run again."""
     cause = traced.gate(f"fail-{failing}")
-    with quiet.workers(concurrency=1, **QUICK), traced.submit(**quiet.settings) as handle:
+    with quiet.workers(concurrency=1, env=QUICK), traced.submit(**quiet.settings) as handle:
         with pytest.raises(JobFailedError, match="told to fail"):
             handle.wait(90)
         before = traced.runs()
@@ -43,7 +43,7 @@ def test_retry(quiet: Quiet, traced: Traced, failing: str) -> None:
 def test_the_command_retry(quiet: Quiet, traced: Traced) -> None:
     cause = traced.gate("fail-b1")
     connection = ["--broker", quiet.server.tcp_url, "--storage", quiet.settings["storage"]]
-    with quiet.workers(**QUICK), traced.submit(**quiet.settings) as handle:
+    with quiet.workers(env=QUICK), traced.submit(**quiet.settings) as handle:
         with pytest.raises(JobFailedError):
             handle.wait(90)
         again = command("retry", handle.id, *connection)
@@ -64,7 +64,7 @@ def test_a_job_that_redis_has_forgotten_is_retried_from_storage(
 ) -> None:
     cause = traced.gate("fail-b1")
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
-    with workers(tmp_path, server.tcp_url, queue="q", **QUICK), traced.submit(**settings) as handle:
+    with workers(tmp_path, server.tcp_url, queue="q", env=QUICK), traced.submit(**settings) as handle:
         with pytest.raises(JobFailedError):
             handle.wait(90)
         handle._store.call(("FLUSHALL",))  # type: ignore[union-attr]
@@ -80,7 +80,7 @@ def kept(handle: mrcelery.JobHandle, storage: str) -> set[str]:
 
 def test_a_cancelled_job_is_retried_from_its_beginning(quiet: Quiet, traced: Traced) -> None:
     gate = traced.gate("wait-reduce-b")
-    with quiet.workers(**QUICK), traced.submit(**quiet.settings) as handle:
+    with quiet.workers(env=QUICK), traced.submit(**quiet.settings) as handle:
         eventually(lambda: traced.runs().get("reduce-b"), "a reducer runs")
         assert handle.cancel()
         gate.unlink()
@@ -101,7 +101,7 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
         quiet.run("mrcelery.start", job=handle.id)
         first, *_ = quiet.take()
         quiet.store.push(quiet.name, first)
-        with quiet.workers(**QUICK):
+        with quiet.workers(env=QUICK):
             eventually(lambda: handle.status().stages[0].succeeded == 1, "one map has committed")
             assert len(kept(handle, quiet.settings["storage"])) > 3
             quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
@@ -128,7 +128,7 @@ def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, tra
         handle.retry()
         assert handle.status().state == "queued"
         assert not any(key.endswith("commit.json") for key in kept(handle, quiet.settings["storage"]))
-        with quiet.workers(**QUICK):
+        with quiet.workers(env=QUICK):
             handle.wait(90)
         assert results(handle) == COUNTS
         assert handle.report().totals.tasks == 8

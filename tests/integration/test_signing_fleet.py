@@ -109,7 +109,9 @@ def test_what_is_altered_in_storage_is_refused(
 def test_code_that_was_swapped_in_redis(quiet: Quiet, word_count: str, text: Path) -> None:
     """The bundle's checksum is in the signed request."""
     with mrcelery.submit(word_count, str(text), max_attempts=1, signing_key=KEY, **quiet.settings) as handle:
-        (code,) = quiet.store.call(("KEYS", f"mrcelery:job:{handle.id}:blob:*"))[0]  # type: ignore[misc]
+        (found,) = quiet.store.call(("KEYS", f"mrcelery:job:{handle.id}:blob:*"))
+        assert isinstance(found, list)
+        (code,) = found
         quiet.store.call(("SET", code, b"PK other"))
         with quiet.workers(MRCELERY_SIGNING_KEY=KEY), pytest.raises(mrcelery.JobFailedError) as raised:
             handle.wait(60)

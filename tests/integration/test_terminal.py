@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,9 +219,14 @@ def test_a_glance_takes_two_round_trips(quiet: Quiet, monkeypatch: pytest.Monkey
     quiet.store.move(quiet.name, "running")
     for task in range(9):
         journal.begin(quiet.store, TaskId(quiet.name, 0, "map", task), f"a{task}", "w 1")
-    sent = []
+    sent: list[int] = []
     call = quiet.store.connection.call
-    monkeypatch.setattr(quiet.store.connection, "call", lambda *commands: sent.append(len(commands)) or call(*commands))
+
+    def counted(*commands: Any) -> list[Any]:
+        sent.append(len(commands))
+        return call(*commands)
+
+    monkeypatch.setattr(quiet.store.connection, "call", counted)
     found = glance(quiet.store, quiet.name)
     assert found is not None
     assert [(stage.state, stage.sums.running) for stage in found.stages] == [("running", 9), ("queued", 0)]

@@ -261,12 +261,12 @@ def test_a_bucket_that_is_missing(
     env: dict[str, str], bucket: str, word_count: str, text: Path, tmp_path: Path, what: str
 ) -> None:
     missing = "s3://mrcelery-no-such-bucket/x"
-    arguments = {
+    arguments: dict[str, list[str | Path]] = {
         "storage": [text, "--storage", missing],
         "input": [f"{missing}/in.txt"],
         "output": [text, "-o", missing],
-    }[what]
-    done = command("submit", word_count, *arguments, env=env)
+    }
+    done = command("submit", word_count, *arguments[what], env=env)
     assert done.returncode == 3, done.stderr
     assert done.stderr.startswith("mrcelery: ")
     assert "mrcelery-no-such-bucket" in done.stderr

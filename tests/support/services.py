@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal, NoReturn, TypeVar
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -109,7 +110,7 @@ class Gate:
         (self._seen / "go").touch()
 
 
-def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+def eventually(condition: Callable[[], T | Literal[False] | None], what: str, seconds: float = PATIENCE) -> T:
     """The first true value of ``condition``; fails the test where there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -120,7 +121,7 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE)
         time.sleep(0.02)
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Skip, or fail where the tests run in CI: there, every service must be present."""
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing")
@@ -188,17 +189,21 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(port: int | None = None, command: Sequence[str] = (), **settings: str) -> Iterator[RedisServer]:
-    """A running server; settings as in its configuration file, with ``_`` for ``-``."""
+def redis_server(
+    port: int | None = None,
+    command: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
+    **more: str,
+) -> Iterator[RedisServer]:
+    """A running server; ``settings`` and ``more`` as in its configuration file, with ``_`` for ``-``."""
     try:
         find_server()
     except ConfigError as e:
         missing(str(e))
     # Not pytest's folder: the path of a unix socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="mrc-"))
-    server = RedisServer(
-        folder, free_port() if port is None else port, {k.replace("_", "-"): v for k, v in settings.items()}, command
-    )
+    given = {name.replace("_", "-"): value for name, value in {**settings, **more}.items()}
+    server = RedisServer(folder, free_port() if port is None else port, given, command)
     try:
         server.start()
         yield server
@@ -247,12 +252,13 @@ def workers(
     queue: str = "celery",
     concurrency: int = 2,
     extra: Sequence[str] = (),
+    env: Mapping[str, str] = MappingProxyType({}),
     **variables: str,
 ) -> Iterator[list[Worker]]:
     """Start ``mrcelery worker`` processes and wait until they answer; kill them after the block.
 
     ``numbers`` is how many, or which numbers they bear in their names: those of one queue differ. ``extra`` are
-    arguments for Celery, ``variables`` go into the environment.
+    arguments for Celery, ``env`` and ``variables`` go into the environment.
     """
     folder.mkdir(parents=True, exist_ok=True)
     started = []
@@ -265,8 +271,8 @@ def workers(
             command += ["-c", str(concurrency), "--", "--hostname", f"{name}@here", *extra]
             # TMPDIR: a worker that is killed leaves a folder behind
             own = {"MRCELERY_SCRATCH": str(folder / f"scratch-{name}"), "TMPDIR": str(folder)}
-            env = environment(**own, **variables)
-            started.append(Worker(command, folder / f"{name}.log", env=env, cwd=folder))
+            its_env = environment(**own, **env, **variables)
+            started.append(Worker(command, folder / f"{name}.log", env=its_env, cwd=folder))
         await_workers(broker, started, [f"{queue}-{number}@here" for number in numbers])
         yield started
     finally:
@@ -357,10 +363,13 @@ class Quiet:
         """Run one of the coordinator's tasks in this process; what it publishes stays on the queue."""
         self.app.tasks[task].apply(kwargs=kwargs, throw=True)
 
-    def workers(self, concurrency: int = 2, **variables: str) -> AbstractContextManager[list[Worker]]:
+    def workers(
+        self, concurrency: int = 2, *, env: Mapping[str, str] = MappingProxyType({}), **variables: str
+    ) -> AbstractContextManager[list[Worker]]:
         """A worker for the queue."""
         folder = self.folder / "workers"
-        return workers(folder, self.server.tcp_url, queue=self.name, concurrency=concurrency, **variables)
+        env = {**env, **variables}
+        return workers(folder, self.server.tcp_url, queue=self.name, concurrency=concurrency, env=env)
 
     def held(self) -> int:
         """Messages that workers of this queue hold."""
@@ -405,7 +414,9 @@ def results(handle: JobHandle) -> dict[Any, Any]:
 
 
 @contextmanager
-def tls_redis_server(folder: Path, **more: str) -> Iterator[tuple[RedisServer, Path]]:
+def tls_redis_server(
+    folder: Path, settings: Mapping[str, str] = MappingProxyType({}), **more: str
+) -> Iterator[tuple[RedisServer, Path]]:
     """A server that speaks TLS on its port, and its certificate, which we sign ourselves."""
     program = next((path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))), None)
     if program is None or shutil.which("openssl") is None:
@@ -417,11 +428,11 @@ def tls_redis_server(folder: Path, **more: str) -> Iterator[tuple[RedisServer, P
         check=True,
         capture_output=True,
     )
-    settings = {"tls_port": str(free_port()), "tls_cert_file": f"{folder}/cert.pem"}
-    settings |= {"tls_key_file": f"{folder}/key.pem", "tls_auth_clients": "no", **more}
+    given = {"tls_port": str(free_port()), "tls_cert_file": f"{folder}/cert.pem"}
+    given |= {"tls_key_file": f"{folder}/key.pem", "tls_auth_clients": "no", **settings, **more}
     try:
-        with redis_server(0, [str(program)], **settings) as server:
-            server.port = int(settings["tls_port"])
+        with redis_server(0, [program], given) as server:
+            server.port = int(given["tls_port"])
             yield server, folder / "cert.pem"
     except RuntimeError as e:
         pytest.skip(f"this server has no TLS: {e}")

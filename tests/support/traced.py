@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ class Traced:
         self.text = folder / "lines.txt"
         self.text.write_text("".join(f"{line}\n" for line in LINES))
 
-    def submit(self, **settings: object) -> mrcelery.JobHandle:
+    def submit(self, **settings: Any) -> mrcelery.JobHandle:
         args = ["--folder", str(self.folder)]
         return mrcelery.submit(self.file, str(self.text), args=args, split_size=3, reducers=2, **settings)
 

@@ -22,7 +22,7 @@ from mrcelery.records.blocks import (
 )
 from tests.support.block_files import read, written
 
-SAMPLES = {
+SAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "constant": ([None] * 5, [1] * 5),
     "typed": (["a", "b", "c"], [1.5, -0.0, 2.0]),
     "tuples": ([("a", 1), ("b", 2)], [(b"x",), (b"y",)]),
@@ -50,7 +50,7 @@ def memory_limit(more: int) -> Iterator[None]:
 def test_a_flipped_byte_is_found(sample: str, compress: bool) -> None:
     """All bytes, whatever they mean; a size or a count that is huge now must not be believed, either."""
     data = written(*SAMPLES[sample], compress=compress)
-    wrong = []
+    wrong: list[tuple[int, int, object]] = []
     with memory_limit(256 << 20):
         for position in range(len(data)):
             for mask in (0x01, 0x02, 0x80, 0xFF):

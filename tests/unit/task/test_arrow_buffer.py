@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -89,14 +90,15 @@ def test_tables_and_pairs_give_one_result(
     if job is Moved:
         assert sorted(found, key=lambda p: p[0]) == [(k, v) for k in sorted(values) for v in values[k]]
     else:
-        made = {
+        makers: dict[type[MRJob], Callable[[Any], object]] = {
             Summed: sum,
             Combined: sum,
             Placed: sum,
             Listed: list,
             Best: lambda v: sorted(v, reverse=True)[:2],
             Averaged: lambda v: sum(v) / len(v),
-        }[job]
+        }
+        made = makers[job]
         assert len(found) == len(values)
         assert dict(found) == {key: made(some) for key, some in values.items()}
     for part in results:
@@ -144,8 +146,13 @@ def test_columns_reach_the_reduce_side_as_columns(tmp_path: Path) -> None:
     from mrcelery.task import reducer as stage
 
     give = stage._give
+
+    def looked(task: Any, sink: Any, block: Any) -> None:
+        seen.append(is_array(block.keys))
+        give(task, sink, block)
+
     try:
-        stage._give = lambda task, sink, block: (seen.append(is_array(block.keys)), give(task, sink, block))
+        stage._give = looked
         run_job(Looked, [json.dumps(("table", [("a", 1), ("b", 2)]))] * 3, str(tmp_path), reducers=2)
     finally:
         stage._give = give

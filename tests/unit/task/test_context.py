@@ -18,17 +18,17 @@ from tests.support.stages import Words, make_task, run_job
 
 
 def failing(where: Any) -> Any:
-    def mapper(self, _: Any, line: Any) -> Any:
+    def mapper(self: Any, _: Any, line: Any) -> Any:
         if where == "mapper" and line == "bad":
             raise ValueError("no good")
         yield line, 1
 
-    def combiner(self, key: Any, values: Any) -> Any:
+    def combiner(self: Any, key: Any, values: Any) -> Any:
         if where == "combiner" and key == "bad":
             raise ValueError("no good")
         yield key, sum(values)
 
-    def reducer(self, key: Any, values: Any) -> Any:
+    def reducer(self: Any, key: Any, values: Any) -> Any:
         if where == "reducer" and key == "bad":
             raise ValueError("no good")
         yield key, sum(values)
@@ -119,19 +119,17 @@ def test_slow_user_code_is_stopped_soon(
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     ended_at = 20.0
 
-    def slow(self, key: Any, value: Any) -> Any:
+    def slow(self: Any, key: Any, value: Any) -> Any:
         clock[0] += 1.0
         if yields:
             yield str(value)[:0], 1
 
+    def quick(self: Any, _: Any, line: Any) -> Any:
+        yield line, 1
+
     class Slow(MRJob):
-        if kind == "map":
-            mapper = slow
-        else:
-
-            def mapper(self, _: Any, line: Any) -> Any:
-                yield line, 1
-
+        mapper = slow if kind == "map" else quick
+        if kind == "reduce":
             reducer = slow
 
     def poll() -> Any:

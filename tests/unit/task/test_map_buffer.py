@@ -49,7 +49,7 @@ class SometimesCombined(Sometimes):
 
 
 class SometimesDeclared(Sometimes):
-    reducer = ops.Sum()
+    reducer: Any = ops.Sum()
 
 
 @pytest.mark.parametrize("job", [Combined, Declared, SometimesCombined, SometimesDeclared])
@@ -96,7 +96,12 @@ def test_a_small_budget_really_spills(tmp_path: Path, monkeypatch: pytest.Monkey
 
     spilled = []
     spill = map_buffer.MapBuffer._spill
-    monkeypatch.setattr(map_buffer.MapBuffer, "_spill", lambda self, block: (spilled.append(1), spill(self, block))[1])
+
+    def counted(self: Any, block: Any) -> Any:
+        spilled.append(1)
+        return spill(self, block)
+
+    monkeypatch.setattr(map_buffer.MapBuffer, "_spill", counted)
     text = "\n".join(f"w{i % 500}" for i in range(5000))
     results, _ = run_job(Words, [text], str(tmp_path), budget=5000)
     assert len(spilled) > 5
@@ -120,8 +125,8 @@ class MixedKeys(MRJob):
 
 
 class MixedKeysDeclared(MixedKeys):
-    combiner = None
-    reducer = ops.Sum()
+    combiner: Any = None
+    reducer: Any = ops.Sum()
 
 
 @pytest.mark.parametrize("budget", [100, 1 << 20])
@@ -175,8 +180,8 @@ class Reused(MRJob):
     """Goes on with what it has yielded, as user code may."""
 
     def mapper_init(self) -> Any:
-        self.record = {"words": [], "last": None}
-        self.pair = ["all", 0]
+        self.record: dict[str, Any] = {"words": [], "last": None}
+        self.pair: list[Any] = ["all", 0]
 
     def mapper(self, _: Any, line: Any) -> Any:
         for word in line.split():
@@ -227,6 +232,7 @@ def test_what_is_yielded_counts_as_it_was_then(tmp_path: Path, protocol: Any, wi
 
 def test_collected_values_count_as_they_were(tmp_path: Path) -> None:
     class Job(MRJob):
+        record: dict[str, Any]
         mapper_init = Reused.mapper_init
 
         def mapper(self, _: Any, line: Any) -> Any:
