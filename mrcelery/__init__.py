@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     )
     from mrcelery.job.base import MRJob
     from mrcelery.job.step import MRStep
+    from mrcelery.worker.app import use_transports
+    from mrcelery.worker.leases import transport_options
 
     app: Celery
 
@@ -60,6 +62,8 @@ _HOMES = {
     "JobCancelledError": "errors",
     "WaitTimeoutError": "errors",
     "install": "celeryapp",
+    "transport_options": "worker.leases",
+    "use_transports": "worker.app",
 }
 
 __all__ = [
@@ -80,6 +84,8 @@ __all__ = [
     "ops",
     "run",
     "submit",
+    "transport_options",
+    "use_transports",
 ]
 
 

@@ -36,12 +36,10 @@ def install(app: Celery) -> Celery:
     tasks set acks_late and the rest for themselves; the app's own settings stay as they are. Its workers
     renew the leases of all messages they hold, so that a short visibility timeout is safe; the app sets it::
 
-        from mrcelery.worker.leases import transport_options
-
-        app.conf.broker_transport_options = transport_options(15)  # seconds
+        app.conf.broker_transport_options = mrcelery.transport_options(15)  # seconds
         app.conf.worker_soft_shutdown_timeout = 1  # and REMAP_SIGTERM=SIGQUIT in the workers' environment
 
-    With Celery 5.7 a worker ends when Redis restarts while it runs such tasks; :func:`use_transports`, called
+    With Celery 5.7 a worker ends when Redis restarts while it runs such tasks; :func:`mrcelery.use_transports`, called
     where the app is made, cures that. Returns the app. Raises
     :class:`mrcelery.errors.ConfigError` where there is no Redis.
     """

@@ -32,16 +32,19 @@ class ProgressFile:
 
     def __init__(self, path: str, keeper: int = 0) -> None:
         self._path = path
+        self._records = 0
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         self._file = _locked(path)
         with suppress(OSError):
             os.pwrite(self._file, _KEEPER.pack(keeper), _PROGRESS.size)
         self.touch()
 
-    def touch(self, records: int = 0) -> None:
-        """Record that the attempt makes progress, and how many records it has read."""
+    def touch(self, records: int | None = None) -> None:
+        """Record that the attempt makes progress, and how many records it has read (None: as many as before)."""
+        if records is not None:
+            self._records = records
         with suppress(OSError):  # a full disk is no reason to fail: the attempt says so itself if it minds
-            os.pwrite(self._file, _PROGRESS.pack(time.monotonic(), records), 0)
+            os.pwrite(self._file, _PROGRESS.pack(time.monotonic(), self._records), 0)
 
     def close(self) -> None:
         """Remove the file: the attempt has ended."""

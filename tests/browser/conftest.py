@@ -63,7 +63,12 @@ def site(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     (folder / "text").write_text("a rose is a rose is a rose and nothing else than a rose\n" * 40)
     storage = str(folder / "storage")
     with redis_server() as server, workers(folder, server.tcp_url, queue="browser"):
-        settings = {"runner": "celery", "broker": server.tcp_url, "storage": storage, "queue": "browser"}
+        settings: dict[str, Any] = {
+            "runner": "celery",
+            "broker": server.tcp_url,
+            "storage": storage,
+            "queue": "browser",
+        }
         settings |= {"split_size": 400, "reducers": 3, "max_attempts": 2}
         with flower(folder, server.tcp_url, MRCELERY_STORAGE=storage) as started:
             found = Site(started, settings, str(folder / "look.py"), str(folder / "text"), {})

@@ -62,8 +62,6 @@ def acts(path: tuple[str, ...], folder: Path) -> bool:
     return False
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_every_value_does_something(tmp_path: Path) -> None:
     paths = [path for path in leaves(VALUES) if path[0] != "workerGroups" and not path[0].endswith("SecurityContext")]
     paths += [("podSecurityContext",), ("containerSecurityContext",)]

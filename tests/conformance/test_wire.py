@@ -14,7 +14,7 @@ import pytest
 from mrcelery.errors import BrokerUnreachableError, ConfigError
 from mrcelery.jobstore import connection as wire
 from mrcelery.jobstore.connection import Connection
-from tests.support.services import RedisServer, free_port, redis_server, tls_redis_server
+from tests.support.services import RedisServer, eventually, free_port, redis_server, tls_redis_server
 
 Make = Callable[[str], Connection]
 
@@ -156,14 +156,21 @@ def test_an_interrupted_call_leaves_no_answer_to_the_next(connection: Connection
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGUSR1, interrupt)
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+
+    def interrupt_once_it_waits() -> None:
+        other = wire._Hiredis(connection._url)  # type: ignore[attr-defined]
+        eventually(lambda: b"blocked_clients:0" not in other.call(("INFO", "clients"))[0], "the server was asked")
+        other.close()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    second = threading.Thread(target=interrupt_once_it_waits)
     try:
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
-            connection.call(("BRPOP", "empty", 1))
+            second.start()
+            connection.call(("BRPOP", "empty", 0))
         assert connection.call(("GET", "key")) == [b"value"]
     finally:
-        timer.join()
+        second.join()
         signal.signal(signal.SIGUSR1, before)
 
 

@@ -260,7 +260,7 @@ def test_an_upgrade_in_mid_job(bench: Bench, undisturbed: Outcome) -> None:
     again = ["up", "--detach", "--no-build", "--force-recreate", "--no-deps", "worker"]
     renewals = [partial(docker, "restart", worker) for worker in cluster.workers()] + [partial(cluster.compose, *again)]
     with bench.job("upgrade", seconds=0.2) as handle:
-        before = []
+        before: list[Any] = []
         for renew in renewals:
             before.append((bench.await_committed(handle, 2 + 4 * len(before)), time.time()))
             renew()

@@ -38,7 +38,7 @@ def answers(broker: str) -> bool:
 def test_a_run_that_is_killed(tmp_path: Path) -> None:
     if not Path("/proc/self/environ").exists():
         pytest.skip("processes are found in /proc")
-    path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     run = guardian.start(
         [sys.executable, "-c", TESTS, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": path},

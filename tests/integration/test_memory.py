@@ -20,6 +20,8 @@ DATA = 10 * MEMORY
 BASE = 300_000_000
 """Bytes that the processes of a cluster have without any data: Python, Celery, Arrow, Redis."""
 
+pytestmark = pytest.mark.timeout(1800)  # bytes are what is asserted: a machine may take as long for them as it likes
+
 JOBS = '''
 from pyarrow import compute as pc
 from pyarrow import table
@@ -143,9 +145,13 @@ def test_a_cluster_holds_no_more_than_its_ceilings(job: str, data: Path, tmp_pat
     with (tmp_path / "errors").open("w+") as errors:
         process = subprocess.Popen(command(job, data, tmp_path / "out", "local"), stderr=errors)
         tree = Tree([process.pid])
-        while process.poll() is None:
-            peak = max(peak, sum(map(proportional, tree.sample())))
-            time.sleep(0.05)  # between two looks
+        try:
+            while process.poll() is None:
+                peak = max(peak, sum(map(proportional, tree.sample())))
+                time.sleep(0.05)  # between two looks
+        finally:
+            process.terminate()  # of a test that is cut short; the cluster is stopped with it
+            process.wait()
         errors.seek(0)
         assert process.returncode == 0, errors.read()
     check(job, data, tmp_path / "out")

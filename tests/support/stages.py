@@ -70,14 +70,14 @@ def run_job(
 
 
 class Words(MRJob):
-    def mapper(self, _, line):
+    def mapper(self, _: Any, line: Any) -> Any:
         for word in line.split():
             yield word, 1
 
-    def reducer(self, word, counts):
+    def reducer(self, word: Any, counts: Any) -> Any:
         yield word, sum(counts)
 
 
 class Combined(Words):
-    def combiner(self, word, counts):
+    def combiner(self, word: Any, counts: Any) -> Any:
         yield word, sum(counts)

@@ -2,101 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 
 import mrcelery
 from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.repair import mended
 from mrcelery.attempt.run import run_attempt
-from mrcelery.client.submission import Submission
 from mrcelery.coordinator.barrier import barrier
 from mrcelery.coordinator.finish import finish
 from mrcelery.coordinator.start import start
 from mrcelery.errors import CorruptDataError, DamagedPartError
-from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.runners.enter import enter
 from mrcelery.runners.inline import InlineRunner
-from mrcelery.schema.task_id import StageId, TaskId
-
-JOB = """
-    import os
-    import time
-    from pathlib import Path
-    from mrcelery import MRJob
-
-    class Job(MRJob):
-        PARTITIONER = {0!r}
-
-        def mapper(self, _, line):
-            self.increment_counter("lines", "mapped")
-            if self.counters["lines"]["mapped"] == 5:
-                time.sleep({3})
-            for word in line.split():
-                yield word, {1}
-
-        def reducer_init(self):
-            # Heals the disk before its part is read for the second time.
-            heals, met, whole = (os.path.join({2!r}, name) for name in ("heals", "met", "whole"))
-            if os.path.exists(heals):
-                os.rename(heals, met)
-            elif os.path.exists(met):
-                os.replace(whole, Path(met).read_text())
-                os.unlink(met)
-
-        def reducer(self, key, values):
-            yield key, sum(values)
-"""
-
-TEXT = "".join(f"a b c d{n} e{n}\n" for n in range(300))
-DONE = sorted([f'"{word}"\t300' for word in "abc"] + [f'"{word}{n}"\t1' for word in "de" for n in range(300)])
-
-
-class Mapped:
-    """A job after its barrier."""
-
-    def __init__(
-        self,
-        folder: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        partitioner: str,
-        value: str,
-        slow: float,
-        pass_barrier: Callable[[OpenJobs, str, int], object] = barrier,
-    ) -> None:
-        kept: list[Any] = []
-        with monkeypatch.context() as patch:
-            patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
-            (folder / "job.py").write_text(dedent(JOB).format(partitioner, value, str(folder), slow))
-            (folder / "in.txt").write_text(TEXT)
-            mrcelery.submit(
-                f"{folder}/job.py", f"{folder}/in.txt", f"{folder}/out", runner="inline", storage=f"{folder}/storage",
-                reducers=2, split_size=2000,
-            ).close()  # fmt: skip
-        request, envelope, code, blobs = kept[0]
-        self.store = MemoryJobStore()
-        enter(self.store, request, envelope, code, blobs)
-        self.job = request.job
-        self.runtime = OpenJobs(self.store, scratch=f"{folder}/scratch")
-        self.out = folder / "out"
-        self.maps = start(self.runtime, self.job).tasks  # type: ignore[union-attr]
-        for number in range(self.maps):
-            run_attempt(self.runtime, TaskId(self.job, 0, "map", number))
-        pass_barrier(self.runtime, self.job, 0)
-        self.parts = sorted(folder.glob("storage/jobs/*/step-0/map-*/[pr][au][rn]*"))
-
-    def reduce(self) -> tuple[list[str], dict[str, int]]:
-        """The lines of the results, and the counters of their group."""
-        for number in range(2):
-            run_attempt(self.runtime, TaskId(self.job, 0, "reduce", number))
-        assert finish(self.runtime, self.job, 0) is None
-        lines = [line for part in sorted(self.out.glob("part-*")) for line in part.read_text().splitlines()]
-        report = self.runtime.open(self.job).storage.read(f"jobs/{self.job}/report.json")
-        return sorted(lines), json.loads(report)["counters"]["lines"]
+from mrcelery.schema.structs import Commit, Extent, Part, Split
+from mrcelery.shuffle.damage import damage
+from tests.support.damaged_jobs import DAMAGE, DONE, TEXT, Mapped, flip
 
 
 @pytest.fixture
@@ -105,23 +28,6 @@ def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Map
         return Mapped(tmp_path, monkeypatch, partitioner, value, slow)
 
     return make
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 0x10
-    path.write_bytes(data)
-
-
-def cut_off(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:100])
-
-
-DAMAGE: dict[str, Callable[[Path], None]] = {
-    "a flipped bit": flip,
-    "cut off": cut_off,
-    "gone": lambda path: path.unlink(),
-}
 
 
 @pytest.mark.parametrize("how", DAMAGE)
@@ -165,6 +71,35 @@ def test_a_run_that_comes_out_otherwise_is_no_repair(mapped: Callable[..., Mappe
         job.reduce()
     assert not isinstance(raised.value, DamagedPartError)
     assert not raised.value.retryable
+
+
+def test_a_task_that_runs_again_and_writes_nothing_is_no_repair() -> None:
+    split = Split(0, (Extent("s3://b/part", 0, 9, 9, True),))
+    nothing = Commit(
+        job="j", step=0, kind="reduce", task=0, attempt="1", parts=(), counters={}, records_in=0,
+        records_out=0, bytes_in=0, bytes_out=0, seconds=0.0, host="h",
+    )  # fmt: skip
+    with pytest.raises(CorruptDataError, match="s3://b/part is damaged, and its task, run again, wrote something else"):
+        mended(split, "s3://b", "s3://b/part", nothing)
+
+
+def test_more_damaged_parts_than_one_attempt_repairs(
+    mapped: Callable[..., Mapped], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrcelery.attempt.run.MOST", 2)
+    job = mapped("range")
+    for part in job.parts[:3]:
+        flip(part)
+    with pytest.raises(DamagedPartError):
+        job.reduce()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(FileNotFoundError("k"), "k is gone: "), (CorruptDataError("crc"), r"k is damaged \(crc\): ")]
+)
+def test_an_error_tells_what_is_gone_from_what_is_damaged(error: Exception, said: str) -> None:
+    with pytest.raises(DamagedPartError, match=said), damage(Part(0, "k", 1, 1, 1)):
+        raise error
 
 
 CHAIN = """
@@ -233,102 +168,3 @@ def test_damaged_output_of_an_earlier_step(
         assert dict(handle) == {"a": 300, "b": 300, "c": 300, "d": 300, "e": 300}
         assert handle.counters()["lines"] == {"mapped": 300}
     assert len(met) == (4 if deep else 2)
-
-
-@pytest.mark.parametrize("how", DAMAGE)
-def test_a_run_whose_index_is_damaged_before_the_barrier(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """Its map task runs again: nobody has been told what to read yet."""
-    stages: list[tuple[int, ...]] = []
-
-    def damaged_once(runtime: OpenJobs, job: str, step: int) -> None:
-        (run,) = tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*")
-        if how == "a flipped bit":
-            run.write_bytes(run.read_bytes()[:-1] + b"?")
-        else:
-            DAMAGE[how](run)
-        stage = barrier(runtime, job, step)
-        assert stage.missing is not None
-        stages.append(stage.missing)
-        assert runtime.store.done(StageId(job, 0, "map")) == stage.tasks - 1
-        for number in stage.missing:
-            run_attempt(runtime, TaskId(job, 0, "map", number))
-        barrier(runtime, job, step)
-
-    job = Mapped(tmp_path, monkeypatch, "range", "1", 0.0, damaged_once)
-    assert stages == [(2,)]
-    lines, counters = job.reduce()
-    assert lines == DONE
-    assert counters == {"mapped": 300}
-
-
-def test_a_storage_that_damages_each_run_is_no_place_to_go_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def damaged_always(runtime: OpenJobs, job: str, step: int) -> None:
-        for _ in range(2):
-            for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
-                run.write_bytes(b"?")
-            run_attempt(runtime, TaskId(job, 0, "map", barrier(runtime, job, step).missing[0]))  # type: ignore[index]
-        for run in tmp_path.glob("storage/jobs/*/step-0/map-00002/run.*"):
-            run.write_bytes(b"?")
-        with pytest.raises(DamagedPartError, match=r"the index of jobs/.*/map-00002/run") as raised:
-            barrier(runtime, job, step)
-        assert not raised.value.retryable
-
-    assert Mapped(tmp_path, monkeypatch, "range", "1", 0.0, damaged_always).maps > 2
-
-
-@pytest.mark.parametrize("how", DAMAGE)
-@pytest.mark.parametrize("kind", ["map", "reduce"])
-def test_a_small_result_that_is_damaged_before_it_is_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
-) -> None:
-    """Its task runs again; one whose every result is damaged ends the job, with nothing published."""
-    reducer = "def reducer(self, key, values): yield key, sum(values)" if kind == "reduce" else ""
-    (tmp_path / "job.py").write_text(
-        dedent(f"""
-        from mrcelery import MRJob
-
-        class Small(MRJob):
-            def mapper(self, _, line):
-                yield line, 1
-
-            {reducer}
-    """)
-    )
-    lines = [f"line {number:03d}" for number in range(100)]
-    (tmp_path / "in.txt").write_text("\n".join(lines))
-    runs: list[tuple[int, ...] | None] = []
-    most = 1
-
-    def damaging_start(runner: InlineRunner, job: str, queue: str) -> None:
-        runtime = OpenJobs(runner.store, scratch=str(tmp_path / "scratch"))
-        stage = start(runtime, job)
-        while stage is not None:
-            for number in range(stage.tasks) if stage.missing is None else stage.missing:
-                run_attempt(runtime, stage.id.task_id(number))
-            if stage.then == "finish":
-                runs.append(stage.missing)
-                if len(runs) <= most:
-                    for path in tmp_path.glob(f"storage/jobs/{job}/step-0/{kind}-00000/part-*"):
-                        DAMAGE[how](path)
-            stage = (barrier if stage.then == "barrier" else finish)(runtime, job, stage.id.step)
-
-    monkeypatch.setattr(InlineRunner, "start", damaging_start)
-    settings: dict[str, Any] = {"runner": "inline", "storage": f"{tmp_path}/storage", "wants_results": True}
-    with Submission.prepare(f"{tmp_path}/job.py", f"{tmp_path}/in.txt", **settings).submit() as handle:
-        assert handle.wait().state == "succeeded"
-        assert sorted(handle) == [(line, 1) for line in lines]
-        assert handle.report().totals.tasks == (2 if kind == "reduce" else 1)
-    assert runs == [None, (0,)]
-    runs, most = [], 99
-    with (
-        pytest.raises(DamagedPartError, match=rf"{kind}-00000/part-00000.* (is damaged|is gone)") as raised,
-        Submission.prepare(f"{tmp_path}/job.py", f"{tmp_path}/in.txt", **settings).submit(),
-    ):
-        pass
-    assert not raised.value.retryable
-    assert len(runs) == 3
-    assert not list(tmp_path.glob("storage/jobs/*/report.json"))[1:]

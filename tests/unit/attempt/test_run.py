@@ -1,65 +1,36 @@
-"""What an attempt leaves behind in its process and tells of itself; and whose records a runtime takes."""
+"""What an attempt leaves behind, when it stops, and which starts count as failed attempts."""
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
 
 import mrcelery
-from mrcelery.attempt import output_capture
+from mrcelery.attempt import heartbeat, run
+from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.open_jobs import OpenJobs
-from mrcelery.attempt.output_capture import Kept
-from mrcelery.attempt.progress_file import last_progress, records_read
 from mrcelery.attempt.run import run_attempt
 from mrcelery.coordinator.start import start
 from mrcelery.errors import (
-    ConfigError,
     CorruptDataError,
-    StorageUnreachableError,
+    JobStoppedError,
     TaskError,
-    UnsignedError,
-    UserCodeError,
 )
-from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.runners.inline import InlineRunner
+from mrcelery.jobstore import stage_marks
 from mrcelery.schema import object_keys
-from mrcelery.schema.task_id import TaskId
+from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
-
-KEY = "correct horse battery staple"
-
-
-@pytest.fixture
-def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[OpenJobs, str]]:
-    """Makes a job that is submitted, and its runtime; nothing has run."""
-
-    def submit(source: str, signing_key: str | None = None, text: str = "a\n") -> tuple[OpenJobs, str]:
-        kept: list[Any] = []
-        with monkeypatch.context() as patch:
-            patch.setattr(InlineRunner, "submit", lambda self, *request: kept.append(request))
-            (tmp_path / "job.py").write_text("import os, sys, logging\nfrom mrcelery import MRJob\n" + dedent(source))
-            (tmp_path / "in.txt").write_text(text)
-            mrcelery.submit(
-                f"{tmp_path}/job.py", f"{tmp_path}/in.txt", runner="inline", storage=f"{tmp_path}/storage",
-                signing_key=signing_key or "",
-            ).close()  # fmt: skip
-        request, envelope, code, blobs = kept[0]
-        store = MemoryJobStore()
-        from mrcelery.runners.enter import enter
-
-        enter(store, request, envelope, code, blobs)
-        return OpenJobs(store, scratch=f"{tmp_path}/scratch", signing_key=signing_key), request.job
-
-    return submit
+from mrcelery.task.bad_records import note_loss
+from tests.support.plain_jobs import PLAIN
+from tests.support.stepped_jobs import RESULTS, Job
 
 
 def log_of(tmp_path: Path) -> str:
@@ -98,119 +69,6 @@ def test_what_user_code_does_to_its_process_ends_with_the_attempt(
     assert all(text in log for text in ("logged", "printed\n", "to stderr\n", "bytes\n"))
 
 
-def test_a_long_log_keeps_its_head_and_its_tail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_capture, "LOG_LIMIT", 100)
-    kept = Kept()
-    for number in range(1000):
-        kept.write(b"%03d\n" % number)
-        assert len(kept.kept()) < 200
-    assert kept.kept().startswith(b"000\n001\n")
-    assert kept.kept().endswith(b"998\n999\n")
-    assert kept.kept().count(b"[...]") == 1
-    short = Kept()
-    for _ in range(37):
-        short.write(b"abcd")
-    assert short.kept() == b"abcd" * 37
-
-
-def test_a_log_that_cannot_be_written_hides_no_error(
-    submitted: Callable[..., tuple[OpenJobs, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime, job = submitted(
-        """
-        class Job(MRJob):
-            def mapper(self, _, line):
-                print("printed")
-                raise ValueError("the user's")
-        """
-    )
-    start(runtime, job)
-    storage = runtime.open(job).storage
-
-    def full(key: str, data: bytes) -> None:
-        raise StorageUnreachableError("no room")
-
-    monkeypatch.setattr(storage, "write", full)
-    with pytest.raises(UserCodeError, match="the user's"):
-        run_attempt(runtime, TaskId(job, 0, "map", 0))
-
-
-PLAIN = """
-    class Job(MRJob):
-        def mapper(self, _, line):
-            yield line, 1
-"""
-
-
-WATCHED = """
-    import glob, shutil
-
-    class Job(MRJob):
-        def mapper(self, _, line):
-            self.copy(f"{line}-before")
-            if line == "status":
-                self.set_status("at it")
-            self.copy(f"{line}-after")
-            yield line, 1
-
-        def copy(self, name):
-            (mine,) = glob.glob(os.environ["SCRATCH"] + "/alive/*")
-            shutil.copy(mine, os.environ["COPIES"] + "/" + name)
-"""
-
-
-@pytest.fixture
-def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a job of :data:`WATCHED` puts its attempt's progress file as it stands before and after each record."""
-    folder = tmp_path / "copies"
-    folder.mkdir()
-    monkeypatch.setenv("SCRATCH", f"{tmp_path}/scratch")
-    monkeypatch.setenv("COPIES", str(folder))
-    return folder
-
-
-def test_an_attempt_that_reads_on_is_seen_to(
-    submitted: Callable[..., tuple[OpenJobs, str]], copies: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mrcelery.attempt.heartbeat.POLL_SECONDS", 0.0)
-    runtime, job = submitted(WATCHED, text="one\ntwo\n")
-    start(runtime, job)
-    run_attempt(runtime, TaskId(job, 0, "map", 0))
-    assert 0 < last_progress(f"{copies}/one-after") < last_progress(f"{copies}/two-before")
-    assert (records_read(f"{copies}/one-after"), records_read(f"{copies}/two-before")) == (0, 2)
-    assert os.listdir(copies.parent / "scratch" / "alive") == []
-
-
-def test_a_status_says_that_a_slow_record_is_at_work(
-    submitted: Callable[..., tuple[OpenJobs, str]], copies: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mrcelery.attempt.heartbeat.POLL_SECONDS", 3600.0)  # so that nothing else touches the file
-    runtime, job = submitted(WATCHED, text="silent\nstatus\n")
-    start(runtime, job)
-    run_attempt(runtime, TaskId(job, 0, "map", 0))
-    silent, before, after = (
-        last_progress(f"{copies}/{name}") for name in ("silent-after", "status-before", "status-after")
-    )
-    assert 0 < silent == before < after
-    assert runtime.store.fields(job)["status"] == "at it"
-
-
-def test_a_full_disk_is_told_and_tried_again(
-    submitted: Callable[..., tuple[OpenJobs, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime, job = submitted(PLAIN)
-    start(runtime, job)
-
-    def full(*_: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/spill-0")
-
-    monkeypatch.setattr("mrcelery.attempt.run.run_map", full)
-    with pytest.raises(TaskError, match=r"/scratch/spill-0: No space left on device: .*MRCELERY_SCRATCH") as raised:
-        run_attempt(runtime, TaskId(job, 0, "map", 0))
-    assert raised.value.retryable
-    assert raised.value.attempt.startswith("1-")
-
-
 def test_an_object_that_is_gone_is_named(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
     runtime, job = submitted(PLAIN)
     start(runtime, job)
@@ -220,61 +78,140 @@ def test_an_object_that_is_gone_is_named(submitted: Callable[..., tuple[OpenJobs
         run_attempt(runtime, TaskId(job, 0, "map", 0))
 
 
-def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
-    """Who may write to the job store must not make a job run again under another name."""
-    runtime, job = submitted(PLAIN, KEY)
-    fields = {**runtime.store.fields(job), "name": "other"}
-    request = runtime.store.request(job)
-    assert request is not None
-    runtime.store.create("other", fields, request)
-    with pytest.raises(UnsignedError, match="that of job job-"):
-        start(runtime, "other")
-    start(runtime, job)
+ENDLESS = """
+    import time
+    from mrcelery import MRJob
+
+    class Endless(MRJob):
+        def mapper(self, _, line):
+            if line == "endless":
+                while True:
+                    yield line, 1
+            yield line, 1
+
+        def reducer(self, key, values):
+            yield key, sum(values)
+"""
 
 
-def test_a_signed_spec_holds_for_its_own_job_only(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
-    runtime, job = submitted(PLAIN, KEY)
-    start(runtime, job)
-    storage = runtime.open(job).storage
-    storage.write(object_keys.spec("other"), storage.read(object_keys.spec(job)))
-    runtime.store.create("other", runtime.store.fields(job), b"")
-    with pytest.raises(UnsignedError, match="that of job job-"):
-        runtime.open("other")
+def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It returns the other's commit, and has told that it runs until then."""
+    job = Job(tmp_path, monkeypatch, ENDLESS.replace('"endless"', '"a"'), split_size=1000)
+    start(job.runtime, job.id)
+    store = job.runtime.store
+    monkeypatch.setattr(heartbeat, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "REPORT_SECONDS", 0.0)
+    told: list[Any] = []
+    tell = stage_marks.report_running
+
+    def then_commit(*args: Any, **kwargs: Any) -> None:
+        tell(*args, **kwargs)
+        told.extend(stage_marks.running(store, StageId(job.id, 0, "map"), 2e9))
+        # What another attempt would leave, whatever it did.
+        key = object_keys.commit(TaskId(job.id, 0, "map", 0))
+        other = mrcelery.schema.structs.Commit(
+            job=job.id, step=0, kind="map", task=0, attempt="2-other", parts=(), counters={}, records_in=1,
+            records_out=1, bytes_in=1, bytes_out=1, seconds=1.0, host="other",
+        )  # fmt: skip
+        if job.storage.create(key, mrcelery.schema.encoding.encode(other)):
+            store.add_commit(TaskId(job.id, 0, "map", 0), b"")
+
+    monkeypatch.setattr(stage_marks, "report_running", then_commit)
+    assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), worker="celery@here").attempt == "2-other"
+    assert [(one.task, one.worker) for one in told] == [(0, "celery@here")]
+    assert told[0].records == 4
+    assert stage_marks.running(store, StageId(job.id, 0, "map"), 2e9) == ()
 
 
-def test_the_default_scratch_folder_must_be_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anybody can make a folder of that name in /tmp first, and would own what is unpacked in it."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    scratch = Path(OpenJobs(MemoryJobStore()).scratch)
-    assert scratch.parent == tmp_path
-    assert scratch.stat().st_mode & 0o777 == 0o700
-    OpenJobs(MemoryJobStore())
-    scratch.chmod(0o777)
-    with pytest.raises(ConfigError, match="not this user's alone"):
-        OpenJobs(MemoryJobStore())
-    scratch.rmdir()
-    (tmp_path / "elsewhere").mkdir()
-    scratch.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="not this user's alone"):
-        OpenJobs(MemoryJobStore())
+def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a worker that was stopped, and one that still runs; not one whose process has died since it told."""
+    job = Job(tmp_path, monkeypatch, max_attempts=2)
+    start(job.runtime, job.id)
+    store, now = job.runtime.store, time.time()
+    for task in (0, 1, 2):
+        assert [store.next_attempt(TaskId(job.id, 0, "map", task)) for _ in range(2)] == [1, 2]
+        stage_marks.report_running(store, TaskId(job.id, 0, "map", 9), "1-other", began=now, records=1, worker="w")
+    store.excuse_attempt(TaskId(job.id, 0, "map", 0))
+    for task in (1, 2):
+        stage_marks.report_running(store, TaskId(job.id, 0, "map", task), "1-a", began=now, records=1, worker="w")
+    stage_marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "another")
+    assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False).attempt.startswith("3-")
+    assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 1), capture=False).attempt.startswith("3-")
+    stage_marks.drop_dead(store, TaskId(job.id, 0, "map", 2), "w")
+    with pytest.raises(TaskError, match="was started 2 times"):
+        run_attempt(job.runtime, TaskId(job.id, 0, "map", 2), capture=False)
 
 
-@pytest.mark.parametrize("bad_records", [0, 5])
-def test_an_error_about_input_that_is_no_text_can_be_told(tmp_path: Path, bad_records: int) -> None:
-    job, text = tmp_path / "job.py", tmp_path / "text"
-    source = """
-        from mrcelery import MRJob
+def test_a_backup_is_no_failed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(tmp_path, monkeypatch, max_attempts=2)
+    start(job.runtime, job.id)
+    for task in (0, 1):
+        assert [job.runtime.store.next_attempt(TaskId(job.id, 0, "map", task)) for _ in range(2)] == [1, 2]
+    stage_marks.record_backup(job.runtime.store, TaskId(job.id, 0, "map", 0), 1.0)
+    assert run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False).attempt.startswith("3-")
+    with pytest.raises(TaskError, match="was started 2 times"):
+        run_attempt(job.runtime, TaskId(job.id, 0, "map", 1), capture=False)
 
-        class Odd(MRJob):
+
+@pytest.mark.parametrize("stands_still", ["in a block", "before its commit"])
+def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stands_still: str
+) -> None:
+    job = Job(tmp_path, monkeypatch, max_bad_records=1)
+    patched = {"in a block": "run_map", "before its commit": "commit"}[stands_still]
+    real = getattr(run, patched)
+    done: list[bytes] = []
+
+    def meanwhile(*args: Any) -> Any:
+        if not done:
+            done.append(b"")
+            before = os.environ.copy()
+            for _ in job.steps(stage):
+                pass
+            clean_up(job.runtime, job.id)
+            os.environ.update(before)
+            done.append(job.results())
+        return real(*args)
+
+    stage = start(job.runtime, job.id)
+    assert stage is not None
+    monkeypatch.setattr(run, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(run, patched, meanwhile)
+    with pytest.raises(JobStoppedError):
+        run_attempt(job.runtime, TaskId(job.id, 0, "map", 0), capture=False)
+    assert done == [b"", RESULTS]
+    left = {
+        info.key.removeprefix(object_keys.job_root(job.id)) for info in job.storage.list(object_keys.job_root(job.id))
+    }
+    summaries = {f"step-{step}/{kind}.json" for step in range(2) for kind in ("map", "reduce")}
+    output = {f"output/part-{number:05d}" for number in range(2)}
+    assert left == {"spec.json", "code.zip", "report.json", "report.html", *summaries, *output}
+    assert not os.path.exists(f"{tmp_path}/storage/{object_keys.task_root(TaskId(job.id, 0, 'map', 0))}")
+
+
+def test_a_record_that_killed_its_process_twice_is_skipped_and_counted(
+    submitted: Callable[..., tuple[OpenJobs, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, job = submitted(
+        """
+        class Job(MRJob):
             def mapper(self, _, line):
-                raise ValueError(f"odd: {line}")
-    """
-    job.write_text(dedent(source))
-    text.write_bytes(b"b\xffd\n")
-    with mrcelery.submit(str(job), str(text), runner="inline", max_bad_records=bad_records) as handle:
-        if bad_records:
-            handle.wait()
-            return
-        with pytest.raises(mrcelery.JobFailedError, match=r"^ValueError: odd: b\\udcffd$") as caught:
-            handle.wait()
-        assert r"b\udcffd" in caught.value.failure.traceback
+                if "FAIL" in os.environ:
+                    raise MemoryError("as if by a crash")
+                assert line != "killer"
+                yield line, 1
+        """,
+        text="fine\nkiller\nfine too\n",
+        max_bad_records=1,
+    )
+    start(runtime, job)
+    task = TaskId(job, 0, "map", 0)
+    with monkeypatch.context() as patch, pytest.raises(TaskError):
+        patch.setenv("FAIL", "1")
+        run_attempt(runtime, task)
+    for _ in range(2):
+        note_loss(runtime.store, task, "killed by signal 11", (1, 1))
+    commit = run_attempt(runtime, task)
+    assert (commit.bad_records, commit.records_in, commit.records_out) == (1, 3, 2)
+    bad = open_storage(f"{tmp_path}/storage").read(commit.bad_key)
+    assert b"killed its process twice: killed by signal 11" in bad

@@ -81,6 +81,14 @@ def test_a_worker_that_lives_looks_after_its_own(tmp_path: Path) -> None:
     assert left(tmp_path) == {"alive": 0, "tasks": 0, "marks": 0}
 
 
+@pytest.mark.slow
+def test_a_worker_that_ends_leaves_what_another_one_looks_after(tmp_path: Path) -> None:
+    child = holder(tmp_path, os.getppid())
+    kill(child)
+    sweep(str(tmp_path), own=True)
+    assert left(tmp_path) == {"alive": 1, "tasks": 1, "marks": 1}
+
+
 def test_a_mark_of_this_process_is_not_a_dead_ones(tmp_path: Path) -> None:
     path = progress_path(str(tmp_path), TaskId("job", 0, "map", 1), os.getpid())
     mark = ProgressFile(path, 7)

@@ -110,6 +110,13 @@ STRAGGLING = facts(
 def test_a_straggler_gets_one_backup() -> None:
     assert needs(STRAGGLING, POLICY) == [BackUp(9, "slow")]
     assert needs(replace(STRAGGLING, backed_up=tasks(9)), POLICY) == []
+    soon = replace(STRAGGLING, running=(slow(9, seconds=5.0, records=0),))
+    assert needs(soon, POLICY) == [BackUp(9, "slow")]
+
+
+def test_an_attempt_at_a_committed_task_gets_no_backup() -> None:
+    """It is the slower one of two, and will stop at its next poll."""
+    assert needs(replace(STRAGGLING, running=(slow(0, records=1), slow(9))), POLICY) == [BackUp(9, "slow")]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +127,10 @@ def test_a_straggler_gets_one_backup() -> None:
         {"state": "cancelled"},
         {"running": ()},  # it has not started, or is too quick to tell
         {"running": (slow(9, records=34),)},  # a long split: 0.34 records a second are not three times slower than 1
+        {"running": (slow(9, seconds=90.0, records=30),)},  # three times slower, and not more
         {"running": (slow(9, seconds=4.9, records=0),)},
-        {"committed": tasks(*range(4)), "in_flight": tasks(*range(4, 10))},  # not the end of the stage
+        {"committed": tasks(*range(4)), "in_flight": tasks(*range(4, 10))},
+        {"committed": tasks(*range(4)), "running": tuple(map(slow, range(4, 10)))},  # not the end of the stage
         {"tasks": 11, "in_flight": tasks(9, 10)},  # a task waits for a worker
         {"backed_up": tasks(3)},  # one of ten is the share
     ],
@@ -131,13 +140,14 @@ def test_no_backup(changes: dict[str, Any]) -> None:
 
 
 def test_the_slowest_get_the_few_backups_there_are() -> None:
-    running = tuple(slow(task, records=task) for task in range(90, 100))
+    running = tuple(slow(task, records=task) for task in reversed(range(90, 100)))
     now = facts(
         tasks=100, committed=tasks(*range(90)), in_flight=tasks(*range(90, 100)), running=running, rates=[100.0]
     )
     assert needs(now, POLICY) == [BackUp(task, "slow") for task in range(90, 95)]
     assert needs(replace(now, backed_up=tasks(91, 99)), POLICY) == [BackUp(task, "slow") for task in (90, 92, 93)]
     assert needs(replace(now, backed_up=tasks(1, 2, 3, 4, 5)), POLICY) == []
+    assert needs(replace(now, backed_up=tasks(1, 2, 3, 4, 5, 6, 7)), POLICY) == []
 
 
 def test_one_that_has_taken_no_record_yet_is_the_slowest() -> None:

@@ -161,7 +161,7 @@ def test_hashes_and_order_are_those_of_every_process_and_version(python: str, se
     assert done.stdout.strip() == f"{[expected for _, expected in GOLDEN]} {argsort(keys)}"
 
 
-COLUMNS = {
+COLUMNS: dict[str, list[Any]] = {
     "counting": list(range(20_000)),
     "even numbers": list(range(0, 40_000, 2)),
     "words": [f"word{i}" for i in range(20_000)],

@@ -20,7 +20,7 @@ from mrcelery.records.order import order_key
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Commit, Part, ShuffleInput
 from mrcelery.shuffle.bounds import Ranges, Sample
-from mrcelery.shuffle.index import IndexedWriter, decode_index
+from mrcelery.shuffle.index import Index, IndexedWriter, decode_index
 from mrcelery.shuffle.part_lists import PartLists
 from mrcelery.shuffle.skew import Skew
 from mrcelery.storage import open_storage
@@ -149,6 +149,17 @@ def divide(tmp_path: Path, runs: list[list[Any]], n: int) -> tuple[list[Any], li
         return cuts, inputs, skew.counters()
 
 
+def test_a_sample_has_bounds_of_its_own() -> None:
+    """However many runs there are: about 65,000 keys, and 32 MiB of them."""
+    many, large = Sample(), Sample()
+    for run in range(40):
+        many.add(Index([0], [1 << 20], [4096], [4096], [run + i * 40 for i in range(4097)]), 1)
+        large.add(Index([0], [1 << 20], [8], [8], [run + i * 40 for i in range(9)]), 1 << 20)
+    assert 1 << 14 < len(many._keys) <= 1 << 16
+    assert 1 < len(large._keys) < 40 * 9
+    assert large._bytes <= 32 << 20
+
+
 def test_each_partition_is_told_its_blocks_and_the_skew(tmp_path: Path) -> None:
     runs = [list(range(i, 4000, 4)) for i in range(4)]
     cuts, inputs, skew = divide(tmp_path, runs, 4)
@@ -193,6 +204,30 @@ def test_runs_are_gathered_from_storage(tmp_path: Path) -> None:
     storage.delete(["run-8"])
     with Ranges(str(tmp_path)) as ranges, pytest.raises(CorruptDataError, match="run-8 is gone"):
         list(ranges.gather(storage, iter(commits)))
+
+
+def test_few_indexes_are_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(f"memory://{tmp_path.name}")
+    data, _, part = run_of([1, 2, 3])
+    storage.write("run", data)
+    commit = Commit(
+        job="j", step=0, kind="map", task=0, attempt="1", parts=(part,), counters={}, records_in=0,
+        records_out=0, bytes_in=0, bytes_out=0, seconds=0.0, host="h",
+    )  # fmt: skip
+    reads: list[str] = []
+    read = storage.read
+
+    def counted(key: str, *of: int) -> bytes:
+        reads.append(key)
+        return read(key, *of)
+
+    monkeypatch.setattr(storage, "read", counted)
+    with Ranges(str(tmp_path)) as ranges:
+        gathered = ranges.gather(storage, iter([commit] * 100))
+        assert next(gathered) == commit
+        assert len(reads) == 16
+        assert len(list(gathered)) == 99
+    assert len(reads) == 100
 
 
 def test_a_damaged_index_names_its_run(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -21,7 +23,7 @@ from tests.support.stages import run_job
 class Tables(MRJob):
     """Each line is a table of pairs in JSON; a line of another kind gives pairs one by one."""
 
-    def mapper_batch(self, lines):
+    def mapper_batch(self, lines: Any) -> Any:
         tables, pairs = [], []
         for line in lines:
             kind, rows = json.loads(line)
@@ -46,20 +48,20 @@ class Best(Tables):
 
 
 class Listed(Tables):
-    def reducer(self, key, values):
+    def reducer(self, key: Any, values: Any) -> Any:
         yield key, list(values)
 
 
 class Combined(Tables):
-    def combiner(self, key, values):
+    def combiner(self, key: Any, values: Any) -> Any:
         yield key, sum(values)
 
-    def reducer(self, key, values):
+    def reducer(self, key: Any, values: Any) -> Any:
         yield key, sum(values)
 
 
 class Placed(Summed):
-    def partition(self, key, n):
+    def partition(self, key: Any, n: Any) -> Any:
         return len(key) % n
 
 
@@ -74,7 +76,9 @@ INPUTS = st.lists(st.tuples(st.sampled_from(["pairs", "table"]), ROWS), min_size
 @pytest.mark.parametrize("job", [Summed, Averaged, Best, Listed, Combined, Placed, Moved])
 @given(inputs=INPUTS, reducers=st.integers(1, 3), budget=st.sampled_from([100, 1 << 20]))
 @settings(max_examples=25, deadline=None)
-def test_tables_and_pairs_give_one_result(tmp_path_factory, job, inputs, reducers, budget) -> None:
+def test_tables_and_pairs_give_one_result(
+    tmp_path_factory: pytest.TempPathFactory, job: type[MRJob], inputs: Any, reducers: int, budget: int
+) -> None:
     scratch = str(tmp_path_factory.getbasetemp() / "columns")
     results, tasks = run_job(job, [json.dumps(one) for one in inputs], scratch, reducers=reducers, budget=budget)
     values = defaultdict(list)
@@ -104,18 +108,18 @@ def test_tables_and_pairs_give_one_result(tmp_path_factory, job, inputs, reducer
 
 
 @pytest.mark.parametrize("first", ["pairs", "table"])
-def test_objects_and_arrays_of_one_declared_reducer(tmp_path, first) -> None:
+def test_objects_and_arrays_of_one_declared_reducer(tmp_path: Path, first: Any) -> None:
     """Pairs that are only counted, and a table that arrays cannot sum, whichever comes first."""
 
     class Both(Summed):
-        def mapper_batch(self, lines):
+        def mapper_batch(self, lines: Any) -> Any:
             return chain([("a", 1), ("b", 1)], ()) if lines[0] == "pairs" else pa.table({"k": ["a"], "v": [2**63 - 1]})
 
-        def mapper_final(self):
+        def mapper_final(self) -> Any:
             yield "a", 1
 
     class Twice(Both):
-        def mapper_batch(self, lines):
+        def mapper_batch(self, lines: Any) -> Any:
             table = pa.table({"k": ["a", "a"], "v": [2**62, 2**62]})
             return table if lines[0] == "table" else super().mapper_batch(lines)
 
@@ -124,17 +128,17 @@ def test_objects_and_arrays_of_one_declared_reducer(tmp_path, first) -> None:
         assert dict(results[0]) == ({"a": total} if first == "table" else {"a": 2, "b": 1})
 
 
-def test_sums_that_leave_64_bits_between_map_tasks_are_right(tmp_path) -> None:
+def test_sums_that_leave_64_bits_between_map_tasks_are_right(tmp_path: Path) -> None:
     inputs = [json.dumps(("table", [("a", 2**62), ("b", i)])) for i in range(5)]
     results, _ = run_job(Summed, inputs, str(tmp_path), budget=100)
     assert results == [[("a", 5 * 2**62), ("b", 10)]]
 
 
-def test_columns_reach_the_reduce_side_as_columns(tmp_path) -> None:
+def test_columns_reach_the_reduce_side_as_columns(tmp_path: Path) -> None:
     seen = []
 
     class Looked(Summed):
-        def mapper_batch(self, lines):
+        def mapper_batch(self, lines: Any) -> Any:
             return super().mapper_batch(lines)
 
     from mrcelery.task import reducer as stage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -14,7 +15,7 @@ import pytest
 import mrcelery
 from mrcelery.errors import JobFailedError, TaskError
 from mrcelery.jobstore.memory import MemoryJobStore
-from mrcelery.schema.structs import Losses
+from mrcelery.schema.structs import BadRecord, Losses
 from mrcelery.schema.task_id import TaskId
 from mrcelery.task.bad_records import (
     GROUP,
@@ -25,6 +26,7 @@ from mrcelery.task.bad_records import (
     marker_path,
     note_loss,
     take_marker,
+    too_many,
 )
 from mrcelery.worker.lost import cause_of_death, left_by
 
@@ -219,17 +221,17 @@ def test_what_a_dead_process_leaves_is_removed(tmp_path: Path) -> None:
 def test_losses_are_kept_and_a_killer_is_one_that_killed_twice() -> None:
     store = MemoryJobStore()
     assert losses(store, TaskId("job", 0, "map", 1)) == Losses()
-    for mark in (None, (0, 64), (5, 1), (6, 1)):
+    for mark in (None, (0, 64), (0, 64), (5, 1), (6, 1)):
         note_loss(store, TaskId("job", 0, "map", 1), "signal 9", mark)
         assert killers(losses(store, TaskId("job", 0, "map", 1))) == frozenset()
     note_loss(store, TaskId("job", 0, "map", 1), "signal 11", (5, 1))
     found = losses(store, TaskId("job", 0, "map", 1))
-    assert found == Losses(reason="signal 11", deaths=((0, 64), (5, 1), (6, 1), (5, 1)))
+    assert found == Losses(reason="signal 11", deaths=((0, 64), (0, 64), (5, 1), (6, 1), (5, 1)))
     assert killers(found) == {5}
 
 
 def test_batches_with_a_suspect_are_told(tmp_path: Path) -> None:
-    lost = Losses(deaths=((64, 64), (5, 1), (5, 1)))
+    lost = Losses(deaths=((64, 64), (5, 1), (5, 1), (30, 1)))
     bad = BadRecords(TaskId("job", 0, "map", 0), "1", limit=1, scratch=str(tmp_path), lost=lost)
     assert [bad.suspect(*span) for span in ((0, 5), (5, 6), (6, 64), (63, 65), (127, 128), (128, 900))] == [
         False, True, False, True, True, False,
@@ -239,6 +241,45 @@ def test_batches_with_a_suspect_are_told(tmp_path: Path) -> None:
         bad.skip(TaskError("two"))
     bad.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_user_code_has_in_hand_is_marked_and_no_longer(tmp_path: Path) -> None:
+    bad = BadRecords(
+        TaskId("job", 0, "map", 0), "1", limit=9, scratch=str(tmp_path), lost=Losses(),
+        marker=RecordMarker(str(tmp_path)),
+    )  # fmt: skip
+    path = Path(marker_path(str(tmp_path), os.getpid()))
+
+    def in_hand() -> tuple[int, ...]:
+        return struct.unpack("<qq", path.read_bytes())
+
+    bad.begin(64, 64)
+    assert in_hand() == (64, 64)
+    bad.begin(5)
+    assert in_hand() == (5, 1)
+    bad.end()
+    assert in_hand() == (0, 0)
+    bad.begin(6)
+    bad.skip(TaskError("raised"))
+    assert in_hand() == (0, 0)
+    bad.close()
+    assert not path.exists()
+
+
+def test_a_record_that_kills_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    lost = Losses(reason="its process ended by signal 11", deaths=((5, 1), (5, 1)))
+    bad = BadRecords(TaskId("job", 0, "map", 0), "1", limit=1, scratch=str(tmp_path), lost=lost)
+    assert str(bad.killed()) == "the record killed its process twice: its process ended by signal 11"
+
+
+@pytest.mark.parametrize(("offset", "told"), [(-1, None), (0, 0), (7, 7)])
+def test_one_too_many_names_its_place(offset: int, told: int | None) -> None:
+    record = BadRecord(
+        job="job", step=0, kind="map", task=0, attempt="1", file="f", offset=offset, record="'x'", error="e",
+        traceback="",
+    )  # fmt: skip
+    error = too_many(3, record)
+    assert (error.offset, error.record) == (told, "'x'")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,18 +17,18 @@ from mrcelery.task.reducer import run_reduce
 from tests.support.stages import Words, make_task, run_job
 
 
-def failing(where):
-    def mapper(self, _, line):
+def failing(where: Any) -> Any:
+    def mapper(self, _: Any, line: Any) -> Any:
         if where == "mapper" and line == "bad":
             raise ValueError("no good")
         yield line, 1
 
-    def combiner(self, key, values):
+    def combiner(self, key: Any, values: Any) -> Any:
         if where == "combiner" and key == "bad":
             raise ValueError("no good")
         yield key, sum(values)
 
-    def reducer(self, key, values):
+    def reducer(self, key: Any, values: Any) -> Any:
         if where == "reducer" and key == "bad":
             raise ValueError("no good")
         yield key, sum(values)
@@ -35,7 +37,7 @@ def failing(where):
 
 
 @pytest.mark.parametrize("where", ["mapper", "combiner", "reducer"])
-def test_a_users_exception_tells_where(tmp_path, where):
+def test_a_users_exception_tells_where(tmp_path: Path, where: str) -> None:
     with pytest.raises(UserCodeError, match="ValueError: no good") as caught:
         run_job(failing(where), ["one\ntwo\nbad\nthree"], str(tmp_path))
     error = caught.value
@@ -49,36 +51,36 @@ def test_a_users_exception_tells_where(tmp_path, where):
 
 
 @pytest.mark.parametrize("item", [1, None, ("a",), ("a", 1, 2)])
-def test_what_is_no_pair_is_refused(tmp_path, item):
+def test_what_is_no_pair_is_refused(tmp_path: Path, item: Any) -> None:
     class NoPair(MRJob):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             yield item
 
-        def reducer(self, key, values):
+        def reducer(self, key: Any, values: Any) -> Any:
             yield key, 1
 
     with pytest.raises(UserCodeError, match=r"is no \(key, value\) pair: yield key, value"):
         run_job(NoPair, ["x"], str(tmp_path))
 
 
-def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path):
+def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path: Path) -> None:
     class Exits(MRJob):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             raise SystemExit(3)
             yield
 
-        def reducer(self, key, values):
+        def reducer(self, key: Any, values: Any) -> Any:
             yield key, 1
 
     with pytest.raises(UserCodeError, match="SystemExit: 3"):
         run_job(Exits, ["x"], str(tmp_path))
 
 
-def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
+def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path: Path) -> None:
     """It must not pass for the end of the records: those after it would be lost without a word."""
 
     class First(Words):
-        def mapper(self, _, line):
+        def mapper(self, _: Any, line: Any) -> Any:
             return [(next(iter(line.split())), 1)]
 
     with pytest.raises(UserCodeError) as raised:
@@ -87,7 +89,7 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
     assert (raised.value.offset, raised.value.record) == (4, "''")
 
     class Total(Words):
-        def reducer(self, word, counts):
+        def reducer(self, word: Any, counts: Any) -> Any:
             next(counts)
             return [(word, next(counts))]
 
@@ -95,7 +97,7 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
         run_job(Total, ["a b b"], str(tmp_path))
 
     class Read:
-        def read(self, line):
+        def read(self, line: Any) -> Any:
             return next(iter(())), line
 
         write = None
@@ -109,13 +111,15 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path):
 
 @pytest.mark.parametrize("kind", ["map", "reduce"])
 @pytest.mark.parametrize("yields", [True, False])
-def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
+def test_slow_user_code_is_stopped_soon(
+    tmp_path: Path, kind: str, yields: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job that has ended is noticed after about a slice of time, whatever the hooks yield."""
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     ended_at = 20.0
 
-    def slow(self, key, value):
+    def slow(self, key: Any, value: Any) -> Any:
         clock[0] += 1.0
         if yields:
             yield str(value)[:0], 1
@@ -125,12 +129,12 @@ def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
             mapper = slow
         else:
 
-            def mapper(self, _, line):
+            def mapper(self, _: Any, line: Any) -> Any:
                 yield line, 1
 
             reducer = slow
 
-    def poll():
+    def poll() -> Any:
         if clock[0] > ended_at:
             raise JobStoppedError("job job has ended")
 
@@ -156,8 +160,8 @@ def test_slow_user_code_is_stopped_soon(tmp_path, kind, yields, monkeypatch):
         assert clock[0] < 10_000  # a reducer that yields nothing is looked after block by block
 
 
-def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path):
-    def fan_in(budget):
+def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path: Path) -> None:
+    def fan_in(budget: Any) -> Any:
         return make_task(Words([]), "memory://m", "reduce", 0, 1, str(tmp_path), budget).fan_in
 
     assert fan_in(1 << 20) == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,38 +18,38 @@ from tests.support.stages import Words, make_task, run_job
 
 
 class Hooks(MRJob):
-    def mapper_init(self):
+    def mapper_init(self) -> Any:
         self.n = 0
         yield "init", 1
 
-    def mapper(self, _, line):
+    def mapper(self, _: Any, line: Any) -> Any:
         self.n += 1
 
-    def mapper_final(self):
+    def mapper_final(self) -> Any:
         yield "lines", self.n
 
-    def combiner_init(self):
+    def combiner_init(self) -> Any:
         yield "combiners", 0
 
-    def combiner(self, key, values):
+    def combiner(self, key: Any, values: Any) -> Any:
         yield key, sum(values)
 
-    def combiner_final(self):
+    def combiner_final(self) -> Any:
         yield "combiners", 1
 
-    def reducer_init(self):
-        self.seen = []
+    def reducer_init(self) -> Any:
+        self.seen: list[Any] = []
         yield "reducers", 1
 
-    def reducer(self, key, values):
+    def reducer(self, key: Any, values: Any) -> Any:
         self.seen.append(key)
         return [(key, sum(values))]  # a plain function may return its pairs
 
-    def reducer_final(self):
+    def reducer_final(self) -> Any:
         yield "seen", self.seen
 
 
-def test_all_hooks_run_and_may_yield(tmp_path):
+def test_all_hooks_run_and_may_yield(tmp_path: Path) -> None:
     results, _ = run_job(Hooks, ["a\nb", "c"], str(tmp_path))
     pairs = dict(results[0])
     assert pairs["init"] == 2
@@ -57,8 +59,8 @@ def test_all_hooks_run_and_may_yield(tmp_path):
     assert pairs["seen"] == ["combiners", "init", "lines"]
 
 
-def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path):
-    def stop():
+def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path: Path) -> None:
+    def stop() -> Any:
         raise JobStoppedError("job job has ended")
 
     root = f"memory://{secrets.token_hex(8)}"
@@ -70,9 +72,9 @@ def test_a_stopped_job_ends_the_attempt_between_batches(tmp_path):
     assert [o.key for o in open_storage(root).list("jobs/")] == []
 
 
-def test_mapper_batch_takes_a_block_and_may_return_a_mapping(tmp_path):
+def test_mapper_batch_takes_a_block_and_may_return_a_mapping(tmp_path: Path) -> None:
     class Batch(MRJob):
-        def mapper_batch(self, lines):
+        def mapper_batch(self, lines: Any) -> Any:
             return Counter(word for line in lines for word in line.split())
 
         reducer = ops.Sum()

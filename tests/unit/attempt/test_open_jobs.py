@@ -1,0 +1,59 @@
+"""Whose records a worker takes, and whose scratch folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.coordinator.start import start
+from mrcelery.errors import (
+    ConfigError,
+    UnsignedError,
+)
+from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.schema import object_keys
+from tests.support.plain_jobs import PLAIN
+
+KEY = "correct horse battery staple"
+
+
+def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
+    """Who may write to the job store must not make a job run again under another name."""
+    runtime, job = submitted(PLAIN, KEY)
+    fields = {**runtime.store.fields(job), "name": "other"}
+    request = runtime.store.request(job)
+    assert request is not None
+    runtime.store.create("other", fields, request)
+    with pytest.raises(UnsignedError, match="that of job job-"):
+        start(runtime, "other")
+    start(runtime, job)
+
+
+def test_a_signed_spec_holds_for_its_own_job_only(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
+    runtime, job = submitted(PLAIN, KEY)
+    start(runtime, job)
+    storage = runtime.open(job).storage
+    storage.write(object_keys.spec("other"), storage.read(object_keys.spec(job)))
+    runtime.store.create("other", runtime.store.fields(job), b"")
+    with pytest.raises(UnsignedError, match="that of job job-"):
+        runtime.open("other")
+
+
+def test_the_default_scratch_folder_must_be_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can make a folder of that name in /tmp first, and would own what is unpacked in it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scratch = Path(OpenJobs(MemoryJobStore()).scratch)
+    assert scratch.parent == tmp_path
+    assert scratch.stat().st_mode & 0o777 == 0o700
+    OpenJobs(MemoryJobStore())
+    scratch.chmod(0o777)
+    with pytest.raises(ConfigError, match="not this user's alone"):
+        OpenJobs(MemoryJobStore())
+    scratch.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    scratch.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="not this user's alone"):
+        OpenJobs(MemoryJobStore())

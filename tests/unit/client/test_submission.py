@@ -1,0 +1,64 @@
+"""A submission is complete and right before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mrcelery
+from mrcelery.client.api import attach
+from mrcelery.client.submission import Submission, job_id
+from mrcelery.errors import (
+    ConfigError,
+    InputError,
+    UsageError,
+)
+from tests.support.word_count import WordCount, inline
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+def test_what_is_wrong_is_said_before_anything_starts() -> None:
+    for error, match, call in (
+        (InputError, "nope", lambda: mrcelery.submit(WordCount, "nope.txt", runner="inline")),
+        (UsageError, "no input", lambda: mrcelery.submit(WordCount, [], runner="inline")),
+        (ConfigError, "reducerz.*did you mean 'reducers'", lambda: inline(WordCount, reducerz=3)),
+        (ConfigError, "runner.*spark", lambda: mrcelery.submit(WordCount, "in.txt", runner="spark")),
+        (ConfigError, "needs a broker", lambda: mrcelery.submit(WordCount, "in.txt", runner="celery")),
+        (ConfigError, "needs a storage", lambda: mrcelery.submit(WordCount, "in.txt", broker="redis://h")),
+        (UsageError, "output format", lambda: inline(WordCount, output_format="xml")),
+        (ConfigError, "no fleet", lambda: attach("job")),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+
+
+def test_a_broker_means_a_fleet() -> None:
+    options: dict[str, Any] = {"broker": "redis://host", "storage": "s3://bucket/x"}
+    assert Submission.prepare(WordCount, "in.txt", **options).runner == "celery"
+    assert Submission.prepare(WordCount, "in.txt", runner="local", **options).runner == "local"
+    assert Submission.prepare(WordCount, "in.txt").runner == "local"
+    assert Submission.prepare(WordCount, "in.txt", "out", **options).brings_home
+    assert not Submission.prepare(WordCount, "in.txt", "s3://bucket/out", **options).brings_home
+    assert not Submission.prepare(WordCount, "in.txt", "out", broker="redis://host", storage="shared").brings_home
+
+
+def test_a_flag_wins_over_the_class_and_the_class_over_the_files(tmp_path: Path) -> None:
+    class Json(WordCount):
+        INPUT = "jsonl"
+        JOBCONF = {"mapreduce.job.reduces": "5"}
+
+    (tmp_path / "mrcelery.toml").write_text('input_format = "whole-file"\n')
+    assert Submission.prepare(Json, "in.txt").options.input_format == "jsonl"
+    assert Submission.prepare(WordCount, "in.txt").options.input_format == "whole-file"
+    assert Submission.prepare(Json, "in.txt", input_format="text").options.input_format == "text"
+    for expected, options in ((5, {}), (3, {"jobconf": {"mapreduce.job.reduces": "3"}}), (2, {"reducers": 2})):
+        assert Submission.prepare(Json, "in.txt", **options).steps[0].reducers == expected
+
+
+def test_job_ids() -> None:
+    assert job_id("Word Count!").rsplit("-", 3)[0] == "word-count"
+    assert job_id("") != job_id("")
+    assert job_id("A", "token") == job_id("A", "token") != job_id("A", "other")
