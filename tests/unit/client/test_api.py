@@ -151,6 +151,7 @@ def test_temporary_data_goes_with_the_handle() -> None:
     job.close()
     assert not folder.exists()
 
+
 def test_paths_are_addresses_too(tmp_path: Path) -> None:
     out, store = tmp_path / "out", tmp_path / "store"
     expected = dict(inline(WordCount).results())
@@ -192,4 +193,4 @@ def test_no_job_has_an_empty_id(tmp_path: Path) -> None:
 def test_a_memory_serves_no_other_process() -> None:
     for options in ({"storage": "memory://m"}, {"output": "memory://m"}):
         with pytest.raises(ConfigError, match="cannot serve the local runner"):
-            mrcelery.submit(WordCount, "in.txt", runner="local", **options)  # type: ignore[arg-type]
+            mrcelery.submit(WordCount, "in.txt", runner="local", **options)
