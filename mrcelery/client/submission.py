@@ -24,6 +24,7 @@ from mrcelery.config import Config, mask
 from mrcelery.errors import ConfigError, UsageError, writable
 from mrcelery.formats.naming import to_ship
 from mrcelery.job.hooks import hooks, step_specs
+from mrcelery.job.raised import loading
 from mrcelery.job.step import reducers_in
 from mrcelery.jobstore.base import generation_of
 from mrcelery.runners.base import Runner, storage_root
@@ -115,28 +116,29 @@ class Submission:
 
             job_class = bundle.load_job(job, given.py_files) if isinstance(job, str) else job
             instance = bundle.make_job(job_class, given.args)
-            settled = job_options(
-                config, instance, given.jobconf or {}, runner, overwrite=given.overwrite, keep=given.keep
-            )
-            check_formats(settled, instance, runner, prints=wants_results and output is None)
-            _check_memory(runner, config, placed)
-            submission = cls(
-                config=config,
-                runner=runner,
-                job_class=job_class,
-                job=instance,
-                name=writable(given.name or job_class.__name__),
-                args=tuple(given.args),
-                inputs=named,
-                output=placed,
-                options=settled,
-                steps=_steps(config, instance, settled),
-                shipped=_shipped(given, settled, job_class),
-                client_token=given.client_token,
-                wants_results=wants_results,
-                on_upload=on_upload,
-                started=started,
-            )
+            with loading(job_class):
+                settled = job_options(
+                    config, instance, given.jobconf or {}, runner, overwrite=given.overwrite, keep=given.keep
+                )
+                check_formats(settled, instance, runner, prints=wants_results and output is None)
+                _check_memory(runner, config, placed)
+                submission = cls(
+                    config=config,
+                    runner=runner,
+                    job_class=job_class,
+                    job=instance,
+                    name=writable(given.name or job_class.__name__),
+                    args=tuple(given.args),
+                    inputs=named,
+                    output=placed,
+                    options=settled,
+                    steps=_steps(config, instance, settled),
+                    shipped=_shipped(given, settled, job_class),
+                    client_token=given.client_token,
+                    wants_results=wants_results,
+                    on_upload=on_upload,
+                    started=started,
+                )
             undo.pop_all()
             return submission
 

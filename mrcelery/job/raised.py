@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from traceback import walk_tb
 from types import FrameType
 
-from mrcelery.errors import MRCeleryError, UserCodeError, shown, writable
+from mrcelery.errors import JobLoadError, MRCeleryError, UserCodeError, shown, writable
 from mrcelery.job.tracebacks import in_user_code, raised_by_user, user_traceback
 
 MESSAGE = 2_000
@@ -85,6 +87,18 @@ def blamed() -> Iterator[None]:
         if passes(e) or not in_user_code(e):
             raise
         raise user_error(e) from e
+
+
+@contextmanager
+def loading(job_class: type) -> Iterator[None]:
+    """Raise what comes out of the file of ``job_class`` in this block as a :class:`JobLoadError`: on the client."""
+    try:
+        yield
+    except BaseException as e:
+        file = getattr(sys.modules.get(job_class.__module__), "__file__", None)
+        if passes(e) or not any(frame.f_code.co_filename == file for frame, _ in walk_tb(e.__traceback__)):
+            raise
+        raise JobLoadError(f"{job_class.__name__} cannot be set up: {first_line(e)}", user_traceback(e)) from e
 
 
 def described(exc: BaseException) -> str:

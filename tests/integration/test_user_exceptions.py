@@ -305,6 +305,10 @@ def test_only_an_exception_is_a_bad_record(
             "from mrcelery import MRJob\nclass J(MRJob):\n  def steps(self):\n    raise GeneratorExit('x')\n",
             "J.steps() raised GeneratorExit: x",
         ),
+        (
+            "from mrcelery import MRJob\nclass J(MRJob):\n  mapper = print\n  def jobconf(self): 1 / 0\n",
+            "J cannot be set up: ZeroDivisionError: division by zero",
+        ),
     ],
 )
 def test_a_job_that_does_not_load(job_file: JobFile, lines: Path, source: str, says: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -40,7 +41,15 @@ def test_a_repr_that_raises() -> None:
     assert safe_repr("abcdef", 3) == "'ab..."
 
 
-def test_only_a_ctrl_c_is_an_interrupt_in_a_task() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_only_a_ctrl_c_is_an_interrupt_in_a_task(interruptible: None) -> None:
     assert passes(KeyboardInterrupt())  # nobody watches: the command line
     with watching():
         assert not passes(KeyboardInterrupt())
