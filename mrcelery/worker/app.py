@@ -118,9 +118,9 @@ def run_worker(app: Celery, argv: Sequence[str]) -> int:
     code = started[-1].exitcode
     if code in OUR_CODES:
         return int(code)
-    if isinstance(code, str) or (state.should_stop, state.should_terminate) != (None, None):
+    if not code or isinstance(code, str) or (state.should_stop, state.should_terminate) != (None, None):
         return 0  # by a signal, or by a command of Celery's, whose code is a sentence
-    return _code_of_failure(app, code or 1)
+    return _code_of_failure(app, code)
 
 
 def _code_of_failure(app: Celery, code: int) -> int:
