@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mrcelery.errors import CorruptDataError
 from mrcelery.planning.listing import InputFile
-from mrcelery.planning.splits import OPEN_COST, PAGE, cut, find_split, fitted, page_of, write_plan
+from mrcelery.planning.splits import OPEN_COST, PAGE, cut, find_split, fitted, page_of, with_reducers, write_plan
 from mrcelery.schema.encoding import decode
-from mrcelery.schema.structs import Extent, PlanPage, Split
+from mrcelery.schema.structs import Extent, PlanPage, PlanSummary, Split, StepSpec
 
 MIB = 1 << 20
 
@@ -130,3 +130,20 @@ def test_small_inputs_are_cut_so_that_all_workers_have_some() -> None:
     assert len(sizes(many << 20, 2, many)) == len(sizes(many << 20, 0, many))
     unknown = [InputFile("http://x/y", -1, False)]
     assert list(fitted(unknown, 64 << 20, 2)[0]) == unknown
+
+
+@pytest.mark.parametrize(
+    ("size", "reducers"), [(0, 1), (1, 1), (32 * MIB, 1), (32 * MIB + 1, 2), (2048 * MIB, 64), (9000 * MIB, 64)]
+)
+def test_reducers_by_input_size(size: int, reducers: int) -> None:
+    plan = PlanSummary(splits=1, files=1, bytes=size)
+    assert with_reducers(StepSpec(has_reducer=True, reducers=-1), plan).reducers == reducers
+    assert with_reducers(StepSpec(has_reducer=True, reducers=500), plan).reducers == 500  # as the job says
+    assert with_reducers(StepSpec(has_reducer=False, reducers=-1), plan).reducers == 0
+    assert with_reducers(StepSpec(has_reducer=False, reducers=5), plan).reducers == 0
+
+
+def test_a_file_of_unknown_size_leaves_the_split_size_as_it_is() -> None:
+    files, size = fitted([InputFile("a", 5, True), InputFile("http", -1, False)], 64 * MIB, 2)
+    assert (len(list(files)), size) == (2, 64 * MIB)
+    assert fitted([InputFile("a", 0, True)], 64 * MIB, 2)[1] < 64 * MIB
