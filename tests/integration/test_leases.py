@@ -99,13 +99,13 @@ def test_a_killed_workers_tasks_run_elsewhere(
 ) -> None:
     """Within minutes, not Celery's hour; ``tests.benchmarks.leases`` measures how soon."""
     gate = Gate(tmp_path, 2)
-    quick = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": visibility}
+    quick = {"MRCELERY_VISIBILITY_TIMEOUT": visibility}
     with (
-        workers(tmp_path / "a", server.tcp_url, env=quick) as (first,),
+        workers(tmp_path / "a", server.tcp_url, queue="q", env=quick) as (first,),
         submit(server, job_file(GATED), gate.text, tmp_path, split_size=gate.split_size, reducers=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, range(1, 2), env=quick):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=quick):
             os.killpg(first.process.pid, signal.SIGKILL)  # the main process with its children, as a machine goes
             eventually(lambda: gate.starts() == 4, "both run elsewhere")
             gate.open()
@@ -184,13 +184,13 @@ def test_a_task_that_hangs_each_time_ends_its_job_with_the_reason(
 def test_an_attempt_that_still_runs_has_not_failed(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     """A worker's main process stands still, and so do its leases, while its child goes on."""
     gate = Gate(tmp_path, 1)
-    quick = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": SHORT}
+    quick = {"MRCELERY_VISIBILITY_TIMEOUT": SHORT}
     with (
-        workers(tmp_path / "a", server.tcp_url, env=quick) as (first,),
+        workers(tmp_path / "a", server.tcp_url, queue="q", env=quick) as (first,),
         submit(server, job_file(YIELDING_GATED), gate.text, tmp_path, max_attempts=1, speculative=False) as handle,
     ):
         eventually(lambda: gate.starts() == 1, "the map runs")
-        with workers(tmp_path / "b", server.tcp_url, range(1, 2), env=quick):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=quick):
             os.kill(first.process.pid, signal.SIGSTOP)
             eventually(lambda: gate.starts() == 2, "it runs elsewhere, too")
             gate.open()

@@ -21,7 +21,7 @@ from mrcelery.storage import open_storage
 from tests.support.services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
-LONG = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": "600"}
+LONG = {"MRCELERY_VISIBILITY_TIMEOUT": "600"}
 """No lease lapses in a test: what runs elsewhere was requeued."""
 
 
@@ -51,12 +51,12 @@ def test_tasks_of_a_worker_that_stops_run_elsewhere(
 ) -> None:
     gate = Gate(tmp_path, 2)
     with (
-        workers(tmp_path / "a", server.tcp_url, env=LONG) as (first,),
+        workers(tmp_path / "a", server.tcp_url, queue="q", env=LONG) as (first,),
         # An attempt that a stopping worker ends does not count as one.
         submit(server, job_file(GATED), gate, tmp_path, max_attempts=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, range(1, 2), env=LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=LONG):
             first.process.send_signal(signals[0])
             for sent in signals[1:]:
                 eventually(lambda: "Warm shutdown" in first.log.read_text(), "it stops gently")
@@ -79,11 +79,11 @@ def test_tasks_that_end_in_time_do_not_run_again(server: RedisServer, job_file: 
     gate = Gate(tmp_path, 2)
     patient = {**LONG, "MRCELERY_SOFT_SHUTDOWN_TIMEOUT": "15"}  # all of which Celery waits
     with (
-        workers(tmp_path / "a", server.tcp_url, env=patient) as (first,),
+        workers(tmp_path / "a", server.tcp_url, queue="q", env=patient) as (first,),
         submit(server, job_file(GATED), gate, tmp_path) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
-        with workers(tmp_path / "b", server.tcp_url, range(1, 2), env=LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=LONG):
             first.process.send_signal(signal.SIGTERM)
             eventually(lambda: "terminating in 15.0 seconds" in first.log.read_text(), "it stops")
             gate.open()
@@ -96,7 +96,7 @@ def test_tasks_that_end_in_time_do_not_run_again(server: RedisServer, job_file: 
 def test_the_first_interrupt_lets_tasks_end(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     gate = Gate(tmp_path, 2)
     with (
-        workers(tmp_path / "a", server.tcp_url, env=LONG) as (first,),
+        workers(tmp_path / "a", server.tcp_url, queue="q", env=LONG) as (first,),
         submit(server, job_file(GATED), gate, tmp_path) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
@@ -104,7 +104,7 @@ def test_the_first_interrupt_lets_tasks_end(server: RedisServer, job_file: JobFi
         eventually(lambda: "Ctrl+C again" in first.log.read_text(), "it is told")
         gate.open()
         assert first.process.wait(PATIENCE) is not None
-        with workers(tmp_path / "b", server.tcp_url, range(1, 2), env=LONG):
+        with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=LONG):
             handle.wait(PATIENCE)
             assert list(handle) == [("seen", 2)]
         assert gate.starts() == 2
@@ -140,7 +140,7 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
     gate = Gate(tmp_path, 6)
     storage = open_storage(str(tmp_path / "storage"))
     with (
-        workers(tmp_path / "w", server.tcp_url, 2, env=LONG) as started,
+        workers(tmp_path / "w", server.tcp_url, 2, queue="q", env=LONG) as started,
         submit(server, job_file(source), gate, tmp_path) as handle,
     ):
         eventually(lambda: gate.starts() == 4, "four maps run")
@@ -176,7 +176,7 @@ FAILING = """
 def test_a_failed_job_keeps_its_committed_work(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     gate = Gate(tmp_path, 2)
     with (
-        workers(tmp_path / "w", server.tcp_url, env=LONG),
+        workers(tmp_path / "w", server.tcp_url, queue="q", env=LONG),
         submit(server, job_file(FAILING), gate, tmp_path) as handle,
     ):
         with pytest.raises(JobFailedError, match="ValueError"):
@@ -192,7 +192,7 @@ def test_a_failed_job_keeps_its_committed_work(server: RedisServer, job_file: Jo
 def test_the_mark_of_a_stopped_attempt_goes(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     gate = Gate(tmp_path, 2)
     with (
-        workers(tmp_path / "w", server.tcp_url, env=LONG),
+        workers(tmp_path / "w", server.tcp_url, queue="q", env=LONG),
         submit(server, job_file(GATED), gate, tmp_path) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")

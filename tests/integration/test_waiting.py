@@ -16,7 +16,7 @@ from mrcelery import JobHandle, events
 from tests.support.services import GATED, PATIENCE, Gate, RedisServer, environment, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
-QUICK = {"queue": "q", "MRCELERY_VISIBILITY_TIMEOUT": "4"}
+QUICK = {"MRCELERY_VISIBILITY_TIMEOUT": "4"}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_wait_tells_of_broker_and_workers(server: RedisServer, job_file: JobFi
     with submit(server, job_file(GATED), gate, tmp_path) as handle:
         waiting = Waiting(handle)
         assert waiting.await_told(events.NoWorkers).queue == "q"
-        with workers(tmp_path / "a", server.tcp_url, env=QUICK) as (first,):
+        with workers(tmp_path / "a", server.tcp_url, queue="q", env=QUICK) as (first,):
             assert waiting.await_told(events.WorkersFound).count == 1
             eventually(lambda: gate.starts() == 2, "both maps run")
             server.stop()
@@ -59,7 +59,7 @@ def test_a_wait_tells_of_broker_and_workers(server: RedisServer, job_file: JobFi
             server.start()
             waiting.await_told(events.BrokerBack)
             eventually(lambda: "leases are renewed again" in first.log.read_text(), "the worker is back")
-            with workers(tmp_path / "b", server.tcp_url, range(1, 2), env=QUICK) as (second,):
+            with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=QUICK) as (second,):
                 # Known to the wait, which looks every two seconds.
                 eventually(lambda: len(waiting.handle._store.workers()) == 2, "both tell")  # type: ignore[union-attr]
                 seen = waiting.handle._store.workers  # type: ignore[union-attr]
@@ -88,7 +88,7 @@ def test_the_command_tells(server: RedisServer, job_file: JobFile, tmp_path: Pat
     server.start()
     eventually(lambda: "mrcelery: broker is back" in said.read_text(), "it tells")
     gate.open()
-    with workers(tmp_path / "a", server.tcp_url, env=QUICK):
+    with workers(tmp_path / "a", server.tcp_url, queue="q", env=QUICK):
         assert client.wait(PATIENCE) == 0
 
 
@@ -100,6 +100,6 @@ def test_a_wait_may_begin_while_the_broker_is_away(server: RedisServer, job_file
         waiting = Waiting(handle)
         waiting.await_told(events.BrokerLost)
         server.start()
-        with workers(tmp_path / "a", server.tcp_url, env=QUICK):
+        with workers(tmp_path / "a", server.tcp_url, queue="q", env=QUICK):
             waiting.join(2 * PATIENCE)
             assert list(handle) == [("seen", 2)]
