@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ ONE_ENGINE = ("containers", "browser")
 
 QUICK = ("unit", "conformance")
 """Packages whose slow tests are marked one by one; the others start workers, servers, containers or browsers."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Take half as many processes again as there are cores: most tests of fleets wait more than they compute."""
+    return min(6, (os.cpu_count() or 1) * 3 // 2 or 1)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -220,7 +220,7 @@ def as_inferred(array: Any) -> Any:
         return array.cast(pa.float64())
     if is_text(kind) or is_bytes(kind):
         return array.cast(pa.string() if is_text(kind) else pa.binary())
-    return array if pa.types.is_boolean(kind) else pa.array(array.to_pylist())
+    return array if pa.types.is_boolean(kind) else pa.array(as_list(array))
 
 
 def _repeated(item: bytes, times: int) -> Any:

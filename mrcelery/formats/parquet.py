@@ -19,6 +19,7 @@ from mrcelery.formats.lines import too_long
 from mrcelery.formats.rows import Columns
 from mrcelery.formats.source import readable, shortened
 from mrcelery.records.columns import Column, as_list
+from mrcelery.records.objects import objects
 from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate
 from mrcelery.storage.base import Version
@@ -110,14 +111,8 @@ class Rows(Sequence[Any]):
 
 
 def _pylist(table: Any) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = table.to_pylist()
-        return rows
-    except (ValueError, OverflowError, ImportError) as e:
-        raise CodecError(
-            f"a value has no Python type to hold it ({e}): leave its column out with -D parquet.columns=..., "
-            "or define mapper_batch, which is given the table"
-        ) from None
+    remedy = "leave its column out with -D parquet.columns=..., or define mapper_batch, which is given the table"
+    return objects(table, remedy)
 
 
 def _begin(group: Any, size: int) -> int:

@@ -15,7 +15,8 @@ from functools import cache
 from typing import Any
 from zlib import crc32
 
-from mrcelery.errors import CodecError, CorruptDataError, UsageError
+from mrcelery.errors import CorruptDataError, UsageError
+from mrcelery.records.objects import objects
 
 Column = Any
 """A list, or a ``pyarrow.Array``."""
@@ -33,13 +34,7 @@ def as_list(column: Column) -> list[Any]:
     """Return the column as Python objects. Raises :class:`CodecError` for values that have no Python type."""
     if type(column) is list:
         return column
-    try:
-        values: list[Any] = column.to_pylist()
-        return values
-    except (ValueError, OverflowError, ImportError) as e:
-        raise CodecError(
-            f"a value of Arrow type {column.type} has no Python type to hold it ({e}): cast the column in mapper_batch"
-        ) from None
+    return objects(column, "cast the column in mapper_batch")
 
 
 def of_table(table: Any) -> tuple[Column, Column]:

@@ -52,12 +52,12 @@ def fold_of(op: ops.Op | None) -> Fold | None:
 
 def accumulators(column: Column) -> list[Any]:
     """Return the accumulators as the op itself makes them."""
+    if type(column) is list:  # those of an installation without pyarrow always are
+        return column
     import pyarrow as pa
 
     found = as_list(column)
-    if type(column) is not list and pa.types.is_struct(column.type):
-        return [list(fields.values()) for fields in found]
-    return found
+    return [list(fields.values()) for fields in found] if pa.types.is_struct(column.type) else found
 
 
 def _grouped(keys: Any, columns: dict[str, tuple[Any, str]]) -> tuple[Any, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pyarrow as pa
@@ -74,3 +75,8 @@ def test_what_arrays_cannot_hold_is_left_to_python(op: ops.Op, values: list[Any]
     assert fold is not None
     with pytest.raises(UnfitError):
         fold.create(pa.array(["k"] * len(values)), pa.array(values))
+
+
+def test_accumulators_in_lists_need_no_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # its import fails, as in an installation without it
+    assert accumulators([[1, 2]]) == [[1, 2]]
