@@ -34,7 +34,7 @@ def read_from(extent: Extent, start: int) -> Iterator[bytes]:
         if path is not None:
             yield from _local(path, start)
         elif extent.end < 0:
-            yield from storage.stream(key, start, None, BLOCK)
+            yield from storage.stream(key, start, None, BLOCK, Version())
         else:
             yield from _remote(storage, key, start, extent)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from mrcelery.errors import CorruptDataError
+
 
 class ObjectInfo(NamedTuple):
     """A stored object: its key relative to the storage's root, and its size in bytes."""
@@ -36,6 +38,12 @@ class Version:
             if self.tag is None:
                 self.tag = tag
             return self.tag == tag
+
+    def replaced(self, uri: str, at: int) -> CorruptDataError:
+        """Make the error for an object that is another at byte ``at`` than the one that was met."""
+        return CorruptDataError(
+            f"{uri} was replaced while it was read: leave inputs alone while a job runs", file=uri, offset=at
+        )
 
 
 @runtime_checkable

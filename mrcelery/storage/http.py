@@ -12,14 +12,15 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
+from mrcelery.errors import ConfigError, StorageUnreachableError
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
+from mrcelery.storage.encodings import check_encoding
 
 RESUMES = 5
 """How often in a row a broken download is taken up again where it stopped."""
 
 _RETRIES = urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
-# An encoded body would have other offsets than the file.
+# An encoded body would have other offsets than the file. A server may send one all the same.
 _PLAIN = {"Accept-Encoding": "identity", "User-Agent": "mrcelery"}
 
 
@@ -45,10 +46,14 @@ class HttpStorage:
     def _open(self, method: str, key: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
         url = f"{self.uri}/{key.partition('#')[0]}"
         try:
-            response = self._pool.request(method, url, headers=_PLAIN | headers, preload_content=False)
+            response = self._pool.request(
+                method, url, headers=_PLAIN | headers, preload_content=False, decode_content=False
+            )
         except HTTPError as e:
             raise StorageUnreachableError(f"{url} cannot be reached: check the address and the network ({e})") from None
         try:
+            if response.status in (200, 206):
+                _check_encoding(url, response)
             yield response
         finally:
             response.close()
@@ -111,11 +116,7 @@ class HttpStorage:
                     self._refuse(key, response.status)
                 found = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
                 if not version.met(found):
-                    raise CorruptDataError(
-                        f"{self.uri}/{key} was replaced while it was read: copy it to storage, and read it there",
-                        file=f"{self.uri}/{key}",
-                        offset=at,
-                    )
+                    raise version.replaced(f"{self.uri}/{key}", at)
                 try:
                     # A server without ranges sends the whole file each time.
                     skip = at if response.status == 200 else 0
@@ -176,6 +177,12 @@ class HttpStorage:
     def delete(self, keys: Iterable[str]) -> int:
         """Raise :class:`ConfigError`, as :meth:`write` does."""
         self._read_only()
+
+
+def _check_encoding(url: str, response: urllib3.BaseHTTPResponse) -> None:
+    """Raise :class:`InputError` for a body that is compressed, in transfer too, and whose name does not say so."""
+    headers = (response.headers.get(name, "") for name in ("Content-Encoding", "Transfer-Encoding"))
+    check_encoding(url, ",".join(headers), path=urlsplit(url).path)
 
 
 def _proxy(uri: str) -> str:

@@ -26,6 +26,7 @@ from botocore.exceptions import (
 from mrcelery.config import Config as Settings
 from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
+from mrcelery.storage.encodings import check_encoding
 from mrcelery.storage.s3_errors import code_of, retries_of, translate
 from mrcelery.storage.transfers import THREADS, current, submit
 
@@ -178,8 +179,10 @@ class S3Storage:
         """Resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
 
         Later requests of one ``version`` carry ``If-Match``, so a replaced object raises :class:`CorruptDataError`;
-        so does a body that does not match its checksum, after its bytes were yielded.
+        so does a body that does not match its checksum, after its bytes were yielded. With a ``version``, an object
+        that is compressed and whose key does not say so raises :class:`InputError`.
         """
+        is_input = version is not None
         at, failures, version = start, 0, version or Version()
         while end is None or at < end:
             params: dict[str, Any] = {"IfMatch": version.tag} if version.tag else {}
@@ -192,12 +195,14 @@ class S3Storage:
                     if code_of(e) in ("InvalidRange", "416"):
                         return  # at or past the end: no bytes, as a slice has none
                     if version.tag and code_of(e) in ("PreconditionFailed", "412"):
-                        raise self._replaced(key, at) from None
+                        raise version.replaced(f"{self.uri}/{key}", at) from None
                     raise
             body = response["Body"]
             try:
                 if not version.met(response["ETag"]):
-                    raise self._replaced(key, at)
+                    raise version.replaced(f"{self.uri}/{key}", at)
+                if is_input:
+                    check_encoding(f"{self.uri}/{key}", response.get("ContentEncoding", ""))
                 while data := body.read(chunk):
                     at += len(data)
                     failures = 0
@@ -219,13 +224,6 @@ class S3Storage:
                 time.sleep(0.1 * 2**failures)
             finally:
                 body.close()
-
-    def _replaced(self, key: str, at: int) -> CorruptDataError:
-        return CorruptDataError(
-            f"{self.uri}/{key} was replaced while it was read: leave inputs alone while a job runs",
-            file=f"{self.uri}/{key}",
-            offset=at,
-        )
 
     def write(self, key: str, data: bytes) -> None:
         """Write with one PUT, whatever the size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -195,6 +196,20 @@ def test_an_object_replaced_between_two_ranges(bucket: str, log: Log) -> None:
             list(read_ahead(storage, key, end // 2, end, version=version))
         first.close()  # type: ignore[attr-defined]
         storage.write(key, LINES)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_an_object_that_is_stored_compressed(bucket: str, ending: str) -> None:
+    uri = f"s3://{bucket}/{os.urandom(4).hex()}/lines{ending}"
+    data = gzip.compress(LINES[:800])
+    key = uri.partition(f"{bucket}/")[2]
+    s3._client().put_object(Bucket=bucket, Key=key, Body=data, ContentEncoding="aws-chunked,gzip")
+    found = input_format("text").read(Extent(uri, 0, len(data), len(data)), MIB)
+    if ending:
+        assert [line for block in found for line in block.values] == LINES[:800].decode().split()
+    else:
+        with pytest.raises(InputError, match=r"lines comes compressed \(Content-Encoding: gzip\)"):
+            list(found)
 
 
 def test_an_object_that_ends_early(large: str) -> None:

@@ -31,6 +31,7 @@ class Server(BaseHTTPRequestHandler):
     length = True
     break_at = 0  # bytes of a body after which the connection is cut, once per request
     changes = False
+    encoding = ""  # with which bodies are sent though nobody asked for it
     requests: list[tuple[str, str]]
 
     def log_message(self, format: str, *args: object) -> None:
@@ -48,6 +49,8 @@ class Server(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         type(self).requests.append((self.command, self.headers.get("Range", "")))
         data = FILES.get(self.path.partition("?")[0])
+        if data is not None and self.encoding in ("gzip", "x-gzip") and not self.path.startswith("/data.txt.gz"):
+            data = gzip.compress(data)
         if data is None:
             self.send_error(403 if self.path == "/secret" else 404)
             return
@@ -68,6 +71,8 @@ class Server(BaseHTTPRequestHandler):
         if self.announces and self.ranges:
             self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", f'"{len(type(self).requests)}"' if self.changes else '"same"')
+        if self.encoding:
+            self.send_header("Content-Encoding", self.encoding)
         if self.length:
             self.send_header("Content-Length", str(len(data)))
         else:
@@ -90,6 +95,7 @@ class Server(BaseHTTPRequestHandler):
 def _serving(**switches: object) -> Iterator[tuple[str, type[Server]]]:
     handler = type("Handler", (Server,), {**switches, "requests": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.handle_error = lambda request, address: None  # clients leave when they have read what they wanted
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -157,6 +163,30 @@ def test_a_size_that_is_not_told(serve: Serve) -> None:
 def test_compressed_with_a_query(serve: Serve) -> None:
     root, _ = serve()
     assert lines(f"{root}/data.txt.gz?signature=a/b.c", 1000) == (1, EXPECTED)
+
+
+@pytest.mark.parametrize("switches", [{}, {"head": False}, {"ranges": False}, {"ranges": False, "length": False}])
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "identity, br"])
+def test_a_body_compressed_unasked_is_refused(serve: Serve, switches: dict[str, bool], encoding: str) -> None:
+    root, handler = serve(**switches)
+    (file,) = list_inputs([f"{root}/data.txt"], TEXT)
+    handler.encoding = encoding  # from now on: what was planned is as long as the file
+    with pytest.raises(InputError, match=r"/data\.txt comes compressed \(Content-Encoding: (x-)?(gzip|br)\)"):
+        [list(TEXT.read(e, 1 << 20)) for split in cut([file], 1000) for e in split.extents]
+    with pytest.raises(InputError, match="copy it to storage decompressed"):
+        list(list_inputs([f"{root}/data.txt"], TEXT))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip"])
+def test_a_gzip_file_that_is_called_encoded_is_read_as_the_file(serve: Serve, encoding: str) -> None:
+    root, _ = serve(encoding=encoding)  # as Apache's AddEncoding has it
+    assert lines(f"{root}/data.txt.gz?signature=a/b.c", 1000) == (1, EXPECTED)
+    assert locate(f"{root}/data.txt.gz")[0].read("data.txt.gz") == FILES["/data.txt.gz"]
+
+
+def test_an_encoding_that_compresses_nothing_is_passed_over(serve: Serve) -> None:
+    root, _ = serve(encoding="utf-8")
+    assert lines(f"{root}/data.txt", len(DATA) // 2) == (2, EXPECTED)
 
 
 def test_an_empty_file_gives_no_split(serve: Serve) -> None:
