@@ -9,8 +9,6 @@ from mrcelery import MRJob
 
 
 class WordCount(MRJob):
-    """Counts each word."""
-
     def mapper(self, _, line):
         for word in line.split():
             yield word, 1

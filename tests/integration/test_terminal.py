@@ -29,6 +29,7 @@ JobFile = Callable[..., str]
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_MOVES = re.compile(r"[\r\n]+|\x1b\[[0-9;]*[A-HJK]")
 
 FAILS = """
     from mrcelery import MRJob
@@ -95,6 +96,10 @@ class Terminal:
         """All that was ever shown, without colours and movements."""
         return _ESCAPES.sub("", self.raw).replace("\r\n", "\n").replace("\r", "\n")
 
+    def drawn(self, before: str) -> list[str]:
+        """What was written up to a text, without colours: a movement or an erasure of the cursor ends a line too."""
+        return [_ESCAPES.sub("", line) for line in _MOVES.split(self.raw[: self.raw.rindex(before)])]
+
     def shows(self, text: str) -> None:
         eventually(lambda: text in self.text, f"the terminal shows {text!r}")
 
@@ -158,7 +163,7 @@ def test_a_job_without_workers_and_ctrl_c(quiet: Quiet, fleet: Fleet, word_count
     job = shown.text[detached:].split()[2]
     assert "Traceback" not in shown.text
     assert shown.raw.rindex(SHOW) > shown.raw.rindex(HIDE)
-    picture = [line for line in shown.text[:detached].splitlines() if "queued" in line]
+    picture = [line for line in shown.drawn("Detached: job ") if "queued" in line]
     assert picture
     assert max(map(len, picture)) <= 60
     stands = command("status", job, env=fleet.env)
