@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -91,11 +92,15 @@ class Server(BaseHTTPRequestHandler):
             self.close_connection = True  # the client has read what it wanted
 
 
+class _Servers(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients leave when they have read what they wanted."""
+
+
 @contextmanager
 def _serving(**switches: object) -> Iterator[tuple[str, type[Server]]]:
     handler = type("Handler", (Server,), {**switches, "requests": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.handle_error = lambda request, address: None  # clients leave when they have read what they wanted
+    with _Servers(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
