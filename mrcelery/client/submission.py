@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from mrcelery.client import results
 from mrcelery.client import uploads as inputs_module
 from mrcelery.client.client_token import check_given, digests
-from mrcelery.client.dry_run import plan_of
 from mrcelery.client.handle import Delivery, JobHandle
 from mrcelery.client.options import check_formats, job_options
 from mrcelery.config import Config, mask
@@ -144,6 +143,7 @@ class Submission:
 
     def plan(self) -> Plan:
         """List and split the inputs here, and price the job; nothing is written anywhere."""
+        from mrcelery.client.dry_run import plan_of  # noqa: PLC0415 - only --dry-run lists, cuts and prices here
 
         return plan_of(self)
 
