@@ -227,7 +227,8 @@ def processes_at(folder: Path) -> dict[int, str]:
 
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without anything that would configure mrcelery or Celery, and ``more``."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_"))}
+    # COLUMNS: pytest-xdist sets it in its processes; a terminal of a test has a width of its own.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_")) and k != "COLUMNS"}
     return {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **more}
 
 
