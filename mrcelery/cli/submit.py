@@ -134,22 +134,23 @@ def execute(
 ) -> int:
     """Submit a job as ``flags`` (name to value) say, and wait for it unless detached; return the exit code."""
     from mrcelery.cli.progress import Display, see_through  # noqa: PLC0415 - help needs no client
-    from mrcelery.client.submission import Submission  # noqa: PLC0415 - help needs no client
+    from mrcelery.client.settle import settle  # noqa: PLC0415 - help needs no client
 
     how = Flags.take(flags)
     with Display(how.quiet, how.as_json and not how.dry_run) as display:
-        submission = Submission.prepare(
+        settled = settle(
             job,
             inputs,
             how.output,
             args=job_args,
             jobconf=_definitions(how.defines),
-            wants_results=how.prints,
             client_token=flags.pop("client_token", None) or "",
-            on_upload=display.upload,
             ahead=not how.dry_run,
             **flags,
         )
+        from mrcelery.client.submission import Submission  # noqa: PLC0415 - the cluster starts meanwhile
+
+        submission = Submission.load(settled, wants_results=how.prints, on_upload=display.upload)
         if how.dry_run:
             _print_plan(submission, how.as_json)
             return 0

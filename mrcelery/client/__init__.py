@@ -1,4 +1,4 @@
 """Submit a job, hold its handle, bring its results home.
 
-Face: ``api``, ``submission``, ``handle``, ``results``. Its own: ``uploads``, ``options``, ``client_token``.
+Face: ``api``, ``settle``, ``submission``, ``handle``, ``results``. Its own: ``uploads``, ``options``, ``client_token``.
 """

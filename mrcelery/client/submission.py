@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ from mrcelery.client import uploads as inputs_module
 from mrcelery.client.client_token import check_given, digests
 from mrcelery.client.handle import Delivery, JobHandle
 from mrcelery.client.options import check_formats, job_options
-from mrcelery.config import Config, mask
+from mrcelery.client.settle import Given, Settled, SubmitOptions, settle
+from mrcelery.config import Config
 from mrcelery.errors import ConfigError, UsageError, writable
 from mrcelery.formats.naming import to_ship
 from mrcelery.job.hooks import hooks, step_specs
@@ -33,7 +33,7 @@ from mrcelery.schema import object_keys, signing, structs
 from mrcelery.schema.object_keys import SUCCESS
 from mrcelery.shipping import bundle
 from mrcelery.storage import open_storage
-from mrcelery.storage.addresses import INPUT, OUTPUT, is_remote, local, scheme_of, tidy
+from mrcelery.storage.addresses import is_remote, local, scheme_of
 
 if TYPE_CHECKING:
     from mrcelery.client.dry_run import Plan
@@ -41,29 +41,6 @@ if TYPE_CHECKING:
     from mrcelery.runners.fleet import FleetRunner
     from mrcelery.schema.structs import Bundle, JobOptions, StepSpec
     from mrcelery.shipping.bundle import BuiltBundle
-
-Given = str | os.PathLike[str]
-"""An address as a caller gives it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmitOptions:
-    """What a client may give with one job, beside the settings (:class:`Config`); see :func:`mrcelery.submit`."""
-
-    args: Sequence[str] = ()
-    name: str = ""
-    client_token: str = ""
-    overwrite: bool = False
-    keep: bool = False
-    jobconf: Mapping[str, str] | None = None
-    py_files: Sequence[str] = ()
-    files: Sequence[str] = ()
-    archives: Sequence[str] = ()
-
-    @classmethod
-    def take(cls, options: dict[str, Any]) -> SubmitOptions:
-        """Remove these options from keyword arguments, which leaves the settings in them."""
-        return cls(**{f.name: options.pop(f.name) for f in fields(cls) if f.name in options})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,31 +73,32 @@ class Submission:
         output: Given | None = None,
         *,
         wants_results: bool = True,
-        on_upload: inputs_module.Progress | None = None,
-        ahead: bool = False,
         **options: Any,
     ) -> Submission:
-        """Load the job and settle its options: those of :class:`SubmitOptions`, and settings.
+        """Settle a submission as :func:`mrcelery.client.settle.settle` does, and load its job."""
+        return cls.load(settle(job, inputs, output, **options), wants_results=wants_results)
 
-        ``ahead``: the job will be submitted at once, so start an embedded cluster while it is loaded. Raises
-        :class:`UsageError` if the job or an option is wrong.
+    @classmethod
+    def load(
+        cls, settled: Settled, *, wants_results: bool = True, on_upload: inputs_module.Progress | None = None
+    ) -> Submission:
+        """Load the job and settle its own options.
+
+        Raises :class:`UsageError` if the job or an option is wrong; a runner that was started ahead is closed then.
         """
-        given = SubmitOptions.take(options)
-        named, placed = _named(inputs), None if output is None else tidy(output, OUTPUT)
-        config = Config.load(options)
-        storage_root(config)  # a wrong address need not wait for the job to load
-        runner = _runner_for(config, given.client_token)
+        config, given, runner = settled.config, settled.given, settled.runner
         with ExitStack() as undo:
-            started = undo.enter_context(closing(local_runner(config, job))) if ahead and runner == "local" else None
-
+            if settled.started is not None:
+                undo.enter_context(closing(settled.started))
+            job = settled.job
             job_class = bundle.load_job(job, given.py_files) if isinstance(job, str) else job
             instance = bundle.make_job(job_class, given.args)
             with loading(job_class):
-                settled = job_options(
+                options = job_options(
                     config, instance, given.jobconf or {}, runner, overwrite=given.overwrite, keep=given.keep
                 )
-                check_formats(settled, instance, runner, prints=wants_results and output is None)
-                _check_memory(runner, config, placed)
+                check_formats(options, instance, runner, prints=wants_results and settled.output is None)
+                _check_memory(runner, config, settled.output)
                 submission = cls(
                     config=config,
                     runner=runner,
@@ -128,15 +106,15 @@ class Submission:
                     job=instance,
                     name=writable(given.name or job_class.__name__),
                     args=tuple(given.args),
-                    inputs=named,
-                    output=placed,
-                    options=settled,
-                    steps=_steps(config, instance, settled),
-                    shipped=_shipped(given, settled, job_class),
+                    inputs=settled.inputs,
+                    output=settled.output,
+                    options=options,
+                    steps=_steps(config, instance, options),
+                    shipped=_shipped(given, options, job_class),
                     client_token=given.client_token,
                     wants_results=wants_results,
                     on_upload=on_upload,
-                    started=started,
+                    started=settled.started,
                 )
             undo.pop_all()
             return submission
@@ -369,19 +347,6 @@ def job_id(name: str, client_token: str = "", created: float | None = None) -> s
     return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
 
 
-def _runner_for(config: Config, client_token: str) -> str:
-    """Return the kind of runner that a configuration means; :class:`UsageError` if it cannot run the job."""
-    runner = config.runner or ("celery" if config.broker else "local")
-    if runner == "celery":
-        _check_fleet(config)
-    elif client_token and not config.storage:
-        raise UsageError(
-            f"a client token needs a storage that outlives the {runner} runner, where a repeat finds the job: "
-            "give --storage or a --broker, or no token"
-        )
-    return runner
-
-
 def _steps(config: Config, job: MRJob, options: JobOptions) -> tuple[StepSpec, ...]:
     """Specify the job's steps. A flag wins over what the job says, and that over other settings."""
 
@@ -405,19 +370,6 @@ def _shipped(given: SubmitOptions, options: JobOptions, job_class: type[MRJob]) 
     return {"py_files": (*given.py_files, *own), "files": given.files, "archives": given.archives}
 
 
-def _check_fleet(config: Config) -> None:
-    if not config.broker:
-        raise ConfigError(
-            "the celery runner needs a broker: give --broker redis://host:6379/0 (or MRCELERY_BROKER, "
-            "CELERY_BROKER_URL), or --runner local"
-        )
-    if not config.storage:
-        raise ConfigError(
-            f"the fleet at {mask(config.broker)} needs a storage that all its workers reach: "
-            "give --storage s3://bucket/prefix, or a shared folder (MRCELERY_STORAGE)"
-        )
-
-
 def _check_memory(runner: str, config: Config, output: str | None) -> None:
     """Raise :class:`ConfigError` for data in a memory that the workers, other processes, do not share."""
     for option, uri in (("storage", config.storage), ("output", output or "")):
@@ -425,15 +377,6 @@ def _check_memory(runner: str, config: Config, output: str | None) -> None:
             serves = "a fleet: give s3://bucket/prefix or a shared folder"
             serves = serves if runner == "celery" else "the local runner: give a folder, or --runner inline"
             raise ConfigError(f"{option} {uri} cannot serve {serves}")
-
-
-def _named(inputs: Given | Iterable[Given]) -> tuple[str, ...]:
-    """Check the inputs' addresses before anything starts, and spell them as :func:`tidy` does."""
-    if isinstance(inputs, (str, os.PathLike)):
-        inputs = (inputs,)
-    if not isinstance(inputs, Iterable):
-        raise UsageError(f"inputs are {inputs!r}: give an address, or several in a list")
-    return tuple(tidy(uri, INPUT) for uri in inputs)
 
 
 def _user() -> str:

@@ -24,7 +24,8 @@ from mrcelery.errors import BrokerUnreachableError, MRCeleryError
 from mrcelery.jobstore.messages import start_message
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.enter import enter
-from mrcelery.runners.redis_server import SERVER_STATUS, find_server, stop_server
+from mrcelery.runners.redis_server import find_server, stop_server
+from mrcelery.runners.server_process import SERVER_STATUS
 from mrcelery.schema import object_keys
 from mrcelery.schema.structs import Request
 from mrcelery.storage import open_storage

@@ -1,21 +1,15 @@
-"""The Redis (or Valkey) server of a local cluster: found, started and stopped.
-
-Light on purpose: the local worker imports this first, and its server should not wait for more imports.
-"""
+"""The Redis (or Valkey) server of a local cluster: found and stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
 from mrcelery.errors import BrokerUnreachableError, ConfigError
-
-SERVER_STATUS = "redis.status"
-"""Name of the file, in the cluster's folder, that holds the exit status of a server that ended by itself."""
+from mrcelery.jobstore.redis import RedisJobStore
 
 
 def find_server() -> str:
@@ -39,27 +33,8 @@ def find_server() -> str:
     )
 
 
-def start_server(program: str, folder: str) -> subprocess.Popen[bytes]:
-    """Start a server in ``folder``: its socket is ``redis.sock`` there, its log ``redis.log``. It saves nothing."""
-    settings = {
-        "port": "0",
-        "unixsocket": os.path.join(folder, "redis.sock"),
-        "dir": folder,
-        "save": "",  # the cluster ends with its client: nothing is worth keeping
-        "appendonly": "no",
-        "daemonize": "no",
-        "maxmemory-policy": "noeviction",
-    }
-    command = [program] + [text for name, value in settings.items() for text in (f"--{name}", value)]
-    with open(os.path.join(folder, "redis.log"), "wb") as log:
-        # Of this process's group, with which the client ends it.
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-
 def stop_server(folder: Path) -> None:
     """Shut down a server that lost both its client and its worker, over its own socket."""
-    from mrcelery.jobstore.redis import RedisJobStore  # noqa: PLC0415 - the server starts before it is imported
-
     store = RedisJobStore(f"redis+socket://{folder / 'redis.sock'}")
     with contextlib.suppress(BrokerUnreachableError):
         store.call(("SHUTDOWN", "NOSAVE"))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 
-from mrcelery.runners.redis_server import SERVER_STATUS, start_server
+from mrcelery.runners.server_process import SERVER_STATUS, start_server
 
 
 def _watch(lifeline: int, server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:

@@ -1,0 +1,122 @@
+"""What a submission settles before its job's code is loaded: where it runs, over what, and where the results go.
+
+It imports little, so that the cluster of the local runner starts while the rest of the client is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from mrcelery.config import Config, mask
+from mrcelery.errors import ConfigError, UsageError
+from mrcelery.runners.base import Runner, storage_root
+from mrcelery.runners.preload import local_runner
+from mrcelery.storage.addresses import INPUT, OUTPUT, tidy
+
+if TYPE_CHECKING:
+    from mrcelery.job.base import MRJob
+
+Given = str | os.PathLike[str]
+"""An address as a caller gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """What a client may give with one job, beside the settings (:class:`Config`); see :func:`mrcelery.submit`."""
+
+    args: Sequence[str] = ()
+    name: str = ""
+    client_token: str = ""
+    overwrite: bool = False
+    keep: bool = False
+    jobconf: Mapping[str, str] | None = None
+    py_files: Sequence[str] = ()
+    files: Sequence[str] = ()
+    archives: Sequence[str] = ()
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> SubmitOptions:
+        """Remove these options from keyword arguments, which leaves the settings in them."""
+        return cls(**{f.name: options.pop(f.name) for f in fields(cls) if f.name in options})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What is known of a submission before its job is loaded."""
+
+    job: type[MRJob] | str
+    inputs: tuple[str, ...]
+    output: str | None
+    given: SubmitOptions
+    config: Config
+    runner: str
+    """``inline``, ``local`` or ``celery``."""
+    started: Runner | None
+    """The runner, if it was started ahead: whoever takes it closes it."""
+
+
+def settle(
+    job: type[MRJob] | str,
+    inputs: Given | Iterable[Given],
+    output: Given | None = None,
+    *,
+    ahead: bool = False,
+    **options: Any,
+) -> Settled:
+    """Settle a submission's runner and addresses. ``options`` are those of :class:`SubmitOptions`, and settings.
+
+    ``ahead``: the job will be submitted at once, so start an embedded cluster now. Raises :class:`UsageError` if an
+    option or an address is wrong.
+    """
+    given = SubmitOptions.take(options)
+    named, placed = _named(inputs), None if output is None else tidy(output, OUTPUT)
+    config = Config.load(options)
+    storage_root(config)  # a wrong address need not wait for the job to load
+    runner = _runner_for(config, given.client_token)
+    return Settled(
+        job=job,
+        inputs=named,
+        output=placed,
+        given=given,
+        config=config,
+        runner=runner,
+        started=local_runner(config, job) if ahead and runner == "local" else None,
+    )
+
+
+def _runner_for(config: Config, client_token: str) -> str:
+    """Return the kind of runner that a configuration means; :class:`UsageError` if it cannot run the job."""
+    runner = config.runner or ("celery" if config.broker else "local")
+    if runner == "celery":
+        _check_fleet(config)
+    elif client_token and not config.storage:
+        raise UsageError(
+            f"a client token needs a storage that outlives the {runner} runner, where a repeat finds the job: "
+            "give --storage or a --broker, or no token"
+        )
+    return runner
+
+
+def _check_fleet(config: Config) -> None:
+    if not config.broker:
+        raise ConfigError(
+            "the celery runner needs a broker: give --broker redis://host:6379/0 (or MRCELERY_BROKER, "
+            "CELERY_BROKER_URL), or --runner local"
+        )
+    if not config.storage:
+        raise ConfigError(
+            f"the fleet at {mask(config.broker)} needs a storage that all its workers reach: "
+            "give --storage s3://bucket/prefix, or a shared folder (MRCELERY_STORAGE)"
+        )
+
+
+def _named(inputs: Given | Iterable[Given]) -> tuple[str, ...]:
+    """Check the inputs' addresses before anything starts, and spell them as :func:`tidy` does."""
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = (inputs,)
+    if not isinstance(inputs, Iterable):
+        raise UsageError(f"inputs are {inputs!r}: give an address, or several in a list")
+    return tuple(tidy(uri, INPUT) for uri in inputs)
