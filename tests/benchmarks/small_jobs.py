@@ -76,6 +76,23 @@ def has(python: str, module: str) -> bool:
     return subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode == 0
 
 
+def measure(
+    contestants: dict[str, tuple[list[str], dict[str, str], Check]], rounds: int, folder: str, expected: Counter[str]
+) -> dict[str, list[float]]:
+    """Run each contestant in turn, ``rounds`` times; their seconds. A wrong answer ends the benchmark."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, (command, environment, check) in contestants.items():
+            began = time.perf_counter()
+            ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            took = time.perf_counter() - began
+            if ran.returncode or check(ran.stdout) != expected:
+                sys.exit(f"{name} gave a wrong answer (status {ran.returncode}):\n{ran.stderr[-2000:]}")
+            if number:  # the first round fills caches
+                seconds[name].append(took)
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="runs of each contestant")
@@ -112,16 +129,7 @@ def main() -> None:
             else:
                 missing.append(name)
 
-        seconds: dict[str, list[float]] = {name: [] for name in contestants}
-        for number in range(options.rounds + 1):
-            for name, (command, environment, check) in contestants.items():
-                began = time.perf_counter()
-                ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-                took = time.perf_counter() - began
-                if ran.returncode or check(ran.stdout) != expected:
-                    sys.exit(f"{name} gave a wrong answer (status {ran.returncode}):\n{ran.stderr[-2000:]}")
-                if number:  # the first round fills caches
-                    seconds[name].append(took)
+        seconds = measure(contestants, options.rounds, folder, expected)
 
     median = {name: statistics.median(times) for name, times in seconds.items()}
     if options.json:

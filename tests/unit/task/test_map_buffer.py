@@ -124,11 +124,6 @@ class MixedKeys(MRJob):
         yield repr(order_key(key)), sum(ones)
 
 
-class MixedKeysDeclared(MixedKeys):
-    combiner: Any = None
-    reducer: Any = ops.Sum()
-
-
 @pytest.mark.parametrize("budget", [100, 1 << 20])
 def test_keys_of_all_types_group_as_python_says(tmp_path: Path, budget: int) -> None:
     numbers = [i * 5 % len(MixedKeys.KEYS) for i in range(240)]
