@@ -30,7 +30,12 @@ pytestmark = pytest.mark.slow  # an endpoint is started
 MIB = 1 << 20
 LINE = b"%07d\n"
 SIZE = 40 * MIB
-LINES = b"".join(LINE % number for number in range(SIZE // 8))
+BLOCK = 1 << 16
+LINES = b"".join(
+    # block by block: all lines as objects of their own would be 700 MiB in each process that collects the tests
+    b"".join(LINE % number for number in range(start, start + BLOCK))
+    for start in range(0, SIZE // len(LINE % 0), BLOCK)
+)
 
 
 @pytest.fixture(scope="module")
