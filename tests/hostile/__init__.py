@@ -1,0 +1,1 @@
+"""Hostile surroundings: what users, machines and services do that no healthy test environment does."""
