@@ -8,6 +8,7 @@
      |    +-- InputError                      an input matches nothing or cannot be read
      |    +-- OutputExistsError               OUTPUT exists already and --overwrite was not given
      |    +-- ConfigError                     a setting has a value it cannot have
+     |    +-- MissingExtraError               pyarrow and numpy are needed and not installed here
      +-- UnreachableError            exit 3   broker or storage does not answer, or refuses us
      |    +-- BrokerUnreachableError
      |    +-- StorageUnreachableError
@@ -70,6 +71,10 @@ class OutputExistsError(UsageError):
 
 class ConfigError(UsageError):
     """A setting has a value it cannot have; the message names the setting and where it came from."""
+
+
+class MissingExtraError(UsageError):
+    """What an extra of mrcelery installs is needed and is not there, on this machine."""
 
 
 class UnreachableError(MRCeleryError):

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -26,7 +26,14 @@ def events_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print events, one a line, as JSON.")(function)
 
 
-class Age(click.ParamType[float]):
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+    _Text = click.ParamType[str]
+else:
+    _Seconds = _Text = click.ParamType  # takes no parameter in older versions of click
+
+
+class Age(_Seconds):
     """``7d``, ``12h``, ``90s`` as seconds."""
 
     name = "age"
@@ -39,7 +46,7 @@ class Age(click.ParamType[float]):
             self.fail(f"{value!r} is not allowed: give {e}", param, ctx)
 
 
-class Filled(click.ParamType[str]):
+class Filled(_Text):
     """Text that is not empty, as that of a shell variable that is not set would be."""
 
     name = "text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
+# click before 8.2 prints the help itself, and ends well
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 
 def guard(call: Callable[[], int]) -> int:
     """Turn what ``call`` raises into one line on stderr and an exit code. Our own bugs keep their traceback."""
@@ -27,9 +30,9 @@ def guard(call: Callable[[], int]) -> int:
         return code
     except click.exceptions.Exit as e:
         return e.exit_code
-    except click.exceptions.NoArgsIsHelpError as e:
+    except _NO_ARGUMENTS as e:
         e.show()
-        return e.exit_code
+        return int(e.exit_code)
     except click.ClickException as e:
         say(f"mrcelery: {_sentence(e)}", err=True)
         return e.exit_code

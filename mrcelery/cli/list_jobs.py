@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from itertools import islice
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,8 +28,13 @@ from mrcelery.runners.base import connect, storage_root
 from mrcelery.schema.states import STATES, UNKNOWN, typed
 from mrcelery.storage import open_storage
 
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:
+    _Choice = click.Choice  # takes no parameter in older versions of click
 
-class _State(click.Choice[str]):
+
+class _State(_Choice):
     """A state of a job, or another word for it that :data:`mrcelery.schema.states.ALIASES` knows."""
 
     def __init__(self) -> None:

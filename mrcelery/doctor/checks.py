@@ -235,7 +235,7 @@ def _agreement(alive: list[WorkerSeen], config: Config) -> Iterator[Finding]:
         yield Finding(
             "workers: extras",
             "warn",
-            f"no pyarrow on {_some(without)}: jobs with Parquet or tables fail there",
+            f"no pyarrow on {_some(without)}: tasks with Parquet or tables wait for other workers",
             "pip install 'mrcelery[arrow]' on all workers",
         )
     signed = [worker.name for worker in alive if worker.signed]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from mrcelery.errors import UsageError
+from mrcelery.errors import MissingExtraError
 
 
 def installed() -> bool:
@@ -13,6 +13,8 @@ def installed() -> bool:
 
 
 def check_installed(what: str) -> None:
-    """Raise :class:`UsageError` if they are not, which says that ``what`` needs them."""
+    """Raise :class:`MissingExtraError` if they are not, which says that ``what`` needs them."""
     if not installed():
-        raise UsageError(f"{what} needs pyarrow and numpy: pip install 'mrcelery[arrow]', here and on the workers")
+        raise MissingExtraError(
+            f"{what} needs pyarrow and numpy: pip install 'mrcelery[arrow]', here and on the workers"
+        )

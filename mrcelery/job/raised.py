@@ -118,6 +118,11 @@ def first_line(exc: BaseException) -> str:
     return described(exc).partition("\n")[0]
 
 
+def lacks_arrow(exc: BaseException) -> bool:
+    """Whether an import failed because the extra ``arrow`` is not installed here."""
+    return isinstance(exc, ModuleNotFoundError) and exc.name in ("pyarrow", "numpy")
+
+
 def user_error(exc: BaseException, *, file: str = "") -> UserCodeError:
     """Make the error for an exception of user code, with its traceback."""
     error = UserCodeError(described(exc), file=file, traceback=user_traceback(exc))

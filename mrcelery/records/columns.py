@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 from zlib import crc32
 
-from mrcelery.errors import CorruptDataError, UsageError
+from mrcelery.errors import CorruptDataError, MissingExtraError, UsageError
 from mrcelery.records.objects import objects
 
 Column = Any
@@ -289,7 +289,7 @@ def unpack(data: Any) -> tuple[Any, Any]:
     try:
         import pyarrow as pa
     except ImportError:
-        raise UsageError(
+        raise MissingExtraError(
             "a map task left Arrow columns, and pyarrow is not installed here: "
             "pip install 'mrcelery[arrow]' on all workers"
         ) from None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
-from mrcelery.errors import StorageUnreachableError
+from mrcelery.errors import MissingExtraError, StorageUnreachableError
 from mrcelery.jobstore.presence import Workers, listening, of_queue
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Failure
@@ -46,6 +46,8 @@ class Monitor:
         self._retried: str | None = None
         self._storage_lost: tuple[float, object] | None = None
         self._storage_reported = 0.0
+        self._stood_still: object = None
+        self._extra_reported = 0.0
 
     def unreachable(self, reason: str) -> None:
         """Take note that the broker did not answer."""
@@ -78,7 +80,7 @@ class Monitor:
         return self._clock() - self._observed >= POLL_SECONDS
 
     def observe(self, fields: Mapping[str, str], workers: Workers, progress: Callable[[], object]) -> None:
-        """Compare what was polled with the poll before; ``progress`` is called only if storage is or was lost."""
+        """Compare what was polled with the poll before; ``progress`` is called only if something holds the job up."""
         self._observed = self._clock()
         self._observe_workers(fields.get("queue") or "celery", workers)
         self._observe_storage(progress)
@@ -105,10 +107,13 @@ class Monitor:
             self._report(events.NoWorkers(job=self._job, at=time.time(), queue=queue, seconds=since))
 
     def _observe_retries(self, text: str, progress: Callable[[], object]) -> None:
-        if not text or text == self._retried:
+        if not text or (text == self._retried and MissingExtraError.__name__ not in text):
             return
         self._retried = text
         why = decode(text.encode(), Failure)
+        if why.error == MissingExtraError.__name__:
+            self._observe_extra(why, progress())
+            return
         if why.error != StorageUnreachableError.__name__:
             self._report(
                 events.TaskRetried(
@@ -123,6 +128,18 @@ class Monitor:
             self._storage_reported = now
             self._report(
                 events.StorageLost(
+                    job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
+                )
+            )
+
+    def _observe_extra(self, why: Failure, progress: object) -> None:
+        """Report what workers lack if nothing goes on meanwhile; if others have it, they take the tasks."""
+        now, stands = self._clock(), progress == self._stood_still
+        self._stood_still = progress
+        if stands and (not self._extra_reported or now - self._extra_reported >= AGAIN_SECONDS):
+            self._extra_reported = now
+            self._report(
+                events.TaskRetried(
                     job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
                 )
             )

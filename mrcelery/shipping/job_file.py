@@ -17,7 +17,7 @@ from typing import Any
 from mrcelery.errors import JobLoadError
 from mrcelery.job.base import MRJob, importing
 from mrcelery.job.mrjob_alias import mrjob_alias
-from mrcelery.job.raised import first_line, passes
+from mrcelery.job.raised import first_line, lacks_arrow, passes
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.shipping.dependencies import NEVER_SHIPPED
 
@@ -139,7 +139,8 @@ def _run(target: str, load: Any) -> ModuleType:
 
 
 def _failed(what: str, exc: BaseException) -> JobLoadError:
-    return JobLoadError(f"{what}: {first_line(exc)}", user_traceback(exc))
+    remedy = ": pip install 'mrcelery[arrow]'" if lacks_arrow(exc) else ""
+    return JobLoadError(f"{what}: {first_line(exc)}{remedy}", user_traceback(exc))
 
 
 def _pick(module: ModuleType, target: str, class_name: str) -> type[MRJob]:

@@ -25,10 +25,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mrcelery.errors import ConfigError, CorruptDataError, UserCodeError, VersionError
+from mrcelery.errors import ConfigError, CorruptDataError, MissingExtraError, UserCodeError, VersionError
 from mrcelery.job.base import importing, shipped_files
 from mrcelery.job.mrjob_alias import mrjob_alias, take_modules
-from mrcelery.job.raised import first_line, passes
+from mrcelery.job.raised import first_line, lacks_arrow, passes
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.shipping.archives import Lock, unpack_archive, unpack_zip
 from mrcelery.shipping.bundle import MANIFEST_VERSION, MAX_BYTES
@@ -238,7 +238,8 @@ class LoadedBundle:
         """Make a new instance of the job, with file arguments as paths on this machine.
 
         Its hooks must run while the bundle is active. Raises :class:`UserCodeError` with the user's traceback if
-        their code raises, and :class:`mrcelery.errors.UsageError` if the arguments do not parse.
+        their code raises, :class:`MissingExtraError` if it imports pyarrow and this machine has none, and
+        :class:`mrcelery.errors.UsageError` if the arguments do not parse.
         """
         with self.activate():
             try:
@@ -247,6 +248,11 @@ class LoadedBundle:
             except BaseException as e:
                 if passes(e):
                     raise
+                if isinstance(e, ImportError) and lacks_arrow(e):
+                    raise MissingExtraError(
+                        f"the job imports {e.name}, which is not installed here: "
+                        "pip install 'mrcelery[arrow]' on all workers"
+                    ) from e
                 raise UserCodeError(
                     f"the job does not import on the worker: {first_line(e)}{_hint(e)}", traceback=user_traceback(e)
                 ) from e

@@ -6,7 +6,7 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import urllib3
@@ -22,6 +22,9 @@ RESUMES = 5
 _RETRIES = urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
 # An encoded body would have other offsets than the file. A server may send one all the same.
 _PLAIN = {"Accept-Encoding": "identity", "User-Agent": "mrcelery"}
+
+# A body that ends early is an error, which urllib3 before 2.0 would not say.
+_AS_SENT: dict[str, Any] = {"preload_content": False, "decode_content": False, "enforce_content_length": True}
 
 
 class HttpStorage:
@@ -46,9 +49,7 @@ class HttpStorage:
     def _open(self, method: str, key: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
         url = f"{self.uri}/{key.partition('#')[0]}"
         try:
-            response = self._pool.request(
-                method, url, headers=_PLAIN | headers, preload_content=False, decode_content=False
-            )
+            response = self._pool.request(method, url, headers=_PLAIN | headers, **_AS_SENT)
         except HTTPError as e:
             raise StorageUnreachableError(f"{url} cannot be reached: check the address and the network ({e})") from None
         try:

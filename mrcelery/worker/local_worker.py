@@ -50,7 +50,10 @@ def main(argv: list[str]) -> None:
     # A child that kept the pipe would not keep the client's end from being seen (that is the write
     # end), but would keep the file open for user code to find.
     worker_process_init.connect(lambda **_: os.close(int(lifeline)), weak=False)
+    from mrcelery.worker import elsewhere  # noqa: PLC0415 - the server starts before Celery is imported
     from mrcelery.worker.app import make_app  # noqa: PLC0415 - the server starts before Celery is imported
+
+    elsewhere.alone = True
 
     for module in preload:
         with contextlib.suppress(ImportError):

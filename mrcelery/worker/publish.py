@@ -43,13 +43,25 @@ def publish_stage(app: Celery, stage: StageTasks, generation: int = 0) -> None:
 
 
 def publish_again(
-    app: Celery, stage: StageTasks, task: int, attempt: int, generation: int = 0, **more: str | int
+    app: Celery,
+    stage: StageTasks,
+    task: int,
+    attempt: int,
+    generation: int = 0,
+    *,
+    countdown: float | None = None,
+    **more: str | int,
 ) -> None:
-    """Publish one task of a stage once more, under the same id: whichever copies return, its chord counts one."""
-    _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more})], generation)
+    """Publish one task of a stage once more, under the same id: whichever copies return, its chord counts one.
+
+    ``countdown``: seconds for which whoever takes it holds it back; ``more`` goes into its message.
+    """
+    _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more})], generation, countdown)
 
 
-def publish_step(app: Celery, job: str, step: int, what: str, queue: str, generation: int = 0) -> None:
+def publish_step(
+    app: Celery, job: str, step: int, what: str, queue: str, generation: int = 0, *, countdown: float | None = None
+) -> None:
     """Publish a step of the coordinator, without waiting for a chord to count to its end."""
     kwargs = {"job": job, **({} if what == "start" else {"step": step}), **generation_argument(generation)}
     with translated(f"the {what} of job {job} was published"):
@@ -57,6 +69,7 @@ def publish_step(app: Celery, job: str, step: int, what: str, queue: str, genera
             f"mrcelery.{what}",
             kwargs=kwargs,
             queue=queue,
+            countdown=countdown,
             task_id=coordinator_id(job, step, what),
             root_id=job,
             ignore_result=True,
@@ -70,7 +83,12 @@ def _group(stage: StageTasks) -> str:
 
 
 def _send(
-    app: Celery, stage: StageTasks, group: str, tasks: Iterable[tuple[int, dict[str, Any]]], generation: int
+    app: Celery,
+    stage: StageTasks,
+    group: str,
+    tasks: Iterable[tuple[int, dict[str, Any]]],
+    generation: int,
+    countdown: float | None = None,
 ) -> None:
     body, name = _body(app, stage, generation), f"mrcelery.{stage.id.kind}"
     publishing = translated(f"the stage {stage.id.name} was published")
@@ -88,6 +106,7 @@ def _send(
                 name,
                 (),
                 kwargs,
+                countdown=countdown,
                 group_id=group,
                 group_index=number,
                 chord=body,

@@ -23,11 +23,11 @@ from mrcelery.config import Config
 from mrcelery.coordinator.barrier import barrier
 from mrcelery.coordinator.cancel import clean_cancelled
 from mrcelery.coordinator.finish import finish, withdraw_output
-from mrcelery.coordinator.stages import StageTasks, has_gone_on, stage_of
+from mrcelery.coordinator.stages import StageTasks, has_gone_on
 from mrcelery.coordinator.start import start
 from mrcelery.errors import (
-    BrokerUnreachableError,
     JobStoppedError,
+    MissingExtraError,
     MRCeleryError,
     TaskError,
     UnreachableError,
@@ -38,12 +38,12 @@ from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reporting.report import write_report
-from mrcelery.schema.encoding import encode
-from mrcelery.schema.structs import Failure, JobOptions
+from mrcelery.schema.structs import JobOptions
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.addresses import scheme_of
 from mrcelery.worker.broker_errors import BROKER_ERRORS
-from mrcelery.worker.publish import publish_again, publish_stage
+from mrcelery.worker.elsewhere import check_extras, leave_to_others, pass_on, record_retry
+from mrcelery.worker.publish import publish_stage
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -166,9 +166,11 @@ def _coordinate(
             jobs.forget(job)
         raise Ignore(str(e)) from None
     except MRCeleryError as e:
+        if isinstance(e, MissingExtraError):
+            leave_to_others(task, jobs, e, generation, failure(e, job=job, step=step, kind=kind))
         transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
-            _record_retry(jobs, failure(e, job=job, step=step, kind=kind))
+            record_retry(jobs, failure(e, job=job, step=step, kind=kind))
             raise task.retry(
                 exc=AttemptFailed(visible(str(e))), countdown=RETRY_SECONDS * 2**task.request.retries
             ) from e
@@ -219,16 +221,8 @@ def _reduce(
 
 
 def _pass_on(task: Task, task_id: TaskId, generation: int, *, attempt: int, avoid: str, passes: int) -> None:
-    """Leave a backup to another worker than the slow one, which runs it only if it comes back each time."""
-    if passes <= 0 or task.request.hostname != avoid:
-        return
-    jobs = open_jobs(task.app)
-    try:
-        stage = stage_of(jobs.request(task_id.job), jobs.store.fields(task_id.job), task_id.stage)
-        publish_again(task.app, stage, task_id.task, attempt, generation, avoid=avoid, passes=passes - 1)
-    except (JobStoppedError, KeyError) as e:
-        raise Ignore(str(e)) from None  # nobody knows the job any more
-    raise Ignore(f"left to another worker than {avoid}")
+    if passes > 0 and task.request.hostname == avoid:
+        pass_on(task.app, open_jobs(task.app), task_id, generation, attempt=attempt, avoid=avoid, passes=passes)
 
 
 def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
@@ -237,6 +231,7 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
     try:
         # The main process of a pool supervises its children.
         alone = current_process().name != "MainProcess"
+        check_extras(jobs, job)
         with _killable():
             run_attempt(jobs, task_id, worker=task.request.hostname or "", alone=alone)
     except JobStoppedError:
@@ -245,11 +240,14 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
     except BROKER_ERRORS:
         raise
     except MRCeleryError as e:
+        if isinstance(e, MissingExtraError):
+            jobs.store.excuse_attempt(task_id)
+            leave_to_others(task, jobs, e, generation, failure(e, **task_id._asdict()))
         most = _most_attempts(jobs, job)
         retries = task.request.retries
         if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
             kwargs = {**task.request.kwargs, "attempt": retries + 1}
-            _record_retry(jobs, failure(e, **task_id._asdict()))
+            record_retry(jobs, failure(e, **task_id._asdict()))
             raise task.retry(
                 kwargs=kwargs, exc=AttemptFailed(visible(str(e))), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
             ) from e
@@ -288,12 +286,6 @@ def _killable() -> Iterator[None]:
     finally:
         for number, before in ours.items():
             signal.signal(number, before)
-
-
-def _record_retry(jobs: OpenJobs, why: Failure) -> None:
-    """Record in the job's fields why a task is retried, for those who wait for the job."""
-    with suppress(BrokerUnreachableError):  # of no use to anyone then
-        jobs.store.update(why.job, {"retrying": encode(why).decode()})
 
 
 def _most_attempts(jobs: OpenJobs, job: str) -> int:

@@ -59,6 +59,7 @@ def test_the_first_command_prints_what_is_shown() -> None:
 
 
 def test_the_jobs_in_columns_run(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="these jobs import it")
     (tmp_path / "jobs.py").write_text(block("python", "class SortRecords"))
     (tmp_path / "text").write_text(" a b  a\n\nc a \n")
     run = f"{sys.executable} -m mrcelery submit --runner inline"

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from mrcelery.errors import CodecError, CorruptDataError, RecordTooLongError, TaskError, UsageError
 from mrcelery.formats import (
     RecordBlock,
-    delimited_tables,
     extras,
     fixed,
     input_format,
@@ -31,6 +30,7 @@ from mrcelery.storage import open_storage
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("numpy")
 arrow = pytest.importorskip("mrcelery.formats.arrow")
+delimited_tables = pytest.importorskip("mrcelery.formats.delimited_tables")
 
 MAX = 1 << 20
 

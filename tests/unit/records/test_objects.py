@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from mrcelery.errors import CodecError
 from mrcelery.records.blocks import encode_column
 from mrcelery.records.objects import objects
+
+pa = pytest.importorskip("pyarrow")
 
 INSTANT = datetime(1970, 1, 1, 0, 0, 1, 5)
 NANOSECONDS = pa.array([1_000_005_000, None], pa.int64())

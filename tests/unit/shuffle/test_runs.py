@@ -15,7 +15,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -360,6 +359,7 @@ def test_an_error_in_a_run_comes_through(tmp_path: Path) -> None:
     st.integers(1, 7),
 )
 def test_runs_of_arrays_merge_as_runs_of_lists_do(runs: list[list[tuple[str, int]]], size: int) -> None:
+    pa = pytest.importorskip("pyarrow")
     runs = [sorted(run, key=lambda pair: pair[0]) for run in runs]
 
     def blocks(run: list[tuple[str, int]], arrays: bool) -> Any:

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,8 @@ from mrcelery.records.columns import (
     is_array,
 )
 from tests.support.stages import run_job
+
+pa = pytest.importorskip("pyarrow")
 
 
 class Tables(MRJob):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -16,6 +15,8 @@ from mrcelery.records.columns import (
     concat,
 )
 from mrcelery.task.arrow_ops import UnfitError, accumulators, fold_of
+
+pa = pytest.importorskip("pyarrow")
 
 NUMBERS = st.one_of(
     st.lists(st.integers(-5, 5), min_size=1, max_size=20),
