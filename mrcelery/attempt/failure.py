@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 
 from mrcelery.attempt.progress_file import HUNG
@@ -49,26 +51,44 @@ def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
     )
 
 
-def too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
-    """Make the error for an attempt that met its ceiling of ``memory`` bytes outside user code."""
+def too_little_memory(e: MemoryError | None, memory: int, attempt: str) -> TaskError:
+    """Make the error for an attempt that met its ceiling of ``memory`` bytes outside user code.
+
+    ``e`` is None if its process had to be ended, in a long call into C.
+    """
     error = TaskError(
-        f"{type(e).__name__}: the task needs more memory than its ceiling allows: raise --memory from "
+        f"{type(e or MemoryError()).__name__}: the task needs more memory than its ceiling allows: raise --memory from "
         f"{show_size(memory)}"
     )
     error.attempt = attempt
     return error
 
 
-def of_the_machine(e: OSError, attempt: str) -> TaskError:
-    """Make the error for a full disk or a missing file on the worker; user code's errors are wrapped already."""
+def of_the_machine(e: OSError, attempt: str, scratch: str) -> TaskError:
+    """Make the error for a full disk or a missing file on the worker; user code's errors are wrapped already.
+
+    ``scratch`` is the worker's own folder: what is missing there is no file of the job's.
+    """
     error: TaskError
-    if isinstance(e, FileNotFoundError):
+    if isinstance(e, FileNotFoundError) and not _ours(e.filename, scratch):
         error = CorruptDataError(f"{e.filename or e} is gone, which the job still needs: submit it again")
     else:
-        error = TaskError(
-            f"{e.filename or 'scratch'}: {e.strerror or e}: make room on the worker, or set MRCELERY_SCRATCH to a "
-            "folder that has it"
-        )
+        error = TaskError(f"{writable(str(e.filename or 'scratch'))}: {e.strerror or e}: {_remedy(e)}")
         error.retryable = True  # by a worker that has room
     error.attempt = attempt
     return error
+
+
+def _ours(path: object, scratch: str) -> bool:
+    """Whether a file is the worker's or the system's own, which a job neither has nor misses."""
+    return isinstance(path, str) and path.startswith((os.path.join(scratch, ""), "/proc/", "/sys/", "/dev/"))
+
+
+def _remedy(e: OSError) -> str:
+    if isinstance(e, FileNotFoundError):
+        return "keep other programs from removing files there, or set MRCELERY_SCRATCH to another folder"
+    if isinstance(e, PermissionError) or e.errno == errno.EROFS:
+        return "grant the worker's user access to it, or set MRCELERY_SCRATCH to a folder that it may write"
+    if e.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the worker's limit of open files (ulimit -n)"
+    return "make room on the worker, or set MRCELERY_SCRATCH to a folder that has it"

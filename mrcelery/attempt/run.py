@@ -49,7 +49,7 @@ from mrcelery.storage.transfers import Transfers, transfers
 from mrcelery.task.bad_records import GROUP, BadRecords, RecordMarker, killers, losses, too_many
 from mrcelery.task.context import Task
 from mrcelery.task.mapper import run_map
-from mrcelery.task.memory_limit import ceiling
+from mrcelery.task.memory_limit import HELD_TOO_MUCH, ceiling
 from mrcelery.task.reducer import run_reduce
 
 BAD_RECORD = 1 << 18
@@ -182,7 +182,7 @@ class Attempt:
             raise too_little_memory(e, self.active.spec.request.options.memory, self.name) from None
         except OSError as e:
             self._check_goes_on()
-            raise of_the_machine(e, self.name) from e
+            raise of_the_machine(e, self.name, self.jobs.scratch) from e
         winner = commit(self.active.storage, mine)
         if time.monotonic() - began >= LATE_SECONDS:
             self._check_goes_on()  # not before the commit: it could stand still between the two
@@ -192,9 +192,12 @@ class Attempt:
         return winner
 
     def _check_number(self, lost: Losses) -> None:
-        """Raise if the task was started too often; ``lost`` is known of attempts whose process died."""
+        """Raise if the task was started too often or held too much; ``lost`` is known of attempts that died."""
+        options = self.active.spec.request.options
+        if lost.reason == HELD_TOO_MUCH and not options.max_bad_records:  # else it may be a record's fault
+            raise too_little_memory(None, options.memory, self.name)
         # Records that are skipped for killing their process took two attempts each to find.
-        most = self.active.spec.request.options.max_attempts + 2 * len(killers(lost))
+        most = options.max_attempts + 2 * len(killers(lost))
         if self.number > most and self.number > most + stage_marks.not_failed(self.jobs.store, self.task):
             raise never_ended(self.task, most, lost)
 

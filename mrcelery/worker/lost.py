@@ -30,6 +30,7 @@ from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.task_id import TaskId
 from mrcelery.task.bad_records import note_loss, take_marker
+from mrcelery.task.memory_limit import EXIT_CODE, HELD_TOO_MUCH
 from mrcelery.worker.tasks import open_jobs
 
 SWEEP_SECONDS = 10.0
@@ -161,6 +162,8 @@ def cause_of_death(message: str) -> str:
     found = _ENDED.search(message)
     if found is None:
         return "its process ended"
+    if found[0] == f"exitcode {EXIT_CODE}":
+        return HELD_TOO_MUCH
     ended = found[0].replace("exitcode", "exit status")
     return (
         f"its process ended by {ended}: out of memory?"

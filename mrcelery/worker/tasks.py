@@ -41,6 +41,7 @@ from mrcelery.reporting.report import write_report
 from mrcelery.schema.structs import JobOptions
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.addresses import scheme_of
+from mrcelery.task import memory_limit
 from mrcelery.worker.broker_errors import BROKER_ERRORS
 from mrcelery.worker.elsewhere import check_extras, leave_to_others, pass_on, record_retry
 from mrcelery.worker.publish import publish_stage
@@ -323,6 +324,12 @@ def _import_storage(**_: Any) -> None:
     """Import what the storage needs once, before the worker forks: boto3 takes a quarter of a second."""
     if scheme_of(Config.load({}).storage) == "s3":
         import mrcelery.storage.s3  # noqa: F401, PLC0415 - boto3 takes a quarter of a second
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _check_memory(**_: Any) -> None:
+    """Warn here, once, and not in each process of the pool, if there can be no memory ceiling."""
+    memory_limit.usage_or_warning()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

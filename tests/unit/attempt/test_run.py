@@ -29,6 +29,7 @@ from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
 from mrcelery.task.bad_records import note_loss
+from mrcelery.task.memory_limit import HELD_TOO_MUCH
 from tests.support.plain_jobs import PLAIN
 from tests.support.stepped_jobs import RESULTS, Job
 
@@ -187,6 +188,19 @@ def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
     output = {f"output/part-{number:05d}" for number in range(2)}
     assert left == {"spec.json", "code.zip", "report.json", "report.html", *summaries, *output}
     assert not os.path.exists(f"{tmp_path}/storage/{object_keys.task_root(TaskId(job.id, 0, 'map', 0))}")
+
+
+def test_a_process_that_was_ended_for_its_memory_fails_the_task_as_a_memory_error_does(
+    submitted: Callable[..., tuple[OpenJobs, str]],
+) -> None:
+    runtime, job = submitted(PLAIN, memory=64 << 20)
+    start(runtime, job)
+    task = TaskId(job, 0, "map", 0)
+    runtime.store.next_attempt(task)  # the one that held too much
+    note_loss(runtime.store, task, HELD_TOO_MUCH, None)
+    with pytest.raises(TaskError, match=r"^MemoryError: .* ceiling allows: raise --memory from 64 MiB$") as raised:
+        run_attempt(runtime, task)
+    assert not raised.value.retryable
 
 
 def test_a_record_that_killed_its_process_twice_is_skipped_and_counted(
