@@ -46,7 +46,7 @@ from mrcelery.shipping.workspace import LoadedBundle
 from mrcelery.shuffle.damage import writer
 from mrcelery.storage import scheme_of
 from mrcelery.storage.transfers import Transfers, transfers
-from mrcelery.task.bad_records import GROUP, BadRecords, RecordMarker, killers, losses, too_many
+from mrcelery.task.bad_records import GROUP, BadRecords, RecordMarker, killers, losses, note_loss, too_many
 from mrcelery.task.context import Task
 from mrcelery.task.mapper import run_map
 from mrcelery.task.memory_limit import HELD_TOO_MUCH, ceiling
@@ -195,6 +195,7 @@ class Attempt:
         """Raise if the task was started too often or held too much; ``lost`` is known of attempts that died."""
         options = self.active.spec.request.options
         if lost.reason == HELD_TOO_MUCH and not options.max_bad_records:  # else it may be a record's fault
+            note_loss(self.jobs.store, self.task, "", None)  # once the job is retried, it is another attempt's matter
             raise too_little_memory(None, options.memory, self.name)
         # Records that are skipped for killing their process took two attempts each to find.
         most = options.max_attempts + 2 * len(killers(lost))

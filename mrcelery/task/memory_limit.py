@@ -16,6 +16,7 @@ Only where a process runs one attempt at a time, and on Linux only: elsewhere th
 
 from __future__ import annotations
 
+import gc
 import logging
 import mmap
 import os
@@ -319,7 +320,9 @@ def _held(otherwise: int) -> int:
 
 
 def _lasting(now: int, limit: int) -> int:
-    """Return the bytes that the process holds without what was freed but not given back yet."""
+    """Return the bytes that the process holds without garbage, and what was freed but not given back yet."""
+    if not gc.isenabled():  # an attempt runs without the collector: cycles of large objects would pile up
+        gc.collect()
     freed()
     now = _held(now)
     if now > limit:  # reading the other file takes milliseconds, and stops the process from mapping

@@ -201,6 +201,7 @@ def test_a_process_that_was_ended_for_its_memory_fails_the_task_as_a_memory_erro
     with pytest.raises(TaskError, match=r"^MemoryError: .* ceiling allows: raise --memory from 64 MiB$") as raised:
         run_attempt(runtime, task)
     assert not raised.value.retryable
+    assert run_attempt(runtime, task).records_in  # of the job when it is retried
 
 
 def test_a_record_that_killed_its_process_twice_is_skipped_and_counted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import mmap
 import subprocess
@@ -85,6 +86,27 @@ def test_pages_of_files_do_not_count(no_slack: None, tmp_path: Path, monkeypatch
         assert before is not None
         assert after is not None
         assert after.held - before.held < 4 * MIB
+
+
+def test_garbage_does_not_count_where_the_collector_is_off(no_slack: None) -> None:
+    gc.disable()
+    try:
+        with ceiling(32 * MIB):
+            for _ in range(96):
+                cycle: list[object] = [bytearray(MIB)]
+                cycle.append(cycle)
+                time.sleep(0.002)  # no faster than the watch
+    finally:
+        gc.enable()
+
+
+def test_what_an_attempt_has_freed_is_no_room_for_the_next(no_slack: None) -> None:
+    with ceiling(256 * MIB):
+        kept = [bytes(50_000) for _ in range(3_000)]
+        kept = kept[::100]  # what is left keeps the allocator from giving the rest back by itself
+    with pytest.raises(MemoryError), ceiling(32 * MIB):
+        kept.extend(bytes(50_000) for _ in range(1_500))
+        list(pieces(0))
 
 
 def test_one_allocation_that_is_far_too_large_fails_at_once() -> None:
