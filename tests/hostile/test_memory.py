@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent, indent
+from typing import Any
 
 import pytest
 
-from tests.support.services import environment
+import mrcelery
+from tests.support.services import PATIENCE, Worker, environment, redis_server
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,9 +74,38 @@ def test_what_holds_too_much_fails_and_says_so(code: str, message: str, tmp_path
     assert "killed" not in ran.stderr
 
 
-def test_where_proc_cannot_be_read_tasks_run_without_a_ceiling(tmp_path: Path) -> None:
+def test_a_record_whose_process_had_to_be_ended_is_skipped(tmp_path: Path) -> None:
+    job, text = tmp_path / "job.py", tmp_path / "text"
+    code = f"if line == 'large':\n{indent(SWALLOWS.strip(), 4 * ' ')}"
+    job.write_text(dedent(JOB).format(indent(code, 8 * " ").strip()))
+    text.write_text("small\nlarge\n")
+    options: dict[str, Any] = {"runner": "local", "workers": 1, "reducers": 1, "memory": 16 << 20, "max_bad_records": 1}
+    with mrcelery.submit(str(job), str(text), **options) as handle:
+        handle.wait()
+        assert list(handle.results()) == [("small", 1)]
+
+
+def test_where_proc_cannot_be_read_tasks_run_without_a_ceiling_and_the_worker_warns_once(tmp_path: Path) -> None:
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
     if not shutil.which("unshare") or subprocess.run([*hidden, "true"], check=False, capture_output=True).returncode:
         pytest.skip("/proc may not be hidden here")
     ran = submit(tmp_path, "pass", *hidden)
     assert (ran.returncode, ran.stdout) == (0, '"a"\t1\n'), ran.stderr
+    text, storage = tmp_path / "many", str(tmp_path / "storage")
+    text.write_text("a\nb\nc\nd\n")
+    start = [*hidden, sys.executable, "-m", "mrcelery", "worker", "--concurrency", "2"]
+    with redis_server() as server:
+        settings = environment(MRCELERY_BROKER=server.tcp_url, MRCELERY_STORAGE=storage, TMPDIR=str(tmp_path))
+        worker = Worker(start, tmp_path / "log", env=settings)
+        try:
+            options: dict[str, Any] = {
+                "runner": "celery",
+                "broker": server.tcp_url,
+                "storage": storage,
+                "split_size": 2,
+            }
+            with mrcelery.submit(str(tmp_path / "job.py"), str(text), **options) as handle:
+                handle.wait(PATIENCE)
+        finally:
+            worker.stop()
+    assert worker.log.read_text().count("without a memory ceiling") == 1
