@@ -39,8 +39,7 @@ HELD_TOO_MUCH = "it needed more memory than its ceiling allows, and its process 
 """The reason that is recorded for such a process; the task's next attempt turns it into the job's error."""
 
 SLACK = 384 << 20
-"""Bytes that an attempt may hold beyond ``--memory``: modules that it imports, and what allocators keep. An attempt
-that is 20 ms ahead of the watch, at 4 GB a second, is within it."""
+"""Bytes that an attempt may hold beyond ``--memory``: modules that it imports, and what allocators keep."""
 
 FAR = 2 << 30
 """Bytes of address space that may be mapped between two looks beside what an attempt may still hold: Arrow's allocator
@@ -50,9 +49,10 @@ PER_CORE = 64 << 20
 """Address space for the threads that Arrow and OpenBLAS start for each core: their stacks and buffers."""
 
 RATE = 4 << 30
-"""Bytes per second that an attempt may fill, at most: the less is left to the ceiling, the sooner the next look."""
-SOONEST, LATEST = 0.02, 0.25
-"""Seconds between two looks: each takes about 50 us of a CPU, and several times that on a busy machine."""
+"""Bytes that an attempt fills in a second, at most: the less is left to the ceiling, the sooner the next look."""
+SOONEST, LATEST = 0.05, 0.25
+"""Seconds between two looks, each of which takes about 100 us of a CPU; an attempt that is stopped may hold what it has
+filled since the last one beyond its ceiling."""
 LINGER = 20
 """Looks without an attempt after which the thread sleeps until the next one begins."""
 
