@@ -125,10 +125,24 @@ def lacks_arrow(exc: BaseException) -> bool:
 
 def user_error(exc: BaseException, *, file: str = "") -> UserCodeError:
     """Make the error for an exception of user code, with its traceback."""
-    error = UserCodeError(described(exc), file=file, traceback=user_traceback(exc))
+    error = UserCodeError(_told(exc), file=file, traceback=user_traceback(exc))
     # A connection that broke may hold at the next attempt; anything else would only fail again.
     error.retryable = isinstance(exc, (ConnectionError, TimeoutError))
     return error
+
+
+def reason(exc: BaseException) -> str:
+    """Return the first line of what is said of an exception of user code on a worker."""
+    return _told(exc).partition("\n")[0]
+
+
+def _told(exc: BaseException) -> str:
+    if isinstance(exc, MemoryError):
+        return (
+            f"{type(exc).__name__}: the job's code holds more memory than a task may: raise --memory, or hold less "
+            "at once"
+        )
+    return described(exc)
 
 
 def leave(exc: BaseException | None = None) -> None:

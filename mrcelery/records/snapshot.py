@@ -38,5 +38,7 @@ def _copied(value: Any) -> Any:
         return value.copy()
     try:
         return deepcopy(value)
+    except MemoryError:
+        raise  # of a task that holds too much, which may come anywhere: it says nothing of the value
     except Exception:
         return value  # what cannot be copied cannot be stored either

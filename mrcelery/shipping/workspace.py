@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from mrcelery.errors import ConfigError, CorruptDataError, MissingExtraError, UserCodeError, VersionError
 from mrcelery.job.base import importing, shipped_files
 from mrcelery.job.mrjob_alias import mrjob_alias, take_modules
-from mrcelery.job.raised import first_line, lacks_arrow, passes
+from mrcelery.job.raised import lacks_arrow, passes, reason
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.shipping.archives import Lock, unpack_archive, unpack_zip
 from mrcelery.shipping.bundle import MANIFEST_VERSION, MAX_BYTES
@@ -254,7 +254,7 @@ class LoadedBundle:
                         "pip install 'mrcelery[arrow]' on all workers"
                     ) from e
                 raise UserCodeError(
-                    f"the job does not import on the worker: {first_line(e)}{_hint(e)}", traceback=user_traceback(e)
+                    f"the job does not import on the worker: {reason(e)}{_hint(e)}", traceback=user_traceback(e)
                 ) from e
             try:
                 return job_class(list(args))
@@ -262,7 +262,7 @@ class LoadedBundle:
                 if passes(e):
                     raise
                 raise UserCodeError(
-                    f"{job_class.__name__} cannot take its arguments: {first_line(e)}", traceback=user_traceback(e)
+                    f"{job_class.__name__} cannot take its arguments: {reason(e)}", traceback=user_traceback(e)
                 ) from e
 
     def _job_class(self) -> type[MRJob]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from mrcelery.errors import JobStoppedError, safe_repr
-from mrcelery.job.raised import described, passes, watching
+from mrcelery.job.raised import described, passes, reason, user_error, watching
 from mrcelery.job.tracebacks import user_traceback
 
 
@@ -30,6 +30,11 @@ def test_a_huge_text_is_cut_and_a_surrogate_escaped() -> None:
     assert "[3001 characters left out]" in text
     assert text.endswith("z")
     assert described(ValueError("\udcff")) == "ValueError: \\udcff"
+
+
+def test_a_memory_error_is_told_with_its_remedy_wherever_user_code_raises_it() -> None:
+    assert "raise --memory, or hold less at once" in str(user_error(MemoryError()))
+    assert reason(MemoryError("Unable to allocate 3 GiB")).startswith("MemoryError: the job's code holds more memory")
 
 
 def test_a_repr_that_raises() -> None:
