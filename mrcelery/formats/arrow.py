@@ -91,6 +91,8 @@ def table_of(block: RecordBlock) -> Any:
         return pa.table({name: _array(column) for name, column in columns.items()})
     except UnicodeEncodeError:
         raise _not_utf8(block) from None
+    except MemoryError:  # Arrow's, too
+        raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
         raise CodecError(
             f"records of {block.file} do not fit the columns of a table ({str(e).partition(chr(10))[0]}): "

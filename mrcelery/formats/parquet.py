@@ -144,6 +144,8 @@ def _check_lengths(batch: Any, uri: str, at: int, max_record: int) -> None:
 def _errors(pa: Any, uri: str) -> Iterator[None]:
     try:
         yield
+    except MemoryError:  # Arrow's, too
+        raise
     except (pa.ArrowException, OSError) as e:
         if isinstance(e, (ConnectionError, TimeoutError, FileNotFoundError, PermissionError)):
             raise
@@ -300,6 +302,8 @@ def _array(pa: Any, column: Column, wanted: Any) -> Any:
 def _explained(pa: Any) -> Iterator[None]:
     try:
         yield
+    except MemoryError:  # Arrow's, too
+        raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
         raise CodecError(
             f"records do not fit Parquet's columns ({str(e).partition(chr(10))[0]}): yield values of one type for "

@@ -296,6 +296,8 @@ def unpack(data: Any) -> tuple[Any, Any]:
     try:
         with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
             batch = stream.read_next_batch()
+    except MemoryError:  # Arrow's, too
+        raise
     except (pa.ArrowException, StopIteration, OSError) as e:
         raise CorruptDataError(f"a block's columns cannot be read ({e})") from None
     return batch.column(0), batch.column(1)

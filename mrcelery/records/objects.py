@@ -22,6 +22,8 @@ def objects(column: Any, remedy: str) -> list[Any]:
     try:
         values: list[Any] = _in_microseconds(column).to_pylist()
         return values
+    except MemoryError:  # Arrow's, too
+        raise
     except (ValueError, OverflowError, ImportError, LookupError, pa.ArrowException) as e:
         raise CodecError(f"a value {_of(column)}has no Python type to hold it ({e}): {remedy}") from None
 

@@ -259,3 +259,9 @@ def test_two_columns_of_one_name_are_refused() -> None:
     assert list(read(uri, size, "parquet:columns=b")[0].values) == [{"b": 2}]
     with pytest.raises(UsageError, match="names that differ"):
         output_format("parquet:schema=a%3Aint64%2Ca%3Astring")
+
+
+@pytest.mark.parametrize("block", [lambda: parquet._errors(pa, "x.parquet"), lambda: parquet._explained(pa)])
+def test_arrow_out_of_memory_is_no_fault_of_the_file_or_the_records(block: Any) -> None:
+    with pytest.raises(MemoryError), block():
+        raise pa.lib.ArrowMemoryError("malloc of size 1024 failed")

@@ -122,3 +122,14 @@ def test_tables_become_few_types() -> None:
     assert keys == [2**64 - 1]
     with pytest.raises(UsageError, match="table of 1 columns"):
         of_table(pa.table({"k": [1]}))
+
+
+def test_arrow_out_of_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pack(pa.array([1]), pa.array([2]))
+
+    def full(*_: object) -> None:
+        raise pa.lib.ArrowMemoryError("malloc of size 1024 failed")
+
+    monkeypatch.setattr(pa.ipc, "open_stream", full)
+    with pytest.raises(MemoryError):
+        unpack(data)

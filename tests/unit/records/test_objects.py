@@ -73,3 +73,16 @@ def test_what_has_no_nanoseconds_is_not_copied() -> None:
 
     table = pa.table({"a": [1], "b": [{"c": ["x"]}], "d": [INSTANT]})
     assert module._in_microseconds(table) is table
+
+
+def test_arrow_out_of_memory_is_no_fault_of_the_values() -> None:
+    class Column:
+        """An array for whose values there is no room."""
+
+        type = pa.string()
+
+        def to_pylist(self) -> list[Any]:
+            raise pa.lib.ArrowMemoryError("malloc of size 1024 failed")
+
+    with pytest.raises(MemoryError):
+        objects(Column(), "yield less")
