@@ -9,6 +9,7 @@ from celery import Celery
 from mrcelery.config import Config
 from mrcelery.jobstore.connection import store_url
 from mrcelery.worker.app import add_tasks, make_app
+from mrcelery.worker.host_app import check_app
 
 
 def configured_app() -> Celery:
@@ -32,8 +33,9 @@ def extend_flower(app: Celery) -> None:
 def install(app: Celery) -> Celery:
     """Add mrcelery's tasks to an app that exists; its workers can then run jobs.
 
-    The app's broker must be Redis, and so must its result backend (chords are counted there). The
-    tasks set acks_late and the rest for themselves; the app's own settings stay as they are. Its workers
+    The app's broker must be Redis, and so must its result backend (chords are counted there), and it accepts JSON. The
+    tasks set acks_late and the rest for themselves, and the app's limits of time and rate, its annotations and its
+    serializer do not reach them; the app's own settings stay as they are. Its workers
     renew the leases of all messages they hold, so that a short visibility timeout is safe; the app sets it::
 
         app.conf.broker_transport_options = mrcelery.transport_options(15)  # seconds
@@ -41,9 +43,10 @@ def install(app: Celery) -> Celery:
 
     With Celery 5.7 a worker ends when Redis restarts while it runs such tasks; :func:`mrcelery.use_transports`, called
     where the app is made, cures that. Returns the app. Raises
-    :class:`mrcelery.errors.ConfigError` where there is no Redis.
+    :class:`mrcelery.errors.ConfigError` for settings with which no job can run; what is set later is checked where a
+    worker starts.
     """
-    store_url(app)
+    check_app(app)
     add_tasks(app)
     extend_flower(app)
     return app

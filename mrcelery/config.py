@@ -85,28 +85,49 @@ def _flag(value: object) -> bool:
     raise ValueError("true or false")
 
 
-def _whole(least: int) -> Callable[[object], int]:
+def _whole(least: int, most: int, why: str) -> Callable[[object], int]:
+    """Make a parser of whole numbers within bounds; ``why`` there are no more."""
+
     def parse(value: object) -> int:
         if isinstance(value, str) and value.strip().isdecimal():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"a whole number of at least {least}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"a whole number of at least {least:,} and at most {most:,}, as {why}")
         return value
 
     return parse
 
 
-def _seconds(least: float, *, never: bool = False) -> Callable[[object], float]:
-    """Make a parser of times of at least ``least`` seconds; with ``never`` it takes 0 too."""
+def _size(least: int, most: int, why: str) -> Callable[[object], int]:
+    """Make a parser of sizes within bounds, in bytes; ``why`` they are not beyond."""
+
+    def parse(value: object) -> int:
+        size = parse_size(value)
+        if not least <= size <= most:
+            raise ValueError(f"a size from {show_size(least)} to {show_size(most)}, as {why}")
+        return size
+
+    return parse
+
+
+def _seconds(least: float, most: float, why: str, *, never: bool = False) -> Callable[[object], float]:
+    """Make a parser of times within bounds, in seconds; ``why`` they are not beyond. With ``never`` it takes 0 too."""
 
     def parse(value: object) -> float:
         if isinstance(value, str):
             value = parse_age(value)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or (value < least and (value or not never)):
-            raise ValueError(f"a time of at least {least:g} s{', or 0 for never' if never else ''}")
-        return float(value)
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+        if not fits and not (never and value == 0 and value is not False):
+            zero = ", or 0 for never" if never else ""
+            raise ValueError(f"a time of at least {least:g} s and at most {_hours(most)}{zero}, as {why}")
+        return float(value)  # type: ignore[arg-type]
 
     return parse
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours / 24:g} days" if hours >= 48 else "an hour" if hours == 1 else f"{hours:g} hours"
 
 
 def _choice(*allowed: str) -> Callable[[object], str]:
@@ -122,6 +143,11 @@ def _setting(default: Any, parse: Callable[[object], object], help: str, *, env:
     meta = {"parse": parse, "help": help, "env": env, "secret": secret}
     return field(default=default, metadata=meta)
 
+
+MOST_REDUCE_TASKS = 10_000
+"""R at most."""
+MANY_REDUCERS = "each map task writes a part for each reduce task"
+_TASKS_SHARE = "a task's buffers are shares of it, and a task runs on one machine"
 
 RUNNERS = ("inline", "local", "celery")
 
@@ -148,13 +174,23 @@ class Config:
     )
     storage: str = _setting("", _path, "where job data lives: s3://bucket/prefix or a folder")
     queue: str = _setting("celery", _text, "Celery queue of the tasks")
-    reducers: int | None = _setting(None, _whole(1), "R, reduce tasks of a step (by input size)")
+    reducers: int | None = _setting(
+        None, _whole(1, MOST_REDUCE_TASKS, MANY_REDUCERS), "R, reduce tasks of a step (by input size)"
+    )
     partitioner: str = _setting("", _text, "reduce task of a key: hash, range, field:SPEC (the job's, else hash)")
-    split_size: int = _setting(64 << 20, parse_size, "input bytes of one map task")
-    workers: int | None = _setting(None, _whole(1), "processes of the local runner (one per CPU)")
-    memory: int = _setting(512 << 20, parse_size, "memory limit of one task")
-    max_attempts: int = _setting(4, _whole(1), "attempts of one task before the job fails")
-    max_bad_records: int = _setting(0, _whole(0), "records that a job may skip")
+    split_size: int = _setting(
+        64 << 20, _size(1, 1 << 44, "no file of an input is larger"), "input bytes of one map task"
+    )
+    workers: int | None = _setting(
+        None, _whole(1, 1024, "each is a process on this machine"), "processes of the local runner (one per CPU)"
+    )
+    memory: int = _setting(512 << 20, _size(1 << 20, 4 << 40, _TASKS_SHARE), "memory limit of one task")
+    max_attempts: int = _setting(
+        4, _whole(1, 100, "a task that failed so often fails again"), "attempts of one task before the job fails"
+    )
+    max_bad_records: int = _setting(
+        0, _whole(0, 1_000_000, "each is kept with its traceback"), "records that a job may skip"
+    )
     speculative: bool = _setting(True, _flag, "start backup tasks for stragglers")
     input_format: str = _setting("text", _text, "how inputs are read")
     output_format: str = _setting("json", _text, "how results are written")
@@ -164,19 +200,29 @@ class Config:
     signing_key: str = _setting("", _text, "shared secret that signs jobs and code", secret=True)
     scratch: str = _setting("", _path, "folder for temporary files (the system's)")
     visibility_timeout: float = _setting(
-        15.0, _seconds(1.0), "seconds until a vanished worker's tasks run elsewhere; the same on all workers"
+        15.0,
+        _seconds(1.0, 43_200.0, "tasks of a worker that vanished wait for so long"),
+        "seconds until a vanished worker's tasks run elsewhere; the same on all workers",
     )
     task_timeout: float = _setting(
-        600.0, _seconds(1.0, never=True), "seconds without progress after which a task is killed; 0: never"
+        600.0,
+        _seconds(1.0, 604_800.0, "a task that hangs holds its job up for so long", never=True),
+        "seconds without progress after which a task is killed; 0: never",
     )
     soft_shutdown_timeout: float = _setting(
-        1.0, _seconds(0.0), "seconds a worker's tasks have to finish once it is asked to stop"
+        1.0,
+        _seconds(0.0, 86_400.0, "a worker that was asked to stop runs for so long"),
+        "seconds a worker's tasks have to finish once it is asked to stop",
     )
     s3_encryption: str | None = _setting(
         None, _choice("AES256", "aws:kms", "aws:kms:dsse"), "encryption requested for each object (the bucket's)"
     )
     s3_kms_key: str = _setting("", _text, "key of aws:kms, by ARN or id (the bucket's, else aws/s3)")
-    storage_timeout: float = _setting(60.0, _seconds(1.0), "seconds until an unanswered request to S3 is retried")
+    storage_timeout: float = _setting(
+        60.0,
+        _seconds(1.0, 3_600.0, "a connection that is lost is noticed only then"),
+        "seconds until an unanswered request to S3 is retried",
+    )
     liveness_file: str = _setting("", _path, "file that a healthy worker touches, for a liveness probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -274,9 +320,13 @@ def misspelt(env: Mapping[str, str]) -> list[str]:
 def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str]]:
     try:
         data = path.read_bytes()
-    except OSError:
-        return  # not there, or not ours to read: as if it were absent
-    if table and b"mrcelery" not in data:
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as e:
+        if table or path.name == "config.toml":
+            return  # perhaps somebody else's, and not ours to read: as if it were absent
+        raise ConfigError(f"{path} cannot be read ({e.strerror}): correct its permissions, or remove it") from None
+    if table and not _MENTION.search(data):
         return  # a pyproject.toml of somebody else: not worth importing a parser for
     import tomllib  # noqa: PLC0415 - only a configuration file needs it
 
@@ -284,13 +334,46 @@ def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str
         found: Any = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} is not valid TOML ({e}): correct or remove it") from None
-    for key in table:
-        found = found.get(key, {})
-        if not isinstance(found, dict):
-            return
     origin = f"{path} [{'.'.join(table)}]" if table else str(path)
+    if table:
+        found = _own_table(found, path, origin)
+    seen: dict[str, str] = {}
     for name, value in found.items():
-        yield name.replace("-", "_"), value, origin
+        plain = name.replace("-", "_")
+        if isinstance(value, dict):
+            raise ConfigError(
+                f"{origin} has a table {name!r}: settings stand {'in that table' if table else 'at its top'} itself, "
+                'such as split_size = "64MiB"'
+            )
+        if plain in seen:
+            raise ConfigError(f"{origin} sets {seen[plain]!r} and {name!r}, which are the same: remove one of them")
+        seen[plain] = name
+        yield plain, value, origin
+
+
+_MENTION = re.compile(rb"mrcelery|^\s*\[\s*(tool\s*\.\s*)?[\"']?m[a-z_-]*c[a-z_-]*l", re.MULTILINE | re.IGNORECASE)
+"""What a ``pyproject.toml`` has that configures us, or means to."""
+
+
+def _own_table(found: dict[str, Any], path: Path, origin: str) -> dict[str, Any]:
+    """Return ``[tool.mrcelery]`` of a ``pyproject.toml``, empty if there is none.
+
+    Raises :class:`ConfigError` for one that is no table, stands elsewhere or is misspelt.
+    """
+    tools = found.get("tool")
+    tools = tools if isinstance(tools, dict) else {}
+    table = tools.get("mrcelery", {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} has tool.mrcelery = {table!r}: make it a table, [tool.mrcelery], of settings")
+    if "mrcelery" in found:
+        raise ConfigError(f"{path} has a table [mrcelery], which does nothing there: call it [tool.mrcelery]")
+    if not table:
+        import difflib  # noqa: PLC0415 - only a misspelt table needs it
+
+        plain = {name.lower(): name for name in tools if name != "mrcelery"}
+        for near in difflib.get_close_matches("mrcelery", plain, n=1, cutoff=0.85):
+            raise ConfigError(f"{path} has a table [tool.{plain[near]}]: did you mean [tool.mrcelery]?")
+    return table
 
 
 def _closest(name: str) -> str:

@@ -32,4 +32,4 @@ def command(flower_args: tuple[str, ...], **settings: Any) -> None:
 
     store_url(make_app(config.broker, config.result_backend or None))  # a wrong address fails here, with our message
     os.environ["MRCELERY_BROKER"] = config.broker
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "mrcelery", "flower", *flower_args])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "celery", "-A", "mrcelery", "flower", *flower_args])

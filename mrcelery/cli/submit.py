@@ -76,7 +76,7 @@ class _Submit(click.Command):
         "mrcelery submit wc.py s3://bucket/logs/ --dry-run",
         "mrcelery submit grep.py book.txt -- --pattern whale",
     )
-    + "\n\nInputs are files, folders, globs, s3:// or http(s):// addresses, or - for standard input.",
+    + "\n\nInputs are files, folders, globs, s3:// or http(s):// addresses, FIFOs, or - for standard input.",
 )
 @click.argument("job", type=Filled())
 @click.argument("inputs", metavar="INPUT...", nargs=-1)

@@ -23,7 +23,7 @@ __all__ = ["JobHandle", "JobStatus", "StageStatus", "attach", "run", "submit"]
 
 
 def run(
-    job: type[MRJob] | str,
+    job: type[MRJob] | str | os.PathLike[str],
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     *,
@@ -48,7 +48,7 @@ def run(
 
 
 def submit(
-    job: type[MRJob] | str,
+    job: type[MRJob] | str | os.PathLike[str],
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     *,

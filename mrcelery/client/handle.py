@@ -123,7 +123,8 @@ class JobHandle:
         person should know of (:mod:`mrcelery.events`): that the broker is away or back, that no worker listens, and
         so on; by default these are logged as warnings. A broker that restarts is waited for, a minute at most; if it
         comes back empty, the job is registered again and resumes from storage. Raises :class:`JobFailedError`,
-        :class:`JobCancelledError`, and :class:`WaitTimeoutError` while the job still runs.
+        :class:`JobCancelledError`, :class:`WaitTimeoutError` while the job still runs, and :class:`UsageError` in
+        a task of a worker's only process, which the job would need.
         """
 
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -9,7 +9,8 @@ from mrcelery.config import Config
 from mrcelery.errors import UsageError
 from mrcelery.formats import compressor, input_format, output_format
 from mrcelery.formats.extras import check_installed
-from mrcelery.formats.naming import check_jobconf, settle
+from mrcelery.formats.naming import check_jobconf, check_used, settle
+from mrcelery.job.base import check_attributes
 from mrcelery.runners.preload import workers_of
 from mrcelery.schema.structs import JobOptions
 
@@ -24,13 +25,14 @@ def job_options(
     """Settle a job's options: a flag overrides the job's class, and that the environment and the files."""
 
     formats: dict[str, Any] = {"input_format": config.input_format, "output_format": config.output_format}
-    all_jobconf = {**job.jobconf(), **jobconf}
+    all_jobconf = {**_declared_jobconf(job), **jobconf}
     check_jobconf(all_jobconf)
     for setting, attribute in (("input_format", "INPUT"), ("output_format", "OUTPUT")):
         declared = getattr(job, attribute, None)
         if declared is not None and not config.origins.get(setting, "").startswith("--"):
             formats[setting] = declared
         formats[setting] = settle(formats[setting], all_jobconf, attribute)
+    check_used(jobconf, formats["input_format"], formats["output_format"])
     # before anything starts: a name or an argument that does not exist
     input_format(formats["input_format"])
     output_format(formats["output_format"])
@@ -52,6 +54,15 @@ def job_options(
         queue=config.queue,
         jobconf=dict(jobconf),
     )
+
+
+def _declared_jobconf(job: MRJob) -> Mapping[str, Any]:
+    """Return the configuration of the job's class; raise :class:`UsageError` for what is none, or does nothing."""
+    check_attributes(type(job))
+    found: object = job.jobconf()
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"{type(job).__name__}.jobconf() is {found!r}: make it a dict of names and values")
+    return found
 
 
 def check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool) -> None:

@@ -40,7 +40,22 @@ class SubmitOptions:
     @classmethod
     def take(cls, options: dict[str, Any]) -> SubmitOptions:
         """Remove these options from keyword arguments, which leaves the settings in them."""
-        return cls(**{f.name: options.pop(f.name) for f in fields(cls) if f.name in options})
+        given = {f.name: options.pop(f.name) for f in fields(cls) if f.name in options}
+        for name in ("args", "py_files", "files", "archives"):
+            if name in given:
+                given[name] = _texts(name, given[name])
+        return cls(**given)
+
+
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    """Return paths or arguments, given as texts or as :class:`os.PathLike`, as texts."""
+    if values is None:
+        return ()
+    if isinstance(values, (str, os.PathLike)):
+        if name == "args":
+            raise UsageError(f"args is {values!r}: give a list, such as ['--limit', '3']")
+        values = (values,)
+    return tuple(os.fspath(value) if isinstance(value, os.PathLike) else value for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +74,7 @@ class Settled:
 
 
 def settle(
-    job: type[MRJob] | str,
+    job: type[MRJob] | Given,
     inputs: Given | Iterable[Given],
     output: Given | None = None,
     *,
@@ -72,6 +87,7 @@ def settle(
     option or an address is wrong.
     """
     given = SubmitOptions.take(options)
+    job = os.fspath(job) if isinstance(job, os.PathLike) else job
     named, placed = _named(inputs), None if output is None else tidy(output, OUTPUT)
     config = Config.load(options)
     storage_root(config)  # a wrong address need not wait for the job to load

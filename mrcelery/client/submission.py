@@ -68,7 +68,7 @@ class Submission:
     @classmethod
     def prepare(
         cls,
-        job: type[MRJob] | str,
+        job: type[MRJob] | Given,
         inputs: Given | Iterable[Given],
         output: Given | None = None,
         *,
@@ -151,7 +151,7 @@ class Submission:
         found = None
         if not self.uploads:
             # before the runner starts: a wrong path need not wait for a cluster
-            spool = self._spool(identity) if "-" in self.inputs else ""
+            spool = self._spool(identity) if any(map(inputs_module.is_stream, self.inputs)) else ""
             found = inputs_module.absolute(self.inputs, spool)
         runner = self._open()
         handle = JobHandle(

@@ -7,9 +7,11 @@ as ``inputs/<sha256>/<name>``: through the job store if all of it is small, else
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -41,19 +43,17 @@ class Inputs:
 
 
 def absolute(inputs: Iterable[str], spool: str) -> Inputs:
-    """Make addresses for workers that see this machine's files; ``-`` is written into the folder ``spool``.
+    """Make addresses for workers that see this machine's files.
 
-    Raises :class:`InputError` for a local input that does not exist.
+    Standard input and other streams are written into the folder ``spool``. Raises :class:`InputError` for a local
+    input that does not exist.
     """
     found = Inputs()
-    for uri in inputs:
+    for number, uri in enumerate(inputs):
         if is_remote(uri):
             found.uris.append(tidy(uri, INPUT))
-        elif uri == "-":
-            path = Path(spool) / "stdin"
-            with path.open("wb") as target:
-                shutil.copyfileobj(sys.stdin.buffer, target)
-            found.uris.append(str(path))
+        elif is_stream(uri):
+            found.uris.append(str(_spooled(uri, spool, number)))
         else:
             found.uris.append(_existing(uri))
     return found
@@ -68,8 +68,14 @@ def upload(inputs: Iterable[str], storage_uri: str, input_format: str, progress:
     found = Inputs()
     pending: list[tuple[int, Path]] = []
     with tempfile.TemporaryDirectory(prefix="mrcelery-") as spool:
-        for uri in inputs:
-            paths: Iterable[Path | None] = [None] if is_remote(uri) else _paths(uri, spool, input_format)
+        for number, uri in enumerate(inputs):
+            paths: Iterable[Path | None]
+            if is_remote(uri):
+                paths = [None]
+            elif is_stream(uri):
+                paths = [_spooled(uri, spool, number)]
+            else:
+                paths = _paths(uri, input_format)
             for path in paths:
                 if path is not None:
                     pending.append((len(found.uris), path))
@@ -94,13 +100,36 @@ def _existing(uri: str) -> str:
     return path
 
 
-def _paths(uri: str, spool: str, input_format: str) -> Iterator[Path]:
+def is_stream(uri: str) -> bool:
+    """Whether an input can be read once, and by this process only: ``-``, a FIFO, ``/dev/stdin``, ``<(command)``."""
     if uri == "-":
-        copy = Path(spool) / "stdin"
-        with copy.open("wb") as target:
-            shutil.copyfileobj(sys.stdin.buffer, target)
-        yield copy
-        return
+        return True
+    if is_remote(uri):
+        return False
+    path = local(uri)
+    if path.startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/")):
+        return True
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _spooled(uri: str, spool: str, number: int) -> Path:
+    """Copy a stream, the input of this number, into a file."""
+    copy = Path(spool) / ("stdin" if uri == "-" else f"stream-{number}")
+    with contextlib.ExitStack() as stack:
+        try:
+            source = sys.stdin.buffer if uri == "-" else stack.enter_context(open(local(uri), "rb"))
+        except OSError as e:
+            raise InputError(
+                f"input {uri} cannot be read ({e.strerror}): give a file, or - for standard input"
+            ) from None
+        shutil.copyfileobj(source, stack.enter_context(copy.open("wb")))
+    return copy
+
+
+def _paths(uri: str, input_format: str) -> Iterator[Path]:
     from mrcelery.planning.listing import list_inputs  # noqa: PLC0415 - only inputs to upload are listed here
 
     for file in list_inputs([_existing(uri)], format_named(input_format)):

@@ -35,6 +35,15 @@ _OUTPUT_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "own": ("class", "suffix"),
 }
 
+_PARAMETERS = frozenset(
+    f"{base}.{key}"
+    for base in ("csv", "parquet", "records")
+    for arguments in (_INPUT_ARGUMENTS, _OUTPUT_ARGUMENTS)
+    for key in arguments.get(base, ())
+    if key
+)
+"""Arguments of formats by the names that a job's configuration gives them."""
+
 
 @dataclass(frozen=True)
 class Name:
@@ -203,12 +212,32 @@ def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
 
 
 def check_jobconf(jobconf: Mapping[str, Any]) -> None:
-    """Raise :class:`UsageError` for an unknown format argument, such as ``csv.haeder``."""
+    """Raise :class:`UsageError` for an unknown format argument, such as ``csv.haeder`` or ``CSV.header``."""
     for name in jobconf:
+        if name.partition(".")[0] == "tsv":
+            raise UsageError(f"jobconf {name} does nothing: call it csv.{name.partition('.')[2]}, for tsv too")
+        spelt = name.lower().replace("-", ".").replace("_", ".")
+        if name != spelt and spelt in _PARAMETERS:
+            raise UsageError(f"jobconf {name} does nothing: did you mean {spelt}?")
         base, dot, key = name.partition(".")
         taken = {k for arguments in (_INPUT_ARGUMENTS, _OUTPUT_ARGUMENTS) for k in arguments.get(base, ())}
         if dot and base in ("csv", "parquet", "records") and key not in taken:
             raise UsageError(f"jobconf {name} is unknown: {base} has {', '.join(sorted(filter(None, taken)))}")
+
+
+def check_used(given: Mapping[str, Any], input_name: str, output_name: str) -> None:
+    """Raise :class:`UsageError` for an argument of a format that this job neither reads nor writes.
+
+    ``given``: the configuration given with this one job; that of its class may serve others as well.
+    """
+    used = {Name.of(name).base.replace("tsv", "csv") for name in (input_name, output_name)}
+    for name in given:
+        base = name.partition(".")[0]
+        if name in _PARAMETERS and base not in used:
+            raise UsageError(
+                f"-D {name} does nothing: this job reads {Name.of(input_name).base} and writes "
+                f"{Name.of(output_name).base}, so give --input-format or --output-format {base}, or leave it out"
+            )
 
 
 def to_ship(text: str, job_class: type) -> tuple[str, ...]:

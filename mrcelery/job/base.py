@@ -217,7 +217,9 @@ class MRJob:
         return self.PARTITIONER
 
     def jobconf(self) -> dict[str, Any]:
-        """Return a copy of ``JOBCONF``, Hadoop properties by name."""
+        """Return a copy of ``JOBCONF``, Hadoop properties by name. Raises :class:`UsageError` if it is no dict."""
+        if not isinstance(self.JOBCONF, Mapping):
+            raise UsageError(f"{type(self).__name__}.JOBCONF is {self.JOBCONF!r}: make it a dict of names and values")
         return dict(self.JOBCONF)
 
     def files(self) -> list[str]:
@@ -261,6 +263,26 @@ class MRJob:
     def make_runner(self) -> NoReturn:
         """Raise :class:`UsageError`: mrjob's way to run a job from Python is :func:`mrcelery.run` here."""
         raise UsageError(f"make_runner() is not supported: call mrcelery.run({type(self).__name__}, inputs)")
+
+
+def check_attributes(job_class: type[MRJob]) -> None:
+    """Raise :class:`UsageError` for an attribute that is all but one of those of :class:`MRJob`."""
+    known = {name for name in vars(MRJob) if name.isupper()}
+    own = {name for base in job_class.__mro__ if not issubclass(MRJob, base) for name in vars(base)}
+    for name in sorted(own - known):
+        if not name.isupper() or name.startswith("_"):
+            continue
+        if name in _CALLED_OTHERWISE:
+            meant = _CALLED_OTHERWISE[name]
+        else:
+            import difflib  # noqa: PLC0415 - few jobs have constants
+
+            meant = next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.85)), "")
+        if meant:
+            raise UsageError(f"{job_class.__name__}.{name} does nothing: did you mean {meant}?")
+
+
+_CALLED_OTHERWISE = {"INPUT_FORMAT": "INPUT", "OUTPUT_FORMAT": "OUTPUT", "JOB_CONF": "JOBCONF"}
 
 
 def _protocol(job: MRJob, name: str) -> Any:

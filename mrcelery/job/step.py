@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from mrcelery.config import MANY_REDUCERS, MOST_REDUCE_TASKS
 from mrcelery.errors import UsageError
 from mrcelery.ops import Op
 from mrcelery.protocols import LineProtocol
@@ -150,8 +151,11 @@ def reducers_in(jobconf: Mapping[str, Any]) -> int | None:
                 reducers = int(jobconf[name])
             except (TypeError, ValueError):
                 reducers = 0
-            if reducers < 1:
-                raise UsageError(f"jobconf {name} is {jobconf[name]!r}: give a whole number from 1 up")
+            if not 1 <= reducers <= MOST_REDUCE_TASKS:
+                raise UsageError(
+                    f"jobconf {name} is {jobconf[name]!r}: give a whole number from 1 to {MOST_REDUCE_TASKS:,}, as "
+                    f"{MANY_REDUCERS}"
+                )
             return reducers
     return None
 

@@ -21,6 +21,9 @@ SILENT = 3.0
 UNREAD_SECONDS = 5.0
 """Publishing interval assumed for a worker whose record cannot be read."""
 
+this_worker = ""
+"""Name of the worker that this process is of; "" elsewhere."""
+
 Workers = Mapping[str, tuple[float, bytes]]
 """By name: seconds since a worker published its :class:`mrcelery.schema.structs.Presence`, and that record."""
 
@@ -52,6 +55,12 @@ def of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
     """Return all workers of a queue whose record can be read, live or silent."""
     known = {name: (since, _presence(data)) for name, (since, data) in workers.items()}
     return {name: (since, about) for name, (since, about) in known.items() if about and queue in about.queues}
+
+
+def waits_for_itself(workers: Workers, queue: str) -> bool:
+    """Whether this process is the only one that could run what is on a queue, and so must not wait for it."""
+    alive = {name: about for name, (since, about) in of_queue(workers, queue).items() if since < SILENT * about.every}
+    return list(alive) == [this_worker] and alive[this_worker].processes == 1
 
 
 def _presence(data: bytes) -> Presence | None:

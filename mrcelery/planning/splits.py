@@ -12,10 +12,13 @@ from itertools import chain, islice
 
 from msgspec.structs import replace
 
-from mrcelery.errors import CorruptDataError
+from mrcelery.errors import CorruptDataError, UsageError
 from mrcelery.planning.listing import InputFile
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Extent, PlanPage, PlanSummary, Split, StepSpec
+
+MOST_SPLITS = 1_000_000
+"""M at most."""
 
 PAGE = 1000
 """Splits of one plan page."""
@@ -86,7 +89,8 @@ def _extents(files: Iterable[InputFile], split_size: int) -> Iterator[Extent]:
 def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> PlanSummary:
     """Pass each page of :data:`PAGE` splits, encoded, to ``put(page number, bytes)``, and sum up.
 
-    ``files`` of the summary counts files with at least one byte, ``bytes`` those whose size is known.
+    ``files`` of the summary counts files with at least one byte, ``bytes`` those whose size is known. Raises
+    :class:`UsageError` for more than :data:`MOST_SPLITS`.
     """
     source = iter(splits)
     pages: list[str] = []
@@ -96,6 +100,11 @@ def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> 
         put(len(pages), data)
         pages.append(hashlib.sha256(data).hexdigest())
         count += len(page)
+        if count > MOST_SPLITS:
+            raise UsageError(
+                f"the inputs make more than {MOST_SPLITS:,} map tasks, each of which is a message and a commit: give a "
+                "larger --split-size, or larger files"
+            )
         size += sum(split.bytes for split in page)
         files += sum(extent.start == 0 for split in page for extent in split.extents)
     return PlanSummary(splits=count, files=files, bytes=size, pages=tuple(pages))

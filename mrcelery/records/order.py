@@ -16,7 +16,7 @@ offset, UTC for one, is fine); and a ``Decimal`` of more than 5,000 digits befor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timezone
+from datetime import UTC, date, datetime, timezone, tzinfo
 from decimal import Decimal
 from itertools import compress, islice
 from operator import ne
@@ -71,7 +71,7 @@ def check_number(key: int | float | Decimal) -> None:
 
 def to_utc(key: datetime) -> datetime:
     """Return an aware time in UTC. Raises :class:`CodecError` for a zone with rules, or a time without a UTC form."""
-    if not isinstance(key.tzinfo, timezone):
+    if not isinstance(key.tzinfo, timezone) and not _is_fixed(key.tzinfo):
         raise CodecError(
             f"the datetime {key} of zone {key.tzinfo} cannot be a key, as its clock goes back: use key.astimezone(UTC)"
         )
@@ -79,6 +79,14 @@ def to_utc(key: datetime) -> datetime:
         return key.astimezone(UTC)
     except OverflowError:
         raise CodecError(f"the datetime {key} cannot be a key, as it has no UTC time: use one without a zone") from None
+
+
+def _is_fixed(zone: tzinfo | None) -> bool:
+    """Whether a zone has one offset for all times, such as ``ZoneInfo("UTC")``."""
+    try:
+        return zone is not None and zone.utcoffset(None) is not None
+    except Exception:  # a class of the user's, which may expect a time
+        return False
 
 
 def no_key(key: Key) -> CodecError:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
-from mrcelery.errors import MissingExtraError, StorageUnreachableError
-from mrcelery.jobstore.presence import Workers, listening, of_queue
+from mrcelery.errors import MissingExtraError, StorageUnreachableError, UsageError
+from mrcelery.jobstore.presence import Workers, listening, of_queue, waits_for_itself
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Failure
 
@@ -80,11 +80,23 @@ class Monitor:
         return self._clock() - self._observed >= POLL_SECONDS
 
     def observe(self, fields: Mapping[str, str], workers: Workers, progress: Callable[[], object]) -> None:
-        """Compare what was polled with the poll before; ``progress`` is called only if something holds the job up."""
+        """Compare what was polled with the poll before; ``progress`` is called only if something holds the job up.
+
+        Raises :class:`UsageError` where the job waits for the process that waits for it.
+        """
         self._observed = self._clock()
-        self._observe_workers(fields.get("queue") or "celery", workers)
+        queue = fields.get("queue") or "celery"
+        self._check_itself(queue, workers)
+        self._observe_workers(queue, workers)
         self._observe_storage(progress)
         self._observe_retries(fields.get("retrying", ""), progress)
+
+    def _check_itself(self, queue: str, workers: Workers) -> None:
+        if waits_for_itself(workers, queue):
+            raise UsageError(
+                f"job {self._job} waits for the process that waits for it, the only one of the only worker on queue "
+                f"{queue}: do not wait for a job in a task, or give the worker more processes (--concurrency 2)"
+            )
 
     def _observe_workers(self, queue: str, workers: Workers) -> None:
         now = self._clock()

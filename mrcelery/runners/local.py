@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,18 @@ from mrcelery.storage import open_storage
 START_SECONDS = 20.0
 STOP_SECONDS = 3.0
 PREFIX = "mrcelery-local-"
+_RUN = """import sys
+sys.path.append(sys.argv.pop(1))
+from mrcelery.worker.local_worker import main
+main(sys.argv[1:])"""
+"""Runs :mod:`mrcelery.worker.local_worker`; its first argument is where this package lies, if it is not installed."""
+
+PLAIN = "/tmp"
+"""Where links to temporary folders with long or odd paths are made."""
+
+LONGEST_PATH = 100
+"""Bytes of a socket's path: Linux takes 107, macOS 103."""
+
 LITTLE_MEMORY = 256 << 20
 
 
@@ -50,7 +63,8 @@ class LocalRunner:
         self, workers: int, storage: str | None = None, preload: Sequence[str] = (), memory: int = 512 << 20
     ) -> None:
         _sweep()
-        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._real = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._folder = _plain(self._real)
         self._lock = (self._folder / "lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # held while we live, so that others do not sweep the folder
         self.storage = storage or str(self._folder / "storage")
@@ -70,8 +84,10 @@ class LocalRunner:
         read_end, self._lifeline = os.pipe()
         command = [
             sys.executable,
-            "-m",
-            "mrcelery.worker.local_worker",
+            "-P",  # a celery.py or a random.py of the current folder is not what this is to import
+            "-c",
+            _RUN,
+            str(Path(__file__).parents[2]),
             str(self._folder),
             str(workers),
             str(read_end),
@@ -157,7 +173,9 @@ class LocalRunner:
         for request in unfinished:
             with contextlib.suppress(MRCeleryError):
                 _discard(request)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._real, ignore_errors=True)
+        if self._folder != self._real:
+            self._folder.unlink(missing_ok=True)
         self._lock.close()
 
     def _kill(self, worker: subprocess.Popen[bytes]) -> None:
@@ -182,6 +200,16 @@ class LocalRunner:
         return found
 
 
+def _plain(folder: Path) -> Path:
+    """Return the folder, or a link to it whose path a socket may have: short, and with no character that URLs quote."""
+    path = os.fsencode(folder / "redis.sock")
+    if len(path) <= LONGEST_PATH and re.fullmatch(rb"[A-Za-z0-9_./-]+", path):
+        return folder
+    link = Path(PLAIN, folder.name)
+    link.symlink_to(folder)
+    return link
+
+
 def _discard(request: Request) -> None:
     """Remove all data of a job, also what killed processes had half written."""
     # Imported here: most local runs end otherwise.
@@ -196,6 +224,10 @@ def _discard(request: Request) -> None:
 
 def _sweep() -> None:
     """Remove the folders of local runners whose clients are dead."""
+    for link in Path(PLAIN).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if link.is_symlink() and link.lstat().st_uid == os.geteuid() and not link.exists():
+                link.unlink()
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
             continue

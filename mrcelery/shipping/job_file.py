@@ -135,11 +135,23 @@ def _run(target: str, load: Any) -> ModuleType:
     except BaseException as e:
         if passes(e):
             raise
-        raise _failed(f"{target} does not import", e) from e
+        raise _failed(f"{target} does not import", e, target) from e
 
 
-def _failed(what: str, exc: BaseException) -> JobLoadError:
+def _as_module(path: Path) -> str:
+    """Return how to give a file whose relative imports need its package: ``pkg.job``, and from where."""
+    parts = [path.stem]
+    folder = path.absolute().parent
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return f"{'.'.join(parts)}, from {folder}" if len(parts) > 1 else "pkg.module, from the folder that holds pkg"
+
+
+def _failed(what: str, exc: BaseException, target: str = "") -> JobLoadError:
     remedy = ": pip install 'mrcelery[arrow]'" if lacks_arrow(exc) else ""
+    if isinstance(exc, ImportError) and "relative import with no known parent" in str(exc) and target:
+        remedy = f": give it as a module, {_as_module(Path(target))}"
     return JobLoadError(f"{what}: {first_line(exc)}{remedy}", user_traceback(exc))
 
 

@@ -25,12 +25,13 @@ from msgspec.structs import replace
 from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError, ConfigError
 from mrcelery.formats.extras import installed as arrow_installed
-from mrcelery.jobstore.connection import REDIS_SCHEMES, store_url
+from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.presence import versions
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Presence
 from mrcelery.worker.broker_errors import Trouble
+from mrcelery.worker.host_app import check_app, exempt_from_limits
 from mrcelery.worker.hung import AttemptSupervisor
 from mrcelery.worker.lost import excuse
 
@@ -228,14 +229,16 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
+        try:
+            check_app(worker.app)
+        except ConfigError as e:
+            raise SystemExit(f"mrcelery: {e}") from None
         super().__init__(worker, **kwargs)
         self.leases: Leases | None = None
 
     def start(self, worker: Any) -> None:
-        """Start the leases, if the broker is Redis."""
-        conf = worker.app.conf
-        if not str(conf.broker_read_url or conf.broker_url).startswith(REDIS_SCHEMES):
-            return  # another broker knows itself when a worker is gone
+        """Start the leases."""
+        exempt_from_limits(worker)
         self.leases = Leases(worker, store_url(worker.app))
         self.leases.start()
 

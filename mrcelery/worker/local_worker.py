@@ -23,7 +23,9 @@ def _watch(lifeline: int, server: subprocess.Popen[bytes], folder: str, ending: 
         pass
     ending.set()
     server.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(os.path.realpath(folder), ignore_errors=True)
+    if os.path.islink(folder):
+        os.unlink(folder)
     # The children are of this process's group, and so is this process: nothing after it runs.
     os.killpg(os.getpgid(0), signal.SIGKILL)
 

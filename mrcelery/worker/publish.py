@@ -20,6 +20,9 @@ from mrcelery.worker.broker_errors import translated
 if TYPE_CHECKING:
     from celery import Celery
 
+PLAIN = {"serializer": "json", "priority": 0}
+"""How messages are written, whatever the app sets for its own."""
+
 BATCH = 500
 """Messages sent to the broker in one round trip."""
 
@@ -70,6 +73,7 @@ def publish_step(
             kwargs=kwargs,
             queue=queue,
             countdown=countdown,
+            **PLAIN,
             task_id=coordinator_id(job, step, what),
             root_id=job,
             ignore_result=True,
@@ -115,13 +119,14 @@ def _send(
                 kwargsrepr=repr(kwargs),  # Flower searches these
                 argsrepr="()",
             )
-            app.amqp.send_task_message(producer, name, message, queue=stage.queue)
+            app.amqp.send_task_message(producer, name, message, queue=stage.queue, **PLAIN)
 
 
 def _body(app: Celery, stage: StageTasks, generation: int) -> Any:
     return app.signature(
         f"mrcelery.{stage.then}",
         kwargs={"job": stage.id.job, "step": stage.id.step, **generation_argument(generation)},
+        **PLAIN,
         immutable=True,  # the body reads commits, and needs no list of M results in its message
         queue=stage.queue,
         task_id=coordinator_id(stage.id.job, stage.id.step, stage.then),

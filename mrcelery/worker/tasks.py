@@ -34,6 +34,7 @@ from mrcelery.errors import (
     visible,
 )
 from mrcelery.job.raised import described
+from mrcelery.jobstore import presence
 from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.redis import RedisJobStore
@@ -62,6 +63,17 @@ OPTIONS = {
     "max_retries": None,  # attempts are counted in the job store, over all deliveries
     "typing": False,
     "serializer": "json",
+    # Settings of an app for its own tasks; None, which Celery's classes have, would be replaced by them.
+    "time_limit": 0,
+    "soft_time_limit": 0,
+    "rate_limit": 0,
+    "track_started": False,
+    "store_errors_even_if_ignored": False,
+    "acks_on_failure_or_timeout": True,  # else a task that has failed its job is delivered for ever
+    "acks_on_failure": True,
+    "acks_on_timeout": True,
+    "retry_on_worker_lost": False,
+    "autoretry_for": (),
     "throws": (AttemptFailed,),  # logged as a line: whose fault it was stands in the job's record
 }
 
@@ -83,9 +95,11 @@ def register(app: Celery) -> None:
     """Add mrcelery's tasks to an app, unless it has them."""
     if "mrcelery.map" in app.tasks:
         return
+    # Its annotations are meant for the app's own tasks.
+    base = type("Task", (app.Task,), {"abstract": True, "annotate": classmethod(lambda cls: None)})
 
     def declare(name: str, function: Callable[..., Any], **more: Any) -> None:
-        app.task(_outliving_the_broker(function), name=f"mrcelery.{name}", **OPTIONS, **more)
+        app.task(_outliving_the_broker(function), name=f"mrcelery.{name}", base=base, **OPTIONS, **more)
 
     declare("start", _start)
     declare("map", _map, Request=ATTEMPT_REQUEST)
@@ -317,6 +331,12 @@ def open_jobs(app: Celery) -> OpenJobs:
             signing_key=config.signing_key or None,
         )
     return jobs
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _name_worker(sender: Any, **_: Any) -> None:
+    """Have what runs in this worker know it: a job that is waited for there may wait for itself."""
+    presence.this_worker = str(sender.hostname)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

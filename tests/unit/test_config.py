@@ -91,6 +91,77 @@ def test_a_bad_value_names_setting_and_origin(tmp_path: Path, env: dict[str, str
         load(tmp_path, **env)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("reducers", "100000", "at most 10,000, as each map task writes a part for each reduce task"),
+        ("workers", "0", "at least 1 and at most 1,024, as each is a process"),
+        ("workers", 10_000, "at most 1,024, as each is a process on this machine"),
+        ("memory", "1", "from 1 MiB to 4 TiB, as a task's buffers are shares of it"),
+        ("memory", "10TB", "from 1 MiB to 4 TiB, .*one machine"),
+        ("split_size", "-1", "a size such as 64MiB"),
+        ("split_size", 0, "at least one byte"),
+        ("split_size", "999999TB", "to 16 TiB, as no file of an input is larger"),
+        ("max_attempts", "1000", "at most 100, as a task that failed so often fails again"),
+        ("max_attempts", -1, "at least 1"),
+        ("max_bad_records", 10**9, "at most 1,000,000, as each is kept with its traceback"),
+        ("visibility_timeout", "30d", "at most 12 hours, as tasks of a worker that vanished wait"),
+        ("visibility_timeout", 0, "at least 1 s"),
+        ("task_timeout", 0.5, "at least 1 s and at most 7 days, or 0 for never"),
+        ("task_timeout", False, "or 0 for never"),
+        ("task_timeout", float("nan"), "or 0 for never"),
+        ("soft_shutdown_timeout", float("inf"), "at most 24 hours, as a worker that was asked to stop"),
+        ("storage_timeout", "2h", "at most an hour, as a connection that is lost"),
+    ],
+)
+def test_bounds_are_named_with_their_reason(tmp_path: Path, name: str, value: object, message: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"{name}: .* from --{name.replace('_', '-')} is not allowed: give .*{message}"
+    ):
+        load(tmp_path, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("task_timeout", 0), ("task_timeout", "0"), ("memory", "4TiB"), ("split_size", 1), ("workers", 1024)],
+)
+def test_bounds_are_allowed(tmp_path: Path, name: str, value: object) -> None:
+    assert name in load(tmp_path, {name: value}).origins
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("mrcelery.toml", "[mrcelery]\nqueue = 'a'", "has a table 'mrcelery': settings stand at its top itself"),
+        ("mrcelery.toml", "[tool.mrcelery]\nqueue = 'a'", "has a table 'tool'"),
+        ("mrcelery.toml", "[s3]\nencryption = 'AES256'", "has a table 's3'"),
+        ("mrcelery.toml", "split-size = 1\nsplit_size = 2", "sets 'split-size' and 'split_size', which are the same"),
+        ("mrcelery.toml", "queue = ['a']", r"queue: \['a'\] from .* give a text"),
+        ("pyproject.toml", "[tool.mrcelery.submit]\nqueue = 'a'", "has a table 'submit': settings stand in that table"),
+        ("pyproject.toml", "[tool]\nmrcelery = 'a'", r"make it a table, \[tool.mrcelery\]"),
+        ("pyproject.toml", "[mrcelery]\nqueue = 'a'", r"call it \[tool.mrcelery\]"),
+        ("pyproject.toml", "[tool.mrcelry]\nqueue = 'a'", r"\[tool.mrcelry\]: did you mean \[tool.mrcelery\]"),
+        ("pyproject.toml", "[tool.MRCelery]\nqueue = 'a'", r"did you mean \[tool.mrcelery\]"),
+    ],
+)
+def test_nothing_of_a_file_vanishes(tmp_path: Path, file: str, text: str, message: str) -> None:
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[tool.mypy]", "[tool.maturin.celery]", "[tool.mrcelery-plugin]\nx = 1", "[project]"])
+def test_tables_of_others_are_theirs(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"{text}\n# beside mrcelery\n")
+    assert load(tmp_path).origins == {}
+
+
+def test_a_file_that_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path) -> None:
+    (tmp_path / "mrcelery.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"mrcelery\.toml cannot be read \(Is a directory\)"):
+        load(tmp_path)
+
+
 def test_a_bad_flag_names_the_flag(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="from --split-size"):
         load(tmp_path, {"split_size": "x"})

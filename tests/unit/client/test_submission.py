@@ -62,3 +62,57 @@ def test_job_ids() -> None:
     assert job_id("Word Count!").rsplit("-", 3)[0] == "word-count"
     assert job_id("") != job_id("")
     assert job_id("A", "token") == job_id("A", "token") != job_id("A", "other")
+
+
+def made(text: str, tmp_path: Path, **options: Any) -> Submission:
+    """A submission of a job file with these lines in its class."""
+    (tmp_path / "job.py").write_text(
+        "from mrcelery import MRJob\nclass Job(MRJob):\n    def mapper(self, _, line):\n        yield line, 1\n" + text
+    )
+    return Submission.prepare(str(tmp_path / "job.py"), [str(tmp_path)], runner="inline", **options)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("SORT_VALUE = True", "Job.SORT_VALUE does nothing: did you mean SORT_VALUES"),
+        ("PARTITIONNER = 'range'", "did you mean PARTITIONER"),
+        ("INPUT_FORMAT = 'csv'", "did you mean INPUT"),
+        ("JOB_CONF = {}", "did you mean JOBCONF"),
+        ("ARCHIVE = ['a.zip']", "did you mean ARCHIVES"),
+        ("JOBCONF = ['a=b']", "Job.JOBCONF is .*: make it a dict"),
+        ("JOBCONF = {1: 2}", "make it a dict"),
+        ("def jobconf(self): return None", "make it a dict"),
+        ("JOBCONF = {'mapreduce.job.reduces': 20000}", "from 1 to 10,000, as each map task writes a part"),
+        ("JOBCONF = {'tsv.header': 'false'}", "tsv.header does nothing: call it csv.header"),
+    ],
+)
+def test_nothing_that_a_class_declares_vanishes(attribute: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        made(f"    {attribute}\n", tmp_path)
+
+
+@pytest.mark.parametrize("attribute", ["LIMIT = 3", "WORDS = {'a'}", "JOBCONF = {'csv.header': 'false', 'mine': 1}"])
+def test_constants_of_its_own_are_the_jobs(attribute: str, tmp_path: Path) -> None:
+    assert made(f"    {attribute}\n", tmp_path).name == "Job"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("csv.header", r"-D csv.header does nothing: this job reads text and writes json, so give --input-format"),
+        ("records.key", "or --output-format records, or leave it out"),
+        ("CSV.Header", "did you mean csv.header"),
+        ("csv_header", "did you mean csv.header"),
+        ("parquet-columns", "did you mean parquet.columns"),
+    ],
+)
+def test_no_argument_of_a_format_vanishes(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        made("", tmp_path, jobconf={name: "x"})
+
+
+def test_arguments_of_both_formats_are_used(tmp_path: Path) -> None:
+    given = {"csv.header": "false", "csv.columns": "a,b"}
+    submission = made("", tmp_path, jobconf=given, input_format="tsv", output_format="csv")
+    assert submission.options.input_format == "tsv:header=false"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery.errors import CorruptDataError
+from mrcelery.errors import CorruptDataError, UsageError
 from mrcelery.planning.listing import InputFile
 from mrcelery.planning.splits import OPEN_COST, PAGE, cut, find_split, fitted, page_of, with_reducers, write_plan
 from mrcelery.schema.encoding import decode
@@ -147,3 +147,11 @@ def test_a_file_of_unknown_size_leaves_the_split_size_as_it_is() -> None:
     files, size = fitted([InputFile("a", 5, True), InputFile("http", -1, False)], 64 * MIB, 2)
     assert (len(list(files)), size) == (2, 64 * MIB)
     assert fitted([InputFile("a", 0, True)], 64 * MIB, 2)[1] < 64 * MIB
+
+
+def test_too_many_map_tasks_are_refused_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrcelery.planning.splits.MOST_SPLITS", 3000)
+    files = [InputFile("a", 4000, True)]
+    assert write_plan(cut(files, 2), lambda page, data: None).splits == 2000
+    with pytest.raises(UsageError, match=r"more than 3,000 map tasks, .* larger --split-size"):
+        write_plan(cut(files, 1), lambda page, data: None)
