@@ -169,6 +169,9 @@ class Config:
     task_timeout: float = _setting(
         600.0, _seconds(1.0, never=True), "seconds without progress after which a task is killed; 0: never"
     )
+    sick_patience: float = _setting(
+        600.0, _seconds(1.0), "seconds that a job waits if the machines of all its workers are sick"
+    )
     soft_shutdown_timeout: float = _setting(
         1.0, _seconds(0.0), "seconds a worker's tasks have to finish once it is asked to stop"
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
 from mrcelery.attempt.progress_file import HUNG
 from mrcelery.config import show_size
-from mrcelery.errors import AttemptsLostError, CorruptDataError, MRCeleryError, TaskError, writable
+from mrcelery.errors import AttemptsLostError, MRCeleryError, TaskError, writable
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure, Losses
 from mrcelery.schema.task_id import TaskId
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room, or without inodes."""
 
 
 def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1) -> Failure:
@@ -59,16 +63,13 @@ def too_little_memory(e: MemoryError, memory: int, attempt: str) -> TaskError:
     return error
 
 
-def of_the_machine(e: OSError, attempt: str) -> TaskError:
-    """Make the error for a full disk or a missing file on the worker; user code's errors are wrapped already."""
-    error: TaskError
-    if isinstance(e, FileNotFoundError):
-        error = CorruptDataError(f"{e.filename or e} is gone, which the job still needs: submit it again")
-    else:
-        error = TaskError(
-            f"{e.filename or 'scratch'}: {e.strerror or e}: make room on the worker, or set MRCELERY_SCRATCH to a "
-            "folder that has it"
-        )
-        error.retryable = True  # by a worker that has room
-    error.attempt = attempt
-    return error
+def refused(e: OSError, scratch: str) -> str:
+    """Say what the system refused on this machine, and what to do about it."""
+    what = f"{e.filename or scratch}: {e.strerror or e}"
+    if e.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{what}: raise the limit of open files on the worker (ulimit -n)"
+    if e.errno in (errno.EAGAIN, errno.ENOMEM):
+        return f"{what}: raise the limit of processes on the worker, or give it more memory"
+    if e.errno in DISK_FULL:
+        return f"{what}: make room on the worker, or set MRCELERY_SCRATCH to a folder that has it"
+    return f"{what}: make it writable for the worker, or set MRCELERY_SCRATCH to a folder that is"
