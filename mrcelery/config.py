@@ -209,6 +209,9 @@ class Config:
         _seconds(1.0, 604_800.0, "a task that hangs holds its job up for so long", never=True),
         "seconds without progress after which a task is killed; 0: never",
     )
+    sick_patience: float = _setting(
+        600.0, _seconds(1.0), "seconds that a job waits if the machines of all its workers are sick"
+    )
     soft_shutdown_timeout: float = _setting(
         1.0,
         _seconds(0.0, 86_400.0, "a worker that was asked to stop runs for so long"),

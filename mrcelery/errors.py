@@ -14,6 +14,7 @@
      |    +-- StorageUnreachableError
      +-- JobFailedError              exit 1   a job ended as failed; carries its Failure record
      +-- TaskError                   exit 1   what makes one attempt fail, raised inside a task
+     |    +-- SickMachineError                the machine failed it, and would fail any other task
      |    +-- UserCodeError                   the user's own exception, with record, file and offset
      |    +-- AttemptsLostError               a task's process died in each of its attempts
      |    +-- CodecError                      a key or value no codec takes
@@ -104,10 +105,12 @@ class TaskError(MRCeleryError):
     """What makes an attempt fail.
 
     ``file``, ``offset`` (bytes into the uncompressed file) and ``record`` (a short repr) are filled
-    in if known. ``retryable`` says whether another attempt may succeed.
+    in if known. ``retryable`` says whether another attempt may succeed, ``elsewhere`` that it rather runs on another
+    worker.
     """
 
     retryable = False
+    elsewhere = False
 
     def __init__(
         self, message: str, *, file: str = "", offset: int | None = None, record: str = "", traceback: str = ""
@@ -117,6 +120,16 @@ class TaskError(MRCeleryError):
         self.offset = offset
         self.record = record
         self.traceback = traceback
+
+
+class SickMachineError(TaskError):
+    """The machine on which an attempt ran failed it, by its disk or its limits: no fault of the job.
+
+    ``certain`` is False if it may be the job's fault after all.
+    """
+
+    retryable = True
+    certain = True
 
 
 class UserCodeError(TaskError):

@@ -122,6 +122,33 @@ class WorkersLost(Event, frozen=True, kw_only=True):
         return f"{_workers(self.count)} lost, {self.left} left: tasks of lost workers run elsewhere"
 
 
+class WorkersSick(Event, frozen=True, kw_only=True):
+    """Workers of the job's queue take no tasks, because their machines fail them: a full disk, say."""
+
+    queue: str
+    count: int
+    left: int
+    """Workers of the queue that take tasks."""
+    worker: str
+    """One of those that are sick."""
+    reason: str
+    """Why that one takes none, and what to do."""
+
+    def __str__(self) -> str:
+        others = f"{_workers(self.left)} left" if self.left else "none left: the job waits until one is well"
+        return f"{_workers(self.count)} of queue {self.queue} sick, {others}; {self.worker}: {self.reason}"
+
+
+class WorkersWell(Event, frozen=True, kw_only=True):
+    """All workers of the job's queue take tasks again, after :class:`WorkersSick`."""
+
+    queue: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"no worker of queue {self.queue} is sick any more: {_workers(self.count)} on it now"
+
+
 def _workers(count: int) -> str:
     return f"{count} worker{'' if count == 1 else 's'}"
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 
 from mrcelery.attempt.progress_file import HUNG
 from mrcelery.config import show_size
-from mrcelery.errors import AttemptsLostError, CorruptDataError, MRCeleryError, TaskError, writable
+from mrcelery.errors import AttemptsLostError, MRCeleryError, TaskError, writable
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure, Losses
 from mrcelery.schema.task_id import TaskId
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room, or without inodes."""
 
 
 def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1) -> Failure:
@@ -64,31 +66,18 @@ def too_little_memory(e: MemoryError | None, memory: int, attempt: str) -> TaskE
     return error
 
 
-def of_the_machine(e: OSError, attempt: str, scratch: str) -> TaskError:
-    """Make the error for a full disk or a missing file on the worker; user code's errors are wrapped already.
-
-    ``scratch`` is the worker's own folder: what is missing there is no file of the job's.
-    """
-    error: TaskError
-    if isinstance(e, FileNotFoundError) and not _ours(e.filename, scratch):
-        error = CorruptDataError(f"{e.filename or e} is gone, which the job still needs: submit it again")
-    else:
-        error = TaskError(f"{writable(str(e.filename or 'scratch'))}: {e.strerror or e}: {_remedy(e)}")
-        error.retryable = True  # by a worker that has room
-    error.attempt = attempt
-    return error
-
-
-def _ours(path: object, scratch: str) -> bool:
-    """Whether a file is the worker's or the system's own, which a job neither has nor misses."""
-    return isinstance(path, str) and path.startswith((os.path.join(scratch, ""), "/proc/", "/sys/", "/dev/"))
+def refused(e: OSError, scratch: str) -> str:
+    """Say what the system refused on this machine, and what to do about it."""
+    return f"{writable(str(e.filename or scratch))}: {e.strerror or e}: {_remedy(e)}"
 
 
 def _remedy(e: OSError) -> str:
     if isinstance(e, FileNotFoundError):
         return "keep other programs from removing files there, or set MRCELERY_SCRATCH to another folder"
-    if isinstance(e, PermissionError) or e.errno == errno.EROFS:
-        return "grant the worker's user access to it, or set MRCELERY_SCRATCH to a folder that it may write"
     if e.errno in (errno.EMFILE, errno.ENFILE):
-        return "raise the worker's limit of open files (ulimit -n)"
-    return "make room on the worker, or set MRCELERY_SCRATCH to a folder that has it"
+        return "raise the limit of open files on the worker (ulimit -n)"
+    if e.errno in (errno.EAGAIN, errno.ENOMEM):
+        return "raise the limit of processes on the worker, or give it more memory"
+    if e.errno in DISK_FULL:
+        return "make room on the worker, or set MRCELERY_SCRATCH to a folder that has it"
+    return "make it writable for the worker, or set MRCELERY_SCRATCH to a folder that is"

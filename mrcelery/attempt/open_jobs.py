@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from mrcelery.errors import ConfigError, CorruptDataError, JobStoppedError, StorageUnreachableError, UnsignedError
+from mrcelery.attempt.failure import refused
+from mrcelery.errors import (
+    CorruptDataError,
+    JobStoppedError,
+    SickMachineError,
+    StorageUnreachableError,
+    UnsignedError,
+)
 from mrcelery.jobstore.base import JobStore
 from mrcelery.planning.splits import find_split, page_of
 from mrcelery.schema import object_keys
@@ -53,11 +60,30 @@ class OpenJobs:
         self.store = store
         self.signing_key = signing_key
         self._storage = storage
-        if scratch:
-            os.makedirs(scratch, mode=0o700, exist_ok=True)  # spills and code are nobody else's to read
-        self.scratch = scratch or _private(os.path.join(tempfile.gettempdir(), f"mrcelery-{os.getuid()}"))
+        self.scratch_path = scratch or os.path.join(_temporary(), f"mrcelery-{os.getuid()}")
+        """Where the scratch folder is or will be: for those who only read there, or remove what is there."""
+        self._own_scratch = bool(scratch)
+        self._made = False
         self._jobs: OrderedDict[str, OpenJob] = OrderedDict()
-        self._workspace = Workspace(Path(self.scratch) / "code")
+        self._workspace = Workspace(Path(self.scratch_path) / "code")
+
+    @property
+    def scratch(self) -> str:
+        """Return the folder for spills and code, which is there. Raises :class:`SickMachineError` if it cannot be."""
+        if not self._made:
+            self.make_scratch()
+        return self.scratch_path
+
+    def make_scratch(self) -> None:
+        """Make the scratch folder if it is not there; raise :class:`SickMachineError` if that is refused."""
+        try:
+            # Spills and code are nobody else's to read.
+            os.makedirs(self.scratch_path, mode=0o700, exist_ok=True)
+        except OSError as e:
+            raise SickMachineError(refused(e, self.scratch_path)) from e
+        if not self._own_scratch:
+            _check_private(self.scratch_path)
+        self._made = True
 
     def request(self, job: str) -> Request:
         """Return the job's request as its client sent it, verified.
@@ -122,6 +148,7 @@ class OpenJobs:
     def code(self, active: OpenJob) -> LoadedBundle:
         """Return the job's code, unpacked on this machine; its checksum is that of the verified spec."""
         bundle = active.spec.request.bundle
+        self.make_scratch()  # some systems clean their temporary folders
         return self._workspace.open(bundle, lambda: active.storage.read(object_keys.code(active.id)))
 
     def forget(self, job: str) -> None:
@@ -135,13 +162,18 @@ def _check_identity(request: Request, job: str, where: str) -> None:
         raise UnsignedError(f"{where} is that of job {request.job}: it was moved there; submit the job again")
 
 
-def _private(folder: str) -> str:
-    """Create the default scratch folder, in a place where everyone may create folders."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # nothing can be written in any
+        return "/tmp"
+
+
+def _check_private(folder: str) -> None:
+    """Check the default scratch folder, which is in a place where everyone may create folders."""
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise ConfigError(
+        raise SickMachineError(
             f"the scratch folder {folder} is not this user's alone, so others could change the code in it: "
             "remove it, or set MRCELERY_SCRATCH to a folder of your own"
         )
-    return folder

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from mrcelery.attempt import heartbeat
 from mrcelery.attempt.cleanup import take_back
 from mrcelery.attempt.commit import commit, committed
-from mrcelery.attempt.failure import never_ended, of_the_machine, too_little_memory
+from mrcelery.attempt.failure import never_ended, too_little_memory
 from mrcelery.attempt.heartbeat import collector_off, poller
+from mrcelery.attempt.machine import of_the_machine, sickness
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.attempt.output_capture import Log, captured, own_environment
 from mrcelery.attempt.progress_file import ProgressFile, progress_path
@@ -177,12 +178,14 @@ class Attempt:
             if (other := self._superseded(e)) is not None:
                 return other
             e.attempt = self.name
-            raise
+            if (sick := sickness(e, self.jobs)) is None or sick is e:
+                raise
+            raise sick from e
         except MemoryError as e:
             raise too_little_memory(e, self.active.spec.request.options.memory, self.name) from None
         except OSError as e:
             self._check_goes_on()
-            raise of_the_machine(e, self.name, self.jobs.scratch) from e
+            raise of_the_machine(e, self.name, self.jobs) from e
         winner = commit(self.active.storage, mine)
         if time.monotonic() - began >= LATE_SECONDS:
             self._check_goes_on()  # not before the commit: it could stand still between the two

@@ -167,7 +167,7 @@ class Display:
             self._no_broker = isinstance(event, events.BrokerLost)
         # The picture shows it all the time.
         if not (again and self._view is not None):
-            good = isinstance(event, (events.BrokerBack, events.StorageBack, events.WorkersFound))
+            good = isinstance(event, (events.BrokerBack, events.StorageBack, events.WorkersFound, events.WorkersWell))
             self._emit(event, style="green" if good else "yellow")
         if self._view is not None and self._last is not None:
             self._draw(self._last)

@@ -54,6 +54,9 @@ class Facts:
     """Records a second of committed tasks, or of a sample of them."""
     backed_up: frozenset[int] = frozenset()
     speculative: bool = True
+    sick: str = ""
+    """Why the workers of the job's queue take no tasks, if none does."""
+    sick_since: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ def _awaited(facts: Facts) -> Step | None:
 
 def needs(facts: Facts, policy: Policy) -> list[Action]:
     """Decide what to do now."""
+    sick = facts.now - facts.sick_since
+    if facts.sick and facts.state not in FINAL and sick >= policy.sick:
+        return [GiveUp(-1, f"no worker of the job's queue was well for {sick:.0f} s; {facts.sick}")]
     actions: list[Action] = []
     for name in missing(facts, policy):
         since, before = facts.unseen.get(name, facts.now), facts.republished.get(name)

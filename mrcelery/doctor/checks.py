@@ -213,6 +213,10 @@ def judge_workers(workers: list[WorkerSeen], config: Config) -> Iterator[Finding
             f"{_count(len(lost))} fell silent without having been stopped: {_some(lost)}",
             "see its log for the cause (out of memory?); its tasks run elsewhere, and it is forgotten in an hour",
         )
+    for worker in ours:
+        if worker.sick:
+            saw, _, do = worker.sick.rpartition(": ")
+            yield Finding("workers: sick", "warn", f"{worker.name} takes no tasks: {saw}", do)
     if alive:
         yield from _agreement(alive, config)
 

@@ -40,6 +40,11 @@ def raised_by_user(exc: BaseException) -> bool:
     return last is not None and _SHIPPED.match(last) is not None
 
 
+def is_shipped(file: str) -> bool:
+    """Whether a file is one that the job has brought along."""
+    return _SHIPPED.match(file) is not None
+
+
 def in_user_code(exc: BaseException) -> bool:
     """Whether an exception came out of a shipped file, whoever raised it there."""
     return any(_SHIPPED.match(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(exc.__traceback__))

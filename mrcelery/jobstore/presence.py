@@ -43,12 +43,20 @@ class WorkerSeen(msgspec.Struct, frozen=True, kw_only=True):
     visibility: float
     arrow: bool
     signed: bool
+    sick: str = ""
+    """Why it takes no tasks now, if its machine fails them."""
 
 
 def listening(workers: Workers, queue: str) -> frozenset[str]:
     """Return the names of the live workers that serve a queue."""
     ours = of_queue(workers, queue)
     return frozenset(name for name, (since, about) in ours.items() if since < SILENT * about.every)
+
+
+def ailing(workers: Workers, queue: str) -> dict[str, str]:
+    """Return why live workers that serve a queue take no tasks, by their names, of those that are sick."""
+    ours = of_queue(workers, queue)
+    return {name: ours[name][1].sick for name in sorted(listening(workers, queue)) if ours[name][1].sick}
 
 
 def of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
@@ -93,6 +101,7 @@ def workers_seen(store: RedisJobStore) -> list[WorkerSeen]:
                 visibility=about.visibility,
                 arrow=about.arrow,
                 signed=about.signed,
+                sick=about.sick,
             )
         )
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from mrcelery import events
 from mrcelery.errors import MissingExtraError, StorageUnreachableError, UsageError
-from mrcelery.jobstore.presence import Workers, listening, of_queue, waits_for_itself
+from mrcelery.jobstore.presence import Workers, ailing, listening, of_queue, waits_for_itself
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Failure
 
@@ -43,6 +43,8 @@ class Monitor:
         self._none_since: float | None = None
         self._none_reported = 0.0
         self._alive: frozenset[str] = frozenset()
+        self._sick: frozenset[str] = frozenset()
+        self._sick_reported = 0.0
         self._retried: str | None = None
         self._storage_lost: tuple[float, object] | None = None
         self._storage_reported = 0.0
@@ -88,6 +90,7 @@ class Monitor:
         queue = fields.get("queue") or "celery"
         self._check_itself(queue, workers)
         self._observe_workers(queue, workers)
+        self._observe_sick(queue, workers)
         self._observe_storage(progress)
         self._observe_retries(fields.get("retrying", ""), progress)
 
@@ -117,6 +120,29 @@ class Monitor:
         if since >= NONE_SECONDS and (not self._none_reported or now - self._none_reported >= AGAIN_SECONDS):
             self._none_reported = now
             self._report(events.NoWorkers(job=self._job, at=time.time(), queue=queue, seconds=since))
+
+    def _observe_sick(self, queue: str, workers: Workers) -> None:
+        now, sick = self._clock(), ailing(workers, queue)
+        before, self._sick = self._sick, frozenset(sick)
+        left = len(self._alive) - len(sick)
+        if not sick:
+            if before and left:
+                self._report(events.WorkersWell(job=self._job, at=time.time(), queue=queue, count=left))
+            return
+        if not self._sick <= before or (not left and now - self._sick_reported >= AGAIN_SECONDS):
+            self._sick_reported = now
+            name = min(self._sick - before or self._sick)
+            self._report(
+                events.WorkersSick(
+                    job=self._job,
+                    at=time.time(),
+                    queue=queue,
+                    count=len(sick),
+                    left=left,
+                    worker=name,
+                    reason=sick[name],
+                )
+            )
 
     def _observe_retries(self, text: str, progress: Callable[[], object]) -> None:
         if not text or (text == self._retried and MissingExtraError.__name__ not in text):

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from mrcelery.jobstore import journal, stage_marks
 from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.journal import Entry, Sums
+from mrcelery.jobstore.presence import ailing
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.states import FINAL, State
 from mrcelery.schema.stragglers import Policy, is_slow, usual_rate
@@ -60,7 +61,7 @@ class Straggler(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Warn(msgspec.Struct, frozen=True, kw_only=True):
-    """A warning; ``kind`` is retries, lost, skew, straggler, silent or bad_records, ``stage`` map or reduce."""
+    """A warning; ``kind`` is retries, lost, skew, straggler, silent, bad_records or sick, ``stage`` map or reduce."""
 
     kind: str
     text: str
@@ -176,7 +177,14 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State
         counters=counters,
         requests=requests,
     )
-    return replace(found, warnings=tuple(warnings(found)))
+    sick = [] if ended else _sick(store, found.queue or "celery")
+    return replace(found, warnings=(*sick, *warnings(found)))
+
+
+def _sick(store: JobStore, queue: str) -> list[Warn]:
+    """Warn of the workers that would run the job's tasks, and take none."""
+    sick = ailing(store.workers(), queue)
+    return [Warn(kind="sick", text=f"worker {name} takes no tasks: {reason}") for name, reason in sick.items()]
 
 
 def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:

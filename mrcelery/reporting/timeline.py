@@ -208,7 +208,8 @@ class Narrator:
                 task=warn.task,
             )
             for warn in found.warnings
-            if self._first("warned", warn.kind, warn.step, warn.stage, warn.task, _doublings(found, warn))
+            if warn.kind != "sick"  # whoever waits is told by an event of its own
+            and self._first("warned", warn.kind, warn.step, warn.stage, warn.task, _doublings(found, warn))
         ]
 
     def _first(self, *what: object) -> bool:

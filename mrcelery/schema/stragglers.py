@@ -20,6 +20,8 @@ class Policy:
     """A straggler is so many times slower than the median of the tasks that are done."""
     patience: float = 5.0
     """A straggler has run for this long, and for as long as its task should have taken."""
+    sick: float = 600.0
+    """A job whose workers are all sick is given up after this time."""
     backups: float = 0.05
     """Backup tasks of a stage, as a share of its tasks; at least one."""
 

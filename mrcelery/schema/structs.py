@@ -291,6 +291,8 @@ class Presence(Record, frozen=True, kw_only=True):
     """Whether it can read Parquet and make tables."""
     signed: bool = False
     """Whether it takes signed jobs only."""
+    sick: str = ""
+    """Why it takes no tasks now, if its machine fails them."""
 
 
 def add_counters(into: Counters, counters: Counters) -> None:

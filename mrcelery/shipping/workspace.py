@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 KEEP = 8
 """Bundles kept loaded by a process, and unpacked in the scratch folder beyond those that are in use."""
 
+NO_IMPORT = "the job does not import on the worker"
+"""How the error of a job's file that cannot be imported begins."""
+
 
 class Workspace:
     """Unpacked bundles under a scratch folder, which several processes of one user may share."""
@@ -253,9 +256,7 @@ class LoadedBundle:
                         f"the job imports {e.name}, which is not installed here: "
                         "pip install 'mrcelery[arrow]' on all workers"
                     ) from e
-                raise UserCodeError(
-                    f"the job does not import on the worker: {reason(e)}{_hint(e)}", traceback=user_traceback(e)
-                ) from e
+                raise UserCodeError(f"{NO_IMPORT}: {reason(e)}{_hint(e)}", traceback=user_traceback(e)) from e
             try:
                 return job_class(list(args))
             except BaseException as e:

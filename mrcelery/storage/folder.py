@@ -65,7 +65,7 @@ class FolderStorage:
 
     def write(self, key: str, data: bytes) -> None:
         """Write a temporary file beside the object, then rename it."""
-        with self._new(key) as (file, temporary, path):
+        with self._new(key) as (file, temporary, path), _errors(path):
             file.write(data)
             file.close()
             os.replace(temporary, path)
@@ -75,7 +75,7 @@ class FolderStorage:
 
         Raises :class:`StorageUnreachableError` on a file system without hard links.
         """
-        with self._new(key) as (file, temporary, path):
+        with self._new(key) as (file, temporary, path), _errors(path):
             file.write(data)
             file.close()
             try:
@@ -97,24 +97,32 @@ class FolderStorage:
         return self._writer(key)
 
     @contextmanager
-    def _writer(self, key: str) -> Iterator[BinaryIO]:
+    def _writer(self, key: str) -> Iterator[ObjectWriter]:
         with self._new(key) as (file, temporary, path):
-            yield file
-            file.close()
-            os.replace(temporary, path)
+            yield _Unfinished(file, path)
+            with _errors(path):
+                file.close()
+                os.replace(temporary, path)
 
     @contextmanager
     def _new(self, key: str) -> Iterator[tuple[BinaryIO, Path, Path]]:
-        """Yield an open temporary file beside ``key`` and both paths, and remove the temporary file afterwards."""
+        """Yield an open temporary file beside ``key`` and both paths, and remove the temporary file afterwards.
+
+        What the block raises is not the storage's: it is left as it is.
+        """
         path = self._path(key)
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}")
         with _errors(path):
             file = _open_new(temporary)
+        try:
+            yield file, temporary, path
+        finally:
             try:
-                with file:
-                    yield file, temporary, path
+                with _errors(path):
+                    file.close()
             finally:
-                temporary.unlink(missing_ok=True)
+                with _errors(path):
+                    temporary.unlink(missing_ok=True)
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return the size of a regular file; None for a folder."""
@@ -206,7 +214,7 @@ class FolderStorage:
 
     def _link(self, source: Path, key: str) -> bool:
         """Make ``key`` another name of a file that is complete; return False if the file systems cannot."""
-        with self._new(key) as (file, temporary, path):
+        with self._new(key) as (file, temporary, path), _errors(path):
             file.close()
             temporary.unlink()
             try:
@@ -221,6 +229,22 @@ class FolderStorage:
     def local_path(self, key: str) -> str | None:
         """Return the file's path, whether or not the file exists."""
         return str(self._path(key))
+
+
+class _Unfinished:
+    """Takes an object's bytes; what is refused here is the storage's error, in the midst of others'."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Append bytes."""
+        try:
+            return self._file.write(data)
+        except OSError:
+            with _errors(self._path):
+                raise
 
 
 def _open_new(path: Path) -> BinaryIO:

@@ -161,12 +161,14 @@ def _jobs(live: list[dict[str, str]]) -> Iterator[Metric]:
 
 def _worker_metrics(workers: list[WorkerSeen], queues: set[str]) -> Iterator[Metric]:
     alive = [worker for worker in workers if not worker.silent]
-    counts, slots = dict.fromkeys(sorted(queues), 0), dict.fromkeys(sorted(queues), 0)
+    counts, slots, sick = (dict.fromkeys(sorted(queues), 0) for _ in range(3))
     for worker in alive:
         for queue in worker.queues:
-            counts[queue] += 1
-            slots[queue] += worker.processes
-    yield _by("workers", "Workers that listen on a queue.", "queue", counts)
+            sick[queue] += bool(worker.sick)
+            counts[queue] += not worker.sick
+            slots[queue] += 0 if worker.sick else worker.processes
+    yield _by("workers", "Workers that listen on a queue and take tasks.", "queue", counts)
+    yield _by("sick_workers", "Workers of a queue that take no tasks, since their machine fails them.", "queue", sick)
     yield _by("worker_slots", "Processes of the workers that listen on a queue.", "queue", slots)
     silent = len(workers) - len(alive)
     yield _gauge("silent_workers", "Workers that fell silent within the hour without having been stopped.", silent)

@@ -30,6 +30,7 @@ OUR_CODES = (UsageError.exit_code, UnreachableError.exit_code)
 
 POOL_WATCH = "mrcelery.worker.lost:PoolWatch"
 BROKER_WAIT = "mrcelery.worker.broker_wait:BrokerWait"
+HEALTH = "mrcelery.worker.health:HealthStep"
 PROGRESS = "mrcelery.worker.flower_events:ProgressStep"
 
 LIVENESS = "mrcelery.worker.liveness:LivenessStep"
@@ -86,7 +87,7 @@ def add_tasks(app: Celery) -> None:
     """Add the tasks, and what a worker that runs them does besides."""
     register(app)
     app.steps["worker"].update((LeaseStep, ReconcilerStep, POOL_WATCH, LIVENESS))
-    app.steps["consumer"].update((PROGRESS, BROKER_WAIT))
+    app.steps["consumer"].update((PROGRESS, BROKER_WAIT, HEALTH))
 
 
 def _sentinel_options(url: str) -> dict[str, Any]:

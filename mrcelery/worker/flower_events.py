@@ -45,7 +45,7 @@ def send_progress(consumer: Any) -> None:
         return
     for request in tuple(state.active_requests):
         if request.name in KINDS and request.time_start:
-            records = records_read(progress_path_of(open_jobs(consumer.app).scratch, request))
+            records = records_read(progress_path_of(open_jobs(consumer.app).scratch_path, request))
             if records:
                 # With what it is: its other events may have been before anybody listened.
                 event = {"name": request.name, "kwargs": request.kwargsrepr, "result": f"{records:,} records read"}

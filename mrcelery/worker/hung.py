@@ -46,7 +46,7 @@ class AttemptSupervisor:
 
     @cached_property
     def _scratch(self) -> str:
-        return open_jobs(self._app).scratch
+        return open_jobs(self._app).scratch_path
 
     def supervise(self, requests: Iterable[Any]) -> set[Any]:
         """Kill attempts that should have ended; return the requests that hang, whose leases are to lapse."""

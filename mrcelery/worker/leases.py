@@ -23,7 +23,7 @@ from celery.worker import state
 from msgspec.structs import replace
 
 from mrcelery.config import Config
-from mrcelery.errors import BrokerUnreachableError, ConfigError
+from mrcelery.errors import BrokerUnreachableError, ConfigError, visible
 from mrcelery.formats.extras import installed as arrow_installed
 from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.presence import versions
@@ -31,6 +31,7 @@ from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Presence
 from mrcelery.worker.broker_errors import Trouble
+from mrcelery.worker.health import health
 from mrcelery.worker.host_app import check_app, exempt_from_limits
 from mrcelery.worker.hung import AttemptSupervisor
 from mrcelery.worker.lost import excuse
@@ -146,6 +147,7 @@ class Leases:
         self._presence_lock = threading.Lock()
         self._leaves = False
         self._presence_due = 0.0
+        self._recorded = ""
 
     def start(self) -> None:
         """Start the thread."""
@@ -167,7 +169,9 @@ class Leases:
         """Record that this worker lives, unless it is leaving."""
         with self._presence_lock:
             if not self._leaves:
-                self._store.record_worker(self._name, encode(replace(self._present, at=time.time())))
+                self._recorded = health.reason
+                present = replace(self._present, at=time.time(), sick=visible(self._recorded))
+                self._store.record_worker(self._name, encode(present))
 
     def _run(self) -> None:
         trouble = Trouble(log, "leases are not renewed: %s", "leases are renewed again")
@@ -192,7 +196,7 @@ class Leases:
         hung = self._supervisor.supervise(requests) if requests else set()
         excuse(self._store)
         now = time.monotonic()
-        if now >= self._presence_due:
+        if now >= self._presence_due or health.reason != self._recorded:
             self._record_presence()
             self._presence_due = now + self._every  # not where it failed: what is due is tried until it succeeds
         if now >= self._due and (requests or not self._clock_checked):

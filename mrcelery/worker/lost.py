@@ -31,6 +31,8 @@ from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.task_id import TaskId
 from mrcelery.task.bad_records import note_loss, take_marker
 from mrcelery.task.memory_limit import EXIT_CODE, HELD_TOO_MUCH
+from mrcelery.worker.health import health
+from mrcelery.worker.sick import WorkerIsSick
 from mrcelery.worker.tasks import open_jobs
 
 SWEEP_SECONDS = 10.0
@@ -59,7 +61,7 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _sweep(self, app: Any) -> None:
         try:
-            scratch = open_jobs(app).scratch
+            scratch = open_jobs(app).scratch_path
         except MRCeleryError:
             return  # the first task says so
         atexit.register(sweep, scratch, own=True)  # the processes of the pool are told to stop after this step
@@ -100,7 +102,19 @@ def excuse(store: JobStore) -> None:
             raise
 
 
-class AttemptRequest(Request):  # type: ignore[misc]
+class OurRequest(Request):  # type: ignore[misc]
+    """Any of our tasks in the worker's main process."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Stop consuming where the machine failed the task, before that is delivered again."""
+        error = _of(exc_info)
+        if isinstance(error, WorkerIsSick):
+            queue = str((self.delivery_info or {}).get("routing_key") or "")
+            health.failed(queue, str(error.reason), certain=error.certain)
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+
+class AttemptRequest(OurRequest):
     """A map or reduce task in the worker's main process."""
 
     hung = ""
@@ -125,9 +139,7 @@ class AttemptRequest(Request):  # type: ignore[misc]
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Record the death of a process, and excuse an attempt that was rejected for a lost broker."""
-        error = exc_info.exception
-        if isinstance(error, ExceptionWithTraceback):
-            error = error.exc
+        error = _of(exc_info)
         if isinstance(error, WorkerLostError) and not self._already_cancelled:
             self._note(str(error))
         elif isinstance(error, Reject) and error.requeue:
@@ -138,13 +150,18 @@ class AttemptRequest(Request):  # type: ignore[misc]
         pid = self.worker_pid
         # Not the open jobs' own store: that waits for a broker that restarts, and holds up this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
-            in_hand = None if pid is None else left_by(open_jobs(self.app).scratch, pid)
+            in_hand = None if pid is None else left_by(open_jobs(self.app).scratch_path, pid)
             reason = self.hung or cause_of_death(message)
             note_loss(store, self._which, reason, in_hand)
             if pid is not None:
                 where = journal.of_process(str(self.hostname), pid)
                 stage_marks.drop_dead(store, self._which, where)
                 journal.killed(store, self._which, where, reason)
+
+
+def _of(exc_info: Any) -> Any:
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:

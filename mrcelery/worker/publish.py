@@ -26,6 +26,9 @@ PLAIN = {"serializer": "json", "priority": 0}
 BATCH = 500
 """Messages sent to the broker in one round trip."""
 
+PASSES = 3
+"""Times that a worker passes on a task that another is to run, before it runs it itself: there may be no other."""
+
 
 def publish_stage(app: Celery, stage: StageTasks, generation: int = 0) -> None:
     """Publish a stage's tasks as a chord with the coordinator's next step as its body.

@@ -28,6 +28,7 @@ from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.base import generation_of, is_of_generation
 from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.messages import start_message
+from mrcelery.jobstore.presence import ailing, listening
 from mrcelery.jobstore.queue_scan import in_flight, leased
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reporting.report import write_report
@@ -37,7 +38,7 @@ from mrcelery.schema.structs import Request
 from mrcelery.schema.task_id import StageId
 from mrcelery.storage import open_storage
 from mrcelery.worker.broker_errors import Trouble
-from mrcelery.worker.publish import publish_again, publish_step
+from mrcelery.worker.publish import PASSES, publish_again, publish_step
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 LONGEST_LEASE = 15.0
 """Seconds after which the same thing is published again at the soonest, however long the visibility timeout is."""
 
-PASSES = 3
-"""Times that the slow worker passes a backup on, before it runs it itself: there may be no other."""
+SICK_NAMED = 3
+"""Sick workers whose reasons a job's failure names."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class _Watched:
     """When it last moved."""
     searched: float = 0.0
     unseen: dict[str, float] = field(default_factory=dict)
+    sick_since: float = 0.0
+    """Since when no worker of its queue was well; 0 while one is."""
 
 
 class Reconciler:
@@ -178,8 +181,19 @@ class Reconciler:
             backed_up=stage_marks.backups(store, stage) if stage else frozenset(),
             speculative=request.options.speculative,
         )
+        sick = self._sick(request.options.queue)
+        watched.sick_since = (watched.sick_since or now) if sick else 0.0
+        facts = replace(facts, sick=sick, sick_since=watched.sick_since)
         watched.unseen = {name: watched.unseen.get(name, now) for name in missing(facts, self.policy)}
         return replace(facts, unseen=watched.unseen)
+
+    def _sick(self, queue: str) -> str:
+        """Say why the workers of a queue take no tasks; "" if one of them does, or if there are none."""
+        workers = self._store.workers()
+        sick = ailing(workers, queue)
+        if not sick or len(sick) < len(listening(workers, queue)):
+            return ""
+        return "; ".join(f"{name}: {reason}" for name, reason in list(sick.items())[:SICK_NAMED])
 
     def _do(self, job: str, request: Request, generation: int, facts: Facts, action: Action) -> None:
         store, step, kind = self._store, facts.step, facts.kind
@@ -226,7 +240,7 @@ def policy_of(app: Celery) -> Policy:
     """Derive the policy from the app's visibility timeout, after which a lease that is not renewed ends."""
     options = app.conf.broker_transport_options or {}
     lease = min(LONGEST_LEASE, float(options.get("visibility_timeout", LONGEST_LEASE)))
-    return Policy(lease=lease, grace=lease / 5)
+    return Policy(lease=lease, grace=lease / 5, sick=Config.load({}).sick_patience)
 
 
 class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -17,6 +17,7 @@ from celery.signals import worker_init, worker_process_init
 
 from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.failure import fail_job, failure
+from mrcelery.attempt.machine import sickness
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.run import run_attempt
 from mrcelery.config import Config
@@ -29,6 +30,7 @@ from mrcelery.errors import (
     JobStoppedError,
     MissingExtraError,
     MRCeleryError,
+    SickMachineError,
     TaskError,
     UnreachableError,
     visible,
@@ -45,7 +47,8 @@ from mrcelery.storage.addresses import scheme_of
 from mrcelery.task import memory_limit
 from mrcelery.worker.broker_errors import BROKER_ERRORS
 from mrcelery.worker.elsewhere import check_extras, leave_to_others, pass_on, record_retry
-from mrcelery.worker.publish import publish_stage
+from mrcelery.worker.publish import PASSES, publish_stage
+from mrcelery.worker.sick import WorkerIsSick, goes_back, to_another
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -81,6 +84,8 @@ OPTIONS = {
 ATTEMPT_REQUEST = "mrcelery.worker.lost:AttemptRequest"
 """By name: only workers need it, which import much more."""
 
+OUR_REQUEST = "mrcelery.worker.lost:OurRequest"
+
 RETRY_SECONDS = 1
 """Pause before another attempt after a storage or a connection failed; doubles each time."""
 
@@ -101,15 +106,15 @@ def register(app: Celery) -> None:
     def declare(name: str, function: Callable[..., Any], **more: Any) -> None:
         app.task(_outliving_the_broker(function), name=f"mrcelery.{name}", base=base, **OPTIONS, **more)
 
-    declare("start", _start)
+    declare("start", _start, Request=OUR_REQUEST)
     declare("map", _map, Request=ATTEMPT_REQUEST)
-    declare("barrier", _barrier)
+    declare("barrier", _barrier, Request=OUR_REQUEST)
     declare("reduce", _reduce, Request=ATTEMPT_REQUEST)
-    declare("finish", _finish)
+    declare("finish", _finish, Request=OUR_REQUEST)
 
 
 def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a task delivered again if the broker fails it, at whatever moment: that is no fault of its job."""
+    """Have a task delivered again if the broker or this machine fails it: that is no fault of its job."""
 
     @functools.wraps(function)
     def run(self: Task, **kwargs: Any) -> Any:
@@ -123,6 +128,9 @@ def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
         except BROKER_ERRORS as e:
             # A retry would be published to that very broker, and lost; this delivery comes again.
             reason = str(e)
+        except SickMachineError as e:
+            time.sleep(RETRY_SECONDS)  # where the worker cannot be kept from taking it at once
+            raise WorkerIsSick(visible(str(e)), e.certain) from None
         time.sleep(RETRY_SECONDS)  # a broker that refuses this alone would deliver it at once
         raise Reject(reason, requeue=True)
 
@@ -183,6 +191,8 @@ def _coordinate(
     except MRCeleryError as e:
         if isinstance(e, MissingExtraError):
             leave_to_others(task, jobs, e, generation, failure(e, job=job, step=step, kind=kind))
+        if goes_back() and (sick := sickness(e, jobs)) is not None:
+            raise sick from e
         transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
         if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
             record_retry(jobs, failure(e, job=job, step=step, kind=kind))
@@ -195,6 +205,8 @@ def _coordinate(
         _write_report(jobs, job)
         raise AttemptFailed(visible(str(e))) from None
     except Exception as e:
+        if goes_back() and (sick := sickness(e, jobs)) is not None:
+            raise sick from e
         _crashed(jobs, e, generation, job=job, step=step, kind=kind)
         _withdraw(jobs, job, kind)
         _write_report(jobs, job)
@@ -258,19 +270,27 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
         if isinstance(e, MissingExtraError):
             jobs.store.excuse_attempt(task_id)
             leave_to_others(task, jobs, e, generation, failure(e, **task_id._asdict()))
+        if (sick := to_another(jobs, task_id, e, worker=task.request.hostname or "")) is not None:
+            raise sick from e
         most = _most_attempts(jobs, job)
         retries = task.request.retries
         if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
             kwargs = {**task.request.kwargs, "attempt": retries + 1}
+            if getattr(e, "elsewhere", False):
+                kwargs |= {"avoid": task.request.hostname, "passes": PASSES}
             record_retry(jobs, failure(e, **task_id._asdict()))
             raise task.retry(
-                kwargs=kwargs, exc=AttemptFailed(visible(str(e))), countdown=RETRY_SECONDS * 2 ** min(retries, 5)
+                kwargs=kwargs,
+                exc=AttemptFailed(visible(str(e))),
+                countdown=RETRY_SECONDS * 2 ** min(retries, 5),
             ) from e
         _check_generation(jobs.store.fields(job), job, generation)
         fail_job(jobs.store, failure(e, **task_id._asdict()))
         _write_report(jobs, job)
         raise AttemptFailed(visible(str(e))) from None
     except Exception as e:
+        if goes_back() and (sick := sickness(e, jobs)) is not None:
+            raise sick from e
         _crashed(jobs, e, generation, **task_id._asdict())
         _write_report(jobs, job)
         if isinstance(e, MemoryError):  # Celery would end the worker with it

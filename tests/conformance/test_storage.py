@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import subprocess
@@ -55,6 +56,16 @@ def test_a_range_is_a_slice(storage: Storage, start: int, end: int | None) -> No
     pieces = list(storage.stream("a", start, end, chunk=3))
     assert b"".join(pieces) == b"0123456789"[start:end]
     assert all(0 < len(piece) <= 3 for piece in pieces)
+
+
+def test_what_a_block_that_writes_raises_is_not_the_storages(storage: Storage) -> None:
+    """A merge reads from scratch as it writes to storage: a full scratch is no fault of the storage's."""
+    error = OSError(errno.ENOSPC, "No space left on device", "/scratch/spill")
+    with pytest.raises(OSError) as caught, storage.writer("a") as out:
+        out.write(b"x")
+        raise error
+    assert caught.value is error
+    assert keys(storage) == []
 
 
 def test_a_missing_object(storage: Storage) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import mrcelery
 from mrcelery import events
-from mrcelery.errors import JobFailedError
+from mrcelery.errors import JobFailedError, StorageUnreachableError
 from mrcelery.storage import check, open_storage
 from tests.support.s3_proxy import Asked, Fault, Log, proxy
 
@@ -179,6 +179,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_no_room_in_a_storage_folder(small_disk: Path) -> None:
+    storage = open_storage(str(small_disk))
+    with (
+        pytest.raises(StorageUnreachableError, match=r"No space left on device: make room"),
+        storage.writer("a") as out,
+    ):
+        for _ in range(5):
+            out.write(bytes(1 << 20))
+    assert list(storage.list()) == []
+    with pytest.raises(StorageUnreachableError, match=r"No space left on device: make room"):
+        storage.write("a", bytes(5 << 20))
+    assert list(small_disk.iterdir()) == []
 
 
 def test_no_room_for_spills(small_disk: Path, job_file: JobFile, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -12,11 +11,10 @@ from typing import Any
 import pytest
 
 import mrcelery
-from mrcelery.attempt.failure import of_the_machine
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.run import run_attempt
 from mrcelery.coordinator.start import start
-from mrcelery.errors import CorruptDataError, TaskError
+from mrcelery.errors import TaskError
 from mrcelery.schema.task_id import TaskId
 from tests.support.plain_jobs import PLAIN
 
@@ -35,27 +33,6 @@ def test_a_full_disk_is_told_and_tried_again(
         run_attempt(runtime, TaskId(job, 0, "map", 0))
     assert raised.value.retryable
     assert raised.value.attempt.startswith("1-")
-
-
-@pytest.mark.parametrize(
-    ("number", "path", "says", "kind"),
-    [
-        (errno.ENOENT, "{scratch}/tasks/spill-0", "keep other programs from removing files there", TaskError),
-        (errno.ENOENT, "/proc/self/status", "keep other programs from removing files there", TaskError),
-        (errno.ENOENT, "/data/part-00000", "is gone, which the job still needs", CorruptDataError),
-        (errno.EACCES, "{scratch}/tasks", "grant the worker's user access to it", TaskError),
-        (errno.EROFS, "{scratch}/tasks", "grant the worker's user access to it", TaskError),
-        (errno.EMFILE, "{scratch}/tasks/spill-0", "ulimit -n", TaskError),
-        (errno.ENOSPC, "{scratch}/tasks/spill-0", "make room on the worker", TaskError),
-    ],
-)
-def test_a_fault_of_the_machine_is_told_with_its_own_remedy(
-    number: int, path: str, says: str, kind: type[TaskError]
-) -> None:
-    error = of_the_machine(OSError(number, os.strerror(number), path.format(scratch="/scratch")), "1-a", "/scratch")
-    assert type(error) is kind
-    assert says in str(error)
-    assert error.retryable
 
 
 @pytest.mark.parametrize("bad_records", [0, 5])

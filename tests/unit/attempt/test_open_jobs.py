@@ -10,7 +10,7 @@ import pytest
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.coordinator.start import start
 from mrcelery.errors import (
-    ConfigError,
+    SickMachineError,
     UnsignedError,
 )
 from mrcelery.jobstore.memory import MemoryJobStore
@@ -48,12 +48,23 @@ def test_the_default_scratch_folder_must_be_our_own(tmp_path: Path, monkeypatch:
     scratch = Path(OpenJobs(MemoryJobStore()).scratch)
     assert scratch.parent == tmp_path
     assert scratch.stat().st_mode & 0o777 == 0o700
-    OpenJobs(MemoryJobStore())
+    assert OpenJobs(MemoryJobStore()).scratch
     scratch.chmod(0o777)
-    with pytest.raises(ConfigError, match="not this user's alone"):
-        OpenJobs(MemoryJobStore())
+    with pytest.raises(SickMachineError, match="not this user's alone"):
+        _ = OpenJobs(MemoryJobStore()).scratch
     scratch.rmdir()
     (tmp_path / "elsewhere").mkdir()
     scratch.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="not this user's alone"):
-        OpenJobs(MemoryJobStore())
+    with pytest.raises(SickMachineError, match="not this user's alone"):
+        _ = OpenJobs(MemoryJobStore()).scratch
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_said_by_those_who_need_it(tmp_path: Path) -> None:
+    """A process on a sick machine has its jobs open all the same: it must say why nothing works there."""
+    (tmp_path / "file").touch()
+    jobs = OpenJobs(MemoryJobStore(), scratch=f"{tmp_path}/file/scratch")
+    assert jobs.scratch_path == f"{tmp_path}/file/scratch"
+    with pytest.raises(SickMachineError, match=r"Not a directory: .*MRCELERY_SCRATCH"):
+        _ = jobs.scratch
+    (tmp_path / "file").unlink()
+    assert Path(jobs.scratch).stat().st_mode & 0o777 == 0o700

@@ -34,6 +34,16 @@ def slow(task: int, *, seconds: float = 100.0, records: int = 10, worker: str = 
     return Running(task, worker, seconds, records, quiet)
 
 
+def test_a_job_whose_workers_are_all_sick_waits_and_is_given_up_in_the_end() -> None:
+    policy = replace(POLICY, sick=600.0)
+    waits = facts(in_flight=tasks(0, 1, 2, 3), sick="a: /scratch: full", sick_since=NOW - 599)
+    assert needs(waits, policy) == []
+    over = replace(waits, sick_since=NOW - 600)
+    assert needs(over, policy) == [GiveUp(-1, "no worker of the job's queue was well for 600 s; a: /scratch: full")]
+    assert needs(replace(over, state="succeeded"), policy) == []
+    assert needs(replace(over, sick=""), policy) == []
+
+
 def test_each_task_is_lost_if_it_is_neither_committed_nor_in_flight_nor_running() -> None:
     for committed, flying, alive in product([False, True], repeat=3):
         now = facts(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mrcelery.jobstore.presence import SILENT, listening, of_queue
+from mrcelery.jobstore.presence import SILENT, ailing, listening, of_queue
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Presence
 
 
-def presence(*queues: str, every: float = 5.0) -> bytes:
-    return encode(Presence(queues=queues, processes=2, every=every, arrow=True))
+def presence(*queues: str, every: float = 5.0, sick: str = "") -> bytes:
+    return encode(Presence(queues=queues, processes=2, every=every, arrow=True, sick=sick))
 
 
 def test_a_worker_is_alive_until_it_has_missed_its_own_intervals() -> None:
@@ -26,6 +26,13 @@ def test_only_the_workers_of_the_queue_count() -> None:
     assert listening(workers, "q") == {"a", "c"}
     assert listening(workers, "nobody's") == frozenset()
     assert listening({}, "q") == frozenset()
+
+
+def test_those_that_are_sick_listen_and_say_why() -> None:
+    workers = {"a": (0.0, presence("q", sick="full")), "b": (0.0, presence("q")), "c": (99.0, presence("q", sick="x"))}
+    assert listening(workers, "q") == {"a", "b"}
+    assert ailing(workers, "q") == {"a": "full"}
+    assert ailing(workers, "other") == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"v": 999}'])

@@ -24,8 +24,8 @@ class Wait:
         self.workers: dict[str, tuple[float, bytes]] = {}
         self.progress = 0
 
-    def listens(self, name: str, since: float = 0.0, queue: str = "q") -> None:
-        self.workers[name] = since, encode(Presence(queues=("other", queue), processes=2, every=4.0))
+    def listens(self, name: str, since: float = 0.0, queue: str = "q", sick: str = "") -> None:
+        self.workers[name] = since, encode(Presence(queues=("other", queue), processes=2, every=4.0, sick=sick))
 
     def look(self, seconds: float = 2.0) -> list[str]:
         """The kinds of what is told at a look, so long after the last one."""
@@ -97,6 +97,29 @@ def test_workers_that_are_lost_and_workers_that_stop(wait: Wait) -> None:
     assert wait.look() == []
     wait.listens("a", since=12.0)
     assert wait.look() == ["WorkersLost"]
+
+
+def test_workers_that_are_sick(wait: Wait) -> None:
+    wait.listens("a")
+    wait.listens("b")
+    assert wait.look() == []
+    wait.listens("b", sick="/scratch: full: make room")
+    assert wait.look() == ["WorkersSick"]
+    assert str(wait.told[-1]) == "1 worker of queue q sick, 1 worker left; b: /scratch: full: make room"
+    assert wait.look(AGAIN_SECONDS) == []
+    wait.listens("a", sick="/tmp: full: make room")
+    assert wait.look() == ["WorkersSick"]
+    assert str(wait.told[-1]) == (
+        "2 workers of queue q sick, none left: the job waits until one is well; a: /tmp: full: make room"
+    )
+    assert wait.look() == []
+    assert wait.look(AGAIN_SECONDS) == ["WorkersSick"]
+    wait.listens("a")
+    assert wait.look() == []
+    wait.listens("b")
+    assert wait.look() == ["WorkersWell"]
+    assert str(wait.told[-1]) == "no worker of queue q is sick any more: 2 workers on it now"
+    assert wait.look() == []
 
 
 def failed(error: str, attempt: str) -> str:

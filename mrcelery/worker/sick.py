@@ -1,0 +1,69 @@
+"""What becomes of a task that its machine failed: it goes back to its queue, and another worker takes it.
+
+Its attempt is excused, and the worker stops consuming (:mod:`mrcelery.worker.health`). So one sick machine costs a few
+short attempts, and a job whose workers are all sick waits and does not spin.
+"""
+
+from __future__ import annotations
+
+from celery.exceptions import Reject
+
+from mrcelery.attempt.machine import cannot_import
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.errors import MRCeleryError, SickMachineError
+from mrcelery.jobstore import stage_marks
+from mrcelery.jobstore.presence import listening
+from mrcelery.schema.task_id import TaskId
+from mrcelery.worker import elsewhere
+
+MOST_EXCUSED = 32
+"""Attempts of a task that are excused; from then on they count, so that a job comes to its end."""
+
+UNPROVEN = 3
+"""The same for a module that is missing and that no other worker is known to have."""
+
+IMPORTS = "imports"
+"""The table of a job's marks with the workers that cannot import it."""
+
+
+class WorkerIsSick(Reject):  # type: ignore[misc]  # named for Flower, where it is read
+    """Has a task delivered again, to another worker, since this one's machine failed it."""
+
+    def __init__(self, reason: str, certain: bool = True, requeue: bool = True) -> None:
+        super().__init__(reason, requeue)
+        self.args = (reason, certain, requeue)  # as it goes from the process of the task to the main one
+        self.certain = certain
+
+
+def goes_back() -> bool:
+    """Whether a task that this machine failed is to wait for another worker: not where a client has its only one."""
+    return not elsewhere.alone
+
+
+def to_another(jobs: OpenJobs, task: TaskId, error: MRCeleryError, *, worker: str) -> SickMachineError | None:
+    """Return the error to give a task back with, if ``error`` is a fault of this machine's and not of the job's."""
+    if not goes_back() or not (isinstance(error, SickMachineError) or cannot_import(error)):
+        return None
+    excused = jobs.store.excused(task)
+    if isinstance(error, SickMachineError):
+        return error if excused < MOST_EXCUSED else None
+    return _lacks_module(jobs, task, error, worker, excused)
+
+
+def _lacks_module(
+    jobs: OpenJobs, task: TaskId, error: MRCeleryError, worker: str, excused: int
+) -> SickMachineError | None:
+    """Note that this worker cannot import the job; return the error to give a task back with if another one may."""
+    store = jobs.store
+    store.set_mark(task.job, IMPORTS, worker, "")
+    unable = set(store.marks(task.job, IMPORTS))
+    queue = jobs.open(task.job).spec.request.options.queue
+    if not listening(store.workers(), queue) - unable:
+        return None
+    running = stage_marks.running(store, task.stage, 0.0)
+    certain = bool(store.done(task.stage)) or any(one.worker not in unable for one in running)
+    if excused >= (MOST_EXCUSED if certain else UNPROVEN):
+        return None
+    sick = SickMachineError(f"{error}; other workers of the queue may have it: install it on this one")
+    sick.certain = certain
+    return sick
