@@ -177,6 +177,9 @@ class Config:
     )
     s3_kms_key: str = _setting("", _text, "key of aws:kms, by ARN or id (the bucket's, else aws/s3)")
     storage_timeout: float = _setting(60.0, _seconds(1.0), "seconds until an unanswered request to S3 is retried")
+    storage_patience: float = _setting(
+        600.0, _seconds(0.0), "seconds that a task or client waits for a storage that is away; attempts do not count"
+    )
     liveness_file: str = _setting("", _path, "file that a healthy worker touches, for a liveness probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)
 

@@ -41,7 +41,8 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
     request = jobs.request(job)
     storage = open_storage(request.storage)
     with counted(jobs, job, "start"):
-        check(storage)
+        # Of a job that has started, storage was there: where it seems empty now, it is away.
+        check(storage, anew="started" not in jobs.store.fields(job))
         key = object_keys.spec(job)
         try:
             spec = jobs.verified(storage.read(key), job)

@@ -106,6 +106,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Processes that run the job, if they are known and the split size was left to us; else 0."""
     memory: int = 512 << 20
     max_attempts: int = 4
+    storage_patience: float = 600.0
+    """Seconds that a task waits for a storage that is away, in all its attempts."""
     max_bad_records: int = 0
     speculative: bool = True
     input_format: str = "text"

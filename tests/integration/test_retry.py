@@ -139,7 +139,7 @@ def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, tra
 def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
     quiet: Quiet, traced: Traced, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mrcelery.client.handle, "_STOPPING", 1.0)
+    monkeypatch.setattr("mrcelery.client.retrying.STOPPING_SECONDS", 1.0)
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         message = quiet.take()[-1]
