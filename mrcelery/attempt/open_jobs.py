@@ -82,12 +82,14 @@ class OpenJobs:
         """Return the job's spec and storage; they are read and verified once."""
         active = self._jobs.get(job)
         if active is None:
-            root = self.store.fields(job).get("storage") or self._storage
+            fields = self.store.fields(job)
+            root = fields.get("storage") or self._storage
             if not root:
                 raise StorageRefusedError(f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers")
             storage = open_storage(root)
             key = object_keys.spec(job)
-            storage.expect()
+            if "started" in fields:
+                storage.expect()
             try:
                 data = storage.read(key)
             except FileNotFoundError:
