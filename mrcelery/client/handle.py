@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from mrcelery.client import results
 from mrcelery.client.results import Pair
-from mrcelery.client.retrying import enter_from_storage, revive
+from mrcelery.client.retrying import end_as_cancelled, enter_from_storage, revive
 from mrcelery.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -165,8 +165,7 @@ class JobHandle:
         """Cancel the job: its tasks stop between blocks. Return False if it had ended already."""
         if self._store is None:
             raise ConfigError(f"cannot cancel {self.id} without its broker: give --broker")
-        self.fields()
-        return self._store.move(self.id, "cancelled", {"finished": repr(time.time())})
+        return end_as_cancelled(self._store, self.id, self.fields())
 
     def retry(self) -> None:
         """Resume a failed job from its committed tasks, or restart a cancelled one.
@@ -325,6 +324,7 @@ class JobHandle:
         if not fields.get("state"):
             fields = self.fields()
         if self.runner is not None and self._store is not None and fields["state"] not in FINAL and monitor.due():
+            self._store.keep_live(self.id)
             monitor.observe(fields, self._store.workers(), lambda: self.status().stages)
         return fields
 

@@ -1,17 +1,23 @@
-"""The retry of a job: revived in the job store, or registered again from its spec in storage."""
+"""The cancellation of a job, and its retry: revived in the job store, or registered again from storage."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mrcelery.attempt.decision import decide, decided, settle
 from mrcelery.config import Config
-from mrcelery.errors import UsageError
+from mrcelery.errors import TaskError, UnreachableError, UsageError
+from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.enter import job_fields
 from mrcelery.schema import object_keys
 from mrcelery.schema.signing import seal, unseal
+from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import JobSpec
+from mrcelery.storage import open_storage, scheme_of
 
 if TYPE_CHECKING:
     from mrcelery.client.handle import JobHandle
@@ -21,6 +27,20 @@ STOPPING_SECONDS = 30.0
 """How long a retry waits until a cancelled job's tasks have stopped and its data is deleted."""
 
 _PAUSE = 0.2
+
+
+def end_as_cancelled(store: JobStore, job: str, fields: Mapping[str, str]) -> bool:
+    """Cancel a job, in its storage first, if that is within reach; False if it had ended."""
+    if fields["state"] in FINAL:
+        return False
+    with suppress(UnreachableError, TaskError):  # else it is known to the job store alone
+        storage = open_storage(fields["storage"])
+        # A folder of the same name here is not the workers'.
+        if scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None:
+            return settle(store, end := decide(storage, job, generation_of(fields), "cancelled")) and (
+                end.state == "cancelled"
+            )
+    return store.move(job, "cancelled", {"finished": repr(time.time())})
 
 
 def revive(handle: JobHandle, store: JobStore) -> None:
@@ -59,5 +79,7 @@ def enter_from_storage(handle: JobHandle, store: JobStore) -> dict[str, str]:
     except FileNotFoundError:
         raise UsageError(f"job {handle.id} is not known here, and has no spec in {handle.storage}") from None
     fields = job_fields(request)
+    if (end := decided(handle.open_storage(), handle.id, 0)) is not None:
+        fields["revived"] = str(end.generation + 1)
     store.create(handle.id, fields, seal(request, signing_key))
     return fields

@@ -38,6 +38,9 @@ from mrcelery.schema.task_id import StageId, TaskId
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
 TOTALS = "mrcelery:totals"
+NEWEST = 50
+"""Jobs that are looked up where no job seems to be live: the list of live ones may have been evicted."""
+
 WORKERS = "mrcelery:workers"
 WORKERS_SEEN = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
@@ -112,6 +115,10 @@ class RedisJobStore:
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else []), *marks]
         return self._once(redis_scripts.REVIVE, job, [LIVE, *gone], TTL, time.time(), job, state, *names)
 
+    def keep_live(self, job: str) -> None:
+        """List a job that has not ended among those to look after, if it is not."""
+        self._one("EVAL", redis_scripts.KEEP_LIVE, 2, _job(job), LIVE, time.time(), job)
+
     def live(self) -> list[str]:
         """List the ids of jobs that have not ended, as far as the store knows."""
         return [job for job, state in self._unfinished() if state != b"cancelled"]
@@ -123,6 +130,8 @@ class RedisJobStore:
     def _unfinished(self) -> list[tuple[str, bytes]]:
         """List jobs that have not come to their end, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
+        if not jobs:  # or evicted
+            jobs = self.jobs(NEWEST)
         known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
         found, gone = [], []
         for job, (state, cleaned) in zip(jobs, known, strict=True):

@@ -99,3 +99,10 @@ end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 """
+
+# Eviction may take the list of live jobs alone.
+KEEP_LIVE = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state or state == 'succeeded' or state == 'failed' then return 0 end
+return redis.call('ZADD', KEYS[2], 'NX', ARGV[1], ARGV[2])
+"""

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from mrcelery.schema.states import State
+
 VERSION = 1
 """Version of every record below and of the storage layout (see :mod:`mrcelery.schema.object_keys`)."""
 
@@ -272,6 +274,17 @@ class Failure(Record, frozen=True, kw_only=True):
     file: str = ""
     offset: int = -1
     record: str = ""
+
+
+class End(Record, frozen=True, kw_only=True):
+    """How a generation of a job ended: made once, before anything else is told of it."""
+
+    job: str
+    generation: int
+    state: State
+    finished: float
+    failure: str = ""
+    """A JSON :class:`Failure`, if it failed."""
 
 
 class Presence(Record, frozen=True, kw_only=True):

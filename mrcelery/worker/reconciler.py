@@ -99,6 +99,8 @@ class Reconciler:
             try:
                 if not self._store.state(job):
                     self._register_again(job, self._watched[job])
+                else:
+                    self._store.keep_live(job)
             except StorageUnreachableError as e:
                 _log.warning("mrcelery: cannot check now whether job %s is lost: %s", job, e)
             else:
