@@ -210,7 +210,9 @@ class Config:
         "seconds without progress after which a task is killed; 0: never",
     )
     sick_patience: float = _setting(
-        600.0, _seconds(1.0), "seconds that a job waits if the machines of all its workers are sick"
+        600.0,
+        _seconds(1.0, 604_800.0, "a job whose workers are all sick waits for so long"),
+        "seconds that a job waits if the machines of all its workers are sick",
     )
     soft_shutdown_timeout: float = _setting(
         1.0,
@@ -225,6 +227,11 @@ class Config:
         60.0,
         _seconds(1.0, 3_600.0, "a connection that is lost is noticed only then"),
         "seconds until an unanswered request to S3 is retried",
+    )
+    storage_patience: float = _setting(
+        600.0,
+        _seconds(0.0, 604_800.0, "a job whose storage is away waits for so long"),
+        "seconds that a task or client waits for a storage that is away; attempts do not count",
     )
     liveness_file: str = _setting("", _path, "file that a healthy worker touches, for a liveness probe (none)")
     origins: Mapping[str, str] = field(default_factory=dict)

@@ -12,6 +12,8 @@
      +-- UnreachableError            exit 3   broker or storage does not answer, or refuses us
      |    +-- BrokerUnreachableError
      |    +-- StorageUnreachableError
+     |         +-- StorageOutageError         it does not answer now, and may come back
+     |         +-- StorageRefusedError        it refuses what only a person can correct: rights, names, credentials
      +-- JobFailedError              exit 1   a job ended as failed; carries its Failure record
      +-- TaskError                   exit 1   what makes one attempt fail, raised inside a task
      |    +-- SickMachineError                the machine failed it, and would fail any other task
@@ -90,6 +92,23 @@ class BrokerUnreachableError(UnreachableError):
 
 class StorageUnreachableError(UnreachableError):
     """The storage does not answer, is missing, forbids us, or breaks a rule that the commits need."""
+
+
+class StorageOutageError(StorageUnreachableError):
+    """The storage does not answer now, or refuses for the moment; whoever can wait asks again.
+
+    ``seconds``: how long the call that failed took. ``met``: whether this storage has ever answered this process; one
+    that never did is more likely a wrong address.
+    """
+
+    def __init__(self, message: str, *, seconds: float = 0.0, met: bool = True) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+        self.met = met
+
+
+class StorageRefusedError(StorageUnreachableError):
+    """The storage refuses us, and will refuse again until somebody corrects rights, names or credentials."""
 
 
 class JobFailedError(MRCeleryError):

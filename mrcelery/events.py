@@ -70,7 +70,25 @@ class TriedAgain(Event, frozen=True, kw_only=True):
 
 
 class StorageLost(TriedAgain, frozen=True, kw_only=True):
-    """A task could not reach its storage."""
+    """A task could not reach its storage; it waits for that for ``patience`` seconds, and its attempts do not count."""
+
+    seconds: float = 0.0
+    """Since this client first saw it."""
+    patience: float = 0.0
+
+    def __str__(self) -> str:
+        return _awaited(self.seconds, self.patience, f"{_task(self.step, self.kind, self.task)}: {self.message}")
+
+
+class StorageAwaited(Event, frozen=True, kw_only=True):
+    """This client itself cannot reach the storage, to upload inputs or to fetch results, and waits for it."""
+
+    seconds: float
+    patience: float
+    reason: str
+
+    def __str__(self) -> str:
+        return _awaited(self.seconds, self.patience, self.reason)
 
 
 class StorageBack(Event, frozen=True, kw_only=True):
@@ -147,6 +165,11 @@ class WorkersWell(Event, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"no worker of queue {self.queue} is sick any more: {_workers(self.count)} on it now"
+
+
+def _awaited(seconds: float, patience: float, reason: str) -> str:
+    most = f", at most {patience:.0f} s" if patience else ""
+    return f"storage not reachable for {seconds:.0f} s: waiting{most} ({reason})"
 
 
 def _workers(count: int) -> str:

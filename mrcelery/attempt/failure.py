@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import time
+from contextlib import suppress
 
+from mrcelery.attempt.decision import decide, settle
 from mrcelery.attempt.progress_file import HUNG
 from mrcelery.config import show_size
-from mrcelery.errors import AttemptsLostError, MRCeleryError, TaskError, writable
-from mrcelery.jobstore.base import JobStore
+from mrcelery.errors import AttemptsLostError, MRCeleryError, TaskError, UnreachableError, writable
+from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure, Losses
 from mrcelery.schema.task_id import TaskId
+from mrcelery.storage import open_storage
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk without room, or without inodes."""
@@ -37,6 +40,11 @@ def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", t
 
 def fail_job(store: JobStore, failed: Failure) -> bool:
     """End a job as failed; False if it has ended already, and the first failure stays."""
+    fields, text = store.fields(failed.job), encode(failed).decode()
+    if fields.get("started"):  # else it has nothing in storage
+        with suppress(UnreachableError):  # the storage may be what failed
+            end = decide(open_storage(fields["storage"]), failed.job, generation_of(fields), "failed", text)
+            return settle(store, end) and end.failure == text
     return store.move(failed.job, "failed", {"failure": encode(failed).decode(), "finished": repr(time.time())})
 
 

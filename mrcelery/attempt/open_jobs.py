@@ -15,7 +15,8 @@ from mrcelery.errors import (
     CorruptDataError,
     JobStoppedError,
     SickMachineError,
-    StorageUnreachableError,
+    StorageRefusedError,
+    TaskError,
     UnsignedError,
 )
 from mrcelery.jobstore.base import JobStore
@@ -23,7 +24,7 @@ from mrcelery.planning.splits import find_split, page_of
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.signing import unseal
-from mrcelery.schema.structs import JobSpec, PlanPage, Request, Split
+from mrcelery.schema.structs import JobOptions, JobSpec, PlanPage, Request, Split
 from mrcelery.shipping.workspace import LoadedBundle, Workspace
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
@@ -101,13 +102,14 @@ class OpenJobs:
         """Return the job's spec and storage; they are read and verified once."""
         active = self._jobs.get(job)
         if active is None:
-            root = self.store.fields(job).get("storage") or self._storage
+            fields = self.store.fields(job)
+            root = fields.get("storage") or self._storage
             if not root:
-                raise StorageUnreachableError(
-                    f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers"
-                )
+                raise StorageRefusedError(f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers")
             storage = open_storage(root)
             key = object_keys.spec(job)
+            if "started" in fields:
+                storage.expect()
             try:
                 data = storage.read(key)
             except FileNotFoundError:
@@ -115,6 +117,17 @@ class OpenJobs:
             return self.keep(self.verified(data, job), storage)
         self._jobs.move_to_end(job)
         return active
+
+    def options(self, job: str) -> JobOptions:
+        """Return the job's options from memory or the job store, never from storage, which may be away.
+
+        The defaults for a job whose request is gone, or is not to be trusted.
+        """
+        active = self._jobs.get(job)
+        try:
+            return (active.spec.request if active is not None else self.request(job)).options
+        except (JobStoppedError, TaskError):
+            return JobOptions()
 
     def verified(self, data: bytes, job: str) -> JobSpec:
         """Decode a job's spec from its bytes in storage, and check its signature if that is required."""

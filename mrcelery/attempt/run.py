@@ -27,6 +27,7 @@ from mrcelery.errors import (
     DamagedPartError,
     JobStoppedError,
     MRCeleryError,
+    StorageOutageError,
     SupersededError,
     TaskError,
     UnreachableError,
@@ -159,6 +160,8 @@ class Attempt:
             record("cancelled")
             raise
         except Exception as e:
+            if isinstance(e, StorageOutageError):
+                self.jobs.store.excuse_attempt(self.task)
             record("failed", str(e) if isinstance(e, MRCeleryError) else described(e))
             raise
 

@@ -50,6 +50,8 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
     removed = []
     try:
         for job, keys, size in _jobs(storage, jobs):
+            if not keys and (runner is None or not runner.store.state(job)):
+                continue
             if not _may_go(storage, runner, job, age, named=job in jobs):
                 continue
             if not dry_run:
@@ -73,6 +75,9 @@ def _jobs(storage: Storage, named: tuple[str, ...]) -> Iterator[tuple[str, list[
     """Iterate over the jobs with data in the storage, their keys and bytes; one job's keys in memory at a time."""
     prefixes = [object_keys.job_root(job) for job in named] or [object_keys.JOBS]
     for prefix in prefixes:
+        # Of one that is named Redis may have a record and storage nothing more: an earlier `clean` was killed.
+        if named and next(storage.list(prefix), None) is None:
+            yield prefix.split("/")[1], [], 0
         for job, objects in groupby(storage.list(prefix), key=lambda info: info.key.split("/")[1]):
             found = list(objects)
             yield job, [info.key for info in found], sum(info.size for info in found)

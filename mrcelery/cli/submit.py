@@ -94,6 +94,7 @@ class _Submit(click.Command):
 @click.option("--workers", metavar="N", help="Processes of the local runner  [one per CPU]")
 @click.option("--memory", metavar="SIZE", help="Memory limit of one task  [512MiB]")
 @click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")
+@click.option("--storage-patience", metavar="TIME", help="Wait so long for a storage that is away  [10m]")
 @click.option("--max-bad-records", metavar="N", help="Records that the job may skip  [0]")
 @click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers  [on]")
 @click.option("--input-format", metavar="NAME", help="text, jsonl, csv, parquet, records:N, ...  [text]")

@@ -9,11 +9,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from mrcelery.client import results
 from mrcelery.client.results import Pair
-from mrcelery.config import Config
+from mrcelery.client.retrying import end_as_cancelled, enter_from_storage, revive
 from mrcelery.errors import (
     BrokerUnreachableError,
     ConfigError,
@@ -25,14 +26,12 @@ from mrcelery.errors import (
 )
 from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.jobstore.presence import listening
-from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reporting.monitor import Monitor
 from mrcelery.reporting.status import JobStatus, counted, failure_of, status_of
 from mrcelery.runners.base import Runner
-from mrcelery.runners.enter import job_fields
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import encode
-from mrcelery.schema.signing import seal, unseal
+from mrcelery.schema.signing import unseal
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import Commit, JobSpec, Request, add_coordinator_requests, add_counters, add_requests
 from mrcelery.storage import open_storage
@@ -52,9 +51,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _LATENESS = 1 / 50
 """Share of a job's run time by which its end may be noticed late, the first pause aside."""
 
-_STOPPING = 30.0
-"""Seconds that a retry waits until a cancelled job's tasks have stopped and its data is deleted."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
@@ -64,6 +60,8 @@ class Delivery:
     """Local folder that :meth:`JobHandle.wait` fetches them into, or None."""
     overwrite: bool = False
     """Whether it may replace what the folder holds."""
+    patience: float | None = None
+    """Seconds that it waits for a storage that is away; None: as configured."""
     parse: Callable[[bytes], Pair] | None = None
     """Makes a pair of a line; None: by the output format of the job's request."""
 
@@ -90,9 +88,11 @@ class JobHandle:
         delivery = delivery or Delivery()
         self.bring_home = delivery.folder
         """Local folder that :meth:`wait` fetches the results into, or None."""
-        self._storage = storage
+        self.storage = storage
+        """Address of the configured storage, "" if there is none."""
         self._overwrite = delivery.overwrite
         self._parse = delivery.parse
+        self._patience = delivery.patience
         self._final_report: Report | None = None
         self.met = False
         """Whether the broker has ever answered: one that never did is more likely a wrong address."""
@@ -130,7 +130,7 @@ class JobHandle:
         deadline = None if timeout is None else time.monotonic() + timeout
         began = time.monotonic()
         state, answered = "", began if self.met else 0.0
-        monitor = Monitor(self.id, on_event or _log, self.runner.patience if self.runner is not None else 0.0)
+        monitor = Monitor(self.id, on_event or log_event, self.runner.patience if self.runner is not None else 0.0)
         while True:
             try:
                 fields = self._poll(monitor)
@@ -154,20 +154,19 @@ class JobHandle:
             time.sleep(min(pause, left))
         self._raise_unless_succeeded()
         if self.bring_home is not None:
-            self.fetch(self.bring_home, overwrite=self._overwrite)
+            self.fetch(self.bring_home, overwrite=self._overwrite, on_event=on_event)
             self.bring_home = None
         return self.status()
 
     def status(self) -> JobStatus:
         """Return the job's status now. Raises :class:`UsageError` if neither job store nor storage knows it."""
-        return status_of(self.id, self._fields(), self._store)
+        return status_of(self.id, self.fields(), self._store)
 
     def cancel(self) -> bool:
         """Cancel the job: its tasks stop between blocks. Return False if it had ended already."""
         if self._store is None:
             raise ConfigError(f"cannot cancel {self.id} without its broker: give --broker")
-        self._fields()
-        return self._store.move(self.id, "cancelled", {"finished": repr(time.time())})
+        return end_as_cancelled(self._store, self.id, self.fields())
 
     def retry(self) -> None:
         """Resume a failed job from its committed tasks, or restart a cancelled one.
@@ -181,57 +180,17 @@ class JobHandle:
             raise ConfigError(f"cannot retry {self.id} without its broker: give --broker")
         fields = self._store.fields(self.id)
         if not fields:
-            fields = self._enter_from_storage(self._store)
+            fields = enter_from_storage(self, self._store)
         else:
-            self._revive(self._store)
+            revive(self, self._store)
             fields = self._store.fields(self.id)
         self._final_report = None
         self.runner.start(self.id, fields.get("queue") or "celery", generation_of(fields))
 
-    def _revive(self, store: JobStore) -> None:
-        deadline = time.monotonic() + _STOPPING
-        while not store.revive(self.id):
-            state = self._fields()["state"]
-            if state != "cancelled":
-                raise UsageError(f"job {self.id} is {state}: only a job that failed or was cancelled can be retried")
-            if time.monotonic() > deadline:
-                raise UsageError(
-                    f"job {self.id} was cancelled, and no worker has deleted its data yet: retry it when workers "
-                    "listen on its queue"
-                )
-            if not self.has_workers():
-                self._clean_up(store)
-            time.sleep(_LONGEST_PAUSE)
-
-    def _clean_up(self, store: JobStore) -> None:
-        """Delete a cancelled job's data, because no worker is there to do it."""
-
-        if isinstance(store, RedisJobStore):
-            from mrcelery.coordinator.cancel import clean_without_workers  # noqa: PLC0415 - only a retry without workers needs it
-
-            clean_without_workers(store, self.id)
-
-    def _enter_from_storage(self, store: JobStore) -> dict[str, str]:
-        """Register again a job that the job store has forgotten, from its spec in storage; return its fields."""
-
-        report = self._read_report() if self._storage else None
-        if not self._storage or (report is not None and report.state == "succeeded"):
-            self._fields()  # raises if the job is unknown
-            raise UsageError(f"job {self.id} has succeeded: only a job that failed or was cancelled can be retried")
-        key = object_keys.spec(self.id)
-        signing_key = Config.load({}).signing_key or None
-        try:
-            request = unseal(self.open_storage().read(key), JobSpec, signing_key, key).request
-        except FileNotFoundError:
-            raise UsageError(f"job {self.id} is not known here, and has no spec in {self._storage}") from None
-        fields = job_fields(request)
-        store.create(self.id, fields, seal(request, signing_key))
-        return fields
-
     def counters(self) -> Counters:
         """Return the counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""
-        fields = self._fields()
-        if fields["state"] == "succeeded" and (report := self._read_report()):
+        fields = self.fields()
+        if fields["state"] == "succeeded" and (report := self.read_report()):
             return report.counters
 
         total: Counters = {}
@@ -245,8 +204,8 @@ class JobHandle:
         Keys are GET, PUT, LIST and DELETE (HEAD counts as GET, a copy as PUT), and RETRY for those made again. Counted
         are the requests of committed attempts, and those of the coordinator until it wrote the report.
         """
-        fields = self._fields()
-        if fields["state"] == "succeeded" and (report := self._read_report()):
+        fields = self.fields()
+        if fields["state"] == "succeeded" and (report := self.read_report()):
             return report.totals.requests
 
         total: dict[str, int] = {}
@@ -257,7 +216,7 @@ class JobHandle:
 
     def failure(self) -> Failure | None:
         """Return why the job failed, or None if it did not."""
-        return failure_of(self._fields())
+        return failure_of(self.fields())
 
     def overview(self) -> Overview:
         """Return the job as its page shows it, with its attempts: live, or from its report."""
@@ -281,7 +240,7 @@ class JobHandle:
 
     def _seen(self, read: Callable[[JobStore, str], Overview | None]) -> Overview:
         found = read(self._store, self.id) if self._store is not None else None
-        if found is None and self._fields() and (report := self._read_report()):
+        if found is None and self.fields() and (report := self.read_report()):
             found = report.overview
         if found is None:
             raise UsageError(f"job {self.id} has no history: it was run by an earlier version")
@@ -300,7 +259,7 @@ class JobHandle:
 
     def report(self) -> Report:
         """Return the final report. Raises :class:`UsageError` while the job runs, or if it left none."""
-        report = self._read_report()
+        report = self.read_report()
         if report is None:
             raise UsageError(f"job {self.id} has no report (yet): see `mrcelery status {self.id}`")
         return report
@@ -326,8 +285,9 @@ class JobHandle:
         self._raise_unless_succeeded()
         if self._store is not None and (small := self._store.get_blob(self.id, "results")) is not None:
             return iter([small])
-        storage, keys = self._parts()
-        return results.content(storage, keys)
+        patience = results.waiting(self.id, self._patience, log_event)
+        storage, keys = patience.call(self._parts)
+        return results.content(storage, keys, patience)
 
     def fetch(
         self,
@@ -335,21 +295,24 @@ class JobHandle:
         *,
         overwrite: bool = False,
         on_bytes: Callable[[str, int], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         """Bring part files, ``_SUCCESS`` and bad records into a local folder, which appears whole or not at all.
 
-        Raises :class:`OutputExistsError` if it holds something and ``overwrite`` is False.
+        A storage that is away is waited for; ``on_event`` is called with what is awaited, by default a warning is
+        logged. Raises :class:`OutputExistsError` if it holds something and ``overwrite`` is False.
         """
         target = local(folder, FOLDER)
         self._raise_unless_succeeded()
 
-        storage, keys = self._parts()
+        patience = results.waiting(self.id, self._patience, on_event or log_event)
+        storage, keys = patience.call(self._parts)
         report = self.report()
         if report.bad_records:
             bad = object_keys.BAD_RECORDS if report.output else object_keys.bad_records_root(self.id)
-            keys += [found.key for found in storage.list(bad)]
-        success = encode(report)
-        results.fetch(storage, keys, target, success, overwrite=overwrite, progress=on_bytes)
+            keys += patience.call(lambda: [found.key for found in storage.list(bad)])
+        success, stream = encode(report), partial(patience.stream, storage)
+        results.fetch(stream, keys, target, success, overwrite=overwrite, progress=on_bytes)
 
     def _poll(self, monitor: Monitor) -> dict[str, str]:
         """Read the fields of the job that is waited for; register it again if the job store has lost it."""
@@ -360,16 +323,18 @@ class JobHandle:
             monitor.reentered()
             return {"state": "queued"}
         if not fields.get("state"):
-            fields = self._fields()
+            fields = self.fields()
         if self.runner is not None and self._store is not None and fields["state"] not in FINAL and monitor.due():
+            self._store.keep_live(self.id)
             monitor.observe(fields, self._store.workers(), lambda: self.status().stages)
         return fields
 
-    def _fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, str]:
+        """Return the job's fields in the job store, or those that its report has. Raises :class:`UsageError`."""
         fields = self._store.fields(self.id) if self._store is not None else {}
         if fields.get("state"):
             return fields
-        if self._storage and (report := self._read_report()):
+        if self.storage and (report := self.read_report()):
             # the job store forgets a job in time; its report stays
             seen = report.overview
             return {
@@ -377,7 +342,7 @@ class JobHandle:
                 "name": report.name,
                 "started": repr(report.started),
                 "finished": repr(report.finished),
-                "storage": self._storage,
+                "storage": self.storage,
                 "output": report.output,
                 "owner": seen.owner if seen else "",
                 "failure": encode(seen.failure).decode() if seen and seen.failure else "",
@@ -385,7 +350,7 @@ class JobHandle:
         raise UsageError(f"job {self.id} is not known here: see `mrcelery list`, or correct --broker or --storage")
 
     def _raise_unless_succeeded(self) -> None:
-        fields = self._fields()
+        fields = self.fields()
         state = fields["state"]
         if state == "cancelled":
             raise JobCancelledError(f"job {self.id} was cancelled: submit or retry it to run it again")
@@ -399,14 +364,15 @@ class JobHandle:
     def open_storage(self) -> Storage:
         """Open the storage that holds the job's data."""
 
-        uri = self._storage
+        uri = self.storage
         if self._store is not None:
             uri = self._store.fields(self.id).get("storage") or uri
         if not uri:
             raise ConfigError(f"the storage of job {self.id} is not known any more: give --storage")
         return open_storage(uri)
 
-    def _read_report(self) -> Report | None:
+    def read_report(self) -> Report | None:
+        """Read the job's report, once; None if it has none (yet)."""
         if self._final_report is None:
             from mrcelery.reporting.report import read_report  # noqa: PLC0415 - few clients ask for it
 
@@ -432,7 +398,8 @@ class JobHandle:
         return results.parse_lenient if request.options.output_format == "json" else results.parse_raw
 
 
-def _log(event: Event) -> None:
+def log_event(event: Event) -> None:
+    """Log an event as a warning."""
     logging.getLogger("mrcelery").warning("%s", event)
 
 

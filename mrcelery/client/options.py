@@ -43,6 +43,7 @@ def job_options(
         workers=workers_of(config) if runner == "local" and "split_size" not in config.origins else 0,
         memory=config.memory,
         max_attempts=config.max_attempts,
+        storage_patience=config.storage_patience,
         max_bad_records=config.max_bad_records,
         speculative=config.speculative,
         input_format=formats["input_format"],

@@ -6,15 +6,20 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrcelery.config import Config
 from mrcelery.errors import InputError, OutputExistsError, StorageUnreachableError
+from mrcelery.events import StorageAwaited
 from mrcelery.formats.compression import decompress
 from mrcelery.schema import object_keys
+from mrcelery.storage.patience import Patience
 
 if TYPE_CHECKING:
+    from mrcelery.events import Event
     from mrcelery.storage.base import Storage
 
 Pair = tuple[Any, Any]
@@ -28,11 +33,20 @@ def part_names(storage: Storage, where: str) -> list[str]:
     return sorted(found, key=lambda name: int(name.split("-")[1].split(".")[0]))
 
 
-def content(storage: Storage, keys: Iterable[str]) -> Iterator[bytes]:
+def waiting(job: str, seconds: float | None, report: Callable[[Event], None]) -> Patience:
+    """Make a client's patience with a storage that is away: ``seconds``, or what the configuration says."""
+
+    def away(away: float, patience: float, reason: str) -> None:
+        report(StorageAwaited(job=job, at=time.time(), seconds=away, patience=patience, reason=reason))
+
+    return Patience(Config.load({}).storage_patience if seconds is None else seconds, away)
+
+
+def content(storage: Storage, keys: Iterable[str], patience: Patience | None = None) -> Iterator[bytes]:
     """Iterate over the bytes of objects one after the other, in pieces, decompressed by the ending of each name."""
 
     for key in keys:
-        yield from decompress(storage.stream(key), key)
+        yield from decompress(patience.stream(storage, key) if patience else storage.stream(key), key)
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -83,7 +97,7 @@ def check_free(path: str) -> None:
 
 
 def fetch(
-    storage: Storage,
+    stream: Callable[[str], Iterator[bytes]],
     keys: Iterable[str],
     target: str,
     success: bytes,
@@ -93,8 +107,8 @@ def fetch(
 ) -> None:
     """Copy part files and a ``_SUCCESS`` into the local folder ``target``, which appears whole or not at all.
 
-    With ``overwrite`` the part files of a folder that exists are replaced, ``_SUCCESS`` last.
-    ``progress`` is called with a part's name and the bytes just written. Raises
+    ``stream`` yields the bytes of an object by its key. With ``overwrite`` the part files of a folder that exists are
+    replaced, ``_SUCCESS`` last. ``progress`` is called with a part's name and the bytes just written. Raises
     :class:`OutputExistsError` if ``target`` holds something and ``overwrite`` is False.
     """
     if not overwrite:
@@ -112,7 +126,7 @@ def fetch(
                     name = object_keys.BAD_RECORDS + name
                     (fresh / object_keys.BAD_RECORDS).mkdir(exist_ok=True)
                 with (fresh / name).open("wb") as part:
-                    for chunk in storage.stream(key):
+                    for chunk in stream(key):
                         part.write(chunk)
                         if progress is not None:
                             progress(name, len(chunk))

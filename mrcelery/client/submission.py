@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mrcelery.client import results
 from mrcelery.client import uploads as inputs_module
 from mrcelery.client.client_token import check_given, digests
-from mrcelery.client.handle import Delivery, JobHandle
+from mrcelery.client.handle import Delivery, JobHandle, log_event
 from mrcelery.client.options import check_formats, job_options
 from mrcelery.client.settle import Given, Settled, SubmitOptions, settle
 from mrcelery.config import Config
@@ -163,7 +163,10 @@ class Submission:
         )
         try:
             if found is None:
-                found = inputs_module.upload(self.inputs, self.storage, self.options.input_format, self.on_upload)
+                patience = results.waiting(identity, self.config.storage_patience, log_event)
+                found = inputs_module.upload(
+                    self.inputs, self.storage, self.options.input_format, self.on_upload, patience
+                )
             if on_handle is not None:
                 on_handle(handle)
             self._send(runner, handle, created, found, output, built)
@@ -316,7 +319,8 @@ class Submission:
         return FleetRunner(self.config.broker, self.config.result_backend or None)
 
     def _delivery(self, bring_home: str | None) -> Delivery:
-        return Delivery(folder=bring_home, overwrite=self.options.overwrite, parse=self._parse())
+        patience = self.config.storage_patience
+        return Delivery(folder=bring_home, overwrite=self.options.overwrite, parse=self._parse(), patience=patience)
 
     def _parse(self) -> Callable[[bytes], results.Pair]:
         protocol = hooks(self.job, len(self.steps) - 1).output_protocol

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mrcelery.errors import InputError
@@ -23,6 +24,7 @@ from mrcelery.formats import input_format as format_named
 from mrcelery.schema import object_keys
 from mrcelery.storage import open_storage
 from mrcelery.storage.addresses import INPUT, is_remote, local, tidy
+from mrcelery.storage.patience import Patience
 
 SMALL = 256 << 10
 """Largest local input, in bytes over all files, that travels through the job store."""
@@ -59,11 +61,17 @@ def absolute(inputs: Iterable[str], spool: str) -> Inputs:
     return found
 
 
-def upload(inputs: Iterable[str], storage_uri: str, input_format: str, progress: Progress | None = None) -> Inputs:
+def upload(
+    inputs: Iterable[str],
+    storage_uri: str,
+    input_format: str,
+    progress: Progress | None = None,
+    patience: Patience | None = None,
+) -> Inputs:
     """Upload local inputs and make addresses for workers that do not see this machine's files.
 
-    A file whose content is in storage already is not uploaded again. Raises :class:`InputError` for a
-    local input that matches nothing.
+    A storage that is away is waited for with ``patience``, if there is any. A file whose content is in storage
+    already is not uploaded again. Raises :class:`InputError` for a local input that matches nothing.
     """
     found = Inputs()
     pending: list[tuple[int, Path]] = []
@@ -89,7 +97,8 @@ def upload(inputs: Iterable[str], storage_uri: str, input_format: str, progress:
                 found.uris[at] = f"{storage_uri}/{object_keys.shared_input(digest, name)}"
         else:
             for at, path in pending:
-                found.uris[at] = f"{storage_uri}/{_send(storage_uri, path, progress)}"
+                send = partial(_send, storage_uri, path, progress)
+                found.uris[at] = f"{storage_uri}/{patience.call(send) if patience else send()}"
     return found
 
 

@@ -8,16 +8,19 @@ from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
+from mrcelery.attempt.decision import decide, settle
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.coordinator.output_commit import publish, withdraw
 from mrcelery.coordinator.rerun import run_again
 from mrcelery.coordinator.stages import StageTasks, begin_stage, counted, map_stage, map_tasks, open_running
 from mrcelery.coordinator.summaries import check_all_committed, commits, summaries, summarise
 from mrcelery.errors import CorruptDataError, DamagedPartError, JobStoppedError
+from mrcelery.jobstore.base import generation_of
 from mrcelery.planning.splits import write_plan
 from mrcelery.reporting.overview import overview
 from mrcelery.reporting.report import Report
 from mrcelery.schema import object_keys
+from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import (
     Commit,
     Counters,
@@ -109,6 +112,11 @@ def publish_job(jobs: OpenJobs, active: OpenJob, parts: list[Part], moved: Trans
         raise
     if results is not None:
         jobs.store.put_blob(job, "results", results)
+    fields = jobs.store.fields(job)
+    if fields.get("state") not in FINAL:
+        end = decide(storage, job, generation_of(fields), "succeeded")
+        if end.state != "succeeded":
+            settle(jobs.store, end)
     if not jobs.store.move(job, "succeeded", {"finished": repr(finished), "stage": "finish"}):
         withdraw_output(jobs, job)
 

@@ -6,12 +6,14 @@ import time
 from dataclasses import replace
 from hashlib import sha256
 
+from mrcelery.attempt.decision import decided, settle
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.coordinator.output_commit import check_free
 from mrcelery.coordinator.resume import standing
 from mrcelery.coordinator.stages import StageTasks, begin_stage, counted, map_stage
 from mrcelery.errors import CorruptDataError, JobStoppedError, UnsignedError
 from mrcelery.formats import input_format
+from mrcelery.jobstore.base import generation_of
 from mrcelery.planning.listing import list_inputs
 from mrcelery.planning.splits import cut, fitted, with_reducers, write_plan
 from mrcelery.reporting.report import read_report, remove_report
@@ -41,7 +43,12 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
     request = jobs.request(job)
     storage = open_storage(request.storage)
     with counted(jobs, job, "start"):
-        check(storage)
+        # Of a job that has started, storage was there: where it seems empty now, it is away.
+        fields = jobs.store.fields(job)
+        check(storage, anew="started" not in fields)
+        if (end := decided(storage, job, generation_of(fields))) is not None:
+            settle(jobs.store, end)  # which had forgotten it
+            raise JobStoppedError(f"job {job} has ended")
         key = object_keys.spec(job)
         try:
             spec = jobs.verified(storage.read(key), job)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrcelery.config import Config, mask
 from mrcelery.doctor.redis_checks import Finding, judge, parse_info, product
-from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError
+from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError, StorageOutageError
 from mrcelery.jobstore.presence import WorkerSeen, server_time, versions, workers_seen
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.base import storage_root
@@ -301,10 +301,13 @@ def _storage(config: Config) -> Iterator[Finding]:
         return
     shared = ": make sure that all workers have this folder" if config.broker and "://" not in root else ""
     yield Finding("storage", "ok", f"{root} answers{shared}")
-    with closing(probe(storage)) as found:
-        for name, wrong in found:
-            saw, _, do = wrong.rpartition(": ")
-            yield Finding(f"storage: {name}", "fail" if wrong else "ok", saw or "works", do)
+    try:
+        with closing(probe(storage)) as found:
+            for name, wrong in found:
+                saw, _, do = wrong.rpartition(": ")
+                yield Finding(f"storage: {name}", "fail" if wrong else "ok", saw or "works", do)
+    except StorageOutageError as e:
+        yield _unreachable("storage", e)
 
 
 def _count(workers: int) -> str:

@@ -118,6 +118,10 @@ class JobStore(Protocol):
         """
         ...
 
+    def keep_live(self, job: str) -> None:
+        """List a job that has not ended among the ``live`` ones, if the store has lost it from there alone."""
+        ...
+
     def live(self) -> list[str]:
         """List the ids of jobs that have not ended, as far as the store knows."""
         ...

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 import hiredis
 
 from mrcelery.errors import BrokerUnreachableError, ConfigError
+from mrcelery.schema.backoff import pauses
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -79,15 +80,14 @@ class _Patient:
 
     def call(self, *commands: Command) -> list[Any]:
         deadline = time.monotonic() + self._patience
-        pause = 0.1
-        while True:
+        for pause in pauses(0.1, 2.0):
             try:
                 return self._connection.call(*commands)
             except BrokerUnreachableError:
                 if time.monotonic() + pause > deadline:
                     raise
             time.sleep(pause)
-            pause = min(2 * pause, 2.0)
+        raise AssertionError("pauses do not end")
 
     def close(self) -> None:
         self._connection.close()

@@ -12,6 +12,7 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>:sums              hash name -> sum
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
+    mrcelery:job:<job>:sent:<token>      there for two minutes after a transition: it may be sent twice
     mrcelery:job:<job>:holder            who reconciles the job just now
     mrcelery:job:<job>:followed          there while someone follows what the job prints
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
@@ -22,11 +23,13 @@ Keys, all under ``mrcelery:`` and all with a time to live::
 
 from __future__ import annotations
 
+import secrets
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrcelery.jobstore import redis_scripts
 from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
 from mrcelery.jobstore.connection import Command, Connection, connect
 from mrcelery.schema.states import FINAL, State
@@ -35,86 +38,13 @@ from mrcelery.schema.task_id import StageId, TaskId
 JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
 TOTALS = "mrcelery:totals"
+NEWEST = 50
+"""Jobs that are looked up where no job seems to be live: the list of live ones may have been evicted."""
+
 WORKERS = "mrcelery:workers"
 WORKERS_SEEN = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
 """Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
-
-_CREATE = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 5))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[1])
-for at = 3, 4 do
-    redis.call('ZADD', KEYS[at], ARGV[3], ARGV[4])
-    redis.call('ZREMRANGEBYSCORE', KEYS[at], '-inf', ARGV[3] - ARGV[1])
-end
-redis.call('HINCRBY', KEYS[5], 'jobs.submitted', 1)
-redis.call('EXPIRE', KEYS[5], ARGV[1])
-return 1
-"""
-
-_MOVE = """
-local state = redis.call('HGET', KEYS[1], 'state')
-if not state or state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-if ARGV[2] ~= '' then
-    redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
-    redis.call('EXPIRE', KEYS[2], ARGV[1])
-end
-return 1
-"""
-
-_UPDATE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return 1
-"""
-
-_REVIVE = """
-local state = redis.call('HGET', KEYS[1], 'state')
-if state ~= 'failed' and state ~= 'cancelled' then return 0 end
-if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'queued')
-redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
-redis.call('HINCRBY', KEYS[1], 'revived', 1)
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return 1
-"""
-
-_ADD_COMMIT = """
-if redis.call('HSETNX', KEYS[1], ARGV[2], ARGV[3]) == 0 then return 0 end
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-if ARGV[4] ~= '' then
-    redis.call('HSET', KEYS[3], ARGV[4], ARGV[5])
-    redis.call('EXPIRE', KEYS[3], ARGV[1])
-end
-for i = 7, #ARGV, 2 do redis.call('HINCRBY', KEYS[i <= 6 + 2 * ARGV[6] and 2 or 4], ARGV[i], ARGV[i + 1]) end
-redis.call('EXPIRE', KEYS[2], ARGV[1])
-redis.call('EXPIRE', KEYS[4], ARGV[1])
-return 1
-"""
-
-_HOLD = """
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-"""
-
-_RECORD_WORKER = """
-local now = redis.call('TIME')
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
-redis.call('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[2])
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now[1] - ARGV[1])) do
-    redis.call('HDEL', KEYS[1], name)
-    redis.call('ZREM', KEYS[2], name)
-end
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-redis.call('EXPIRE', KEYS[2], ARGV[1])
-"""
 
 
 class RedisJobStore:
@@ -132,9 +62,15 @@ class RedisJobStore:
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
         """Create a job with its encoded request envelope."""
         created = float(fields.get("created") or time.time())
-        keys = (_job(job), f"{_job(job)}:request", JOBS, LIVE, TOTALS)
         flat = _flat({**fields, "state": "queued"})
-        return bool(self._one("EVAL", _CREATE, len(keys), *keys, TTL, request, created, job, *flat))
+        return self._once(
+            redis_scripts.CREATE, job, [f"{_job(job)}:request", JOBS, LIVE, TOTALS], TTL, request, created, job, *flat
+        )
+
+    def _once(self, script: str, job: str, keys: Sequence[str], *arguments: str | bytes | float) -> bool:
+        """Carry out a transition of a job, however often the connection sends it."""
+        all_keys = (_job(job), f"{_job(job)}:sent:{secrets.token_hex(8)}", *keys)
+        return bool(self._one("EVAL", script, len(all_keys), *all_keys, *arguments))
 
     def request(self, job: str) -> bytes | None:
         """Return the request envelope."""
@@ -142,7 +78,7 @@ class RedisJobStore:
 
     def update(self, job: str, fields: Mapping[str, str]) -> None:
         """Set fields, unless the job is unknown."""
-        self._one("EVAL", _UPDATE, 1, _job(job), TTL, *_flat(fields))
+        self._one("EVAL", redis_scripts.UPDATE, 1, _job(job), TTL, *_flat(fields))
 
     def fields(self, job: str) -> dict[str, str]:
         """Return all fields."""
@@ -162,26 +98,26 @@ class RedisJobStore:
         """Change the state and set fields, atomically."""
         counted = f"jobs.{to}" if to in FINAL else ""
         flat = _flat({**(fields or {}), "state": to})
-        moved = bool(self._one("EVAL", _MOVE, 2, _job(job), TOTALS, TTL, counted, *flat))
-        if moved:
-            # Added again, too: of a job that fails and is retried at the same moment the two may come in either order.
-            # A cancelled one stays until it is cleaned.
-            over = to in FINAL - {"cancelled"}
-            self._one(*(("ZREM", LIVE, job) if over else ("ZADD", LIVE, "NX", time.time(), job)))
-        return moved
+        over = "over" if to in FINAL - {"cancelled"} else ""
+        return self._once(redis_scripts.MOVE, job, [LIVE, TOTALS], TTL, counted, over, time.time(), job, *flat)
 
     def revive(self, job: str) -> bool:
         """Have a failed or cancelled job run again, in its next generation."""
         fields = self.fields(job)
-        anew = fields.get("state") == "cancelled"
+        state = fields.get("state", "")
+        if state not in ("failed", "cancelled"):
+            return False
+        anew = state == "cancelled"
         # A name at least: HDEL takes no empty list.
         names = ["failure", *(name for name in fields if is_of_generation(name) or (anew and is_of_work(name)))]
-        if not self._one("EVAL", _REVIVE, 1, _job(job), TTL, *names):
-            return False
-        gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else [])]
-        self.connection.call(("UNLINK", *gone), ("ZADD", LIVE, time.time(), job))
-        self._unlink(_marks(job, ""), (lambda table: False) if anew else outlives_generation)
-        return True
+        tables = _marks(job, "")
+        marks = [k for k in self._scan(tables) if anew or not outlives_generation(k.removeprefix(tables))]
+        gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else []), *marks]
+        return self._once(redis_scripts.REVIVE, job, [LIVE, *gone], TTL, time.time(), job, state, *names)
+
+    def keep_live(self, job: str) -> None:
+        """List a job that has not ended among those to look after, if it is not."""
+        self._one("EVAL", redis_scripts.KEEP_LIVE, 2, _job(job), LIVE, time.time(), job)
 
     def live(self) -> list[str]:
         """List the ids of jobs that have not ended, as far as the store knows."""
@@ -194,6 +130,8 @@ class RedisJobStore:
     def _unfinished(self) -> list[tuple[str, bytes]]:
         """List jobs that have not come to their end, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
+        if not jobs:  # or evicted
+            jobs = self.jobs(NEWEST)
         known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
         found, gone = [], []
         for job, (state, cleaned) in zip(jobs, known, strict=True):
@@ -246,7 +184,9 @@ class RedisJobStore:
         table, name, text = note or ("", "", "")
         keys = (_done(task.stage), _sums(task.job), _marks(task.job, table), TOTALS)
         amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
-        self._one("EVAL", _ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, name, text, len(add), *amounts)
+        self._one(
+            "EVAL", redis_scripts.ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, name, text, len(add), *amounts
+        )
 
     def note_bad(self, task: TaskId, records: int) -> int:
         """Remember how many records a committed task has skipped, and return the job's sum."""
@@ -303,7 +243,7 @@ class RedisJobStore:
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
         """Take the job's lock for so many seconds."""
-        return bool(self._one("EVAL", _HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
+        return bool(self._one("EVAL", redis_scripts.HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
         """Keep a small object with the job."""
@@ -328,25 +268,22 @@ class RedisJobStore:
 
     def drop(self, job: str) -> None:
         """Forget a job."""
-        self._unlink(f"{_job(job)}:")
-        self.connection.call(("UNLINK", _job(job)), ("ZREM", JOBS, job), ("ZREM", LIVE, job))
+        keys = (JOBS, LIVE, _job(job), *self._scan(f"{_job(job)}:"))
+        self._one("EVAL", redis_scripts.DROP, len(keys), *keys, job)
 
-    def _unlink(self, prefix: str, stays: Callable[[str], bool] = lambda rest: False) -> None:
-        """Delete all keys with this prefix, except those whose remainder ``stays`` accepts."""
-        cursor = b"0"
+    def _scan(self, prefix: str) -> list[str]:
+        """List all keys with this prefix."""
+        cursor, found = b"0", set[str]()
         while True:
             answer: Any = self._one("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
             cursor, keys = answer
-            names = [k.decode() for k in keys]
-            own = [k for k in names if k.startswith(prefix) and not stays(k.removeprefix(prefix))]
-            if own:
-                self._one("UNLINK", *own)
+            found.update(name for key in keys if (name := key.decode()).startswith(prefix))
             if cursor == b"0":
-                return
+                return sorted(found)
 
     def record_worker(self, name: str, about: bytes) -> None:
         """Remember a worker's presence record for :data:`WORKER_TTL` seconds from now."""
-        self._one("EVAL", _RECORD_WORKER, 2, WORKERS, WORKERS_SEEN, WORKER_TTL, name, about)
+        self._one("EVAL", redis_scripts.RECORD_WORKER, 2, WORKERS, WORKERS_SEEN, WORKER_TTL, name, about)
 
     def workers(self) -> dict[str, tuple[float, bytes]]:
         """Return workers by name."""

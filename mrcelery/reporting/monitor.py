@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from mrcelery import events
-from mrcelery.errors import MissingExtraError, StorageUnreachableError, UsageError
+from mrcelery.errors import MissingExtraError, StorageOutageError, StorageUnreachableError, UsageError
 from mrcelery.jobstore.presence import Workers, ailing, listening, of_queue, waits_for_itself
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Failure
@@ -22,6 +22,9 @@ BLIP_SECONDS = 1.0
 
 NONE_SECONDS = 5.0
 """Seconds without a listening worker before that is reported: one may be about to start."""
+
+
+_OF_STORAGE = {StorageOutageError.__name__, StorageUnreachableError.__name__}
 
 
 class Monitor:
@@ -50,6 +53,7 @@ class Monitor:
         self._storage_reported = 0.0
         self._stood_still: object = None
         self._extra_reported = 0.0
+        self._awaited: Failure | None = None
 
     def unreachable(self, reason: str) -> None:
         """Take note that the broker did not answer."""
@@ -93,6 +97,7 @@ class Monitor:
         self._observe_sick(queue, workers)
         self._observe_storage(progress)
         self._observe_retries(fields.get("retrying", ""), progress)
+        self._report_storage(float(fields.get("storage_patience") or 0))
 
     def _check_itself(self, queue: str, workers: Workers) -> None:
         if waits_for_itself(workers, queue):
@@ -152,21 +157,34 @@ class Monitor:
         if why.error == MissingExtraError.__name__:
             self._observe_extra(why, progress())
             return
-        if why.error != StorageUnreachableError.__name__:
+        if why.error not in _OF_STORAGE:
             self._report(
                 events.TaskRetried(
                     job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
                 )
             )
             return
-        now = self._clock()
         if self._storage_lost is None:
-            self._storage_lost = now, progress()
+            self._storage_lost = self._clock(), progress()
+        self._awaited = why
+
+    def _report_storage(self, patience: float) -> None:
+        """Report, now and then, that the job waits for its storage."""
+        now, why = self._clock(), self._awaited
+        if self._storage_lost is None or why is None:
+            return
         if not self._storage_reported or now - self._storage_reported >= AGAIN_SECONDS:
             self._storage_reported = now
             self._report(
                 events.StorageLost(
-                    job=self._job, at=time.time(), step=why.step, kind=why.kind, task=why.task, message=why.message
+                    job=self._job,
+                    at=time.time(),
+                    step=why.step,
+                    kind=why.kind,
+                    task=why.task,
+                    message=why.message,
+                    seconds=now - self._storage_lost[0],
+                    patience=patience,
                 )
             )
 
@@ -188,4 +206,4 @@ class Monitor:
         since, before = self._storage_lost
         if progress() != before:
             self._report(events.StorageBack(job=self._job, at=time.time(), seconds=self._clock() - since))
-            self._storage_lost, self._storage_reported = None, 0.0
+            self._storage_lost, self._storage_reported, self._awaited = None, 0.0, None

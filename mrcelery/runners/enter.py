@@ -41,5 +41,6 @@ def job_fields(request: Request) -> dict[str, str]:
         "storage": request.storage,
         "output": request.output,
         "queue": request.options.queue,
+        "storage_patience": repr(request.options.storage_patience),
         "steps": msgspec.json.encode([(step.name, step.has_reducer) for step in request.steps]).decode(),
     }

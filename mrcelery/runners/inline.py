@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 
 from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.failure import fail_job, failure
@@ -22,6 +24,7 @@ from mrcelery.schema import object_keys
 from mrcelery.schema.signing import seal
 from mrcelery.schema.structs import Request
 from mrcelery.storage import open_storage
+from mrcelery.storage.patience import Patience
 
 
 class InlineRunner:
@@ -48,13 +51,14 @@ class InlineRunner:
         jobs = OpenJobs(self.store, scratch=f"{self._folder}/scratch")
         step, kind, number = -1, "", -1
         try:
-            stage = start(jobs, job)
+            patience = Patience(jobs.options(job).storage_patience, _report)
+            stage = patience.call(lambda: start(jobs, job))
             while stage is not None:
                 step, kind = stage.id.step, stage.id.kind
                 for number in range(stage.tasks) if stage.missing is None else stage.missing:
-                    run_attempt(jobs, stage.id.task_id(number), capture=False)
+                    patience.call(partial(run_attempt, jobs, stage.id.task_id(number), capture=False))
                 number = -1
-                stage = (barrier if stage.then == "barrier" else finish)(jobs, job, step)
+                stage = patience.call(partial(barrier if stage.then == "barrier" else finish, jobs, job, step))
             clean_up(jobs, job)
         except JobStoppedError:
             pass
@@ -83,3 +87,9 @@ class InlineRunner:
     def close(self) -> None:
         """Remove the temporary folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _report(seconds: float, patience: float, reason: str) -> None:
+    logging.getLogger("mrcelery").warning(
+        "storage not reachable for %.0f s: waiting, at most %.0f s (%s)", seconds, patience, reason
+    )

@@ -19,6 +19,7 @@ Layout version 1, relative to the storage root::
     jobs/<job>/output/part-<nnnnn>[.suffix]           results of a job without an OUTPUT of its own
     jobs/<job>/_bad_records/step-<s>-<kind>-<nnnnn>.<attempt>.jsonl   BadRecord: records that an attempt skipped, one
                                                       a line; those of attempts that count stay
+    jobs/<job>/end-<g>.json                           End: how generation g of the job ended
     jobs/<job>/report.json                            Report of a job that has ended
     jobs/<job>/report.html                            the same as a page that needs nothing else
 
@@ -60,6 +61,11 @@ def spec(job: str) -> str:
 def code(job: str) -> str:
     """Return the key of the shipped code."""
     return f"jobs/{job}/code.zip"
+
+
+def end(job: str, generation: int) -> str:
+    """Return the key of how a generation of a job ended."""
+    return f"jobs/{job}/end-{generation}.json"
 
 
 def report(job: str) -> str:

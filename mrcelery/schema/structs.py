@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from mrcelery.schema.states import State
+
 VERSION = 1
 """Version of every record below and of the storage layout (see :mod:`mrcelery.schema.object_keys`)."""
 
@@ -106,6 +108,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Processes that run the job, if they are known and the split size was left to us; else 0."""
     memory: int = 512 << 20
     max_attempts: int = 4
+    storage_patience: float = 600.0
+    """Seconds that a task waits for a storage that is away, in all its attempts."""
     max_bad_records: int = 0
     speculative: bool = True
     input_format: str = "text"
@@ -270,6 +274,17 @@ class Failure(Record, frozen=True, kw_only=True):
     file: str = ""
     offset: int = -1
     record: str = ""
+
+
+class End(Record, frozen=True, kw_only=True):
+    """How a generation of a job ended: made once, before anything else is told of it."""
+
+    job: str
+    generation: int
+    state: State
+    finished: float
+    failure: str = ""
+    """A JSON :class:`Failure`, if it failed."""
 
 
 class Presence(Record, frozen=True, kw_only=True):

@@ -9,6 +9,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from mrcelery.errors import CorruptDataError
 
+MARKER = "mrcelery.json"
+"""Key, at the root, of the object that says a storage was probed, and its layout's version."""
+
 
 class ObjectInfo(NamedTuple):
     """A stored object: its key relative to the storage's root, and its size in bytes."""
@@ -50,9 +53,12 @@ class Version:
 class Storage(Protocol):
     """Objects under a root, addressed by ``/``-separated keys.
 
-    Every method raises :class:`mrcelery.errors.StorageUnreachableError` if the storage does not
-    answer, the bucket is missing or access is denied, and ``FileNotFoundError`` for a missing object
-    that is to be read. Safe for use by several threads of one process; re-opened after a fork.
+    Every method raises :class:`mrcelery.errors.StorageOutageError` if the storage does not answer,
+    :class:`mrcelery.errors.StorageRefusedError` if the bucket is missing or access is denied, another
+    :class:`mrcelery.errors.StorageUnreachableError` if it cannot be used for another reason, and
+    ``FileNotFoundError`` for a missing object that is to be read.
+
+    Safe for use by several threads of one process; re-opened after a fork.
     """
 
     uri: str
@@ -115,6 +121,13 @@ class Storage(Protocol):
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         """Copy an object, by the server or the file system if both ends allow it; atomic as ``write``."""
+        ...
+
+    def expect(self, present: bool = True) -> None:
+        """Treat the storage as away, from now on, if its root has no :data:`MARKER`: a folder that is not mounted.
+
+        Not ``present``: stop that, for a storage that is yet to be probed.
+        """
         ...
 
     def local_path(self, key: str) -> str | None:

@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from mrcelery.errors import StorageUnreachableError
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
+from mrcelery.errors import StorageOutageError, StorageRefusedError, StorageUnreachableError
+from mrcelery.storage.base import MARKER, ObjectInfo, ObjectWriter, Storage, Version, copy_through
 
 TEMPORARY = ".mrcelery-tmp-"
 """How the name of an unfinished file begins; such files are never listed."""
@@ -28,6 +28,15 @@ STALE = 3600.0
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
+_AWAY = frozenset(
+    {
+        errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EAGAIN, errno.EINTR, errno.ESHUTDOWN,
+        errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.EHOSTDOWN,
+        errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, getattr(errno, "EREMOTEIO", errno.EIO),
+    }
+)  # fmt: skip
+"""What a network file system, FUSE or a disk that vanished says of itself."""
+
 
 class FolderStorage:
     """Objects are files under ``uri``; folders appear with their first object and go with their last."""
@@ -35,6 +44,7 @@ class FolderStorage:
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/") or "/"
         self._root = Path(uri).absolute()
+        self._expected = False
 
     def __repr__(self) -> str:
         return f"FolderStorage({self.uri!r})"
@@ -44,10 +54,29 @@ class FolderStorage:
             raise ValueError(f"{key!r} is no storage key: a key is names joined by single slashes")
         return self._root / key
 
+    def expect(self, present: bool = True) -> None:
+        """Look for the marker, from now on, wherever something is missing: a folder that is not mounted is empty."""
+        self._expected = present
+
+    def _check_there(self) -> None:
+        """Raise :class:`StorageOutageError` if the root should have its marker and does not."""
+        if self._expected and not (self._root / MARKER).is_file():
+            raise StorageOutageError(f"the storage {self.uri} is not there ({MARKER} is gone): mount it again")
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        """Translate errors in reading; what is missing in a storage that is away may not be missing."""
+        try:
+            with _errors(path, reading=True):
+                yield
+        except FileNotFoundError:
+            self._check_there()
+            raise
+
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read with one seek; a folder in the object's place raises FileNotFoundError."""
         path = self._path(key)
-        with _errors(path, reading=True), path.open("rb") as file:
+        with self._reading(path), path.open("rb") as file:
             file.seek(start)
             return file.read(-1 if end is None else max(0, end - start))
 
@@ -56,7 +85,7 @@ class FolderStorage:
     ) -> Iterator[bytes]:
         """Read unbuffered. ``version`` is not checked: an open file keeps its bytes when another replaces it."""
         path = self._path(key)
-        with _errors(path, reading=True), path.open("rb", buffering=0) as file:
+        with self._reading(path), path.open("rb", buffering=0) as file:
             file.seek(start)
             left = float("inf") if end is None else end - start
             while left > 0 and (data := file.read(int(min(chunk, left)))):
@@ -73,7 +102,7 @@ class FolderStorage:
     def create(self, key: str, data: bytes) -> bool:
         """Create by ``link(2)``, which is atomic on NFS too.
 
-        Raises :class:`StorageUnreachableError` on a file system without hard links.
+        Raises :class:`StorageRefusedError` on a file system without hard links.
         """
         with self._new(key) as (file, temporary, path), _errors(path):
             file.write(data)
@@ -86,7 +115,7 @@ class FolderStorage:
             except OSError as e:
                 if e.errno not in _NO_LINKS:
                     raise
-                raise StorageUnreachableError(
+                raise StorageRefusedError(
                     f"the file system of {self.uri} has no hard links ({e.strerror}), which commits need: "
                     "set --storage to a folder on another file system"
                 ) from None
@@ -113,6 +142,8 @@ class FolderStorage:
         path = self._path(key)
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}")
         with _errors(path):
+            if self._expected and not path.parent.is_dir():
+                self._check_there()  # else the folder below a mount would be written to
             file = _open_new(temporary)
         try:
             yield file, temporary, path
@@ -131,12 +162,14 @@ class FolderStorage:
             try:
                 found = path.stat()
             except (FileNotFoundError, NotADirectoryError):
+                self._check_there()
                 return None
         return ObjectInfo(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str = "", enter: Callable[[str], bool] | None = None) -> Iterator[ObjectInfo]:
         """List as the protocol says, without walking folders whose key ``enter`` refuses."""
         above, slash, begin = prefix.rpartition("/")
+        self._check_there()
         stack = [_entries(self._path(above) if above else self._root, above + slash, begin)]
         while stack:
             for key, folder in stack[-1]:
@@ -152,6 +185,7 @@ class FolderStorage:
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the sub-folders, symbolic links to folders included."""
+        self._check_there()
         for key, is_folder in _entries(self._path(prefix.rstrip("/")), "", ""):
             if is_folder:
                 yield key
@@ -159,6 +193,7 @@ class FolderStorage:
     def delete(self, keys: Iterable[str]) -> int:
         """Unlink the files, then remove the folders that this emptied, up to the root."""
         count = 0
+        self._check_there()
         source = iter(keys)
         while batch := list(islice(source, 1000)):
             count += len(batch)
@@ -207,7 +242,7 @@ class FolderStorage:
             copy_through(self, key, to, to_key)
             return
         source = self._path(key)
-        with _errors(source, reading=True), source.open("rb") as data:
+        with self._reading(source), source.open("rb") as data:
             if not to._link(source, to_key):
                 with to._writer(to_key) as out:
                     shutil.copyfileobj(data, out, 1 << 20)
@@ -307,10 +342,13 @@ def _errors(path: Path, reading: bool = False) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except PermissionError as e:
-        raise StorageUnreachableError(
+        raise StorageRefusedError(
             f"access denied to {e.filename or path}: give this user the right to it, or choose another folder"
         ) from None
     except OSError as e:
         if reading and e.errno in (errno.EISDIR, errno.ENOTDIR):
             raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from None
-        raise StorageUnreachableError(f"{path}: {e.strerror or e}: make room or choose another folder") from None
+        why = f"{path}: {e.strerror or e}"
+        if e.errno in _AWAY:
+            raise StorageOutageError(f"{why}: see whether its file system is mounted and answers") from None
+        raise StorageUnreachableError(f"{why}: make room or choose another folder") from None

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from mrcelery.errors import ConfigError, StorageUnreachableError
+from mrcelery.errors import ConfigError, StorageOutageError, StorageRefusedError
+from mrcelery.schema.backoff import pause
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.encodings import check_encoding
 
@@ -30,11 +31,13 @@ _AS_SENT: dict[str, Any] = {"preload_content": False, "decode_content": False, "
 class HttpStorage:
     """Objects of one web server, ``https://host:port``; a key is a path with its query.
 
-    ``FileNotFoundError`` for 404 and 410, :class:`StorageUnreachableError` for all other refusals.
+    ``FileNotFoundError`` for 404 and 410, :class:`StorageOutageError` for a server that cannot serve now,
+    :class:`StorageRefusedError` for all other refusals.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self._met = False
         timeout = urllib3.Timeout(connect=10, read=60)
         proxy = _proxy(uri)
         if proxy:
@@ -51,7 +54,10 @@ class HttpStorage:
         try:
             response = self._pool.request(method, url, headers=_PLAIN | headers, **_AS_SENT)
         except HTTPError as e:
-            raise StorageUnreachableError(f"{url} cannot be reached: check the address and the network ({e})") from None
+            raise StorageOutageError(
+                f"{url} cannot be reached: check the address and the network ({e})", met=self._met
+            ) from None
+        self._met = True
         try:
             if response.status in (200, 206):
                 _check_encoding(url, response)
@@ -63,8 +69,10 @@ class HttpStorage:
         url = f"{self.uri}/{key}"
         if status in (404, 410):
             raise FileNotFoundError(url)
+        if status in (408, 425, 429) or (status >= 500 and status != 501):
+            raise StorageOutageError(f"{url}: the server cannot serve it now (HTTP {status}): see how the server is")
         reason = "requires authentication" if status in (401, 403) else "refuses it"
-        raise StorageUnreachableError(f"{url}: the server {reason} (HTTP {status}): check the address in a browser")
+        raise StorageRefusedError(f"{url}: the server {reason} (HTTP {status}): check the address in a browser")
 
     def probe(self, key: str) -> tuple[int, bool] | None:
         """Ask for the size of a file in bytes and whether the server serves byte ranges; None if it answers 404."""
@@ -107,7 +115,7 @@ class HttpStorage:
 
         An ETag (or Last-Modified) other than that of ``version`` raises :class:`CorruptDataError`.
         """
-        at, failures, version = start, 0, version or Version()
+        at, failures, version, heard = start, 0, version or Version(), time.monotonic()
         while end is None or at < end:
             headers = {"Range": f"bytes={at}-{'' if end is None else end - 1}"} if at or end is not None else {}
             with self._open("GET", key, headers) as response:
@@ -126,7 +134,7 @@ class HttpStorage:
                         skip = max(0, skip - len(data))
                         if wanted:
                             at += len(wanted)
-                            failures = 0
+                            failures, heard = 0, time.monotonic()
                             yield wanted
                         if end is not None and at >= end:
                             return
@@ -134,15 +142,19 @@ class HttpStorage:
                 except (HTTPError, OSError) as e:
                     failures += 1
                     if failures > RESUMES:
-                        raise StorageUnreachableError(
+                        raise StorageOutageError(
                             f"{self.uri}/{key} breaks off at byte {at} again and again ({e}): "
-                            "check the network, or copy the file to storage first"
+                            "check the network, or copy the file to storage first",
+                            seconds=time.monotonic() - heard,
                         ) from None
-            time.sleep(0.1 * 2**failures)
+            time.sleep(pause(failures, 0.1, 2.0))
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
         """Download the file and write it to ``to``."""
         copy_through(self, key, to, to_key)
+
+    def expect(self, present: bool = True) -> None:
+        """Do nothing: a server that is away does not answer."""
 
     def local_path(self, key: str) -> str | None:
         """Return None: no file of a server lies on this machine."""

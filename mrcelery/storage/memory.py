@@ -98,6 +98,9 @@ class MemoryStorage:
     def sweep(self, folder: str) -> None:
         """Do nothing: unfinished writes die with their process."""
 
+    def expect(self, present: bool = True) -> None:
+        """Do nothing: a memory is never away."""
+
     def local_path(self, key: str) -> str | None:
         """Return None: no object lies in the file system."""
         return None

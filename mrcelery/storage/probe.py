@@ -11,12 +11,9 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 
-from mrcelery.errors import StorageUnreachableError, VersionError
+from mrcelery.errors import StorageOutageError, StorageRefusedError, StorageUnreachableError, VersionError
 from mrcelery.schema.object_keys import LAYOUT
-from mrcelery.storage.base import Storage
-
-MARKER = "mrcelery.json"
-"""Key, at the root, of the object that says a storage was probed, and its layout's version."""
+from mrcelery.storage.base import MARKER, Storage
 
 Key = Callable[[str], str]
 """Makes the key of an object to probe with, by a name."""
@@ -25,19 +22,22 @@ LARGE = (8 << 20) + 1
 """Bytes of the probe's object that goes up in two parts."""
 
 
-def check(storage: Storage) -> None:
-    """Probe a storage, unless its root says that this was done.
+def check(storage: Storage, *, anew: bool = True) -> None:
+    """Probe a storage, unless its root says that this was done; unless ``anew``, it must have been.
 
-    Raises :class:`StorageUnreachableError` with what the storage got wrong, :class:`VersionError`
-    if the root was laid out by another version of mrcelery.
+    Raises :class:`StorageRefusedError` with what the storage got wrong, :class:`StorageOutageError` if it
+    does not answer now, and :class:`VersionError` if the root was laid out by another version of mrcelery.
     """
+    storage.expect(not anew)
     if is_marked(storage):
+        storage.expect()
         return
     with closing(probe(storage)) as found:
         for _, wrong in found:
             if wrong:
-                raise StorageUnreachableError(wrong)
+                raise StorageRefusedError(wrong)
     storage.create(MARKER, json.dumps({"layout": LAYOUT}).encode())
+    storage.expect()
 
 
 def probe(storage: Storage) -> Generator[tuple[str, str], None, None]:
@@ -64,6 +64,8 @@ def probe(storage: Storage) -> Generator[tuple[str, str], None, None]:
 def _broken(storage: Storage, keeps: Callable[[Storage, Key], str], key: Key) -> str:
     try:
         broken = keeps(storage, key)
+    except StorageOutageError:
+        raise
     except StorageUnreachableError as e:
         return str(e)
     except FileNotFoundError:

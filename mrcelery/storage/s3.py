@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,8 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -24,11 +21,13 @@ from botocore.exceptions import (
 )
 
 from mrcelery.config import Config as Settings
-from mrcelery.errors import ConfigError, CorruptDataError, StorageUnreachableError
+from mrcelery.errors import ConfigError, CorruptDataError, StorageOutageError
+from mrcelery.schema.backoff import pause, pauses
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.encodings import check_encoding
+from mrcelery.storage.s3_clients import client
 from mrcelery.storage.s3_errors import code_of, retries_of, translate
-from mrcelery.storage.transfers import THREADS, current, submit
+from mrcelery.storage.transfers import current, submit
 
 PART = 8 << 20
 """Bytes of a part of a multipart upload (S3 wants 5 MiB at least); a smaller object is one PUT."""
@@ -41,6 +40,12 @@ UPLOADS = 3
 
 RESUMES = 5
 """How often in a row a broken download is taken up again where it stopped."""
+
+CONFLICTS = 12
+"""How often a conditional write is asked again that meets another one under way: for ten seconds or so."""
+
+LONGEST_PAUSE = 2.0
+"""Seconds between two tries of one request, at most."""
 
 # How each operation is billed: HEAD as GET; copies and the steps of a multipart upload as PUT.
 _BILLED = {
@@ -60,61 +65,6 @@ _BILLED = {
 
 # The operations that say how an object is encrypted.
 _ENCRYPTED = {"put_object", "copy_object", "create_multipart_upload"}
-
-# A client holds to the settings it was made with, so one is kept per process and settings.
-_KEPT_CLIENTS = (
-    4  # each takes some 15 MB and up to 2 * THREADS connections, and settings such as a session's token change
-)
-_SETTINGS = (
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ENDPOINT_URL",
-    "AWS_PROFILE",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SESSION_TOKEN",
-    "MRCELERY_STORAGE_TIMEOUT",
-)
-_clients: dict[tuple[object, ...], Any] = {}
-_connecting = threading.Lock()  # threads that start together wait for the client that one of them makes
-
-
-def _forked() -> None:
-    """Make a new lock: a thread that the child does not have may hold the parent's."""
-    global _connecting
-    _connecting = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def _client() -> Any:
-    settings = (os.getpid(), *map(os.environ.get, _SETTINGS))
-    if (client := _clients.get(settings)) is not None:
-        return client
-    with _connecting:
-        if (client := _clients.get(settings)) is None:
-            client = _clients[settings] = _connect()
-            for oldest in list(_clients)[:-_KEPT_CLIENTS]:
-                del _clients[oldest]  # closed as soon as no call uses it any more
-        return client
-
-
-def _connect() -> Any:
-    # A session of our own: boto3's default session is not safe to share between threads.
-    session = boto3.session.Session()
-    timeout = Settings.load({}).storage_timeout
-    config = Config(
-        connect_timeout=min(10, timeout),
-        read_timeout=timeout,
-        tcp_keepalive=True,
-        max_pool_connections=2 * THREADS,
-    )
-    profile = session._session.get_scoped_config()
-    if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys() and "retry_mode" not in profile:
-        # boto3's default mode, "legacy", does not retry all that S3 says is worth it.
-        config = config.merge(Config(retries={"mode": "standard", "total_max_attempts": 4}))
-    return session.client("s3", config=config)
 
 
 def _encryption() -> dict[str, str]:
@@ -139,6 +89,8 @@ class S3Storage:
         if not self.bucket:
             raise ConfigError(f"{uri} names no bucket: write s3://bucket/prefix")
         self._encryption = _encryption()
+        self._met = False
+        """Whether the endpoint has ever answered."""
 
     def __repr__(self) -> str:
         return f"S3Storage({self.uri!r})"
@@ -151,9 +103,11 @@ class S3Storage:
         if operation in _ENCRYPTED:
             params |= self._encryption
         try:
-            answer = getattr(_client(), operation)(Bucket=self.bucket, **params)
+            answer = getattr(client(), operation)(Bucket=self.bucket, **params)
             again = retries_of(answer)
+            self._met = True
         except ClientError as e:
+            self._met = True
             again = retries_of(e.response)
             raise
         finally:
@@ -164,10 +118,12 @@ class S3Storage:
     @contextmanager
     def _errors(self, right: str, key: str = "") -> Iterator[None]:
         """Translate botocore's errors to those of the storage seam; ``right`` names what the call needs of IAM."""
+        began = time.monotonic()
         try:
             yield
         except (BotoCoreError, ClientError) as e:
-            raise translate(e, right, self.bucket, self._prefix + key) from None
+            took = time.monotonic() - began
+            raise translate(e, right, self.bucket, self._prefix + key, met=self._met, seconds=took) from None
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read with one GET, resumed if it breaks; a missing object raises FileNotFoundError."""
@@ -183,7 +139,7 @@ class S3Storage:
         that is compressed and whose key does not say so raises :class:`InputError`.
         """
         is_input = version is not None
-        at, failures, version = start, 0, version or Version()
+        at, failures, version, heard = start, 0, version or Version(), time.monotonic()
         while end is None or at < end:
             params: dict[str, Any] = {"IfMatch": version.tag} if version.tag else {}
             if at or end is not None:
@@ -205,7 +161,7 @@ class S3Storage:
                     check_encoding(f"{self.uri}/{key}", response.get("ContentEncoding", ""))
                 while data := body.read(chunk):
                     at += len(data)
-                    failures = 0
+                    failures, heard = 0, time.monotonic()
                     yield data
                 return
             except FlexibleChecksumError as e:
@@ -217,11 +173,12 @@ class S3Storage:
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, OSError) as e:
                 failures += 1
                 if failures > RESUMES:
-                    raise StorageUnreachableError(
+                    raise StorageOutageError(
                         f"{self.uri}/{key} breaks off at byte {at} again and again ({e}): "
-                        "check the network to the endpoint, then run `mrcelery retry`"
+                        "check the network to the endpoint, then run `mrcelery retry`",
+                        seconds=time.monotonic() - heard,
                     ) from None
-                time.sleep(0.1 * 2**failures)
+                time.sleep(pause(failures, 0.1, LONGEST_PAUSE))
             finally:
                 body.close()
 
@@ -239,6 +196,7 @@ class S3Storage:
         A token in the object's metadata shows whether a PUT that boto3 retried had succeeded the first time.
         """
         token = os.urandom(8).hex()
+        waits = iter(islice(pauses(0.05, LONGEST_PAUSE), CONFLICTS))
         with self._errors("s3:PutObject", key):
             while True:
                 try:
@@ -246,8 +204,10 @@ class S3Storage:
                     return True
                 except ClientError as e:
                     code = code_of(e)
-                    if code in ("ConditionalRequestConflict", "409"):
-                        continue  # another create is under way; S3 wants the loser to ask again
+                    # Another create is under way; S3 wants the loser to ask again.
+                    if code in ("ConditionalRequestConflict", "409") and (wait_for := next(waits, 0.0)):
+                        time.sleep(wait_for)
+                        continue
                     if code not in ("PreconditionFailed", "412"):
                         raise
                     if not e.response["ResponseMetadata"].get("RetryAttempts"):
@@ -353,6 +313,9 @@ class S3Storage:
                 size = self._call("head_object", key)["ContentLength"]
                 with to._upload(to_key) as upload:
                     upload.copy(source, size)
+
+    def expect(self, present: bool = True) -> None:
+        """Do nothing: an endpoint that is away does not answer."""
 
     def local_path(self, key: str) -> str | None:
         """Return None: no object lies in the file system."""

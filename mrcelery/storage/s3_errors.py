@@ -16,14 +16,25 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSLError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
 )
 
-from mrcelery.errors import StorageUnreachableError
+from mrcelery.errors import StorageOutageError, StorageRefusedError, StorageUnreachableError
 
 _DENIED = frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem"})
 _UNKNOWN_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"})
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
 _MOVED = frozenset({"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+_AWAY = frozenset(
+    {
+        "InternalError", "ServiceUnavailable", "SlowDown", "BadGateway", "GatewayTimeout", "OperationAborted",
+        "RequestTimeout", "RequestTimeoutException", "RequestLimitExceeded", "TooManyRequests", "Throttling",
+        "BandwidthLimitExceeded", "ThrottlingException", "ThrottledException", "RequestThrottled",
+        "PriorRequestNotComplete", "ConditionalRequestConflict", "409", "429",
+    }
+)  # fmt: skip
 
 
 def code_of(error: ClientError) -> str:
@@ -36,55 +47,83 @@ def retries_of(response: Mapping[str, Any]) -> int:
     return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
-def translate(error: BotoCoreError | ClientError, right: str, bucket: str, key: str) -> Exception:
+def is_away(error: ClientError) -> bool:
+    """Whether an endpoint answers that it cannot do now what it may do later."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return code_of(error) in _AWAY or status in (408, 425, 429) or (status >= 500 and status != 501)
+
+
+def translate(
+    error: BotoCoreError | ClientError, right: str, bucket: str, key: str, *, met: bool = True, seconds: float = 0.0
+) -> Exception:
     """Return the error to raise instead of botocore's.
 
     That is ``FileNotFoundError`` for a missing object, else :class:`StorageUnreachableError` with what to do.
-    ``right`` names what the call needs of IAM.
+    ``right`` names what the call needs of IAM; ``met`` and ``seconds`` are those of :class:`StorageOutageError`.
     """
     if isinstance(error, ClientError):
-        return _refused(error, right, bucket, key)
-    return StorageUnreachableError(_no_answer(error, bucket))
+        return _refused(error, right, bucket, key, seconds)
+    if isinstance(error, HTTPClientError | ConnectionError) and not isinstance(error, SSLError):
+        return StorageOutageError(
+            f"the S3 endpoint of {bucket} cannot be reached: check AWS_ENDPOINT_URL_S3 and the network ({error})",
+            met=met,
+            seconds=seconds,
+        )
+    return _unusable(error, bucket)
 
 
-def _refused(error: ClientError, right: str, bucket: str, key: str) -> Exception:
+def _refused(error: ClientError, right: str, bucket: str, key: str, seconds: float) -> Exception:
     code = code_of(error)
     if code == "NoSuchBucket":
-        return StorageUnreachableError(f"bucket {bucket} does not exist: create it or correct the s3:// address")
+        return StorageRefusedError(f"bucket {bucket} does not exist: create it or correct the s3:// address")
     if code in ("NoSuchKey", "404", "NotFound"):
         return FileNotFoundError(f"s3://{bucket}/{key}")
     if code in _DENIED:
-        message = (
+        return StorageRefusedError(
             f"access denied to s3://{bucket}/{key}: the credentials in use ({_identity()}) need {right} "
             "on this bucket (see `aws sts get-caller-identity`)"
         )
-    elif code in _UNKNOWN_KEY:
-        message = f"the S3 endpoint refuses the credentials in use ({_identity()}; {code}): correct or renew them"
-    elif code in _EXPIRED:
-        message = f"the AWS credentials in use ({_identity()}) have expired: log in again or renew them"
-    elif code in _MOVED:
-        message = f"bucket {bucket} lies in another region ({code}): set AWS_REGION to the bucket's region"
-    elif code == "InvalidBucketName":
-        message = f"{bucket!r} is no bucket name: correct the s3:// address"
-    else:
-        detail = error.response.get("Error", {}).get("Message", "")
-        message = f"s3://{bucket}/{key}: the endpoint answers {code} ({detail or error}): try `mrcelery doctor`"
-    return StorageUnreachableError(message)
+    if code in _UNKNOWN_KEY:
+        return StorageRefusedError(
+            f"the S3 endpoint refuses the credentials in use ({_identity()}; {code}): correct or renew them"
+        )
+    if code in _EXPIRED:
+        return StorageRefusedError(
+            f"the AWS credentials in use ({_identity()}) have expired: log in again or renew them"
+        )
+    if code in _MOVED:
+        return StorageRefusedError(
+            f"bucket {bucket} lies in another region ({code}): set AWS_REGION to the bucket's region"
+        )
+    if code == "InvalidBucketName":
+        return StorageRefusedError(f"{bucket!r} is no bucket name: correct the s3:// address")
+    detail = error.response.get("Error", {}).get("Message", "")
+    message = f"s3://{bucket}/{key}: the endpoint answers {code} ({detail or error}): try `mrcelery doctor`"
+    return StorageOutageError(message, seconds=seconds) if is_away(error) else StorageUnreachableError(message)
 
 
-def _no_answer(error: BotoCoreError, bucket: str) -> str:
+def _unusable(error: BotoCoreError, bucket: str) -> StorageUnreachableError:
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
-        return (
+        # Not a refusal: a role's credentials come from a service, which may be away itself.
+        return StorageUnreachableError(
             f"no AWS credentials for s3://{bucket}: set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
             f"AWS_SECRET_ACCESS_KEY, or give the pod or instance a role ({error})"
         )
+    if isinstance(error, TokenRetrievalError | UnauthorizedSSOTokenError):
+        return StorageRefusedError(
+            f"the AWS credentials in use ({_identity()}) have expired: log in again or renew them ({error})"
+        )
     if isinstance(error, ProfileNotFound):
-        return f"{error}: correct AWS_PROFILE or add the profile to ~/.aws/config"
+        return StorageRefusedError(f"{error}: correct AWS_PROFILE or add the profile to ~/.aws/config")
     if isinstance(error, ParamValidationError):
-        return f"s3://{bucket} is no address that S3 takes: correct it ({error})"
-    if isinstance(error, HTTPClientError | ConnectionError):
-        return f"the S3 endpoint of {bucket} cannot be reached: check AWS_ENDPOINT_URL_S3 and the network ({error})"
-    return f"s3://{bucket} cannot be used: {error}: check the AWS settings with `mrcelery doctor`"
+        return StorageRefusedError(f"s3://{bucket} is no address that S3 takes: correct it ({error})")
+    if isinstance(error, SSLError):
+        return StorageRefusedError(
+            f"the S3 endpoint of {bucket} has a certificate that is not trusted here: set AWS_CA_BUNDLE ({error})"
+        )
+    return StorageUnreachableError(
+        f"s3://{bucket} cannot be used: {error}: check the AWS settings with `mrcelery doctor`"
+    )
 
 
 def _identity() -> str:

@@ -16,6 +16,7 @@ from celery.worker import state
 
 from mrcelery.errors import BrokerUnreachableError
 from mrcelery.jobstore.connection import REDIS_SCHEMES, Command, connect, store_url
+from mrcelery.schema.backoff import pause, pauses
 from mrcelery.worker.broker_errors import REFUSALS, Trouble
 
 LONGEST_PAUSE = 2.0
@@ -56,7 +57,7 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
 
     def _connect_when_writable(self) -> Any:
         self._pause = 0.0 if self._lasts() else min(LONGEST_PAUSE, 2 * self._pause + 0.1)
-        _sleep(self._pause)
+        _sleep(self._pause and pause(0, self._pause, self._pause))
         self._await_writable()
         connection = self._connect()
         self._connected = time.monotonic()
@@ -77,16 +78,14 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
         self._on_error(error)
 
     def _await_writable(self) -> None:
-        pause = 0.1
         with closing(connect(store_url(self._app))) as probe:
-            while True:
+            for seconds in pauses(0.1, LONGEST_PAUSE):
                 try:
                     probe.call(self._probe)
                     break
                 except BrokerUnreachableError as e:
                     self._trouble.met(e)
-                _sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                _sleep(seconds)
         self._trouble.over()
 
 

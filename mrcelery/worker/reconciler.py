@@ -23,7 +23,13 @@ from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.config import Config
 from mrcelery.coordinator.reconcile import Action, BackUp, Facts, GiveUp, Nudge, Publish, missing, needs
 from mrcelery.coordinator.stages import stage_of
-from mrcelery.errors import BrokerUnreachableError, MRCeleryError, StorageUnreachableError, TaskError
+from mrcelery.errors import (
+    BrokerUnreachableError,
+    MRCeleryError,
+    StorageOutageError,
+    StorageUnreachableError,
+    TaskError,
+)
 from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.base import generation_of, is_of_generation
 from mrcelery.jobstore.connection import store_url
@@ -96,6 +102,8 @@ class Reconciler:
             try:
                 if not self._store.state(job):
                     self._register_again(job, self._watched[job])
+                else:
+                    self._store.keep_live(job)
             except StorageUnreachableError as e:
                 _log.warning("mrcelery: cannot check now whether job %s is lost: %s", job, e)
             else:
@@ -140,6 +148,11 @@ class Reconciler:
         before = stage_marks.republished(store, job, 0, "cancelled").get("start", Republished(0, 0.0))
         if before.times >= self.policy.most_republished or now - before.last < self.policy.lease:
             return
+        try:
+            if fields.get("storage"):
+                open_storage(fields["storage"]).stat(object_keys.spec(job))
+        except StorageOutageError:
+            return  # nothing is lost: it cannot be removed now
         if leased(store, job) or not store.hold(job, self._owner, 3 * self.policy.grace):
             return
         stage_marks.note_republished(store, job, 0, "cancelled", "start", Republished(before.times + 1, now))

@@ -31,7 +31,8 @@ from mrcelery.errors import (
     MissingExtraError,
     MRCeleryError,
     SickMachineError,
-    TaskError,
+    StorageOutageError,
+    StorageRefusedError,
     UnreachableError,
     visible,
 )
@@ -41,12 +42,13 @@ from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reporting.report import write_report
-from mrcelery.schema.structs import JobOptions
+from mrcelery.schema.backoff import pause
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.addresses import scheme_of
 from mrcelery.task import memory_limit
 from mrcelery.worker.broker_errors import BROKER_ERRORS
 from mrcelery.worker.elsewhere import check_extras, leave_to_others, pass_on, record_retry
+from mrcelery.worker.outages import LONGEST, Again, again, counted
 from mrcelery.worker.publish import PASSES, publish_stage
 from mrcelery.worker.sick import WorkerIsSick, goes_back, to_another
 
@@ -131,28 +133,28 @@ def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
         except SickMachineError as e:
             time.sleep(RETRY_SECONDS)  # where the worker cannot be kept from taking it at once
             raise WorkerIsSick(visible(str(e)), e.certain) from None
-        time.sleep(RETRY_SECONDS)  # a broker that refuses this alone would deliver it at once
+        time.sleep(pause(0, 2 * RETRY_SECONDS, 2 * RETRY_SECONDS))
         raise Reject(reason, requeue=True)
 
     return run
 
 
-def _start(self: Task, *, job: str, generation: int = 0) -> None:
+def _start(self: Task, *, job: str, generation: int = 0, **_: Any) -> None:
     _coordinate(self, job, -1, "start", generation, lambda jobs: start(jobs, job))
 
 
-def _barrier(self: Task, *, job: str, step: int, generation: int = 0) -> None:
+def _barrier(self: Task, *, job: str, step: int, generation: int = 0, **_: Any) -> None:
     _coordinate(self, job, step, "barrier", generation, lambda jobs: barrier(jobs, job, step))
 
 
-def _finish(self: Task, *, job: str, step: int, generation: int = 0) -> None:
+def _finish(self: Task, *, job: str, step: int, generation: int = 0, **_: Any) -> None:
     try:
         _coordinate(self, job, step, "finish", generation, lambda jobs: finish(jobs, job, step))
     finally:
         # Also where the job had ended before: an earlier delivery may have been killed as it cleaned up.
         jobs = open_jobs(self.app)
         if jobs.store.state(job) == "succeeded":
-            _clean_up(jobs, job)
+            _clean_up(self, jobs, job)
 
 
 def _coordinate(
@@ -193,12 +195,9 @@ def _coordinate(
             leave_to_others(task, jobs, e, generation, failure(e, job=job, step=step, kind=kind))
         if goes_back() and (sick := sickness(e, jobs)) is not None:
             raise sick from e
-        transient = isinstance(e, UnreachableError) and began and task.request.retries < 3
-        if transient or (isinstance(e, TaskError) and e.retryable and task.request.retries < 3):
+        if then := _comes_again(task, jobs, job, e, stranger=not began):
             record_retry(jobs, failure(e, job=job, step=step, kind=kind))
-            raise task.retry(
-                exc=AttemptFailed(visible(str(e))), countdown=RETRY_SECONDS * 2**task.request.retries
-            ) from e
+            raise task.retry(kwargs=then.kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
         _check_generation(jobs.store.fields(job), job, generation)
         fail_job(jobs.store, failure(e, job=job, step=step, kind=kind))
         _withdraw(jobs, job, kind)
@@ -213,8 +212,35 @@ def _coordinate(
         raise
 
 
-def _clean_up(jobs: OpenJobs, job: str) -> None:
-    clean_up(jobs, job)
+def _comes_again(
+    task: Task, jobs: OpenJobs, job: str, e: MRCeleryError, *, stranger: bool = False, most: int = 0
+) -> Again | None:
+    """Return when and how a task is retried after an error; None if the job fails by it.
+
+    ``most``: tries that count, 0 for those of a step of the coordinator.
+    """
+    kwargs, options = task.request.kwargs, jobs.options(job)
+    if isinstance(e, StorageOutageError):
+        try:
+            return again(kwargs, e, options.storage_patience, stranger=stranger)
+        except StorageOutageError as over:
+            e.args = over.args
+            return None
+    passing = isinstance(e, UnreachableError) and not isinstance(e, StorageRefusedError) and not stranger
+    tries = counted(kwargs, task.request.retries)
+    if not (passing or getattr(e, "retryable", False)) or tries + 1 >= (most or max(4, options.max_attempts)):
+        return None
+    return Again(pause(tries, RETRY_SECONDS, LONGEST), dict(kwargs))
+
+
+def _clean_up(task: Task, jobs: OpenJobs, job: str) -> None:
+    try:
+        clean_up(jobs, job)
+    except StorageOutageError as e:
+        # The job has succeeded; what it needs no longer goes when the storage is back, or with `clean`.
+        with suppress(StorageOutageError):
+            then = again(task.request.kwargs, e, jobs.options(job).storage_patience)
+            raise task.retry(kwargs=then.kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
     jobs.forget(job)
 
 
@@ -231,18 +257,17 @@ def _withdraw(jobs: OpenJobs, job: str, kind: str) -> None:
             withdraw_output(jobs, job)
 
 
-def _map(
-    self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0, generation: int = 0
-) -> int:
-    task_id = TaskId(job, step, "map", task)
-    _pass_on(self, task_id, generation, attempt=attempt, avoid=avoid, passes=passes)
-    return _attempt(self, task_id, generation)
+def _map(self: Task, *, job: str, step: int, task: int, generation: int = 0, **more: Any) -> int:
+    return _run(self, TaskId(job, step, "map", task), generation, **more)
 
 
-def _reduce(
-    self: Task, *, job: str, step: int, task: int, attempt: int, avoid: str = "", passes: int = 0, generation: int = 0
+def _reduce(self: Task, *, job: str, step: int, task: int, generation: int = 0, **more: Any) -> int:
+    return _run(self, TaskId(job, step, "reduce", task), generation, **more)
+
+
+def _run(
+    self: Task, task_id: TaskId, generation: int, *, attempt: int, avoid: str = "", passes: int = 0, **_: Any
 ) -> int:
-    task_id = TaskId(job, step, "reduce", task)
     _pass_on(self, task_id, generation, attempt=attempt, avoid=avoid, passes=passes)
     return _attempt(self, task_id, generation)
 
@@ -272,18 +297,12 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
             leave_to_others(task, jobs, e, generation, failure(e, **task_id._asdict()))
         if (sick := to_another(jobs, task_id, e, worker=task.request.hostname or "")) is not None:
             raise sick from e
-        most = _most_attempts(jobs, job)
-        retries = task.request.retries
-        if (getattr(e, "retryable", False) or isinstance(e, UnreachableError)) and retries + 1 < most:
-            kwargs = {**task.request.kwargs, "attempt": retries + 1}
+        if then := _comes_again(task, jobs, job, e, most=jobs.options(job).max_attempts):
+            kwargs = {**then.kwargs, "attempt": task.request.retries + 1}
             if getattr(e, "elsewhere", False):
                 kwargs |= {"avoid": task.request.hostname, "passes": PASSES}
             record_retry(jobs, failure(e, **task_id._asdict()))
-            raise task.retry(
-                kwargs=kwargs,
-                exc=AttemptFailed(visible(str(e))),
-                countdown=RETRY_SECONDS * 2 ** min(retries, 5),
-            ) from e
+            raise task.retry(kwargs=kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
         _check_generation(jobs.store.fields(job), job, generation)
         fail_job(jobs.store, failure(e, **task_id._asdict()))
         _write_report(jobs, job)
@@ -321,14 +340,6 @@ def _killable() -> Iterator[None]:
     finally:
         for number, before in ours.items():
             signal.signal(number, before)
-
-
-def _most_attempts(jobs: OpenJobs, job: str) -> int:
-    """Return the job's limit; the default if its spec cannot be read, which must fail the job too."""
-    try:
-        return jobs.open(job).spec.request.options.max_attempts
-    except MRCeleryError:
-        return JobOptions().max_attempts
 
 
 def _crashed(jobs: OpenJobs, e: Exception, generation: int, *, job: str, step: int, kind: str, task: int = -1) -> None:

@@ -273,7 +273,7 @@ def test_everything_in_redis_has_an_end(server: RedisServer) -> None:
     assert isinstance(keys, list)
     endless = {key for key in keys if store.call(("TTL", key)) == [-1]}
     store.close()
-    assert len(keys) == 10
+    assert len([key for key in keys if b":sent:" not in key]) == 10
     assert endless <= {JOBS.encode(), LIVE.encode()}
 
 

@@ -18,7 +18,7 @@ from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableErro
 from mrcelery.formats import input_format
 from mrcelery.formats.source import SLACK, in_turn, read_from, requests_for
 from mrcelery.schema.structs import Extent
-from mrcelery.storage import Storage, locate, open_storage, s3
+from mrcelery.storage import Storage, locate, open_storage, s3, s3_clients
 from mrcelery.storage import transfers as module
 from mrcelery.storage.base import Version
 from mrcelery.storage.readahead import RANGE, SMALL_AT_ONCE, read_ahead
@@ -208,7 +208,7 @@ def test_an_object_that_is_stored_compressed(bucket: str, ending: str) -> None:
     uri = f"s3://{bucket}/{os.urandom(4).hex()}/lines{ending}"
     data = gzip.compress(LINES[:800])
     key = uri.partition(f"{bucket}/")[2]
-    s3._client().put_object(Bucket=bucket, Key=key, Body=data, ContentEncoding="aws-chunked,gzip")
+    s3_clients.client().put_object(Bucket=bucket, Key=key, Body=data, ContentEncoding="aws-chunked,gzip")
     found = input_format("text").read(Extent(uri, 0, len(data), len(data)), MIB)
     if ending:
         assert [line for block in found for line in block.values] == LINES[:800].decode().split()

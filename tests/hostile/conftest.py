@@ -1,5 +1,5 @@
-"""Real parts, as the integration tests have them."""
+"""Real parts for a hostile world: those of the integration tests."""
 
-from tests.integration.conftest import job_file, no_settings, server
+from tests.integration.conftest import broker, bucket, job_file, no_settings, server, text, word_count
 
-__all__ = ["job_file", "no_settings", "server"]
+__all__ = ["broker", "bucket", "job_file", "no_settings", "server", "text", "word_count"]

@@ -318,6 +318,7 @@ def test_storage_keys(fleet: Fleet, word_count: str, tmp_path: Path) -> None:
     root = storage / "jobs" / job
     found = {path.relative_to(storage).as_posix() for path in root.rglob("*") if path.is_file()}
     fixed = {object_keys.spec(job), object_keys.code(job), object_keys.report(job), object_keys.report_page(job)}
+    fixed.add(object_keys.end(job, 0))
     fixed.add(object_keys.plan_page(job, 0, 0))
     fixed |= {object_keys.stage_summary(StageId(job, 0, "map")), object_keys.stage_summary(StageId(job, 0, "reduce"))}
     fixed |= {object_keys.shuffle_input(job, 0, number) for number in range(2)}

@@ -107,7 +107,8 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
             quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
             assert handle.cancel()
             names = (object_keys.spec, object_keys.code, object_keys.report, object_keys.report_page)
-            left = {object_keys.plan_page(handle.id, 0, 0), *(name(handle.id) for name in names)}
+            end, plan = object_keys.end(handle.id, 0), object_keys.plan_page(handle.id, 0, 0)
+            left = {end, plan, *(name(handle.id) for name in names)}
             eventually(lambda: kept(handle, quiet.settings["storage"]) == left, "its data is gone")
             handle.retry()
             handle.wait(90)
@@ -139,7 +140,7 @@ def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, tra
 def test_a_cancelled_job_is_not_cleaned_by_a_client_that_cannot_know(
     quiet: Quiet, traced: Traced, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mrcelery.client.handle, "_STOPPING", 1.0)
+    monkeypatch.setattr("mrcelery.client.retrying.STOPPING_SECONDS", 1.0)
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         message = quiet.take()[-1]

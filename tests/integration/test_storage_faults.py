@@ -156,7 +156,7 @@ def test_an_endpoint_that_falls_silent(
     """The job fails in bounded time and says why; `retry` goes on when it answers again."""
     monkeypatch.setenv("MRCELERY_STORAGE_TIMEOUT", "1")
     log.fault = lambda asked: Fault(silent=True, keep=keep) if reads(asked) and asked.key.endswith("in.txt") else None
-    with submitted(root, word_count, max_attempts=2) as handle:
+    with submitted(root, word_count, storage_patience=15.0) as handle:
         told: list[events.Event] = []
         with pytest.raises(JobFailedError, match=r"breaks off at byte|cannot be reached") as raised:
             handle.wait(120, on_event=told.append)

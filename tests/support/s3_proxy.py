@@ -43,11 +43,11 @@ class Asked(NamedTuple):
 class Fault:
     """What to do with a request instead of just passing it on.
 
-    ``status`` and ``code``: refuse it with them. ``reset``: pass it on, and break the connection instead of
-    answering. ``keep``: of the body, only this share, then break the connection. ``pieces``: the body in so many,
-    ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong. ``silent``: take the request and
-    say nothing, ever; with ``keep`` nothing after that share of the body. ``ignore``: the headers, in lower case,
-    that the endpoint does not know.
+    ``status`` and ``code``: refuse it with them. ``drop``: break the connection. ``reset``: pass it on, and break the
+    connection instead of answering. ``keep``: of the body, only this share, then break the connection. ``pieces``: the
+    body in so many, ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong. ``silent``: take
+    the request and say nothing, ever; with ``keep`` nothing after that share of the body. ``ignore``: the headers, in
+    lower case, that the endpoint does not know.
     """
 
     status: int = 0
@@ -59,6 +59,7 @@ class Fault:
     flip: bool = False
     silent: bool = False
     ignore: tuple[str, ...] = ()
+    drop: bool = False
 
 
 class Log:
@@ -139,6 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.log._passing(self.command, key, parts.query, byte_range) as fault:
             if fault.silent and fault.keep == 1:
                 self._say_nothing()
+                return
+            if fault.drop:
+                self.close_connection = True
                 return
             if fault.status:
                 self._refuse(fault)

@@ -186,7 +186,7 @@ def test_an_attempt_that_comes_back_to_a_job_that_is_done_leaves_nothing(
     }
     summaries = {f"step-{step}/{kind}.json" for step in range(2) for kind in ("map", "reduce")}
     output = {f"output/part-{number:05d}" for number in range(2)}
-    assert left == {"spec.json", "code.zip", "report.json", "report.html", *summaries, *output}
+    assert left == {"spec.json", "code.zip", "end-0.json", "report.json", "report.html", *summaries, *output}
     assert not os.path.exists(f"{tmp_path}/storage/{object_keys.task_root(TaskId(job.id, 0, 'map', 0))}")
 
 

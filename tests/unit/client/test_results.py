@@ -71,7 +71,7 @@ def test_fetch(tmp_path: Path) -> None:
     storage, keys = source(tmp_path, "a", "b")
     seen: list[tuple[str, int]] = []
     target = tmp_path / "deep" / "target"
-    results.fetch(storage, keys, str(target), b"{}", progress=lambda name, size: seen.append((name, size)))
+    results.fetch(storage.stream, keys, str(target), b"{}", progress=lambda name, size: seen.append((name, size)))
     assert names(target) == ["_SUCCESS", "part-00000", "part-00001"]
     assert seen == [("part-00000", 1), ("part-00001", 1)]
     assert names(target.parent) == ["target"]
@@ -80,14 +80,14 @@ def test_fetch(tmp_path: Path) -> None:
 def test_fetch_into_an_empty_folder(tmp_path: Path) -> None:
     storage, keys = source(tmp_path, "a")
     (tmp_path / "target").mkdir()
-    results.fetch(storage, keys, str(tmp_path / "target"), b"{}")
+    results.fetch(storage.stream, keys, str(tmp_path / "target"), b"{}")
     assert names(tmp_path / "target") == ["_SUCCESS", "part-00000"]
 
 
 def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path) -> None:
     storage, keys = source(tmp_path, "a")
     with pytest.raises(StorageUnreachableError):
-        results.fetch(storage, [*keys, "part-00009"], str(tmp_path / "target"), b"{}")
+        results.fetch(storage.stream, [*keys, "part-00009"], str(tmp_path / "target"), b"{}")
     assert names(tmp_path) == ["source"]
 
 
@@ -98,9 +98,9 @@ def test_fetch_refuses_what_is_taken_and_overwrites_only_its_own(tmp_path: Path)
     for name in ("part-00000", "part-00001.gz", "_SUCCESS", "notes.txt"):
         (target / name).write_text("old")
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        results.fetch(storage, keys, str(target), b"{}")
+        results.fetch(storage.stream, keys, str(target), b"{}")
     assert (target / "part-00000").read_text() == "old"
-    results.fetch(storage, keys, str(target), b"{}", overwrite=True)
+    results.fetch(storage.stream, keys, str(target), b"{}", overwrite=True)
     assert names(target) == ["_SUCCESS", "notes.txt", "part-00000"]
     assert [(target / n).read_text() for n in names(target)] == ["{}", "old", "new"]
 

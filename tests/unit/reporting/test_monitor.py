@@ -126,17 +126,21 @@ def failed(error: str, attempt: str) -> str:
     return encode(Failure(error=error, message="no answer", step=0, kind="map", task=3, attempt=attempt)).decode()
 
 
-def test_a_storage_that_is_away_and_comes_back(wait: Wait) -> None:
+@pytest.mark.parametrize("error", ["StorageOutageError", "StorageUnreachableError"])
+def test_a_storage_that_is_away_and_comes_back(error: str, wait: Wait) -> None:
+    wait.fields["storage_patience"] = "600.0"
     wait.listens("a")
     assert wait.look() == []
-    wait.fields["retrying"] = failed("StorageUnreachableError", "1-a")
+    wait.fields["retrying"] = failed(error, "1-a")
     assert wait.look() == ["StorageLost"]
-    assert str(wait.told[-1]) == "step 0, map task 3 is retried: no answer"
-    wait.fields["retrying"] = failed("StorageUnreachableError", "2-a")
+    assert str(wait.told[-1]) == (
+        "storage not reachable for 0 s: waiting, at most 600 s (step 0, map task 3: no answer)"
+    )
+    wait.fields["retrying"] = failed(error, "2-a")
     assert wait.look() == []
     wait.now += AGAIN_SECONDS
-    wait.fields["retrying"] = failed("StorageUnreachableError", "3-a")
-    assert wait.look() == ["StorageLost"]
+    assert wait.look() == ["StorageLost"], "also where no task has come again meanwhile"
+    assert str(wait.told[-1]).startswith("storage not reachable for 19 s: waiting, at most 600 s")
     wait.progress = 1
     assert wait.look() == ["StorageBack"]
     assert wait.look() == []

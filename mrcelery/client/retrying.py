@@ -1,0 +1,85 @@
+"""The cancellation of a job, and its retry: revived in the job store, or registered again from storage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mrcelery.attempt.decision import decide, decided, settle
+from mrcelery.config import Config
+from mrcelery.errors import TaskError, UnreachableError, UsageError
+from mrcelery.jobstore.base import generation_of
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.runners.enter import job_fields
+from mrcelery.schema import object_keys
+from mrcelery.schema.signing import seal, unseal
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.structs import JobSpec
+from mrcelery.storage import open_storage, scheme_of
+
+if TYPE_CHECKING:
+    from mrcelery.client.handle import JobHandle
+    from mrcelery.jobstore.base import JobStore
+
+STOPPING_SECONDS = 30.0
+"""How long a retry waits until a cancelled job's tasks have stopped and its data is deleted."""
+
+_PAUSE = 0.2
+
+
+def end_as_cancelled(store: JobStore, job: str, fields: Mapping[str, str]) -> bool:
+    """Cancel a job, in its storage first, if that is within reach; False if it had ended."""
+    if fields["state"] in FINAL:
+        return False
+    with suppress(UnreachableError, TaskError):  # else it is known to the job store alone
+        storage = open_storage(fields["storage"])
+        # A folder of the same name here is not the workers'.
+        if scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None:
+            return settle(store, end := decide(storage, job, generation_of(fields), "cancelled")) and (
+                end.state == "cancelled"
+            )
+    return store.move(job, "cancelled", {"finished": repr(time.time())})
+
+
+def revive(handle: JobHandle, store: JobStore) -> None:
+    """Have a failed or cancelled job run again.
+
+    If a cancelled job's tasks have not all stopped yet, this first waits for them; if no worker listens, the job's data
+    is deleted from here. Raises :class:`UsageError` for a job in another state.
+    """
+    deadline = time.monotonic() + STOPPING_SECONDS
+    while not store.revive(handle.id):
+        state = handle.fields()["state"]
+        if state != "cancelled":
+            raise UsageError(f"job {handle.id} is {state}: only a job that failed or was cancelled can be retried")
+        if time.monotonic() > deadline:
+            raise UsageError(
+                f"job {handle.id} was cancelled, and no worker has deleted its data yet: retry it when workers "
+                "listen on its queue"
+            )
+        if not handle.has_workers() and isinstance(store, RedisJobStore):
+            from mrcelery.coordinator.cancel import clean_without_workers  # noqa: PLC0415 - only a retry without workers needs it
+
+            clean_without_workers(store, handle.id)
+        time.sleep(_PAUSE)
+
+
+def enter_from_storage(handle: JobHandle, store: JobStore) -> dict[str, str]:
+    """Register again a job that the job store has forgotten, from its spec in storage; return its fields."""
+    report = handle.read_report() if handle.storage else None
+    if not handle.storage or (report is not None and report.state == "succeeded"):
+        handle.fields()  # raises if the job is unknown
+        raise UsageError(f"job {handle.id} has succeeded: only a job that failed or was cancelled can be retried")
+    key = object_keys.spec(handle.id)
+    signing_key = Config.load({}).signing_key or None
+    try:
+        request = unseal(handle.open_storage().read(key), JobSpec, signing_key, key).request
+    except FileNotFoundError:
+        raise UsageError(f"job {handle.id} is not known here, and has no spec in {handle.storage}") from None
+    fields = job_fields(request)
+    if (end := decided(handle.open_storage(), handle.id, 0)) is not None:
+        fields["revived"] = str(end.generation + 1)
+    store.create(handle.id, fields, seal(request, signing_key))
+    return fields

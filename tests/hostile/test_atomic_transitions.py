@@ -1,0 +1,140 @@
+"""Each transition of a job is one step: a client that dies, or hears no answer, leaves a job that can go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mrcelery.jobstore.redis import LIVE, RedisJobStore
+from tests.support.redis_relay import Relay, relay
+from tests.support.services import RedisServer, command
+
+FIELDS = {"name": "n", "created": "1000.0", "queue": "q"}
+MARKED = {"step": "0", "stage": "map", "total.0.map": "2", "published.0.map": "1.0"}
+
+
+@pytest.fixture
+def line(server: RedisServer) -> Iterator[Relay]:
+    with relay(server.port) as line:
+        yield line
+
+
+def queued(store: RedisJobStore) -> None:
+    store.create("j", FIELDS, b"request")
+
+
+def failed(store: RedisJobStore) -> None:
+    queued(store)
+    store.move("j", "running", MARKED)
+    store.set_mark("j", "running.0.map", "0.1-a", "x")
+    store.set_mark("j", "attempts.0.map", "1-a", "x")
+    store.move("j", "failed", {"failure": "{}", "finished": "2"})
+
+
+def nothing(store: RedisJobStore) -> None:
+    pass
+
+
+TRANSITIONS: dict[str, tuple[Callable[[RedisJobStore], None], Callable[[RedisJobStore], object]]] = {
+    "create": (nothing, lambda store: store.create("j", FIELDS, b"request")),
+    "cancel": (queued, lambda store: store.move("j", "cancelled", {"finished": "3"})),
+    "succeed": (queued, lambda store: store.move("j", "succeeded", {"finished": "3"})),
+    "retry": (failed, lambda store: store.revive("j")),
+    "drop": (failed, lambda store: store.drop("j")),
+}
+
+
+def seen(store: RedisJobStore) -> tuple[object, ...]:
+    """All that Redis has of the job, and whether it is looked after; never half of a transition."""
+    (live,) = store.call(("ZRANGE", LIVE, 0, -1))
+    keys: list[bytes]
+    (keys,) = store.call(("KEYS", "mrcelery:job:j*"))  # type: ignore[assignment]
+    return store.fields("j"), live == [b"j"], sorted(key for key in keys if b":sent:" not in key)
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[RedisJobStore]:
+    store = RedisJobStore(server.tcp_url)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_a_client_killed_at_any_operation(name: str, line: Relay, store: RedisJobStore) -> None:
+    """Before or after Redis has carried it out: the job is as it was, or as it should be."""
+    prepare, transition = TRANSITIONS[name]
+
+    def fresh() -> tuple[object, ...]:
+        store.call(("FLUSHALL",))
+        prepare(store)
+        return seen(store)
+
+    before = fresh()
+    transition(store)
+    after = seen(store)
+    assert before != after
+    number = 0
+    while True:
+        outcomes = []
+        for when in ("lose", "silence"):
+            assert fresh() == before
+            line.asked = 0
+            pid = os.fork()
+            if not pid:
+                try:
+                    transition(RedisJobStore(line.url))
+                finally:
+                    os._exit(0)
+
+            def kill(asked: int, pid: int = pid, when: str = when, number: int = number) -> str:
+                if asked != number:
+                    return "pass"
+                os.kill(pid, signal.SIGKILL)
+                return when
+
+            line.decide = kill
+            _, status = os.waitpid(pid, 0)
+            outcomes.append(os.WIFSIGNALED(status))
+            assert seen(store) in (before, after), (number, when)
+        if not any(outcomes):
+            assert seen(store) == after
+            return
+        number += 1
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_an_answer_that_is_lost(name: str, line: Relay, store: RedisJobStore) -> None:
+    """The connection asks again, and gets the answer to its first question."""
+    prepare, transition = TRANSITIONS[name]
+    prepare(store)
+    expected = transition(store)
+    after, totals = seen(store), store.totals()
+    number = 0
+    while True:
+        store.call(("FLUSHALL",))
+        prepare(store)
+        through = RedisJobStore(line.url)
+        line.decide = lambda asked: "pass"
+        through.totals()  # an idle connection, which the server may have dropped
+        line.asked = 0
+        line.decide = lambda asked, lost=number: "silence" if asked == lost else "pass"  # type: ignore[misc]
+        assert transition(through) == expected
+        through.close()
+        assert seen(store) == after
+        assert store.totals() == totals, "counted once"
+        if line.asked <= number:
+            return
+        number += 1
+
+
+def test_a_clean_that_was_killed_before_it_dropped_the_job(
+    server: RedisServer, store: RedisJobStore, tmp_path: Path
+) -> None:
+    failed(store)
+    (tmp_path / "storage").mkdir()
+    run = command("clean", "j", "--broker", server.tcp_url, "--storage", tmp_path / "storage")
+    assert (run.returncode, store.fields("j")) == (0, {}), run.stderr

@@ -1,0 +1,97 @@
+"""What was decided of a job outlives Redis: it loses everything, or comes back as it was before."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mrcelery
+from mrcelery.errors import JobCancelledError
+from mrcelery.jobstore.redis import LIVE
+from mrcelery.reporting.report import read_report
+from mrcelery.storage import open_storage
+from tests.support.services import YIELDING_GATED, Gate, RedisServer, eventually, workers
+
+JobFile = Callable[..., str]
+QUEUE = "decisions"
+
+
+def submitted(server: RedisServer, job: str, tmp_path: Path, gate: Gate) -> mrcelery.JobHandle:
+    return mrcelery.submit(
+        job, str(gate.text), str(tmp_path / "out"), runner="celery", broker=server.tcp_url, queue=QUEUE,
+        storage=str(tmp_path / "storage"), split_size=gate.split_size, reducers=1,
+    )  # fmt: skip
+
+
+def test_a_cancelled_job_whose_redis_is_emptied(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    """It does not come back, though its client and the workers would have it go on; `retry` has it run anew."""
+    gate = Gate(tmp_path, 2)
+    with (
+        workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"),
+        submitted(server, job_file(YIELDING_GATED), tmp_path, gate) as handle,
+    ):
+        store = handle._store
+        assert store is not None
+        eventually(lambda: gate.starts() == 2, "tasks run")
+        assert handle.runner is not None
+        handle.runner.restore_if_lost(handle.id, store.fields(handle.id))  # as a waiting client polls
+        assert handle.cancel()
+        store.call(("FLUSHALL",))  # type: ignore[attr-defined]
+        gate.open()
+        with pytest.raises(JobCancelledError):
+            handle.wait(120)
+        assert not (tmp_path / "out").exists()
+        eventually(lambda: "cleaned" in store.fields(handle.id), "its data is removed")
+        handle.retry()
+        handle.wait(120)
+        assert Counter(dict(handle))["seen"] == 2
+
+
+def test_an_older_snapshot_of_redis(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
+    """A job that has succeeded stays so, and so does its report."""
+    gate = Gate(tmp_path, 2)
+    with (
+        workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"),
+        submitted(server, job_file(YIELDING_GATED), tmp_path, gate) as handle,
+    ):
+        store = handle._store
+        assert store is not None
+        eventually(lambda: gate.starts() == 2, "tasks run")
+        store.call(("SAVE",))  # type: ignore[attr-defined]
+        shutil.copy(server.folder / "dump.rdb", tmp_path / "older.rdb")
+        gate.open()
+        handle.wait(120)
+        before = sorted((path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir())
+        server.stop()
+        shutil.copy(tmp_path / "older.rdb", server.folder / "dump.rdb")
+        server.start()
+        assert store.state(handle.id) == "running", "Redis knows no better"
+        eventually(lambda: store.state(handle.id) == "succeeded", "it is brought up to date")
+        report = read_report(open_storage(str(tmp_path / "storage")), handle.id)
+        assert report is not None
+        assert report.state == "succeeded"
+        assert sorted((path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()) == before
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_list_of_live_jobs_and_the_queue_are_evicted(
+    waits: bool, server: RedisServer, job_file: JobFile, tmp_path: Path
+) -> None:
+    """Whoever looks after jobs, or waits for one, finds a job that is nowhere listed."""
+    gate = Gate(tmp_path, 2)
+    gate.open()
+    with submitted(server, job_file(YIELDING_GATED), tmp_path, gate) as handle:
+        store = handle._store
+        assert store is not None
+        store.call(("DEL", LIVE, QUEUE))  # type: ignore[attr-defined]
+        if waits:  # a newer job makes a list of its own
+            store.create("newer", {"created": repr(time.time()), "queue": "nobody"}, b"")
+        with workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"):
+            if waits:
+                handle.wait(120)
+            eventually(lambda: store.state(handle.id) == "succeeded", "the job ends")
