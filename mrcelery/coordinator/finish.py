@@ -14,6 +14,7 @@ from mrcelery.coordinator.rerun import run_again
 from mrcelery.coordinator.stages import StageTasks, begin_stage, counted, map_stage, map_tasks, open_running
 from mrcelery.coordinator.summaries import check_all_committed, commits, summaries, summarise
 from mrcelery.errors import CorruptDataError, DamagedPartError, JobStoppedError
+from mrcelery.jobstore.base import generation_of
 from mrcelery.planning.splits import write_plan
 from mrcelery.reporting.overview import overview
 from mrcelery.reporting.report import Report
@@ -133,9 +134,13 @@ def _bad_records(jobs: OpenJobs, active: OpenJob) -> dict[str, Part]:
 
 def withdraw_output(jobs: OpenJobs, job: str) -> None:
     """Take back what a failed or cancelled job has published; do nothing for any other."""
-    if jobs.store.state(job) in ("failed", "cancelled"):
+
+    def ended() -> bool:
+        return jobs.store.state(job) in ("failed", "cancelled")
+
+    if ended():
         active = jobs.open(job)
-        withdraw(active.storage, job, active.spec.request.output)
+        withdraw(active.storage, job, active.spec.request.output, ended)
 
 
 def _report(
@@ -176,5 +181,6 @@ def _report(
         output=spec.request.output,
         parts=names,
         bad_records=bad_records,
+        generation=generation_of(fields),
         overview=overview(jobs.store, job, finished, state="succeeded"),
     )

@@ -72,9 +72,9 @@ def estimate(
         lists += batches
         delete += batches
     if output_is_s3:
-        put += parts + 2  # the claim and _SUCCESS
-        get += 2  # both are checked for
-        lists += 3
+        put += 3 * (parts + 1) + 3  # each part file and _SUCCESS in three, and the claim, which is written thrice
+        get += 1  # _SUCCESS is looked for
+        lists += 4
         delete += 1
     elif storage_is_s3:
         get += parts  # read back, for a folder or for the client

@@ -47,7 +47,7 @@ class FolderStorage:
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read with one seek; a folder in the object's place raises FileNotFoundError."""
         path = self._path(key)
-        with _errors(path, reading=True), path.open("rb") as file:
+        with errors_of(path, reading=True), path.open("rb") as file:
             file.seek(start)
             return file.read(-1 if end is None else max(0, end - start))
 
@@ -56,7 +56,7 @@ class FolderStorage:
     ) -> Iterator[bytes]:
         """Read unbuffered. ``version`` is not checked: an open file keeps its bytes when another replaces it."""
         path = self._path(key)
-        with _errors(path, reading=True), path.open("rb", buffering=0) as file:
+        with errors_of(path, reading=True), path.open("rb", buffering=0) as file:
             file.seek(start)
             left = float("inf") if end is None else end - start
             while left > 0 and (data := file.read(int(min(chunk, left)))):
@@ -108,7 +108,7 @@ class FolderStorage:
         """Yield an open temporary file beside ``key`` and both paths, and remove the temporary file afterwards."""
         path = self._path(key)
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}")
-        with _errors(path):
+        with errors_of(path):
             file = _open_new(temporary)
             try:
                 with file:
@@ -117,14 +117,14 @@ class FolderStorage:
                 temporary.unlink(missing_ok=True)
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """Return the size of a regular file; None for a folder."""
+        """Return the size and tag of a regular file; None for a folder."""
         path = self._path(key)
-        with _errors(path):
+        with errors_of(path):
             try:
                 found = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        return ObjectInfo(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
+        return ObjectInfo(key, found.st_size, tag_of(found)) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str = "", enter: Callable[[str], bool] | None = None) -> Iterator[ObjectInfo]:
         """List as the protocol says, without walking folders whose key ``enter`` refuses."""
@@ -157,7 +157,7 @@ class FolderStorage:
             emptied = set()
             for key in batch:
                 path = self._path(key)
-                with _errors(path):
+                with errors_of(path):
                     try:
                         path.unlink(missing_ok=True)
                     except (IsADirectoryError, NotADirectoryError):
@@ -170,7 +170,7 @@ class FolderStorage:
     def sweep(self, folder: str) -> None:
         """Remove temporary files and empty folders below ``folder``, whatever their age."""
         root = self._path(folder.removesuffix("/"))
-        with _errors(root):
+        with errors_of(root):
             for where, _, names in os.walk(root, topdown=False):
                 for name in names:
                     if name.startswith(TEMPORARY):
@@ -199,7 +199,7 @@ class FolderStorage:
             copy_through(self, key, to, to_key)
             return
         source = self._path(key)
-        with _errors(source, reading=True), source.open("rb") as data:
+        with errors_of(source, reading=True), source.open("rb") as data:
             if not to._link(source, to_key):
                 with to._writer(to_key) as out:
                     shutil.copyfileobj(data, out, 1 << 20)
@@ -223,6 +223,11 @@ class FolderStorage:
         return str(self._path(key))
 
 
+def tag_of(found: os.stat_result) -> str:
+    """Make a file's tag: it is another one once the file was written to, or another file has its name."""
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
+
+
 def _open_new(path: Path) -> BinaryIO:
     """Open a new file, in a new folder if need be."""
     for _ in range(1000):
@@ -241,7 +246,7 @@ def _open_new(path: Path) -> BinaryIO:
 
 def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
     """Yield the keys in a folder whose names start with ``begin``, and whether each is a folder, in key order."""
-    with _errors(path):
+    with errors_of(path):
         try:
             with os.scandir(path) as found:
                 # A folder sorts by its name and a slash, as the keys in it do: "a.b" is before "a/b".
@@ -276,7 +281,7 @@ def _sweep(folder: Path) -> bool:
 
 
 @contextmanager
-def _errors(path: Path, reading: bool = False) -> Iterator[None]:
+def errors_of(path: Path, reading: bool = False) -> Iterator[None]:
     """Translate the file system's errors to those of the storage seam."""
     try:
         yield

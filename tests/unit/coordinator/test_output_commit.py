@@ -83,9 +83,11 @@ def test_an_output_that_another_job_has_published_stays(place: Place) -> None:
 
 
 def test_what_a_job_that_ended_left_half_published_is_refused_unless_overwritten(place: Place) -> None:
-    place.output.write(f"{object_keys.CLAIM}gone", b"")
+    left = object_keys.claim("gone", "000001-ab")
+    place.output.write(left, b"")
+    place.output.write(f"{object_keys.CLAIM}older", b"")
     with pytest.raises(OutputExistsError):
         place.publish(place.uri)
-    assert place.names() == [f"{object_keys.CLAIM}gone"]
+    assert sorted(place.names()) == sorted([left, f"{object_keys.CLAIM}older"])
     place.publish(place.uri, overwrite=True)
     assert place.names() == [object_keys.SUCCESS, "part-00000"]

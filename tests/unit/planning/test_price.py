@@ -30,8 +30,9 @@ def test_estimate_of_publishing_to_an_output() -> None:
     plan = write_plan(cut([InputFile("a", 1000, True)], 10), lambda number, data: None)
     steps = [StepSpec(has_reducer=True, reducers=4)]
     cost = estimate(plan, steps, listing={}, reads=0, storage_is_s3=False, output_is_s3=True)
-    # looked at before the job, and twice for claims; the claim and _SUCCESS are looked for, and written; 4 copies
-    assert cost == Cost(get=2, put=4 + 2, list=3, delete=1)
+    # looked at before the job and before publishing, and twice for claims; _SUCCESS is looked for; the claim, and what
+    # is announced in it: 4 part files, and _SUCCESS
+    assert cost == Cost(get=1, put=1 + (4 * 3 + 1) + (3 + 1), list=4, delete=1)
 
 
 def test_estimate_where_nothing_is_s3() -> None:
