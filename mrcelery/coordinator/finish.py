@@ -63,6 +63,9 @@ def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
         try:
             publish_job(jobs, active, parts, moved)
         except DamagedPartError as e:
+            if e.part.partition < 0:  # skipped records, which a task of an earlier stage may have written down
+                e.retryable = False
+                raise
             return run_again(jobs, active, e)
     return None
 

@@ -10,19 +10,29 @@ jobs with one OUTPUT at most one continues; the claims of a job that has ended a
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from msgspec.structs import replace
 
-from mrcelery.errors import CorruptDataError, JobStoppedError, MRCeleryError, OutputExistsError, VersionError
+from mrcelery.errors import (
+    CorruptDataError,
+    DamagedPartError,
+    JobStoppedError,
+    MRCeleryError,
+    OutputExistsError,
+    VersionError,
+)
 from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.reporting.report import Report, put_report, remove_report
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode, encode
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import Part
+from mrcelery.shuffle.damage import damage
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Claim, RevokedError, Source, Storage
 from mrcelery.storage.claims import claim, revoke
@@ -52,8 +62,10 @@ def publish(
 
     ``copies``: the parts by the names of their copies. ``report`` is called when all are copied.
     Raises :class:`OutputExistsError` for an OUTPUT that something else holds, unless ``overwrite``, and for
-    one that another job publishes to; :class:`JobStoppedError` if the job has ended meanwhile, or another run goes on.
+    one that another job publishes to; :class:`JobStoppedError` if the job has ended meanwhile, or another run goes on;
+    :class:`DamagedPartError` for a part that is not as it was committed.
     """
+    copies = _verified(store, storage, job, copies)  # before anything at OUTPUT is touched
     if not uri:
         prefix = object_keys.output(job)
         _copy_all(store, job, copies, lambda name, part: storage.copy(part.key, storage, prefix + name))
@@ -69,7 +81,9 @@ def publish(
             if not free:  # what lies there is ours, or to be overwritten
                 _remove(output, mine, kept=copies)
             mine.announce(copies)
-            _copy_all(store, job, copies, lambda name, part: mine.copy(Source(storage, part.key, part.bytes), name))
+            _copy_all(
+                store, job, copies, lambda name, part: mine.copy(Source(storage, part.key, part.bytes, part.tag), name)
+            )
             written = report()
             put_report(storage, written)
             mine.write(object_keys.SUCCESS, _success(written))
@@ -82,15 +96,52 @@ def _copy_all(store: JobStore, job: str, copies: Mapping[str, Part], copy: Calla
     def checked(name: str, part: Part) -> None:
         if store.state(job) in FINAL:
             raise JobStoppedError(f"job {job} has ended")
-        copy(name, part)
+        with damage(part):
+            copy(name, part)
 
-    try:
+    with _unless_ended(store, job):
         _in_threads(checked, copies.keys(), copies.values())
-    except FileNotFoundError:
-        if store.state(job) != "succeeded":
+
+
+@contextmanager
+def _unless_ended(store: JobStore, job: str) -> Iterator[None]:
+    """Raise :class:`JobStoppedError` if a part is gone because the job has ended: another run came to its end."""
+    try:
+        yield
+    except DamagedPartError:
+        if store.state(job) not in FINAL:
             raise
-        # Another run has come to the end, and the parts are gone.
         raise JobStoppedError(f"job {job} has ended") from None
+
+
+def _verified(store: JobStore, storage: Storage, job: str, copies: Mapping[str, Part]) -> dict[str, Part]:
+    """Return the parts with the tags of the objects that were found to be what was committed.
+
+    An object with the tag of its commit was not written to since, and is not read. Any other is, by its checksum.
+    """
+    checked: dict[str, Part] = {}
+
+    def verify(name: str, part: Part) -> None:
+        with damage(part):
+            found = storage.stat(part.key)
+            if found is None:
+                raise FileNotFoundError(part.key)
+            if part.partition >= 0 and not (part.tag and found[1:] == (part.bytes, part.tag)):
+                _check_bytes(storage, part)
+            checked[name] = replace(part, bytes=found.size, tag=found.tag)
+
+    with _unless_ended(store, job):
+        _in_threads(verify, copies.keys(), copies.values())
+    return {name: checked[name] for name in copies}
+
+
+def _check_bytes(storage: Storage, part: Part) -> None:
+    size = checksum = 0
+    for chunk in storage.stream(part.key):
+        size += len(chunk)
+        checksum = crc32(chunk, checksum)
+    if (size, checksum) != (part.bytes, part.crc32):
+        raise CorruptDataError("its checksum is another")
 
 
 def _in_threads(function: Callable[..., None], *arguments: Iterable[Any]) -> None:

@@ -67,7 +67,7 @@ def estimate(
     if storage_is_s3:
         # Cleaning up lists and deletes what each step left, a thousand at a time.
         batches = sum(-(-objects_of_step // 1000) for objects_of_step in kept)
-        get += read + processes * (2 + pages)
+        get += read + processes * (2 + pages) + 2 * parts  # a result's tag is asked for, committed and published
         put += objects
         lists += batches
         delete += batches
