@@ -13,6 +13,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace as with_fields
+
 from mrcelery.attempt import heartbeat
 from mrcelery.attempt.cleanup import take_back
 from mrcelery.attempt.commit import commit, committed
@@ -396,6 +398,8 @@ class Attempt:
     def _make_commit(
         self, context: Task, parts: tuple[Part, ...], counters: Counters, bad_key: str, began: _Began
     ) -> Commit:
+        if context.last_step and (self.task.kind == "reduce" or not context.reducers):
+            parts = tuple(self._tagged(part) for part in parts)
         if scheme_of(self.active.storage.uri) == "s3":
             self.moved.count("PUT")  # the commit's own, which is about to be made
         return Commit(
@@ -415,6 +419,11 @@ class Attempt:
             bad_records=context.bad.count if context.bad is not None else 0,
             bad_key=bad_key,
         )
+
+    def _tagged(self, part: Part) -> Part:
+        """Add the tag by which the last step knows the object again without reading it."""
+        found = self.active.storage.stat(part.key)
+        return part if found is None else with_fields(part, tag=found.tag)
 
 
 def _plain_counters(counters: Mapping[Any, Mapping[Any, Any]]) -> Counters:

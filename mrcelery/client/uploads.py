@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from mrcelery.errors import InputError
 from mrcelery.formats import input_format as format_named
@@ -71,7 +72,8 @@ def upload(
     """Upload local inputs and make addresses for workers that do not see this machine's files.
 
     A storage that is away is waited for with ``patience``, if there is any. A file whose content is in storage
-    already is not uploaded again. Raises :class:`InputError` for a local input that matches nothing.
+    already is not uploaded again. Raises :class:`InputError` for a local input that matches nothing, and for one that
+    changes meanwhile.
     """
     found = Inputs()
     pending: list[tuple[int, Path]] = []
@@ -149,15 +151,28 @@ def _send(storage_uri: str, path: Path, progress: Progress | None) -> str:
     storage = open_storage(storage_uri)
     with path.open("rb") as source:
         size = os.fstat(source.fileno()).st_size
-        key = object_keys.shared_input(hashlib.file_digest(source, "sha256").hexdigest(), path.name)
+        digest = hashlib.sha256()
+        for chunk in _first(source, size):
+            digest.update(chunk)
+        key = object_keys.shared_input(digest.hexdigest(), path.name)
         there = storage.stat(key)
         if there is None or there.size != size:
-            source.seek(0)
-            sent = 0
+            sent, seen = 0, hashlib.sha256()
             with storage.writer(key) as target:
-                while chunk := source.read(_CHUNK):
+                for chunk in _first(source, size):
                     target.write(chunk)
+                    seen.update(chunk)
                     sent += len(chunk)
                     if progress is not None:
                         progress(path.name, sent, size)
+                if seen.digest() != digest.digest():  # within the block: the object never appears
+                    raise InputError(f"input {path} changed while it was uploaded: submit when nobody writes to it")
     return key
+
+
+def _first(source: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the first ``size`` bytes: what is appended to a growing file meanwhile is not part of the input."""
+    source.seek(0)
+    while size > 0 and (chunk := source.read(min(_CHUNK, size))):
+        size -= len(chunk)
+        yield chunk

@@ -65,6 +65,9 @@ def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
         try:
             publish_job(jobs, active, parts, moved)
         except DamagedPartError as e:
+            if e.part.partition < 0:  # skipped records, which a task of an earlier stage may have written down
+                e.retryable = False
+                raise
             return run_again(jobs, active, e)
     return None
 
@@ -141,9 +144,13 @@ def _bad_records(jobs: OpenJobs, active: OpenJob) -> dict[str, Part]:
 
 def withdraw_output(jobs: OpenJobs, job: str) -> None:
     """Take back what a failed or cancelled job has published; do nothing for any other."""
-    if jobs.store.state(job) in ("failed", "cancelled"):
+
+    def ended() -> bool:
+        return jobs.store.state(job) in ("failed", "cancelled")
+
+    if ended():
         active = jobs.open(job)
-        withdraw(active.storage, job, active.spec.request.output)
+        withdraw(active.storage, job, active.spec.request.output, ended)
 
 
 def _report(
@@ -184,5 +191,6 @@ def _report(
         output=spec.request.output,
         parts=names,
         bad_records=bad_records,
+        generation=generation_of(fields),
         overview=overview(jobs.store, job, finished, state="succeeded"),
     )

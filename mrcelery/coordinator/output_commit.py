@@ -1,26 +1,41 @@
 """The output committer: a job's part files go to OUTPUT, whole, by one job at a time, ``_SUCCESS`` last.
 
-Any step may be run again, or by two workers at once, since a message can be delivered twice. A job first
-lays its claim, ``_PUBLISHING.<job>``, and then checks for others' claims: of two jobs with one OUTPUT at most one
-continues. That needs no conditional write, which the file system or bucket of an OUTPUT may not have.
+Any step may be run again, or by two workers at once, since a message can be delivered twice; and a worker may be
+stopped at any point and go on much later, when its job has ended and OUTPUT is another one's. So each run of the
+last step lays a claim of its own, ``_PUBLISHING.<job>/<run>/``, looks for others', and changes OUTPUT by its claim
+alone (:class:`mrcelery.storage.base.Claim`). The latest run of a job revokes the claims of those before it. Of two
+jobs with one OUTPUT at most one continues; the claims of a job that has ended are revoked with ``--overwrite``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from zlib import crc32
 
 from msgspec.structs import replace
 
-from mrcelery.errors import CorruptDataError, JobStoppedError, OutputExistsError, VersionError
-from mrcelery.jobstore.base import JobStore
-from mrcelery.reporting.report import Report, put_report, read_report, remove_report
+from mrcelery.errors import (
+    CorruptDataError,
+    DamagedPartError,
+    JobStoppedError,
+    MRCeleryError,
+    OutputExistsError,
+    VersionError,
+)
+from mrcelery.jobstore.base import JobStore, generation_of
+from mrcelery.reporting.report import Report, put_report, remove_report
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode, encode
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import Part
+from mrcelery.shuffle.damage import damage
 from mrcelery.storage import open_storage
-from mrcelery.storage.base import Storage
+from mrcelery.storage.base import Claim, RevokedError, Source, Storage
+from mrcelery.storage.claims import claim, revoke
 from mrcelery.storage.transfers import carried
 
 THREADS = 16
@@ -47,51 +62,126 @@ def publish(
 
     ``copies``: the parts by the names of their copies. ``report`` is called when all are copied.
     Raises :class:`OutputExistsError` for an OUTPUT that something else holds, unless ``overwrite``, and for
-    one that another job publishes to; :class:`JobStoppedError` if the job has ended meanwhile.
+    one that another job publishes to; :class:`JobStoppedError` if the job has ended meanwhile, or another run goes on;
+    :class:`DamagedPartError` for a part that is not as it was committed.
     """
-    output, prefix = (open_storage(uri), "") if uri else (storage, object_keys.output(job))
-    if uri:
-        _claim(store, output, job, overwrite=overwrite)
-        if _publisher(output) == job:  # by an earlier run, which did not come to the job's end
-            output.delete([_claim_of(job)])
-            return
-        if overwrite:
-            # Only what no run of this job writes: another one may be further than this.
-            output.delete([object_keys.SUCCESS, *(name for name in _published(output) if name not in copies)])
+    copies = _verified(store, storage, job, copies)  # before anything at OUTPUT is touched
+    if not uri:
+        prefix = object_keys.output(job)
+        _copy_all(store, job, copies, lambda name, part: storage.copy(part.key, storage, prefix + name))
+        put_report(storage, report())
+        return
+    output = open_storage(uri)
+    free = next(output.list(), None) is None
+    mine = _claim(store, output, job, free=free, overwrite=overwrite)
+    try:
+        there = _mark(output)
+        # Else an earlier run published it all, and did not come to the job's end.
+        if there is None or (there.job, there.generation) != (job, generation_of(store.fields(job))):
+            if not free:  # what lies there is ours, or to be overwritten
+                _remove(output, mine, kept=copies)
+            mine.announce(copies)
+            _copy_all(
+                store, job, copies, lambda name, part: mine.copy(Source(storage, part.key, part.bytes, part.tag), name)
+            )
+            written = report()
+            put_report(storage, written)
+            mine.write(object_keys.SUCCESS, _success(written))
+        mine.release()
+    except RevokedError:
+        raise JobStoppedError(f"another run of the last step of job {job} goes on, or the job has ended") from None
 
-    def copy(name: str, part: Part) -> None:
+
+def _copy_all(store: JobStore, job: str, copies: Mapping[str, Part], copy: Callable[[str, Part], None]) -> None:
+    def checked(name: str, part: Part) -> None:
         if store.state(job) in FINAL:
             raise JobStoppedError(f"job {job} has ended")
-        storage.copy(part.key, output, prefix + name)
+        with damage(part):
+            copy(name, part)
 
+    with _unless_ended(store, job):
+        _in_threads(checked, copies.keys(), copies.values())
+
+
+@contextmanager
+def _unless_ended(store: JobStore, job: str) -> Iterator[None]:
+    """Raise :class:`JobStoppedError` if a part is gone because the job has ended: another run came to its end."""
     try:
-        with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            for _ in pool.map(carried(copy), copies.keys(), copies.values()):
-                pass
-    except (FileNotFoundError, JobStoppedError):
-        if store.state(job) != "succeeded":
+        yield
+    except DamagedPartError:
+        if store.state(job) not in FINAL:
             raise
-        # Another run has come to the end, and the parts may be gone. Its mark may be what we removed.
-        if uri and (written := read_report(storage, job)) is not None:
-            output.write(object_keys.SUCCESS, _success(written))
-            output.delete([_claim_of(job)])
         raise JobStoppedError(f"job {job} has ended") from None
-    written = report()
-    put_report(storage, written)
-    if uri:
-        output.write(object_keys.SUCCESS, _success(written))
-        output.delete([_claim_of(job)])
 
 
-def withdraw(storage: Storage, job: str, uri: str) -> None:
-    """Take back what a failed or cancelled job has published, all or in part; no other job's output."""
+def _verified(store: JobStore, storage: Storage, job: str, copies: Mapping[str, Part]) -> dict[str, Part]:
+    """Return the parts with the tags of the objects that were found to be what was committed.
+
+    An object with the tag of its commit was not written to since, and is not read. Any other is, by its checksum.
+    """
+    checked: dict[str, Part] = {}
+
+    def verify(name: str, part: Part) -> None:
+        with damage(part):
+            found = storage.stat(part.key)
+            if found is None:
+                raise FileNotFoundError(part.key)
+            if part.partition >= 0 and not (part.tag and found[1:] == (part.bytes, part.tag)):
+                _check_bytes(storage, part)
+            checked[name] = replace(part, bytes=found.size, tag=found.tag)
+
+    with _unless_ended(store, job):
+        _in_threads(verify, copies.keys(), copies.values())
+    return {name: checked[name] for name in copies}
+
+
+def _check_bytes(storage: Storage, part: Part) -> None:
+    size = checksum = 0
+    for chunk in storage.stream(part.key):
+        size += len(chunk)
+        checksum = crc32(chunk, checksum)
+    if (size, checksum) != (part.bytes, part.crc32):
+        raise CorruptDataError("its checksum is another")
+
+
+def _in_threads(function: Callable[..., None], *arguments: Iterable[Any]) -> None:
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        for _ in pool.map(carried(function), *arguments):
+            pass
+
+
+def _remove(output: Storage, mine: Claim, kept: Collection[str] = ()) -> None:
+    """Remove what jobs have published at OUTPUT, the mark of success first."""
+    if output.stat(object_keys.SUCCESS) is not None:
+        mine.remove(object_keys.SUCCESS)
+    names = [name for name in _published(output) if name not in kept]
+    mine.announce(names)
+    _in_threads(mine.remove, names)
+
+
+def withdraw(storage: Storage, job: str, uri: str, ended: Callable[[], bool] = lambda: True) -> None:
+    """Take back what a failed or cancelled job has published, all or in part; no other job's output.
+
+    ``ended`` is asked, once nobody else can publish for the job any more, whether it has not been retried.
+    """
     storage.delete([o.key for o in storage.list(object_keys.output(job))])
     remove_report(storage, job)
     if not uri:
         return
     output = open_storage(uri)
-    if output.stat(_claim_of(job)) is not None or _publisher(output) == job:
-        output.delete([object_keys.SUCCESS, *_published(output), _claim_of(job)])
+    if not any(other.job == job for other in _claims(output)) and _publisher(output) != job:
+        return
+    run, mine = _lay(output, job)
+    try:
+        others = [other for other in _claims(output) if other != run]
+        if not any(other.job != job or other.run > run.run for other in others) and ended():
+            _revoke(output, others)
+            # A job that overwrites removes the mark of what was there before anything else.
+            if _publisher(output) == job or output.stat(object_keys.SUCCESS) is None:
+                _remove(output, mine)
+        mine.release()
+    except RevokedError:
+        pass  # what lies there is another's to replace
 
 
 def _success(report: Report) -> bytes:
@@ -105,36 +195,84 @@ def _published(output: Storage) -> list[str]:
     return [*parts, *(o.key for o in output.list(object_keys.BAD_RECORDS))]
 
 
-def _claim_of(job: str) -> str:
-    return f"{object_keys.CLAIM}{job}"
+class _Run(NamedTuple):
+    """A run of a job's last step, by its claim."""
+
+    job: str
+    run: str
+    """Its number and a random part; a later run has the greater one."""
+
+    @property
+    def key(self) -> str:
+        """Return the key of the claim's object."""
+        return object_keys.claim(self.job, self.run)
 
 
-def _claim(store: JobStore, output: Storage, job: str, *, overwrite: bool) -> None:
-    mine = _claim_of(job)
-    if output.stat(mine) is None:  # else what lies there is what an earlier run of this job left
-        held = not overwrite and next(output.list(), None) is not None
-        # What is there now may be ours: another run's claim, or the mark that takes the claim's place.
-        if held and output.stat(mine) is None and _publisher(output) != job:
-            raise _exists(output.uri)
-        output.write(mine, b"")
-    others = [o.key for o in output.list(object_keys.CLAIM) if o.key != mine]
-    for claim in others:
-        other = claim.removeprefix(object_keys.CLAIM)
-        if not overwrite or store.state(other) not in ("", *FINAL):
-            output.delete([mine])
+def _claims(output: Storage) -> list[_Run]:
+    """List the claims at OUTPUT."""
+    names = (info.key.removeprefix(object_keys.CLAIM) for info in output.list(object_keys.CLAIM))
+    return sorted({_Run(*f"{name}/".split("/")[:2]) for name in names})
+
+
+def _lay(output: Storage, job: str) -> tuple[_Run, Claim]:
+    """Lay a claim as the latest run of the job."""
+    before = [int(other.run.partition("-")[0] or 0) for other in _claims(output) if other.job == job]
+    run = _Run(job, f"{max(before, default=0) + 1:06d}-{secrets.token_hex(4)}")
+    mine = claim(output, run.key)
+    mine.take()
+    return run, mine
+
+
+def _claim(store: JobStore, output: Storage, job: str, *, free: bool, overwrite: bool) -> Claim:
+    # What is there may be ours: an earlier run's claim, or the mark that takes the claim's place.
+    held = not (free or overwrite)
+    if held and not any(other.job == job for other in _claims(output)) and _publisher(output) != job:
+        raise _exists(output.uri)
+    run, mine = _lay(output, job)
+    try:
+        _check(store, output, run, overwrite=overwrite)
+    except MRCeleryError:
+        mine.release()
+        raise
+    return mine
+
+
+def _check(store: JobStore, output: Storage, run: _Run, *, overwrite: bool) -> None:
+    """Revoke the claims of others, or raise if OUTPUT is theirs."""
+    others = [other for other in _claims(output) if other != run]
+    # Asked after the claim was laid: from now on it is revoked by whoever takes the place of a job that has ended.
+    if store.state(run.job) in ("", *FINAL):
+        raise JobStoppedError(f"job {run.job} has ended")
+    for other in others:
+        if other.job == run.job and other.run > run.run:
+            raise JobStoppedError(f"another run of the last step of job {run.job} goes on")
+        if other.job != run.job and (not overwrite or store.state(other.job) not in ("", *FINAL)):
             raise OutputExistsError(
-                f"job {other} publishes to the output {output.uri} at the same time: choose another for each job"
+                f"job {other.job} publishes to the output {output.uri} at the same time: choose another for each job"
             )
-    if others:  # of jobs that were killed as they published
-        output.delete(others)
+    _revoke(output, others)
+
+
+def _revoke(output: Storage, others: Iterable[_Run]) -> None:
+    for other in others:
+        if other.run:
+            revoke(output, other.key)
+        else:  # not a claim that anybody could still publish by
+            output.delete([other.key])
+
+
+def _mark(output: Storage) -> Report | None:
+    """Read the ``_SUCCESS`` at OUTPUT; None if there is none of ours."""
+    try:
+        return decode(output.read(object_keys.SUCCESS), Report)
+    except (FileNotFoundError, CorruptDataError, VersionError):
+        return None
 
 
 def _publisher(output: Storage) -> str:
     """Return the job whose ``_SUCCESS`` is at OUTPUT, "" if there is none of ours."""
-    try:
-        return decode(output.read(object_keys.SUCCESS), Report).job
-    except (FileNotFoundError, CorruptDataError, VersionError):
-        return ""
+    found = _mark(output)
+    return "" if found is None else found.job
 
 
 def _exists(uri: str) -> OutputExistsError:

@@ -67,14 +67,14 @@ def estimate(
     if storage_is_s3:
         # Cleaning up lists and deletes what each step left, a thousand at a time.
         batches = sum(-(-objects_of_step // 1000) for objects_of_step in kept)
-        get += read + processes * (2 + pages)
+        get += read + processes * (2 + pages) + 2 * parts  # a result's tag is asked for, committed and published
         put += objects
         lists += batches
         delete += batches
     if output_is_s3:
-        put += parts + 2  # the claim and _SUCCESS
-        get += 2  # both are checked for
-        lists += 3
+        put += 3 * (parts + 1) + 3  # each part file and _SUCCESS in three, and the claim, which is written thrice
+        get += 1  # _SUCCESS is looked for
+        lists += 4
         delete += 1
     elif storage_is_s3:
         get += parts  # read back, for a folder or for the client

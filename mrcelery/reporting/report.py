@@ -32,6 +32,8 @@ class Report(Record, frozen=True, kw_only=True):
     parts: tuple[str, ...]
     bad_records: int = 0
     """Number of records skipped."""
+    generation: int = 0
+    """How often the job had been retried."""
     overview: Overview | None = None
     """The job as its page showed it, with its attempts; not in ``_SUCCESS``."""
 

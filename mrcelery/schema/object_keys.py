@@ -24,7 +24,7 @@ Layout version 1, relative to the storage root::
     jobs/<job>/report.html                            the same as a page that needs nothing else
 
 An OUTPUT holds part-<nnnnn>[.suffix], copies of what lies under _bad_records/, and, last, _SUCCESS, the Report;
-while a job copies its part files there, also an empty _PUBLISHING.<job>.
+while a job copies its part files there, also _PUBLISHING.<job>/<run>/claim.
 
 Numbers have at least five digits and grow beyond, so keys sort by number up to 99,999 tasks.
 """
@@ -136,6 +136,11 @@ def bad_records_root(job: str) -> str:
 def bad_records(task: TaskId, attempt: str) -> str:
     """Return the key of the records that an attempt skipped."""
     return f"{bad_records_root(task.job)}step-{task.step}-{task.kind}-{task.task:05d}.{attempt}.jsonl"
+
+
+def claim(job: str, run: str) -> str:
+    """Return the key at OUTPUT of the claim of a run of the job's last step."""
+    return f"{CLAIM}{job}/{run}/claim" if run else f"{CLAIM}{job}"
 
 
 def part_name(partition: int, suffix: str) -> str:

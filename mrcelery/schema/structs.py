@@ -189,6 +189,8 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     start: int = 0
     end: int = -1
     """-1: the whole object."""
+    tag: str = ""
+    """Of a result: the object's tag when it was committed, see :class:`mrcelery.storage.base.ObjectInfo`."""
 
 
 class Commit(Record, frozen=True, kw_only=True):

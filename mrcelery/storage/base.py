@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -14,10 +14,15 @@ MARKER = "mrcelery.json"
 
 
 class ObjectInfo(NamedTuple):
-    """A stored object: its key relative to the storage's root, and its size in bytes."""
+    """A stored object: its key relative to the storage's root, its size in bytes, and its tag.
+
+    The tag is another one when the object was written again: an ETag on S3 and the web; of a file its size, time of
+    change and inode; "" if it is not known.
+    """
 
     key: str
     size: int
+    tag: str = ""
 
 
 class ObjectWriter(Protocol):
@@ -132,6 +137,60 @@ class Storage(Protocol):
 
     def local_path(self, key: str) -> str | None:
         """Return a path of this machine's file system with the object's bytes, or None."""
+        ...
+
+
+class Source(NamedTuple):
+    """An object to copy, as it is while it has this tag; "" for any, if it may be copied whatever it is now."""
+
+    storage: Storage
+    key: str
+    size: int
+    tag: str = ""
+
+    @property
+    def uri(self) -> str:
+        """Return the object's address."""
+        return f"{self.storage.uri}/{self.key}"
+
+    def changed(self) -> CorruptDataError:
+        """Make the error for an object that has another tag by now."""
+        return CorruptDataError(f"{self.uri} was replaced as it was copied", file=self.uri)
+
+
+class RevokedError(Exception):
+    """A claim was revoked: what it stands for belongs to somebody else now."""
+
+
+class Claim(Protocol):
+    """The right of one process to change a storage, until another process revokes it.
+
+    Nothing is changed once the claim is revoked, at whatever moment the process that holds it was stopped, and for
+    however long: each method then raises :class:`RevokedError`. Safe for use by several threads.
+    """
+
+    def take(self) -> None:
+        """Lay the claim, visibly to others."""
+        ...
+
+    def announce(self, keys: Collection[str]) -> None:
+        """Say which keys are to be changed next; others are announced, one at a time, as they are changed."""
+        ...
+
+    def copy(self, source: Source, key: str) -> None:
+        """Copy an object to ``key``; atomic. Raises :class:`CorruptDataError` if it has another tag by now."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a whole object; atomic."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Remove an object; a missing one is no error."""
+        ...
+
+    def release(self) -> None:
+        """Give the claim up; no error if it was revoked."""
         ...
 
 

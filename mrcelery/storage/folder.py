@@ -67,7 +67,7 @@ class FolderStorage:
     def _reading(self, path: Path) -> Iterator[None]:
         """Translate errors in reading; what is missing in a storage that is away may not be missing."""
         try:
-            with _errors(path, reading=True):
+            with errors_of(path, reading=True):
                 yield
         except FileNotFoundError:
             self._check_there()
@@ -94,7 +94,7 @@ class FolderStorage:
 
     def write(self, key: str, data: bytes) -> None:
         """Write a temporary file beside the object, then rename it."""
-        with self._new(key) as (file, temporary, path), _errors(path):
+        with self._new(key) as (file, temporary, path), errors_of(path):
             file.write(data)
             file.close()
             os.replace(temporary, path)
@@ -104,7 +104,7 @@ class FolderStorage:
 
         Raises :class:`StorageRefusedError` on a file system without hard links.
         """
-        with self._new(key) as (file, temporary, path), _errors(path):
+        with self._new(key) as (file, temporary, path), errors_of(path):
             file.write(data)
             file.close()
             try:
@@ -129,7 +129,7 @@ class FolderStorage:
     def _writer(self, key: str) -> Iterator[ObjectWriter]:
         with self._new(key) as (file, temporary, path):
             yield _Unfinished(file, path)
-            with _errors(path):
+            with errors_of(path):
                 file.close()
                 os.replace(temporary, path)
 
@@ -141,7 +141,7 @@ class FolderStorage:
         """
         path = self._path(key)
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}")
-        with _errors(path):
+        with errors_of(path):
             if self._expected and not path.parent.is_dir():
                 self._check_there()  # else the folder below a mount would be written to
             file = _open_new(temporary)
@@ -149,22 +149,22 @@ class FolderStorage:
             yield file, temporary, path
         finally:
             try:
-                with _errors(path):
+                with errors_of(path):
                     file.close()
             finally:
-                with _errors(path):
+                with errors_of(path):
                     temporary.unlink(missing_ok=True)
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """Return the size of a regular file; None for a folder."""
+        """Return the size and tag of a regular file; None for a folder."""
         path = self._path(key)
-        with _errors(path):
+        with errors_of(path):
             try:
                 found = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 self._check_there()
                 return None
-        return ObjectInfo(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
+        return ObjectInfo(key, found.st_size, tag_of(found)) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str = "", enter: Callable[[str], bool] | None = None) -> Iterator[ObjectInfo]:
         """List as the protocol says, without walking folders whose key ``enter`` refuses."""
@@ -200,7 +200,7 @@ class FolderStorage:
             emptied = set()
             for key in batch:
                 path = self._path(key)
-                with _errors(path):
+                with errors_of(path):
                     try:
                         path.unlink(missing_ok=True)
                     except (IsADirectoryError, NotADirectoryError):
@@ -213,7 +213,7 @@ class FolderStorage:
     def sweep(self, folder: str) -> None:
         """Remove temporary files and empty folders below ``folder``, whatever their age."""
         root = self._path(folder.removesuffix("/"))
-        with _errors(root):
+        with errors_of(root):
             for where, _, names in os.walk(root, topdown=False):
                 for name in names:
                     if name.startswith(TEMPORARY):
@@ -249,7 +249,7 @@ class FolderStorage:
 
     def _link(self, source: Path, key: str) -> bool:
         """Make ``key`` another name of a file that is complete; return False if the file systems cannot."""
-        with self._new(key) as (file, temporary, path), _errors(path):
+        with self._new(key) as (file, temporary, path), errors_of(path):
             file.close()
             temporary.unlink()
             try:
@@ -278,8 +278,13 @@ class _Unfinished:
         try:
             return self._file.write(data)
         except OSError:
-            with _errors(self._path):
+            with errors_of(self._path):
                 raise
+
+
+def tag_of(found: os.stat_result) -> str:
+    """Make a file's tag: it is another one once the file was written to, or another file has its name."""
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
 
 
 def _open_new(path: Path) -> BinaryIO:
@@ -300,7 +305,7 @@ def _open_new(path: Path) -> BinaryIO:
 
 def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
     """Yield the keys in a folder whose names start with ``begin``, and whether each is a folder, in key order."""
-    with _errors(path):
+    with errors_of(path):
         try:
             with os.scandir(path) as found:
                 # A folder sorts by its name and a slash, as the keys in it do: "a.b" is before "a/b".
@@ -335,7 +340,7 @@ def _sweep(folder: Path) -> bool:
 
 
 @contextmanager
-def _errors(path: Path, reading: bool = False) -> Iterator[None]:
+def errors_of(path: Path, reading: bool = False) -> Iterator[None]:
     """Translate the file system's errors to those of the storage seam."""
     try:
         yield

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
+from mrcelery.storage.base import ObjectInfo, ObjectWriter, RevokedError, Source, Storage, Version, copy_through
 
 _spaces: dict[str, dict[str, bytes]] = {}
 _lock = threading.Lock()
@@ -67,9 +68,9 @@ class MemoryStorage:
         self.write(key, bytes(out.data))
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """Return the length of the stored bytes."""
+        """Return the length and the checksum of the stored bytes."""
         data = self._objects.get(self._prefix + key)
-        return None if data is None else ObjectInfo(key, len(data))
+        return None if data is None else ObjectInfo(key, len(data), f"{zlib.crc32(data):08x}")
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Sort the keys as they are when the listing starts; keys deleted since are left out."""
@@ -104,6 +105,48 @@ class MemoryStorage:
     def local_path(self, key: str) -> str | None:
         """Return None: no object lies in the file system."""
         return None
+
+
+class MemoryClaim:
+    """A claim on objects in memory: an object of its own, which each change looks for under the one lock."""
+
+    def __init__(self, storage: MemoryStorage, key: str) -> None:
+        self._storage = storage
+        self._key = key
+
+    def take(self) -> None:
+        """Write the claim's object."""
+        self._storage.write(self._key, b"")
+
+    def announce(self, keys: Collection[str]) -> None:
+        """Do nothing."""
+
+    def copy(self, source: Source, key: str) -> None:
+        """Read the source and write it."""
+        found = source.storage.stat(source.key)
+        if source.tag and (found is None or found.tag != source.tag):
+            raise source.changed()
+        self.write(key, source.storage.read(source.key))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Look for the claim and write, under the lock."""
+        with _lock:
+            self._check()
+            self._storage.write(key, data)
+
+    def remove(self, key: str) -> None:
+        """Look for the claim and delete, under the lock."""
+        with _lock:
+            self._check()
+            self._storage.delete([key])
+
+    def release(self) -> None:
+        """Delete the claim's object."""
+        self._storage.delete([self._key])
+
+    def _check(self) -> None:
+        if self._storage.stat(self._key) is None:
+            raise RevokedError
 
 
 class _Buffer:

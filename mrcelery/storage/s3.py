@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any
@@ -27,16 +25,8 @@ from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, co
 from mrcelery.storage.encodings import check_encoding
 from mrcelery.storage.s3_clients import client
 from mrcelery.storage.s3_errors import code_of, retries_of, translate
-from mrcelery.storage.transfers import current, submit
-
-PART = 8 << 20
-"""Bytes of a part of a multipart upload (S3 wants 5 MiB at least); a smaller object is one PUT."""
-
-COPY_PART = 512 << 20
-"""Bytes of a part of a multipart copy, which moves nothing through this process (S3 takes 5 GB at most)."""
-
-UPLOADS = 3
-"""Parts of one object on their way at once; a writer holds at most ``UPLOADS + 1`` parts."""
+from mrcelery.storage.s3_uploads import Upload
+from mrcelery.storage.transfers import current
 
 RESUMES = 5
 """How often in a row a broken download is taken up again where it stopped."""
@@ -60,6 +50,7 @@ _BILLED = {
     "abort_multipart_upload": "DELETE",
     "list_objects_v2": "LIST",
     "list_multipart_uploads": "LIST",
+    "delete_object": "DELETE",
     "delete_objects": "DELETE",
 }
 
@@ -186,9 +177,10 @@ class S3Storage:
         """Write with one PUT, whatever the size."""
         self._put(key, data)
 
-    def _put(self, key: str, data: bytes | bytearray) -> None:
+    def _put(self, key: str, data: bytes | bytearray) -> str:
+        """Write with one PUT, and return the object's ETag."""
         with self._errors("s3:PutObject", key):
-            self._call("put_object", key, Body=data)
+            return str(self._call("put_object", key, Body=data)["ETag"])
 
     def create(self, key: str, data: bytes) -> bool:
         """Write with ``If-None-Match: *``.
@@ -217,12 +209,12 @@ class S3Storage:
                     return bool(found["Metadata"].get("mrcelery-create") == token)
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        """Write with one PUT, or a multipart upload from :data:`PART` bytes on, aborted if the block raises."""
+        """Write with one PUT, or a multipart upload if it is large, aborted if the block raises."""
         return self._upload(key)
 
     @contextmanager
-    def _upload(self, key: str) -> Iterator[_Upload]:
-        upload = _Upload(self, key)
+    def _upload(self, key: str) -> Iterator[Upload]:
+        upload = Upload(self, key)
         try:
             yield upload
             upload.finish()
@@ -234,7 +226,8 @@ class S3Storage:
         """Ask with a HEAD; "forbidden" raises, since without s3:ListBucket a missing key answers the same."""
         with self._errors("s3:GetObject and s3:ListBucket", key):
             try:
-                return ObjectInfo(key, self._call("head_object", key)["ContentLength"])
+                found = self._call("head_object", key)
+                return ObjectInfo(key, found["ContentLength"], found["ETag"])
             except ClientError as e:
                 if code_of(e) in ("404", "NoSuchKey", "NotFound"):
                     return None
@@ -247,7 +240,7 @@ class S3Storage:
             with self._errors("s3:ListBucket", prefix):
                 page = self._call("list_objects_v2", Prefix=self._prefix + prefix, **more)
             for found in page.get("Contents", ()):
-                yield ObjectInfo(found["Key"][len(self._prefix) :], found["Size"])
+                yield ObjectInfo(found["Key"][len(self._prefix) :], found["Size"], found["ETag"])
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -320,91 +313,3 @@ class S3Storage:
     def local_path(self, key: str) -> str | None:
         """Return None: no object lies in the file system."""
         return None
-
-
-class _Upload:
-    """An object being written: one PUT if it is small, a multipart upload if it is not.
-
-    Its parts are on their way while more is written. Holds one part more than may be on their way:
-    :data:`UPLOADS`, or fewer if ``Transfers.memory`` has no room for them.
-    """
-
-    def __init__(self, storage: S3Storage, key: str) -> None:
-        self._storage = storage
-        self._key = key
-        self._moved = current()
-        self._most = max(1, min(UPLOADS, self._moved.memory // PART - 1))
-        self._buffer = bytearray()
-        self._id = ""
-        self._pending: deque[Future[Any]] = deque()
-        self._etags: list[str] = []
-        self._sent = 0
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> None:
-        left = memoryview(data).cast("B")
-        while left:
-            room = self._part_size() - len(self._buffer)
-            if not room:
-                self._send()
-                continue
-            self._buffer += left[:room]
-            left = left[room:]
-
-    def _part_size(self) -> int:
-        # S3 takes 10,000 parts at most: growing ones leave room for half a terabyte.
-        return PART << min(3, self._sent // 1000)
-
-    def copy(self, source: dict[str, str], size: int) -> None:
-        """Have S3 copy an object of ``size`` bytes, in parts."""
-        for start in range(0, size, COPY_PART):
-            part = f"bytes={start}-{min(size, start + COPY_PART) - 1}"
-            self._begin_part("upload_part_copy", CopySource=source, CopySourceRange=part)
-
-    def _send(self) -> None:
-        """Send the buffer as a part; it is not copied, so a new one takes its place."""
-        part, self._buffer = self._buffer, bytearray()
-        self._begin_part("upload_part", Body=part)
-
-    def _begin_part(self, operation: str, **params: Any) -> None:
-        if not self._id:
-            with self._storage._errors("s3:PutObject", self._key):
-                self._id = self._storage._call("create_multipart_upload", self._key)["UploadId"]
-        while len(self._pending) >= self._most:
-            self._collect()
-        self._sent += 1
-        params |= {"UploadId": self._id, "PartNumber": self._sent}
-        self._pending.append(submit(self._storage._call, operation, self._key, **params))
-
-    def _collect(self) -> None:
-        with self._storage._errors("s3:PutObject", self._key):
-            answer = self._pending.popleft().result()
-        self._etags.append(answer.get("CopyPartResult", answer)["ETag"])
-
-    def finish(self) -> None:
-        if not self._id:
-            if self._moved.behind:
-                self._moved.write_behind(len(self._buffer), self._storage._put, self._key, self._buffer)
-            else:
-                self._storage._put(self._key, self._buffer)
-            return
-        if self._buffer:
-            self._send()
-        while self._pending:
-            self._collect()
-        parts = [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(self._etags, 1)]
-        with self._storage._errors("s3:PutObject", self._key):
-            self._storage._call(
-                "complete_multipart_upload", self._key, UploadId=self._id, MultipartUpload={"Parts": parts}
-            )
-
-    def abort(self) -> None:
-        if not self._id:
-            return
-        # Parts still on their way would be kept, and billed, after an abort that overtakes them.
-        for part in self._pending:
-            part.cancel()
-        wait(self._pending)
-        try:
-            self._storage._call("abort_multipart_upload", self._key, UploadId=self._id)
-        except (BotoCoreError, ClientError):
-            pass  # what made the write fail is what the user must read

@@ -22,7 +22,8 @@ from urllib.parse import parse_qs
 import boto3
 import pytest
 
-from mrcelery.storage.s3 import PART, S3Storage
+from mrcelery.storage.s3 import S3Storage
+from mrcelery.storage.s3_uploads import PART
 from tests.chart.chart_rendering import ROOT
 from tests.support.s3_endpoint import VARIABLE, s3_bucket, s3_endpoint
 from tests.support.s3_proxy import proxy

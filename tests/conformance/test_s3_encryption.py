@@ -8,7 +8,8 @@ import boto3
 import pytest
 
 from mrcelery.errors import ConfigError
-from mrcelery.storage.s3 import PART, S3Storage
+from mrcelery.storage.s3 import S3Storage
+from mrcelery.storage.s3_uploads import PART
 
 pytestmark = pytest.mark.slow  # an endpoint is started
 

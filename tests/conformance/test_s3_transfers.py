@@ -18,7 +18,7 @@ from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableErro
 from mrcelery.formats import input_format
 from mrcelery.formats.source import SLACK, in_turn, read_from, requests_for
 from mrcelery.schema.structs import Extent
-from mrcelery.storage import Storage, locate, open_storage, s3, s3_clients
+from mrcelery.storage import Storage, locate, open_storage, s3, s3_clients, s3_uploads
 from mrcelery.storage import transfers as module
 from mrcelery.storage.base import Version
 from mrcelery.storage.readahead import RANGE, SMALL_AT_ONCE, read_ahead
@@ -274,7 +274,7 @@ def test_an_object_that_only_a_multipart_copy_takes(large: str, bucket: str, mon
         return call(self, operation, key, **params)
 
     monkeypatch.setattr(s3.S3Storage, "_call", too_large)
-    monkeypatch.setattr(s3, "COPY_PART", 15 * MIB)
+    monkeypatch.setattr(s3_uploads, "COPY_PART", 15 * MIB)
     storage, key = locate(large)
     target = open_storage(f"s3://{bucket}/{os.urandom(4).hex()}")
     with transfers() as moved:

@@ -135,7 +135,7 @@ def test_one_of_many_processes_creates(storage: Storage, root: str) -> None:
 
 def test_stat(storage: Storage) -> None:
     storage.write("a/b", b"four")
-    assert storage.stat("a/b") == ObjectInfo("a/b", 4)
+    assert storage.stat("a/b") == ObjectInfo("a/b", 4, storage.stat("a/b").tag)  # type: ignore[union-attr]
 
 
 def test_list_is_in_order_of_key_and_by_prefix(storage: Storage) -> None:
@@ -185,7 +185,9 @@ def test_writer(storage: Storage, size: int) -> None:
             out.write(memoryview(data)[at : at + 3_000_000])
         assert storage.stat("w/object") is None
         assert keys(storage) == []
-    assert storage.stat("w/object") == ObjectInfo("w/object", size)
+    found = storage.stat("w/object")
+    assert found is not None
+    assert found[:2] == ("w/object", size)
     assert storage.read("w/object") == data
 
 

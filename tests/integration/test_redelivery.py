@@ -30,7 +30,8 @@ from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Request
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
-from mrcelery.storage.base import Storage
+from mrcelery.storage.base import Source, Storage
+from mrcelery.storage.claims import claim
 from mrcelery.worker.tasks import BROKER_PATIENCE
 from tests.support.services import WORD_COUNT, RedisServer, eventually, redis_server, workers
 
@@ -121,9 +122,10 @@ def test_two_runs_of_the_last_step_at_once(place: Place) -> None:
     assert place.publisher() == job
 
 
-def at_the_first(what: str, monkeypatch: pytest.MonkeyPatch, storage: Storage, then: Callable[[], object]) -> None:
-    """Do something, once, right before a method of the storage does its work for the first time."""
-    method, left = getattr(type(storage), what), [then]
+def at_the_first(what: str, monkeypatch: pytest.MonkeyPatch, output: Storage, then: Callable[[], object]) -> None:
+    """Do something, once, right before a method of a claim on OUTPUT does its work for the first time."""
+    kind = type(claim(output, "a/b/c"))
+    method, left = getattr(kind, what), [then]
     lock = threading.Lock()
 
     def called(self: Any, *args: Any) -> Any:
@@ -133,10 +135,10 @@ def at_the_first(what: str, monkeypatch: pytest.MonkeyPatch, storage: Storage, t
             now()
         return method(self, *args)
 
-    monkeypatch.setattr(type(storage), what, called)
+    monkeypatch.setattr(kind, what, called)
 
 
-@pytest.mark.parametrize(("overwrite", "at"), [(False, "copy"), (True, "copy"), (True, "delete")])
+@pytest.mark.parametrize(("overwrite", "at"), [(False, "copy"), (True, "copy"), (True, "remove")])
 def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has taken off the old mark, or is about to, when another run ends the job and cleans up."""
     if overwrite:
@@ -150,7 +152,7 @@ def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, at: str, mon
         assert finish(place.runtime, job, 0) is None
         clean_up(place.runtime, job)
 
-    at_the_first(at, monkeypatch, place.storage, another)
+    at_the_first(at, monkeypatch, place.output, another)
     with pytest.raises(JobStoppedError):
         finish(place.runtime, job, 0)
     assert place.store.state(job) == "succeeded"
@@ -162,7 +164,7 @@ def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, at: str, mon
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
 def test_a_job_that_ends_as_it_publishes(place: Place, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     job = place.submit()
-    at_the_first("copy", monkeypatch, place.storage, lambda: place.store.move(job, how))
+    at_the_first("copy", monkeypatch, place.output, lambda: place.store.move(job, how))
     with pytest.raises(JobStoppedError):
         finish(place.runtime, job, 0)
     assert place.names() == []
@@ -193,7 +195,7 @@ def test_a_run_that_was_killed_as_it_published(place: Place, monkeypatch: pytest
         with pytest.raises(KeyboardInterrupt):
             finish(place.runtime, job, 0)
         patch.undo()
-        patch.setattr(type(place.storage), "copy", killed)
+        patch.setattr(type(claim(place.output, "a/b/c")), "copy", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(place.runtime, job, 0)
     place.output.write("part-00000", b"half of them")
@@ -239,14 +241,14 @@ def test_two_jobs_with_one_output_at_once(place: Place, overwrite: bool, monkeyp
         with pytest.raises(OutputExistsError):
             finish(place.runtime, second, 0)
 
-    at_the_first("copy", monkeypatch, place.storage, another)
+    at_the_first("copy", monkeypatch, place.output, another)
     assert finish(place.runtime, first, 0) is None
     assert place.names() == DONE
     assert place.publisher() == first
 
 
 def test_overwriting_what_a_killed_job_left(place: Place) -> None:
-    place.output.write("_PUBLISHING.gone-20260101-000000-abcdef", b"")
+    place.output.write("_PUBLISHING.gone-20260101-000000-abcdef/000001-ab/claim", b"{}")
     place.output.write("part-00000", b"half")
     job = place.submit(overwrite=True)
     assert finish(place.runtime, job, 0) is None
@@ -255,15 +257,16 @@ def test_overwriting_what_a_killed_job_left(place: Place) -> None:
 
 def test_a_storage_that_fails_as_the_job_publishes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     job = place.submit()
-    copy = type(place.storage).copy
+    kind = type(claim(place.output, "a/b/c"))
+    copy = kind.copy
     with monkeypatch.context() as patch:
 
-        def full(storage: Any, key: str, to: Storage, to_key: str) -> None:
-            if to_key.endswith("1"):
+        def full(mine: Any, source: Source, key: str) -> None:
+            if key.endswith("1"):
                 raise StorageUnreachableError("no room")
-            copy(storage, key, to, to_key)
+            copy(mine, source, key)
 
-        patch.setattr(type(place.storage), "copy", full)
+        patch.setattr(kind, "copy", full)
         with pytest.raises(StorageUnreachableError):
             finish(place.runtime, job, 0)
     place.store.move(job, "failed")

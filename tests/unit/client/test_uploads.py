@@ -99,3 +99,32 @@ def test_a_glob_to_upload_names_its_archive(tmp_path: Path, storage: str) -> Non
         (tmp_path / name).write_text(name)
     with pytest.raises(InputError, match=r"b\.tgz is an archive"):
         uploads.upload([f"{tmp_path}/*"], storage, "text")
+
+
+def test_a_file_that_is_rewritten_while_it_is_uploaded_is_refused_by_name(tmp_path: Path, storage: str) -> None:
+    path = tmp_path / "big.log"
+    path.write_bytes(bytes(3 << 20))
+
+    def rewrite(name: str, sent: int, size: int) -> None:
+        with path.open("r+b") as file:
+            file.seek(2 << 20)
+            file.write(b"another line\n")
+
+    with pytest.raises(InputError, match=r"big\.log changed while it was uploaded"):
+        uploads.upload([str(path)], storage, "text", rewrite)
+    assert list(open_storage(storage).list()) == []
+
+
+def test_a_file_that_grows_while_it_is_uploaded_is_what_it_was(tmp_path: Path, storage: str) -> None:
+    path = tmp_path / "big.log"
+    before = bytes(3 << 20)
+    path.write_bytes(before)
+
+    def grow(name: str, sent: int, size: int) -> None:
+        if sent < 4 * size:  # a reader to the end of the file would send this, too
+            with path.open("ab") as file:
+                file.write(b"another line\n")
+
+    (uri,) = uploads.upload([str(path)], storage, "text", grow).uris
+    assert uri == f"{storage}/inputs/{digest(before)}/big.log"
+    assert open_storage(storage).read(uri.removeprefix(f"{storage}/")) == before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zlib import crc32
 
 import pytest
+from msgspec.structs import replace
 
 from mrcelery.coordinator.output_commit import check_free, publish, withdraw
-from mrcelery.errors import OutputExistsError
+from mrcelery.errors import DamagedPartError, OutputExistsError
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.reporting.report import Report
 from mrcelery.schema import object_keys
@@ -18,7 +20,7 @@ REPORT = Report(
     job="j", name="n", state="succeeded", counters={}, totals=Totals(), started=1.0, finished=2.0, seconds=1.0,
     output="", parts=("part-00000",),
 )  # fmt: skip
-PART = Part(0, "jobs/j/part", 4, 1, 1)
+PART = Part(0, "jobs/j/part", 4, 1, crc32(b"data"))
 
 
 class Place:
@@ -33,9 +35,9 @@ class Place:
         self.store.create("j", {}, b"")
         self.store.move("j", "running")
 
-    def publish(self, uri: str, overwrite: bool = False) -> None:
+    def publish(self, uri: str, overwrite: bool = False, part: Part = PART) -> None:
         publish(
-            self.store, self.storage, "j", uri, {"part-00000": PART}, lambda: REPORT, overwrite=overwrite
+            self.store, self.storage, "j", uri, {"part-00000": part}, lambda: REPORT, overwrite=overwrite
         )  # fmt: skip
 
     def names(self) -> list[str]:
@@ -57,7 +59,7 @@ def test_an_output_that_holds_anything_is_refused_before_a_job_begins(place: Pla
 def test_a_part_that_is_gone_is_no_end_of_the_job(place: Place) -> None:
     """Its task runs again, and then the step: no run of it may pass for one that came late."""
     place.storage.delete([PART.key])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DamagedPartError, match="is gone"):
         place.publish(place.uri)
     assert object_keys.SUCCESS not in place.names()
     place.storage.write(PART.key, b"data")
@@ -83,9 +85,23 @@ def test_an_output_that_another_job_has_published_stays(place: Place) -> None:
 
 
 def test_what_a_job_that_ended_left_half_published_is_refused_unless_overwritten(place: Place) -> None:
-    place.output.write(f"{object_keys.CLAIM}gone", b"")
+    left = object_keys.claim("gone", "000001-ab")
+    place.output.write(left, b"")
+    place.output.write(f"{object_keys.CLAIM}older", b"")
     with pytest.raises(OutputExistsError):
         place.publish(place.uri)
-    assert place.names() == [f"{object_keys.CLAIM}gone"]
+    assert sorted(place.names()) == sorted([left, f"{object_keys.CLAIM}older"])
     place.publish(place.uri, overwrite=True)
     assert place.names() == [object_keys.SUCCESS, "part-00000"]
+
+
+def test_a_part_that_was_written_to_again_is_read_before_it_is_published(place: Place) -> None:
+    found = place.storage.stat(PART.key)
+    assert found is not None
+    committed = replace(PART, tag=found.tag)
+    place.storage.write(PART.key, b"data")  # the same bytes, with another tag
+    place.publish(place.uri, part=committed)
+    place.storage.write(PART.key, b"dath")
+    with pytest.raises(DamagedPartError, match="is damaged"):
+        place.publish(f"{place.uri}-2", part=committed)
+    assert list(open_storage(f"{place.uri}-2").list()) == []

@@ -19,10 +19,11 @@ from mrcelery.runners.inline import InlineRunner
 from tests.support.damaged_jobs import DAMAGE
 
 
+@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("kind", ["map", "reduce"])
 def test_a_small_result_that_is_damaged_before_it_is_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, small: bool
 ) -> None:
     """Its task runs again; one whose every result is damaged ends the job, with nothing published."""
     reducer = "def reducer(self, key, values): yield key, sum(values)" if kind == "reduce" else ""
@@ -56,8 +57,9 @@ def test_a_small_result_that_is_damaged_before_it_is_sent(
             stage = (barrier if stage.then == "barrier" else finish)(runtime, job, stage.id.step)
 
     monkeypatch.setattr(InlineRunner, "start", damaging_start)
-    settings: dict[str, Any] = {"runner": "inline", "storage": f"{tmp_path}/storage", "wants_results": True}
-    with Submission.prepare(f"{tmp_path}/job.py", f"{tmp_path}/in.txt", **settings).submit() as handle:
+    settings: dict[str, Any] = {"runner": "inline", "storage": f"{tmp_path}/storage", "wants_results": small}
+    output = None if small else f"{tmp_path}/out"
+    with Submission.prepare(f"{tmp_path}/job.py", f"{tmp_path}/in.txt", output, **settings).submit() as handle:
         assert handle.wait().state == "succeeded"
         assert sorted(handle) == [(line, 1) for line in lines]
         assert handle.report().totals.tasks == (2 if kind == "reduce" else 1)

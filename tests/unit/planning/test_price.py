@@ -17,7 +17,7 @@ def test_estimate_of_one_step() -> None:
     # in: a look, 100 extents; the layout, the spec; each process: spec, code, a plan page;
     # map: 100 x (4 partitions + commit); barrier: 4 lists; two summaries; 4 part files read back;
     # reduce: 4 x (100 + list) read, 4 x (part + commit) written; spec, code, page, report (two files); 4 copies
-    assert cost.get == 1 + 100 + 2 + 3 + 4 * 101 + 4
+    assert cost.get == 1 + 100 + 2 + 3 + 4 * 101 + 4 + 2 * 4
     assert cost.put == 100 * 5 + 4 + 2 + 4 * 2 + 5 + 4
     assert cost.list == 1 + 1
     assert cost.requests == {"GET": cost.get, "PUT": cost.put, "LIST": cost.list, "DELETE": cost.delete}
@@ -30,8 +30,9 @@ def test_estimate_of_publishing_to_an_output() -> None:
     plan = write_plan(cut([InputFile("a", 1000, True)], 10), lambda number, data: None)
     steps = [StepSpec(has_reducer=True, reducers=4)]
     cost = estimate(plan, steps, listing={}, reads=0, storage_is_s3=False, output_is_s3=True)
-    # looked at before the job, and twice for claims; the claim and _SUCCESS are looked for, and written; 4 copies
-    assert cost == Cost(get=2, put=4 + 2, list=3, delete=1)
+    # looked at before the job and before publishing, and twice for claims; _SUCCESS is looked for; the claim, and what
+    # is announced in it: 4 part files, and _SUCCESS
+    assert cost == Cost(get=1, put=1 + (4 * 3 + 1) + (3 + 1), list=4, delete=1)
 
 
 def test_estimate_where_nothing_is_s3() -> None:
@@ -64,5 +65,5 @@ def test_estimate_follows_the_parts_from_step_to_step() -> None:
     two = cost(map_only, reducing)
     # besides, a plan page, and summaries; 3 part files are brought to the folder, and not 10
     assert two.put - cost(map_only).put == 10 * 4 + 3 + 6 + 1 + 2
-    assert two.get - cost(map_only).get == 10 + 3 * 11 + 1 - 7
+    assert two.get - cost(map_only).get == 10 + 3 * 11 + 1 - 3 * 7  # and their tags are asked for twice
     assert cost(reducing, map_only).put - cost(reducing).put == 3 * 2 + 1 + 1

@@ -1,0 +1,210 @@
+"""Claims on S3: an object each, which lists the multipart uploads that its holder has begun.
+
+S3 makes no write of one object depend on another one. But an upload can be aborted, and cannot be completed then. So
+every change is an upload that was begun, and written down in the claim, before it is completed; the claim is
+written on condition that nobody has written to it meanwhile. To revoke a claim is to mark it, on the same
+condition, and to abort what it lists. An object to be removed is overwritten in this way by bytes that no other
+has, and then deleted on condition that it still has them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
+
+import msgspec
+from botocore.exceptions import ClientError
+
+from mrcelery.errors import StorageUnreachableError
+from mrcelery.storage.base import RevokedError, Source
+from mrcelery.storage.s3 import S3Storage
+from mrcelery.storage.s3_errors import code_of
+from mrcelery.storage.s3_uploads import Upload
+from mrcelery.storage.transfers import submit
+
+_CHANGED = ("PreconditionFailed", "412", "NoSuchKey", "404")
+_UNKNOWN = ("NotImplemented", "501")
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """A claim's object."""
+
+    token: str
+    """Of the write: no two have one ETag."""
+    uploads: tuple[tuple[str, str], ...] = ()
+    """Keys, and the uploads of them that may be completed."""
+    revoked: bool = False
+
+
+class S3Claim:
+    """The claim whose object is ``key``."""
+
+    def __init__(self, storage: S3Storage, key: str) -> None:
+        self._storage = storage
+        self._key = key
+        self._etag = ""
+        self._uploads: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """Write the claim's object."""
+        self._etag = self._put(())
+
+    def _put(self, uploads: Iterable[tuple[str, str]]) -> str:
+        return _write(self._storage, self._key, _Record(os.urandom(8).hex(), tuple(uploads)), self._etag)
+
+    def announce(self, keys: Collection[str]) -> None:
+        """Begin an upload of each key, and write them down in the claim."""
+        call = self._storage._call
+        with self._lock, self._storage._errors("s3:PutObject", self._key):
+            begun = {key: submit(call, "create_multipart_upload", key) for key in keys if key not in self._uploads}
+            wait(begun.values())
+            mine = {key: one.result()["UploadId"] for key, one in begun.items()}
+            try:
+                self._etag = self._put([*self._uploads.items(), *mine.items()])
+            except RevokedError:
+                _abort(self._storage, mine.items())
+                raise
+            self._uploads.update(mine)
+
+    def _upload(self, key: str) -> Upload:
+        if key not in self._uploads:
+            self.announce([key])
+        with self._lock:
+            return Upload(self._storage, key, self._uploads.pop(key))
+
+    def copy(self, source: Source, key: str) -> None:
+        """Copy within S3, in parts; what lies elsewhere by way of this process."""
+        with self._changing(key, source) as upload:
+            if isinstance(source.storage, S3Storage):
+                where = {"Bucket": source.storage.bucket, "Key": source.storage._prefix + source.key}
+                upload.copy(where, source.size, source.tag)
+            else:
+                for chunk in source.storage.stream(source.key):
+                    upload.write(chunk)
+                if source.tag and _tag(source) != source.tag:
+                    raise source.changed()
+            upload.finish()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Upload the bytes."""
+        self._write(key, data)
+
+    def _write(self, key: str, data: bytes) -> str:
+        with self._changing(key) as upload:
+            upload.write(data)
+            return upload.finish()
+
+    def remove(self, key: str) -> None:
+        """Overwrite the object by bytes that no other has, and delete it if it still has them."""
+        etag = self._write(key, os.urandom(16).hex().encode())
+        with self._storage._errors("s3:DeleteObject", key):
+            try:
+                self._storage._call("delete_object", key, IfMatch=etag)
+            except ClientError as e:
+                if code_of(e) in _UNKNOWN:  # an endpoint without conditional deletes
+                    self._check()
+                    self._storage._call("delete_object", key)
+                elif code_of(e) not in _CHANGED:
+                    raise
+
+    def release(self) -> None:
+        """Delete the claim's object, and abort what was begun and not used."""
+        self._storage.delete([self._key])
+        with self._lock:
+            _abort(self._storage, self._uploads.items())
+            self._uploads.clear()
+
+    @contextmanager
+    def _changing(self, key: str, source: Source | None = None) -> Iterator[Upload]:
+        """Yield the upload of ``key``; find out why, if it fails."""
+        if key not in self._uploads:
+            self.announce([key])
+        with self._lock:
+            upload = Upload(self._storage, key, self._uploads.pop(key))
+        try:
+            yield upload
+        except BaseException as e:
+            upload.abort()
+            if isinstance(e, StorageUnreachableError | FileNotFoundError):
+                self._check()
+                if source is not None and source.tag and _tag(source) not in ("", source.tag):
+                    raise source.changed() from None
+            raise
+
+    def _check(self) -> None:
+        found = _read(self._storage, self._key)
+        if found is None or found[0].revoked:
+            raise RevokedError
+
+
+def revoke(storage: S3Storage, key: str) -> None:
+    """Revoke the claim whose object is ``key``; no error if there is none."""
+    while (found := _read(storage, key)) is not None:
+        record, etag = found
+        if not record.revoked:
+            try:
+                _write(storage, key, _Record(os.urandom(8).hex(), record.uploads, revoked=True), etag)
+            except RevokedError:
+                continue  # its holder, or another who revokes it, has written it meanwhile
+        _abort(storage, record.uploads)
+        storage.delete([key])
+        return
+
+
+def _tag(source: Source) -> str:
+    found = source.storage.stat(source.key)
+    return "" if found is None else found.tag
+
+
+def _read(storage: S3Storage, key: str) -> tuple[_Record, str] | None:
+    """Read a claim and its ETag; None if there is none."""
+    with storage._errors("s3:GetObject", key):
+        try:
+            answer = storage._call("get_object", key)
+        except ClientError as e:
+            if code_of(e) in ("NoSuchKey", "404"):
+                return None
+            raise
+        data = answer["Body"].read()
+    try:
+        return msgspec.json.decode(data, type=_Record), answer["ETag"]
+    except msgspec.DecodeError:
+        return _Record(""), answer["ETag"]
+
+
+def _write(storage: S3Storage, key: str, record: _Record, etag: str) -> str:
+    """Write a claim and return its ETag; with an ``etag`` raise :class:`RevokedError` if it is not the claim's."""
+    condition = {"IfMatch": etag} if etag else {}
+    with storage._errors("s3:PutObject", key):
+        while True:
+            try:
+                return str(storage._call("put_object", key, Body=msgspec.json.encode(record), **condition)["ETag"])
+            except ClientError as e:
+                if code_of(e) in ("ConditionalRequestConflict", "409"):
+                    continue  # another write is under way; S3 wants the loser to ask again
+                if code_of(e) not in _CHANGED:
+                    raise
+                # The answer to a PUT that succeeded may have been lost, and boto3 asked again.
+                found = _read(storage, key)
+                if found is None or found[0] != record:
+                    raise RevokedError from None
+                return found[1]
+
+
+def _abort(storage: S3Storage, uploads: Iterable[tuple[str, str]]) -> None:
+    """Abort uploads; those that are completed or aborted already are passed over."""
+
+    def abort(key: str, upload: str) -> None:
+        try:
+            storage._call("abort_multipart_upload", key, UploadId=upload)
+        except ClientError as e:
+            if code_of(e) not in ("NoSuchUpload", "404"):
+                raise
+
+    with storage._errors("s3:AbortMultipartUpload"):
+        for one in [submit(abort, key, upload) for key, upload in uploads]:
+            one.result()
