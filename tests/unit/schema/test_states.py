@@ -71,7 +71,7 @@ def test_what_the_chart_asks_for(file: str) -> None:
 
 def test_the_scripts_of_the_job_store() -> None:
     """Lua has no import: what it compares with, and sets, are states."""
-    lua = "\n".join(text for text in vars(redis).values() if isinstance(text, str) and "redis.call" in text)
+    lua = "\n".join(text for text in vars(redis_scripts).values() if isinstance(text, str) and "redis.call" in text)
     words = re.findall(r"state [~=]= '(\w+)'", lua) + re.findall(r"'state', '(\w+)'", lua)
     assert set(words) == {"queued", *FINAL}
     store = memory.MemoryJobStore()
