@@ -9,7 +9,7 @@ import pytest
 
 import mrcelery.reporting.page
 from mrcelery.cli.picture import ASCII, UNICODE
-from mrcelery.jobstore import memory, redis
+from mrcelery.jobstore import memory, redis_scripts
 from mrcelery.jobstore.journal import Sums
 from mrcelery.schema.states import ENDED, FINAL, OUTCOMES, RETRIED, STATES, UNKNOWN, typed
 
