@@ -93,12 +93,19 @@ class StorageUnreachableError(UnreachableError):
 
 
 class JobFailedError(MRCeleryError):
-    """A job failed; ``failure`` says where and why."""
+    """A job failed; ``failure`` says where and why. ``str()`` of it ends with the traceback of user code, if any."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
         self.exit_code = failure.exit_code
+
+    def __str__(self) -> str:
+        traceback = self.failure.traceback.rstrip()
+        return f"{self.failure.message}\n\n{traceback}" if traceback else self.failure.message
+
+    def __reduce__(self) -> tuple[type[JobFailedError], tuple[Failure]]:
+        return type(self), (self.failure,)
 
 
 class TaskError(MRCeleryError):

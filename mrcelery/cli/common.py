@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mrcelery.cli.terminal import say
 from mrcelery.config import parse_age
 from mrcelery.errors import UsageError, on_a_line
 
@@ -85,6 +86,14 @@ def print_json(value: Any) -> None:
     import msgspec  # noqa: PLC0415 - help needs no msgspec
 
     click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
+
+
+def print_counters(counters: Mapping[str, Mapping[str, int]], *, err: bool = False) -> None:
+    """Print counters by group; ``err``: on stderr."""
+    for group in sorted(counters):
+        say(on_a_line(group), err=err)
+        for name, amount in sorted(counters[group].items()):
+            say(f"\t{on_a_line(name)}={amount}", err=err)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -5,23 +5,37 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mrcelery.cli import picture
-from mrcelery.cli.common import Filled, connection_options, epilog, events_option, print_json, write_bytes
+from mrcelery.cli.common import (
+    Filled,
+    connection_options,
+    epilog,
+    events_option,
+    print_counters,
+    print_json,
+    write_bytes,
+)
 from mrcelery.cli.errors import INTERRUPTED
 from mrcelery.cli.terminal import say
 from mrcelery.config import RUNNERS, show_size
-from mrcelery.errors import UsageError
+from mrcelery.errors import MRCeleryError, UsageError
 
 if TYPE_CHECKING:
     from mrcelery.client.api import JobHandle
     from mrcelery.client.submission import Submission
     from mrcelery.job.base import MRJob
     from mrcelery.reporting.overview import Overview
+    from mrcelery.schema.structs import Counters
+
+
+SHUFFLE = "mrcelery shuffle"
+"""How the groups of counters begin that say how even the partitions are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +178,7 @@ def execute(
                 _print_detached(handle, how.as_json)
                 return 0
             try:
-                return see_through(
+                code = see_through(
                     handle,
                     display,
                     lambda found: _after(found, handle, submission),
@@ -174,6 +188,20 @@ def execute(
             except KeyboardInterrupt:
                 display.close()
                 return _interrupted(handle, submission)
+            if submission.runner != "celery" and not (how.quiet or how.as_json):
+                _print_counters(handle)
+            return code
+
+
+def _print_counters(handle: JobHandle) -> None:
+    """Print the counters that the job itself has set: with its cluster they are gone."""
+    counters: Counters = {}
+    with suppress(MRCeleryError):
+        counters = handle.counters()
+    own = {group: names for group, names in counters.items() if not group.startswith(SHUFFLE)}
+    if own:
+        say(f"mrcelery: counters of job {handle.id}", err=True)
+        print_counters(own, err=True)
 
 
 def _definitions(defines: Sequence[str]) -> dict[str, str]:

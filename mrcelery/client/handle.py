@@ -231,7 +231,7 @@ class JobHandle:
     def counters(self) -> Counters:
         """Return the counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""
         fields = self._fields()
-        if fields["state"] == "succeeded" and (report := self._read_report()):
+        if (report := self._counted(fields)) is not None:
             return report.counters
 
         total: Counters = {}
@@ -246,7 +246,7 @@ class JobHandle:
         are the requests of committed attempts, and those of the coordinator until it wrote the report.
         """
         fields = self._fields()
-        if fields["state"] == "succeeded" and (report := self._read_report()):
+        if (report := self._counted(fields)) is not None:
             return report.totals.requests
 
         total: dict[str, int] = {}
@@ -350,6 +350,10 @@ class JobHandle:
             keys += [found.key for found in storage.list(bad)]
         success = encode(report)
         results.fetch(storage, keys, target, success, overwrite=overwrite, progress=on_bytes)
+
+    def _counted(self, fields: dict[str, str]) -> Report | None:
+        """Return the report if it says what counts; None if the job store does."""
+        return self._read_report() if fields["state"] == "succeeded" or "created" not in fields else None
 
     def _poll(self, monitor: Monitor) -> dict[str, str]:
         """Read the fields of the job that is waited for; register it again if the job store has lost it."""

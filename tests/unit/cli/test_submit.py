@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.support.command_line import TEXT
 
 
 def test_results_go_to_stdout_and_nothing_else(mr: Any) -> None:
-    ran = mr("submit", "wc.py", "in.txt")
+    ran = mr("submit", "wc.py", "in.txt", "-q")
     assert (ran.code, ran.counts(), ran.err) == (0, Counter(TEXT.split()), "")
 
 
@@ -36,6 +37,18 @@ def test_what_follows_two_dashes_is_the_jobs(mr: Any) -> None:
     assert (ran.code, ran.out) == (2, "")
     assert "no such option --min" in ran.err
     assert "after --" in ran.err
+
+
+def test_the_counters_of_a_job_that_ran_here_are_printed_at_its_end(mr: Any) -> None:
+    ran = mr("submit", "wc.py", "in.txt")
+    job = re.search(r"counters of job (\S+)\n", ran.err)
+    assert job is not None
+    assert ran.err == f"mrcelery: counters of job {job[1]}\nwords\n\tseen=6\n"
+    assert mr("submit", "wc.py", "in.txt", "-q").err == ""
+    Path("in.txt").write_text("a\nboom\n")
+    ran = mr("submit", "wc.py", "in.txt", "--split-size", "2")
+    assert ran.code == 1
+    assert ran.err.endswith("words\n\tseen=1\n")
 
 
 def test_output_json_and_cat(mr: Any, tmp_path: Path) -> None:
