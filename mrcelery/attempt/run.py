@@ -30,6 +30,7 @@ from mrcelery.errors import (
     SupersededError,
     TaskError,
     UnreachableError,
+    mask,
     writable,
 )
 from mrcelery.formats.source import in_turn
@@ -342,7 +343,7 @@ class Attempt:
 
         def alive(text: str) -> None:
             progress.touch()
-            self.jobs.store.update(self.task.job, {"status": writable(text)})
+            self.jobs.store.update(self.task.job, {"status": mask(writable(text))})
 
         job = code.job(list(spec.request.args))
         job.status_hook = alive

@@ -12,7 +12,7 @@ import click
 
 from mrcelery.cli.terminal import say
 from mrcelery.config import parse_age
-from mrcelery.errors import UsageError, on_a_line
+from mrcelery.errors import UsageError, mask, on_a_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,7 +85,15 @@ def print_json(value: Any) -> None:
     """Print one JSON document; ``value`` may hold msgspec structs and dataclasses."""
     import msgspec  # noqa: PLC0415 - help needs no msgspec
 
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
+    click.echo(json.dumps(_masked(msgspec.to_builtins(value)), indent=2))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {key: _masked(one) for key, one in value.items()}
+    return [_masked(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def print_counters(counters: Mapping[str, Mapping[str, int]], *, err: bool = False) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from mrcelery.config import Config, mask
-from mrcelery.errors import ConfigError, UsageError
+from mrcelery.config import Config
+from mrcelery.errors import ConfigError, UsageError, mask
 from mrcelery.runners.base import Runner, storage_root
 from mrcelery.runners.preload import local_runner
 from mrcelery.storage.addresses import INPUT, OUTPUT, tidy
@@ -124,7 +124,7 @@ def _check_fleet(config: Config) -> None:
         )
     if not config.storage:
         raise ConfigError(
-            f"the fleet at {mask(config.broker)} needs a storage that all its workers reach: "
+            f"the fleet at {mask(config.broker, whole=True)} needs a storage that all its workers reach: "
             "give --storage s3://bucket/prefix, or a shared folder (MRCELERY_STORAGE)"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from mrcelery.errors import ConfigError, StorageUnreachableError
+from mrcelery.errors import ConfigError, StorageUnreachableError, mask
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.encodings import check_encoding
 
@@ -25,6 +26,17 @@ _PLAIN = {"Accept-Encoding": "identity", "User-Agent": "mrcelery"}
 
 # A body that ends early is an error, which urllib3 before 2.0 would not say.
 _AS_SENT: dict[str, Any] = {"preload_content": False, "decode_content": False, "enforce_content_length": True}
+
+
+class _Masked(logging.Filter):
+    """urllib3 logs the addresses that it asks again, with their signatures."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = mask(record.getMessage()), ()
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_Masked())
 
 
 class HttpStorage:
@@ -62,7 +74,7 @@ class HttpStorage:
     def _refuse(self, key: str, status: int) -> NoReturn:
         url = f"{self.uri}/{key}"
         if status in (404, 410):
-            raise FileNotFoundError(url)
+            raise FileNotFoundError(mask(url))
         reason = "requires authentication" if status in (401, 403) else "refuses it"
         raise StorageUnreachableError(f"{url}: the server {reason} (HTTP {status}): check the address in a browser")
 
