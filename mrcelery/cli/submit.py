@@ -24,7 +24,7 @@ from mrcelery.cli.common import (
 from mrcelery.cli.errors import INTERRUPTED
 from mrcelery.cli.terminal import say
 from mrcelery.config import RUNNERS, show_size
-from mrcelery.errors import MRCeleryError, UsageError
+from mrcelery.errors import MRCeleryError, UsageError, on_a_line
 
 if TYPE_CHECKING:
     from mrcelery.client.api import JobHandle
@@ -263,6 +263,7 @@ def _print_detached(handle: JobHandle, as_json: bool) -> None:
 
 def _print_plan(submission: Submission, as_json: bool) -> None:
     plan, reducers, cost = submission.plan()
+    ships = submission.ships()
     if as_json:
         print_json(
             {
@@ -272,6 +273,7 @@ def _print_plan(submission: Submission, as_json: bool) -> None:
                 "bytes": plan.bytes,
                 "requests": cost.requests,
                 "dollars": cost.dollars,
+                "ships": [{"name": one.name, "path": str(one.path), "bytes": one.bytes} for one in ships],
             }
         )
         return
@@ -283,3 +285,7 @@ def _print_plan(submission: Submission, as_json: bool) -> None:
     requests = ", ".join(f"{count:,} {kind}" for kind, count in cost.requests.items() if count)
     say(f"S3 requests       {requests or 'none'}")
     say(f"S3 price          ${cost.dollars:.4f} for requests, without storage and traffic")
+    total = show_size(sum(one.bytes for one in ships))
+    say(f"code and files    {len(ships):,} {'file' if len(ships) == 1 else 'files'}, {total}")
+    for one in ships:
+        say(f"  {show_size(one.bytes):>10}  {on_a_line(one.name)}  ({on_a_line(str(one.path))})")

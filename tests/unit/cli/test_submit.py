@@ -84,3 +84,18 @@ def test_detached_results_cannot_come_home(mr: Any, monkeypatch: pytest.MonkeyPa
     ran = mr(*args, "--broker", "redis://127.0.0.1:1", "--storage", "s3://bucket/x")
     assert ran.code == 2
     assert "mrcelery fetch" in ran.err
+
+
+def test_dry_run_lists_what_is_shipped(mr: Any) -> None:
+    Path("more.csv").write_text("1,2,3\n")
+    ran = mr("submit", "wc.py", "in.txt", "--dry-run", "--files", "more.csv")
+    assert "code and files    2 files, " in ran.out
+    assert "6 B  files/more.csv  (more.csv)\n" in ran.out
+    plan = json.loads(mr("submit", "wc.py", "in.txt", "--dry-run", "--files", "more.csv", "--json").out)
+    assert next((one["name"], one["bytes"]) for one in plan["ships"]) == ("files/more.csv", 6)
+    Path("data").mkdir()
+    Path("data/.env.json").touch()
+    Path("data/id_rsa").touch()
+    ran = mr("submit", "wc.py", "in.txt", "--dry-run", "--files", "data")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "id_rsa looks like a secret" in ran.err
