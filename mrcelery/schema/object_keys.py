@@ -38,13 +38,14 @@ LAYOUT = 1
 SUCCESS = "_SUCCESS"
 CLAIM = "_PUBLISHING."
 JOBS = "jobs/"
+INPUTS = "inputs/"
 BAD_RECORDS = "_bad_records/"
 PART_NAME = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
 
 
 def shared_input(digest: str, name: str) -> str:
     """Return the key of a local input, uploaded once per content."""
-    return f"inputs/{digest}/{name}"
+    return f"{INPUTS}{digest}/{name}"
 
 
 def job_root(job: str) -> str:

@@ -126,13 +126,17 @@ class FolderStorage:
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return the size of a regular file; None for a folder."""
+        found = self._info(key)
+        return None if found is None else ObjectInfo(key, found.size)
+
+    def _info(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
         with _errors(path):
             try:
                 found = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        return ObjectInfo(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
+        return ObjectInfo(key, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str = "", enter: Callable[[str], bool] | None = None) -> Iterator[ObjectInfo]:
         """List as the protocol says, without walking folders whose key ``enter`` refuses."""
@@ -145,7 +149,7 @@ class FolderStorage:
                     if (enter is None or enter(key)) and not _loops(path):
                         stack.append(_entries(path, key + "/", ""))
                         break
-                elif (info := self.stat(key)) is not None:
+                elif (info := self._info(key)) is not None:
                     yield info
             else:
                 stack.pop()
