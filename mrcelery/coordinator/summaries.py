@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import cast
 
-from mrcelery.attempt.commit import committed
+from mrcelery.attempt.commit import committed, read_commit
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.errors import JobStoppedError, TaskError
 from mrcelery.jobstore.base import JobStore
@@ -43,7 +43,7 @@ def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iter
     def find(task: int) -> Commit:
         data = kept.pop(task, None)
         if data is not None:
-            return decode(data, Commit)
+            return read_commit(data, stage.task_id(task))
         commit = committed(active.storage, stage.task_id(task))
         if commit is None:
             raise TaskError(f"{stage.kind} task {task} of step {stage.step} has no commit, though it was reported done")

@@ -133,6 +133,11 @@ def bad_records(task: TaskId, attempt: str) -> str:
     return f"{bad_records_root(task.job)}step-{task.step}-{task.kind}-{task.task:05d}.{attempt}.jsonl"
 
 
+def lies_below(key: str, root: str) -> bool:
+    """Return whether a key that was read from a record is one of those that begin with ``root``."""
+    return key.startswith(root) and ".." not in key.split("/")
+
+
 def part_name(partition: int, suffix: str) -> str:
     """Name an output file, as Hadoop names it."""
     return f"part-{partition:05d}{suffix}"
