@@ -210,7 +210,9 @@ class Config:
         "seconds without progress after which a task is killed; 0: never",
     )
     sick_patience: float = _setting(
-        600.0, _seconds(1.0), "seconds that a job waits if the machines of all its workers are sick"
+        600.0,
+        _seconds(1.0, 604_800.0, "a job whose machines are all sick waits for so long"),
+        "seconds that a job waits if the machines of all its workers are sick",
     )
     soft_shutdown_timeout: float = _setting(
         1.0,
