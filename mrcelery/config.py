@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrcelery.errors import ConfigError
+from mrcelery.errors import ConfigError, mask
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -277,19 +277,13 @@ class Config:
             if setting.metadata["secret"]:
                 value = "****" if value else ""
             elif isinstance(value, str):
-                value = mask(value)
+                value = mask(value, whole=True)
             lines.append(Shown(name, value, self.origins.get(name, "default"), setting.metadata["help"]))
         return lines
 
 
 SETTINGS = {f.name: f for f in fields(Config) if f.metadata}
 """Name to dataclass field, in order; ``metadata`` holds parse, help, env and secret."""
-
-
-def mask(url: str) -> str:
-    """Replace the password in a URL by ``****``; return other text as it is."""
-    url = re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1****@", url)
-    return re.sub(r"(sentinel_password=)[^&#]*", r"\1****", url)
 
 
 def _layers(flags: Mapping[str, object], env: Mapping[str, str], folder: Path) -> Iterator[tuple[str, object, str]]:

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from mrcelery.schema.structs import Failure, Part
@@ -48,6 +49,9 @@ class MRCeleryError(Exception):
     exit_code = 1
     attempt = ""
     """The attempt that failed with it, if any."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(mask(message))
 
 
 class UsageError(MRCeleryError):
@@ -61,7 +65,7 @@ class JobLoadError(UsageError):
 
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
-        self.traceback = traceback
+        self.traceback = mask(traceback)
 
 
 class InputError(UsageError):
@@ -112,12 +116,19 @@ class StorageRefusedError(StorageUnreachableError):
 
 
 class JobFailedError(MRCeleryError):
-    """A job failed; ``failure`` says where and why."""
+    """A job failed; ``failure`` says where and why. ``str()`` of it ends with the traceback of user code, if any."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
         self.exit_code = failure.exit_code
+
+    def __str__(self) -> str:
+        traceback = self.failure.traceback.rstrip()
+        return mask(f"{self.failure.message}\n\n{traceback}" if traceback else self.failure.message)
+
+    def __reduce__(self) -> tuple[type[JobFailedError], tuple[Failure]]:
+        return type(self), (self.failure,)
 
 
 class TaskError(MRCeleryError):
@@ -135,10 +146,10 @@ class TaskError(MRCeleryError):
         self, message: str, *, file: str = "", offset: int | None = None, record: str = "", traceback: str = ""
     ) -> None:
         super().__init__(writable(message))
-        self.file = file
+        self.file = mask(file)
         self.offset = offset
-        self.record = record
-        self.traceback = traceback
+        self.record = mask(record)
+        self.traceback = mask(traceback)
 
 
 class SickMachineError(TaskError):
@@ -207,6 +218,61 @@ class JobStoppedError(MRCeleryError):
 
 class SupersededError(MRCeleryError):
     """Raised inside an attempt when another one has committed its task meanwhile; the attempt just ends."""
+
+
+_MASK = "****"
+_WORD = re.compile(r"\S+")
+
+# How an address begins that may have a user and password. The port of a web server is no password, as an @ may follow.
+_LOGIN = re.compile(
+    r"(?:\b(?P<broker>redis|rediss|valkeys?|sentinel|amqps?)(?:\+[a-z]{1,9})?|\b[a-z][\w+.-]{0,20}):/+(?!\[[\da-f:.]+\])"
+    r"(?:(?P<user>[^/?#:@]*):(?:(?<=/:)|(?(broker)|(?!\d*(?:[/?#;,]|$))))|(?=[^/?#:@]*@))",
+    re.IGNORECASE,
+)
+_NEXT = re.compile(r"(?<=[;,])(?=[a-z][\w+.-]{0,20}://)", re.IGNORECASE)
+_VALUE = r"(?P<value>[^\s&'\"<>]*?)(?=[:,.;)\]}]{0,4}(?:[\s&'\"<>]|%s$))"
+_PARAMETER = re.compile(r"(?P<name>[?&;#](?:amp;)?[\w.%\[\]-]{0,100})(?P<equals>=)" + _VALUE % "")
+_ENCODED = re.compile(
+    r"(?P<name>%(?:3f|26|23)[\w.%-]{0,100}?)(?P<equals>%3d)" + _VALUE % "%26|",
+    re.IGNORECASE,
+)
+_SECRET = re.compile(
+    r"(?:.*[_.])?(?:signature|sig|credentials?|[a-z]*token|jwt|pass(?:word|wd|phrase)?|pwd|secret|auth(?:orization)?|sas"
+    r"|(?:aws)?access_?key(?:_?id)?|api_?key|secret_?(?:access_?)?key)|key|key_pair_id|policy|code|session(?:_?id)?",
+    re.IGNORECASE,
+)
+
+
+def mask(text: str, *, whole: bool = False) -> str:
+    """Replace passwords of addresses, and secret query parameters such as X-Amz-Signature, by ``****``.
+
+    ``whole``: the text is an address and nothing else, whose password may hold spaces too. The one function for all
+    that is shown, logged or kept for people; other text stays as it is.
+    """
+    if "@" in text and ":/" in text:
+        text = _without_password(text) if whole else _WORD.sub(lambda word: _without_password(word[0]), text)
+    return _PARAMETER.sub(_without_value, text) if "=" in text or "%3" in text else text
+
+
+def _without_password(text: str) -> str:
+    """Mask up to the last @ of each address of a list: a password may hold / # : and @ that were not escaped."""
+    if "@" not in text or ":/" not in text:
+        return text
+    pieces = _NEXT.split(text)
+    for number, piece in enumerate(pieces):
+        end = piece.rfind("@")
+        begin = _LOGIN.search(piece, 0, end + 1) if end >= 0 else None
+        if begin is not None:
+            pieces[number] = piece[: begin.end()] + _MASK + piece[end:]
+    return "".join(pieces)
+
+
+def _without_value(match: re.Match[str]) -> str:
+    name = unquote(match["name"]).lstrip("?&;#").removeprefix("amp;").replace("-", "_")
+    if match["value"] and _SECRET.fullmatch(name):
+        return f"{match['name']}{match['equals']}{_MASK}"
+    # An address within an address.
+    return _ENCODED.sub(_without_value, match[0]) if "%3" in match[0] and match["equals"] == "=" else match[0]
 
 
 def shown(text: str, most: int) -> str:

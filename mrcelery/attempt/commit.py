@@ -9,7 +9,7 @@ result, so every delivery of a task returns the same value; what it wrote is gar
 from __future__ import annotations
 
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.encoding import damaged, decode, encode
 from mrcelery.schema.structs import Commit
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.base import Storage
@@ -20,13 +20,33 @@ def commit(storage: Storage, mine: Commit) -> Commit:
     key = object_keys.commit(TaskId.of(mine))
     if storage.create(key, encode(mine)):
         return mine
-    return decode(storage.read(key), Commit, key)
+    return read_commit(storage.read(key), TaskId.of(mine))
 
 
 def committed(storage: Storage, task: TaskId) -> Commit | None:
     """Return the commit that counts, or None if no attempt has committed yet."""
     key = object_keys.commit(task)
     try:
-        return decode(storage.read(key), Commit, key)
+        return read_commit(storage.read(key), task)
     except FileNotFoundError:
         return None
+
+
+def read_commit(data: bytes, task: TaskId) -> Commit:
+    """Decode a task's commit, which may name nothing but what attempts at the task write.
+
+    What it names is read, and published: a forged one could name any object. Raises
+    :class:`mrcelery.errors.CorruptDataError`.
+    """
+    key = object_keys.commit(task)
+    found = decode(data, Commit, key)
+    if TaskId.of(found) != task:
+        raise damaged(f"the commit at {key} is that of another task: it was altered; submit the job again")
+    named = [part.key for part in found.parts if not object_keys.lies_below(part.key, object_keys.task_root(task))]
+    if found.bad_key and not object_keys.lies_below(found.bad_key, object_keys.bad_records_root(task.job)):
+        named.append(found.bad_key)
+    if named:
+        raise damaged(
+            f"the commit at {key} names {named[0]}, which its task does not write: it was altered; submit again"
+        )
+    return found

@@ -9,7 +9,7 @@ from contextlib import suppress
 from mrcelery.attempt.decision import decide, settle
 from mrcelery.attempt.progress_file import HUNG
 from mrcelery.config import show_size
-from mrcelery.errors import AttemptsLostError, MRCeleryError, TaskError, UnreachableError, writable
+from mrcelery.errors import AttemptsLostError, MRCeleryError, TaskError, UnreachableError, mask, writable
 from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure, Losses
@@ -26,15 +26,15 @@ def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", t
         error=type(error).__name__,
         message=writable(str(error)),
         exit_code=error.exit_code,
-        traceback=writable(getattr(error, "traceback", "")),
+        traceback=mask(writable(getattr(error, "traceback", ""))),
         job=job,
         step=step,
         kind=kind,
         task=task,
         attempt=error.attempt,
-        file=writable(getattr(error, "file", "")),
+        file=mask(writable(getattr(error, "file", ""))),
         offset=-1 if (offset := getattr(error, "offset", None)) is None else offset,
-        record=getattr(error, "record", ""),
+        record=mask(getattr(error, "record", "")),
     )
 
 

@@ -22,7 +22,7 @@ from mrcelery.errors import (
 from mrcelery.jobstore.base import JobStore
 from mrcelery.planning.splits import find_split, page_of
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import decode
+from mrcelery.schema.encoding import damaged, decode
 from mrcelery.schema.signing import unseal
 from mrcelery.schema.structs import JobOptions, JobSpec, PlanPage, Request, Split
 from mrcelery.shipping.workspace import LoadedBundle, Workspace
@@ -153,7 +153,10 @@ class OpenJobs:
             # Later steps' plans come from commits; the first one's is part of what the client signed.
             if step == 0 and sha256(data).hexdigest() != active.spec.plan.pages[number]:
                 raise CorruptDataError(f"{key} is not what the job's spec names: submit the job again")
-            page = active.pages[step, number] = decode(data, PlanPage, key)
+            page = decode(data, PlanPage, key)
+            if step:
+                _check_extents(active, page, step, key)
+            active.pages[step, number] = page
             while len(active.pages) > PAGES_KEPT:
                 active.pages.popitem(last=False)
         return find_split(page, task)
@@ -167,6 +170,18 @@ class OpenJobs:
     def forget(self, job: str) -> None:
         """Close a job."""
         self._jobs.pop(job, None)
+
+
+def _check_extents(active: OpenJob, page: PlanPage, step: int, key: str) -> None:
+    """Check that a later step reads what the one before it wrote, and no other file that this worker can read."""
+    root = f"{active.storage.uri}/{object_keys.step_root(active.id, step - 1)}"
+    for split in page.splits:
+        for extent in split.extents:
+            if not extent.block or not object_keys.lies_below(extent.uri, root):
+                raise damaged(
+                    f"{key} names {extent.uri}, which the step before did not write: it was altered; "
+                    "submit the job again"
+                )
 
 
 def _check_identity(request: Request, job: str, where: str) -> None:

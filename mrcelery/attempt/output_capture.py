@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from io import RawIOBase, TextIOWrapper
 from typing import Any
 
-from mrcelery.errors import UnreachableError
+from mrcelery.errors import UnreachableError, mask
 from mrcelery.schema.object_keys import LEFT_OUT
 from mrcelery.storage import scheme_of
 from mrcelery.storage.base import Storage
@@ -90,7 +90,12 @@ class Log:
         if text := self.kept.kept():
             # What the attempt is there for is worth more than its log.
             with suppress(UnreachableError):
-                self._storage.write(self._key, text)
+                self._storage.write(self._key, _masked(text))
+
+
+def _masked(text: bytes) -> bytes:
+    """Mask what people are not to read; of whole lines, so that what was shared of them before stays the same."""
+    return mask(text.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 class _LogHandler(logging.StreamHandler[Any]):

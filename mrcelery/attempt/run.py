@@ -33,6 +33,7 @@ from mrcelery.errors import (
     SupersededError,
     TaskError,
     UnreachableError,
+    mask,
     writable,
 )
 from mrcelery.formats.source import in_turn
@@ -42,7 +43,7 @@ from mrcelery.job.raised import blamed, described, watching
 from mrcelery.jobstore import journal, stage_marks
 from mrcelery.protocols import pickle_allowed
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.encoding import damaged, decode, encode
 from mrcelery.schema.states import FINAL, Outcome
 from mrcelery.schema.structs import BadRecord, Commit, Counters, Losses, Part, ShuffleInput, Split, add_counters
 from mrcelery.schema.task_id import TaskId
@@ -347,7 +348,7 @@ class Attempt:
 
         def alive(text: str) -> None:
             progress.touch()
-            self.jobs.store.update(self.task.job, {"status": writable(text)})
+            self.jobs.store.update(self.task.job, {"status": mask(writable(text))})
 
         job = code.job(list(spec.request.args))
         job.status_hook = alive
@@ -384,7 +385,12 @@ class Attempt:
             with in_turn(split.extents):
                 return run_map(context, split)
         key = object_keys.shuffle_input(job, step, task)
-        return run_reduce(context, decode(self.active.storage.read(key), ShuffleInput, key))
+        given = decode(self.active.storage.read(key), ShuffleInput, key)
+        written_by = f"{object_keys.step_root(job, step)}map-"
+        for part in given.parts:
+            if not object_keys.lies_below(part.key, written_by):
+                raise damaged(f"{key} names {part.key}, which no map task writes: it was altered; submit the job again")
+        return run_reduce(context, given)
 
     def _collect(self, context: Task, counters: Counters) -> str:
         """Count and store skipped records, and wait for all writes; return the key of the skipped records, or ""."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 
 from mrcelery.cli.common import Age, Filled, connection_options, epilog, json_option, print_json
 from mrcelery.cli.terminal import say
+from mrcelery.client.cleaning import PAGE, UploadedInputs
 from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
 from mrcelery.jobstore.base import TTL
@@ -36,34 +37,28 @@ _WEEK = "7d"
 @connection_options
 @json_option
 def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_json: bool, **settings: Any) -> None:
-    """Delete the data of jobs that have ended, including results kept in the job's own storage.
+    """Delete the data of jobs that have ended, including results kept in the job's own storage and uploaded inputs.
 
-    An OUTPUT elsewhere is kept, and so is every job that still runs. A JOB that is named is deleted whatever its age.
+    An OUTPUT elsewhere is kept, and so are every job that still runs, and inputs that another job has used. A JOB that
+    is named is deleted whatever its age. Without a JOB, uploaded inputs that no job uses are deleted too, by their age.
     """
     config = Config.load(settings)
     if not config.storage:
         raise ConfigError("clean needs the storage: give --storage (or MRCELERY_STORAGE)")
 
-    storage = open_storage(storage_root(config))
     age = older_than if older_than is not None else 0.0 if jobs else float(TTL)
     runner = connect(config)
     removed = []
     try:
-        for job, keys, size in _jobs(storage, jobs):
-            if not keys and (runner is None or not runner.store.state(job)):
-                continue
-            if not _may_go(storage, runner, job, age, named=job in jobs):
-                continue
-            if not dry_run:
-                # the report and the spec last: after an interruption the job can still be listed and cleaned
-                storage.delete(sorted(keys, key=lambda key: key in (object_keys.spec(job), object_keys.report(job))))
-                storage.sweep(object_keys.job_root(job))
-                if runner is not None:
-                    runner.store.drop(job)
-            removed.append({"job": job, "objects": len(keys), "bytes": size})
+        cleaner = _Cleaner(open_storage(storage_root(config)), runner, age, dry_run=dry_run)
+        for one in cleaner.clean(jobs):
+            removed.append(one)
             if not as_json:
-                verb = "would remove" if dry_run else "removed"
-                say(f"{verb} {job}: {len(keys):,} objects, {show_size(size)}")
+                verb, what = "would remove" if dry_run else "removed", one["job"] or "uploaded inputs that no job uses"
+                say(f"{verb} {what}: {one['objects']:,} objects, {show_size(one['bytes'])}")
+        if cleaner.inputs.unreadable:
+            jobs_kept = ", ".join(sorted(cleaner.inputs.unreadable))
+            say(f"mrcelery: uploaded inputs stay, as the specs of these jobs cannot be read: {jobs_kept}", err=True)
     finally:
         if runner is not None:
             runner.close()
@@ -71,13 +66,93 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
         print_json(removed)
 
 
+class _Cleaner:
+    """Removes jobs so that whenever it is killed, what is left can be listed and removed by the next one."""
+
+    def __init__(self, storage: Storage, runner: Runner | None, age: float, *, dry_run: bool) -> None:
+        self._storage = storage
+        self._runner = runner
+        self._age = age
+        self._dry_run = dry_run
+        self.inputs = UploadedInputs(storage, runner.store if runner is not None else None)
+
+    def clean(self, named: tuple[str, ...]) -> Iterator[Removed]:
+        """Remove jobs, all that are old enough or those that are named, and the inputs that only they have used."""
+        seen = set()
+        for job, keys, size in _jobs(self._storage, named):
+            seen.add(job)
+            if _may_go(self._storage, self._runner, job, self._age, named=job in named):
+                yield self._remove(job, keys, size)
+        yield from self._forgotten(named, seen)
+        if named:
+            return
+        # Of a client that died before it registered its job, or of a job that was removed in part. A fleet that is not
+        # known here may have a job that waits.
+        age = self._age if self._runner is not None else max(self._age, TTL)
+        if unused := self.inputs.unused(time.time() - age):
+            if not self._dry_run:
+                self._storage.delete([info.key for info in unused])
+            yield Removed(job="", objects=len(unused), bytes=sum(info.size for info in unused))
+
+    def _remove(self, job: str, keys: list[str], size: int) -> Removed:
+        freed = self.inputs.release(job)
+        if not self._dry_run:
+            # The spec, which names the inputs, outlives these, and the report, which says that the job has ended, all.
+            last = [key for key in (object_keys.spec(job), object_keys.report(job)) if key in keys]
+            self._storage.delete([key for key in keys if key not in last])
+            self._storage.delete([info.key for info in freed])
+            for key in last:
+                self._storage.delete([key])
+            self._storage.sweep(object_keys.job_root(job))
+            if self._runner is not None:
+                self._runner.store.drop(job)
+        return Removed(job=job, objects=len(keys) + len(freed), bytes=size + sum(info.size for info in freed))
+
+    def _forgotten(self, named: tuple[str, ...], seen: set[str]) -> Iterator[Removed]:
+        """Remove jobs that have ended and have no objects: a clean was killed before the job store forgot them.
+
+        With them go folders that were emptied and stayed.
+        """
+        known = list(named) or [*self._known(), *self._storage.folders(object_keys.JOBS)]
+        for job in dict.fromkeys(known):
+            if job in seen or not self._is_left(job, named=job in named):
+                continue
+            freed = self.inputs.release(job)
+            if not self._dry_run:
+                self._storage.delete([info.key for info in freed])
+                self._storage.sweep(object_keys.job_root(job))
+                if self._runner is not None:
+                    self._runner.store.drop(job)
+            yield Removed(job=job, objects=len(freed), bytes=sum(info.size for info in freed))
+
+    def _known(self) -> list[str]:
+        store = self._runner.store if self._runner is not None else None
+        found: list[str] = []
+        while store is not None and (page := store.jobs(PAGE, len(found))):
+            found += page
+        return found
+
+    def _is_left(self, job: str, *, named: bool) -> bool:
+        fields = self._runner.store.fields(job) if self._runner is not None else {}
+        if fields and fields.get("storage", "").rstrip("/") != self._storage.uri.rstrip("/"):
+            return False  # its objects are elsewhere
+        if not fields and named:
+            return False
+        return _may_go(self._storage, self._runner, job, self._age, named=named and bool(fields))
+
+
+class Removed(TypedDict):
+    """A job that was removed ("" for inputs of none), its objects and their bytes."""
+
+    job: str
+    objects: int
+    bytes: int
+
+
 def _jobs(storage: Storage, named: tuple[str, ...]) -> Iterator[tuple[str, list[str], int]]:
     """Iterate over the jobs with data in the storage, their keys and bytes; one job's keys in memory at a time."""
     prefixes = [object_keys.job_root(job) for job in named] or [object_keys.JOBS]
     for prefix in prefixes:
-        # Of one that is named Redis may have a record and storage nothing more: an earlier `clean` was killed.
-        if named and next(storage.list(prefix), None) is None:
-            yield prefix.split("/")[1], [], 0
         for job, objects in groupby(storage.list(prefix), key=lambda info: info.key.split("/")[1]):
             found = list(objects)
             yield job, [info.key for info in found], sum(info.size for info in found)

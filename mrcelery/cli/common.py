@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mrcelery.cli.terminal import say
 from mrcelery.config import parse_age
-from mrcelery.errors import UsageError, on_a_line
+from mrcelery.errors import UsageError, mask, on_a_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,7 +85,23 @@ def print_json(value: Any) -> None:
     """Print one JSON document; ``value`` may hold msgspec structs and dataclasses."""
     import msgspec  # noqa: PLC0415 - help needs no msgspec
 
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
+    click.echo(json.dumps(_masked(msgspec.to_builtins(value)), indent=2))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {key: _masked(one) for key, one in value.items()}
+    return [_masked(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def print_counters(counters: Mapping[str, Mapping[str, int]], *, err: bool = False) -> None:
+    """Print counters by group; ``err``: on stderr."""
+    for group in sorted(counters):
+        say(on_a_line(group), err=err)
+        for name, amount in sorted(counters[group].items()):
+            say(f"\t{on_a_line(name)}={amount}", err=err)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_json
-from mrcelery.cli.terminal import say
+from mrcelery.cli.common import JOB, connection_options, epilog, json_option, print_counters, print_json
 from mrcelery.client.api import attach
-from mrcelery.errors import on_a_line
 
 
 @click.command(epilog=epilog("mrcelery counters JOB", "mrcelery counters JOB --json | jq .words"))
@@ -29,7 +27,4 @@ def command(job: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         print_json(counters)
         return
-    for group in sorted(counters):
-        say(on_a_line(group))
-        for name, amount in sorted(counters[group].items()):
-            say(f"\t{on_a_line(name)}={amount}")
+    print_counters(counters)

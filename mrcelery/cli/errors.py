@@ -63,7 +63,7 @@ def show_error(error: MRCeleryError) -> None:
         say(error.traceback.rstrip(), err=True)
     if isinstance(error, JobFailedError) and error.failure.traceback:
         say(error.failure.traceback.rstrip(), err=True)
-    say(f"mrcelery: {error}", err=True)
+    say(f"mrcelery: {error.failure.message if isinstance(error, JobFailedError) else error}", err=True)
     if isinstance(error, JobFailedError):
         for line in where(error.failure):
             say(f"  {on_a_line(line)}", err=True)

@@ -13,8 +13,8 @@ import click
 from mrcelery.cli.common import Age, Filled, connection_options, epilog, json_option, print_json
 from mrcelery.cli.terminal import say
 from mrcelery.client.submission import Submission
-from mrcelery.config import RUNNERS, mask
-from mrcelery.errors import WaitTimeoutError
+from mrcelery.config import RUNNERS
+from mrcelery.errors import WaitTimeoutError, mask
 from mrcelery.jobstore.presence import workers_seen
 from mrcelery.jobstore.redis import RedisJobStore
 
@@ -89,7 +89,7 @@ def _stages(found: Overview) -> Iterator[dict[str, Any]]:
 def _why(handle: JobHandle, submission: Submission, timeout: float) -> str:
     """Explain why the job did not end: no worker listens, or the workers are busy."""
 
-    queue, broker = submission.options.queue, mask(submission.config.broker)
+    queue, broker = submission.options.queue, mask(submission.config.broker, whole=True)
     store = handle.runner.store if handle.runner is not None else None
     after = f"hello did not end in {timeout:g} s"
     if not isinstance(store, RedisJobStore) or submission.runner != "celery":

@@ -60,9 +60,9 @@ def command(
 ) -> None:
     """Show what the tasks of JOB printed and logged, attempt by attempt.
 
-    For a failed job, stderr says first where it failed. Control characters are escaped, except with --raw. With -f,
-    lines are shown as they are printed, a few seconds late, each with the name of its task. --json prints one object
-    per attempt, one a line; with -f, one per piece.
+    For a failed job, stderr says first where it failed, with the traceback. Control characters are escaped, except
+    with --raw. With -f, lines are shown as they are printed, a few seconds late, each with the name of its task.
+    --json prints one object per attempt, one a line; with -f, one per piece.
     """
 
     wanted = LogFilter(step, kind, task, attempt, failed)
@@ -80,6 +80,8 @@ def command(
 
 def _show_failure(found: Overview | None) -> None:
     if found is not None and found.failure is not None:
+        if found.failure.traceback:
+            say(found.failure.traceback.rstrip(), err=True)
         at = where(found.failure)
         message = found.failure.message.partition("\n")[0]
         say(f"mrcelery: {picture.phase(found)[0]}: {at[0] if at else found.job}: {message}", err=True)

@@ -68,6 +68,7 @@ def _ended(handle: JobHandle, found: Overview) -> list[picture.Line]:
     lines = picture.summary(found, report, signs=picture.signs(sys.stdout))
     if found.failure is not None:
         lines += picture.rows("why", [*found.failure.message.split("\n"), *where(found.failure)], "red")
+        lines += picture.rows("", found.failure.traceback.rstrip().split("\n") if found.failure.traceback else [])
     elif found.message:
         lines += picture.rows("says", [found.message])
     return [*lines, *_more(found), *picture.rows("next", picture.after_fleet(found), "bold")]

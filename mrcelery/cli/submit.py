@@ -5,23 +5,37 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mrcelery.cli import picture
-from mrcelery.cli.common import Filled, connection_options, epilog, events_option, print_json, write_bytes
+from mrcelery.cli.common import (
+    Filled,
+    connection_options,
+    epilog,
+    events_option,
+    print_counters,
+    print_json,
+    write_bytes,
+)
 from mrcelery.cli.errors import INTERRUPTED
 from mrcelery.cli.terminal import say
 from mrcelery.config import RUNNERS, show_size
-from mrcelery.errors import UsageError
+from mrcelery.errors import MRCeleryError, UsageError, on_a_line
 
 if TYPE_CHECKING:
     from mrcelery.client.api import JobHandle
     from mrcelery.client.submission import Submission
     from mrcelery.job.base import MRJob
     from mrcelery.reporting.overview import Overview
+    from mrcelery.schema.structs import Counters
+
+
+SHUFFLE = "mrcelery shuffle"
+"""How the groups of counters begin that say how even the partitions are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +179,7 @@ def execute(
                 _print_detached(handle, how.as_json)
                 return 0
             try:
-                return see_through(
+                code = see_through(
                     handle,
                     display,
                     lambda found: _after(found, handle, submission),
@@ -175,6 +189,20 @@ def execute(
             except KeyboardInterrupt:
                 display.close()
                 return _interrupted(handle, submission)
+            if submission.runner != "celery" and not (how.quiet or how.as_json):
+                _print_counters(handle)
+            return code
+
+
+def _print_counters(handle: JobHandle) -> None:
+    """Print the counters that the job itself has set: with its cluster they are gone."""
+    counters: Counters = {}
+    with suppress(MRCeleryError):
+        counters = handle.counters()
+    own = {group: names for group, names in counters.items() if not group.startswith(SHUFFLE)}
+    if own:
+        say(f"mrcelery: counters of job {handle.id}", err=True)
+        print_counters(own, err=True)
 
 
 def _definitions(defines: Sequence[str]) -> dict[str, str]:
@@ -236,6 +264,7 @@ def _print_detached(handle: JobHandle, as_json: bool) -> None:
 
 def _print_plan(submission: Submission, as_json: bool) -> None:
     plan, reducers, cost = submission.plan()
+    ships = submission.ships()
     if as_json:
         print_json(
             {
@@ -245,6 +274,7 @@ def _print_plan(submission: Submission, as_json: bool) -> None:
                 "bytes": plan.bytes,
                 "requests": cost.requests,
                 "dollars": cost.dollars,
+                "ships": [{"name": one.name, "path": str(one.path), "bytes": one.bytes} for one in ships],
             }
         )
         return
@@ -256,3 +286,7 @@ def _print_plan(submission: Submission, as_json: bool) -> None:
     requests = ", ".join(f"{count:,} {kind}" for kind, count in cost.requests.items() if count)
     say(f"S3 requests       {requests or 'none'}")
     say(f"S3 price          ${cost.dollars:.4f} for requests, without storage and traffic")
+    total = show_size(sum(one.bytes for one in ships))
+    say(f"code and files    {len(ships):,} {'file' if len(ships) == 1 else 'files'}, {total}")
+    for one in ships:
+        say(f"  {show_size(one.bytes):>10}  {on_a_line(one.name)}  ({on_a_line(str(one.path))})")

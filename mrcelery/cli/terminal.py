@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from mrcelery.errors import visible
+from mrcelery.errors import mask, visible
 
 
 def say(text: str, *, err: bool = False) -> None:
     """Print lines for a person, on stdout or stderr."""
-    click.echo(visible(text), err=err)
+    click.echo(visible(mask(text)), err=err)
 
 
 def visible_bytes(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import click
 from mrcelery.cli.common import Filled, epilog
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError
+from mrcelery.jobstore.connection import REDIS_SCHEMES, connect
 
 
 @click.command(
@@ -39,6 +40,8 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     config = Config.load(settings)
     if not config.broker:
         raise ConfigError("a worker needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
+    if config.broker.startswith(REDIS_SCHEMES):
+        connect(config.broker).close()  # a malformed address is refused here; Celery's error would show the password
     # the worker's own processes read their settings from the environment
     os.environ["MRCELERY_BROKER"] = config.broker
     os.environ["MRCELERY_QUEUE"] = config.queue

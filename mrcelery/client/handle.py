@@ -190,7 +190,7 @@ class JobHandle:
     def counters(self) -> Counters:
         """Return the counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""
         fields = self.fields()
-        if fields["state"] == "succeeded" and (report := self.read_report()):
+        if (report := self._counted(fields)) is not None:
             return report.counters
 
         total: Counters = {}
@@ -205,7 +205,7 @@ class JobHandle:
         are the requests of committed attempts, and those of the coordinator until it wrote the report.
         """
         fields = self.fields()
-        if fields["state"] == "succeeded" and (report := self.read_report()):
+        if (report := self._counted(fields)) is not None:
             return report.totals.requests
 
         total: dict[str, int] = {}
@@ -313,6 +313,10 @@ class JobHandle:
             keys += patience.call(lambda: [found.key for found in storage.list(bad)])
         success, stream = encode(report), partial(patience.stream, storage)
         results.fetch(stream, keys, target, success, overwrite=overwrite, progress=on_bytes)
+
+    def _counted(self, fields: dict[str, str]) -> Report | None:
+        """Return the report if it says what counts; None if the job store does."""
+        return self.read_report() if fields["state"] == "succeeded" or "created" not in fields else None
 
     def _poll(self, monitor: Monitor) -> dict[str, str]:
         """Read the fields of the job that is waited for; register it again if the job store has lost it."""

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from mrcelery.config import Config, mask
-from mrcelery.errors import ConfigError, UsageError
-from mrcelery.runners.base import Runner, storage_root
+from mrcelery.config import Config
+from mrcelery.errors import ConfigError, UsageError, mask
+from mrcelery.runners.base import Runner, own_settings, storage_root
 from mrcelery.runners.preload import local_runner
 from mrcelery.storage.addresses import INPUT, OUTPUT, tidy
 
@@ -89,7 +89,7 @@ def settle(
     given = SubmitOptions.take(options)
     job = os.fspath(job) if isinstance(job, os.PathLike) else job
     named, placed = _named(inputs), None if output is None else tidy(output, OUTPUT)
-    config = Config.load(options)
+    config = own_settings(Config.load(options))
     storage_root(config)  # a wrong address need not wait for the job to load
     runner = _runner_for(config, given.client_token)
     return Settled(
@@ -124,7 +124,7 @@ def _check_fleet(config: Config) -> None:
         )
     if not config.storage:
         raise ConfigError(
-            f"the fleet at {mask(config.broker)} needs a storage that all its workers reach: "
+            f"the fleet at {mask(config.broker, whole=True)} needs a storage that all its workers reach: "
             "give --storage s3://bucket/prefix, or a shared folder (MRCELERY_STORAGE)"
         )
 

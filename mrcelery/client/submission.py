@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mrcelery.job.base import MRJob
     from mrcelery.runners.fleet import FleetRunner
     from mrcelery.schema.structs import Bundle, JobOptions, StepSpec
-    from mrcelery.shipping.bundle import BuiltBundle
+    from mrcelery.shipping.bundle import BuiltBundle, Shipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,10 @@ class Submission:
         from mrcelery.client.dry_run import plan_of  # noqa: PLC0415 - only --dry-run lists, cuts and prices here
 
         return plan_of(self)
+
+    def ships(self) -> list[Shipped]:
+        """List the files that go to the workers with the job's code."""
+        return bundle.shipped(self.job_class, self.job, **self.shipped)
 
     def submit(self, on_handle: Callable[[JobHandle], None] | None = None) -> JobHandle:
         """Start the runner and submit the job to it. The inline runner has run it when this returns.

@@ -9,6 +9,7 @@ from contextlib import suppress
 from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.config import Config
+from mrcelery.coordinator.summaries import keep_sums
 from mrcelery.errors import TaskError
 from mrcelery.jobstore.queue_scan import has_attempts, leased
 from mrcelery.jobstore.redis import RedisJobStore
@@ -31,6 +32,8 @@ def clean_cancelled(jobs: OpenJobs, store: RedisJobStore, job: str, *, late: boo
         return
     try:
         if "cleaned" not in store.fields(job):
+            with suppress(TaskError):
+                keep_sums(store, job)
             with suppress(TaskError):  # without a spec that is to be trusted there is nothing to remove
                 clean_up(jobs, job)
                 jobs.forget(job)

@@ -126,7 +126,7 @@ def _verified(store: JobStore, storage: Storage, job: str, copies: Mapping[str, 
             found = storage.stat(part.key)
             if found is None:
                 raise FileNotFoundError(part.key)
-            if part.partition >= 0 and not (part.tag and found[1:] == (part.bytes, part.tag)):
+            if part.partition >= 0 and not (part.tag and (found.size, found.tag) == (part.bytes, part.tag)):
                 _check_bytes(storage, part)
             checked[name] = replace(part, bytes=found.size, tag=found.tag)
 

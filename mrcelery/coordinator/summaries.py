@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import cast
 
-from mrcelery.attempt.commit import committed
+from mrcelery.attempt.commit import committed, read_commit
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.errors import JobStoppedError, TaskError
+from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode, encode
 from mrcelery.schema.structs import Commit, Counters, Kind, Requests, StageSummary, Totals, add_counters, add_requests
@@ -41,7 +43,7 @@ def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iter
     def find(task: int) -> Commit:
         data = kept.pop(task, None)
         if data is not None:
-            return decode(data, Commit)
+            return read_commit(data, stage.task_id(task))
         commit = committed(active.storage, stage.task_id(task))
         if commit is None:
             raise TaskError(f"{stage.kind} task {task} of step {stage.step} has no commit, though it was reported done")
@@ -68,6 +70,19 @@ def summarise(
 
     ``skew`` is called when all commits have been taken.
     """
+    shuffles = stage.kind == "map" and active.spec.steps[stage.step].reducers > 0
+    summary = summed(commits, shuffles=shuffles, skew=skew)
+    data = encode(summary)
+    active.storage.write(object_keys.stage_summary(stage), data)
+    ended = f"{time.time():.3f}"
+    jobs.store.update(active.id, {f"summary.{stage.name}": data.decode(), f"ended.{stage.name}": ended})
+    return summary
+
+
+def summed(
+    commits: Iterable[Commit], *, shuffles: bool = False, skew: Callable[[], dict[str, int]] = dict
+) -> StageSummary:
+    """Sum up commits; ``shuffles``: what they wrote is for reduce tasks."""
     counters: Counters = {}
     requests: Requests = {}
     tasks = records_in = records_out = bytes_in = bytes_out = bad_records = 0
@@ -82,15 +97,14 @@ def summarise(
         bytes_out += commit.bytes_out
         bad_records += commit.bad_records
         bad_keys += [commit.bad_key] if commit.bad_key else []
-    shuffled = bytes_out if stage.kind == "map" and active.spec.steps[stage.step].reducers else 0
-    summary = StageSummary(
+    return StageSummary(
         counters=counters,
         totals=Totals(
             records_in=records_in,
             records_out=records_out,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
-            shuffle_bytes=shuffled,
+            shuffle_bytes=bytes_out if shuffles else 0,
             tasks=tasks,
             requests=requests,
         ),
@@ -98,11 +112,18 @@ def summarise(
         bad_records=bad_records,
         bad_keys=tuple(bad_keys),
     )
-    data = encode(summary)
-    active.storage.write(object_keys.stage_summary(stage), data)
-    ended = f"{time.time():.3f}"
-    jobs.store.update(active.id, {f"summary.{stage.name}": data.decode(), f"ended.{stage.name}": ended})
-    return summary
+
+
+def keep_sums(store: JobStore, job: str) -> None:
+    """Keep the sums of a cancelled job's unfinished stages, whose commits are removed with its data."""
+    fields = store.fields(job)
+    for key in fields:
+        head, _, name = key.partition(".")
+        if head != "total" or f"summary.{name}" in fields or f"cut.{name}" in fields:
+            continue
+        step, kind = name.split(".")
+        found = store.commits(StageId(job, int(step), cast("Kind", kind)))
+        store.update(job, {f"cut.{name}": encode(summed(decode(data, Commit) for data in found.values())).decode()})
 
 
 def summaries(jobs: OpenJobs, active: OpenJob) -> Iterator[tuple[StageId, StageSummary]]:

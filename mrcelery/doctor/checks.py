@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from mrcelery.config import Config, mask
+from mrcelery.config import Config
 from mrcelery.doctor.redis_checks import Finding, judge, parse_info, product
-from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError, StorageOutageError
+from mrcelery.errors import BrokerUnreachableError, ConfigError, MRCeleryError, StorageOutageError, mask
 from mrcelery.jobstore.presence import WorkerSeen, server_time, versions, workers_seen
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.base import storage_root
@@ -127,7 +127,7 @@ def _server(name: str, url: str, store: RedisJobStore) -> Generator[Finding, Non
     assert isinstance(text, bytes)
     info = parse_info(text.decode(errors="replace"))
     judged = judge(name, info)
-    yield Finding(name, "ok", f"{product(info)} at {mask(url)} answers in {1000 * seconds:.1f} ms")
+    yield Finding(name, "ok", f"{product(info)} at {mask(url, whole=True)} answers in {1000 * seconds:.1f} ms")
     yield from judged
     if any(f.level == "fail" and f.check.endswith(": role") for f in judged):
         return False
@@ -193,7 +193,7 @@ def judge_workers(workers: list[WorkerSeen], config: Config) -> Iterator[Finding
     """Judge whether workers listen, and whether they match each other and this client."""
     alive = [worker for worker in workers if not worker.silent]
     ours = [worker for worker in alive if config.queue in worker.queues]
-    start = f"start one: mrcelery worker --broker {mask(config.broker)} --queue {config.queue}"
+    start = f"start one: mrcelery worker --broker {mask(config.broker, whole=True)} --queue {config.queue}"
     if not ours:
         others = sorted({queue for worker in alive for queue in worker.queues})
         elsewhere = f", but on {', '.join(others)}" if others else ""

@@ -49,7 +49,7 @@ def is_of_generation(field: str) -> bool:
 
 def is_of_work(field: str) -> bool:
     """Check whether a field describes committed work, of which a cancelled job has none."""
-    return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary."))
+    return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary.", "cut."))
 
 
 def generation_of(fields: Mapping[str, str]) -> int:
@@ -69,7 +69,8 @@ class JobStore(Protocol):
     ``finished`` (epoch seconds), ``storage``, ``output``, ``step``, ``stage``, ``total.<step>.<kind>``,
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
     likewise (when it began and had all its commits), ``summary.`` (a JSON
-    :class:`mrcelery.schema.structs.StageSummary`),
+    :class:`mrcelery.schema.structs.StageSummary`), ``cut.`` (the same of a stage whose commits were removed with its
+    cancelled job's data),
     ``steps`` (JSON: a name and whether it reduces, of each),
     ``failure`` (a JSON :class:`mrcelery.schema.structs.Failure`), ``retrying`` (another, of the last task that is tried
     again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import hiredis
 
-from mrcelery.errors import BrokerUnreachableError, ConfigError
+from mrcelery.errors import BrokerUnreachableError, ConfigError, mask
 from mrcelery.schema.backoff import pauses
 
 if TYPE_CHECKING:
@@ -57,11 +57,17 @@ def connect(url: str, patience: float = 0.0) -> Connection:
 
     ``patience``: seconds for which a call waits for a server that is gone, or refuses for want of memory.
     """
-    scheme = urlsplit(url).scheme
-    if scheme in ("redis", "unix", "redis+socket", "socket"):
-        return _patient(_Hiredis(url), patience)
-    if scheme in ("rediss", "sentinel"):
-        return _patient(_RedisPy(url), patience)
+    try:
+        scheme = urlsplit(url).scheme
+        if scheme in ("redis", "unix", "redis+socket", "socket"):
+            return _patient(_Hiredis(url), patience)
+        if scheme in ("rediss", "sentinel"):
+            return _patient(_RedisPy(url), patience)
+    except ValueError:
+        raise ConfigError(
+            f"the broker {masked(url)!r} has no valid port or database: use redis://host:6379/0, and write "
+            "/ # ? @ of a password as %2F %23 %3F %40"
+        ) from None
     raise ConfigError(
         f"the broker {masked(url)!r} is no Redis address: use redis://, rediss://, sentinel:// or redis+socket://"
     )
@@ -95,11 +101,7 @@ class _Patient:
 
 def masked(url: str) -> str:
     """Return an address with its password masked."""
-    return re.sub(r"(//[^/?#@]*?:)[^/?#;]*@|(sentinel_password=)[^&#]*", _starred, url)
-
-
-def _starred(match: re.Match[str]) -> str:
-    return f"{match[1]}***@" if match[1] else f"{match[2]}***"
+    return mask(url, whole=True)
 
 
 def _address(url: str) -> tuple[str | None, tuple[str, int], str | None, str | None, int]:
@@ -112,12 +114,7 @@ def _address(url: str) -> tuple[str | None, tuple[str, int], str | None, str | N
         path, database = unquote(parts.path), query.get("virtual_host", query.get("db", ["0"]))[0]
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password else None
-    try:
-        return path, (parts.hostname or "localhost", parts.port or 6379), user, password, int(database)
-    except ValueError:
-        raise ConfigError(
-            f"the broker {masked(url)!r} has no valid port or database: use redis://host:6379/0"
-        ) from None
+    return path, (parts.hostname or "localhost", parts.port or 6379), user, password, int(database)
 
 
 class _Hiredis:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from mrcelery.errors import writable
+from mrcelery.errors import mask, writable
 from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.base import JobStore, Note
 from mrcelery.schema.states import ENDED, Outcome
@@ -199,5 +199,5 @@ def _sums(stage: StageId, **amounts: int) -> dict[str, int]:
 
 
 def _short(error: str) -> str:
-    line = writable(error).strip().partition("\n")[0]
+    line = mask(writable(error)).strip().partition("\n")[0]
     return line if len(line) <= ERROR_CHARS else line[: ERROR_CHARS - 3] + "..."

@@ -18,10 +18,12 @@ from mrcelery.jobstore import journal, stage_marks
 from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.journal import Entry, Sums
 from mrcelery.jobstore.presence import ailing
+from mrcelery.reporting.status import committed, kept_sums
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.states import FINAL, State
 from mrcelery.schema.stragglers import Policy, is_slow, usual_rate
 from mrcelery.schema.structs import (
+    Commit,
     Counters,
     Failure,
     Kind,
@@ -121,7 +123,7 @@ class Overview(Record, frozen=True, kw_only=True):
     failure: Failure | None = None
     stages: tuple[StageView, ...] = ()
     counters: Counters = {}
-    """Of stages that have succeeded."""
+    """Of stages that have succeeded and, once the job has ended, of all committed attempts."""
     requests: Requests = {}
     warnings: tuple[Warn, ...] = ()
 
@@ -155,6 +157,10 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State
         if summed is not None:
             add_counters(counters, summed.all_counters(step))
             add_requests(requests, summed.totals.requests)
+        elif ended:  # of a running job it is not worth reading its commits again and again
+            for one in committed(store, fields, StageId(job, step, kind)):
+                add_counters(counters, one.counters)
+                add_requests(requests, one.requests if isinstance(one, Commit) else one.totals.requests)
         stages.append(_stage(reading, StageId(job, step, kind), name, summed))
     text = fields.get("failure")
     failure = decode(text.encode(), Failure) if text else None
@@ -222,7 +228,8 @@ def _stage(reading: _Reading, stage: StageId, name: str, summed: StageSummary | 
     over = summed is not None or _passed(fields, step, kind)
     running = not over and fields["state"] not in FINAL
     seen = stage_marks.glimpse(store, stage, now) if not over else None
-    succeeded = tasks if seen is None else seen.done
+    cut = kept_sums(fields, stage)
+    succeeded = tasks if seen is None else seen.done if cut is None else cut.totals.tasks
     ended = float(fields.get(f"ended.{stage.name}") or 0)
     until = 0.0 if running else ended or float(fields.get("finished") or now)
     listed, left_out = _listed(store, stage, until) if reading.attempts else ((), 0)

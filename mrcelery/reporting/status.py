@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema.encoding import decode
-from mrcelery.schema.structs import Commit, Failure, StageSummary
+from mrcelery.schema.structs import Commit, Failure, Kind, StageSummary
 from mrcelery.schema.task_id import StageId
-
-if TYPE_CHECKING:
-    from mrcelery.schema.structs import Commit, Failure, Kind, StageSummary
 
 _STAGES = {"map": 1, "reduce": 2, "finish": 3}
 
@@ -83,10 +80,17 @@ def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tu
     now = (int(fields.get("step") or 0), _STAGES.get(fields.get("stage", ""), 0))
     passed = fields["state"] == "succeeded"
     return tuple(
-        StageStatus(step, kind, total if passed or (step, _STAGES[kind]) < now else store.done(stage), total)
+        StageStatus(step, kind, total if passed or (step, _STAGES[kind]) < now else _done(store, fields, stage), total)
         for stage, total in found
         for _, step, kind in [stage]
     )
+
+
+def _done(store: JobStore, fields: Mapping[str, str], stage: StageId) -> int:
+    for kept in (fields.get(f"summary.{stage.name}"), fields.get(f"cut.{stage.name}")):
+        if kept is not None:
+            return decode(kept.encode(), StageSummary).totals.tasks
+    return store.done(stage)
 
 
 def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iterator[tuple[int, StageSummary | Commit]]:
@@ -97,8 +101,23 @@ def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iter
         if summary is not None:
             yield stage.step, decode(summary.encode(), StageSummary)
         elif store is not None:
-            for data in store.commits(StageId(job, stage.step, stage.kind)).values():
-                yield stage.step, decode(data, Commit)
+            for one in committed(store, fields, StageId(job, stage.step, stage.kind)):
+                yield stage.step, one
+
+
+def committed(store: JobStore, fields: Mapping[str, str], stage: StageId) -> Iterator[StageSummary | Commit]:
+    """Iterate over what is counted of a stage that has not succeeded: its commits, or the sums that outlive them."""
+    if (cut := kept_sums(fields, stage)) is not None:
+        yield cut
+        return
+    for data in store.commits(stage).values():
+        yield decode(data, Commit)
+
+
+def kept_sums(fields: Mapping[str, str], stage: StageId) -> StageSummary | None:
+    """Return the sums of a cancelled job's unfinished stage whose commits were removed; None for any other."""
+    cut = fields.get(f"cut.{stage.name}")
+    return decode(cut.encode(), StageSummary) if cut is not None else None
 
 
 def failure_of(fields: Mapping[str, str]) -> Failure | None:

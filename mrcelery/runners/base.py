@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from mrcelery.config import Config
@@ -61,6 +62,19 @@ def storage_root(config: Config) -> str:
     if not config.storage:
         return ""
     return str(parse(config.storage, STORAGE)).rstrip("/") or "/"
+
+
+def own_settings(config: Config) -> Config:
+    """Return the settings of a job to submit: a fleet's storage and queue are not those of a job that runs here.
+
+    So a job on this machine leaves nothing in a storage that it did not name itself: one from the environment or a file
+    counts only if no broker is configured beside it and the runner is not given on the command line.
+    """
+    here = (config.runner or ("celery" if config.broker else "local")) != "celery"
+    config = replace(config, queue="celery") if here else config  # the one that an embedded worker listens on
+    given = config.origins.get("storage", "").startswith("--")
+    fleets = config.broker or config.origins.get("runner", "").startswith("--")
+    return replace(config, storage="") if here and fleets and not given else config
 
 
 def connect(config: Config) -> Runner | None:

@@ -39,13 +39,14 @@ LAYOUT = 1
 SUCCESS = "_SUCCESS"
 CLAIM = "_PUBLISHING."
 JOBS = "jobs/"
+INPUTS = "inputs/"
 BAD_RECORDS = "_bad_records/"
 PART_NAME = re.compile(r"part-(\d{5,})(\.[\w.]+)?")
 
 
 def shared_input(digest: str, name: str) -> str:
     """Return the key of a local input, uploaded once per content."""
-    return f"inputs/{digest}/{name}"
+    return f"{INPUTS}{digest}/{name}"
 
 
 def job_root(job: str) -> str:
@@ -141,6 +142,11 @@ def bad_records(task: TaskId, attempt: str) -> str:
 def claim(job: str, run: str) -> str:
     """Return the key at OUTPUT of the claim of a run of the job's last step."""
     return f"{CLAIM}{job}/{run}/claim" if run else f"{CLAIM}{job}"
+
+
+def lies_below(key: str, root: str) -> bool:
+    """Return whether a key that was read from a record is one of those that begin with ``root``."""
+    return key.startswith(root) and ".." not in key.split("/")
 
 
 def part_name(partition: int, suffix: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import sys
 import zipfile
@@ -26,9 +27,12 @@ from mrcelery.errors import JobLoadError, UsageError
 from mrcelery.job.base import MRJob
 from mrcelery.schema.structs import Bundle
 from mrcelery.shipping.dependencies import NEVER_SHIPPED, LocalImports, tree_files
+from mrcelery.shipping.ignore import looks_secret
 from mrcelery.shipping.job_file import load_job, make_job, module_name, path_entry
 
-__all__ = ["MANIFEST_VERSION", "MAX_BYTES", "BuiltBundle", "build", "load_job", "make_job"]
+__all__ = ["MANIFEST_VERSION", "MAX_BYTES", "BuiltBundle", "Shipped", "build", "load_job", "make_job", "shipped"]
+
+_log = logging.getLogger("mrcelery")
 
 MANIFEST_VERSION = 1
 MAX_BYTES = 256 << 20
@@ -43,6 +47,14 @@ class BuiltBundle(NamedTuple):
 
     data: bytes
     bundle: Bundle
+
+
+class Shipped(NamedTuple):
+    """A file of a bundle: its name there, where it lies here, and its bytes."""
+
+    name: str
+    path: Path
+    bytes: int
 
 
 def build(
@@ -60,6 +72,27 @@ def build(
     could import, :class:`UsageError` for a path that is not there or cannot be shipped, and for more than
     :data:`MAX_BYTES`.
     """
+    packer, entry = _collected(job_class, job, py_files, files, archives)
+    data = packer.pack(entry)
+    return BuiltBundle(data, Bundle(sha256=hashlib.sha256(data).hexdigest(), size=len(data), entry=entry))
+
+
+def shipped(
+    job_class: type[MRJob],
+    job: MRJob,
+    *,
+    py_files: Sequence[str] = (),
+    files: Sequence[str] = (),
+    archives: Sequence[str] = (),
+) -> list[Shipped]:
+    """List what :func:`build` would pack, by name. Raises as that does."""
+    packer, _ = _collected(job_class, job, py_files, files, archives)
+    return [Shipped(name, path, path.stat().st_size) for name, path in packer.members()]
+
+
+def _collected(
+    job_class: type[MRJob], job: MRJob, py_files: Sequence[str], files: Sequence[str], archives: Sequence[str]
+) -> tuple[_Packer, str]:
     packer = _Packer()
     entry = packer.add_code(job_class)
     for n, path in enumerate(py_files):
@@ -70,8 +103,7 @@ def build(
         packer.add_archive(n, path)
     for n, path in enumerate(sorted({p for paths in job.file_args().values() for p in paths})):
         packer.add_file_arg(n, path)
-    data = packer.pack(entry)
-    return BuiltBundle(data, Bundle(sha256=hashlib.sha256(data).hexdigest(), size=len(data), entry=entry))
+    return packer, entry
 
 
 class _Packer:
@@ -140,6 +172,7 @@ class _Packer:
             for file in tree_files(path):
                 self._add(f"files/{name}/{file.relative_to(path).as_posix()}", file)
         else:
+            _warn_of_secret(path)
             self._add(f"files/{name}", path)
 
     def add_archive(self, n: int, given: str) -> None:
@@ -156,6 +189,7 @@ class _Packer:
         path, name = _named(given, "file argument")
         if path.is_dir():
             raise UsageError(f"file argument {given} is a folder: give a file, or ship the folder with --files")
+        _warn_of_secret(path)
         self._add(f"args/{n}/{name}", path)
         self._file_args[given] = f"args/{n}/{name}"
 
@@ -173,6 +207,10 @@ class _Packer:
                 "install packages on the workers, and give data as an input"
             )
 
+    def members(self) -> list[tuple[str, Path]]:
+        """List the files taken so far with their names in the bundle, by name."""
+        return sorted(self._members.items())
+
     def pack(self, entry: str) -> bytes:
         manifest = {
             "version": MANIFEST_VERSION,
@@ -186,9 +224,17 @@ class _Packer:
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w") as bundle:
             _write(bundle, "manifest.json", json.dumps(manifest, sort_keys=True).encode(), 0o644)
-            for member, path in sorted(self._members.items()):
+            for member, path in self.members():
                 _write(bundle, member, path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644)
         return out.getvalue()
+
+
+def _warn_of_secret(path: Path) -> None:
+    """Warn of a file that was expressly asked for."""
+    if looks_secret(path):
+        _log.warning(
+            "mrcelery: %s looks like a secret, and is shipped: who can read the job's storage can read it", path
+        )
 
 
 def _write(bundle: zipfile.ZipFile, member: str, data: bytes, mode: int) -> None:

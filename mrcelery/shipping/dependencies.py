@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mrcelery.shipping.ignore import Ignored, check_secret
+
 NEVER_SHIPPED = sys.stdlib_module_names | {"mrcelery", "mrjob", "__main__", "__init__"}
 """Names never taken from a job's folder: the standard library is there anyway, and what is ours must be ours."""
 
@@ -58,12 +60,24 @@ class LocalImports:
 
 
 def tree_files(folder: Path) -> Iterator[Path]:
-    """List the files under a folder, in order, except caches and hidden ones."""
+    """List the files under a folder, in order, except caches, hidden ones and those that ``.mrceleryignore`` names.
+
+    Raises :class:`mrcelery.errors.UsageError` for one that looks like a secret.
+    """
+    rules = {os.fspath(folder): Ignored.of(folder)}
     for at, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
+        ignored = rules[at]
+        folders[:] = sorted(
+            f
+            for f in folders
+            if f != "__pycache__" and not f.startswith(".") and not ignored.decides(Path(at, f), folder=True)
+        )
+        rules.update((os.path.join(at, f), ignored.below(Path(at, f))) for f in folders)
         for name in sorted(files):
-            if not name.startswith(".") and not name.endswith((".pyc", ".pyo")):
-                yield Path(at, name)
+            path = Path(at, name)
+            if not name.startswith(".") and not name.endswith((".pyc", ".pyo")) and not ignored.decides(path):
+                check_secret(path, ignored)
+                yield path
 
 
 def _imported(file: Path, root: Path) -> Iterator[str]:

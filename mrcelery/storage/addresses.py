@@ -13,8 +13,7 @@ import re
 from typing import NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
-from mrcelery.config import mask
-from mrcelery.errors import ConfigError, InputError
+from mrcelery.errors import ConfigError, InputError, mask
 
 INPUT, OUTPUT, STORAGE, FOLDER, FILE = "input", "output", "storage", "folder", "file"
 """What an address is for. A folder and a file are on this machine."""
@@ -224,7 +223,9 @@ def _absolute(path: str) -> str:
 
 
 def _refuse(text: str, role: str, why: str) -> NoReturn:
-    secret = mask(text)
+    secret = mask(text, whole=True)
+    if secret == text and "@" in text:  # misspelt, so that what is the password is not plain
+        secret = re.sub(r"^([\w+.-]*\W*).*@", r"\1****@", text, flags=re.DOTALL)
     raise _error(role, f"{role} {secret} {why.replace(text, secret)}")
 
 

@@ -23,6 +23,8 @@ class ObjectInfo(NamedTuple):
     key: str
     size: int
     tag: str = ""
+    modified: float = 0.0
+    """Epoch seconds of its last write, in listings of a folder or of S3; else 0."""
 
 
 class ObjectWriter(Protocol):

@@ -157,6 +157,10 @@ class FolderStorage:
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return the size and tag of a regular file; None for a folder."""
+        found = self._info(key)
+        return None if found is None else found._replace(modified=0.0)
+
+    def _info(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
         with errors_of(path):
             try:
@@ -164,7 +168,9 @@ class FolderStorage:
             except (FileNotFoundError, NotADirectoryError):
                 self._check_there()
                 return None
-        return ObjectInfo(key, found.st_size, tag_of(found)) if stat.S_ISREG(found.st_mode) else None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        return ObjectInfo(key, found.st_size, tag_of(found), found.st_mtime)
 
     def list(self, prefix: str = "", enter: Callable[[str], bool] | None = None) -> Iterator[ObjectInfo]:
         """List as the protocol says, without walking folders whose key ``enter`` refuses."""
@@ -178,7 +184,7 @@ class FolderStorage:
                     if (enter is None or enter(key)) and not _loops(path):
                         stack.append(_entries(path, key + "/", ""))
                         break
-                elif (info := self.stat(key)) is not None:
+                elif (info := self._info(key)) is not None:
                     yield info
             else:
                 stack.pop()

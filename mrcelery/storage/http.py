@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from mrcelery.errors import ConfigError, StorageOutageError, StorageRefusedError
+from mrcelery.errors import ConfigError, StorageOutageError, StorageRefusedError, mask
 from mrcelery.schema.backoff import pause
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.encodings import check_encoding
@@ -26,6 +27,17 @@ _PLAIN = {"Accept-Encoding": "identity", "User-Agent": "mrcelery"}
 
 # A body that ends early is an error, which urllib3 before 2.0 would not say.
 _AS_SENT: dict[str, Any] = {"preload_content": False, "decode_content": False, "enforce_content_length": True}
+
+
+class _Masked(logging.Filter):
+    """urllib3 logs the addresses that it asks again, with their signatures."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = mask(record.getMessage()), ()
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_Masked())
 
 
 class HttpStorage:
@@ -68,7 +80,7 @@ class HttpStorage:
     def _refuse(self, key: str, status: int) -> NoReturn:
         url = f"{self.uri}/{key}"
         if status in (404, 410):
-            raise FileNotFoundError(url)
+            raise FileNotFoundError(mask(url))
         if status in (408, 425, 429) or (status >= 500 and status != 501):
             raise StorageOutageError(f"{url}: the server cannot serve it now (HTTP {status}): see how the server is")
         reason = "requires authentication" if status in (401, 403) else "refuses it"

@@ -240,7 +240,8 @@ class S3Storage:
             with self._errors("s3:ListBucket", prefix):
                 page = self._call("list_objects_v2", Prefix=self._prefix + prefix, **more)
             for found in page.get("Contents", ()):
-                yield ObjectInfo(found["Key"][len(self._prefix) :], found["Size"], found["ETag"])
+                modified = found["LastModified"].timestamp()
+                yield ObjectInfo(found["Key"][len(self._prefix) :], found["Size"], found["ETag"], modified)
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}

@@ -17,7 +17,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import BinaryIO
 
-from mrcelery.errors import TaskError, UserCodeError, writable
+from mrcelery.errors import TaskError, UserCodeError, mask, writable
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode, encode
@@ -151,9 +151,9 @@ class BadRecords:
         record = BadRecord(
             **self._task._asdict(),
             attempt=self._attempt,
-            file=writable(error.file),
+            file=mask(writable(error.file)),
             offset=-1 if error.offset is None else error.offset,
-            record=error.record,
+            record=mask(error.record),
             error=str(error),
             traceback=error.traceback,
         )

@@ -274,6 +274,19 @@ def test_attempts_are_sorted_filtered_and_opened(site: Site, page: Page) -> None
     eventually(lambda: "looking at a rose" in page.text("#attempts .detail pre"), "its log")
 
 
+def test_began_counts_from_where_the_timeline_begins(site: Site, page: Page, tmp_path: Path) -> None:
+    """That is when the first stage was entered: its tasks may have waited for a worker."""
+    attempts = tuple(Entry(task, f"1-a{task}", "succeeded", "w@h 1", 110.0 + task, 1.0) for task in range(3))
+    stage = StageView(
+        step=0, kind="map", state="succeeded", tasks=3, succeeded=3, entered=100.0, ended=113.0, attempts=attempts
+    )
+    (tmp_path / "page.html").write_bytes(
+        job_page(Overview(job="j", state="succeeded", now=113.0, started=99.0, finished=113.0, stages=(stage,)))
+    )
+    page.open(f"file://{tmp_path}/page.html")
+    assert page.all("#attempts tbody td:nth-child(5)") == ["+10.0 s", "+11.0 s", "+12.0 s"]
+
+
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_cut_off(site: Site, page: Page, size: tuple[int, int], scheme: str) -> None:

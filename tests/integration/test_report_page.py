@@ -37,6 +37,28 @@ ENDLESS = """
 """
 
 
+COUNTING = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Counting(MRJob):
+        def configure_args(self):
+            super().configure_args()
+            self.add_passthru_arg("--go")
+            self.add_passthru_arg("--then", default="fail")
+
+        def mapper(self, _, line):
+            self.increment_counter("lines", line)
+            yield line, 1
+
+        def reducer(self, key, values):
+            while not os.path.exists(self.options.go):
+                yield "waiting", 0
+                time.sleep(0.01)
+            raise ValueError("of no use")
+"""
+
+
 def told(page: bytes) -> Any:
     data = page.split(b'<script type="application/json" id="data">')[1].split(b"</script>")[0]
     return json.loads(data)
@@ -81,6 +103,57 @@ def test_of_a_job_that_was_cancelled(fleet: Fleet, job_file: JobFile, text: Path
         eventually(lambda: storage.stat(key) is not None, "its report is there")
         page, _ = reports(handle)
         assert page["overview"]["state"] == "cancelled"
+
+
+def seen_by_all(handle: mrcelery.JobHandle) -> dict[str, Any]:
+    """The counters that page, report and overview say, and those that outlive the job store's record; all are equal."""
+    page, record = reports(handle)
+    job, storage = handle.id, record["overview"]["storage"]
+    forgotten = mrcelery.attach(job, storage=storage, broker="", runner="inline")
+    found = [page["overview"]["counters"], record["counters"], handle.overview().counters, handle.glance().counters]
+    for other in (handle.counters(), forgotten.counters(), *found):
+        assert other == found[0]
+    requests = [record["overview"]["requests"], record["totals"]["requests"], forgotten.requests()]
+    for other in requests:
+        assert other == handle.requests()
+    return dict(found[0])
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+@pytest.mark.parametrize("stage", ["map", "reduce"])
+def test_counters_of_a_job_that_did_not_succeed(
+    fleet: Fleet, job_file: JobFile, tmp_path: Path, bucket: str, state: str, stage: str
+) -> None:
+    """On S3, so that requests are counted too."""
+    source = COUNTING
+    if stage == "map":  # the first of the map tasks commit, the last one waits
+        wait = 'while line == "c" and not os.path.exists(self.options.go):'
+        body = f'{wait}\n                yield "waiting", 0\n                time.sleep(0.01)\n            '
+        body += 'if line == "c":\n                raise ValueError("of no use")\n            '
+        source = source.replace("self.increment_counter(", body + "self.increment_counter(", 1)
+    (tmp_path / "in.txt").write_text("a\nb\nc\n")
+    settings = {**fleet.settings, "storage": f"s3://{bucket}/counted-{state}-{stage}", "split_size": 2}
+    args = ["--go", str(tmp_path / "go")]
+    with mrcelery.submit(job_file(source), str(tmp_path / "in.txt"), args=args, max_attempts=1, **settings) as handle:
+        maps = 2 if stage == "map" else 3
+        eventually(lambda: [s.succeeded for s in handle.glance().stages[:1]] == [maps], "map tasks have committed")
+        if state == "failed":
+            (tmp_path / "go").touch()
+            with pytest.raises(mrcelery.JobFailedError):
+                handle.wait(60)
+        else:
+            handle.cancel()
+        storage, key = handle.open_storage(), object_keys.report(handle.id)
+        eventually(lambda: storage.stat(key) is not None, "its report is there")
+        if state == "cancelled":
+            assert handle.runner is not None
+            store = handle.runner.store
+            eventually(lambda: "cleaned" in store.fields(handle.id), "its data is removed")
+            eventually(lambda: reports(handle)[1]["counters"] == handle.counters(), "its last report is written")
+        counted = seen_by_all(handle)
+        assert counted["lines"] == {"a": 1, "b": 1, **({} if stage == "map" else {"c": 1})}
+        assert handle.requests()["GET"] > 0
+        assert handle.status().stages[0].succeeded == maps
 
 
 def test_the_command(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) -> None:

@@ -184,10 +184,14 @@ def test_a_job_that_fails(fleet: Fleet, colours: dict[str, str], job_file: JobFi
     stands = command("status", retry[1], env=fleet.env).stdout
     assert stands.startswith("✘ failed in user code")
     assert "why      ValueError: no bombs" in stands
+    assert 'raise ValueError("no bombs")' in stands
     seen = json.loads(command("status", retry[1], "--json", env=fleet.env).stdout)
     assert [one[2] for one in seen["overview"]["stages"][0]["attempts"]] == ["failed"]
     logs = command("logs", retry[1], "--failed", env=fleet.env)
-    assert logs.stderr.startswith(f"mrcelery: failed in user code: job {retry[1]}, step 0, map task 0, attempt 1-")
+    assert logs.stderr.startswith("Traceback (most recent call last):\n")
+    assert 'raise ValueError("no bombs")' in logs.stderr
+    last = logs.stderr.splitlines()[-1]
+    assert last.startswith(f"mrcelery: failed in user code: job {retry[1]}, step 0, map task 0, attempt 1-")
     head, *said = logs.stdout.splitlines()
     assert re.fullmatch(r"==> step 0 map 0 attempt 1-\w+ failed <==", head)
     assert said == ["saw fine", "saw boom", "[failed: ValueError: no bombs]"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcelery.config import SETTINGS, Config, mask, misspelt, parse_age, parse_size, show_size
+from mrcelery.config import SETTINGS, Config, misspelt, parse_age, parse_size, show_size
 from mrcelery.errors import ConfigError
 
 
@@ -189,19 +189,6 @@ def test_a_secret_shows_neither_in_errors_nor_in_the_list(tmp_path: Path) -> Non
     assert config.signing_key == "s3cret"
     shown = {line.name: line.value for line in config.show()}
     assert (shown["signing_key"], shown["broker"]) == ("****", "redis://:****@host/0")
-
-
-@pytest.mark.parametrize(
-    ("url", "masked"),
-    [
-        ("redis://host:6379/0", "redis://host:6379/0"),
-        ("redis://user:pw@host:6379/0", "redis://user:****@host:6379/0"),
-        ("sentinel://a:26379;sentinel://:pw@b:26379", "sentinel://a:26379;sentinel://:****@b:26379"),
-        ("s3://bucket/prefix", "s3://bucket/prefix"),
-    ],
-)
-def test_mask(url: str, masked: str) -> None:
-    assert mask(url) == masked
 
 
 def test_every_default_passes_its_own_parser(tmp_path: Path) -> None:

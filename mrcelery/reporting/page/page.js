@@ -403,10 +403,14 @@ function shortNames(names) {
   const domain = (name) => (short(name).includes(".") ? short(name).slice(short(name).indexOf(".")) : "");
   return same(domain) ? (name) => short(name).slice(0, short(name).length - domain(name).length) : short;
 }
+// The one zero of the timeline and of the table of attempts.
+function zero(attempts) {
+  return Math.min(...job.stages.filter((s) => s.entered).map((s) => s.entered), ...attempts.slice(0, 50).map((one) => one.began));
+}
 function timeline(attempts) {
   if (!attempts.length) return null;
   const workers = lanes(attempts), all = workers.reduce((n, [, slots]) => n + slots.length, 0), most = Math.min(all, LANES);
-  const start = Math.min(...job.stages.filter((s) => s.entered).map((s) => s.entered), attempts[0].began);
+  const start = zero(attempts);
   const end = attempts.reduce((latest, one) => Math.max(latest, one.began + one.seconds), Math.max(job.finished || job.now, start + 0.001));
   const lane = Math.max(4, Math.min(18, Math.floor(520 / most))), gap = lane > 7 ? 2 : 1, head = 34, between = 6;
   const named = shortNames(workers.map(([worker]) => worker));
@@ -620,7 +624,7 @@ function makeAttemptTable() {
   const headRow = h("tr", null);
   function take(all) {
     attempts = all;
-    start = Math.min(...attempts.slice(0, 50).map((one) => one.began));
+    start = zero(attempts);
     retried = new Set();
     const seen = new Set();
     for (const one of attempts) { const task = `${one.stage.step}.${one.stage.kind}.${one.task}`; if (seen.has(task)) retried.add(task); seen.add(task); }

@@ -31,7 +31,6 @@ def attempt(name: str, **changes: Any) -> Commit:
         "kind": "map",
         "task": 7,
         "attempt": name,
-        "parts": (Part(0, object_keys.part(TaskId("wc-1", 0, "map", 7), 0, name), 10, 1, 4_000_000_000),),
         "counters": {"words": {"seen": 3}},
         "records_in": 1,
         "records_out": 1,
@@ -40,7 +39,9 @@ def attempt(name: str, **changes: Any) -> Commit:
         "seconds": 0.25,
         "host": "here",
     }
-    return Commit(**{**values, **changes})
+    values.update(changes)
+    task = TaskId(values["job"], values["step"], values["kind"], values["task"])
+    return Commit(**{"parts": (Part(0, object_keys.part(task, 0, name), 10, 1, 4_000_000_000),), **values})
 
 
 def test_the_first_attempt_wins_and_the_second_returns_it() -> None:
@@ -78,11 +79,19 @@ class Lossy:
         return self._storage.read(key)
 
 
+ROOT = object_keys.part(TaskId("wc-1", 0, "map", 7), 0, "")
 names = st.text(max_size=5)
 counters = st.dictionaries(names, st.dictionaries(names, st.integers(-5, 2**60)), max_size=3)
 sizes = st.integers(0, 2**32 - 1)
 parts = st.lists(
-    st.builds(Part, st.integers(0, 99), st.text(max_size=20), sizes, sizes, sizes),
+    st.builds(
+        Part,
+        st.integers(0, 99),
+        st.text(max_size=20).map(lambda name: f"{ROOT}-{name}".replace("..", "")),
+        sizes,
+        sizes,
+        sizes,
+    ),
     max_size=5,
 ).map(tuple)
 attempts = st.lists(

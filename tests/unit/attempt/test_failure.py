@@ -51,6 +51,6 @@ def test_an_error_about_input_that_is_no_text_can_be_told(tmp_path: Path, bad_re
         if bad_records:
             handle.wait()
             return
-        with pytest.raises(mrcelery.JobFailedError, match=r"^ValueError: odd: b\\udcffd$") as caught:
+        with pytest.raises(mrcelery.JobFailedError, match=r"^ValueError: odd: b\\udcffd\n") as caught:
             handle.wait()
         assert r"b\udcffd" in caught.value.failure.traceback

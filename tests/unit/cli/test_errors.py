@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def test_exit_codes(error: BaseException, code: int) -> None:
         raise error
 
     assert guard(call) == code
+
+
+def test_a_failure_says_where_user_code_raised_once() -> None:
+    failure = Failure(error="UserCodeError", message="ValueError: bad", traceback="Traceback\n  at\nValueError: bad\n")
+    error = JobFailedError(failure)
+    assert str(error) == "ValueError: bad\n\nTraceback\n  at\nValueError: bad"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert str(JobFailedError(Failure(error="E", message="lost"))) == "lost"
 
 
 def test_where_it_failed(capsys: pytest.CaptureFixture[str]) -> None:

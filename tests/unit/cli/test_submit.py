@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.support.command_line import TEXT
 
 
 def test_results_go_to_stdout_and_nothing_else(mr: Any) -> None:
-    ran = mr("submit", "wc.py", "in.txt")
+    ran = mr("submit", "wc.py", "in.txt", "-q")
     assert (ran.code, ran.counts(), ran.err) == (0, Counter(TEXT.split()), "")
 
 
@@ -36,6 +37,18 @@ def test_what_follows_two_dashes_is_the_jobs(mr: Any) -> None:
     assert (ran.code, ran.out) == (2, "")
     assert "no such option --min" in ran.err
     assert "after --" in ran.err
+
+
+def test_the_counters_of_a_job_that_ran_here_are_printed_at_its_end(mr: Any) -> None:
+    ran = mr("submit", "wc.py", "in.txt")
+    job = re.search(r"counters of job (\S+)\n", ran.err)
+    assert job is not None
+    assert ran.err == f"mrcelery: counters of job {job[1]}\nwords\n\tseen=6\n"
+    assert mr("submit", "wc.py", "in.txt", "-q").err == ""
+    Path("in.txt").write_text("a\nboom\n")
+    ran = mr("submit", "wc.py", "in.txt", "--split-size", "2")
+    assert ran.code == 1
+    assert ran.err.endswith("words\n\tseen=1\n")
 
 
 def test_output_json_and_cat(mr: Any, tmp_path: Path) -> None:
@@ -71,3 +84,18 @@ def test_detached_results_cannot_come_home(mr: Any, monkeypatch: pytest.MonkeyPa
     ran = mr(*args, "--broker", "redis://127.0.0.1:1", "--storage", "s3://bucket/x")
     assert ran.code == 2
     assert "mrcelery fetch" in ran.err
+
+
+def test_dry_run_lists_what_is_shipped(mr: Any) -> None:
+    Path("more.csv").write_text("1,2,3\n")
+    ran = mr("submit", "wc.py", "in.txt", "--dry-run", "--files", "more.csv")
+    assert "code and files    2 files, " in ran.out
+    assert "6 B  files/more.csv  (more.csv)\n" in ran.out
+    plan = json.loads(mr("submit", "wc.py", "in.txt", "--dry-run", "--files", "more.csv", "--json").out)
+    assert next((one["name"], one["bytes"]) for one in plan["ships"]) == ("files/more.csv", 6)
+    Path("data").mkdir()
+    Path("data/.env.json").touch()
+    Path("data/id_rsa").touch()
+    ran = mr("submit", "wc.py", "in.txt", "--dry-run", "--files", "data")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "id_rsa looks like a secret" in ran.err

@@ -6,8 +6,7 @@ import pytest
 from celery import Celery
 
 from mrcelery.celeryapp import install
-from mrcelery.config import mask
-from mrcelery.errors import ConfigError
+from mrcelery.errors import ConfigError, mask
 from mrcelery.jobstore.connection import TIMEOUT, masked, sentinel_options, store_url
 from mrcelery.worker.app import make_app
 from mrcelery.worker.leases import check_skew, transport_options
@@ -43,7 +42,7 @@ def test_sentinels_passwords_reach_celery_and_the_job_store() -> None:
     assert app.conf.result_backend_transport_options == options
     assert "s&cret" not in app.conf.broker_url
     assert sentinel_options(store_url(app)) == options
-    assert masked(SENTINEL) == "sentinel://:***@a:1;sentinel://b:2/3?master_name=main&sentinel_password=***"
+    assert masked(SENTINEL) == "sentinel://:****@a:1;sentinel://b:2/3?master_name=main&sentinel_password=****"
     assert mask(SENTINEL) == "sentinel://:****@a:1;sentinel://b:2/3?master_name=main&sentinel_password=****"
 
 
