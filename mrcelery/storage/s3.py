@@ -75,7 +75,7 @@ _SETTINGS = (
     "AWS_SESSION_TOKEN",
     "MRCELERY_STORAGE_TIMEOUT",
 )
-_clients: dict[tuple[object, ...], Any] = {}
+clients: dict[tuple[object, ...], Any] = {}
 _connecting = threading.Lock()  # threads that start together wait for the client that one of them makes
 
 
@@ -90,13 +90,13 @@ os.register_at_fork(after_in_child=_forked)
 
 def _client() -> Any:
     settings = (os.getpid(), *map(os.environ.get, _SETTINGS))
-    if (client := _clients.get(settings)) is not None:
+    if (client := clients.get(settings)) is not None:
         return client
     with _connecting:
-        if (client := _clients.get(settings)) is None:
-            client = _clients[settings] = _connect()
-            for oldest in list(_clients)[:-_KEPT_CLIENTS]:
-                del _clients[oldest]  # closed as soon as no call uses it any more
+        if (client := clients.get(settings)) is None:
+            client = clients[settings] = _connect()
+            for oldest in list(clients)[:-_KEPT_CLIENTS]:
+                del clients[oldest]  # closed as soon as no call uses it any more
         return client
 
 
