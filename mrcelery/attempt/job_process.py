@@ -28,6 +28,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -48,8 +49,13 @@ IDLE_SECONDS = 5.0
 GROWTH = 64 << 20
 """Bytes that an attempt's process may grow by and still take the next attempt, if the job does not ask for that."""
 
+_HAND = 1 << 16
+
 MESSAGE = 1 << 17
 """Bytes of a message, at most; Linux takes half as much again by default."""
+
+_OURS = ("mrcelery.", "pyarrow.", "numpy.", "zstandard.")
+"""What the engine imports when an attempt needs it; all of these bear a fork."""
 
 _KNOWN_THREADS = ("numpy", "pyarrow")
 """Modules that start threads when they are imported, and again in a process that was forked then."""
@@ -84,8 +90,10 @@ def _settle(channel: socket.socket) -> None:
     pool = os.getppid()
     when_parent_ends(signal.SIGKILL, pool)
     adopt_orphans()
+    gc.freeze()  # a collection would copy the pages of all that the process of the pool has
     for number in _RESET:
-        signal.signal(number, signal.SIG_DFL)
+        if callable(signal.getsignal(number)):  # what a pool's process ignores is the worker's to obey
+            signal.signal(number, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for name in os.listdir("/proc/self/fd"):
         if (file := int(name)) > 2 and file not in (null, channel.fileno()):
@@ -127,8 +135,8 @@ class JobProcess:
         self._spared: set[int] = set()
         self._seeded: Any = None
         self._traceless = False
-        # Shared with the attempt's process: whether an attempt is in hand, and then its token.
-        self._hand = mmap.mmap(-1, mmap.PAGESIZE)
+        # Shared with the attempt's process: whether an attempt is in hand, then its token, then names of modules.
+        self._hand = mmap.mmap(-1, _HAND)
         jobs.adopt()
 
     def load(self) -> bool:
@@ -165,6 +173,7 @@ class JobProcess:
             self._fetched.clear()  # they count once
             if not self._outlive(pid):
                 return
+            self._import_what_it_needed()
 
     def _peek(self) -> bool:
         """Check whether something has come, and not the other end's end."""
@@ -198,11 +207,13 @@ class JobProcess:
             self._jobs.adopt()
             folder = self._folder()
             _reseed(self._seeded)
-            limit = _peak() + GROWTH
+            limit, known = _peak() + GROWTH, set(sys.modules)
             while True:
                 begun = msgspec.json.decode(self._channel.recv(MESSAGE), type=Begun)
                 self._hand[1 : 1 + len(begun.token)] = begun.token.encode()
-                self._channel.send(msgspec.json.encode(self._run(begun)))
+                ended = self._run(begun)
+                self._note_imports(known)
+                self._channel.send(msgspec.json.encode(ended))
                 self._hand[:1] = b"\0"
                 if not (self._takes_another(limit) and _readable(self._channel) and self._peek()):
                     break
@@ -224,6 +235,22 @@ class JobProcess:
         except BaseException as e:
             return ended_by(e)
         return Ended()
+
+    def _note_imports(self, known: set[str]) -> None:
+        """Tell the process of the job what of the engine's this attempt has imported, as the next one will."""
+        names = ",".join(name for name in sys.modules if name not in known and name.startswith(_OURS)).encode()
+        if len(names) < _HAND - 33:
+            self._hand[33 : 33 + len(names)] = names
+
+    def _import_what_it_needed(self) -> None:
+        names = self._hand[33:].partition(b"\0")[0].decode()
+        self._hand[33:] = bytes(_HAND - 33)
+        for name in filter(None, names.split(",")):
+            with suppress(Exception):  # the attempt that needs it meets that too
+                import_module(name)
+        if names:
+            gc.collect()
+            gc.freeze()
 
     def _takes_another(self, limit: int) -> bool:
         """Check whether this process may run another attempt: the job wants it, or cannot tell."""

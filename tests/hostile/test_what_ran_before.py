@@ -402,7 +402,7 @@ def chain(pid: int, worker: Worker) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("which", ["attempt", "job", "pool"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV], ids=lambda s: s.name)
 def test_nothing_is_lost_when_one_of_the_processes_is(
     settings: dict[str, Any], job_file: JobFile, tmp_path: Path, worker: Worker, which: str, how: signal.Signals
 ) -> None:
