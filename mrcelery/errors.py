@@ -163,7 +163,12 @@ class SickMachineError(TaskError):
 
 
 class UserCodeError(TaskError):
-    """The user's code raised; ``traceback`` is theirs, without our frames."""
+    """The user's code raised; ``traceback`` is theirs, without our frames.
+
+    ``lacks_module``: it failed for a module that is absent or damaged on this machine, and that others may have.
+    """
+
+    lacks_module = False
 
 
 class AttemptsLostError(TaskError):

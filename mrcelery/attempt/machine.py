@@ -172,8 +172,10 @@ def cannot_import(error: BaseException) -> bool:
     Not for a line of the job's own that raised, nor for a file of the job's.
     """
     cause = error.__cause__
-    if not isinstance(error, UserCodeError) or cause is None:
+    if not isinstance(error, UserCodeError):
         return False
+    if error.lacks_module or cause is None:  # one that came from the job's process has no cause any more
+        return error.lacks_module
     if isinstance(cause, ImportError) and cause.name:
         return not is_shipped(cause.path or "")
     if raised_by_user(cause) or not str(error).startswith(NO_IMPORT):

@@ -26,7 +26,7 @@ from mrcelery.schema.encoding import damaged, decode
 from mrcelery.schema.signing import unseal
 from mrcelery.schema.structs import JobOptions, JobSpec, PlanPage, Request, Split
 from mrcelery.shipping.workspace import LoadedBundle, Workspace
-from mrcelery.storage import open_storage
+from mrcelery.storage import inherit, open_storage
 from mrcelery.storage.base import Storage
 
 JOBS_KEPT = 8
@@ -166,6 +166,20 @@ class OpenJobs:
         bundle = active.spec.request.bundle
         self.make_scratch()  # some systems clean their temporary folders
         return self._workspace.open(bundle, lambda: active.storage.read(object_keys.code(active.id)))
+
+    def loaded(self, job: str) -> LoadedBundle | None:
+        """Return the code of an open job if this process has it loaded."""
+        active = self._jobs.get(job)
+        return self._workspace.loaded(active.spec.request.bundle) if active is not None else None
+
+    def close(self, *, spared: str = "") -> None:
+        """Let go of all code, and remove what this process has on this machine, but for the folder ``spared``."""
+        self._workspace.close(spared=spared)
+
+    def adopt(self) -> None:
+        """Go on in a process that was forked from the one that opened them, which does not run them meanwhile."""
+        self._workspace.adopt()
+        inherit()
 
     def forget(self, job: str) -> None:
         """Close a job."""

@@ -66,12 +66,46 @@ class Kept(RawIOBase):
         """Return what is kept, with :data:`LEFT_OUT` in the place of the rest."""
         return bytes(self._head) + (LEFT_OUT if self._left_out else b"") + bytes(self._tail)
 
+    def copy(self) -> Kept:
+        """Return another stream that has kept the same."""
+        other = Kept()
+        other._head[:], other._tail[:] = self._head, self._tail
+        other._left_out, other.written = self._left_out, self.written
+        return other
+
+    def become(self, other: Kept) -> None:
+        """Keep what another stream has kept, and nothing else."""
+        self._head, self._tail = other._head, other._tail
+        self._left_out, self.written = other._left_out, other.written
+
+
+class Said:
+    """What user code prints and logs in this process: a stream, and what is kept of it."""
+
+    def __init__(self) -> None:
+        self.kept = Kept()
+        self.stream = TextIOWrapper(self.kept, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Have what is printed and logged in this block go to the stream."""
+        handler = _LogHandler(self.stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.addFilter(lambda record: not record.name.startswith(_OURS))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        try:
+            with redirect_stdout(self.stream), redirect_stderr(self.stream):
+                yield
+        finally:
+            root.removeHandler(handler)
+
 
 class Log:
     """An attempt's output so far, and its object in storage."""
 
-    def __init__(self, storage: Storage, key: str) -> None:
-        self.kept = Kept()
+    def __init__(self, storage: Storage, key: str, kept: Kept) -> None:
+        self.kept = kept
         self._storage = storage
         self._key = key
         self._pause = share_seconds(storage)
@@ -103,25 +137,25 @@ class _LogHandler(logging.StreamHandler[Any]):
 
 
 @contextmanager
-def captured(storage: Storage, key: str) -> Iterator[Log]:
-    """Keep what user code prints and logs in this block in storage, under ``key``, if it prints anything."""
-    said = Log(storage, key)
-    log = TextIOWrapper(said.kept, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
-    handler = _LogHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(lambda record: not record.name.startswith(_OURS))
+def captured(storage: Storage, key: str, said: Said | None = None) -> Iterator[Log]:
+    """Keep what user code prints and logs in this block in storage, under ``key``, if it prints anything.
+
+    ``said`` may hold what its modules have said when they were imported, ahead of the block; it does again afterwards.
+    """
+    said = said or Said()
+    log = Log(storage, key, said.kept)
+    ahead = said.kept.copy()
     root = logging.getLogger()
     before, level = [h for h in root.handlers if not isinstance(h, _LogHandler)], root.level
-    root.addHandler(handler)
     try:
-        with redirect_stdout(log), redirect_stderr(log):
-            yield said
+        with said.heard():
+            yield log
     finally:
         # User code may call logging.basicConfig(): not for the tasks that this process runs after it.
-        root.removeHandler(handler)
         root.handlers[:] = before + [h for h in root.handlers if isinstance(h, _LogHandler)]
         root.setLevel(level)
-        said.save()
+        log.save()
+        said.kept.become(ahead)
 
 
 @contextmanager

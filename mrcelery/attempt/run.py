@@ -22,7 +22,8 @@ from mrcelery.attempt.failure import never_ended, too_little_memory
 from mrcelery.attempt.heartbeat import collector_off, poller
 from mrcelery.attempt.machine import of_the_machine, sickness
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
-from mrcelery.attempt.output_capture import Log, captured, own_environment
+from mrcelery.attempt.orders import Begun
+from mrcelery.attempt.output_capture import Log, Said, captured, own_environment
 from mrcelery.attempt.progress_file import ProgressFile, progress_path
 from mrcelery.attempt.repair import MOST, mended, repaired
 from mrcelery.errors import (
@@ -64,24 +65,49 @@ LATE_SECONDS = 1.0
 
 
 def run_attempt(jobs: OpenJobs, task: TaskId, *, capture: bool = True, worker: str = "", alone: bool = False) -> Commit:
-    """Run a task and return the commit that counts, this attempt's or another one's.
+    """Run a task in this process and return the commit that counts, this attempt's or another one's.
 
-    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker``: the
-    name of this worker, so that a backup of the task can be sent to another. ``alone``: this process runs nothing
-    else meanwhile and is one of a pool, so it may have a memory ceiling, and the pool's main process cleans up after
-    it if it dies. Raises :class:`JobStoppedError` if the job has ended, and any other
-    :class:`mrcelery.errors.MRCeleryError` for the attempt's failure.
+    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker`` and
+    ``alone`` are those of :func:`begin` and :func:`run`. Raises :class:`JobStoppedError` if the job has ended, and
+    any other :class:`mrcelery.errors.MRCeleryError` for the attempt's failure.
     """
-    with transfers(behind=True) as moved:
+    return run(jobs, begin(jobs, task, worker, alone=alone), said=Said() if capture else None, alone=alone)
+
+
+def begin(jobs: OpenJobs, task: TaskId, worker: str, *, alone: bool = False) -> Begun:
+    """Count an attempt in the job store, before any user code runs, and return it.
+
+    ``worker``: the name of this worker, so that a backup of the task can be sent to another. ``alone``: this process
+    is one of a pool, whose main process cleans up after it if it dies. Raises :class:`JobStoppedError` if the job
+    has ended.
+    """
+    with transfers() as moved:
         if jobs.store.state(task.job) in FINAL:
             raise JobStoppedError(f"job {task.job} has ended")
-        active = jobs.open(task.job)
+        jobs.open(task.job)
         token = secrets.token_hex(3)
         where = journal.of_process(worker or socket.gethostname(), os.getpid())
         number = journal.begin(jobs.store, task, token, where)
-        attempt = Attempt(
-            jobs, active, task, number, f"{number}-{token}", moved=moved, capture=capture, worker=where, alone=alone
-        )
+    return Begun(
+        **task._asdict(),
+        number=number,
+        token=token,
+        worker=where,
+        pid=os.getpid(),
+        keeper=os.getppid() if alone else os.getpid(),
+        requests=dict(moved.requests),
+    )
+
+
+def run(jobs: OpenJobs, begun: Begun, *, said: Said | None, alone: bool) -> Commit:
+    """Run an attempt that has begun; see :func:`run_attempt`.
+
+    ``said`` takes what user code prints and logs. ``alone``: this process runs nothing else meanwhile, so it may have
+    a memory ceiling.
+    """
+    with transfers(behind=True) as moved:
+        moved.requests.update(begun.requests)
+        attempt = Attempt(jobs, jobs.open(begun.job), begun.task_id, begun.name, begun, moved, said=said, alone=alone)
         with watching():
             return attempt.run()
 
@@ -100,15 +126,12 @@ class Attempt:
     jobs: OpenJobs
     active: OpenJob
     task: TaskId
-    number: int
-    """Of the attempts at its task, from 1."""
     name: str
     """Its number and a random part, as in its commit and its keys in storage."""
-    _: KW_ONLY
+    begun: Begun
     moved: Transfers
-    capture: bool
-    worker: str
-    """The worker's name and, after a space, the process's id."""
+    _: KW_ONLY
+    said: Said | None
     alone: bool
     within: TaskId | None = None
     """The task within whose attempt this one runs again, to make a damaged part of its input anew."""
@@ -123,7 +146,7 @@ class Attempt:
         """Return the attempt's own folder for spills."""
         job, step, kind, task = self.task
         # The process's number in the name: where it dies, another removes what it leaves.
-        return os.path.join(self.jobs.scratch, "tasks", f"{job}-{step}-{kind}-{task}-{self.name}.{os.getpid()}")
+        return os.path.join(self.jobs.scratch, "tasks", f"{job}-{step}-{kind}-{task}-{self.name}.{self.begun.pid}")
 
     def run(self) -> Commit:
         """Run the attempt and return the commit that counts; record how the attempt ended."""
@@ -152,7 +175,7 @@ class Attempt:
                     self.task,
                     self.name,
                     outcome,
-                    worker=self.worker,
+                    worker=self.begun.worker,
                     seconds=seconds,
                     error=error,
                 )
@@ -171,7 +194,7 @@ class Attempt:
     def _first_commit(self) -> Commit:
         """Run the task, unless it is committed already, and return its first commit."""
         began, lost = time.monotonic(), Losses()
-        if self.number > 1:
+        if self.begun.number > 1:
             earlier = committed(self.active.storage, self.task)
             if earlier is not None:
                 return self._remember(earlier)
@@ -208,7 +231,7 @@ class Attempt:
             raise too_little_memory(None, options.memory, self.name)
         # Records that are skipped for killing their process took two attempts each to find.
         most = options.max_attempts + 2 * len(killers(lost))
-        if self.number > most and self.number > most + stage_marks.not_failed(self.jobs.store, self.task):
+        if self.begun.number > most and self.begun.number > most + stage_marks.not_failed(self.jobs.store, self.task):
             raise never_ended(self.task, most, lost)
 
     def _check_goes_on(self) -> None:
@@ -243,7 +266,7 @@ class Attempt:
     def _on_whole_parts(self, lost: Losses) -> Commit:
         """Run the attempt; if an input part is damaged, run it once more, and then with the part written anew."""
         met: Counter[str] = Counter()
-        split: Split | None = None
+        split = None if self.within else self.begun.split
         while True:
             try:
                 return self._run(lost, split)
@@ -295,8 +318,7 @@ class Attempt:
     @contextmanager
     def _supervised(self, began: _Began) -> Iterator[ProgressFile]:
         """Keep the progress file for the worker's main process; finally remove what the attempt has on this machine."""
-        keeper = os.getppid() if self.alone else os.getpid()
-        progress = ProgressFile(progress_path(self.jobs.scratch, self.watched, os.getpid()), keeper)
+        progress = ProgressFile(progress_path(self.jobs.scratch, self.watched, self.begun.pid), self.begun.keeper)
         allowed = pickle_allowed.set(self.active.spec.request.options.allow_pickle)
         try:
             yield progress
@@ -316,7 +338,7 @@ class Attempt:
             yield None
             return
         # What kills the process within another task's attempt is not blamed on that one's records.
-        marker = RecordMarker(self.jobs.scratch) if self.alone and self.within is None else None
+        marker = RecordMarker(self.jobs.scratch, self.begun.pid) if self.alone and self.within is None else None
         bad = BadRecords(self.task, self.name, limit=limit, scratch=self.scratch, lost=lost, marker=marker)
         try:
             yield bad
@@ -334,8 +356,8 @@ class Attempt:
         code = self.jobs.code(self.active)
         with (
             ceiling(self.active.spec.request.options.memory) if self.alone else nullcontext(),
-            captured(self.active.storage, object_keys.log(self.task, self.name))
-            if self.capture
+            captured(self.active.storage, object_keys.log(self.task, self.name), self.said)
+            if self.said is not None
             else nullcontext() as log,
             own_environment(),
             code.activate(),
@@ -368,7 +390,7 @@ class Attempt:
                 self.jobs.store,
                 self.watched,
                 attempt=self.name,
-                worker=self.worker,
+                worker=self.begun.worker,
                 progress=progress,
                 records=lambda: task.records_in,
                 share=log.share if log is not None else None,
@@ -420,7 +442,7 @@ class Attempt:
             seconds=round(time.monotonic() - began.monotonic, 6),
             host=socket.gethostname(),
             began=round(began.epoch, 3),
-            worker=self.worker,
+            worker=self.begun.worker,
             requests=dict(self.moved.requests),
             bad_records=context.bad.count if context.bad is not None else 0,
             bad_key=bad_key,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
 
 from mrcelery.errors import JobLoadError, UsageError
@@ -54,6 +55,8 @@ class MRJob:
     - ``partition(self, key, n)`` returns the partition of a key, 0 to n - 1; or ``PARTITIONER`` names one:
       ``"hash"``, ``"range"``, ``"field:1"`` (:mod:`mrcelery.job.partitioners`).
     - ``SORT_VALUES = True`` brings each key's values to the reducer in order.
+    - ``KEEP_MODULES = True`` has a worker's process run the job's tasks one after the other, with what they leave in
+      its modules, such as a model that was loaded once; without it each attempt finds them as they are imported.
     - ``INPUT`` and ``OUTPUT`` are the formats, by name or own ones (:mod:`mrcelery.formats.custom`), if the
       command line names none.
 
@@ -83,10 +86,11 @@ class MRJob:
     BATCH: ClassVar[str | None] = None
     SORT_VALUES: ClassVar[bool | None] = None
     PARTITIONER: ClassVar[str | None] = None
-    JOBCONF: ClassVar[Mapping[str, Any]] = {}
+    JOBCONF: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     FILES: ClassVar[Sequence[str]] = ()
     DIRS: ClassVar[Sequence[str]] = ()
     ARCHIVES: ClassVar[Sequence[str]] = ()
+    KEEP_MODULES: ClassVar[bool] = False
 
     options: argparse.Namespace
     counters: dict[str, dict[str, int]]

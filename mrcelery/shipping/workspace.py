@@ -2,7 +2,8 @@
 
 While a bundle is active its modules are in ``sys.modules``, its folders on ``sys.path``, and the
 working directory is a fresh one with links to its files. Afterwards all of that is as before, and the
-modules wait with the bundle: so two versions of one module live in a process and never meet.
+modules are forgotten, unless they are kept with the bundle: so each task imports them anew, and two versions of
+one module in a process never meet.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class Workspace:
                 self._loaded.pop(sha256).close()
         return loaded
 
+    def adopt(self) -> None:
+        """Make this process, which was forked, the user of what its parent has open for as long as it lives."""
+        self._pid = os.getpid()
+
     def _unpacked(self, bundle: Bundle, fetch: Callable[[], bytes]) -> tuple[Path, Lock]:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.root.stat().st_uid != os.geteuid():
@@ -133,10 +138,14 @@ class Workspace:
                 lock_file.unlink(missing_ok=True)
                 lock.release()
 
-    def close(self) -> None:
-        """Let go of all bundles; what is unpacked stays for the next process."""
+    def loaded(self, bundle: Bundle) -> LoadedBundle | None:
+        """Return a bundle if it is open."""
+        return self._loaded.get(bundle.sha256) if self._pid == os.getpid() else None
+
+    def close(self, *, spared: str = "") -> None:
+        """Let go of all bundles; what is unpacked stays for the next process, and a working folder if ``spared``."""
         while self._loaded:
-            self._loaded.popitem()[1].close()
+            self._loaded.popitem()[1].close(spared=spared)
 
 
 def _age(path: Path) -> float:
@@ -160,6 +169,9 @@ class LoadedBundle:
         self._own_path = [str(path / folder) for folder in manifest["path"]]
         self._added_path = self._own_path
         self._modules: dict[str, ModuleType] = {}
+        self.keeps_modules = False
+        """Whether the job wants to find its modules as its last task in this process has left them."""
+        self._keeps = False
         self._loading = threading.RLock()
         self._work = ""
         self._shipped: dict[str, str] | None = None
@@ -169,11 +181,16 @@ class LoadedBundle:
         """Whether the process is in an :meth:`activate` block of this bundle."""
         return _active.bundle is self
 
-    def close(self) -> None:
-        """Remove the job's working folder, and release the lock that keeps the bundle unpacked."""
-        if self._work:
+    @property
+    def work(self) -> str:
+        """Return the working folder that is ready for the next task, or ""."""
+        return self._work
+
+    def close(self, *, spared: str = "") -> None:
+        """Remove the job's working folder, unless ``spared``, and release the lock that keeps the bundle unpacked."""
+        if self._work and self._work != spared:
             shutil.rmtree(self._work, ignore_errors=True)
-            self._work = ""
+        self._work = ""
         self._lock.release()
 
     @contextmanager
@@ -209,8 +226,11 @@ class LoadedBundle:
                 if _lies_under(sys.modules[name], prefix):
                     self._modules[name] = sys.modules.pop(name)
             sys.modules.update(hidden)
-            # What the job's own code put on the path is there again the next time.
-            self._added_path = [p for p in sys.path if p not in path]
+            if self._keeps or self.keeps_modules:
+                # What the job's own code put on the path is there again the next time.
+                self._added_path = [p for p in sys.path if p not in path]
+            else:
+                self._modules.clear()
             sys.path[:] = path
 
     @contextmanager
@@ -236,6 +256,17 @@ class LoadedBundle:
             os.symlink(item.path, os.path.join(work, item.name))
         self._shipped = _links(work)
         return work
+
+    def load(self) -> dict[str, ModuleType]:
+        """Import the job's modules and keep them as they are then; return them by name.
+
+        Raises whatever their code raises.
+        """
+        self._keeps = True
+        with self.activate(), importing():
+            home = self._job_class().__module__
+            module = sys.modules[home]
+        return {**self._modules, home: module}
 
     def job(self, args: Sequence[str]) -> MRJob:
         """Make a new instance of the job, with file arguments as paths on this machine.
@@ -275,6 +306,7 @@ class LoadedBundle:
             elif module is None:
                 module = importlib.import_module(name)
         found: type[MRJob] = reduce(getattr, class_name.split("."), module)  # type: ignore[assignment]
+        self.keeps_modules = bool(getattr(found, "KEEP_MODULES", False))
         return found
 
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from mrcelery.storage.addresses import INPUT, STORAGE, parse, scheme_of
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage
@@ -16,7 +17,7 @@ from mrcelery.storage.folder import FolderStorage
 from mrcelery.storage.memory import MemoryStorage
 from mrcelery.storage.probe import check
 
-__all__ = ["ObjectInfo", "ObjectWriter", "Storage", "check", "locate", "open_storage", "scheme_of"]
+__all__ = ["ObjectInfo", "ObjectWriter", "Storage", "check", "inherit", "locate", "open_storage", "scheme_of"]
 
 # By process id: clients and their connections must not cross a fork.
 _opened: dict[tuple[int, str], Storage] = {}
@@ -48,6 +49,12 @@ def _open(uri: str) -> Storage:
 
         return S3Storage(uri)
     return FolderStorage(uri)
+
+
+def inherit() -> None:
+    """Take over the parent's clients in a process that was forked, without their connections; making one takes long."""
+    if (s3 := sys.modules.get("mrcelery.storage.s3_clients")) is not None:
+        s3.inherit()
 
 
 def locate(uri: str) -> tuple[Storage, str]:

@@ -39,6 +39,15 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+def inherit() -> None:
+    """Take over the parent's clients in a process that was forked, without their connections."""
+    for settings, client in list(_clients.items()):
+        if settings[0] == os.getppid():
+            client.close()  # what is pooled, and in this process only: it connects anew
+            del _clients[settings]
+            _clients[(os.getpid(), *settings[1:])] = client
+
+
 def client() -> Any:
     """Return the client of this process for the settings as they are now."""
     settings = (os.getpid(), *map(os.environ.get, _SETTINGS))

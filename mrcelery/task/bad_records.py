@@ -34,10 +34,13 @@ _MARKER = struct.Struct("<qq")
 
 
 class RecordMarker:
-    """A file that names the records user code has in hand, for the main process to read if this process dies."""
+    """A file that names the records user code has in hand, for the main process to read if this process dies.
 
-    def __init__(self, scratch: str) -> None:
-        self._path = marker_path(scratch, os.getpid())
+    ``pid``: the process that the main process knows, if not this one.
+    """
+
+    def __init__(self, scratch: str, pid: int = 0) -> None:
+        self._path = marker_path(scratch, pid or os.getpid())
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         with open(self._path, "w+b") as file:
             file.truncate(_MARKER.size)

@@ -48,6 +48,7 @@ from mrcelery.storage.addresses import scheme_of
 from mrcelery.task import memory_limit
 from mrcelery.worker.broker_errors import BROKER_ERRORS
 from mrcelery.worker.elsewhere import check_extras, leave_to_others, pass_on, record_retry
+from mrcelery.worker.job_processes import JobProcesses, supported
 from mrcelery.worker.outages import LONGEST, Again, again, counted
 from mrcelery.worker.publish import PASSES, publish_stage
 from mrcelery.worker.sick import WorkerIsSick, goes_back, to_another
@@ -96,6 +97,7 @@ BROKER_PATIENCE = 60.0
 """Seconds that a running task waits for a broker that restarts: what it has computed is not thrown away."""
 
 _open_jobs: dict[tuple[int, str], OpenJobs] = {}
+_processes: JobProcesses | None = None
 
 
 def register(app: Celery) -> None:
@@ -283,9 +285,13 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
     try:
         # The main process of a pool supervises its children.
         alone = current_process().name != "MainProcess"
+        worker = task.request.hostname or ""
         check_extras(jobs, job)
         with _killable():
-            run_attempt(jobs, task_id, worker=task.request.hostname or "", alone=alone)
+            if alone and supported():
+                _job_processes().attempt(jobs, task_id, worker, generation)
+            else:
+                run_attempt(jobs, task_id, worker=worker, alone=alone)
     except JobStoppedError:
         # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
         return number
@@ -316,6 +322,14 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
             raise AttemptFailed("MemoryError") from None
         raise
     return number
+
+
+def _job_processes() -> JobProcesses:
+    """Return the processes of jobs of this process of the pool."""
+    global _processes
+    if _processes is None:
+        _processes = JobProcesses()
+    return _processes
 
 
 def _check_generation(fields: Mapping[str, str], job: str, generation: int) -> None:
@@ -386,4 +400,6 @@ def _check_memory(**_: Any) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _fresh_process(**_: Any) -> None:
     """Forget what the parent process opened, in a child."""
+    global _processes
     _open_jobs.clear()
+    _processes = None

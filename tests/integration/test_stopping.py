@@ -150,7 +150,8 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
         store = handle.runner.store
         assert isinstance(store, RedisJobStore)
         eventually(lambda: store.call(("HLEN", "unacked"), ("LLEN", "q")) == [0, 0], "all tasks have ended")
-        assert any(map(alive, running)) != killed
+        eventually(lambda: not any(map(alive, running)), "their processes have ended")
+        assert any("is killed: its job has ended" in worker.log.read_text() for worker in started) == killed
         kept = {object_keys.spec(handle.id), object_keys.code(handle.id), object_keys.plan_page(handle.id, 0, 0)}
         kept |= {object_keys.report(handle.id), object_keys.report_page(handle.id)}
         eventually(

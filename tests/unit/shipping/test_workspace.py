@@ -85,11 +85,39 @@ def test_two_versions_of_one_job_do_not_see_each_other(workspace: Workspace) -> 
         assert mapped(two) == [("x", 2)]
 
 
-def test_a_module_is_imported_once_and_keeps_its_state(workspace: Workspace) -> None:
-    job = JOB.replace("import helper", "import sys, pkg.counting") + "        pkg.counting.calls.append(line)\n"
-    job = job.replace("helper.VERSION", "len(pkg.counting.calls)")
-    loaded = opened(workspace, {"lib/words.py": job, "lib/pkg/__init__.py": "", "lib/pkg/counting.py": "calls = []"})
+COUNTING = {"lib/pkg/__init__.py": "", "lib/pkg/counting.py": "calls = []"}
+
+
+def counting(more: str = "") -> dict[str, str | bytes]:
+    """A job that yields how many calls a module of its own has noted."""
+    job = JOB.replace("import helper", "import sys, pkg.counting") + "        pkg.counting.calls.append(line)\n" + more
+    return {"lib/words.py": job.replace("helper.VERSION", "len(pkg.counting.calls)"), **COUNTING}
+
+
+def test_a_task_finds_modules_as_they_are_imported(workspace: Workspace) -> None:
+    loaded = opened(workspace, counting())
+    assert [mapped(loaded) for _ in range(3)] == [[("x", 0)]] * 3
+    with loaded.activate():
+        job = loaded.job(())
+        mapper = hooks(job, 0).mapper
+        assert mapper is not None
+        assert [list(mapper(None, "x")) for _ in range(3)] == [[("x", 0)], [("x", 1)], [("x", 2)]]
+
+
+def test_a_job_may_keep_its_modules(workspace: Workspace) -> None:
+    loaded = opened(workspace, counting("    KEEP_MODULES = True\n"))
     assert [mapped(loaded) for _ in range(3)] == [[("x", 0)], [("x", 1)], [("x", 2)]]
+    assert loaded.keeps_modules
+
+
+def test_modules_that_are_loaded_ahead_stay(workspace: Workspace) -> None:
+    loaded = opened(workspace, counting())
+    modules = loaded.load()
+    assert set(modules) == {"words", "pkg", "pkg.counting"}
+    assert not set(modules) & set(sys.modules)
+    assert mapped(loaded) == [("x", 0)]
+    assert modules["pkg.counting"].calls == ["x"]
+    assert not loaded.keeps_modules
 
 
 def test_modules_of_the_worker_are_hidden_meanwhile(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,325 @@
+"""The process of one job, in which no other job's code has run: it forks a process for each attempt.
+
+A process of the pool forks it for the job's first attempt there. It imports the job's modules, and from then on runs
+nothing of the job's itself: each attempt is a fork of it, so it finds modules, settings of the process and memory as
+they were right after the import, and all it changes goes with it. Forking takes milliseconds; an attempt's process
+takes the next one, too, where the job asks for that (``KEEP_MODULES``), or where its code cannot leave anything behind
+(:mod:`mrcelery.shipping.traceless`).
+
+Both read the attempts to run from one socket, the process of the job only while no attempt's lives. What an attempt
+has started ends with it, and both end with the process of the pool.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import multiprocessing.process
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import stat
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NoReturn
+
+import msgspec
+
+from mrcelery.attempt.descendants import adopt_orphans, children, end_children, when_parent_ends
+from mrcelery.attempt.machine import cannot_import
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.orders import Begun, Ended, ended_by
+from mrcelery.attempt.output_capture import Said
+from mrcelery.attempt.run import run
+from mrcelery.errors import UserCodeError
+from mrcelery.job.raised import watching
+from mrcelery.shipping.traceless import is_traceless
+from mrcelery.storage.transfers import transfers
+
+IDLE_SECONDS = 5.0
+"""How long a job's process waits for another attempt before it ends, and gives its memory back."""
+
+GROWTH = 64 << 20
+"""Bytes that an attempt's process may grow by and still take the next attempt, if the job does not ask for that."""
+
+_HAND = 1 << 16
+
+MESSAGE = 1 << 17
+"""Bytes of a message, at most; Linux takes half as much again by default."""
+
+_OURS = ("mrcelery.", "pyarrow.", "numpy.", "zstandard.")
+"""What the engine imports when an attempt needs it; all of these bear a fork."""
+
+_KNOWN_THREADS = ("numpy", "pyarrow")
+"""Modules that start threads when they are imported, and again in a process that was forked then."""
+
+_RESET = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+
+
+def serve(jobs: OpenJobs, job: str, channel: socket.socket, *, ahead: bool) -> NoReturn:
+    """Be the process of a job, just forked by a process of the pool, which has the other end of ``channel``.
+
+    ``ahead``: import the job's modules ahead of its attempts.
+    """
+    status = 70
+    try:
+        _settle(channel)
+        process = JobProcess(jobs, job, channel)
+        if ahead and not process.load():
+            channel.recv(MESSAGE)  # that is for another process, and must not lie unread
+            channel.send(msgspec.json.encode(Ended(unforkable=True)))
+        else:
+            process.serve()
+        jobs.close()
+        status = 0
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(status)
+
+
+def _settle(channel: socket.socket) -> None:
+    """Leave behind what the process of the pool is, and has open."""
+    pool = os.getppid()
+    when_parent_ends(signal.SIGKILL, pool)
+    adopt_orphans()
+    gc.freeze()  # a collection would copy the pages of all that the process of the pool has
+    for number in _RESET:
+        if callable(signal.getsignal(number)):  # what a pool's process ignores is the worker's to obey
+            signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for name in os.listdir("/proc/self/fd"):
+        if (file := int(name)) > 2 and file not in (null, channel.fileno()):
+            with suppress(OSError):
+                if not stat.S_ISREG(os.fstat(file).st_mode) and not stat.S_ISDIR(os.fstat(file).st_mode):
+                    # Not closed: its number would be taken again, and then be closed by who thinks to own it.
+                    os.dup2(null, file, inheritable=False)
+    os.close(null)
+    # A pool's process is a daemon, which may have no children.
+    multiprocessing.process._current_process = _MainProcess()  # type: ignore[attr-defined]
+    multiprocessing.process._children = set()  # type: ignore[attr-defined]
+
+
+class _MainProcess(multiprocessing.process.BaseProcess):
+    """This process as ``multiprocessing`` describes one that it has not started: its own class is not to be had."""
+
+    def __init__(self) -> None:
+        self._identity = ()
+        self._name = "MainProcess"
+        self._parent_pid = None
+        self._popen = None
+        self._closed = False
+        kept_secret: Any = multiprocessing.process.AuthenticationString  # type: ignore[attr-defined]
+        self._config = {"authkey": kept_secret(os.urandom(32)), "semprefix": "/mp"}
+
+    def close(self) -> None:
+        """Do nothing: it is not a child."""
+
+
+class JobProcess:
+    """The process of a job, and then those of its attempts, which are forked with it in hand."""
+
+    def __init__(self, jobs: OpenJobs, job: str, channel: socket.socket) -> None:
+        self._jobs = jobs
+        self._job = job
+        self._channel = channel
+        self._said = Said()
+        self._fetched: Counter[str] = Counter()
+        self._spared: set[int] = set()
+        self._seeded: Any = None
+        self._traceless = False
+        # Shared with the attempt's process: whether an attempt is in hand, then its token, then names of modules.
+        self._hand = mmap.mmap(-1, _HAND)
+        jobs.adopt()
+
+    def load(self) -> bool:
+        """Import the job's modules; return False if that cannot be done ahead of an attempt."""
+        try:
+            with transfers() as moved, watching():
+                code = self._jobs.code(self._jobs.open(self._job))
+                self._fetched = moved.requests
+                with self._said.heard(), _noted_seed() as seeded:
+                    modules = code.load()
+        except BaseException:
+            return False  # the attempts say so: this is how the job's code fails, not how this process does
+        if not _bear_a_fork(modules):
+            return False
+        if seeded:
+            self._seeded = random.getstate()
+        self._spared = children()
+        self._traceless = is_traceless(modules)
+        gc.collect()
+        gc.freeze()  # a collection of an attempt's would copy the pages of all that is loaded
+        return True
+
+    def serve(self) -> None:
+        """Fork a process for each attempt, until none comes for a while or the process of the pool ends."""
+        # What this process waits for is also seen if it was stopped.
+        when_parent_ends(signal.SIGCONT, os.getppid())
+        while _readable(self._channel) and self._peek():
+            self._hand[:1] = b"\1"
+            self._hand[1:33] = bytes(32)
+            _flush()
+            parent, pid = os.getpid(), os.fork()
+            if not pid:
+                self._attempts(parent)
+            self._fetched.clear()  # they count once
+            if not self._outlive(pid):
+                return
+            self._import_what_it_needed()
+
+    def _peek(self) -> bool:
+        """Check whether something has come, and not the other end's end."""
+        return bool(self._channel.recv(1, socket.MSG_PEEK))
+
+    def _outlive(self, pid: int) -> bool:
+        """Wait for the end of an attempt's process, and end all it has started; return False if all is to end."""
+        waiting, watch = select.poll(), os.pidfd_open(pid)
+        waiting.register(watch, select.POLLIN)
+        waiting.register(self._channel, 0)  # only its end
+        over = self._channel.fileno() in dict(waiting.poll())
+        os.close(watch)
+        if over:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        end_children(self._spared)
+        if over:
+            return False
+        if self._hand[0]:
+            token = self._hand[1:33].rstrip(b"\0").decode()
+            self._channel.send(msgspec.json.encode(Ended(died=token, status=status)))
+            return False
+        return True
+
+    def _attempts(self, parent: int) -> NoReturn:
+        """Be the process of one attempt, or of several."""
+        status = 70
+        try:
+            when_parent_ends(signal.SIGKILL, parent)
+            self._jobs.adopt()
+            folder = self._folder()
+            _reseed(self._seeded)
+            limit, known = _peak() + GROWTH, set(sys.modules)
+            while True:
+                begun = msgspec.json.decode(self._channel.recv(MESSAGE), type=Begun)
+                self._hand[1 : 1 + len(begun.token)] = begun.token.encode()
+                ended = self._run(begun)
+                self._note_imports(known)
+                self._channel.send(msgspec.json.encode(ended))
+                self._hand[:1] = b"\0"
+                if not (self._takes_another(limit) and _readable(self._channel) and self._peek()):
+                    break
+                self._hand[1:33] = bytes(32)
+                self._hand[:1] = b"\1"
+            self._jobs.close(spared=folder)
+            status = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            _flush()
+            os._exit(status)
+
+    def _run(self, begun: Begun) -> Ended:
+        requests = Counter(begun.requests) + self._fetched
+        self._fetched.clear()
+        try:
+            run(self._jobs, msgspec.structs.replace(begun, requests=dict(requests)), said=self._said, alone=True)
+        except BaseException as e:
+            if isinstance(e, UserCodeError):
+                e.lacks_module = cannot_import(e)
+            return ended_by(e)
+        return Ended()
+
+    def _note_imports(self, known: set[str]) -> None:
+        """Tell the process of the job what of the engine's this attempt has imported, as the next one will."""
+        names = ",".join(name for name in sys.modules if name not in known and name.startswith(_OURS)).encode()
+        if len(names) < _HAND - 33:
+            self._hand[33 : 33 + len(names)] = names
+
+    def _import_what_it_needed(self) -> None:
+        names = self._hand[33:].partition(b"\0")[0].decode()
+        self._hand[33:] = bytes(_HAND - 33)
+        for name in filter(None, names.split(",")):
+            with suppress(Exception):  # the attempt that needs it meets that too
+                import_module(name)
+        if names:
+            gc.collect()
+            gc.freeze()
+
+    def _takes_another(self, limit: int) -> bool:
+        """Check whether this process may run another attempt: the job wants it, or cannot tell."""
+        code = self._jobs.loaded(self._job)
+        return code is not None and (code.keeps_modules or (self._traceless and _peak() < limit))
+
+    def _folder(self) -> str:
+        code = self._jobs.loaded(self._job)
+        return code.work if code is not None else ""
+
+
+def _readable(channel: socket.socket) -> bool:
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    return bool(waiting.poll(IDLE_SECONDS * 1000))
+
+
+def _flush() -> None:
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with suppress(Exception):  # user code may have closed it
+            stream.flush()  # type: ignore[union-attr]
+
+
+def _peak() -> int:
+    """Return the most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def _bear_a_fork(modules: Mapping[str, ModuleType]) -> bool:
+    """Check whether what was imported is the same in a fork, as far as threads, timers and random numbers go."""
+    if threading.active_count() > 1 or signal.getitimer(signal.ITIMER_REAL)[0]:
+        return False
+    if len(os.listdir("/proc/self/task")) > 1 and sys.modules.keys().isdisjoint(_KNOWN_THREADS):
+        return False
+    holders = [*modules.values(), *(v for m in modules.values() for v in vars(m).values() if isinstance(v, type))]
+    # A generator of the job's own would draw the same numbers in each of its attempts.
+    return not any(
+        isinstance(value, random.Random) or type(value).__module__.startswith("numpy.random")
+        for holder in holders
+        for value in list(vars(holder).values())
+    )
+
+
+@contextmanager
+def _noted_seed() -> Iterator[list[bool]]:
+    """Note whether ``random.seed()`` is called in the block: a fork would draw numbers of its own all the same."""
+    seeded: list[bool] = []
+    seed = random.seed
+
+    def noting(*args: Any, **kwargs: Any) -> None:
+        seeded.append(True)
+        seed(*args, **kwargs)
+
+    random.seed = noting
+    try:
+        yield seeded
+    finally:
+        random.seed = seed
+
+
+def _reseed(seeded: Any) -> None:
+    """Have an attempt's process draw random numbers as a new one would: its own, unless the job's modules seeded."""
+    if seeded is not None:
+        random.setstate(seeded)
+    if (numpy := sys.modules.get("numpy.random")) is not None:
+        with suppress(AttributeError):
+            if numpy.mtrand._rand._bit_generator.seed_seq is not None:  # None once somebody has set a seed
+                numpy.seed()

@@ -1,0 +1,207 @@
+"""Code that cannot leave anything behind: a process that has run it is as good as a new one.
+
+Shown by the bytecode and by what the modules hold, for the plain jobs of which a task may take less time than to fork a
+process for it. Whatever is not understood here counts as leaving something: then each attempt has a process of its own.
+
+Such code keeps nothing between two calls, since its modules and classes hold only what cannot change, and it neither
+assigns nor deletes a global, an attribute (except of ``self``) or a variable of an enclosing function. And it knows
+only modules that hold nothing to change either.
+"""
+
+from __future__ import annotations
+
+import datetime
+import dis
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from types import BuiltinFunctionType, BuiltinMethodType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+MODULES = frozenset(
+    (
+        *(
+            "__future__",
+            "abc",
+            "binascii",
+            "bisect",
+            "cmath",
+            "collections",
+            "collections.abc",
+            "datetime",
+            "functools",
+        ),
+        *("heapq", "itertools", "json", "math", "operator", "re", "struct", "typing", "unicodedata", "zlib"),
+        *("mrcelery", "mrcelery.ops", "mrcelery.protocols", "mrjob", "mrjob.job", "mrjob.protocol", "mrjob.step"),
+    )
+)
+"""Modules of which no name leads to anything that can be changed, but for :data:`DENIED` ones and private ones."""
+
+DENIED = frozenset(
+    (
+        # These reach what they are told, or what surrounds them.
+        *("eval", "exec", "compile", "__import__", "globals", "locals", "vars", "dir", "getattr", "setattr", "delattr"),
+        *("breakpoint", "input", "help"),
+        # Submodules of the modules above, and what can be changed in them.
+        *("decoder", "encoder", "scanner", "register", "cache_clear", "dispatch_table"),
+        *(sys.stdlib_module_names - MODULES - {"copy"}),
+    )
+)
+"""Names of globals and attributes that such code does not use; if they mean something else, that costs a fork."""
+
+_SPECIAL = frozenset(
+    ("__init__", "__name__", "__class__", "__doc__", "__len__", "__contains__", "__getitem__", "__iter__", "__next__")
+)
+"""Names with two underscores that it may use."""
+
+_OF_MODULES = frozenset(
+    ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__file__", "__cached__", "__builtins__")
+)
+_OF_CLASSES = frozenset(
+    ("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
+)
+_ANNOTATIONS = frozenset(("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"))
+
+_FIXED = (
+    type(None), bool, int, float, complex, str, bytes, range, type(...), re.Pattern,
+    datetime.date, datetime.time, datetime.timedelta, datetime.timezone,
+)  # fmt: skip
+
+_WRITES = frozenset(("STORE_GLOBAL", "DELETE_GLOBAL", "DELETE_ATTR", "DELETE_DEREF", "IMPORT_STAR"))
+
+
+class _LeavesTraces(Exception):
+    """Something was found that might."""
+
+
+def is_traceless(modules: Mapping[str, ModuleType]) -> bool:
+    """Check whether the code of a job, all of whose own modules these are, can leave nothing behind."""
+    try:
+        _Examination(modules).examine()
+    except _LeavesTraces:
+        return False
+    return bool(modules)
+
+
+class _Examination:
+    def __init__(self, modules: Mapping[str, ModuleType]) -> None:
+        self._modules = modules
+        self._globals = {id(vars(module)) for module in modules.values()}
+        self._seen: set[int] = set()
+
+    def examine(self) -> None:
+        for module in self._modules.values():
+            for name, value in list(vars(module).items()):
+                if name not in _OF_MODULES | _ANNOTATIONS:
+                    self._value(value)
+
+    def _value(self, value: Any) -> None:
+        if type(value) in _FIXED or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if type(value) in (tuple, frozenset):
+            for item in value:
+                self._value(item)
+        elif isinstance(value, ModuleType):
+            self._known(value.__name__)
+        elif type(value) is FunctionType:
+            self._function(value, method=False)
+        elif type(value) is type:
+            self._class(value)
+        elif isinstance(value, (BuiltinFunctionType, BuiltinMethodType)):
+            self._builtin(value)
+        elif type(value).__module__ == "mrcelery.ops":
+            for item in vars(value).values():
+                self._value(item)
+        elif not (isinstance(value, type) or type(value).__module__ == "typing") or not self._is_foreign(value):
+            raise _LeavesTraces
+
+    def _is_foreign(self, value: Any) -> bool:
+        """Check whether something of a module that may be known was imported from there."""
+        return value.__module__ in MODULES | {"builtins"}
+
+    def _known(self, module: str | None) -> None:
+        if module not in self._modules and module not in MODULES and module != "builtins":
+            raise _LeavesTraces
+
+    def _builtin(self, value: Any) -> None:
+        if value.__self__ is None or isinstance(value.__self__, ModuleType):
+            self._known(value.__module__.lstrip("_"))  # _operator, _heapq
+        else:
+            self._value(value.__self__)
+
+    def _class(self, value: type) -> None:
+        if value.__module__ not in self._modules:
+            self._known(value.__module__ if not value.__module__.startswith("mrcelery.") else "mrcelery")
+            return
+        for base in value.__bases__:
+            self._value(base)
+        for name, item in list(vars(value).items()):
+            if name in _OF_CLASSES | _ANNOTATIONS:
+                continue
+            if type(item) is FunctionType:
+                self._function(item, method=True)
+            elif isinstance(item, (staticmethod, classmethod)):
+                self._value(item.__func__)
+            elif type(item) is property:
+                for function in (item.fget, item.fset, item.fdel):
+                    self._value(function)
+            else:
+                self._value(item)
+
+    def _function(self, function: FunctionType, *, method: bool) -> None:
+        if id(function.__globals__) not in self._globals:
+            module = function.__module__
+            self._known(module if not module.startswith("mrcelery.") else "mrcelery")
+            return
+        if function.__dict__:
+            raise _LeavesTraces
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self._value(value)
+        for cell in function.__closure__ or ():
+            try:
+                self._value(cell.cell_contents)
+            except ValueError:  # empty
+                raise _LeavesTraces from None
+        _examine(function.__code__, method=method)
+
+
+def _examine(code: CodeType, *, method: bool) -> None:
+    """Raise if code might change what outlives its call. ``method``: its first argument is an object of its class."""
+    own = code.co_varnames[0] if method and code.co_argcount else None
+    before: tuple[str, object] = ("", None)
+    for name, value in _instructions(code):
+        loaded = (before[1], *_items(before[1]))[-1]
+        of_self = own is not None and before[0].startswith("LOAD_FAST") and loaded == own
+        text = value if isinstance(value, str) else ""
+        if (
+            name in _WRITES
+            or (name == "STORE_ATTR" and not of_self)
+            or (name.startswith("STORE_FAST") and own is not None and own in (value, *_items(value)))
+            or (name == "STORE_DEREF" and text in code.co_freevars)
+            or (name == "IMPORT_NAME" and text not in MODULES)
+            or (name.startswith(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "IMPORT_FROM"))
+                and not _is_harmless(text, of_self))
+        ):  # fmt: skip
+            raise _LeavesTraces
+        before = (name, value)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            _examine(constant, method=False)
+
+
+def _items(value: object) -> tuple[object, ...]:
+    """Return the variables of an instruction that has several."""
+    return value if isinstance(value, tuple) else ()
+
+
+def _is_harmless(name: str, of_self: bool) -> bool:
+    if name.startswith("__"):
+        return name in _SPECIAL
+    return name not in DENIED and (of_self or not name.startswith("_"))
+
+
+def _instructions(code: CodeType) -> Iterator[tuple[str, object]]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname not in ("CACHE", "EXTENDED_ARG", "RESUME", "PRECALL", "NOP"):
+            yield instruction.opname, instruction.argval
