@@ -97,8 +97,11 @@ class _Cleaner:
     def _remove(self, job: str, keys: list[str], size: int) -> Removed:
         freed = self.inputs.release(job)
         if not self._dry_run:
-            # The spec, which names the inputs, outlives these, and the report, which says that the job has ended, all.
-            last = [key for key in (object_keys.spec(job), object_keys.report(job)) if key in keys]
+            # The spec, which names the inputs, outlives these; how the job has ended outlives the spec.
+            ends = object_keys.job_root(job) + "end-"
+            last = [key for key in keys if key == object_keys.spec(job)]
+            last += [key for key in keys if key.startswith(ends)]
+            last += [key for key in keys if key == object_keys.report(job)]
             self._storage.delete([key for key in keys if key not in last])
             self._storage.delete([info.key for info in freed])
             for key in last:

@@ -71,7 +71,8 @@ class UploadedInputs:
                     try:
                         yield job, unseal(data, Request, None, job)
                     except (CorruptDataError, VersionError):
-                        self.unreadable.append(job)
+                        if store.fields(job).get("storage", "").rstrip("/") == self._storage.uri.rstrip("/"):
+                            self.unreadable.append(job)
 
     def _of_storage(self, job: str) -> tuple[str, Request | None]:
         key = object_keys.spec(job)

@@ -16,7 +16,7 @@ import mrcelery
 from mrcelery.client import uploads
 from mrcelery.schema import object_keys
 from mrcelery.storage import open_storage
-from tests.support.services import Fleet, Quiet, command, environment, redis_server, results
+from tests.support.services import Fleet, Quiet, command, environment, eventually, redis_server, results
 
 JobFile = Callable[..., str]
 
@@ -60,6 +60,9 @@ def test_uploaded_inputs_go_with_the_last_job_that_uses_them(
         settings = {**fleet.settings, "storage": uri}
         with mrcelery.run(word_count, [str(tmp_path / text) for text in texts], **settings) as handle:
             jobs[name] = handle.id
+    # The workers remove what the jobs no longer need after their end.
+    eventually(lambda: not any("/part-" in key and "/step-" in key for key in left(uri)), "intermediate data is gone")
+    eventually(lambda: not any(key.endswith("commit.json") for key in left(uri)), "commits are gone")
     inputs = {key.rpartition("/")[2] for key in left(uri) if key.startswith("inputs/")}
     assert inputs == {"a", "b", "c"}
     (one,) = cleaned(env, jobs["one"], "--dry-run")
@@ -99,6 +102,15 @@ def test_inputs_of_a_job_that_waits_stay(quiet: Quiet, word_count: str, text: Pa
             assert storage.stat(key) is not None
             handle.cancel()
             quiet.store.drop(handle.id)
+
+
+def test_a_job_elsewhere_that_cannot_be_read_is_no_reason_to_keep_them(env: dict[str, str], quiet: Quiet) -> None:
+    storage = open_storage(env["MRCELERY_STORAGE"])
+    for name, where, removed in (("other", "/elsewhere", 1), ("ours", env["MRCELERY_STORAGE"], 0)):
+        storage.write(object_keys.shared_input("0" * 64, "big.txt"), b"a\n")
+        quiet.store.create(f"{quiet.name}-{name}", {"storage": where}, b"")
+        assert len(cleaned(env, "--older-than", "0s")) == removed
+        quiet.store.drop(f"{quiet.name}-{name}")
 
 
 def test_inputs_stay_while_a_spec_cannot_be_read(env: dict[str, str]) -> None:

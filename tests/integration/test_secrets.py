@@ -119,8 +119,8 @@ def mrcelery_json(value: object) -> bytes:
 
 def test_a_server_that_refuses(fleet: Fleet, site: str, word_count: str, tmp_path: Path) -> None:
     """urllib3 asks again, and would log the address each time."""
-    with mrcelery.submit(word_count, f"{site}/gone?{QUERY}", **fleet.settings) as handle:
-        with pytest.raises(mrcelery.JobFailedError, match="the server refuses it") as raised:
+    with mrcelery.submit(word_count, f"{site}/gone?{QUERY}", storage_patience=2, **fleet.settings) as handle:
+        with pytest.raises(mrcelery.JobFailedError, match="the server cannot serve it now") as raised:
             handle.wait(120)
         check("the error", str(raised.value))
         storage = fleet.folder / "storage" / "jobs" / handle.id
