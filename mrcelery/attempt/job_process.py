@@ -35,12 +35,12 @@ from typing import Any, NoReturn
 import msgspec
 
 from mrcelery.attempt.descendants import adopt_orphans, children, end_children, when_parent_ends
-from mrcelery.attempt.machine import cannot_import
+from mrcelery.attempt.machine import cannot_import, sickness
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.orders import Begun, Ended, ended_by
 from mrcelery.attempt.output_capture import Said
 from mrcelery.attempt.run import run
-from mrcelery.errors import UserCodeError
+from mrcelery.errors import MRCeleryError, UserCodeError
 from mrcelery.job.raised import watching
 from mrcelery.shipping.traceless import is_traceless
 from mrcelery.storage.transfers import transfers
@@ -252,7 +252,7 @@ class JobProcess:
         except BaseException as e:
             if isinstance(e, UserCodeError):
                 e.lacks_module = cannot_import(e)
-            return ended_by(e)
+            return ended_by(e if isinstance(e, MRCeleryError) else sickness(e, self._jobs) or e)
         return Ended()
 
     def _note_imports(self, known: set[str]) -> None:
