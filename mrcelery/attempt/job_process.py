@@ -35,12 +35,12 @@ from typing import Any, NoReturn
 import msgspec
 
 from mrcelery.attempt.descendants import adopt_orphans, children, end_children, when_parent_ends
-from mrcelery.attempt.machine import cannot_import
+from mrcelery.attempt.machine import cannot_import, sickness
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.orders import Begun, Ended, ended_by
 from mrcelery.attempt.output_capture import Said
 from mrcelery.attempt.run import run
-from mrcelery.errors import UserCodeError
+from mrcelery.errors import MRCeleryError, UserCodeError
 from mrcelery.job.raised import watching
 from mrcelery.shipping.traceless import is_traceless
 from mrcelery.storage.transfers import transfers
@@ -62,7 +62,7 @@ _OURS = ("mrcelery.", "pyarrow.", "numpy.", "zstandard.")
 _KNOWN_THREADS = ("numpy", "pyarrow")
 """Modules that start threads when they are imported, and again in a process that was forked then."""
 
-_RESET = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+_RESET = (signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 
 def serve(jobs: OpenJobs, job: str, channel: socket.socket, *, ahead: bool) -> NoReturn:
@@ -94,8 +94,10 @@ def _settle(channel: socket.socket) -> None:
     adopt_orphans()
     gc.freeze()  # a collection would copy the pages of all that the process of the pool has
     for number in _RESET:
-        if callable(signal.getsignal(number)):  # what a pool's process ignores is the worker's to obey
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
+    # As the process of the pool, which leaves it to the worker; but those that an attempt starts are ended by it.
+    signal.signal(signal.SIGTERM, _heedless)
+    os.register_at_fork(after_in_child=_heed)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for name in os.listdir("/proc/self/fd"):
         if (file := int(name)) > 2 and file not in (null, channel.fileno()):
@@ -107,6 +109,15 @@ def _settle(channel: socket.socket) -> None:
     # A pool's process is a daemon, which may have no children.
     multiprocessing.process._current_process = _MainProcess()  # type: ignore[attr-defined]
     multiprocessing.process._children = set()  # type: ignore[attr-defined]
+
+
+def _heedless(number: int, frame: object) -> None:
+    """Do nothing, on SIGTERM."""
+
+
+def _heed() -> None:
+    if signal.getsignal(signal.SIGTERM) is _heedless:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _MainProcess(multiprocessing.process.BaseProcess):
@@ -137,6 +148,7 @@ class JobProcess:
         self._spared: set[int] = set()
         self._seeded: Any = None
         self._traceless = False
+        self._heedless = True
         # Shared with the attempt's process: whether an attempt is in hand, then its token, then names of modules.
         self._hand = mmap.mmap(-1, _HAND)
         jobs.adopt()
@@ -168,6 +180,7 @@ class JobProcess:
         while _readable(self._channel) and self._peek():
             self._hand[:1] = b"\1"
             self._hand[1:33] = bytes(32)
+            self._heedless = signal.getsignal(signal.SIGTERM) is _heedless  # else the job's modules have set another
             _flush()
             parent, pid = os.getpid(), os.fork()
             if not pid:
@@ -206,6 +219,8 @@ class JobProcess:
         status = 70
         try:
             when_parent_ends(signal.SIGKILL, parent)
+            if self._heedless:
+                signal.signal(signal.SIGTERM, _heedless)
             self._jobs.adopt()
             folder = self._folder()
             _reseed(self._seeded)
@@ -237,7 +252,7 @@ class JobProcess:
         except BaseException as e:
             if isinstance(e, UserCodeError):
                 e.lacks_module = cannot_import(e)
-            return ended_by(e)
+            return ended_by(e if isinstance(e, MRCeleryError) else sickness(e, self._jobs) or e)
         return Ended()
 
     def _note_imports(self, known: set[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import socket
 import time
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace as with_fields
 
 from mrcelery.attempt import heartbeat
+from mrcelery.attempt.begin import begin
 from mrcelery.attempt.cleanup import take_back
 from mrcelery.attempt.commit import commit, committed
 from mrcelery.attempt.failure import never_ended, too_little_memory
@@ -72,31 +72,6 @@ def run_attempt(jobs: OpenJobs, task: TaskId, *, capture: bool = True, worker: s
     any other :class:`mrcelery.errors.MRCeleryError` for the attempt's failure.
     """
     return run(jobs, begin(jobs, task, worker, alone=alone), said=Said() if capture else None, alone=alone)
-
-
-def begin(jobs: OpenJobs, task: TaskId, worker: str, *, alone: bool = False) -> Begun:
-    """Count an attempt in the job store, before any user code runs, and return it.
-
-    ``worker``: the name of this worker, so that a backup of the task can be sent to another. ``alone``: this process
-    is one of a pool, whose main process cleans up after it if it dies. Raises :class:`JobStoppedError` if the job
-    has ended.
-    """
-    with transfers() as moved:
-        if jobs.store.state(task.job) in FINAL:
-            raise JobStoppedError(f"job {task.job} has ended")
-        jobs.open(task.job)
-        token = secrets.token_hex(3)
-        where = journal.of_process(worker or socket.gethostname(), os.getpid())
-        number = journal.begin(jobs.store, task, token, where)
-    return Begun(
-        **task._asdict(),
-        number=number,
-        token=token,
-        worker=where,
-        pid=os.getpid(),
-        keeper=os.getppid() if alone else os.getpid(),
-        requests=dict(moved.requests),
-    )
 
 
 def run(jobs: OpenJobs, begun: Begun, *, said: Said | None, alone: bool) -> Commit:

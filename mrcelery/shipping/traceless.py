@@ -44,6 +44,7 @@ DENIED = frozenset(
         *("breakpoint", "input", "help"),
         # Submodules of the modules above, and what can be changed in them.
         *("decoder", "encoder", "scanner", "register", "cache_clear", "dispatch_table"),
+        *("all_feature_names", "EXCLUDED_ATTRIBUTES"),
         *(sys.stdlib_module_names - MODULES - {"copy"}),
     )
 )
@@ -68,6 +69,8 @@ _FIXED = (
 )  # fmt: skip
 
 _WRITES = frozenset(("STORE_GLOBAL", "DELETE_GLOBAL", "DELETE_ATTR", "DELETE_DEREF", "IMPORT_STAR"))
+
+_NAMES = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "IMPORT_FROM")
 
 
 class _LeavesTraces(Exception):
@@ -169,25 +172,36 @@ class _Examination:
 def _examine(code: CodeType, *, method: bool) -> None:
     """Raise if code might change what outlives its call. ``method``: its first argument is an object of its class."""
     own = code.co_varnames[0] if method and code.co_argcount else None
+    earlier: tuple[str, object] = ("", None)
     before: tuple[str, object] = ("", None)
+    updated: tuple[str, bool] = ("", False)
     for name, value in _instructions(code):
-        loaded = (before[1], *_items(before[1]))[-1]
-        of_self = own is not None and before[0].startswith("LOAD_FAST") and loaded == own
         text = value if isinstance(value, str) else ""
+        of_self = _loads(before, own)
+        if before[0] == "COPY" and name == "LOAD_ATTR":  # self.text += ..., of which the object is loaded once
+            of_self = _loads(earlier, own)
+            updated = (text, of_self)
+        elif before[0] == "SWAP" and name == "STORE_ATTR":
+            of_self = updated == (text, True)
         if (
             name in _WRITES
             or (name == "STORE_ATTR" and not of_self)
             or (name.startswith("STORE_FAST") and own is not None and own in (value, *_items(value)))
             or (name == "STORE_DEREF" and text in code.co_freevars)
             or (name == "IMPORT_NAME" and text not in MODULES)
-            or (name.startswith(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", "IMPORT_FROM"))
-                and not _is_harmless(text, of_self))
-        ):  # fmt: skip
+            or (name.startswith(_NAMES) and not _is_harmless(text, of_self))
+        ):
             raise _LeavesTraces
-        before = (name, value)
+        earlier, before = before, (name, value)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             _examine(constant, method=False)
+
+
+def _loads(instruction: tuple[str, object], own: str | None) -> bool:
+    """Check whether an instruction leaves the method's own object on top of the stack."""
+    name, value = instruction
+    return own is not None and name.startswith("LOAD_FAST") and (value, *_items(value))[-1] == own
 
 
 def _items(value: object) -> tuple[object, ...]:

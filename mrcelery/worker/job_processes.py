@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 
+from mrcelery.attempt.begin import begin
 from mrcelery.attempt.descendants import adopt_orphans, end_as, end_children, supported
 from mrcelery.attempt.job_process import MESSAGE, serve
 from mrcelery.attempt.machine import of_the_machine
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.orders import Begun, Ended, raise_again
-from mrcelery.attempt.run import begin
 from mrcelery.errors import MRCeleryError
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.transfers import transfers

@@ -17,7 +17,7 @@ from mrcelery.storage import s3_clients as s3
 
 @pytest.fixture
 def no_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "clients", {})
+    monkeypatch.setattr(s3, "_clients", {})
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_REGION", "us-east-1")

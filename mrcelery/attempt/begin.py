@@ -1,0 +1,40 @@
+"""The begin of an attempt: it is counted, before any user code runs, which may take its process with it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+
+from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.orders import Begun
+from mrcelery.errors import JobStoppedError
+from mrcelery.jobstore import journal
+from mrcelery.schema.states import FINAL
+from mrcelery.schema.task_id import TaskId
+from mrcelery.storage.transfers import transfers
+
+
+def begin(jobs: OpenJobs, task: TaskId, worker: str, *, alone: bool = False) -> Begun:
+    """Count an attempt in the job store, before any user code runs, and return it.
+
+    ``worker``: the name of this worker, so that a backup of the task can be sent to another. ``alone``: this process
+    is one of a pool, whose main process cleans up after it if it dies. Raises :class:`JobStoppedError` if the job
+    has ended.
+    """
+    with transfers() as moved:
+        if jobs.store.state(task.job) in FINAL:
+            raise JobStoppedError(f"job {task.job} has ended")
+        jobs.open(task.job)
+        token = secrets.token_hex(3)
+        where = journal.of_process(worker or socket.gethostname(), os.getpid())
+        number = journal.begin(jobs.store, task, token, where)
+    return Begun(
+        **task._asdict(),
+        number=number,
+        token=token,
+        worker=where,
+        pid=os.getpid(),
+        keeper=os.getppid() if alone else os.getpid(),
+        requests=dict(moved.requests),
+    )
