@@ -183,7 +183,8 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State
         counters=counters,
         requests=requests,
     )
-    sick = [] if ended else _sick(store, found.queue or "celery")
+    # Who takes a glance waits for the job, and is told by the monitor.
+    sick = _sick(store, found.queue or "celery") if attempts and not ended else []
     return replace(found, warnings=(*sick, *warnings(found)))
 
 

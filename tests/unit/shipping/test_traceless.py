@@ -80,7 +80,7 @@ HOLDS = {
     "a default that changes": "def f(x, seen=[]):\n    return x",
     "a class's own dictionary": "class Job:\n    seen = {}",
     "a closure over a list": "def make():\n    seen = []\n    return lambda x: seen.append(x)\nf = make()",
-    "a counting closure": "def g():\n    n = 0\n    def f():\n        nonlocal n\n        n += 1\n    return f\nf = g()",
+    "a counting closure": "def g():\n n = 0\n def f():\n  nonlocal n\n  n += 1\n return f\nf = g()",
     "an attribute of a function": "def f(): pass\nf.calls = 0",
     "another module": "import os",
     "a function of another module": "from random import random",
