@@ -114,7 +114,7 @@ def test_no_reduce_task_before_the_last_map_task(fleet: Fleet, job_file: JobFile
             return "map" in stages and stages["map"].succeeded == stages["map"].total - 1
 
         eventually(waiting, "all map tasks but one are done")
-        assert (gate / "started-wait").exists()
+        eventually(lambda: (gate / "started-wait").exists(), "the last one has begun")
         assert handle.status().state == "running"
         assert [stage.kind for stage in handle.status().stages] == ["map"]
         assert not (gate / "reduced").exists()

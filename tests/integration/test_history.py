@@ -34,10 +34,10 @@ def ids(env: dict[str, str], *args: str) -> list[str]:
     return [one["job"] for one in listed(env, *args)]
 
 
-@pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list[str]]:
+@pytest.fixture
+def past(tmp_path: Path) -> tuple[dict[str, str], list[str]]:
     """A storage with three jobs in it, and no broker; their ids, newest first."""
-    folder = tmp_path_factory.mktemp("past")
+    folder = tmp_path
     (folder / "text").write_text("a b\n")
     jobs: list[str] = []
     for name, more in (("First one", {}), ("second", {"owner": "zoe"}), ("First two", {"client_token": "t"})):
