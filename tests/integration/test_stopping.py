@@ -153,7 +153,7 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
         eventually(lambda: not any(map(alive, running)), "their processes have ended")
         assert any("is killed: its job has ended" in worker.log.read_text() for worker in started) == killed
         kept = {object_keys.spec(handle.id), object_keys.code(handle.id), object_keys.plan_page(handle.id, 0, 0)}
-        kept |= {object_keys.report(handle.id), object_keys.report_page(handle.id)}
+        kept |= {object_keys.report(handle.id), object_keys.report_page(handle.id), object_keys.end(handle.id, 0)}
         eventually(
             lambda: {info.key for info in storage.list(object_keys.job_root(handle.id))} == kept, "its data is gone"
         )
