@@ -17,10 +17,11 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @cache
 def supported() -> bool:
-    """Check whether this system has what processes of jobs need: Linux 5.3 or later."""
+    """Check whether this system has what processes of jobs need: Linux 5.3 or later, with /proc."""
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         return False
     try:
+        os.listdir("/proc/self/task")
         os.close(os.pidfd_open(os.getpid()))
     except OSError:
         return False
