@@ -135,6 +135,7 @@ def test_a_clean_that_was_killed_before_it_dropped_the_job(
     server: RedisServer, store: RedisJobStore, tmp_path: Path
 ) -> None:
     failed(store)
+    store.update("j", {"storage": str(tmp_path / "storage")})
     (tmp_path / "storage").mkdir()
     run = command("clean", "j", "--broker", server.tcp_url, "--storage", tmp_path / "storage")
     assert (run.returncode, store.fields("j")) == (0, {}), run.stderr

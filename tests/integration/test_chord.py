@@ -131,13 +131,22 @@ PIDS = """
         def configure_args(self):
             super().configure_args()
             self.add_passthru_arg("--folder")
+            self.add_passthru_arg("--workers", type=int, nargs="+")
 
         def mapper(self, _, line):
             open(os.path.join(self.options.folder, str(os.getpid())), "w").close()
             deadline = time.monotonic() + 60
             while len(os.listdir(self.options.folder)) < 4 and time.monotonic() < deadline:
                 time.sleep(0.02)
-            yield os.getppid(), os.getpid()
+            yield self.worker(), os.getpid()
+
+        def worker(self):
+            # the main process: an ancestor
+            pid = os.getppid()
+            while pid not in self.options.workers and pid > 1:
+                with open(f"/proc/{pid}/stat") as stat:
+                    pid = int(stat.read().rpartition(")")[2].split()[1])
+            return pid
 
         def reducer(self, parent, children):
             yield parent, sorted(set(children))
@@ -149,7 +158,7 @@ def test_both_workers_run_map_tasks_at_the_same_time(fleet: Fleet, job_file: Job
     text.write_text("x\n" * 4)
     folder = tmp_path / "pids"
     folder.mkdir()
-    args = ["--folder", str(folder)]
+    args = ["--folder", str(folder), "--workers", *(str(worker.process.pid) for worker in fleet.workers)]
     with mrcelery.run(job_file(PIDS), str(text), args=args, split_size=2, **fleet.settings) as handle:
         children = results(handle)
     assert set(children) == {worker.process.pid for worker in fleet.workers}

@@ -73,7 +73,8 @@ def test_a_job_that_failed_says_why(tmp_path: Path) -> None:
     )
     (tmp_path / "text").write_text("a\n")
     env = environment(MRCELERY_STORAGE=str(tmp_path / "store"))
-    assert command("submit", tmp_path / "job.py", tmp_path / "text", "--runner", "inline", env=env).returncode == 1
+    job = ("submit", tmp_path / "job.py", tmp_path / "text", "--runner", "inline", "--storage", tmp_path / "store")
+    assert command(*job, env=env).returncode == 1
     (failed,) = listed(env, "--state", "failed")
     assert failed["message"].startswith("ZeroDivisionError")
 

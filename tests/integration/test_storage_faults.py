@@ -161,7 +161,7 @@ def test_an_endpoint_that_falls_silent(
         with pytest.raises(JobFailedError, match=r"breaks off at byte|cannot be reached") as raised:
             handle.wait(120, on_event=told.append)
         assert raised.value.exit_code == 3
-        assert [event.kind for event in told if isinstance(event, events.StorageLost)] == ["map"]
+        assert {event.kind for event in told if isinstance(event, events.StorageLost)} == {"map"}
         log.fault = lambda asked: None
         handle.retry()
         handle.wait(120)
