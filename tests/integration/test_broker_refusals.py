@@ -128,13 +128,16 @@ def test_workers_outlive_messages_that_are_none(
 def cutting(target: int) -> Iterator[tuple[int, list[bytes]]]:
     """A link to a port that breaks a connection in the middle of what it sends, once for each of the words."""
     words: list[bytes] = []
+    cut = threading.Lock()  # connections of several processes send at the same time
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pass_on(source: socket.socket, sink: socket.socket, client: bool) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                if client and words and words[0] in data:
-                    sink.sendall(data[: data.index(words.pop(0)) + 1])
+                with cut:
+                    word = words.pop(0) if client and words and words[0] in data else b""
+                if word:
+                    sink.sendall(data[: data.index(word) + 1])
                     break
                 sink.sendall(data)
         for end in (source, sink):
