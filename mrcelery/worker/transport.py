@@ -53,7 +53,12 @@ class QoS(redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message; it runs no longer."""
-        super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except REFUSALS as e:
+            # When its lease lapses it comes again, and finds its task done. Here its place is free for another.
+            log.warning("a message is not acknowledged, so it comes again: %s", e)
+            super(redis.QoS, self).ack(delivery_tag)  # type: ignore[no-untyped-call]
         _running.discard(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:

@@ -73,7 +73,7 @@ def test_workers_outlive_refusals(
             handle.wait(PATIENCE)
             assert results(handle) == {"a": 3, "rose": 3, "is": 2}
         assert worker.process.poll() is None
-        assert said(worker, "Traceback") == 0
+        assert said(worker, "Traceback") == 0, worker.log.read_text()
         worker.process.send_signal(signal.SIGINT if name == "replica" else signal.SIGTERM)
         assert worker.process.wait(PATIENCE) == 0
     store.close()
