@@ -211,6 +211,9 @@ def test_a_worker_that_is_killed(bench: Bench, undisturbed: Outcome) -> None:
     # Long enough for the engine, which may be slow, to meet it with tasks in hand.
     with bench.job("killed", seconds=0.5) as handle:
         done = bench.await_committed(handle, 2)
+        begun = time.time()
+        # Tasks take 4 s, and a client of S3 of their own, with which they tell that they started, some of the first.
+        eventually(lambda: time.time() > begun + 2, "those that came next have told that they started")
         told = time.time()
         docker("kill", "--signal", "KILL", victim)
         try:
