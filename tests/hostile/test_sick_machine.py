@@ -231,8 +231,10 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_module_that_one_machine_lacks(ground: Ground, job_file: JobFile, library: Path) -> None:
     job = job_file(IMPORTS, "imports.py")
-    with ground.workers(1), ground.workers(range(1, 2), PYTHONPATH=str(library)), ground.submit(job) as handle:
-        ground.counts(handle)
+    with ground.workers(1), ground.workers(range(1, 2), PYTHONPATH=str(library)):
+        eventually(lambda: ground.seen(1), "the one that has it is known")
+        with ground.submit(job) as handle:
+            ground.counts(handle)
 
 
 def test_a_module_that_all_machines_lack(ground: Ground, job_file: JobFile, library: Path) -> None:
