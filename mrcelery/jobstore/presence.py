@@ -49,14 +49,18 @@ class WorkerSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 def listening(workers: Workers, queue: str) -> frozenset[str]:
     """Return the names of the live workers that serve a queue."""
+    return frozenset(alive(workers, queue))
+
+
+def alive(workers: Workers, queue: str) -> dict[str, Presence]:
+    """Return the live workers that serve a queue."""
     ours = of_queue(workers, queue)
-    return frozenset(name for name, (since, about) in ours.items() if since < SILENT * about.every)
+    return {name: about for name, (since, about) in ours.items() if since < SILENT * about.every}
 
 
 def ailing(workers: Workers, queue: str) -> dict[str, str]:
     """Return why live workers that serve a queue take no tasks, by their names, of those that are sick."""
-    ours = of_queue(workers, queue)
-    return {name: ours[name][1].sick for name in sorted(listening(workers, queue)) if ours[name][1].sick}
+    return {name: about.sick for name, about in sorted(alive(workers, queue).items()) if about.sick}
 
 
 def of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
@@ -67,8 +71,8 @@ def of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
 
 def waits_for_itself(workers: Workers, queue: str) -> bool:
     """Whether this process is the only one that could run what is on a queue, and so must not wait for it."""
-    alive = {name: about for name, (since, about) in of_queue(workers, queue).items() if since < SILENT * about.every}
-    return list(alive) == [this_worker] and alive[this_worker].processes == 1
+    able = alive(workers, queue)
+    return list(able) == [this_worker] and able[this_worker].processes == 1
 
 
 def _presence(data: bytes) -> Presence | None:

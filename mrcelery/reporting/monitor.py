@@ -10,12 +10,10 @@ from mrcelery.errors import MissingExtraError, StorageOutageError, StorageUnreac
 from mrcelery.jobstore.presence import Workers, ailing, listening, of_queue, waits_for_itself
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Failure
+from mrcelery.storage.patience import AGAIN_SECONDS
 
 POLL_SECONDS = 2.0
 """Seconds between two polls of the workers: each takes a round trip."""
-
-AGAIN_SECONDS = 15.0
-"""Seconds after which a condition that lasts is reported again."""
 
 BLIP_SECONDS = 1.0
 """Seconds of absence up to which a broker is not worth an event."""

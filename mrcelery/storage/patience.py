@@ -21,7 +21,7 @@ STRANGER_SECONDS = 20.0
 """Seconds to wait for a storage that never answered this process: its address is more likely to be wrong."""
 
 AGAIN_SECONDS = 15.0
-"""Seconds after which it is reported again what is awaited."""
+"""Seconds after which a condition that lasts is reported again."""
 
 Report = Callable[[float, float, str], None]
 """Called with the seconds that a storage has been away, the seconds for which it is awaited, and the reason."""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.coordinator.stages import stage_of
 from mrcelery.errors import BrokerUnreachableError, JobStoppedError, MissingExtraError
-from mrcelery.jobstore.presence import SILENT, of_queue
+from mrcelery.jobstore.presence import alive
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import Failure
@@ -88,8 +88,7 @@ def leave_to_others(task: Task, jobs: OpenJobs, error: MissingExtraError, genera
 
 
 def _somebody_able(jobs: OpenJobs, queue: str) -> bool:
-    present = of_queue(cast("RedisJobStore", jobs.store).workers(), queue).values()
-    return any(about.arrow and since < SILENT * about.every for since, about in present)
+    return any(about.arrow for about in alive(cast("RedisJobStore", jobs.store).workers(), queue).values())
 
 
 def record_retry(jobs: OpenJobs, why: Failure) -> None:

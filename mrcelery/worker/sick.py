@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from celery.exceptions import Reject
 
-from mrcelery.attempt.machine import cannot_import
+from mrcelery.attempt.machine import cannot_import, sickness
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.errors import MRCeleryError, SickMachineError
 from mrcelery.jobstore import stage_marks
@@ -38,6 +38,12 @@ class WorkerIsSick(Reject):  # type: ignore[misc]  # named for Flower, where it 
 def goes_back() -> bool:
     """Whether a task that this machine failed is to wait for another worker: not where a client has its only one."""
     return not elsewhere.alone
+
+
+def check_machine(jobs: OpenJobs, error: Exception) -> None:
+    """Raise the error to give a task back with, if this machine is why it, or a step of the coordinator's, failed."""
+    if goes_back() and (sick := sickness(error, jobs)) is not None:
+        raise sick from error
 
 
 def to_another(jobs: OpenJobs, task: TaskId, error: MRCeleryError, *, worker: str) -> SickMachineError | None:

@@ -17,7 +17,6 @@ from celery.signals import worker_init, worker_process_init
 
 from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.failure import fail_job, failure
-from mrcelery.attempt.machine import sickness
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.run import run_attempt
 from mrcelery.config import Config
@@ -51,7 +50,7 @@ from mrcelery.worker.elsewhere import check_extras, leave_to_others, pass_on, re
 from mrcelery.worker.job_processes import JobProcesses, supported
 from mrcelery.worker.outages import LONGEST, Again, again, counted
 from mrcelery.worker.publish import PASSES, publish_stage
-from mrcelery.worker.sick import WorkerIsSick, goes_back, to_another
+from mrcelery.worker.sick import WorkerIsSick, check_machine, to_another
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -195,8 +194,7 @@ def _coordinate(
     except MRCeleryError as e:
         if isinstance(e, MissingExtraError):
             leave_to_others(task, jobs, e, generation, failure(e, job=job, step=step, kind=kind))
-        if goes_back() and (sick := sickness(e, jobs)) is not None:
-            raise sick from e
+        check_machine(jobs, e)
         if then := _comes_again(task, jobs, job, e, stranger=not began):
             record_retry(jobs, failure(e, job=job, step=step, kind=kind))
             raise task.retry(kwargs=then.kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
@@ -206,8 +204,7 @@ def _coordinate(
         _write_report(jobs, job)
         raise AttemptFailed(visible(str(e))) from None
     except Exception as e:
-        if goes_back() and (sick := sickness(e, jobs)) is not None:
-            raise sick from e
+        check_machine(jobs, e)
         _crashed(jobs, e, generation, job=job, step=step, kind=kind)
         _withdraw(jobs, job, kind)
         _write_report(jobs, job)
@@ -314,8 +311,7 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
         _write_report(jobs, job)
         raise AttemptFailed(visible(str(e))) from None
     except Exception as e:
-        if goes_back() and (sick := sickness(e, jobs)) is not None:
-            raise sick from e
+        check_machine(jobs, e)
         _crashed(jobs, e, generation, **task_id._asdict())
         _write_report(jobs, job)
         if isinstance(e, MemoryError):  # Celery would end the worker with it

@@ -48,7 +48,7 @@ class Ground:
         """What was drawn."""
         self.members: list[Member] = []
         self.log: Log | None = None
-        self._stack = stack
+        self.stack = stack
         self._number = 0
 
     def say(self, what: str) -> None:
@@ -61,16 +61,16 @@ class Ground:
         ``prepare`` is called with the scratch folder of the first worker before its tasks come.
         """
         if s3:
-            self._stack.enter_context(s3_endpoint())
-            root = f"s3://{self._stack.enter_context(s3_bucket())}"
-            self.log = self._stack.enter_context(proxy())
+            self.stack.enter_context(s3_endpoint())
+            root = f"s3://{self.stack.enter_context(s3_bucket())}"
+            self.log = self.stack.enter_context(proxy())
         else:
             root = str(self.folder)
         self.root, self.storage = root, f"{root}/storage"
-        self.server: RedisServer = self._stack.enter_context(redis_server(appendonly="yes"))
+        self.server: RedisServer = self.stack.enter_context(redis_server(appendonly="yes"))
         self.store = RedisJobStore(self.server.socket_url)
-        self._stack.callback(self.store.close)
-        self.members = self._stack.enter_context(fleet(WORKERS, PROCESSES, self.server, self.folder, self.storage))
+        self.stack.callback(self.store.close)
+        self.members = self.stack.enter_context(fleet(WORKERS, PROCESSES, self.server, self.folder, self.storage))
         if prepare is not None:
             prepare(self.members[0].scratch)
 

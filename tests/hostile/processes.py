@@ -204,7 +204,7 @@ def sick_machine(ground: Ground) -> None:
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(SICKNESS[kind]), "none", scratch], check=False)
         if mounted.returncode:
             raise PermissionError("no file system may be mounted here")
-        ground._stack.callback(subprocess.run, ["umount", "-l", str(scratch)], check=True)
+        ground.stack.callback(subprocess.run, ["umount", "-l", str(scratch)], check=True)
         if kind == "read-only":
             subprocess.run(["mount", "-o", "remount,ro", str(scratch)], check=True)
         elif kind == "full":

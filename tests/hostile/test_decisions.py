@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import mrcelery
 from mrcelery.errors import JobCancelledError
-from mrcelery.jobstore.redis import LIVE
+from mrcelery.jobstore.redis import LIVE, RedisJobStore
 from mrcelery.reporting.report import read_report
 from mrcelery.storage import open_storage
 from tests.support.services import YIELDING_GATED, Gate, RedisServer, eventually, workers
@@ -28,20 +29,34 @@ def submitted(server: RedisServer, job: str, tmp_path: Path, gate: Gate) -> mrce
     )  # fmt: skip
 
 
+@contextmanager
+def running(
+    server: RedisServer, job: str, tmp_path: Path, gate: Gate
+) -> Iterator[tuple[mrcelery.JobHandle, RedisJobStore]]:
+    """A job both of whose tasks run, and wait at the gate."""
+    with (
+        workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"),
+        submitted(server, job, tmp_path, gate) as handle,
+    ):
+        eventually(lambda: gate.starts() == 2, "tasks run")
+        yield handle, store_of(handle)
+
+
+def store_of(handle: mrcelery.JobHandle) -> RedisJobStore:
+    """The job store of a fleet's job."""
+    store = handle._store
+    assert isinstance(store, RedisJobStore)
+    return store
+
+
 def test_a_cancelled_job_whose_redis_is_emptied(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     """It does not come back, though its client and the workers would have it go on; `retry` has it run anew."""
     gate = Gate(tmp_path, 2)
-    with (
-        workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"),
-        submitted(server, job_file(YIELDING_GATED), tmp_path, gate) as handle,
-    ):
-        store = handle._store
-        assert store is not None
-        eventually(lambda: gate.starts() == 2, "tasks run")
+    with running(server, job_file(YIELDING_GATED), tmp_path, gate) as (handle, store):
         assert handle.runner is not None
         handle.runner.restore_if_lost(handle.id, store.fields(handle.id))  # as a waiting client polls
         assert handle.cancel()
-        store.call(("FLUSHALL",))  # type: ignore[attr-defined]
+        store.call(("FLUSHALL",))
         gate.open()
         with pytest.raises(JobCancelledError):
             handle.wait(120)
@@ -55,14 +70,8 @@ def test_a_cancelled_job_whose_redis_is_emptied(server: RedisServer, job_file: J
 def test_an_older_snapshot_of_redis(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     """A job that has succeeded stays so, and so does its report."""
     gate = Gate(tmp_path, 2)
-    with (
-        workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"),
-        submitted(server, job_file(YIELDING_GATED), tmp_path, gate) as handle,
-    ):
-        store = handle._store
-        assert store is not None
-        eventually(lambda: gate.starts() == 2, "tasks run")
-        store.call(("SAVE",))  # type: ignore[attr-defined]
+    with running(server, job_file(YIELDING_GATED), tmp_path, gate) as (handle, store):
+        store.call(("SAVE",))
         shutil.copy(server.folder / "dump.rdb", tmp_path / "older.rdb")
         gate.open()
         handle.wait(120)
@@ -86,9 +95,8 @@ def test_the_list_of_live_jobs_and_the_queue_are_evicted(
     gate = Gate(tmp_path, 2)
     gate.open()
     with submitted(server, job_file(YIELDING_GATED), tmp_path, gate) as handle:
-        store = handle._store
-        assert store is not None
-        store.call(("DEL", LIVE, QUEUE))  # type: ignore[attr-defined]
+        store = store_of(handle)
+        store.call(("DEL", LIVE, QUEUE))
         if waits:  # a newer job makes a list of its own
             store.create("newer", {"created": repr(time.time()), "queue": "nobody"}, b"")
         with workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"):

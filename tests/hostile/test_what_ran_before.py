@@ -19,7 +19,7 @@ import pytest
 
 import mrcelery
 from mrcelery.attempt.job_process import IDLE_SECONDS
-from tests.support.services import Gate, RedisServer, Worker, eventually, workers
+from tests.support.services import GATED, Gate, RedisServer, Worker, eventually, workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of jobs need Linux")
 
@@ -375,22 +375,6 @@ def test_what_an_attempt_starts_ends_with_it(
             handle.wait(60)
         eventually(lambda: not any(map(runs, found)), "they have ended")
     eventually(lambda: not any(map(is_zombie, family(worker.process.pid))), "no zombie stays")
-
-
-GATED = """
-    import os, time
-    from mrcelery import MRJob
-
-    class Gated(MRJob):
-        def mapper(self, _, line):
-            open(os.path.join(line, f"{os.getpid()}-{time.time_ns()}"), "w").close()
-            while not os.path.exists(os.path.join(line, "go")):
-                time.sleep(0.02)
-            yield "seen", 1
-
-        def reducer(self, key, values):
-            yield key, sum(values)
-"""
 
 
 def chain(pid: int, worker: Worker) -> dict[str, int]:

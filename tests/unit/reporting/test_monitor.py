@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from mrcelery import events
-from mrcelery.reporting.monitor import AGAIN_SECONDS, NONE_SECONDS, Monitor
+from mrcelery.reporting.monitor import NONE_SECONDS, Monitor
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Failure, Presence
+from mrcelery.storage.patience import AGAIN_SECONDS
 
 
 class Wait:
