@@ -20,7 +20,7 @@ from typing import Any
 from celery.worker import state
 from kombu.transport import redis
 
-from mrcelery.worker.broker_errors import DELIVERY_ERRORS, REFUSALS
+from mrcelery.worker.broker_errors import BROKER_ERRORS, DELIVERY_ERRORS, REFUSALS
 from mrcelery.worker.leases import in_flight
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class QoS(redis.QoS):
         """Acknowledge a message; it runs no longer."""
         try:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-        except REFUSALS as e:
+        except BROKER_ERRORS as e:
             # When its lease lapses it comes again, and finds its task done. Here its place is free for another.
             log.warning("a message is not acknowledged, so it comes again: %s", e)
             super(redis.QoS, self).ack(delivery_tag)  # type: ignore[no-untyped-call]

@@ -140,11 +140,13 @@ def test_alerts_and_queries_are_of_metrics_that_there_are(chart: Chart) -> None:
 
 def test_jobs_that_are_not_signed_are_refused(chart: Chart, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a b\n")
-    with chart.run("-worker-default"), mrcelery.submit(
+    with chart.run("-worker-default") as (_, process), mrcelery.submit(
         "mrcelery.examples.word_count", str(tmp_path / "text"), runner="celery", broker=chart.redis.url,
         storage=f"{chart.folder}/storage", signing_key="of somebody else",
     ) as handle:  # fmt: skip
         eventually(lambda: handle.status().state == "failed", "the job is refused")
+        process.send_signal(signal.SIGTERM)  # so that it acknowledges the message, which would be work for others
+        process.wait(30)
 
 
 def test_flower_wants_the_login_of_its_secret(chart: Chart) -> None:

@@ -217,7 +217,7 @@ def older_snapshot(ground: Ground, delay: float) -> None:
         ground.store.call(("CONFIG", "SET", "appendonly", "no"), ("SAVE",))
         kept = shutil.copy(dump, ground.folder / "older.rdb")
         check(ground.pairs(handle), expected, "the result")
-        before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+        before = files(out)
         ground.server.stop()
         shutil.rmtree(ground.server.folder / "appendonlydir", ignore_errors=True)
         shutil.copy(kept, dump)
@@ -225,12 +225,14 @@ def older_snapshot(ground: Ground, delay: float) -> None:
         ground.server.command[at + 1] = "no"
         time.sleep(delay)
         ground.server.start()
-        stays(
-            ground,
-            lambda: {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()} == before,
-            "the output of a job that had succeeded has changed",
-        )
+        stays(ground, lambda: files(out) == before, "the output of a job that had succeeded has changed")
         ground.until(lambda: "succeeded" in ground.cli("status", handle.id).stdout, "the job is succeeded again")
+        ground.until(lambda: {path.name for path in out.iterdir()} == before.keys(), "no claim is left")
+
+
+def files(out: Path) -> dict[str, tuple[int, bytes]]:
+    """Read the files of an OUTPUT; a claim on it is a folder, which comes and goes."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir() if path.is_file()}
 
 
 def evicted(ground: Ground, delay: float) -> None:
