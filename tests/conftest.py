@@ -1,6 +1,9 @@
 """What holds for all tests."""
 
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,16 @@ ONE_ENGINE = ("containers", "browser")
 
 QUICK = ("unit", "conformance")
 """Packages whose slow tests are marked one by one; the others start workers, servers, containers or browsers."""
+
+
+@pytest.fixture(autouse=True)
+def no_jobs_of_others() -> Iterator[None]:
+    """Forget the modules that a test has loaded from its folders: a job file of the same name is another one."""
+    before, folder = set(sys.modules), tempfile.gettempdir()
+    yield
+    for name in sys.modules.keys() - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
 
 
 def pytest_xdist_auto_num_workers() -> int:

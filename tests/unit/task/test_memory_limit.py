@@ -32,8 +32,9 @@ def no_thread_left() -> Iterator[None]:
 
 @pytest.fixture
 def no_slack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little is enough to meet a ceiling of little, and there is no garbage of other tests that could make room."""
+    """Little is enough to meet a ceiling of little: what other tests have left or freed is no room for it."""
     gc.collect()
+    memory_limit.freed()
     monkeypatch.setattr(memory_limit, "SLACK", 0)
 
 
