@@ -229,10 +229,11 @@ def _sweep() -> None:
             if link.is_symlink() and link.lstat().st_uid == os.geteuid() and not link.exists():
                 link.unlink()
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-            continue
-        with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(OSError, ValueError):
-                stop_server(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # gone meanwhile, as its client ended; or its client lives
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            with (folder / "lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(OSError, ValueError):
+                    stop_server(folder)
+                shutil.rmtree(folder, ignore_errors=True)
