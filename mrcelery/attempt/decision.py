@@ -38,10 +38,10 @@ def decided(storage: Storage, job: str, generation: int) -> End | None:
 
 
 def settle(store: JobStore, end: End) -> bool:
-    """Have the job store know what was decided; False if it knows an end already."""
+    """Have the job store know what was decided; False if it knows an end or a later generation already."""
     fields = {"finished": repr(end.finished)}
     if end.generation:
         fields["revived"] = str(end.generation)
     if end.failure:
         fields["failure"] = end.failure
-    return store.move(end.job, end.state, fields)
+    return store.move(end.job, end.state, fields, generation=end.generation)

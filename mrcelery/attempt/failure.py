@@ -38,14 +38,17 @@ def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", t
     )
 
 
-def fail_job(store: JobStore, failed: Failure) -> bool:
-    """End a job as failed; False if it has ended already, and the first failure stays."""
+def fail_job(store: JobStore, failed: Failure, generation: int) -> bool:
+    """End a generation of a job as failed; False if it has ended already, and the first failure stays."""
     fields, text = store.fields(failed.job), encode(failed).decode()
+    if generation_of(fields) != generation:
+        return False
     if fields.get("started"):  # else it has nothing in storage
         with suppress(UnreachableError):  # the storage may be what failed
-            end = decide(open_storage(fields["storage"]), failed.job, generation_of(fields), "failed", text)
+            end = decide(open_storage(fields["storage"]), failed.job, generation, "failed", text)
             return settle(store, end) and end.failure == text
-    return store.move(failed.job, "failed", {"failure": encode(failed).decode(), "finished": repr(time.time())})
+    # The storage may have kept this waiting while the job was retried.
+    return store.move(failed.job, "failed", {"failure": text, "finished": repr(time.time())}, generation=generation)
 
 
 def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:

@@ -40,7 +40,7 @@ def end_as_cancelled(store: JobStore, job: str, fields: Mapping[str, str]) -> bo
             return settle(store, end := decide(storage, job, generation_of(fields), "cancelled")) and (
                 end.state == "cancelled"
             )
-    return store.move(job, "cancelled", {"finished": repr(time.time())})
+    return store.move(job, "cancelled", {"finished": repr(time.time())}, generation=generation_of(fields))
 
 
 def revive(handle: JobHandle, store: JobStore) -> None:

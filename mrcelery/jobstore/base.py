@@ -102,11 +102,13 @@ class JobStore(Protocol):
         """Return the state alone, ``""`` for an unknown job. Cheap: tasks poll it."""
         ...
 
-    def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+    def move(
+        self, job: str, to: State, fields: Mapping[str, str] | None = None, *, generation: int | None = None
+    ) -> bool:
         """Change the state and set fields, atomically.
 
-        False, and nothing is set, if the job has already ended or is unknown; of two that race to end a job, one
-        gets True.
+        False, and nothing is set, if the job has already ended, is unknown, or is in a later generation than the one
+        given; of two that race to end a job, one gets True.
         """
         ...
 

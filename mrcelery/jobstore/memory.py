@@ -8,7 +8,15 @@ from threading import RLock
 from time import monotonic
 from typing import Any
 
-from mrcelery.jobstore.base import WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
+from mrcelery.jobstore.base import (
+    WORKER_TTL,
+    Note,
+    generation_of,
+    in_total,
+    is_of_generation,
+    is_of_work,
+    outlives_generation,
+)
 from mrcelery.schema.states import FINAL, State
 from mrcelery.schema.task_id import StageId, TaskId
 
@@ -65,11 +73,15 @@ class MemoryJobStore:
         """Return the state alone, ``""`` for an unknown job."""
         return self._fields.get(job, {}).get("state", "")
 
-    def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+    def move(
+        self, job: str, to: State, fields: Mapping[str, str] | None = None, *, generation: int | None = None
+    ) -> bool:
         """Change the state and set fields, atomically."""
         with self._lock:
             known = self._fields.get(job)
             if known is None or known["state"] in FINAL:
+                return False
+            if generation is not None and generation_of(known) > generation:
                 return False
             known.update(fields or {}, state=to)
             if to in FINAL:

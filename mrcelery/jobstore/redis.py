@@ -94,12 +94,15 @@ class RedisJobStore:
         state = self._one("HGET", _job(job), "state")
         return state.decode() if isinstance(state, bytes) else ""
 
-    def move(self, job: str, to: State, fields: Mapping[str, str] | None = None) -> bool:
+    def move(
+        self, job: str, to: State, fields: Mapping[str, str] | None = None, *, generation: int | None = None
+    ) -> bool:
         """Change the state and set fields, atomically."""
         counted = f"jobs.{to}" if to in FINAL else ""
         flat = _flat({**(fields or {}), "state": to})
         over = "over" if to in FINAL - {"cancelled"} else ""
-        return self._once(redis_scripts.MOVE, job, [LIVE, TOTALS], TTL, counted, over, time.time(), job, *flat)
+        latest = "" if generation is None else generation
+        return self._once(redis_scripts.MOVE, job, [LIVE, TOTALS], TTL, counted, over, time.time(), job, latest, *flat)
 
     def revive(self, job: str) -> bool:
         """Have a failed or cancelled job run again, in its next generation."""

@@ -28,7 +28,8 @@ return carried_out()
 MOVE = f"""{ONCE}
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 6))
+if ARGV[6] ~= '' and tonumber(redis.call('HGET', KEYS[1], 'revived') or 0) > tonumber(ARGV[6]) then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 7))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 if ARGV[2] ~= '' then
     redis.call('HINCRBY', KEYS[4], ARGV[2], 1)

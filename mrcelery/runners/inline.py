@@ -17,6 +17,7 @@ from mrcelery.coordinator.barrier import barrier
 from mrcelery.coordinator.finish import finish, withdraw_output
 from mrcelery.coordinator.start import start
 from mrcelery.errors import JobStoppedError, MRCeleryError
+from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.reporting.report import write_report
 from mrcelery.runners.enter import enter
@@ -63,7 +64,8 @@ class InlineRunner:
         except JobStoppedError:
             pass
         except MRCeleryError as e:
-            fail_job(self.store, failure(e, job=job, step=step, kind=kind, task=number))
+            failed = failure(e, job=job, step=step, kind=kind, task=number)
+            fail_job(self.store, failed, generation_of(self.store.fields(job)))
             with suppress(MRCeleryError):
                 withdraw_output(jobs, job)
                 write_report(self.store, job)

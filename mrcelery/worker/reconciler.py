@@ -213,7 +213,8 @@ class Reconciler:
         _log.warning("mrcelery: job %s, step %d, %s: %s", job, step, kind, action)
         if isinstance(action, GiveUp):
             error = TaskError(action.reason)
-            fail_job(self._store, failure(error, job=job, step=step, kind=kind or "start", task=action.task))
+            failed = failure(error, job=job, step=step, kind=kind or "start", task=action.task)
+            fail_job(self._store, failed, generation)
             with suppress(MRCeleryError):
                 write_report(store, job)
             return

@@ -199,7 +199,7 @@ def _coordinate(
             record_retry(jobs, failure(e, job=job, step=step, kind=kind))
             raise task.retry(kwargs=then.kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
         _check_generation(jobs.store.fields(job), job, generation)
-        fail_job(jobs.store, failure(e, job=job, step=step, kind=kind))
+        fail_job(jobs.store, failure(e, job=job, step=step, kind=kind), generation)
         _withdraw(jobs, job, kind)
         _write_report(jobs, job)
         raise AttemptFailed(visible(str(e))) from None
@@ -307,7 +307,7 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
             record_retry(jobs, failure(e, **task_id._asdict()))
             raise task.retry(kwargs=kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
         _check_generation(jobs.store.fields(job), job, generation)
-        fail_job(jobs.store, failure(e, **task_id._asdict()))
+        fail_job(jobs.store, failure(e, **task_id._asdict()), generation)
         _write_report(jobs, job)
         raise AttemptFailed(visible(str(e))) from None
     except Exception as e:
@@ -356,7 +356,7 @@ def _crashed(jobs: OpenJobs, e: Exception, generation: int, *, job: str, step: i
     """Fail a job for an error of mrcelery's own, and say that it is one."""
     _check_generation(jobs.store.fields(job), job, generation)
     error = MRCeleryError(f"mrcelery itself failed ({described(e)}); the worker's log has the traceback")
-    fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task))
+    fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task), generation)
 
 
 def open_jobs(app: Celery) -> OpenJobs:

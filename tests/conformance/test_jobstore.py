@@ -88,6 +88,17 @@ def test_of_many_that_end_a_job_one_does(connect: Open) -> None:
         assert store.state(job) == states[winner % 3]
 
 
+def test_a_change_of_an_earlier_generation_is_refused(store: JobStore, job: str) -> None:
+    assert store.move(job, "failed", generation=0)
+    assert store.revive(job)
+    for state in ("running", "failed", "cancelled", "succeeded"):
+        assert not store.move(job, state, {"by": "earlier"}, generation=0)
+    assert store.fields(job) == {**FIELDS, "state": "queued", "revived": "1"}
+    assert store.live() == [job]
+    assert store.move(job, "running", generation=1)
+    assert store.move(job, "failed", {"revived": "3"}, generation=3)  # of a store that had forgotten two of them
+
+
 def test_the_jobs_that_have_not_ended(store: JobStore) -> None:
     for number, state in enumerate(STATES):
         store.create(state, {**FIELDS, "created": repr(1000.0 + number)}, b"")

@@ -351,6 +351,8 @@ STARTS = """
                     time.sleep(999)
                 os._exit(0)
             os.waitpid(orphan, 0)
+            while not (os.path.exists(line) and os.path.getsize(line)):
+                time.sleep(0.01)
             open(line, "a").write(f"{own.pid} {other.pid} ")
             END
             yield "started", 3

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 import mrcelery
+from mrcelery.attempt.decision import decide
+from mrcelery.attempt.failure import fail_job, failure
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.run import run_attempt
 from mrcelery.coordinator.start import start
-from mrcelery.errors import TaskError
+from mrcelery.errors import TaskError, UnreachableError
+from mrcelery.schema.structs import End
 from mrcelery.schema.task_id import TaskId
 from tests.support.plain_jobs import PLAIN
 
@@ -33,6 +36,31 @@ def test_a_full_disk_is_told_and_tried_again(
         run_attempt(runtime, TaskId(job, 0, "map", 0))
     assert raised.value.retryable
     assert raised.value.attempt.startswith("1-")
+
+
+@pytest.mark.parametrize("storage", ["answers", "is away"])
+def test_a_failure_that_the_storage_kept_waiting_spares_the_next_generation(
+    submitted: Callable[..., tuple[OpenJobs, str]], monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    runtime, job = submitted(PLAIN)
+    start(runtime, job)
+    late = failure(TaskError("late"), job=job, step=0, kind="map", task=0)
+
+    def wait(*given: Any) -> End:
+        runtime.store.move(job, "failed")
+        assert runtime.store.revive(job)
+        if storage == "is away":
+            raise UnreachableError("away")
+        return decide(*given)
+
+    monkeypatch.setattr("mrcelery.attempt.failure.decide", wait)
+    assert not fail_job(runtime.store, late, 0)
+    assert runtime.store.state(job) == "queued"
+    assert runtime.store.fields(job)["revived"] == "1"
+    assert not fail_job(runtime.store, late, 0)
+    monkeypatch.undo()
+    assert fail_job(runtime.store, late, 1)
+    assert runtime.store.state(job) == "failed"
 
 
 @pytest.mark.parametrize("bad_records", [0, 5])
