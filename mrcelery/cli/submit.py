@@ -163,6 +163,8 @@ def execute(
             ahead=not how.dry_run,
             **flags,
         )
+        for sentence in settled.ignored():
+            say(f"mrcelery: warning: {sentence}", err=True)
         from mrcelery.client.submission import Submission  # noqa: PLC0415 - the cluster starts meanwhile
 
         submission = Submission.load(settled, wants_results=how.prints, on_upload=display.upload)

@@ -58,6 +58,17 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
     return tuple(os.fspath(value) if isinstance(value, os.PathLike) else value for value in values)
 
 
+_ONLY = {
+    "workers": ("local",),
+    "broker": ("celery",),
+    "result_backend": ("celery",),
+    "queue": ("celery",),
+    "max_attempts": ("local", "celery"),
+    "speculative": ("local", "celery"),
+}
+"""Settings that mean something to some runners only."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settled:
     """What is known of a submission before its job is loaded."""
@@ -71,6 +82,15 @@ class Settled:
     """``inline``, ``local`` or ``celery``."""
     started: Runner | None
     """The runner, if it was started ahead: whoever takes it closes it."""
+
+    def ignored(self) -> list[str]:
+        """Return a sentence for each setting that was given with the submission and means nothing to its runner."""
+        return [
+            f"the {self.runner} runner has no use for {origin}, which is ignored: it is for the "
+            f"{' and '.join(_ONLY[name])} runner{'s' if len(_ONLY[name]) > 1 else ''}"
+            for name, origin in self.config.origins.items()
+            if origin.startswith("--") and self.runner not in _ONLY.get(name, (self.runner,))
+        ]
 
 
 def settle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 import tempfile
@@ -76,7 +77,10 @@ class Submission:
         **options: Any,
     ) -> Submission:
         """Settle a submission as :func:`mrcelery.client.settle.settle` does, and load its job."""
-        return cls.load(settle(job, inputs, output, **options), wants_results=wants_results)
+        settled = settle(job, inputs, output, **options)
+        for sentence in settled.ignored():
+            logging.getLogger("mrcelery").warning("%s", sentence)
+        return cls.load(settled, wants_results=wants_results)
 
     @classmethod
     def load(

@@ -18,6 +18,27 @@ def test_results_go_to_stdout_and_nothing_else(mr: Any) -> None:
     assert (ran.code, ran.counts(), ran.err) == (0, Counter(TEXT.split()), "")
 
 
+@pytest.mark.parametrize(
+    ("runner", "option", "only"),
+    [
+        ("inline", ("--workers", "3"), "it is for the local runner"),
+        ("inline", ("--max-attempts", "3"), "it is for the local and celery runners"),
+        ("inline", ("--no-speculative",), "it is for the local and celery runners"),
+        ("inline", ("--queue", "mine"), "it is for the celery runner"),
+        ("local", ("--queue", "mine"), "it is for the celery runner"),
+        ("local", ("--broker", "redis://127.0.0.1:1/0"), "it is for the celery runner"),
+        ("inline", ("--memory", "64MiB"), ""),
+        ("local", ("--workers", "1"), ""),
+    ],
+)
+def test_an_option_that_the_runner_has_no_use_for(mr: Any, runner: str, option: tuple[str, ...], only: str) -> None:
+    ran = mr("submit", "wc.py", "in.txt", "-q", "-r", runner, *option)
+    assert (ran.code, ran.counts()) == (0, Counter(TEXT.split()))
+    name = option[0].replace("--no-", "--")
+    said = f"mrcelery: warning: the {runner} runner has no use for {name}, which is ignored: {only}\n"
+    assert ran.err == (said if only else "")
+
+
 def test_total_order_and_its_counters(mr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = ("--storage", str(tmp_path / "store"))
     for number, option in enumerate((["--partitioner", "range"], ["-D", "mapreduce.job.partitioner.class=range"], [])):
