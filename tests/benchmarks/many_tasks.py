@@ -26,6 +26,7 @@ from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.task_id import StageId
 from tests.benchmarks.fleet import Fleet, fleet
+from tests.support.process_tree import below, resident
 
 SAMPLE_SECONDS = 0.25
 WIDTH = 16
@@ -48,28 +49,6 @@ class NoOp(MRJob):
     def steps(self):
         return [MRStep(mapper=self.nothing, reducer=self.keep if self.options.reduce else None)]
 """
-
-
-def rss(pid: int) -> int:
-    """Resident bytes of a process; 0 where it has gone."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) << 10
-    except OSError:
-        pass
-    return 0
-
-
-def family(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
-    for parent in found:
-        try:
-            found += [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-        except OSError:
-            continue
-    return found
 
 
 def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
@@ -108,8 +87,8 @@ def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
                 queued = sum(counts)
                 if fields["stage"] != "map" or queued + store.done(StageId(job, 0, "map")) >= total:
                     published = now
-            workers = sum(map(rss, family(warm.worker)))
-            samples.append((round(now, 2), rss(client.pid), workers, rss(warm.server)))
+            workers = sum(map(resident, [warm.worker, *below(warm.worker)]))
+            samples.append((round(now, 2), resident(client.pid), workers, resident(warm.server)))
             time.sleep(SAMPLE_SECONDS)
         finished = time.perf_counter() - began
         fields = store.fields(job)

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.process_tree import stat
+
 INTERVAL = 0.05
 """Seconds between two samples of memory, at most: a command that is quick is looked at more often."""
 
@@ -54,10 +56,7 @@ class Process(NamedTuple):
 
 def look(pid: int) -> Process | None:
     """A process as it is; None where it has gone."""
-    try:
-        # The name, in parentheses, may hold anything.
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
+    if not (text := stat(pid)):
         return None
     own, reaped = int(text[11]) + int(text[12]), int(text[13]) + int(text[14])
     return Process(int(text[1]), own / _TICK, reaped / _TICK, int(text[21]) * _PAGE)

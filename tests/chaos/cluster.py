@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from tests.chaos.link import Link, Network
 from tests.chaos.plan import VISIBILITY
+from tests.support.process_tree import stat
 from tests.support.s3_endpoint import VARIABLE
 from tests.support.services import RedisServer, Worker, environment
 
@@ -112,10 +113,8 @@ def group(pgid: int) -> list[int]:
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with suppress(OSError):
-                # The name, in parentheses, may hold anything.
-                state, _, its = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:3]
-                if int(its) == pgid and state not in "ZX":
+            match stat(int(name))[:3]:
+                case [state, _, its] if int(its) == pgid and state not in "ZX":
                     found.append(int(name))
     return found
 

@@ -19,6 +19,7 @@ import pytest
 
 import mrcelery
 from mrcelery.attempt.job_process import IDLE_SECONDS
+from tests.support.process_tree import below, is_zombie, parent, resident, runs
 from tests.support.services import GATED, Gate, RedisServer, Worker, eventually, workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of jobs need Linux")
@@ -53,33 +54,6 @@ def run(settings: dict[str, Any], tmp_path: Path) -> Run:
             return sorted(handle.results())
 
     return call
-
-
-def family(pid: int) -> list[int]:
-    """List the processes below one."""
-    found = [pid]
-    for parent in found:
-        with suppress(OSError):
-            for thread in os.listdir(f"/proc/{parent}/task"):
-                children = Path(f"/proc/{parent}/task/{thread}/children").read_text().split()
-                found += [int(child) for child in children]
-    return found[1:]
-
-
-def is_zombie(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return False
-
-
-def runs(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists() and not is_zombie(pid)
-
-
-def resident(pid: int) -> int:
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 SEEN = """
@@ -267,7 +241,7 @@ LEAK = """
 
 def test_memory_that_an_attempt_leaks_is_given_back(run: Run, job_file: JobFile, worker: Worker) -> None:
     assert run(job_file(LEAK), "a", "b", "c", memory="2GiB") == [("held", [1, 1, 1])]
-    most = max(map(resident, family(worker.process.pid)))
+    most = max(map(resident, below(worker.process.pid)))
     assert most < 200 << 20
 
 
@@ -376,15 +350,15 @@ def test_what_an_attempt_starts_ends_with_it(
         with suppress(mrcelery.JobFailedError, mrcelery.JobCancelledError):
             handle.wait(60)
         eventually(lambda: not any(map(runs, found)), "they have ended")
-    eventually(lambda: not any(map(is_zombie, family(worker.process.pid))), "no zombie stays")
+    eventually(lambda: not any(map(is_zombie, below(worker.process.pid))), "no zombie stays")
 
 
 def chain(pid: int, worker: Worker) -> dict[str, int]:
     """The processes above that of an attempt, by what they are."""
-    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    above = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
-    assert above in family(worker.process.pid)
-    return {"attempt": pid, "job": parent, "pool": above}
+    job = parent(pid)
+    pool = parent(job)
+    assert pool in below(worker.process.pid)
+    return {"attempt": pid, "job": job, "pool": pool}
 
 
 @pytest.mark.parametrize("which", ["attempt", "job", "pool"])
@@ -411,12 +385,12 @@ def test_nothing_is_lost_when_one_of_the_processes_is(
         if how is not signal.SIGSTOP:
             outcomes = sorted(attempt.outcome for attempt in handle.overview().stages[0].attempts)
             assert outcomes == ["killed", "succeeded", "succeeded"]
-    eventually(lambda: not any(map(is_zombie, family(worker.process.pid))), "no zombie stays")
+    eventually(lambda: not any(map(is_zombie, below(worker.process.pid))), "no zombie stays")
 
 
 def test_processes_of_jobs_end_when_they_have_nothing_to_do(run: Run, job_file: JobFile, worker: Worker) -> None:
     run(job_file(SEEN), "a")
-    eventually(lambda: len(family(worker.process.pid)) == 1, "only the pool's process is left", 60 + 2 * IDLE_SECONDS)
+    eventually(lambda: len(below(worker.process.pid)) == 1, "only the pool's process is left", 60 + 2 * IDLE_SECONDS)
 
 
 def test_nothing_outlives_a_worker_that_is_killed(
@@ -428,7 +402,7 @@ def test_nothing_outlives_a_worker_that_is_killed(
         mrcelery.submit(job_file(GATED), str(gate.text), split_size=gate.split_size, **settings) as handle,
     ):
         eventually(gate.pids, "a task has started")
-        found = [own.process.pid, *family(own.process.pid)]
+        found = [own.process.pid, *below(own.process.pid)]
         assert len(found) == 4
         os.kill(own.process.pid, signal.SIGKILL)
         eventually(lambda: not any(map(runs, found)), "all of it has ended")

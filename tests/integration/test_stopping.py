@@ -18,6 +18,7 @@ from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
+from tests.support.process_tree import runs
 from tests.support.services import GATED, PATIENCE, Gate, RedisServer, eventually, redis_server, workers
 
 JobFile = Callable[..., str]
@@ -126,14 +127,6 @@ YIELDING = """
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize(("source", "killed"), [(YIELDING, False), (GATED, True)])
 def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     """Tasks stop on all workers, those too that stay in one call of user code; then the job's data goes."""
@@ -150,7 +143,7 @@ def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: Jo
         store = handle.runner.store
         assert isinstance(store, RedisJobStore)
         eventually(lambda: store.call(("HLEN", "unacked"), ("LLEN", "q")) == [0, 0], "all tasks have ended")
-        eventually(lambda: not any(map(alive, running)), "their processes have ended")
+        eventually(lambda: not any(map(runs, running)), "their processes have ended")
         assert any("is killed: its job has ended" in worker.log.read_text() for worker in started) == killed
         kept = {object_keys.spec(handle.id), object_keys.code(handle.id), object_keys.plan_page(handle.id, 0, 0)}
         kept |= {object_keys.report(handle.id), object_keys.report_page(handle.id), object_keys.end(handle.id, 0)}
