@@ -19,7 +19,7 @@ from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.base import storage_root
 from mrcelery.runners.redis_server import find_server
 from mrcelery.storage import open_storage
-from mrcelery.storage.probe import is_marked, probe
+from mrcelery.storage.probe import PROMISES, WISHES, is_marked, probe
 
 if TYPE_CHECKING:
     from mrcelery.jobstore.redis import RedisJobStore
@@ -302,10 +302,11 @@ def _storage(config: Config) -> Iterator[Finding]:
     shared = ": make sure that all workers have this folder" if config.broker and "://" not in root else ""
     yield Finding("storage", "ok", f"{root} answers{shared}")
     try:
-        with closing(probe(storage)) as found:
-            for name, wrong in found:
-                saw, _, do = wrong.rpartition(": ")
-                yield Finding(f"storage: {name}", "fail" if wrong else "ok", saw or "works", do)
+        for promises, level in ((PROMISES, "fail"), (WISHES, "warn")):
+            with closing(probe(storage, promises)) as found:
+                for name, wrong in found:
+                    saw, _, do = wrong.rpartition(": ")
+                    yield Finding(f"storage: {name}", level if wrong else "ok", saw or "works", do)  # type: ignore[arg-type]
     except StorageOutageError as e:
         yield _unreachable("storage", e)
 

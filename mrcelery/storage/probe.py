@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 
 from mrcelery.errors import StorageOutageError, StorageRefusedError, StorageUnreachableError, VersionError
 from mrcelery.schema.object_keys import LAYOUT
-from mrcelery.storage.base import MARKER, Storage
+from mrcelery.storage.base import MARKER, RevokedError, Storage
+from mrcelery.storage.claims import claim, revoke
 
 Key = Callable[[str], str]
 """Makes the key of an object to probe with, by a name."""
@@ -40,10 +41,12 @@ def check(storage: Storage, *, anew: bool = True) -> None:
     storage.expect()
 
 
-def probe(storage: Storage) -> Generator[tuple[str, str], None, None]:
+def probe(
+    storage: Storage, promises: Mapping[str, Callable[[Storage, Key], str]] | None = None
+) -> Generator[tuple[str, str], None, None]:
     """Probe each promise, as it is iterated over: its name, and what is wrong with it, "" if it is kept.
 
-    What the probe writes is removed.
+    ``promises``: those to probe, by default those without which no job may run. What the probe writes is removed.
     """
     keys: list[str] = []
     folder = f"probe-{os.urandom(6).hex()}"
@@ -53,7 +56,7 @@ def probe(storage: Storage) -> Generator[tuple[str, str], None, None]:
         return keys[-1]
 
     try:
-        for name, keeps in PROMISES.items():
+        for name, keeps in (PROMISES if promises is None else promises).items():
             if keeps is not _multipart or storage.uri.startswith("s3://"):
                 yield name, _broken(storage, keeps, key)
     finally:
@@ -135,6 +138,23 @@ def _multipart(storage: Storage, key: Key) -> str:
     return "" if info is not None and info.size == LARGE else "does not copy objects"
 
 
+def _claims(storage: Storage, key: Key) -> str:
+    mine, announced, later = claim(storage, key("claim")), key("announced"), key("later")
+    mine.take()
+    mine.announce([announced])
+    revoke(storage, key("claim"))
+    for name in (announced, later):
+        with suppress(RevokedError):
+            mine.write(name, b"late")
+            with suppress(RevokedError):
+                mine.release()
+            return (
+                f"{'completes an aborted upload' if name == announced else 'ignores If-Match'}: a worker that was "
+                "stopped for long could replace what another job has published meanwhile"
+            )
+    return ""
+
+
 PROMISES: dict[str, Callable[[Storage, Key], str]] = {
     "conditional write": _conditional,
     "byte ranges": _ranges,
@@ -142,3 +162,6 @@ PROMISES: dict[str, Callable[[Storage, Key], str]] = {
     "multipart": _multipart,
 }
 """What is probed, by name; each returns how the endpoint fails it, "" if it does not."""
+
+WISHES: dict[str, Callable[[Storage, Key], str]] = {"claims on OUTPUT": _claims}
+"""What guards an OUTPUT in rare cases only: a job may run without it."""

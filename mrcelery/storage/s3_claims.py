@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from itertools import islice
 
 import msgspec
 from botocore.exceptions import ClientError
 
 from mrcelery.errors import StorageUnreachableError
+from mrcelery.schema.backoff import pauses
 from mrcelery.storage.base import RevokedError, Source
-from mrcelery.storage.s3 import S3Storage
+from mrcelery.storage.s3 import CONFLICTS, LONGEST_PAUSE, S3Storage
 from mrcelery.storage.s3_errors import code_of
 from mrcelery.storage.s3_uploads import Upload
 from mrcelery.storage.transfers import submit
@@ -179,13 +182,16 @@ def _read(storage: S3Storage, key: str) -> tuple[_Record, str] | None:
 def _write(storage: S3Storage, key: str, record: _Record, etag: str) -> str:
     """Write a claim and return its ETag; with an ``etag`` raise :class:`RevokedError` if it is not the claim's."""
     condition = {"IfMatch": etag} if etag else {}
+    waits = iter(islice(pauses(0.05, LONGEST_PAUSE), CONFLICTS))
     with storage._errors("s3:PutObject", key):
         while True:
             try:
                 return str(storage._call("put_object", key, Body=msgspec.json.encode(record), **condition)["ETag"])
             except ClientError as e:
-                if code_of(e) in ("ConditionalRequestConflict", "409"):
-                    continue  # another write is under way; S3 wants the loser to ask again
+                # Another write is under way; S3 wants the loser to ask again.
+                if code_of(e) in ("ConditionalRequestConflict", "409") and (wait_for := next(waits, 0.0)):
+                    time.sleep(wait_for)
+                    continue
                 if code_of(e) not in _CHANGED:
                     raise
                 # The answer to a PUT that succeeded may have been lost, and boto3 asked again.

@@ -15,7 +15,8 @@ import pytest
 import mrcelery
 from mrcelery import events
 from mrcelery.errors import JobFailedError, StorageOutageError
-from mrcelery.storage import check, open_storage, s3_clients
+from mrcelery.storage import Storage, check, open_storage, s3_clients
+from mrcelery.storage.claims import claim
 from tests.support.s3_proxy import Asked, Fault, Log, proxy
 from tests.support.services import GATED, Gate, RedisServer, eventually, workers
 
@@ -194,15 +195,23 @@ def test_a_client_that_uploads_and_fetches(
     assert len(lines) == len(WORDS)
 
 
-def test_a_conditional_write_backs_off(log: Log, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "write",
+    [lambda storage: storage.create("commit.json", b"{}"), lambda storage: claim(storage, "claims/1").take()],
+    ids=["commit", "claim"],
+)
+def test_a_conditional_write_backs_off(
+    log: Log, root: str, monkeypatch: pytest.MonkeyPatch, write: Callable[[Storage], Any]
+) -> None:
     """S3 wants the loser of two writes under way to ask again, not 40 times a second."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3_clients, "_clients", {})
-    monkeypatch.setattr("mrcelery.storage.s3.CONFLICTS", 6)
+    for module in ("s3", "s3_claims"):
+        monkeypatch.setattr(f"mrcelery.storage.{module}.CONFLICTS", 6)
     log.fault = lambda asked: Fault(409, "ConditionalRequestConflict") if asked.method == "PUT" else None
     before, began = len(log.requests), time.monotonic()
     with pytest.raises(StorageOutageError, match="ConditionalRequestConflict"):
-        open_storage(root).create("commit.json", b"{}")
+        write(open_storage(root))
     assert len(log.requests) - before == 7
     assert time.monotonic() - began > 0.05 * (2**6 - 1) / 2
 
