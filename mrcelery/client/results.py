@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,12 +135,32 @@ def fetch(
                             progress(name, len(chunk))
             (fresh / object_keys.SUCCESS).write_bytes(success)
             if overwrite and place.is_dir():
-                _replace_parts(fresh, place)
+                with _alone(place):
+                    _replace_parts(fresh, place)
             else:
                 fresh.rename(place)
     except OSError as e:
         why = e.strerror or e
         raise StorageUnreachableError(f"cannot write {target} ({why}): free it, or choose another") from None
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Keep other clients from replacing what a folder holds while the block runs, wherever this one is stopped."""
+    folder = os.open(place, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputExistsError(
+                f"another process is replacing what {place} holds: wait for it, or choose another folder"
+            ) from None
+        except OSError as e:
+            if e.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EBADF):  # a file system without locks
+                raise
+        yield
+    finally:
+        os.close(folder)
 
 
 def _replace_parts(fresh: Path, place: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,7 +61,7 @@ def test_no_parts(tmp_path: Path) -> None:
 
 def source(tmp_path: Path, *texts: str) -> tuple[Storage, list[str]]:
     root = tmp_path / "source"
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(texts):
         (root / f"part-{number:05d}").write_text(text)
     return open_storage(str(root)), [f"part-{n:05d}" for n in range(len(texts))]
@@ -103,6 +107,35 @@ def test_fetch_refuses_what_is_taken_and_overwrites_only_its_own(tmp_path: Path)
     results.fetch(storage.stream, keys, str(target), b"{}", overwrite=True)
     assert names(target) == ["_SUCCESS", "notes.txt", "part-00000"]
     assert [(target / n).read_text() for n in names(target)] == ["{}", "old", "new"]
+
+
+def test_two_that_replace_one_folder_do_not_mix(tmp_path: Path) -> None:
+    """One is stopped in the midst of it: the other is refused, and the first one's files are there when it goes on."""
+    storage, keys = source(tmp_path, "first")
+    other, _ = source(tmp_path / "other", "second")
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "part-00000").write_text("old")
+    stopped = f"""
+import os, shutil, signal
+from mrcelery.client import results
+from mrcelery.storage import open_storage
+real = shutil.rmtree
+def stop(*given, **more):
+    shutil.rmtree = real
+    os.kill(os.getpid(), signal.SIGSTOP)
+shutil.rmtree = stop
+results.fetch(open_storage({storage.uri!r}).stream, {keys!r}, {str(target)!r}, b"1", overwrite=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", stopped]) as process:
+        os.waitpid(process.pid, os.WUNTRACED)
+        with pytest.raises(OutputExistsError, match=r"another process is replacing what .*target holds"):
+            results.fetch(other.stream, keys, str(target), b"2", overwrite=True)
+        process.send_signal(signal.SIGCONT)
+    assert process.returncode == 0
+    assert [(target / name).read_text() for name in names(target)] == ["1", "first"]
+    results.fetch(other.stream, keys, str(target), b"2", overwrite=True)
+    assert [(target / name).read_text() for name in names(target)] == ["2", "second"]
 
 
 def test_an_output_that_is_a_file_is_taken(tmp_path: Path) -> None:
