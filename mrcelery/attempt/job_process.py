@@ -97,7 +97,7 @@ def _settle(channel: socket.socket) -> None:
         signal.signal(number, signal.SIG_DFL)
     # As the process of the pool, which leaves it to the worker; but those that an attempt starts are ended by it.
     signal.signal(signal.SIGTERM, _heedless)
-    os.register_at_fork(after_in_child=_heed)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_heed)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for name in os.listdir("/proc/self/fd"):
         if (file := int(name)) > 2 and file not in (null, channel.fileno()):
@@ -115,9 +115,23 @@ def _heedless(number: int, frame: object) -> None:
     """Do nothing, on SIGTERM."""
 
 
+_forking = threading.local()
+"""The signals that a thread had blocked before it forked."""
+
+
+def _hold_back() -> None:
+    """Have a SIGTERM to a process just forked wait until that heeds it; it would be lost, and its sender wait."""
+    _forking.blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.blocked)
+
+
 def _heed() -> None:
     if signal.getsignal(signal.SIGTERM) is _heedless:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_through()
 
 
 class _MainProcess(multiprocessing.process.BaseProcess):

@@ -310,6 +310,28 @@ def test_user_code_may_use_multiprocessing(run: Run, job_file: JobFile) -> None:
     assert run(job, "a", "b") == [("a", 30), ("a", 30), ("b", 30), ("b", 30)]
 
 
+def test_what_user_code_forks_can_be_terminated_at_once(run: Run, job_file: JobFile) -> None:
+    """As a ``multiprocessing`` pool does that ends before all of its processes have begun."""
+    job = job_file("""
+        import os, signal, time
+        from mrcelery import MRJob
+
+        class Terminates(MRJob):
+            def mapper(self, _, line):
+                for number in range(100):
+                    pid = os.fork()
+                    if not pid:
+                        time.sleep(5)
+                        os._exit(0)
+                    os.kill(pid, signal.SIGTERM)
+                    yield os.waitpid(pid, 0)[1], 1
+
+            def reducer(self, status, ones):
+                yield status, sum(ones)
+    """)
+    assert run(job, "a") == [(signal.SIGTERM, 100)]
+
+
 STARTS = """
     import os, subprocess, time
     from mrcelery import MRJob
