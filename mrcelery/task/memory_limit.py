@@ -186,8 +186,8 @@ class _Watch:
         self._thread = 0
         self._limit = 0
         self._space: _Space | None = None
-        self._first = 0
-        """What the process held when it began its first attempt, or after what it had kept was given back."""
+        self._before = 0
+        """What the process held when it began its last attempt, after what it had kept was given back."""
         self._stopped: _Stop | None = None
         self._raised = False
         self._look_at = 0
@@ -202,11 +202,10 @@ class _Watch:
 
     def begin(self, now: int, more: int, space: _Space) -> None:
         """Watch that the process takes at most so many bytes more than ``now``; else stop the calling thread."""
-        if self._first and now > self._first + 2 * STEP:
+        if self._before and now > self._before + 2 * STEP:
             freed()  # else what one attempt has freed would be room for the next one, beside its own
             now = _held(now)
-        if not self._first or now > self._first:
-            self._first = now
+        self._before = now
         self._thread, self._limit, self._space = threading.get_ident(), now + more, space
         self._stopped, self._raised, self._look_at = None, False, 0
         self._turn += 1
