@@ -27,7 +27,9 @@ from mrcelery.schema.structs import (
 )
 from mrcelery.schema.task_id import KINDS, StageId, TaskId
 from mrcelery.storage import check, open_storage
+from mrcelery.storage.addresses import STORAGE, parse
 from mrcelery.storage.base import Storage
+from mrcelery.storage.file_versions import LATELY
 
 
 def start(jobs: OpenJobs, job: str) -> StageTasks | None:
@@ -138,7 +140,10 @@ def restore_plan(active: OpenJob) -> None:
 
 def _write_plan(request: Request, storage: Storage) -> PlanSummary:
     options = request.options
-    files = list_inputs(request.inputs, input_format(options.input_format))
+    files = list_inputs(request.inputs, input_format(options.input_format), request.created - LATELY)
+    # What was uploaded is named by its content: other jobs may write the same once more.
+    shared = f"{parse(request.storage, STORAGE)}/{object_keys.INPUTS}"
+    files = (file._replace(tag="") if file.uri.startswith(shared) else file for file in files)
     splits = cut(*fitted(files, options.split_size, options.workers))
     return write_plan(splits, lambda page, data: storage.write(object_keys.plan_page(request.job, 0, page), data))
 

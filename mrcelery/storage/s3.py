@@ -67,6 +67,14 @@ def _encryption() -> dict[str, str]:
     return {name: value for name, value in asked.items() if value}
 
 
+def _size_of(response: Any) -> int:
+    """Return the whole object's size by an answer with some of it; -1 if it does not say."""
+    total = response["ContentRange"].rpartition("/")[2] if response.get("ContentRange") else ""
+    if total.isdigit():
+        return int(total)
+    return -1 if response.get("ContentRange") else int(response.get("ContentLength", -1))
+
+
 class S3Storage:
     """Objects of a bucket below a prefix, ``s3://bucket/prefix``.
 
@@ -125,29 +133,22 @@ class S3Storage:
     ) -> Iterator[bytes]:
         """Resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
 
-        Later requests of one ``version`` carry ``If-Match``, so a replaced object raises :class:`CorruptDataError`;
-        so does a body that does not match its checksum, after its bytes were yielded. With a ``version``, an object
-        that is compressed and whose key does not say so raises :class:`InputError`.
+        Requests of a ``version`` that was planned, and later ones of one that was not, carry ``If-Match``, so a
+        replaced object raises :class:`CorruptDataError`; so does a body that does not match its checksum, after its
+        bytes were yielded. With a ``version``, an object that is compressed and whose key does not say so raises
+        :class:`InputError`.
         """
         is_input = version is not None
         at, failures, version, heard = start, 0, version or Version(), time.monotonic()
         while end is None or at < end:
-            params: dict[str, Any] = {"IfMatch": version.tag} if version.tag else {}
-            if at or end is not None:
-                params["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
             with self._errors("s3:GetObject", key):
-                try:
-                    response = self._call("get_object", key, **params)
-                except ClientError as e:
-                    if code_of(e) in ("InvalidRange", "416"):
-                        return  # at or past the end: no bytes, as a slice has none
-                    if version.tag and code_of(e) in ("PreconditionFailed", "412"):
-                        raise version.replaced(f"{self.uri}/{key}", at) from None
-                    raise
+                if (response := self._get(key, at, end, version)) is None:
+                    return
             body = response["Body"]
             try:
-                if not version.met(response["ETag"]):
-                    raise version.replaced(f"{self.uri}/{key}", at)
+                tag, size = response["ETag"], _size_of(response)
+                if not version.met(tag, size):
+                    raise version.replaced(f"{self.uri}/{key}", at, tag=tag, size=size)
                 if is_input:
                     check_encoding(f"{self.uri}/{key}", response.get("ContentEncoding", ""))
                 while data := body.read(chunk):
@@ -172,6 +173,26 @@ class S3Storage:
                 time.sleep(pause(failures, 0.1, LONGEST_PAUSE))
             finally:
                 body.close()
+
+    def _get(self, key: str, at: int, end: int | None, version: Version) -> Any:
+        """Ask for a range of one version; None if it is at or past the end, where a slice has no bytes."""
+        params: dict[str, Any] = {"IfMatch": version.tag} if version.tag.startswith('"') else {}
+        if at or end is not None:
+            params["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
+        try:
+            return self._call("get_object", key, **params)
+        except ClientError as e:
+            changed = version.tag != "" and code_of(e) in ("PreconditionFailed", "412")
+            past = code_of(e) in ("InvalidRange", "416")
+            if past and not (version.planned is not None and at < version.planned.size):
+                return None
+            if not past and not changed:
+                raise
+        now = self.stat(key) if version.planned is not None else None
+        if version.planned is not None and now is None:
+            raise FileNotFoundError(f"{self.uri}/{key}")
+        found = now or ObjectInfo(key, -1)
+        raise version.replaced(f"{self.uri}/{key}", at, tag=found.tag, size=found.size)
 
     def write(self, key: str, data: bytes) -> None:
         """Write with one PUT, whatever the size."""

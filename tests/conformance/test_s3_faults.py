@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -184,7 +185,8 @@ def test_inputs_on_s3(own_bucket: str) -> None:
         assert all(file.size == 3 for file in found)
         return [file.uri.removeprefix(root + "/") for file in found]
 
-    assert list(list_inputs([f"{root}/a.txt"], text)) == [InputFile(f"{root}/a.txt", 3, True)]
+    tag = f'"{hashlib.md5(b"123").hexdigest()}"'
+    assert list(list_inputs([f"{root}/a.txt"], text)) == [InputFile(f"{root}/a.txt", 3, True, tag)]
     assert names(root) == names(root + "/") == names(f"s3://{bucket}") == ["a.txt", "a/b.gz", "a[1].txt"]
     assert names(f"{root}/a") == names(f"{root}/a/*") == names(f"s3://{bucket}/*/a/") == ["a/b.gz"]
     assert names(f"{root}/*.txt") == ["a.txt", "a[1].txt"]
