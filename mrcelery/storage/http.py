@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from mrcelery.errors import ConfigError, StorageOutageError, StorageRefusedError, mask
 from mrcelery.schema.backoff import pause
@@ -191,8 +191,10 @@ class HttpStorage:
                         yield wanted
                     if not _goes_on(at, end, reply, version):
                         return
-                    if at == began:
+                    if at == began and not version.tag:
                         raise version.replaced(url, at, size=at)
+                    if at == began:  # by its tag, it is the file all the same
+                        raise ProtocolError("the reply ends there")
                     continue
                 except _LongerError:
                     raise version.replaced(url, at) from None
