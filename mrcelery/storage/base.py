@@ -84,7 +84,7 @@ def _described(tag: str, size: int) -> str:
     if tag.startswith(('"', "W/")):
         said.append(f"the ETag {tag}")
     elif tag:
-        said.append(f"the date {tag}" if "," in tag else f"the tag {tag}")
+        said.append(f"the {'date' if ',' in tag else 'ETag'} {tag}")
     return " and ".join(said)
 
 

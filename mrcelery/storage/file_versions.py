@@ -107,11 +107,15 @@ def checked(
 
 
 def _edges(file: int | str, size: int) -> str:
-    with open(file, "rb", buffering=0, closefd=isinstance(file, str)) as opened:
-        number = opened.fileno()
+    number = os.open(file, os.O_RDONLY | os.O_CLOEXEC) if isinstance(file, str) else file
+    try:
         head = os.pread(number, min(EDGE, size), 0)
         begin = max(len(head), size - EDGE)
-        return f"{zlib.crc32(os.pread(number, size - begin, begin), zlib.crc32(head)):08x}"
+        tail = os.pread(number, size - begin, begin) if begin < size else b""
+        return f"{zlib.crc32(tail, zlib.crc32(head)):08x}"
+    finally:
+        if isinstance(file, str):
+            os.close(number)
 
 
 def _same_time(planned: int, now: int) -> bool:

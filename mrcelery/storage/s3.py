@@ -19,7 +19,7 @@ from botocore.exceptions import (
 )
 
 from mrcelery.config import Config as Settings
-from mrcelery.errors import ConfigError, CorruptDataError, StorageOutageError
+from mrcelery.errors import ConfigError, CorruptDataError, StorageOutageError, StorageRefusedError
 from mrcelery.schema.backoff import pause, pauses
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.encodings import check_encoding
@@ -73,6 +73,11 @@ def _size_of(response: Any) -> int:
     if total.isdigit():
         return int(total)
     return -1 if response.get("ContentRange") else int(response.get("ContentLength", -1))
+
+
+def _same_tag(one: str, other: str) -> bool:
+    """Whether two ETags are one: some endpoints quote them in answers and not in listings."""
+    return one.strip('"') == other.strip('"')
 
 
 class S3Storage:
@@ -147,6 +152,8 @@ class S3Storage:
             body = response["Body"]
             try:
                 tag, size = response["ETag"], _size_of(response)
+                if _same_tag(tag, version.tag):
+                    tag = version.tag
                 if not version.met(tag, size):
                     raise version.replaced(f"{self.uri}/{key}", at, tag=tag, size=size)
                 if is_input:
@@ -174,25 +181,45 @@ class S3Storage:
             finally:
                 body.close()
 
-    def _get(self, key: str, at: int, end: int | None, version: Version) -> Any:
+    def _get(self, key: str, at: int, end: int | None, version: Version, *, conditional: bool = True) -> Any:
         """Ask for a range of one version; None if it is at or past the end, where a slice has no bytes."""
-        params: dict[str, Any] = {"IfMatch": version.tag} if version.tag.startswith('"') else {}
+        params: dict[str, Any] = {}
+        if conditional and version.tag and not version.tag.startswith("W/"):
+            params["IfMatch"] = version.tag
         if at or end is not None:
             params["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
         try:
-            return self._call("get_object", key, **params)
+            response = self._call("get_object", key, **params)
         except ClientError as e:
-            changed = version.tag != "" and code_of(e) in ("PreconditionFailed", "412")
+            changed = conditional and version.tag and code_of(e) in ("PreconditionFailed", "412")
             past = code_of(e) in ("InvalidRange", "416")
             if past and not (version.planned is not None and at < version.planned.size):
                 return None
             if not past and not changed:
                 raise
-        now = self.stat(key) if version.planned is not None else None
-        if version.planned is not None and now is None:
+        else:
+            if "Range" in params:
+                self._check_range(key, at, end, response)
+            return response
+        if version.planned is None:
+            raise version.replaced(f"{self.uri}/{key}", at)
+        now = self.stat(key)
+        if now is None:
             raise FileNotFoundError(f"{self.uri}/{key}")
-        found = now or ObjectInfo(key, -1)
-        raise version.replaced(f"{self.uri}/{key}", at, tag=found.tag, size=found.size)
+        if not past and _same_tag(version.tag, now.tag):  # an endpoint that writes tags in several ways
+            return self._get(key, at, end, version, conditional=False)
+        raise version.replaced(f"{self.uri}/{key}", at, tag=now.tag, size=now.size)
+
+    def _check_range(self, key: str, at: int, end: int | None, response: Any) -> None:
+        """Raise :class:`StorageRefusedError` for an answer with other bytes than were asked for."""
+        said = str(response.get("ContentRange", ""))
+        whole = not said and at == 0 and end is not None and response["ContentLength"] <= end
+        if not whole and not said.startswith(f"bytes {at}-"):
+            response["Body"].close()
+            raise StorageRefusedError(
+                f"s3://{self.bucket}/{self._prefix}{key}: the endpoint was asked for bytes from {at} on, and sends "
+                f"others ({said or 'no Content-Range'}): use one that has byte ranges, see `mrcelery doctor`"
+            )
 
     def write(self, key: str, data: bytes) -> None:
         """Write with one PUT, whatever the size."""
