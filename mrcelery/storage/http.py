@@ -22,6 +22,8 @@ from mrcelery.storage.http_replies import Reply, conditions, examine, moved_to, 
 RESUMES = 5
 """How often in a row a broken download is taken up again where it stopped."""
 
+_DRAINED = 64 << 10
+
 REDIRECTS = 10
 """How often in a row a request is referred to another address."""
 
@@ -105,7 +107,9 @@ class HttpStorage:
                 raise
             if not target:
                 return response
-            response.drain_conn()
+            if whole_of(response.headers).size in range(_DRAINED):
+                response.drain_conn()  # so that the connection can be used again
+            response.close()
             address = target
         raise StorageRefusedError(
             f"{url} is redirected more than {REDIRECTS} times: give the address of the file itself"

@@ -64,10 +64,9 @@ class Faulty(BaseHTTPRequestHandler):
             return
         kind.gets.append(self.headers.get("Range", ""))
         if "list-type" in self.path:
-            listed = f"<Contents><Key>key</Key><LastModified>2026-11-28T10:00:00.000Z</LastModified><ETag>{kind.listed}</ETag>"
-            self._send(
-                200, f"<ListBucketResult>{listed}<Size>{len(DATA)}</Size></Contents></ListBucketResult>".encode()
-            )
+            date = "<LastModified>2026-11-28T10:00:00.000Z</LastModified>"
+            listed = f"<Key>key</Key>{date}<ETag>{kind.listed}</ETag><Size>{len(DATA)}</Size>"
+            self._send(200, f"<ListBucketResult><Contents>{listed}</Contents></ListBucketResult>".encode())
             return
         if (wanted := self.headers.get("If-Match")) and wanted != kind.etag:
             self._send(412, b"<Error><Code>PreconditionFailed</Code></Error>")
