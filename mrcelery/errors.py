@@ -23,6 +23,7 @@
      |    +-- RecordTooLongError              a record beyond its share of the memory ceiling
      |    +-- CorruptDataError                bytes that do not match their checksum or format
      |    |    +-- DamagedPartError           those of a map task's part: that task must run again
+     |    |    +-- ChangedInputError          an input is not what it was when the job was planned
      |    +-- UnsignedError                   signing is on and a spec or bundle fails the check
      |    +-- VersionError                    a record written by a version this one does not know
      +-- WaitTimeoutError            exit 4   wait --timeout ran out; the job still runs
@@ -195,6 +196,18 @@ class DamagedPartError(CorruptDataError):
     def __init__(self, message: str, part: Part) -> None:
         super().__init__(message)
         self.part = part
+
+
+class ChangedInputError(CorruptDataError):
+    """An input is not what it was when the job was planned; what others have read of it would not go with this."""
+
+    retryable = False
+
+    def in_job(self, job: str) -> ChangedInputError:
+        """Make the same error, naming the job."""
+        error = ChangedInputError(f"job {job}: {self}", file=self.file, offset=self.offset)
+        error.attempt = self.attempt
+        return error
 
 
 class UnsignedError(TaskError):

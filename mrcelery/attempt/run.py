@@ -27,6 +27,7 @@ from mrcelery.attempt.output_capture import Log, Said, captured, own_environment
 from mrcelery.attempt.progress_file import ProgressFile, progress_path
 from mrcelery.attempt.repair import MOST, mended, repaired
 from mrcelery.errors import (
+    ChangedInputError,
     DamagedPartError,
     JobStoppedError,
     MRCeleryError,
@@ -379,8 +380,11 @@ class Attempt:
         job, step, kind, task = self.task
         if kind == "map":
             split = split or self.jobs.split(self.active, step, task)
-            with in_turn(split.extents):
-                return run_map(context, split)
+            try:
+                with in_turn(split.extents):
+                    return run_map(context, split)
+            except ChangedInputError as e:
+                raise e.in_job(job) from None
         key = object_keys.shuffle_input(job, step, task)
         given = decode(self.active.storage.read(key), ShuffleInput, key)
         written_by = f"{object_keys.step_root(job, step)}map-"

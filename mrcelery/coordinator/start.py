@@ -11,7 +11,7 @@ from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.coordinator.output_commit import check_free
 from mrcelery.coordinator.resume import standing
 from mrcelery.coordinator.stages import StageTasks, begin_stage, counted, map_stage
-from mrcelery.errors import CorruptDataError, JobStoppedError, UnsignedError
+from mrcelery.errors import ChangedInputError, CorruptDataError, JobStoppedError, UnsignedError
 from mrcelery.formats import input_format
 from mrcelery.jobstore.base import generation_of
 from mrcelery.planning.listing import list_inputs
@@ -27,7 +27,9 @@ from mrcelery.schema.structs import (
 )
 from mrcelery.schema.task_id import KINDS, StageId, TaskId
 from mrcelery.storage import check, open_storage
+from mrcelery.storage.addresses import STORAGE, parse
 from mrcelery.storage.base import Storage
+from mrcelery.storage.file_versions import LATELY
 
 
 def start(jobs: OpenJobs, job: str) -> StageTasks | None:
@@ -132,13 +134,18 @@ def restore_plan(active: OpenJob) -> None:
     spec, storage = active.spec, active.storage
     if not spec.plan.splits or storage.stat(object_keys.plan_page(active.id, 0, 0)) is not None:
         return
-    if _write_plan(spec.request, storage) != spec.plan:
-        raise CorruptDataError(f"the inputs of job {active.id} have changed since it was planned: submit it again")
+    plan = _write_plan(spec.request, storage)
+    if plan != spec.plan:
+        storage.delete(object_keys.plan_page(active.id, 0, page) for page in range(len(plan.pages)))
+        raise ChangedInputError(f"the inputs of job {active.id} have changed since it was planned: submit it again")
 
 
 def _write_plan(request: Request, storage: Storage) -> PlanSummary:
     options = request.options
-    files = list_inputs(request.inputs, input_format(options.input_format))
+    files = list_inputs(request.inputs, input_format(options.input_format), request.created - LATELY)
+    # What was uploaded is named by its content: other jobs may write the same once more.
+    shared = f"{parse(request.storage, STORAGE)}/{object_keys.INPUTS}"
+    files = (file._replace(tag="") if file.uri.startswith(shared) else file for file in files)
     splits = cut(*fitted(files, options.split_size, options.workers))
     return write_plan(splits, lambda page, data: storage.write(object_keys.plan_page(request.job, 0, page), data))
 

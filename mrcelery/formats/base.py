@@ -60,7 +60,9 @@ class InputFormat(Protocol):
 
         Raises :class:`mrcelery.errors.RecordTooLongError` for a record of more than ``max_record``
         bytes, :class:`mrcelery.errors.CorruptDataError` for damaged input,
-        :class:`mrcelery.errors.InputError` if the file is gone or may not be read.
+        :class:`mrcelery.errors.ChangedInputError` for a file that is not what was planned (an extent made of this one,
+        by ``msgspec.structs.replace``, keeps its tag), :class:`mrcelery.errors.InputError` if it is gone or may not
+        be read.
         """
         ...
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from mrcelery.errors import JobLoadError, UsageError, UserCodeError, safe_repr
 from mrcelery.formats.base import RecordBlock
+from mrcelery.formats.source import watch
 from mrcelery.job.raised import described, passes, user_error
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.schema.structs import Extent
@@ -78,13 +79,18 @@ class OwnInput:
         What the reader raises becomes :class:`UserCodeError` with the file's URI.
         """
         reader = self._find()
+        check = watch(extent)  # the reader may open the file itself
+        check()
         items = _blaming(lambda: reader.read(extent, max_record), extent.uri)
         first = next(items, None)
         if isinstance(first, RecordBlock):
-            yield first
-            yield from items
-        elif first is not None:
-            yield from _blocks(chain((first,), items), extent.uri)
+            blocks: Iterator[RecordBlock] = chain((first,), items)
+        else:
+            blocks = iter(()) if first is None else _blocks(chain((first,), items), extent.uri)
+        for block in blocks:
+            check()
+            yield block
+        check()
 
 
 def _blaming(read: Callable[[], Any], uri: str) -> Iterator[Any]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from mrcelery.errors import CodecError, CorruptDataError, TaskError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.json_text import json_lines
@@ -93,7 +95,7 @@ class DelimitedInput:
         if not self._dialect.header or extent.start == 0:
             return None
         # [0, 1) owns the file's first line and no other
-        source = line_blocks(Extent(extent.uri, 0, 1, extent.size), max_record)
+        source = line_blocks(replace(extent, start=0, end=1), max_record)
         first = next(self._chunks(extent.uri, source, max_record), None)
         return None if first is None else header_of(first.rows[0], extent.uri)
 

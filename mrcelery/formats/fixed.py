@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from mrcelery.errors import CorruptDataError
 from mrcelery.formats.base import RecordBlock
 from mrcelery.formats.compression import compression_of, decompress
@@ -46,7 +48,7 @@ class FixedInput:
         end = -(-extent.end // n) * n if extent.end >= 0 else -1
         if start == end:
             return
-        owned = Extent(extent.uri, start, end, extent.size)
+        owned = replace(extent, start=start, end=end)
         yield from self._blocks(extent.uri, start, _until(owned, read_from(owned, start)), max_record)
 
     def _blocks(self, uri: str, at: int, chunks: Iterable[bytes], max_record: int) -> Iterator[RecordBlock]:

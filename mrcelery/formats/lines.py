@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mrcelery.errors import RecordTooLongError
 from mrcelery.formats.compression import check_text, compression_of, decompress
-from mrcelery.formats.source import read_from, shortened
+from mrcelery.formats.source import read_from, shortened, whole
 from mrcelery.schema.structs import Extent
 
 BOM = b"\xef\xbb\xbf"
@@ -37,8 +37,8 @@ def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
     more than ``max_record`` bytes as soon as so many are read, :class:`CorruptDataError` for a file that is no text.
     """
     if compression_of(extent.uri):
-        whole = Extent(extent.uri, 0, -1, -1)
-        blocks = _owned(whole, decompress(read_from(whole, 0), extent.uri), max_record)
+        every = whole(extent)
+        blocks = _owned(every, decompress(read_from(every, 0), extent.uri), max_record)
     else:
         blocks = _owned(extent, read_from(extent, max(0, extent.start - 1)), max_record)
     for offset, raw in blocks:

@@ -7,7 +7,7 @@ the wanted columns of these are read. So a row group is what a task reads at lea
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from mrcelery.formats.compression import compression_of
 from mrcelery.formats.extras import check_installed
 from mrcelery.formats.lines import too_long
 from mrcelery.formats.rows import Columns
-from mrcelery.formats.source import readable, shortened
+from mrcelery.formats.source import planned, readable, watch
 from mrcelery.records.columns import Column, as_list
 from mrcelery.records.objects import objects
 from mrcelery.schema.structs import Extent
@@ -58,7 +58,7 @@ class ParquetInput:
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
         """Read the row groups that begin in the extent, the wanted columns only, in blocks of :data:`BLOCK` bytes."""
         pa, pq = _pyarrow()
-        with _errors(pa, extent.uri), readable(extent.uri), _opened(extent) as source:
+        with _errors(pa, extent.uri), readable(extent.uri), _opened(extent) as (source, check):
             # Column chunks are streamed: a whole row group may be larger than the memory a task has.
             file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
             columns = self._wanted(file, extent.uri)
@@ -69,6 +69,7 @@ class ParquetInput:
                     rows = _rows_of(group, set(columns))
                     at = row
                     for batch in file.iter_batches(rows, row_groups=[number], columns=columns, use_threads=False):
+                        check()
                         if batch.nbytes > max_record:
                             _check_lengths(batch, extent.uri, at, max_record)
                         table = pa.Table.from_batches([batch])
@@ -158,19 +159,22 @@ def _errors(pa: Any, uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(extent: Extent) -> Iterator[Any]:
+def _opened(extent: Extent) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """Open the file, and yield it with a function that raises if it is not what was planned."""
     storage, key = locate(extent.uri)
     if compression_of(extent.uri):
         raise InputError(f"{extent.uri} is a compressed file, and Parquet is read from its end: decompress it")
     if extent.size < 0 or (extent.uri.startswith(("http://", "https://")) and not _ranges(storage, key)):
         raise InputError(f"{extent.uri}: its server has no byte ranges, which Parquet needs: copy it to storage")
     path = storage.local_path(key)
-    with open(path, "rb") if path is not None else _Remote(storage, key, extent.size) as source:
-        now = source.seek(0, io.SEEK_END) if path is not None else extent.size
-        if now != extent.size:
-            raise shortened(extent, now)
-        source.seek(0)
-        yield source
+    check = watch(extent, may_grow=False)  # it is read from its end
+    with open(path, "rb") if path is not None else _Remote(storage, key, extent) as source:
+        check()
+        try:
+            yield source, check
+        except Exception:
+            check()  # a file that changes while it is read looks damaged
+            raise
 
 
 def _ranges(storage: Storage, key: str) -> bool:
@@ -182,11 +186,10 @@ def _ranges(storage: Storage, key: str) -> bool:
 class _Remote(io.RawIOBase):
     """An object as a file: each read is a request for a range."""
 
-    def __init__(self, storage: Storage, key: str, size: int) -> None:
-        version = Version()
+    def __init__(self, storage: Storage, key: str, extent: Extent) -> None:
+        version, self._size = Version(planned(extent)), extent.size
         # pyarrow reads in threads of its own.
         self._fetch = carried(lambda start, end: b"".join(storage.stream(key, start, end, version=version)))
-        self._size = size
         self._at = 0
 
     def readable(self) -> bool:

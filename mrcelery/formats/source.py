@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from mrcelery.errors import CorruptDataError, InputError
+from msgspec.structs import replace
+
+from mrcelery.errors import ChangedInputError, InputError
 from mrcelery.schema.structs import Extent
 from mrcelery.storage import Storage, locate, scheme_of
-from mrcelery.storage.base import Version
+from mrcelery.storage.base import Planned, Version, changed_input
+from mrcelery.storage.file_versions import FileVersion, checked
 from mrcelery.storage.readahead import Piece, foreseen, ranges, read_ahead
 
 BLOCK = 1 << 20
@@ -32,9 +35,9 @@ def read_from(extent: Extent, start: int) -> Iterator[bytes]:
         storage, key = locate(extent.uri)
         path = storage.local_path(key)
         if path is not None:
-            yield from _local(path, start)
+            yield from _local(path, start, extent)
         elif extent.end < 0:
-            yield from storage.stream(key, start, None, BLOCK, Version())
+            yield from storage.stream(key, start, None, BLOCK, Version(planned(extent)))
         else:
             yield from _remote(storage, key, start, extent)
 
@@ -46,9 +49,37 @@ def in_turn(extents: Iterable[Extent]) -> Iterator[None]:
     for extent in extents:
         if scheme_of(extent.uri) == "s3" and extent.start == 0 and not extent.block:
             storage, key = locate(extent.uri)
-            pieces.append(Piece(storage, key, 0, min(extent.size, extent.end + SLACK)))
+            pieces.append(Piece(storage, key, 0, min(extent.size, extent.end + SLACK), planned(extent)))
     with foreseen(pieces):
         yield
+
+
+def planned(extent: Extent) -> Planned:
+    """Return what was planned of the extent's file."""
+    return Planned(extent.tag, extent.size)
+
+
+def watch(extent: Extent, *, may_grow: bool = True) -> Callable[[], None]:
+    """Return a function that raises :class:`ChangedInputError` if a file on a disk is not what was planned.
+
+    It does nothing for a file elsewhere.
+    """
+    storage, key = locate(extent.uri)
+    path = storage.local_path(key)
+    if path is None:
+        return lambda: None
+    version = FileVersion(extent.uri, path, planned(extent), may_grow=may_grow)
+
+    def check() -> None:
+        with readable(extent.uri):
+            version.check()
+
+    return check
+
+
+def whole(extent: Extent) -> Extent:
+    """Return the extent that is all of the file, to its end wherever that is."""
+    return replace(extent, start=0, end=-1)
 
 
 def requests_for(extent: Extent) -> int:
@@ -67,29 +98,20 @@ def readable(uri: str) -> Iterator[None]:
         raise InputError(f"input {uri} cannot be read ({e.strerror}): give the workers the right to it") from None
 
 
-def shortened(extent: Extent, size: int) -> CorruptDataError:
+def shortened(extent: Extent, size: int) -> ChangedInputError:
     """Make the error for a file that ended at ``size`` bytes, before its extent did."""
-    error = CorruptDataError(
-        f"{extent.uri} had {extent.size} bytes when the job was planned, and now ends at {size}: "
-        "leave inputs alone while a job runs, then submit again",
-        file=extent.uri,
-        offset=size,
-    )
-    error.retryable = False
-    return error
+    return changed_input(extent.uri, f"{extent.size} bytes", f"{size} bytes", size)
 
 
-def _local(path: str, start: int) -> Iterator[bytes]:
+def _local(path: str, start: int, extent: Extent) -> Iterator[bytes]:
     with Path(path).open("rb", buffering=0) as file:
-        file.seek(start)
-        while data := file.read(BLOCK):
-            yield data
+        yield from checked(file, extent.uri, planned(extent), start, chunk=BLOCK)
 
 
 def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[bytes]:
     # An open-ended request, left half way, would have the rest sent for nothing and cost the connection.
     at, stop, step = start, extent.end + SLACK, BLOCK
-    version = Version()
+    version = Version(planned(extent))
     scheme = scheme_of(storage.uri)
     # A web server may send the whole file whatever range is asked for; if it was split, it does not.
     ranged = scheme == "s3" or (scheme in ("http", "https") and (extent.start > 0 or extent.end < extent.size))

@@ -5,6 +5,7 @@ Files are listed lazily: 100,000 of them never lie in memory at once.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -15,23 +16,30 @@ from mrcelery.formats.compression import compression_of, why_unreadable
 from mrcelery.planning.globs import Glob, has_magic, hidden
 from mrcelery.storage import ObjectInfo, Storage, locate
 from mrcelery.storage.addresses import INPUT, parse
+from mrcelery.storage.file_versions import growing
 from mrcelery.storage.folder import FolderStorage
 
 
 class InputFile(NamedTuple):
-    """A file of the input: its address, its size in bytes (-1: not known), and whether it may be cut."""
+    """A file of the input: its address, its size in bytes (-1: not known), and whether it may be cut.
+
+    ``tag`` tells it from what may have its address later: a strong ETag on S3, on the web also the date of its last
+    change; of a file on a disk see :mod:`mrcelery.storage.file_versions`; "" if it has none.
+    """
 
     uri: str
     size: int
     splittable: bool
+    tag: str = ""
 
 
-def list_inputs(inputs: Iterable[str], fmt: InputFormat) -> Iterator[InputFile]:
+def list_inputs(inputs: Iterable[str], fmt: InputFormat, since: float = math.inf) -> Iterator[InputFile]:
     """Yield the files of each input in the order given; within a folder, a prefix or a glob, in order of name.
 
     A folder stands for all files below it, but for those whose name, or a folder's name on the way,
-    begins with ``_`` or ``.``; a file that is named itself is taken whatever its name. Raises
-    :class:`InputError` for an input that matches nothing.
+    begins with ``_`` or ``.``; a file that is named itself is taken whatever its name. A file on a disk that was
+    written to ``since`` (epoch seconds) may be appended to while the job runs. Raises :class:`InputError` for an
+    input that matches nothing.
     """
     for uri in inputs:
         address = parse(uri, INPUT)
@@ -45,7 +53,7 @@ def list_inputs(inputs: Iterable[str], fmt: InputFormat) -> Iterator[InputFile]:
         try:
             for info in _objects(storage, key, folder=uri.endswith("/")):
                 found = True
-                yield _file(begin + info.key, info.size, fmt)
+                yield _file(begin + info.key, info.size, fmt, tag=_tag(info, since, on_disk=not scheme))
         except StorageUnreachableError as e:
             if not scheme:
                 raise InputError(f"input {uri} cannot be listed: {e}") from None
@@ -89,14 +97,20 @@ def _walk(storage: Storage, prefix: str, enter: Callable[[str], bool]) -> Iterat
     return storage.list(prefix)
 
 
-def _file(uri: str, size: int, fmt: InputFormat, ranges: bool = True) -> InputFile:
+def _tag(info: ObjectInfo, since: float, *, on_disk: bool) -> str:
+    if on_disk:
+        return growing(f"/{info.key}", info.tag, since)
+    return "" if info.tag.startswith("W/") else info.tag
+
+
+def _file(uri: str, size: int, fmt: InputFormat, ranges: bool = True, tag: str = "") -> InputFile:
     try:
         uri.encode()
     except UnicodeEncodeError:
         raise InputError(f"the file name {uri!r} is not UTF-8: rename the file") from None
     if why := why_unreadable(uri, getattr(fmt, "endings", ())):
         raise InputError(why)
-    return InputFile(uri, size, fmt.splittable and ranges and size >= 0 and not compression_of(uri))
+    return InputFile(uri, size, fmt.splittable and ranges and size >= 0 and not compression_of(uri), tag)
 
 
 def _http_file(uri: str, fmt: InputFormat) -> InputFile:
@@ -107,4 +121,4 @@ def _http_file(uri: str, fmt: InputFormat) -> InputFile:
     found = storage.probe(key)
     if found is None:
         raise InputError(f"input {uri} does not exist (HTTP 404): correct the address")
-    return _file(uri, found[0], fmt, ranges=found[1])
+    return _file(uri, found.size, fmt, ranges=found.ranges, tag=found.tag)

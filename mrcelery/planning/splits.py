@@ -76,14 +76,14 @@ def cut(files: Iterable[InputFile], split_size: int) -> Iterator[Split]:
 
 
 def _extents(files: Iterable[InputFile], split_size: int) -> Iterator[Extent]:
-    for uri, size, splittable in files:
+    for uri, size, splittable, tag in files:
         start = 0
         if splittable:
             while size - start > split_size * SLOP:
-                yield Extent(uri, start, start + split_size, size)
+                yield Extent(uri, start, start + split_size, size, tag=tag)
                 start += split_size
         if size != 0:
-            yield Extent(uri, start, size, size)
+            yield Extent(uri, start, size, size, tag=tag)
 
 
 def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> PlanSummary:
@@ -96,7 +96,7 @@ def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> 
     pages: list[str] = []
     count = files = size = 0
     while page := tuple(islice(source, PAGE)):
-        data = encode(PlanPage(splits=page))
+        data = encode(_paged(page))
         put(len(pages), data)
         pages.append(hashlib.sha256(data).hexdigest())
         count += len(page)
@@ -110,6 +110,22 @@ def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> 
     return PlanSummary(splits=count, files=files, bytes=size, pages=tuple(pages))
 
 
+def _paged(splits: tuple[Split, ...]) -> PlanPage:
+    """Make a page, with the tags of the files in its table; an extent keeps one that its file had another time."""
+    tags: dict[str, str] = {}
+    for split in splits:
+        for extent in split.extents:
+            if extent.tag:
+                tags.setdefault(extent.uri, extent.tag)
+    if not tags:
+        return PlanPage(splits=splits)
+    bare = (
+        Split(split.index, tuple(replace(e, tag="") if e.tag == tags.get(e.uri) else e for e in split.extents))
+        for split in splits
+    )
+    return PlanPage(splits=tuple(bare), tags=tags)
+
+
 def page_of(task: int) -> int:
     """Return the number of the plan page with the split of map task ``task``."""
     return task // PAGE
@@ -120,7 +136,10 @@ def find_split(page: PlanPage, task: int) -> Split:
     at = task % PAGE
     if at >= len(page.splits) or page.splits[at].index != task:
         raise CorruptDataError(f"plan page {page_of(task)} does not hold the split of task {task}: submit again")
-    return page.splits[at]
+    split = page.splits[at]
+    if not page.tags:
+        return split
+    return replace(split, extents=tuple(replace(e, tag=e.tag or page.tags.get(e.uri, "")) for e in split.extents))
 
 
 REDUCER_BYTES = 32 << 20

@@ -34,7 +34,8 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
     ``size`` is the whole file's size in bytes (-1: not known). A compressed file is always one
     extent, from 0 to its size. ``block`` marks a file of mrcelery's own block format, which one step
-    of a job leaves for the next.
+    of a job leaves for the next. ``tag`` is that of the file when the job was planned ("": not known);
+    on a plan page it is in a table, see :class:`PlanPage`.
     """
 
     uri: str
@@ -42,6 +43,7 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
     end: int
     size: int
     block: bool = False
+    tag: str = ""
 
 
 class Split(msgspec.Struct, frozen=True, array_like=True):
@@ -57,9 +59,13 @@ class Split(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PlanPage(Record, frozen=True, kw_only=True):
-    """Up to :data:`mrcelery.planning.splits.PAGE` splits of one step, in order."""
+    """Up to :data:`mrcelery.planning.splits.PAGE` splits of one step, in order.
+
+    ``tags`` has the tags of the files by their URI, once however many extents a file is cut into.
+    """
 
     splits: tuple[Split, ...]
+    tags: dict[str, str] = {}
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from mrcelery.errors import CorruptDataError
+from mrcelery.errors import ChangedInputError, CorruptDataError
 
 MARKER = "mrcelery.json"
 """Key, at the root, of the object that says a storage was probed, and its layout's version."""
@@ -35,25 +35,57 @@ class ObjectWriter(Protocol):
         ...
 
 
-class Version:
-    """The one version of an object that several requests read: that which the first of them met."""
+class Planned(NamedTuple):
+    """An input as it was when its job was planned: its tag ("" if not known) and size in bytes (-1: not known)."""
 
-    def __init__(self) -> None:
-        self.tag: str | None = None
+    tag: str = ""
+    size: int = -1
+
+
+class Version:
+    """The one version of an object that several requests read: that which was planned, or which the first one met."""
+
+    def __init__(self, planned: Planned | None = None) -> None:
+        self.planned = planned
+        self.tag: str = planned.tag if planned else ""
         self._lock = threading.Lock()
 
-    def met(self, tag: str) -> bool:
-        """Record the version that a request met; False if an earlier request met another one."""
+    def met(self, tag: str, size: int = -1) -> bool:
+        """Record the version that a request met, ``size`` being the whole object's; False if it should be another."""
         with self._lock:
-            if self.tag is None:
-                self.tag = tag
-            return self.tag == tag
+            self.tag = self.tag or tag
+            planned = self.planned.size if self.planned else -1
+            return self.tag == (tag or self.tag) and (size < 0 or planned < 0 or size == planned)
 
-    def replaced(self, uri: str, at: int) -> CorruptDataError:
-        """Make the error for an object that is another at byte ``at`` than the one that was met."""
+    def replaced(self, uri: str, at: int, *, tag: str = "", size: int = -1) -> CorruptDataError:
+        """Make the error for an object that is another at byte ``at``; ``tag`` and ``size`` are what it has now."""
+        if self.planned is not None:
+            was = self.tag if self.tag != tag else ""  # which says nothing where sizes differ only
+            had, has = _described(was, self.planned.size), _described(tag if was else "", size)
+            return changed_input(uri, had or "other contents", has or "other contents", at)
         return CorruptDataError(
             f"{uri} was replaced while it was read: leave inputs alone while a job runs", file=uri, offset=at
         )
+
+
+def changed_input(uri: str, had: str, has: str, at: int | None = None) -> ChangedInputError:
+    """Make the error for an input that ``had`` something when its job was planned and now ``has`` something else."""
+    remedy = "submit the job again, and leave inputs alone while it runs"
+    if uri.startswith(("http://", "https://")):
+        remedy += ", or copy the file to storage if servers that differ answer for it"
+    return ChangedInputError(
+        f"input {uri} is not what was planned: it had {had}, and now has {has}: {remedy}", file=uri, offset=at
+    )
+
+
+def _described(tag: str, size: int) -> str:
+    """Say what an object has: its size, and its tag as far as people know such tags."""
+    said = [f"{size} bytes"] if size >= 0 else []
+    if tag.startswith(('"', "W/")):
+        said.append(f"the ETag {tag}")
+    elif tag:
+        said.append(f"the {'date' if ',' in tag else 'ETag'} {tag}")
+    return " and ".join(said)
 
 
 @runtime_checkable
@@ -81,7 +113,8 @@ class Storage(Protocol):
         """Yield the same bytes in pieces of about ``chunk`` bytes, never all in memory at once.
 
         If the storage can detect it, raises :class:`mrcelery.errors.CorruptDataError` for an object that was replaced
-        since an earlier stream with the same ``version`` read from it.
+        since an earlier stream with the same ``version`` read from it, and :class:`mrcelery.errors.ChangedInputError`
+        for one that is not what ``version`` says was planned.
         """
         ...
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from mrcelery.errors import StorageOutageError, StorageRefusedError, StorageUnreachableError
 from mrcelery.storage.base import MARKER, ObjectInfo, ObjectWriter, Storage, Version, copy_through
+from mrcelery.storage.file_versions import checked, tag_of
 
 TEMPORARY = ".mrcelery-tmp-"
 """How the name of an unfinished file begins; such files are never listed."""
@@ -83,9 +84,12 @@ class FolderStorage:
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
-        """Read unbuffered. ``version`` is not checked: an open file keeps its bytes when another replaces it."""
+        """Read unbuffered. Only a ``version`` that was planned is checked: an open file keeps its bytes."""
         path = self._path(key)
         with self._reading(path), path.open("rb", buffering=0) as file:
+            if version is not None and version.planned is not None:
+                yield from checked(file, f"{self.uri}/{key}", version.planned, start, end, chunk)
+                return
             file.seek(start)
             left = float("inf") if end is None else end - start
             while left > 0 and (data := file.read(int(min(chunk, left)))):
@@ -286,11 +290,6 @@ class _Unfinished:
         except OSError:
             with errors_of(self._path):
                 raise
-
-
-def tag_of(found: os.stat_result) -> str:
-    """Make a file's tag: it is another one once the file was written to, or another file has its name."""
-    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
 
 
 def _open_new(path: Path) -> BinaryIO:

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mrcelery.storage.base import RevokedError, Source
-from mrcelery.storage.folder import TEMPORARY, FolderStorage, errors_of, tag_of
+from mrcelery.storage.file_versions import tag_of
+from mrcelery.storage.folder import TEMPORARY, FolderStorage, errors_of
 
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 

@@ -7,19 +7,25 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from mrcelery.errors import ConfigError, StorageOutageError, StorageRefusedError, mask
 from mrcelery.schema.backoff import pause
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.encodings import check_encoding
+from mrcelery.storage.http_replies import Reply, conditions, examine, moved_to, part_of, size_past, tag_of, whole_of
 
 RESUMES = 5
 """How often in a row a broken download is taken up again where it stopped."""
+
+_DRAINED = 64 << 10
+
+REDIRECTS = 10
+"""How often in a row a request is referred to another address."""
 
 _RETRIES = urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
 # An encoded body would have other offsets than the file. A server may send one all the same.
@@ -38,6 +44,18 @@ class _Masked(logging.Filter):
 
 
 logging.getLogger("urllib3.connectionpool").addFilter(_Masked())
+
+
+class Probed(NamedTuple):
+    """What a server says of a file: its size in bytes (-1: nothing), whether it has ranges, and its tag."""
+
+    size: int
+    ranges: bool
+    tag: str = ""
+
+
+class _LongerError(Exception):
+    """A body goes on after the last byte that was planned."""
 
 
 class HttpStorage:
@@ -64,7 +82,7 @@ class HttpStorage:
     def _open(self, method: str, key: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
         url = f"{self.uri}/{key.partition('#')[0]}"
         try:
-            response = self._pool.request(method, url, headers=_PLAIN | headers, **_AS_SENT)
+            response = self._send(method, url, _PLAIN | headers)
         except HTTPError as e:
             raise StorageOutageError(
                 f"{url} cannot be reached: check the address and the network ({e})", met=self._met
@@ -77,6 +95,26 @@ class HttpStorage:
         finally:
             response.close()
 
+    def _send(self, method: str, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        """Send a request, and again where the answer refers to; nothing in it is for one server only."""
+        address = url
+        for _ in range(REDIRECTS + 1):
+            response = self._pool.request(method, address, headers=headers, redirect=False, **_AS_SENT)
+            try:
+                target = moved_to(address, response.status, response.headers)
+            except StorageRefusedError:
+                response.close()
+                raise
+            if not target:
+                return response
+            if whole_of(response.headers).size in range(_DRAINED):
+                response.drain_conn()  # so that the connection can be used again
+            response.close()
+            address = target
+        raise StorageRefusedError(
+            f"{url} is redirected more than {REDIRECTS} times: give the address of the file itself"
+        )
+
     def _refuse(self, key: str, status: int) -> NoReturn:
         url = f"{self.uri}/{key}"
         if status in (404, 410):
@@ -86,35 +124,43 @@ class HttpStorage:
         reason = "requires authentication" if status in (401, 403) else "refuses it"
         raise StorageRefusedError(f"{url}: the server {reason} (HTTP {status}): check the address in a browser")
 
-    def probe(self, key: str) -> tuple[int, bool] | None:
-        """Ask for the size of a file in bytes and whether the server serves byte ranges; None if it answers 404."""
+    def probe(self, key: str) -> Probed | None:
+        """Ask for a file's size and tag, and whether the server serves byte ranges; None if it answers 404."""
         with self._open("HEAD", key, {}) as response:
-            length = response.headers.get("Content-Length", "")
-            if response.status == 200 and length.isdigit() and response.headers.get("Accept-Ranges") == "bytes":
-                return int(length), True
+            size = whole_of(response.headers).size
+            # Some servers say 0 of all that they would have to make first.
+            if response.status == 200 and size > 0 and response.headers.get("Accept-Ranges") == "bytes":
+                return Probed(size, True, tag_of(response.headers))
         # Many servers do not announce ranges, or refuse HEAD: ask for one byte.
         with self._open("GET", key, {"Range": "bytes=0-0"}) as response:
-            if response.status == 206:
-                total = response.headers.get("Content-Range", "").rpartition("/")[2]
-                return (int(total), True) if total.isdigit() else (-1, False)
-            if response.status == 416:
-                return 0, False
-            if response.status == 200:
-                length = response.headers.get("Content-Length", "")
-                return int(length) if length.isdigit() else -1, False
-            if response.status not in (404, 410):
-                self._refuse(key, response.status)
-            return None
+            if response.status != 416:
+                return self._probed(key, response)
+            if size_past(response.headers) == 0:
+                return Probed(0, False, tag_of(response.headers))
+        with self._open("GET", key, {}) as response:  # it refuses ranges
+            return self._probed(key, response)
+
+    def _probed(self, key: str, response: urllib3.BaseHTTPResponse) -> Probed | None:
+        tag = tag_of(response.headers)
+        if response.status == 206:
+            part = part_of(response.headers)
+            # One that answers another range, or several, is asked for the whole file.
+            return Probed(part.size, part.start == 0 and part.size >= 0, tag) if part else Probed(-1, False, tag)
+        if response.status == 200:
+            return Probed(whole_of(response.headers).size, False, tag)
+        if response.status not in (404, 410):
+            self._refuse(key, response.status)
+        return None
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return the size that the server states, -1 if it states none; None if it answers 404."""
         found = self.probe(key)
-        return None if found is None else ObjectInfo(key, found[0])
+        return None if found is None else ObjectInfo(key, found.size, found.tag)
 
     def accepts_ranges(self, key: str) -> bool:
         """Whether the server has the object in byte ranges, so that it may be split."""
         found = self.probe(key)
-        return found is not None and found[1]
+        return found is not None and found.ranges
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read with a ranged GET; the server's whole file is cut here if it ignores the range."""
@@ -125,37 +171,42 @@ class HttpStorage:
     ) -> Iterator[bytes]:
         """Resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
 
-        An ETag (or Last-Modified) other than that of ``version`` raises :class:`CorruptDataError`.
+        A tag or a size other than that of ``version`` raises :class:`CorruptDataError`, as does a body that ends
+        before the size that was planned; what the server does not say is not compared.
         """
-        at, failures, version, heard = start, 0, version or Version(), time.monotonic()
+        url, version = f"{self.uri}/{key}", version or Version()
+        at, failures, heard, conditional = start, 0, time.monotonic(), True
         while end is None or at < end:
-            headers = {"Range": f"bytes={at}-{'' if end is None else end - 1}"} if at or end is not None else {}
-            with self._open("GET", key, headers) as response:
+            began = at
+            with self._open("GET", key, _asked(at, end, version, conditional)) as response:
+                if response.status == 412 and conditional:
+                    conditional = False  # its answer says what is there, or that it holds for no version
+                    continue
                 if response.status == 416:
+                    _check_end(url, at, size_past(response.headers), version)
                     return
                 if response.status not in (200, 206):
                     self._refuse(key, response.status)
-                found = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
-                if not version.met(found):
-                    raise version.replaced(f"{self.uri}/{key}", at)
+                reply = examine(url, response.status, response.headers, at, version)
                 try:
-                    # A server without ranges sends the whole file each time.
-                    skip = at if response.status == 200 else 0
-                    while data := response.read(chunk):
-                        wanted = data[skip : None if end is None else skip + end - at]
-                        skip = max(0, skip - len(data))
-                        if wanted:
-                            at += len(wanted)
-                            failures, heard = 0, time.monotonic()
-                            yield wanted
-                        if end is not None and at >= end:
-                            return
-                    return
+                    for wanted in _wanted(response, reply, (at, end), chunk, version):
+                        at += len(wanted)
+                        failures, heard = 0, time.monotonic()
+                        yield wanted
+                    if not _goes_on(at, end, reply, version):
+                        return
+                    if at == began and not version.tag:
+                        raise version.replaced(url, at, size=at)
+                    if at == began:  # by its tag, it is the file all the same
+                        raise ProtocolError("the reply ends there")
+                    continue
+                except _LongerError:
+                    raise version.replaced(url, at) from None
                 except (HTTPError, OSError) as e:
                     failures += 1
                     if failures > RESUMES:
                         raise StorageOutageError(
-                            f"{self.uri}/{key} breaks off at byte {at} again and again ({e}): "
+                            f"{url} breaks off at byte {at} again and again ({e}): "
                             "check the network, or copy the file to storage first",
                             seconds=time.monotonic() - heard,
                         ) from None
@@ -202,6 +253,52 @@ class HttpStorage:
     def delete(self, keys: Iterable[str]) -> int:
         """Raise :class:`ConfigError`, as :meth:`write` does."""
         self._read_only()
+
+
+def _asked(at: int, end: int | None, version: Version, conditional: bool) -> dict[str, str]:
+    """Return the headers of a request for bytes, without a range if that would be the whole file."""
+    headers = conditions(version) if conditional else {}
+    planned = version.planned.size if version.planned is not None else -1
+    if at or (end is not None and (planned < 0 or end < planned)):
+        headers["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
+    return headers
+
+
+def _wanted(
+    response: urllib3.BaseHTTPResponse, reply: Reply, span: tuple[int, int | None], chunk: int, version: Version
+) -> Iterator[bytes]:
+    """Yield a body's bytes that lie in ``span`` of the file: servers may send more.
+
+    Raises :class:`_LongerError` if it has more than was planned, and its length was not told.
+    """
+    at, end = span
+    skip = at - reply.start  # a server without ranges sends the whole file each time
+    planned = version.planned.size if version.planned is not None else -1
+    if reply.end >= 0:
+        end = reply.end if end is None else min(end, reply.end)
+    elif end is None and planned >= 0:
+        end = planned
+    while (end is None or at < end) and (data := response.read(chunk)):
+        wanted = data[skip : None if end is None else skip + end - at]
+        at += len(wanted)
+        if at == end == planned and reply.size < 0 and (len(data) > skip + len(wanted) or response.read(1)):
+            raise _LongerError
+        skip = max(0, skip - len(data))
+        if wanted:
+            yield wanted
+
+
+def _goes_on(at: int, end: int | None, reply: Reply, version: Version) -> bool:
+    """Whether a file goes on where a body ended."""
+    planned = version.planned.size if version.planned is not None else -1
+    size = reply.size if reply.size >= 0 else planned
+    return at < (size if end is None else min(end, size))
+
+
+def _check_end(url: str, at: int, size: int, version: Version) -> None:
+    """Raise if byte ``at``, past the end of a file by its server, was planned to be in it."""
+    if version.planned is not None and at < version.planned.size:
+        raise version.replaced(url, at, size=size)
 
 
 def _check_encoding(url: str, response: urllib3.BaseHTTPResponse) -> None:

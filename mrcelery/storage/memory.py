@@ -41,6 +41,8 @@ class MemoryStorage:
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
         """Cut the bytes that were there at the first read; later writes do not show."""
+        if version is not None and (now := self.stat(key)) and not version.met(now.tag, now.size):
+            raise version.replaced(f"{self.uri}/{key}", start, tag=now.tag, size=now.size)
         data = self.read(key, start, end)
         for at in range(0, len(data), chunk):
             yield data[at : at + chunk]

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from threading import Event
 from typing import NamedTuple
 
-from mrcelery.storage.base import Storage, Version
+from mrcelery.storage.base import Planned, Storage, Version
 from mrcelery.storage.transfers import current, submit
 
 RANGE = 8 << 20
@@ -47,7 +47,7 @@ def read_ahead(
     try:
         while True:
             while len(under_way) < at_once and (cut := next(waiting, None)) is not None:
-                under_way.append(_Request(storage, key, *cut, chunk, version))
+                under_way.append(_Request(Piece(storage, key, *cut), chunk, version))
             if not under_way:
                 return
             missing = under_way[0].size
@@ -72,12 +72,13 @@ def ranges(start: int, end: int) -> list[tuple[int, int]]:
 
 
 class Piece(NamedTuple):
-    """What one request reads: the bytes ``[start, end)`` of an object."""
+    """What one request reads: the bytes ``[start, end)`` of an object, as it was planned."""
 
     storage: Storage
     key: str
     start: int
     end: int
+    planned: Planned | None = None
 
 
 @contextmanager
@@ -114,7 +115,8 @@ class _Foreseen:
             piece = self._waiting[0]
             if self.held + piece.end - piece.start > self._memory:
                 break
-            self.under_way.append(_Request(*self._waiting.popleft(), chunk, Version()))
+            self._waiting.popleft()
+            self.under_way.append(_Request(piece, chunk, Version(piece.planned)))
         return request
 
     @property
@@ -129,13 +131,14 @@ _foreseen: ContextVar[_Foreseen | None] = ContextVar("mrcelery_foreseen", defaul
 def _one(storage: Storage, key: str, start: int, end: int, chunk: int, version: Version) -> Iterator[bytes]:
     """Yield the bytes of one request, which may be under way already."""
     to_come = _foreseen.get()
-    request = to_come and to_come.take(Piece(storage, key, start, end), chunk)
+    request = to_come and to_come.take(Piece(storage, key, start, end, version.planned), chunk)
     if not request:
         yield from storage.stream(key, start, end, chunk, version)
         return
     try:
         for data in request.chunks():
-            version.met(request.version.tag or "")
+            if not version.met(request.version.tag):
+                raise version.replaced(f"{storage.uri}/{key}", start, tag=request.version.tag)
             yield data
     finally:
         _stop([request])
@@ -144,16 +147,16 @@ def _one(storage: Storage, key: str, start: int, end: int, chunk: int, version: 
 class _Request:
     """A request under way in another thread; holds what has come and was not taken."""
 
-    def __init__(self, storage: Storage, key: str, start: int, end: int, chunk: int, version: Version) -> None:
-        self.piece = Piece(storage, key, start, end)
-        self.size = end - start
+    def __init__(self, piece: Piece, chunk: int, version: Version) -> None:
+        self.piece = piece
+        self.size = piece.end - piece.start
         self.version = version
         self.stopped = Event()
         self._came: SimpleQueue[bytes | BaseException] = SimpleQueue()
         self.future: Future[None] = submit(self._fetch, chunk)
 
     def _fetch(self, chunk: int) -> None:
-        storage, key, start, end = self.piece
+        storage, key, start, end, _ = self.piece
         if self.stopped.is_set():
             return
         try:

@@ -19,7 +19,7 @@ from botocore.exceptions import (
 )
 
 from mrcelery.config import Config as Settings
-from mrcelery.errors import ConfigError, CorruptDataError, StorageOutageError
+from mrcelery.errors import ConfigError, CorruptDataError, StorageOutageError, StorageRefusedError
 from mrcelery.schema.backoff import pause, pauses
 from mrcelery.storage.base import ObjectInfo, ObjectWriter, Storage, Version, copy_through
 from mrcelery.storage.encodings import check_encoding
@@ -65,6 +65,19 @@ def _encryption() -> dict[str, str]:
         raise ConfigError("s3_kms_key is of no use without s3_encryption: set that to aws:kms (MRCELERY_S3_ENCRYPTION)")
     asked = {"ServerSideEncryption": config.s3_encryption, "SSEKMSKeyId": config.s3_kms_key}
     return {name: value for name, value in asked.items() if value}
+
+
+def _size_of(response: Any) -> int:
+    """Return the whole object's size by an answer with some of it; -1 if it does not say."""
+    total = response["ContentRange"].rpartition("/")[2] if response.get("ContentRange") else ""
+    if total.isdigit():
+        return int(total)
+    return -1 if response.get("ContentRange") else int(response.get("ContentLength", -1))
+
+
+def _same_tag(one: str, other: str) -> bool:
+    """Whether two ETags are one: some endpoints quote them in answers and not in listings."""
+    return one.strip('"') == other.strip('"')
 
 
 class S3Storage:
@@ -125,29 +138,24 @@ class S3Storage:
     ) -> Iterator[bytes]:
         """Resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
 
-        Later requests of one ``version`` carry ``If-Match``, so a replaced object raises :class:`CorruptDataError`;
-        so does a body that does not match its checksum, after its bytes were yielded. With a ``version``, an object
-        that is compressed and whose key does not say so raises :class:`InputError`.
+        Requests of a ``version`` that was planned, and later ones of one that was not, carry ``If-Match``, so a
+        replaced object raises :class:`CorruptDataError`; so does a body that does not match its checksum, after its
+        bytes were yielded. With a ``version``, an object that is compressed and whose key does not say so raises
+        :class:`InputError`.
         """
         is_input = version is not None
         at, failures, version, heard = start, 0, version or Version(), time.monotonic()
         while end is None or at < end:
-            params: dict[str, Any] = {"IfMatch": version.tag} if version.tag else {}
-            if at or end is not None:
-                params["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
             with self._errors("s3:GetObject", key):
-                try:
-                    response = self._call("get_object", key, **params)
-                except ClientError as e:
-                    if code_of(e) in ("InvalidRange", "416"):
-                        return  # at or past the end: no bytes, as a slice has none
-                    if version.tag and code_of(e) in ("PreconditionFailed", "412"):
-                        raise version.replaced(f"{self.uri}/{key}", at) from None
-                    raise
+                if (response := self._get(key, at, end, version)) is None:
+                    return
             body = response["Body"]
             try:
-                if not version.met(response["ETag"]):
-                    raise version.replaced(f"{self.uri}/{key}", at)
+                tag, size = response["ETag"], _size_of(response)
+                if _same_tag(tag, version.tag):
+                    tag = version.tag
+                if not version.met(tag, size):
+                    raise version.replaced(f"{self.uri}/{key}", at, tag=tag, size=size)
                 if is_input:
                     check_encoding(f"{self.uri}/{key}", response.get("ContentEncoding", ""))
                 while data := body.read(chunk):
@@ -172,6 +180,46 @@ class S3Storage:
                 time.sleep(pause(failures, 0.1, LONGEST_PAUSE))
             finally:
                 body.close()
+
+    def _get(self, key: str, at: int, end: int | None, version: Version, *, conditional: bool = True) -> Any:
+        """Ask for a range of one version; None if it is at or past the end, where a slice has no bytes."""
+        params: dict[str, Any] = {}
+        if conditional and version.tag and not version.tag.startswith("W/"):
+            params["IfMatch"] = version.tag
+        if at or end is not None:
+            params["Range"] = f"bytes={at}-{'' if end is None else end - 1}"
+        try:
+            response = self._call("get_object", key, **params)
+        except ClientError as e:
+            changed = conditional and version.tag and code_of(e) in ("PreconditionFailed", "412")
+            past = code_of(e) in ("InvalidRange", "416")
+            if past and not (version.planned is not None and at < version.planned.size):
+                return None
+            if not past and not changed:
+                raise
+        else:
+            if "Range" in params:
+                self._check_range(key, at, end, response)
+            return response
+        if version.planned is None:
+            raise version.replaced(f"{self.uri}/{key}", at)
+        now = self.stat(key)
+        if now is None:
+            raise FileNotFoundError(f"{self.uri}/{key}")
+        if not past and _same_tag(version.tag, now.tag):  # an endpoint that writes tags in several ways
+            return self._get(key, at, end, version, conditional=False)
+        raise version.replaced(f"{self.uri}/{key}", at, tag=now.tag, size=now.size)
+
+    def _check_range(self, key: str, at: int, end: int | None, response: Any) -> None:
+        """Raise :class:`StorageRefusedError` for an answer with other bytes than were asked for."""
+        said = str(response.get("ContentRange", ""))
+        whole = not said and at == 0 and end is not None and response["ContentLength"] <= end
+        if not whole and not said.startswith(f"bytes {at}-"):
+            response["Body"].close()
+            raise StorageRefusedError(
+                f"s3://{self.bucket}/{self._prefix}{key}: the endpoint was asked for bytes from {at} on, and sends "
+                f"others ({said or 'no Content-Range'}): use one that has byte ranges, see `mrcelery doctor`"
+            )
 
     def write(self, key: str, data: bytes) -> None:
         """Write with one PUT, whatever the size."""

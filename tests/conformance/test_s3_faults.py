@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
+from mrcelery.errors import ChangedInputError, CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
 from mrcelery.planning.listing import InputFile, list_inputs
 from mrcelery.storage import open_storage
+from mrcelery.storage.base import Planned, Version
 from mrcelery.storage.transfers import transfers
 from tests.support.s3_endpoint import s3_bucket
 
@@ -27,6 +29,8 @@ class Faulty(BaseHTTPRequestHandler):
     piece = 100_000
     etag = '"one"'
     etag_after = '"one"'
+    listed = '"one"'
+    ranges = True
     stored: dict[str, tuple[bytes, str]]
     gets: list[str]
     lost = 0
@@ -59,6 +63,11 @@ class Faulty(BaseHTTPRequestHandler):
         if self._slow_down():
             return
         kind.gets.append(self.headers.get("Range", ""))
+        if "list-type" in self.path:
+            date = "<LastModified>2026-11-28T10:00:00.000Z</LastModified>"
+            listed = f"<Key>key</Key>{date}<ETag>{kind.listed}</ETag><Size>{len(DATA)}</Size>"
+            self._send(200, f"<ListBucketResult><Contents>{listed}</Contents></ListBucketResult>".encode())
+            return
         if (wanted := self.headers.get("If-Match")) and wanted != kind.etag:
             self._send(412, b"<Error><Code>PreconditionFailed</Code></Error>")
             return
@@ -66,7 +75,8 @@ class Faulty(BaseHTTPRequestHandler):
         body = DATA[first:]
         kind.etag, etag = kind.etag_after, kind.etag
         self.close_connection = len(body) > self.piece
-        self._send(206 if first else 200, body[: self.piece], Content_Length=str(len(body)), ETag=etag)
+        said = {"Content_Range": f"bytes {first}-{len(DATA) - 1}/{len(DATA)}"} if first and self.ranges else {}
+        self._send(206 if said else 200, body[: self.piece], Content_Length=str(len(body)), ETag=etag, **said)
 
     def do_PUT(self) -> None:
         kind = type(self)
@@ -84,7 +94,11 @@ class Faulty(BaseHTTPRequestHandler):
         self._send(200, ETag='"x"')
 
     def do_HEAD(self) -> None:
-        body, token = type(self).stored[self.path]
+        kind = type(self)
+        if self.path.endswith("/key"):
+            self._send(200, Content_Length=str(len(DATA)), ETag=kind.etag)
+            return
+        body, token = kind.stored[self.path]
         self._send(200, Content_Length=str(len(body)), x_amz_meta_mrcelery_create=token)
 
 
@@ -125,6 +139,29 @@ def test_an_object_replaced_between_two_pieces(faulty: type[Faulty]) -> None:
     faulty.etag_after = '"two"'
     with pytest.raises(CorruptDataError, match="was replaced while it was read"):
         list(open_storage("s3://bucket").stream("key", chunk=10_000))
+
+
+@pytest.mark.parametrize("listed", ['"one"', "one", "&quot;one&quot;"])
+def test_a_listing_that_quotes_tags_otherwise(faulty: type[Faulty], listed: str) -> None:
+    faulty.listed, faulty.piece = listed, len(DATA)
+    (info,) = open_storage("s3://bucket").list()
+    version = Version(Planned(info.tag, info.size))
+    assert b"".join(open_storage("s3://bucket").stream("key", version=version)) == DATA
+    faulty.etag = faulty.etag_after = '"two"'
+    with pytest.raises(ChangedInputError, match=r'and the ETag "?one"?, and now has 512000 bytes and the ETag "two"'):
+        list(open_storage("s3://bucket").stream("key", version=Version(Planned(info.tag, info.size))))
+
+
+def test_an_object_replaced_where_a_connection_broke(faulty: type[Faulty]) -> None:
+    faulty.etag_after = '"two"'
+    with pytest.raises(ChangedInputError, match='the ETag "one", and now has 512000 bytes and the ETag "two"'):
+        list(open_storage("s3://bucket").stream("key", version=Version(Planned('"one"', len(DATA)))))
+
+
+def test_an_endpoint_that_ignores_ranges(faulty: type[Faulty]) -> None:
+    faulty.ranges = False
+    with pytest.raises(StorageUnreachableError, match="was asked for bytes from 7 on, and sends others"):
+        open_storage("s3://bucket").read("key", 7, 20)
 
 
 def test_a_create_whose_answer_got_lost_is_ours_all_the_same(faulty: type[Faulty]) -> None:
@@ -184,7 +221,8 @@ def test_inputs_on_s3(own_bucket: str) -> None:
         assert all(file.size == 3 for file in found)
         return [file.uri.removeprefix(root + "/") for file in found]
 
-    assert list(list_inputs([f"{root}/a.txt"], text)) == [InputFile(f"{root}/a.txt", 3, True)]
+    tag = f'"{hashlib.md5(b"123").hexdigest()}"'
+    assert list(list_inputs([f"{root}/a.txt"], text)) == [InputFile(f"{root}/a.txt", 3, True, tag)]
     assert names(root) == names(root + "/") == names(f"s3://{bucket}") == ["a.txt", "a/b.gz", "a[1].txt"]
     assert names(f"{root}/a") == names(f"{root}/a/*") == names(f"s3://{bucket}/*/a/") == ["a/b.gz"]
     assert names(f"{root}/*.txt") == ["a.txt", "a[1].txt"]

@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 from botocore.exceptions import ClientError
 
-from mrcelery.errors import CorruptDataError, InputError, StorageUnreachableError
+from mrcelery.errors import ChangedInputError, CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
 from mrcelery.formats.source import SLACK, in_turn, read_from, requests_for
 from mrcelery.schema.structs import Extent
@@ -184,7 +184,7 @@ def test_a_small_file_that_is_gone_or_was_replaced_after_it_was_fetched(bucket: 
         line = read_from(extents[2], 0)
         next(line)
         storage.write("c", b"x" * 3 * MIB)
-        with pytest.raises(CorruptDataError, match="was replaced while it was read"):
+        with pytest.raises(ChangedInputError, match="is not what was planned"):
             list(line)
 
 

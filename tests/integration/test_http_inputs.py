@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mrcelery.errors import ConfigError, CorruptDataError, InputError, StorageUnreachableError
+from mrcelery.errors import ChangedInputError, ConfigError, CorruptDataError, InputError, StorageUnreachableError
 from mrcelery.formats import input_format
 from mrcelery.planning.listing import InputFile, list_inputs
 from mrcelery.planning.splits import cut
@@ -133,7 +133,7 @@ EXPECTED = DATA.decode().split("\n")[:-1]
 @pytest.mark.parametrize("switches", [{}, {"announces": False}, {"head": False}])
 def test_split_by_range_where_the_server_has_ranges(serve: Serve, switches: dict[str, bool]) -> None:
     root, handler = serve(**switches)
-    assert list(list_inputs([f"{root}/data.txt"], TEXT)) == [InputFile(f"{root}/data.txt", len(DATA), True)]
+    assert list(list_inputs([f"{root}/data.txt"], TEXT)) == [InputFile(f"{root}/data.txt", len(DATA), True, '"same"')]
     count, found = lines(f"{root}/data.txt", len(DATA) // 7)
     assert (count, found) == (7, EXPECTED)
     assert sum(bool(asked) for method, asked in handler.requests if method == "GET") >= 7
@@ -146,7 +146,7 @@ def test_splits_are_read_ahead_in_ranges(serve: Serve, monkeypatch: pytest.Monke
     starts = [asked for method, asked in handler.requests if method == "GET" and asked]
     assert len(starts) == len(set(starts)) > 18
     root, _ = serve(changes=True)
-    with pytest.raises(CorruptDataError, match="was replaced while it was read"):
+    with pytest.raises(ChangedInputError, match="is not what was planned"):
         lines(f"{root}/data.txt", len(DATA) // 3)
     root, handler = serve(ranges=False)
     assert lines(f"{root}/data.txt", 1000) == (1, EXPECTED)
@@ -155,13 +155,13 @@ def test_splits_are_read_ahead_in_ranges(serve: Serve, monkeypatch: pytest.Monke
 
 def test_one_split_where_it_has_not(serve: Serve) -> None:
     root, _ = serve(ranges=False)
-    assert list(list_inputs([f"{root}/data.txt"], TEXT)) == [InputFile(f"{root}/data.txt", len(DATA), False)]
+    assert list(list_inputs([f"{root}/data.txt"], TEXT)) == [InputFile(f"{root}/data.txt", len(DATA), False, '"same"')]
     assert lines(f"{root}/data.txt", 1000) == (1, EXPECTED)
 
 
 def test_a_size_that_is_not_told(serve: Serve) -> None:
     root, _ = serve(ranges=False, length=False)
-    assert list(list_inputs([f"{root}/data.txt"], TEXT)) == [InputFile(f"{root}/data.txt", -1, False)]
+    assert list(list_inputs([f"{root}/data.txt"], TEXT)) == [InputFile(f"{root}/data.txt", -1, False, '"same"')]
     assert lines(f"{root}/data.txt", 1000) == (1, EXPECTED)
 
 

@@ -51,7 +51,7 @@ def test_a_ragged_tail(known: bool) -> None:
 
 
 def test_a_file_that_shrank() -> None:
-    with pytest.raises(CorruptDataError, match="had 12 bytes when the job was planned, and now ends at 8"):
+    with pytest.raises(CorruptDataError, match="had 12 bytes, and now has 8 bytes"):
         read("records:4", Extent(stored(b"x" * 8), 0, 12, 12))
 
 

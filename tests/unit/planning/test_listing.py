@@ -16,7 +16,7 @@ from mrcelery.planning.listing import InputFile, list_inputs
 from mrcelery.planning.splits import cut, write_plan
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import PlanPage
-from mrcelery.storage import open_storage
+from mrcelery.storage import ObjectInfo, open_storage
 
 TEXT = input_format("text")
 MIB = 1 << 20
@@ -131,7 +131,7 @@ def test_relative_paths_and_file_addresses(tmp_path: Path, monkeypatch: pytest.M
         f"FILE://localhost{tmp_path}/in",
         (tmp_path / "in/a b%.txt").as_uri(),
     ):
-        assert list(list_inputs([uri], TEXT)) == expected
+        assert [file._replace(tag="") for file in list_inputs([uri], TEXT)] == expected
 
 
 def test_what_may_be_cut(tmp_path: Path) -> None:
@@ -189,3 +189,22 @@ def test_100_000_objects_in_bounded_memory() -> None:
         storage.delete([info.key for info in listing])
     assert (summary.splits, summary.files, summary.bytes, seen) == (100_000, 100_000, 100_000, 100_000)
     assert peak < 4 * MIB
+
+
+def test_a_file_has_a_tag_and_one_written_to_lately_a_checksum_of_its_edges(tmp_path: Path) -> None:
+    for name, when in (("new", 2_000.0), ("old", 1_000.0)):
+        (tmp_path / name).write_bytes(b"line\n")
+        os.utime(tmp_path / name, (when, when))
+    tags = [file.tag for file in list_inputs([str(tmp_path)], TEXT, since=1_500.0)]
+    assert [tag.count("-") for tag in tags] == [3, 2]
+    assert tags == [file.tag for name in ("new", "old") for file in list_inputs([f"{tmp_path}/{name}"], TEXT, 1_500.0)]
+    assert [file.tag.count("-") for file in list_inputs([str(tmp_path)], TEXT)] == [2, 2]
+
+
+def test_only_strong_etags_are_kept() -> None:
+    storage = open_storage(f"memory://tags-{os.urandom(6).hex()}")
+    storage.write("a", b"x")
+    for tag, kept in (('"strong"', '"strong"'), ('W/"weak"', "")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(storage, "stat", lambda key: ObjectInfo(key, 1, tag), raising=False)  # noqa: B023
+            assert [file.tag for file in list_inputs([f"{storage.uri}/a"], TEXT)] == [kept]

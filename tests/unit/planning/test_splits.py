@@ -155,3 +155,27 @@ def test_too_many_map_tasks_are_refused_by_their_number(monkeypatch: pytest.Monk
     assert write_plan(cut(files, 2), lambda page, data: None).splits == 2000
     with pytest.raises(UsageError, match=r"more than 3,000 map tasks, .* larger --split-size"):
         write_plan(cut(files, 1), lambda page, data: None)
+
+
+def test_the_tag_of_a_file_is_on_a_page_once_and_with_each_split() -> None:
+    pages: list[bytes] = []
+    tag = '"0123456789abcdef0123456789abcdef-17"'
+    files = [InputFile("s3://bucket/a", 1500, True, tag), InputFile("b", 1, True), InputFile("c", 1, True, "9-9-9")]
+    write_plan(cut(files, 1), lambda number, data: pages.append(data))
+    assert [page.count(tag[1:-1].encode()) for page in pages] == [1, 1]
+    bare: list[bytes] = []
+    write_plan(cut([file._replace(tag="") for file in files], 1), lambda number, data: bare.append(data))
+    assert len(b"".join(pages)) - len(b"".join(bare)) < 2 * 100
+    decoded = [decode(page, PlanPage) for page in pages]
+    assert {find_split(decoded[task // 1000], task).extents[0].tag for task in range(1500)} == {tag}
+    assert [find_split(decoded[1], task).extents[0].tag for task in (1500, 1501)] == ["", "9-9-9"]
+
+
+def test_a_file_that_was_listed_twice_and_changed_between_has_both_tags() -> None:
+    pages: list[bytes] = []
+    files = [InputFile("a", 5, True, "old"), InputFile("a", 6, True, "new")]
+    write_plan(cut(files, 64 * MIB), lambda number, data: pages.append(data))
+    assert find_split(decode(pages[0], PlanPage), 0).extents == (
+        Extent("a", 0, 5, 5, tag="old"),
+        Extent("a", 0, 6, 6, tag="new"),
+    )

@@ -28,7 +28,8 @@ def cut_short() -> Iterator[str]:
             with connection:
                 asked = re.search(rb"bytes=(\d+)-", connection.recv(65536))
                 start = int(asked[1]) if asked else 0
-                head = f"HTTP/1.1 206 Partial Content\r\nContent-Length: {100 - start}\r\n\r\n"
+                head = f"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-99/100\r\n"
+                head += f"Content-Length: {100 - start}\r\n\r\n"
                 connection.sendall(head.encode() + WHOLE[start : start + 40])
 
     threading.Thread(target=serve, daemon=True).start()
