@@ -16,7 +16,7 @@ from mrcelery.config import Config, show_size
 from mrcelery.errors import ConfigError
 from mrcelery.jobstore.base import TTL
 from mrcelery.reporting.history import created_by_id
-from mrcelery.reporting.report import read_report
+from mrcelery.reporting.report import read_client_report
 from mrcelery.runners.base import Runner, connect, storage_root
 from mrcelery.schema import object_keys
 from mrcelery.schema.states import FINAL
@@ -179,7 +179,7 @@ def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, na
 def _reported(storage: Storage, job: str) -> float:
     """Return when the job ended by its report, in epoch seconds; 0 if it left none."""
 
-    report = read_report(storage, job)
+    report = read_client_report(storage, job, Config.load({}).signing_key or None)
     return 0.0 if report is None else report.finished
 
 

@@ -124,6 +124,11 @@ def stage_summary(stage: StageId) -> str:
     return f"{step_root(stage.job, stage.step)}{stage.kind}.json"
 
 
+def losses(task: TaskId) -> str:
+    """Return what the losses of a task are signed for; they are kept in the job store, and never in storage."""
+    return f"{task_root(task)}losses"
+
+
 def log(task: TaskId, attempt: str) -> str:
     """Return the key of what user code printed and logged in an attempt."""
     return f"{task_root(task)}log.{attempt}"

@@ -13,6 +13,7 @@ from mrcelery.errors import DamagedPartError, OutputExistsError
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.reporting.report import Report
 from mrcelery.schema import object_keys
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Part, Totals
 from mrcelery.storage import open_storage
 
@@ -37,7 +38,7 @@ class Place:
 
     def publish(self, uri: str, overwrite: bool = False, part: Part = PART) -> None:
         publish(
-            self.store, self.storage, "j", uri, {"part-00000": part}, lambda: REPORT, overwrite=overwrite
+            self.store, self.storage, JobSeal("j"), uri, {"part-00000": part}, lambda: REPORT, overwrite=overwrite
         )  # fmt: skip
 
     def names(self) -> list[str]:
