@@ -107,8 +107,8 @@ def map_tasks(jobs: OpenJobs, active: OpenJob, step: int) -> int:
     tasks = int(jobs.store.fields(active.id)[f"total.{step}.map"])
     if active.seal.signs and planned_tasks(active, step, page_of(max(0, tasks - 1))) != tasks:
         raise UnsignedError(
-            f"by the broker, step {step} of job {active.id} has {tasks} map tasks, by its signed plan another number: one "
-            "was altered; see who can write to the broker and the storage, and submit the job again"
+            f"in Redis, step {step} of job {active.id} has {tasks} map tasks, by its signed plan another number: it "
+            "was altered; see who can write to the broker, and submit the job again"
         )
     return tasks
 
