@@ -23,7 +23,7 @@
      |    +-- RecordTooLongError              a record beyond its share of the memory ceiling
      |    +-- CorruptDataError                bytes that do not match their checksum or format
      |    |    +-- DamagedPartError           those of a map task's part: that task must run again
-     |    +-- UnsignedError                   signing is on and a spec or bundle fails the check
+     |    +-- UnsignedError                   signing is on, and a record or bundle fails the check
      |    +-- VersionError                    a record written by a version this one does not know
      +-- WaitTimeoutError            exit 4   wait --timeout ran out; the job still runs
      +-- JobCancelledError           exit 5   the job was cancelled
@@ -198,7 +198,7 @@ class DamagedPartError(CorruptDataError):
 
 
 class UnsignedError(TaskError):
-    """Signing is on, and a spec or bundle carries no signature or a wrong one."""
+    """Signing is on, and something that directs a worker carries no signature or a wrong one."""
 
 
 class VersionError(TaskError):

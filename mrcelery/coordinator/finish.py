@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
-from mrcelery.attempt.decision import decide, settle
+from mrcelery.attempt.decision import decide, decided, settle
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.coordinator.output_commit import publish, withdraw
 from mrcelery.coordinator.rerun import run_again
@@ -100,8 +100,9 @@ def publish_job(jobs: OpenJobs, active: OpenJob, parts: list[Part], moved: Trans
     Raises :class:`mrcelery.errors.DamagedPartError` for a small result that reads wrong, before anything is published.
     """
     request, storage, job = active.spec.request, active.storage, active.id
-    if active.seal.signs:
-        for _ in summaries(jobs, active):  # a forged one is found before anything is published
+    if active.seal.signs:  # what is forged is found before anything is published
+        decided(storage, active.seal, generation_of(jobs.store.fields(job)))
+        for _ in summaries(jobs, active):
             pass
     suffix = output_suffix(request.options)
     names = (

@@ -287,6 +287,7 @@ def _run(
 
 
 def _pass_on(task: Task, task_id: TaskId, generation: int, *, attempt: int, avoid: str, passes: int) -> None:
+    passes = min(passes, PASSES)
     if passes > 0 and task.request.hostname == avoid:
         pass_on(task.app, open_jobs(task.app), task_id, generation, attempt=attempt, avoid=avoid, passes=passes)
 

@@ -113,16 +113,17 @@ def refused(job: Job, where: str, steps: Iterator[StageTasks] | None = None) -> 
     assert not list(job.storage.list(object_keys.output(job.id)))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("what", OBJECTS)
+CASES = [(what, attack) for what in OBJECTS for attack in ATTACKS]
+CASES.remove(("first plan page", "robbed of its signature"))  # it has none: its digest is signed with the spec
+
+
+@pytest.mark.parametrize(("what", "attack"), CASES)
 def test_an_object_in_storage(job: Job, stranger: Job, what: str, attack: str) -> None:
     names = OBJECTS[what]
     key, sibling = (name(job.id) for name in names)
     steps = run_until(job, key, sibling)
     run_until(stranger, key.replace(job.id, stranger.id))
     mine, other = job.storage.read(key), stranger.storage.read(key.replace(job.id, stranger.id))
-    if what == "first plan page" and attack == "robbed of its signature":
-        pytest.skip("its digest is signed with the spec")
     forged = ATTACKS[attack](mine, job.storage.read(sibling), other)
     assert forged != mine
     job.storage.write(key, forged)
