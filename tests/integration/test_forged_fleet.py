@@ -217,3 +217,13 @@ def test_nothing_is_read_or_written_where_a_field_says_that_the_storage_is(pause
     assert not (tmp_path / "elsewhere").exists()
     lines = b"".join(map(open_storage(paused.output).read, ("part-00000", "part-00001"))).splitlines()
     assert lines == [b'1\t["a","b","c","d","e","f","g","h"]']
+
+
+def test_a_commit_in_redis_that_is_none_is_said_to_be_damaged(paused: Paused) -> None:
+    paused.run("map", 0)
+    paused.quiet.store.call(("HSET", f"mrcelery:job:{paused.id}:done:0.map", 0, b"garbage"))
+    paused.go_on()
+    with pytest.raises(mrcelery.JobFailedError, match="a commit in the job store is damaged") as raised:
+        paused.handle.wait(120)
+    assert raised.value.failure.error == "CorruptDataError"
+    assert "\n" not in str(raised.value)
