@@ -258,3 +258,16 @@ def test_without_a_secret_not_a_byte_is_another(tmp_path: Path, monkeypatch: pyt
     job.forget()
     finish(job)
     assert job.results() == RESULTS
+
+
+@pytest.mark.parametrize("kind", ["map", "reduce"])
+def test_a_part_that_is_lost_is_made_again_and_signed(job: Job, kind: Any) -> None:
+    """Damage to the data is healed as ever: what is written for it is signed as what it replaces."""
+    lost = TaskId(job.id, 0, kind, 0)
+    then = object_keys.shuffle_input(job.id, 0, 2) if kind == "map" else object_keys.plan_page(job.id, 1, 0)
+    steps = run_until(job, object_keys.commit(lost), then)
+    for info in list(job.storage.list(f"{object_keys.task_root(lost)}part-")):
+        job.storage.delete([info.key])
+    for _ in steps:
+        pass
+    assert job.results() == RESULTS
