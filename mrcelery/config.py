@@ -197,7 +197,9 @@ class Config:
     compress: str = _setting("none", _text, "codec of the part files")
     allow_pickle: bool = _setting(False, _flag, "let a job use the pickle protocols")
     owner: str = _setting("", _text, "owner of the job (this user)")
-    signing_key: str = _setting("", _text, "shared secret that signs jobs and code", secret=True)
+    signing_key: str = _setting(
+        "", _text, "shared secret that signs jobs, code and all that directs workers", secret=True
+    )
     scratch: str = _setting("", _path, "folder for temporary files (the system's)")
     visibility_timeout: float = _setting(
         15.0,

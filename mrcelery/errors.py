@@ -24,7 +24,7 @@
      |    +-- CorruptDataError                bytes that do not match their checksum or format
      |    |    +-- DamagedPartError           those of a map task's part: that task must run again
      |    |    +-- ChangedInputError          an input is not what it was when the job was planned
-     |    +-- UnsignedError                   signing is on and a spec or bundle fails the check
+     |    +-- UnsignedError                   signing is on, and a record or bundle fails the check
      |    +-- VersionError                    a record written by a version this one does not know
      +-- WaitTimeoutError            exit 4   wait --timeout ran out; the job still runs
      +-- JobCancelledError           exit 5   the job was cancelled
@@ -211,7 +211,7 @@ class ChangedInputError(CorruptDataError):
 
 
 class UnsignedError(TaskError):
-    """Signing is on, and a spec or bundle carries no signature or a wrong one."""
+    """Signing is on, and something that directs a worker carries no signature or a wrong one."""
 
 
 class VersionError(TaskError):

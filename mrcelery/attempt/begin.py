@@ -6,13 +6,24 @@ import os
 import secrets
 import socket
 
-from mrcelery.attempt.open_jobs import OpenJobs
+from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.attempt.orders import Begun
 from mrcelery.errors import JobStoppedError
 from mrcelery.jobstore import journal
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.transfers import transfers
+
+
+def _check_task(active: OpenJob, task: TaskId) -> None:
+    """Raise :class:`JobStoppedError` for a task that the job does not have: only its numbers come with the message."""
+    spec = active.spec
+    if 0 <= task.step < len(spec.steps):
+        # How many a later step has is said by its plan, where the task's split is looked for.
+        maps = spec.plan.splits if task.step == 0 else task.task + 1
+        if 0 <= task.task < (maps if task.kind == "map" else spec.steps[task.step].reducers):
+            return
+    raise JobStoppedError(f"job {task.job} has no {task.kind} task {task.task} of step {task.step}")
 
 
 def begin(jobs: OpenJobs, task: TaskId, worker: str, *, alone: bool = False) -> Begun:
@@ -25,7 +36,7 @@ def begin(jobs: OpenJobs, task: TaskId, worker: str, *, alone: bool = False) -> 
     with transfers() as moved:
         if jobs.store.state(task.job) in FINAL:
             raise JobStoppedError(f"job {task.job} has ended")
-        jobs.open(task.job)
+        _check_task(jobs.open(task.job), task)
         token = secrets.token_hex(3)
         where = journal.of_process(worker or socket.gethostname(), os.getpid())
         number = journal.begin(jobs.store, task, token, where)

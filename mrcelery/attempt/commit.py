@@ -9,37 +9,38 @@ result, so every delivery of a task returns the same value; what it wrote is gar
 from __future__ import annotations
 
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import damaged, decode, encode
+from mrcelery.schema.encoding import damaged
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Commit
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.base import Storage
 
 
-def commit(storage: Storage, mine: Commit) -> Commit:
+def commit(storage: Storage, mine: Commit, seal: JobSeal) -> Commit:
     """Commit an attempt and return the commit that counts, this attempt's or an earlier one's."""
     key = object_keys.commit(TaskId.of(mine))
-    if storage.create(key, encode(mine)):
+    if storage.create(key, seal.encode(mine, key)):
         return mine
-    return read_commit(storage.read(key), TaskId.of(mine))
+    return read_commit(storage.read(key), TaskId.of(mine), seal)
 
 
-def committed(storage: Storage, task: TaskId) -> Commit | None:
+def committed(storage: Storage, task: TaskId, seal: JobSeal) -> Commit | None:
     """Return the commit that counts, or None if no attempt has committed yet."""
     key = object_keys.commit(task)
     try:
-        return read_commit(storage.read(key), task)
+        return read_commit(storage.read(key), task, seal)
     except FileNotFoundError:
         return None
 
 
-def read_commit(data: bytes, task: TaskId) -> Commit:
-    """Decode a task's commit, which may name nothing but what attempts at the task write.
+def read_commit(data: bytes, task: TaskId, seal: JobSeal) -> Commit:
+    """Decode a task's commit, from storage or the job store, which may name nothing but what its attempts write.
 
     What it names is read, and published: a forged one could name any object. Raises
-    :class:`mrcelery.errors.CorruptDataError`.
+    :class:`mrcelery.errors.CorruptDataError` and :class:`mrcelery.errors.UnsignedError`.
     """
     key = object_keys.commit(task)
-    found = decode(data, Commit, key)
+    found = seal.decode(data, Commit, key)
     if TaskId.of(found) != task:
         raise damaged(f"the commit at {key} is that of another task: it was altered; submit the job again")
     named = [part.key for part in found.parts if not object_keys.lies_below(part.key, object_keys.task_root(task))]

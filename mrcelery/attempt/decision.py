@@ -10,28 +10,31 @@ import time
 
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.states import State
 from mrcelery.schema.structs import End
 from mrcelery.storage.base import Storage
 
 
-def decide(storage: Storage, job: str, generation: int, state: State, failure: str = "") -> End:
-    """Decide how a job ends, unless that is decided; return what is."""
-    mine = End(job=job, generation=generation, state=state, finished=time.time(), failure=failure)
-    key = object_keys.end(job, generation)
-    if storage.create(key, encode(mine)):
+def decide(storage: Storage, seal: JobSeal, generation: int, state: State, failure: str = "") -> End:
+    """Decide how the job of ``seal`` ends, unless that is decided; return what is."""
+    mine = End(job=seal.job, generation=generation, state=state, finished=time.time(), failure=failure)
+    key = object_keys.end(seal.job, generation)
+    if storage.create(key, seal.encode(mine, key)):
         return mine
-    return decode(storage.read(key), End, key)
+    return seal.decode(storage.read(key), End, key)
 
 
-def decided(storage: Storage, job: str, generation: int) -> End | None:
-    """Return how a job has ended, in this generation or a later one that Redis has forgotten; None if it has not."""
+def decided(storage: Storage, seal: JobSeal, generation: int) -> End | None:
+    """Return how the job of ``seal`` has ended, in this generation or a later one that Redis has forgotten.
+
+    None if it has not.
+    """
     found = None
     while True:
-        key = object_keys.end(job, generation)
+        key = object_keys.end(seal.job, generation)
         try:
-            found = decode(storage.read(key), End, key)
+            found = seal.decode(storage.read(key), End, key)
         except FileNotFoundError:
             return found
         generation += 1

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import errno
 import time
-from contextlib import suppress
 
 from mrcelery.attempt.decision import decide, settle
 from mrcelery.attempt.progress_file import HUNG
 from mrcelery.config import show_size
-from mrcelery.errors import AttemptsLostError, MRCeleryError, TaskError, UnreachableError, mask, writable
+from mrcelery.errors import (
+    AttemptsLostError,
+    MRCeleryError,
+    TaskError,
+    UnreachableError,
+    mask,
+    writable,
+)
 from mrcelery.jobstore.base import JobStore, generation_of
+from mrcelery.jobstore.requests import storage_of
 from mrcelery.schema.encoding import encode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Failure, Losses
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
@@ -38,15 +46,23 @@ def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", t
     )
 
 
-def fail_job(store: JobStore, failed: Failure, generation: int) -> bool:
-    """End a generation of a job as failed; False if it has ended already, and the first failure stays."""
+def fail_job(store: JobStore, failed: Failure, generation: int, secret: str | bytes | None) -> bool:
+    """End a generation of a job as failed; False if it has ended already, and the first failure stays.
+
+    A request or an end that is damaged, or not signed with the ``secret``, is what the job is said to have failed for.
+    """
     fields, text = store.fields(failed.job), encode(failed).decode()
     if generation_of(fields) != generation:
         return False
     if fields.get("started"):  # else it has nothing in storage
-        with suppress(UnreachableError):  # the storage may be what failed
-            end = decide(open_storage(fields["storage"]), failed.job, generation, "failed", text)
-            return settle(store, end) and end.failure == text
+        try:
+            if root := storage_of(store, failed.job, fields, secret):
+                end = decide(open_storage(root), JobSeal(failed.job, secret), generation, "failed", text)
+                return settle(store, end) and end.failure == text
+        except UnreachableError:
+            pass  # the storage may be what failed
+        except TaskError as e:
+            text = encode(failure(e, job=failed.job, step=failed.step, kind=failed.kind, task=failed.task)).decode()
     # The storage may have kept this waiting while the job was retried.
     return store.move(failed.job, "failed", {"failure": text, "finished": repr(time.time())}, generation=generation)
 

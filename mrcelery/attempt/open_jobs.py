@@ -20,10 +20,11 @@ from mrcelery.errors import (
     UnsignedError,
 )
 from mrcelery.jobstore.base import JobStore
-from mrcelery.planning.splits import find_split, page_of
+from mrcelery.jobstore.requests import check_identity, read_request, storage_of
+from mrcelery.planning.splits import LAST, find_split, page_of
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import damaged, decode
-from mrcelery.schema.signing import unseal
+from mrcelery.schema.signing import JobSeal, unseal
 from mrcelery.schema.structs import JobOptions, JobSpec, PlanPage, Request, Split
 from mrcelery.shipping.workspace import LoadedBundle, Workspace
 from mrcelery.storage import inherit, open_storage
@@ -40,6 +41,7 @@ class OpenJob:
 
     spec: JobSpec
     storage: Storage
+    seal: JobSeal
     pages: OrderedDict[tuple[int, int], PlanPage] = field(default_factory=OrderedDict)
 
     @property
@@ -52,7 +54,7 @@ class OpenJobs:
     """The jobs that a process has open, and the settings that it opens them with.
 
     ``storage`` is where a job's spec is looked for if the job store has forgotten its request; ``scratch`` a local
-    folder for spills and unpacked code; with a ``signing_key``, unsigned specs and bundles are refused.
+    folder for spills and unpacked code; with a ``signing_key``, what is not signed with it is refused.
     """
 
     def __init__(
@@ -91,19 +93,21 @@ class OpenJobs:
 
         Raises :class:`JobStoppedError` if the job store no longer knows the job.
         """
-        data = self.store.request(job)
-        if data is None:
+        request = read_request(self.store, job, self.signing_key)
+        if request is None:
             raise JobStoppedError(f"job {job} is not known any more")
-        request = unseal(data, Request, self.signing_key, f"the request of job {job}")
-        _check_identity(request, job, f"the request of job {job}")
         return request
+
+    def seal(self, job: str) -> JobSeal:
+        """Return what signs and checks the records of a job."""
+        return JobSeal(job, self.signing_key)
 
     def open(self, job: str) -> OpenJob:
         """Return the job's spec and storage; they are read and verified once."""
         active = self._jobs.get(job)
         if active is None:
             fields = self.store.fields(job)
-            root = fields.get("storage") or self._storage
+            root = storage_of(self.store, job, fields, self.signing_key) or self._storage
             if not root:
                 raise StorageRefusedError(f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers")
             storage = open_storage(root)
@@ -133,12 +137,12 @@ class OpenJobs:
         """Decode a job's spec from its bytes in storage, and check its signature if that is required."""
         key = object_keys.spec(job)
         spec = unseal(data, JobSpec, self.signing_key, key)
-        _check_identity(spec.request, job, key)
+        check_identity(spec.request, job, key)
         return spec
 
     def keep(self, spec: JobSpec, storage: Storage) -> OpenJob:
         """Keep a verified spec open."""
-        active = self._jobs[spec.request.job] = OpenJob(spec, storage)
+        active = self._jobs[spec.request.job] = OpenJob(spec, storage, self.seal(spec.request.job))
         while len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         return active
@@ -148,15 +152,7 @@ class OpenJobs:
         number = page_of(task)
         page = active.pages.get((step, number))
         if page is None:
-            key = object_keys.plan_page(active.id, step, number)
-            data = active.storage.read(key)
-            # Later steps' plans come from commits; the first one's is part of what the client signed.
-            if step == 0 and sha256(data).hexdigest() != active.spec.plan.pages[number]:
-                raise CorruptDataError(f"{key} is not what the job's spec names: submit the job again")
-            page = decode(data, PlanPage, key)
-            if step:
-                _check_extents(active, page, step, key)
-            active.pages[step, number] = page
+            page = active.pages[step, number] = _read_page(active, step, number)
             while len(active.pages) > PAGES_KEPT:
                 active.pages.popitem(last=False)
         return find_split(page, task)
@@ -186,6 +182,20 @@ class OpenJobs:
         self._jobs.pop(job, None)
 
 
+def _read_page(active: OpenJob, step: int, number: int) -> PlanPage:
+    """Read a page of a step's plan. Later steps' are signed, the first one's is covered by its spec's signature."""
+    key = object_keys.plan_page(active.id, step, number)
+    data = active.storage.read(key)
+    if step:
+        page = active.seal.decode(data, PlanPage, key, ("", LAST))
+        _check_extents(active, page, step, key)
+        return page
+    if sha256(data).hexdigest() != active.spec.plan.pages[number]:
+        error = UnsignedError if active.seal.signs else CorruptDataError
+        raise error(f"{key} is not what the job's spec names: it was altered; submit the job again")
+    return decode(data, PlanPage, key)
+
+
 def _check_extents(active: OpenJob, page: PlanPage, step: int, key: str) -> None:
     """Check that a later step reads what the one before it wrote, and no other file that this worker can read."""
     root = f"{active.storage.uri}/{object_keys.step_root(active.id, step - 1)}"
@@ -196,12 +206,6 @@ def _check_extents(active: OpenJob, page: PlanPage, step: int, key: str) -> None
                     f"{key} names {extent.uri}, which the step before did not write: it was altered; "
                     "submit the job again"
                 )
-
-
-def _check_identity(request: Request, job: str, where: str) -> None:
-    # A signature says who wrote a record, not where it was put: another job's would run that one again.
-    if request.job != job:
-        raise UnsignedError(f"{where} is that of job {request.job}: it was moved there; submit the job again")
 
 
 def _temporary() -> str:

@@ -45,7 +45,7 @@ from mrcelery.job.raised import blamed, described, watching
 from mrcelery.jobstore import journal, stage_marks
 from mrcelery.protocols import pickle_allowed
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import damaged, decode, encode
+from mrcelery.schema.encoding import damaged, decode
 from mrcelery.schema.states import FINAL, Outcome
 from mrcelery.schema.structs import BadRecord, Commit, Counters, Losses, Part, ShuffleInput, Split, add_counters
 from mrcelery.schema.task_id import TaskId
@@ -171,10 +171,10 @@ class Attempt:
         """Run the task, unless it is committed already, and return its first commit."""
         began, lost = time.monotonic(), Losses()
         if self.begun.number > 1:
-            earlier = committed(self.active.storage, self.task)
+            earlier = self._committed(self.task)
             if earlier is not None:
                 return self._remember(earlier)
-            lost = losses(self.jobs.store, self.task)
+            lost = losses(self.jobs.store, self.task, self.active.seal)
             self._check_number(lost)
         try:
             with collector_off():
@@ -191,7 +191,7 @@ class Attempt:
         except OSError as e:
             self._check_goes_on()
             raise of_the_machine(e, self.name, self.jobs) from e
-        winner = commit(self.active.storage, mine)
+        winner = commit(self.active.storage, mine, self.active.seal)
         if time.monotonic() - began >= LATE_SECONDS:
             self._check_goes_on()  # not before the commit: it could stand still between the two
         self._remember(winner)
@@ -199,11 +199,15 @@ class Attempt:
             stage_marks.record_rate(self.jobs.store, winner)
         return winner
 
+    def _committed(self, task: TaskId) -> Commit | None:
+        return committed(self.active.storage, task, self.active.seal)
+
     def _check_number(self, lost: Losses) -> None:
         """Raise if the task was started too often or held too much; ``lost`` is known of attempts that died."""
         options = self.active.spec.request.options
         if lost.reason == HELD_TOO_MUCH and not options.max_bad_records:  # else it may be a record's fault
-            note_loss(self.jobs.store, self.task, "", None)  # once the job is retried, it is another attempt's matter
+            # Once the job is retried, it is another attempt's matter.
+            note_loss(self.jobs.store, self.task, "", None, self.active.seal)
             raise too_little_memory(None, options.memory, self.name)
         # Records that are skipped for killing their process took two attempts each to find.
         most = options.max_attempts + 2 * len(killers(lost))
@@ -222,7 +226,7 @@ class Attempt:
         """
         if isinstance(error, JobStoppedError) or not self.jobs.store.poll(self.task)[1]:
             return None
-        other = committed(self.active.storage, self.task)
+        other = self._committed(self.task)
         if other is None and isinstance(error, SupersededError):
             raise JobStoppedError(f"job {self.task.job} has ended")
         return other
@@ -231,7 +235,7 @@ class Attempt:
         """Record the commit that counts in the job store; raise if the job has skipped too many records with it."""
         task, store = TaskId.of(winner), self.jobs.store
         note, sums = journal.committed(winner)
-        store.add_commit(task, encode(winner), note=note, add=sums)
+        store.add_commit(task, self.active.seal.encode(winner, object_keys.commit(task)), note=note, add=sums)
         if winner.bad_records:
             limit = self.active.spec.request.options.max_bad_records
             if store.note_bad(task, winner.bad_records) > limit:
@@ -260,10 +264,10 @@ class Attempt:
     def _write_again(self, part: Part) -> tuple[Commit, Commit] | None:
         """Run the task that wrote a damaged part again; return its old and new commit, None if it has no old one."""
         wrote = writer(part)
-        old = committed(self.active.storage, wrote)
+        old = self._committed(wrote)
         if old is None:
             return None
-        known = losses(self.jobs.store, wrote)
+        known = losses(self.jobs.store, wrote, self.active.seal)
         # Its input may be damaged in its turn.
         again = replace(self, task=wrote, name=f"{self.name}-for-{self.task.task}", within=self.watched)
         return old, again._on_whole_parts(known)
@@ -273,8 +277,9 @@ class Attempt:
         storage, (job, step, kind, task) = self.active.storage, self.task
         if kind == "map":
             return mended(split or self.jobs.split(self.active, step, task), storage.uri, key, new)
-        told = object_keys.shuffle_input(job, step, task)
-        storage.write(told, encode(repaired(decode(storage.read(told), ShuffleInput, told), key, old, new)))
+        told, seal = object_keys.shuffle_input(job, step, task), self.active.seal
+        given = seal.decode(storage.read(told), ShuffleInput, told)
+        storage.write(told, seal.encode(repaired(given, key, old, new), told))
         return None
 
     def _run(self, lost: Losses, split: Split | None) -> Commit:
@@ -386,7 +391,7 @@ class Attempt:
             except ChangedInputError as e:
                 raise e.in_job(job) from None
         key = object_keys.shuffle_input(job, step, task)
-        given = decode(self.active.storage.read(key), ShuffleInput, key)
+        given = self.active.seal.decode(self.active.storage.read(key), ShuffleInput, key)
         written_by = f"{object_keys.step_root(job, step)}map-"
         for part in given.parts:
             if not object_keys.lies_below(part.key, written_by):

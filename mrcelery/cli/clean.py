@@ -13,10 +13,10 @@ from mrcelery.cli.common import Age, Filled, connection_options, epilog, json_op
 from mrcelery.cli.terminal import say
 from mrcelery.client.cleaning import PAGE, UploadedInputs
 from mrcelery.config import Config, show_size
-from mrcelery.errors import ConfigError
+from mrcelery.errors import ConfigError, UnsignedError
 from mrcelery.jobstore.base import TTL
 from mrcelery.reporting.history import created_by_id
-from mrcelery.reporting.report import read_report
+from mrcelery.reporting.report import read_client_report
 from mrcelery.runners.base import Runner, connect, storage_root
 from mrcelery.schema import object_keys
 from mrcelery.schema.states import FINAL
@@ -179,7 +179,11 @@ def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, na
 def _reported(storage: Storage, job: str) -> float:
     """Return when the job ended by its report, in epoch seconds; 0 if it left none."""
 
-    report = read_report(storage, job)
+    try:
+        report = read_client_report(storage, job, Config.load({}).signing_key or None)
+    except UnsignedError as e:
+        say(f"mrcelery: job {job} counts as one without a report: {e}", err=True)
+        return 0.0
     return 0.0 if report is None else report.finished
 
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Self
 from mrcelery.client import results
 from mrcelery.client.results import Pair
 from mrcelery.client.retrying import end_as_cancelled, enter_from_storage, revive
+from mrcelery.config import Config
 from mrcelery.errors import (
     BrokerUnreachableError,
     ConfigError,
+    CorruptDataError,
     JobCancelledError,
     JobFailedError,
     MRCeleryError,
@@ -378,13 +380,15 @@ class JobHandle:
     def read_report(self) -> Report | None:
         """Read the job's report, once; None if it has none (yet)."""
         if self._final_report is None:
-            from mrcelery.reporting.report import read_report  # noqa: PLC0415 - few clients ask for it
+            from mrcelery.reporting.report import read_client_report  # noqa: PLC0415 - few clients ask for it
 
-            self._final_report = read_report(self.open_storage(), self.id)
+            self._final_report = read_client_report(self.open_storage(), self.id, Config.load({}).signing_key or None)
         return self._final_report
 
     def _parts(self) -> tuple[Storage, list[str]]:
         report = self.report()
+        if any("/" in name for name in report.parts):
+            raise CorruptDataError(f"the report of job {self.id} names no part files: it was altered; submit it again")
         if not report.output:
             return self.open_storage(), [object_keys.output(self.id) + name for name in report.parts]
 

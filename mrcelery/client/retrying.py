@@ -14,9 +14,9 @@ from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.enter import job_fields
 from mrcelery.schema import object_keys
-from mrcelery.schema.signing import seal, unseal
+from mrcelery.schema.signing import JobSeal, is_signed, seal, unseal
 from mrcelery.schema.states import FINAL
-from mrcelery.schema.structs import JobSpec
+from mrcelery.schema.structs import JobSpec, Request
 from mrcelery.storage import open_storage, scheme_of
 
 if TYPE_CHECKING:
@@ -36,11 +36,23 @@ def end_as_cancelled(store: JobStore, job: str, fields: Mapping[str, str]) -> bo
     with suppress(UnreachableError, TaskError):  # else it is known to the job store alone
         storage = open_storage(fields["storage"])
         # A folder of the same name here is not the workers'.
-        if scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None:
-            return settle(store, end := decide(storage, job, generation_of(fields), "cancelled")) and (
-                end.state == "cancelled"
-            )
+        reached = scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None
+        if reached and (seal := _seal(store, job)) is not None:
+            end = decide(storage, seal, generation_of(fields), "cancelled")
+            return settle(store, end) and end.state == "cancelled"
     return store.move(job, "cancelled", {"finished": repr(time.time())}, generation=generation_of(fields))
+
+
+def _seal(store: JobStore, job: str) -> JobSeal | None:
+    """Return what signs for a job from here; None if the job is signed, and not with the secret of this client."""
+    envelope = store.request(job)
+    if envelope is None or not is_signed(envelope):
+        return JobSeal(job)
+    secret = Config.load({}).signing_key or None
+    if secret is None:
+        return None
+    unseal(envelope, Request, secret, f"the request of job {job}")
+    return JobSeal(job, secret)
 
 
 def revive(handle: JobHandle, store: JobStore) -> None:
@@ -79,7 +91,7 @@ def enter_from_storage(handle: JobHandle, store: JobStore) -> dict[str, str]:
     except FileNotFoundError:
         raise UsageError(f"job {handle.id} is not known here, and has no spec in {handle.storage}") from None
     fields = job_fields(request)
-    if (end := decided(handle.open_storage(), handle.id, 0)) is not None:
+    if (end := decided(handle.open_storage(), JobSeal(handle.id, signing_key), 0)) is not None:
         fields["revived"] = str(end.generation + 1)
     store.create(handle.id, fields, seal(request, signing_key))
     return fields

@@ -11,9 +11,7 @@ from mrcelery.coordinator.stages import StageTasks, begin_stage, counted, map_ta
 from mrcelery.coordinator.summaries import THREADS, check_all_committed, commits, summarise
 from mrcelery.errors import DamagedPartError
 from mrcelery.schema import object_keys
-from mrcelery.schema.structs import (
-    Commit,
-)
+from mrcelery.schema.structs import Commit, ShuffleInput
 from mrcelery.schema.task_id import StageId
 from mrcelery.shuffle.bounds import Ranges
 from mrcelery.shuffle.index import encode_key
@@ -27,7 +25,7 @@ def barrier(jobs: OpenJobs, job: str, step: int) -> StageTasks:
 
     In total order that takes the index of each map task's run: if one is damaged, its task runs again.
     """
-    active = open_running(jobs, job)
+    active = open_running(jobs, job, step)
     try:
         return _shuffle(jobs, active, step)
     except DamagedPartError as e:
@@ -61,7 +59,8 @@ def _shuffle(jobs: OpenJobs, active: OpenJob, step: int) -> StageTasks:
 
         def write(partition: int) -> None:
             record = lists.encoded(partition, bounds[partition], bounds[partition + 1])
-            active.storage.write(object_keys.shuffle_input(job, step, partition), record)
+            key = object_keys.shuffle_input(job, step, partition)
+            active.storage.write(key, active.seal.sealed(record, ShuffleInput, key))
 
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for _ in pool.map(carried(write), range(reducers)):

@@ -33,7 +33,7 @@ def clean_cancelled(jobs: OpenJobs, store: RedisJobStore, job: str, *, late: boo
     try:
         if "cleaned" not in store.fields(job):
             with suppress(TaskError):
-                keep_sums(store, job)
+                keep_sums(store, job, jobs.seal(job))
             with suppress(TaskError):  # without a spec that is to be trusted there is nothing to remove
                 clean_up(jobs, job)
                 jobs.forget(job)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
-from mrcelery.attempt.decision import decide, settle
+from mrcelery.attempt.decision import decide, decided, settle
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.coordinator.output_commit import publish, withdraw
 from mrcelery.coordinator.rerun import run_again
@@ -16,16 +16,18 @@ from mrcelery.coordinator.stages import StageTasks, begin_stage, counted, map_st
 from mrcelery.coordinator.summaries import check_all_committed, commits, summaries, summarise
 from mrcelery.errors import CorruptDataError, DamagedPartError, JobStoppedError
 from mrcelery.jobstore.base import generation_of
-from mrcelery.planning.splits import write_plan
+from mrcelery.planning.splits import LAST, page_of, write_plan
 from mrcelery.reporting.overview import overview
 from mrcelery.reporting.report import Report
 from mrcelery.schema import object_keys
+from mrcelery.schema.encoding import encode
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import (
     Commit,
     Counters,
     Extent,
     Part,
+    PlanPage,
     Split,
     Totals,
     add_coordinator_requests,
@@ -45,7 +47,7 @@ SMALL_RESULTS = 64 << 10
 def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
     """End a step's last stage: return the next step's map stage, or publish OUTPUT and end the job (None)."""
     withdraw_output(jobs, job)  # a run that was killed may have left something
-    active = open_running(jobs, job)
+    active = open_running(jobs, job, step)
     spec = active.spec
     reducers = spec.steps[step].reducers
     last = StageId(job, step, "reduce" if reducers else "map")
@@ -75,9 +77,16 @@ def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
 def _next_step(jobs: OpenJobs, active: OpenJob, step: int, parts: list[Part]) -> StageTasks:
     """Make each part with a record a split of the next step."""
     job, storage = active.id, active.storage
-    extents = (Extent(f"{storage.uri}/{p.key}", 0, p.bytes, p.bytes, True) for p in parts if p.records)
-    splits = (Split(i, (extent,)) for i, extent in enumerate(extents))
-    plan = write_plan(splits, lambda page, data: storage.write(object_keys.plan_page(job, step + 1, page), data))
+    extents = [Extent(f"{storage.uri}/{p.key}", 0, p.bytes, p.bytes, True) for p in parts if p.records]
+    last = page_of(max(0, len(extents) - 1))
+
+    def write(page: int, data: bytes) -> None:
+        key = object_keys.plan_page(job, step + 1, page)
+        storage.write(key, active.seal.sealed(data, PlanPage, key, LAST if page == last else ""))
+
+    plan = write_plan((Split(i, (extent,)) for i, extent in enumerate(extents)), write)
+    if active.seal.signs and not extents:
+        write(last, encode(PlanPage(splits=())))  # else a plan that was removed would look like this one
     stage = map_stage(active.spec, step + 1, plan.splits)
     begin_stage(jobs, active.spec, stage)
     for kind in KINDS:
@@ -91,6 +100,10 @@ def publish_job(jobs: OpenJobs, active: OpenJob, parts: list[Part], moved: Trans
     Raises :class:`mrcelery.errors.DamagedPartError` for a small result that reads wrong, before anything is published.
     """
     request, storage, job = active.spec.request, active.storage, active.id
+    if active.seal.signs:  # what is forged is found before anything is published
+        decided(storage, active.seal, generation_of(jobs.store.fields(job)))
+        for _ in summaries(jobs, active):
+            pass
     suffix = output_suffix(request.options)
     names = (
         [] if request.options.output_format == "none" else [object_keys.part_name(p.partition, suffix) for p in parts]
@@ -107,7 +120,7 @@ def publish_job(jobs: OpenJobs, active: OpenJob, parts: list[Part], moved: Trans
         copies.update(_bad_records(jobs, active))
     try:
         publish(
-            jobs.store, storage, job, request.output, copies, report,
+            jobs.store, storage, active.seal, request.output, copies, report,
             overwrite=request.options.overwrite,
         )  # fmt: skip
     except JobStoppedError:
@@ -117,7 +130,7 @@ def publish_job(jobs: OpenJobs, active: OpenJob, parts: list[Part], moved: Trans
         jobs.store.put_blob(job, "results", results)
     fields = jobs.store.fields(job)
     if fields.get("state") not in FINAL:
-        end = decide(storage, job, generation_of(fields), "succeeded")
+        end = decide(storage, active.seal, generation_of(fields), "succeeded")
         if end.state != "succeeded":
             settle(jobs.store, end)
     if not jobs.store.move(job, "succeeded", {"finished": repr(finished), "stage": "finish"}):

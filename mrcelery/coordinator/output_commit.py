@@ -29,7 +29,8 @@ from mrcelery.errors import (
 from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.reporting.report import Report, put_report, remove_report
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import Part
 from mrcelery.shuffle.damage import damage
@@ -51,7 +52,7 @@ def check_free(uri: str) -> None:
 def publish(
     store: JobStore,
     storage: Storage,
-    job: str,
+    seal: JobSeal,
     uri: str,
     copies: Mapping[str, Part],
     report: Callable[[], Report],
@@ -60,22 +61,23 @@ def publish(
 ) -> None:
     """Copy committed parts to OUTPUT, or to the job's own storage if ``uri`` is "", and mark them complete.
 
-    ``copies``: the parts by the names of their copies. ``report`` is called when all are copied.
+    ``seal``: the job's. ``copies``: the parts by the names of their copies. ``report`` is called when all are copied.
     Raises :class:`OutputExistsError` for an OUTPUT that something else holds, unless ``overwrite``, and for
     one that another job publishes to; :class:`JobStoppedError` if the job has ended meanwhile, or another run goes on;
     :class:`DamagedPartError` for a part that is not as it was committed.
     """
+    job = seal.job
     copies = _verified(store, storage, job, copies)  # before anything at OUTPUT is touched
     if not uri:
         prefix = object_keys.output(job)
         _copy_all(store, job, copies, lambda name, part: storage.copy(part.key, storage, prefix + name))
-        put_report(storage, report())
+        put_report(storage, report(), seal)
         return
     output = open_storage(uri)
     free = next(output.list(), None) is None
-    mine = _claim(store, output, job, free=free, overwrite=overwrite)
+    mine = _claim(store, output, seal, free=free, overwrite=overwrite)
     try:
-        there = _mark(output)
+        there = _mark(output, seal)
         # Else an earlier run published it all, and did not come to the job's end.
         if there is None or (there.job, there.generation) != (job, generation_of(store.fields(job))):
             if not free:  # what lies there is ours, or to be overwritten
@@ -85,8 +87,8 @@ def publish(
                 store, job, copies, lambda name, part: mine.copy(Source(storage, part.key, part.bytes, part.tag), name)
             )
             written = report()
-            put_report(storage, written)
-            mine.write(object_keys.SUCCESS, _success(written))
+            put_report(storage, written, seal)
+            mine.write(object_keys.SUCCESS, _success(written, seal))
         mine.release()
     except RevokedError:
         raise JobStoppedError(f"another run of the last step of job {job} goes on, or the job has ended") from None
@@ -184,9 +186,13 @@ def withdraw(storage: Storage, job: str, uri: str, ended: Callable[[], bool] = l
         pass  # what lies there is another's to replace
 
 
-def _success(report: Report) -> bytes:
+def _success(report: Report, seal: JobSeal) -> bytes:
     """Encode a report for OUTPUT's ``_SUCCESS``, without the history of its attempts."""
-    return encode(replace(report, overview=None))
+    return seal.encode(replace(report, overview=None), _success_of(report.job))
+
+
+def _success_of(job: str) -> str:
+    return f"the {object_keys.SUCCESS} of job {job}"
 
 
 def _published(output: Storage) -> list[str]:
@@ -223,10 +229,11 @@ def _lay(output: Storage, job: str) -> tuple[_Run, Claim]:
     return run, mine
 
 
-def _claim(store: JobStore, output: Storage, job: str, *, free: bool, overwrite: bool) -> Claim:
+def _claim(store: JobStore, output: Storage, seal: JobSeal, *, free: bool, overwrite: bool) -> Claim:
+    job = seal.job
     # What is there may be ours: an earlier run's claim, or the mark that takes the claim's place.
     held = not (free or overwrite)
-    if held and not any(other.job == job for other in _claims(output)) and _publisher(output) != job:
+    if held and not any(other.job == job for other in _claims(output)) and _publisher(output, seal) != job:
         raise _exists(output.uri)
     run, mine = _lay(output, job)
     try:
@@ -261,17 +268,21 @@ def _revoke(output: Storage, others: Iterable[_Run]) -> None:
             output.delete([other.key])
 
 
-def _mark(output: Storage) -> Report | None:
-    """Read the ``_SUCCESS`` at OUTPUT; None if there is none of ours."""
+def _mark(output: Storage, seal: JobSeal | None = None) -> Report | None:
+    """Read the ``_SUCCESS`` at OUTPUT; None if there is none of ours. ``seal``: checks that of its own job."""
     try:
-        return decode(output.read(object_keys.SUCCESS), Report)
+        data = output.read(object_keys.SUCCESS)
+        found = decode(data, Report)
     except (FileNotFoundError, CorruptDataError, VersionError):
         return None
+    if seal is not None and found.job == seal.job:
+        return seal.decode(data, Report, _success_of(seal.job))
+    return found
 
 
-def _publisher(output: Storage) -> str:
+def _publisher(output: Storage, seal: JobSeal | None = None) -> str:
     """Return the job whose ``_SUCCESS`` is at OUTPUT, "" if there is none of ours."""
-    found = _mark(output)
+    found = _mark(output, seal)
     return "" if found is None else found.job
 
 

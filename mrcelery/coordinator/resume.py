@@ -6,13 +6,19 @@ come: what was committed is not run again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from mrcelery.attempt.open_jobs import OpenJob
+from mrcelery.coordinator.stages import planned_tasks
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode
-from mrcelery.schema.structs import JobSpec, Kind, PlanPage
+from mrcelery.schema.structs import Kind, PlanPage
 from mrcelery.storage.base import Storage
+
+_TASK = re.compile(r"(map|reduce)-(\d+)/commit\.json")
+_PAGE = re.compile(r"plan-(\d+)\.json")
 
 
 @dataclass(frozen=True)
@@ -36,27 +42,30 @@ class _Found:
     commits: dict[str, set[int]] = field(default_factory=lambda: {"map": set(), "reduce": set()})
     shuffled: int = 0
     """Reduce tasks whose input is written."""
-    pages: list[str] = field(default_factory=list)
+    pages: list[int] = field(default_factory=list)
 
 
-def standing(storage: Storage, spec: JobSpec) -> Standing:
+def standing(active: OpenJob) -> Standing:
     """Find out how far a job has come. Takes a listing of its intermediate data.
 
     A step after the first counts as begun when one of its tasks has committed: before that its plan may be half
-    written, and the step before it ends once more, which gives the same plan.
+    written, and the step before it ends once more, which gives the same plan. That a commit is there is all that is
+    asked of it here: whoever acts upon it reads it, and checks its signature.
     """
+    storage, spec = active.storage, active.spec
     totals: dict[tuple[int, Kind], int] = {}
     now: Standing | None = None
     for step, plan in enumerate(spec.steps):
         found = _scan(storage, spec.request.job, step)
         if now is not None and not any(found.commits.values()):
             return now
-        maps = sum(_splits(storage, found.pages)) if step else spec.plan.splits
+        maps = _planned(active, step, found.pages) if step else spec.plan.splits
         totals[step, "map"] = maps
-        now = Standing(step, "map", maps, frozenset(found.commits["map"]), totals)
+        now = Standing(step, "map", maps, frozenset(task for task in found.commits["map"] if task < maps), totals)
         if plan.reducers and (found.shuffled >= plan.reducers or found.commits["reduce"]):
             totals[step, "reduce"] = plan.reducers
-            now = Standing(step, "reduce", plan.reducers, frozenset(found.commits["reduce"]), totals)
+            done = frozenset(task for task in found.commits["reduce"] if task < plan.reducers)
+            now = Standing(step, "reduce", plan.reducers, done, totals)
         if len(now.committed) < now.tasks:
             return now
     assert now is not None  # a job has a step
@@ -67,17 +76,24 @@ def _scan(storage: Storage, job: str, step: int) -> _Found:
     found = _Found()
     root = object_keys.step_root(job, step)
     for info in storage.list(root):
-        folder, _, name = info.key.removeprefix(root).partition("/")
-        if name == "commit.json":
-            kind, _, number = folder.partition("-")
-            found.commits[kind].add(int(number))
-        elif folder == "shuffle":
+        name = info.key.removeprefix(root)
+        if committed := _TASK.fullmatch(name):
+            found.commits[committed[1]].add(int(committed[2]))
+        elif name.startswith("shuffle/"):
             found.shuffled += 1
-        elif folder.startswith("plan-"):
-            found.pages.append(info.key)
+        elif page := _PAGE.fullmatch(name):
+            found.pages.append(int(page[1]))
     return found
 
 
-def _splits(storage: Storage, pages: list[str]) -> Iterator[int]:
-    for key in pages:
-        yield len(decode(storage.read(key), PlanPage, key).splits)
+def _planned(active: OpenJob, step: int, pages: list[int]) -> int:
+    """Return M of a later step, of whose plan these pages are there."""
+    if active.seal.signs:
+        return planned_tasks(active, step, max(pages, default=0))
+    return sum(_splits(active, step, pages))
+
+
+def _splits(active: OpenJob, step: int, pages: list[int]) -> Iterator[int]:
+    for page in pages:
+        key = object_keys.plan_page(active.id, step, page)
+        yield len(decode(active.storage.read(key), PlanPage, key).splits)

@@ -18,10 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
-from mrcelery.errors import JobStoppedError
+from mrcelery.errors import JobStoppedError, UnsignedError
+from mrcelery.planning.splits import LAST, page_of
+from mrcelery.schema import object_keys
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import (
     JobSpec,
+    PlanPage,
     Request,
     requests_field,
 )
@@ -87,15 +90,37 @@ def begin_stage(jobs: OpenJobs, spec: JobSpec, stage: StageTasks, more: Mapping[
         raise JobStoppedError(f"job {stage.id.job} has ended")
 
 
-def open_running(jobs: OpenJobs, job: str) -> OpenJob:
-    """Open a job; raise JobStoppedError if it has ended."""
+def open_running(jobs: OpenJobs, job: str, step: int) -> OpenJob:
+    """Open a job; raise JobStoppedError if it has ended, or has no such step."""
     if jobs.store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
-    return jobs.open(job)
+    active = jobs.open(job)
+    if not 0 <= step < len(active.spec.steps):
+        raise JobStoppedError(f"job {job} has no step {step}")
+    return active
 
 
 def map_tasks(jobs: OpenJobs, active: OpenJob, step: int) -> int:
-    """Return M of a step."""
+    """Return M of a step. With a secret, the plan's signed last page must bear out what the job store says of it."""
     if step == 0:
         return active.spec.plan.splits
-    return int(jobs.store.fields(active.id)[f"total.{step}.map"])
+    tasks = int(jobs.store.fields(active.id)[f"total.{step}.map"])
+    if active.seal.signs and planned_tasks(active, step, page_of(max(0, tasks - 1))) != tasks:
+        raise UnsignedError(
+            f"in Redis, step {step} of job {active.id} has {tasks} map tasks, by its signed plan another number: it "
+            "was altered; see who can write to the broker, and submit the job again"
+        )
+    return tasks
+
+
+def planned_tasks(active: OpenJob, step: int, last: int) -> int:
+    """Return M of a later step by the ``last`` page of its signed plan. Raises :class:`UnsignedError` for any other."""
+    key = object_keys.plan_page(active.id, step, last)
+    try:
+        page = active.seal.decode(active.storage.read(key), PlanPage, key, (LAST,))
+    except FileNotFoundError:
+        raise UnsignedError(
+            f"{key} is gone, with which the plan of step {step} of job {active.id} should end: it was removed, or the "
+            "number of map tasks altered; see who can write to the storage and the broker, and submit the job again"
+        ) from None
+    return page.splits[-1].index + 1 if page.splits else 0

@@ -48,7 +48,7 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
         # Of a job that has started, storage was there: where it seems empty now, it is away.
         fields = jobs.store.fields(job)
         check(storage, anew="started" not in fields)
-        if (end := decided(storage, job, generation_of(fields))) is not None:
+        if (end := decided(storage, jobs.seal(job), generation_of(fields))) is not None:
             settle(jobs.store, end)  # which had forgotten it
             raise JobStoppedError(f"job {job} has ended")
         key = object_keys.spec(job)
@@ -69,8 +69,8 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
 def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:
     """Begin the stage that a job is in by its commits; the tasks to publish are those without one."""
     job, store = active.id, jobs.store
-    now = standing(active.storage, active.spec)
-    earlier = read_report(active.storage, job)
+    now = standing(active)
+    earlier = read_report(active.storage, job, active.seal)
     if earlier is not None and earlier.state != "succeeded":
         remove_report(active.storage, job)  # it tells of a run before this one
     elif earlier is not None and len(now.committed) < now.tasks:

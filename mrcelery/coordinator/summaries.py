@@ -13,7 +13,8 @@ from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.errors import JobStoppedError, TaskError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.encoding import damaged, encode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Commit, Counters, Kind, Requests, StageSummary, Totals, add_counters, add_requests
 from mrcelery.schema.task_id import StageId
 from mrcelery.storage.transfers import carried
@@ -29,7 +30,7 @@ def check_all_committed(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: 
     known = jobs.store.done_tasks(stage)
     for task in range(tasks):
         if task not in known:
-            if committed(active.storage, stage.task_id(task)) is None:
+            if committed(active.storage, stage.task_id(task), active.seal) is None:
                 raise JobStoppedError(
                     f"{stage.kind} task {task} of job {stage.job} has no commit yet: this comes too early"
                 )
@@ -43,8 +44,8 @@ def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iter
     def find(task: int) -> Commit:
         data = kept.pop(task, None)
         if data is not None:
-            return read_commit(data, stage.task_id(task))
-        commit = committed(active.storage, stage.task_id(task))
+            return read_commit(data, stage.task_id(task), active.seal)
+        commit = committed(active.storage, stage.task_id(task), active.seal)
         if commit is None:
             raise TaskError(f"{stage.kind} task {task} of step {stage.step} has no commit, though it was reported done")
         return commit
@@ -72,8 +73,9 @@ def summarise(
     """
     shuffles = stage.kind == "map" and active.spec.steps[stage.step].reducers > 0
     summary = summed(commits, shuffles=shuffles, skew=skew)
-    data = encode(summary)
-    active.storage.write(object_keys.stage_summary(stage), data)
+    key = object_keys.stage_summary(stage)
+    data = active.seal.encode(summary, key)
+    active.storage.write(key, data)
     ended = f"{time.time():.3f}"
     jobs.store.update(active.id, {f"summary.{stage.name}": data.decode(), f"ended.{stage.name}": ended})
     return summary
@@ -114,7 +116,7 @@ def summed(
     )
 
 
-def keep_sums(store: JobStore, job: str) -> None:
+def keep_sums(store: JobStore, job: str, seal: JobSeal) -> None:
     """Keep the sums of a cancelled job's unfinished stages, whose commits are removed with its data."""
     fields = store.fields(job)
     for key in fields:
@@ -122,8 +124,9 @@ def keep_sums(store: JobStore, job: str) -> None:
         if head != "total" or f"summary.{name}" in fields or f"cut.{name}" in fields:
             continue
         step, kind = name.split(".")
-        found = store.commits(StageId(job, int(step), cast("Kind", kind)))
-        store.update(job, {f"cut.{name}": encode(summed(decode(data, Commit) for data in found.values())).decode()})
+        stage = StageId(job, int(step), cast("Kind", kind))
+        found = (read_commit(data, stage.task_id(task), seal) for task, data in store.commits(stage).items())
+        store.update(job, {f"cut.{name}": encode(summed(found)).decode()})
 
 
 def summaries(jobs: OpenJobs, active: OpenJob) -> Iterator[tuple[StageId, StageSummary]]:
@@ -135,4 +138,9 @@ def summaries(jobs: OpenJobs, active: OpenJob) -> Iterator[tuple[StageId, StageS
             stage = StageId(active.id, number, kind)
             key = object_keys.stage_summary(stage)
             kept = fields.get(f"summary.{stage.name}")
-            yield stage, decode(kept.encode() if kept else active.storage.read(key), StageSummary, key)
+            data = kept.encode() if kept else active.storage.read(key)
+            summary = active.seal.decode(data, StageSummary, key)
+            for bad in summary.bad_keys:
+                if not object_keys.lies_below(bad, object_keys.bad_records_root(active.id)):
+                    raise damaged(f"{key} names {bad}, which none of its tasks writes: it was altered; submit again")
+            yield stage, summary

@@ -32,6 +32,7 @@ from typing import Any
 from mrcelery.jobstore import redis_scripts
 from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
 from mrcelery.jobstore.connection import Command, Connection, connect
+from mrcelery.schema.encoding import damaged
 from mrcelery.schema.states import FINAL, State
 from mrcelery.schema.task_id import StageId, TaskId
 
@@ -206,7 +207,7 @@ class RedisJobStore:
         while True:  # in pieces: a large answer would hold up everyone else on the server
             answer: Any = self._one("HSCAN", _done(stage), cursor, "COUNT", 1000)
             cursor, found = answer
-            commits.update((int(k), zlib.decompress(v)) for k, v in _pairs(found) if v)
+            commits.update((int(k), _inflated(v)) for k, v in _pairs(found) if v)
             if cursor == b"0":
                 return commits
 
@@ -352,6 +353,13 @@ def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
         ("EXPIRE", _sums(job), TTL),
         ("EXPIRE", TOTALS, TTL),
     ]
+
+
+def _inflated(commit: bytes) -> bytes:
+    try:
+        return zlib.decompress(commit)
+    except zlib.error as e:
+        raise damaged(f"a commit in the job store is damaged ({e}): submit the job again") from None
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

@@ -23,6 +23,9 @@ MOST_SPLITS = 1_000_000
 PAGE = 1000
 """Splits of one plan page."""
 
+LAST = "last"
+"""How the last page of a later step's plan is marked where it is signed: one that is missing at the end is noticed."""
+
 OPEN_COST = 4 << 20
 """Bytes that opening a file counts as when small files are packed (as in Spark)."""
 

@@ -54,6 +54,8 @@ def log(storage: Storage, task: TaskId, attempt: str) -> str:
     ``attempt`` as in its :class:`mrcelery.jobstore.journal.Entry`, which may hold its random part only.
     """
     prefix = object_keys.log(task, "")
+    if "/" in attempt:
+        return ""  # not a name that we have given: it would lead elsewhere
     if attempt.startswith("-"):
         keys = [info.key for info in storage.list(prefix) if info.key.endswith(attempt)]
         if not keys:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from mrcelery.jobstore.base import JobStore
+from mrcelery.jobstore.requests import storage_of
 from mrcelery.reporting.excerpts import gather
 from mrcelery.reporting.overview import Overview, overview
 from mrcelery.reporting.page import job_page
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.encoding import decode
+from mrcelery.schema.signing import JobSeal, carries_signature, is_signed
 from mrcelery.schema.states import FINAL, State
 from mrcelery.schema.structs import Counters, Record, Totals
 from mrcelery.storage import open_storage
@@ -38,13 +40,29 @@ class Report(Record, frozen=True, kw_only=True):
     """The job as its page showed it, with its attempts; not in ``_SUCCESS``."""
 
 
-def read_report(storage: Storage, job: str) -> Report | None:
-    """Read a job's report; None if it has none (yet)."""
+def read_report(storage: Storage, job: str, seal: JobSeal | None = None) -> Report | None:
+    """Read a job's report; None if it has none (yet). ``seal``: checks it, where anything but a picture hangs on it."""
     key = object_keys.report(job)
     try:
-        return decode(storage.read(key), Report, key)
+        data = storage.read(key)
     except FileNotFoundError:
         return None
+    return decode(data, Report, key) if seal is None else seal.decode(data, Report, key)
+
+
+def read_client_report(storage: Storage, job: str, secret: str | None) -> Report | None:
+    """Read a job's report as a client that may have a ``secret``: it must then be signed, if the job is.
+
+    Raises :class:`mrcelery.errors.UnsignedError`.
+    """
+    key, spec = object_keys.report(job), object_keys.spec(job)
+    try:
+        data = storage.read(key)
+        # A job of this machine's own, or of a fleet without a secret, has nothing signed.
+        signed = secret is not None and (carries_signature(data) or is_signed(storage.read(spec)))
+    except FileNotFoundError:
+        return None
+    return JobSeal(job, secret if signed else None).decode(data, Report, key)
 
 
 def totals_of(found: Overview) -> Totals:
@@ -59,12 +77,13 @@ def totals_of(found: Overview) -> Totals:
     )
 
 
-def put_report(storage: Storage, report: Report) -> None:
+def put_report(storage: Storage, report: Report, seal: JobSeal) -> None:
     """Write a job's report; its page first, because a reader who finds ``report.json`` may ask for the page."""
     if report.overview is not None:
         seen = report.overview
         storage.write(object_keys.report_page(report.job), job_page(seen, gather(storage, seen)))
-    storage.write(object_keys.report(report.job), encode(report))
+    key = object_keys.report(report.job)
+    storage.write(key, seal.encode(report, key))
 
 
 def remove_report(storage: Storage, job: str) -> None:
@@ -72,7 +91,7 @@ def remove_report(storage: Storage, job: str) -> None:
     storage.delete([object_keys.report(job), object_keys.report_page(job)])
 
 
-def write_report(store: JobStore, job: str) -> None:
+def write_report(store: JobStore, job: str, secret: str | bytes | None) -> None:
     """Write the report of a job that failed or was cancelled; may be repeated as more of its attempts end.
 
     A job that succeeded had its report written before: nothing is done for it.
@@ -95,4 +114,6 @@ def write_report(store: JobStore, job: str) -> None:
         bad_records=sum(stage.sums.bad_records for stage in found.stages),
         overview=found,
     )
-    put_report(open_storage(found.storage), report)
+    root = storage_of(store, job, {"storage": found.storage}, secret)
+    if root:
+        put_report(open_storage(root), report, JobSeal(job, secret))

@@ -65,10 +65,10 @@ class InlineRunner:
             pass
         except MRCeleryError as e:
             failed = failure(e, job=job, step=step, kind=kind, task=number)
-            fail_job(self.store, failed, generation_of(self.store.fields(job)))
+            fail_job(self.store, failed, generation_of(self.store.fields(job)), None)
             with suppress(MRCeleryError):
                 withdraw_output(jobs, job)
-                write_report(self.store, job)
+                write_report(self.store, job, None)
         except KeyboardInterrupt:
             self.store.move(job, "cancelled", {"finished": repr(time.time())})
             with suppress(MRCeleryError):

@@ -26,6 +26,9 @@ Layout version 1, relative to the storage root::
 An OUTPUT holds part-<nnnnn>[.suffix], copies of what lies under _bad_records/, and, last, _SUCCESS, the Report;
 while a job copies its part files there, also _PUBLISHING.<job>/<run>/claim.
 
+With a secret, the records of a job but its spec bear a signature as their last member, ``sig``: PlanPages of later
+steps, Commits, ShuffleInputs, StageSummaries, Ends and Reports (see :class:`mrcelery.schema.signing.JobSeal`).
+
 Numbers have at least five digits and grow beyond, so keys sort by number up to 99,999 tasks.
 """
 
@@ -122,6 +125,11 @@ def commit(task: TaskId) -> str:
 def stage_summary(stage: StageId) -> str:
     """Return the key of the sums over a stage that is done."""
     return f"{step_root(stage.job, stage.step)}{stage.kind}.json"
+
+
+def losses(task: TaskId) -> str:
+    """Return what the losses of a task are signed for; they are kept in the job store, and never in storage."""
+    return f"{task_root(task)}losses"
 
 
 def log(task: TaskId, attempt: str) -> str:

@@ -1,9 +1,16 @@
-"""Records sealed by a shared secret: HMAC-SHA256 over their exact bytes and their kind."""
+"""Records sealed by a shared secret: HMAC-SHA256 over their exact bytes and their kind.
+
+A request and a spec lie in an envelope (:func:`seal`). What the workers of a job write for each other is signed with a
+key of that job, derived from the secret, and bound to the place it is for (:class:`JobSeal`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -57,3 +64,86 @@ def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R
                 "is not the worker's"
             )
     return decode(body, kind, where)
+
+
+def is_signed(envelope: bytes) -> bool:
+    """Check whether an envelope bears a signature, right or wrong; False if it is damaged."""
+    try:
+        return bool(msgspec.json.decode(envelope, type=Envelope).signature)
+    except msgspec.MsgspecError:
+        return False
+
+
+_HEAD, _TAIL = b',"sig":"', b'"}'
+_DIGITS = 22
+"""Of the first 128 bits of an HMAC-SHA256, in base64."""
+_LENGTH = len(_HEAD) + _DIGITS + len(_TAIL)
+
+
+@lru_cache(maxsize=256)
+def _job_key(secret: str | bytes, job: str) -> bytes:
+    # No kind of record is called so: what signs requests and specs never gives a job's key away.
+    return bytes.fromhex(sign(b"key of job\0" + job.encode(), secret))
+
+
+class JobSeal:
+    """Signs what the workers of one job write for each other, and checks what they read; does neither without a secret.
+
+    A signature covers the record's bytes, its kind, and where it belongs, which is its key in storage also for what
+    lies in the job store: so it holds for one job, step, task, page or generation alone. It is the last member,
+    ``sig``, of the record's JSON, which whoever has no secret reads as before.
+    """
+
+    __slots__ = ("_key", "job")
+
+    def __init__(self, job: str, secret: str | bytes | None = None) -> None:
+        self.job = job
+        self._key = None if secret is None else _job_key(secret, job)
+
+    @property
+    def signs(self) -> bool:
+        """Whether there is a secret."""
+        return self._key is not None
+
+    def encode(self, record: Record, where: str) -> bytes:
+        """Encode a record as JSON, signed for the key ``where``."""
+        return self.sealed(encode(record), type(record), where)
+
+    def sealed(self, body: bytes, kind: type[Record], where: str, mark: str = "") -> bytes:
+        """Sign an encoded record of a ``kind`` for the key ``where``; ``mark`` is what else is to be known of it."""
+        if self._key is None:
+            return body
+        return b"".join((body[:-1], _HEAD, _signature(self._key, (kind.__name__, where, mark), body), _TAIL))
+
+    def decode(self, data: bytes, kind: type[R], where: str, marks: Sequence[str] = ("",)) -> R:
+        """Check and decode the record at ``where``, which was signed with one of ``marks``.
+
+        With a secret a missing or wrong signature raises :class:`UnsignedError`, before anything of the record is read.
+        Raises :class:`CorruptDataError` and :class:`mrcelery.errors.VersionError` as
+        :func:`mrcelery.schema.encoding.decode` does.
+        """
+        if self._key is not None:
+            if not carries_signature(data):
+                raise UnsignedError(
+                    f"{where} is not signed, and this worker requires it (MRCELERY_SIGNING_KEY): it was altered, or "
+                    "written without that secret; give it to all workers, and submit the job again"
+                )
+            body, found = data[:-_LENGTH] + b"}", data[-_LENGTH + len(_HEAD) : -len(_TAIL)]
+            if not any(
+                hmac.compare_digest(found, _signature(self._key, (kind.__name__, where, mark), body)) for mark in marks
+            ):
+                raise UnsignedError(
+                    f"the signature of {where} does not match: it was altered or moved there, or a worker has another "
+                    "MRCELERY_SIGNING_KEY; see who can write to the storage and the broker, and submit the job again"
+                )
+        return decode(data, kind, where)
+
+
+def carries_signature(data: bytes) -> bool:
+    """Check whether an encoded record bears a job's signature, right or wrong."""
+    return data.endswith(_TAIL) and data[-_LENGTH : -_LENGTH + len(_HEAD)] == _HEAD
+
+
+def _signature(key: bytes, domain: tuple[str, str, str], body: bytes) -> bytes:
+    digest = hmac.digest(key, "\0".join((*domain, "")).encode() + body, "sha256")
+    return urlsafe_b64encode(digest[:16])[:_DIGITS]

@@ -20,7 +20,8 @@ from typing import BinaryIO
 from mrcelery.errors import TaskError, UserCodeError, mask, writable
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
-from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.encoding import encode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import BadRecord, Losses
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.base import Storage
@@ -77,16 +78,17 @@ def take_marker(scratch: str, pid: int) -> tuple[int, int] | None:
     return (first, count) if count else None
 
 
-def losses(store: JobStore, task: TaskId) -> Losses:
-    """Return what is known of a task's attempts whose process died."""
+def losses(store: JobStore, task: TaskId, seal: JobSeal) -> Losses:
+    """Return what is known of a task's attempts whose process died: it says which records are skipped."""
     data = store.get_blob(task.job, _losses_name(task))
-    return Losses() if data is None else decode(data, Losses)
+    return Losses() if data is None else seal.decode(data, Losses, object_keys.losses(task))
 
 
-def note_loss(store: JobStore, task: TaskId, reason: str, in_hand: tuple[int, int] | None) -> None:
+def note_loss(store: JobStore, task: TaskId, reason: str, in_hand: tuple[int, int] | None, seal: JobSeal) -> None:
     """Record that a process died in an attempt at a task, and which records it had in hand."""
-    deaths = losses(store, task).deaths + (() if in_hand is None else (in_hand,))
-    store.put_blob(task.job, _losses_name(task), encode(Losses(reason=reason, deaths=deaths)))
+    deaths = losses(store, task, seal).deaths + (() if in_hand is None else (in_hand,))
+    lost = Losses(reason=reason, deaths=deaths)
+    store.put_blob(task.job, _losses_name(task), seal.encode(lost, object_keys.losses(task)))
 
 
 def _losses_name(task: TaskId) -> str:

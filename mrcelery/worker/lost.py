@@ -152,7 +152,7 @@ class AttemptRequest(OurRequest):
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             in_hand = None if pid is None else left_by(open_jobs(self.app).scratch_path, pid)
             reason = self.hung or cause_of_death(message)
-            note_loss(store, self._which, reason, in_hand)
+            note_loss(store, self._which, reason, in_hand, open_jobs(self.app).seal(self._which.job))
             if pid is not None:
                 where = journal.of_process(str(self.hostname), pid)
                 stage_marks.drop_dead(store, self._which, where)

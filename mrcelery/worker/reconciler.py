@@ -37,6 +37,7 @@ from mrcelery.jobstore.messages import start_message
 from mrcelery.jobstore.presence import ailing, listening
 from mrcelery.jobstore.queue_scan import in_flight, leased
 from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.jobstore.requests import storage_of
 from mrcelery.reporting.report import write_report
 from mrcelery.schema import object_keys
 from mrcelery.schema.stragglers import Policy, Republished
@@ -149,8 +150,8 @@ class Reconciler:
         if before.times >= self.policy.most_republished or now - before.last < self.policy.lease:
             return
         try:
-            if fields.get("storage"):
-                open_storage(fields["storage"]).stat(object_keys.spec(job))
+            if root := storage_of(store, job, fields, self._jobs.signing_key):
+                open_storage(root).stat(object_keys.spec(job))
         except StorageOutageError:
             return  # nothing is lost: it cannot be removed now
         if leased(store, job) or not store.hold(job, self._owner, 3 * self.policy.grace):
@@ -214,9 +215,9 @@ class Reconciler:
         if isinstance(action, GiveUp):
             error = TaskError(action.reason)
             failed = failure(error, job=job, step=step, kind=kind or "start", task=action.task)
-            fail_job(self._store, failed, generation)
+            fail_job(self._store, failed, generation, self._jobs.signing_key)
             with suppress(MRCeleryError):
-                write_report(store, job)
+                write_report(store, job, self._jobs.signing_key)
             return
         if isinstance(action, Nudge):
             self._note(job, facts, action.what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import signal
 import threading
@@ -33,6 +34,7 @@ from mrcelery.errors import (
     StorageOutageError,
     StorageRefusedError,
     UnreachableError,
+    shown,
     visible,
 )
 from mrcelery.job.raised import described
@@ -95,6 +97,8 @@ RETRY_SECONDS = 1
 BROKER_PATIENCE = 60.0
 """Seconds that a running task waits for a broker that restarts: what it has computed is not thrown away."""
 
+_log = logging.getLogger(__name__)
+
 _open_jobs: dict[tuple[int, str], OpenJobs] = {}
 _processes: JobProcesses | None = None
 
@@ -121,6 +125,7 @@ def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(self: Task, **kwargs: Any) -> Any:
+        _check_message(kwargs)
         try:
             return function(self, **kwargs)
         except Reject as e:
@@ -138,6 +143,16 @@ def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
         raise Reject(reason, requeue=True)
 
     return run
+
+
+def _check_message(kwargs: Mapping[str, Any]) -> None:
+    """Ignore a message that does not name a job and its parts as ours do: they become names of files and objects."""
+    job = kwargs.get("job")
+    plain = isinstance(job, str) and job not in ("", ".", "..") and "/" not in job
+    numbers = [kwargs.get(name, 0) for name in ("step", "task", "generation", "attempt", "passes")]
+    if not plain or any(type(number) is not int or number < 0 for number in numbers):
+        _log.warning("mrcelery: a message is ignored that names no task of a job: %s", shown(repr(dict(kwargs)), 300))
+        raise Ignore("it names no task of a job")
 
 
 def _start(self: Task, *, job: str, generation: int = 0, **_: Any) -> None:
@@ -199,7 +214,7 @@ def _coordinate(
             record_retry(jobs, failure(e, job=job, step=step, kind=kind))
             raise task.retry(kwargs=then.kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
         _check_generation(jobs.store.fields(job), job, generation)
-        fail_job(jobs.store, failure(e, job=job, step=step, kind=kind), generation)
+        fail_job(jobs.store, failure(e, job=job, step=step, kind=kind), generation, jobs.signing_key)
         _withdraw(jobs, job, kind)
         _write_report(jobs, job)
         raise AttemptFailed(visible(str(e))) from None
@@ -246,7 +261,7 @@ def _clean_up(task: Task, jobs: OpenJobs, job: str) -> None:
 def _write_report(jobs: OpenJobs, job: str) -> None:
     """Write the report of a job that has not succeeded; again, as its last attempts end."""
     with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
-        write_report(jobs.store, job)
+        write_report(jobs.store, job, jobs.signing_key)
 
 
 def _withdraw(jobs: OpenJobs, job: str, kind: str) -> None:
@@ -272,6 +287,7 @@ def _run(
 
 
 def _pass_on(task: Task, task_id: TaskId, generation: int, *, attempt: int, avoid: str, passes: int) -> None:
+    passes = min(passes, PASSES)
     if passes > 0 and task.request.hostname == avoid:
         pass_on(task.app, open_jobs(task.app), task_id, generation, attempt=attempt, avoid=avoid, passes=passes)
 
@@ -307,7 +323,7 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
             record_retry(jobs, failure(e, **task_id._asdict()))
             raise task.retry(kwargs=kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
         _check_generation(jobs.store.fields(job), job, generation)
-        fail_job(jobs.store, failure(e, **task_id._asdict()), generation)
+        fail_job(jobs.store, failure(e, **task_id._asdict()), generation, jobs.signing_key)
         _write_report(jobs, job)
         raise AttemptFailed(visible(str(e))) from None
     except Exception as e:
@@ -356,7 +372,7 @@ def _crashed(jobs: OpenJobs, e: Exception, generation: int, *, job: str, step: i
     """Fail a job for an error of mrcelery's own, and say that it is one."""
     _check_generation(jobs.store.fields(job), job, generation)
     error = MRCeleryError(f"mrcelery itself failed ({described(e)}); the worker's log has the traceback")
-    fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task), generation)
+    fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task), generation, jobs.signing_key)
 
 
 def open_jobs(app: Celery) -> OpenJobs:

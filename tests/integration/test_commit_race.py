@@ -25,6 +25,7 @@ from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.runners.enter import enter
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode, encode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Request
 from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.storage import open_storage
@@ -35,6 +36,7 @@ RACE = """
 import sys, time
 from mrcelery.attempt.commit import commit
 from mrcelery.schema.encoding import encode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Commit
 from mrcelery.storage import open_storage
 
@@ -44,7 +46,7 @@ sys.stdin.readline()
 for task in range(int(sys.argv[3])):
     mine = Commit(job="j", step=0, kind="map", task=task, attempt=sys.argv[2], parts=(), counters={},
                   records_in=0, records_out=0, bytes_in=0, bytes_out=0, seconds=0.0, host="h")
-    print(encode(commit(storage, mine)).decode(), flush=True)
+    print(encode(commit(storage, mine, JobSeal("j"))).decode(), flush=True)
 """
 
 
@@ -78,7 +80,7 @@ def test_processes(root: str) -> None:
     storage = open_storage(root)
     there = []
     for task in range(40):
-        commit = committed(storage, TaskId("j", 0, "map", task))
+        commit = committed(storage, TaskId("j", 0, "map", task), JobSeal("j"))
         assert commit is not None
         there.append(encode(commit).decode())
     assert returned == [there] * 4
@@ -150,7 +152,7 @@ class Shared:
                 thread.start()
             for thread in threads:
                 thread.join()
-            winner = committed(self.storage, stage.id.task_id(number))
+            winner = committed(self.storage, stage.id.task_id(number), JobSeal(stage.id.job))
             assert winner is not None
             assert returned == [winner] * len(self.runtimes)
             root = object_keys.task_root(stage.id.task_id(number))

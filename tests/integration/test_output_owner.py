@@ -24,6 +24,7 @@ from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reporting.report import Report
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Part, Totals
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
@@ -96,7 +97,7 @@ class Place:
             job=job, name=job, state="succeeded", counters={}, totals=Totals(), started=1.0, finished=2.0, seconds=1.0,
             output=self.uri, parts=tuple(parts), generation=generation_of(self.store.fields(job)),
         )  # fmt: skip
-        publish(store or self.store, self.storage, job, self.uri, parts, lambda: report, overwrite=overwrite)
+        publish(store or self.store, self.storage, JobSeal(job), self.uri, parts, lambda: report, overwrite=overwrite)
 
     def withdraw(self, job: str, store: RedisJobStore | None = None) -> None:
         withdraw(self.storage, job, self.uri, lambda: (store or self.store).state(job) in ("failed", "cancelled"))

@@ -360,7 +360,7 @@ class Quiet:
         self.store.call(("DEL", self.name))
         return found
 
-    def run(self, task: str, **kwargs: Any) -> None:
+    def run(self, task: str, /, **kwargs: Any) -> None:
         """Run one of the coordinator's tasks in this process; what it publishes stays on the queue."""
         self.app.tasks[task].apply(kwargs=kwargs, throw=True)
 

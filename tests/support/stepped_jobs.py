@@ -60,13 +60,14 @@ class Job:
         self.id = self.request.job
         self.scratch = f"{folder}/scratch"
         self.storage = open_storage(f"{folder}/storage")
-        self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch)
+        self.signing_key = settings.get("signing_key")
+        self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch, signing_key=self.signing_key)
         enter(self.runtime.store, self.request, self.envelope, self.code, self.blobs)
         self.ran: list[tuple[int, str, int]] = []
 
     def forget(self) -> None:
         """A job store that has lost everything, in which somebody has entered the job again."""
-        self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch)
+        self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch, signing_key=self.signing_key)
         self.runtime.store.create(self.id, job_fields(self.request), self.envelope)
 
     def steps(self, stage: StageTasks | None = None) -> Iterator[StageTasks]:

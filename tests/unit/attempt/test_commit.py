@@ -16,11 +16,13 @@ from mrcelery.attempt.commit import commit, committed
 from mrcelery.errors import CorruptDataError, VersionError
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import encode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Commit, Part
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
+SEAL = JobSeal("wc-1")
 NAMES = (f"memory://commit-{number}" for number in itertools.count())
 
 
@@ -47,11 +49,11 @@ def attempt(name: str, **changes: Any) -> Commit:
 def test_the_first_attempt_wins_and_the_second_returns_it() -> None:
     storage = open_storage(next(NAMES))
     first, second = attempt("1-a"), attempt("2-b", counters={})
-    assert committed(storage, TaskId("wc-1", 0, "map", 7)) is None
-    assert commit(storage, first) == first
-    assert commit(storage, second) == first
-    assert commit(storage, first) == first  # a repeat of the winner's own write
-    assert committed(storage, TaskId("wc-1", 0, "map", 7)) == first
+    assert committed(storage, TaskId("wc-1", 0, "map", 7), SEAL) is None
+    assert commit(storage, first, SEAL) == first
+    assert commit(storage, second, SEAL) == first
+    assert commit(storage, first, SEAL) == first  # a repeat of the winner's own write
+    assert committed(storage, TaskId("wc-1", 0, "map", 7), SEAL) == first
     assert [info.key for info in storage.list()] == ["jobs/wc-1/step-0/map-00007/commit.json"]
 
 
@@ -59,7 +61,7 @@ def test_tasks_do_not_meet() -> None:
     storage = open_storage(next(NAMES))
     own = [attempt("1-a"), attempt("1-b", task=8), attempt("1-c", step=1), attempt("1-d", kind="reduce")]
     own.append(attempt("1-e", job="wc-10"))
-    assert [commit(storage, one) for one in own] == own
+    assert [commit(storage, one, SEAL) for one in own] == own
 
 
 class Lossy:
@@ -107,9 +109,9 @@ def test_any_attempts_in_any_order_agree(attempts: list[dict[str, Any]], order: 
     storage: Any = Lossy(memory, lost)
     mine = [attempt(f"{number}-x", **values) for number, values in enumerate(attempts)] * 2
     order.shuffle(mine)
-    returned = [commit(storage, one) for one in mine]
+    returned = [commit(storage, one, SEAL) for one in mine]
     assert returned == [mine[0]] * len(mine)
-    assert committed(memory, TaskId("wc-1", 0, "map", 7)) == mine[0]
+    assert committed(memory, TaskId("wc-1", 0, "map", 7), SEAL) == mine[0]
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
@@ -122,14 +124,14 @@ def test_threads_that_race(where: str, tmp_path: Path) -> None:
         def run(number: int) -> None:
             mine = attempt(f"{number}-x", task=task, seconds=float(number))  # noqa: B023
             start.wait()  # noqa: B023
-            returned.append(commit(storage, mine))  # noqa: B023
+            returned.append(commit(storage, mine, SEAL))  # noqa: B023
 
         threads = [threading.Thread(target=run, args=(number,)) for number in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        winner = committed(storage, TaskId("wc-1", 0, "map", task))
+        winner = committed(storage, TaskId("wc-1", 0, "map", task), SEAL)
         assert winner is not None
         assert returned == [winner] * 6
 
@@ -139,12 +141,12 @@ def test_a_commit_that_is_damaged_or_of_another_version(tmp_path: Path) -> None:
     key = object_keys.commit(TaskId("wc-1", 0, "map", 7))
     storage.write(key, encode(attempt("1-a"))[:-10])
     reads: tuple[Callable[[], object], ...] = (
-        lambda: committed(storage, TaskId("wc-1", 0, "map", 7)),
-        lambda: commit(storage, attempt("2-b")),
+        lambda: committed(storage, TaskId("wc-1", 0, "map", 7), SEAL),
+        lambda: commit(storage, attempt("2-b"), SEAL),
     )
     for read in reads:
         with pytest.raises(CorruptDataError, match="is damaged"):
             read()
     storage.write(key, encode(attempt("1-a", v=2)))
     with pytest.raises(VersionError, match="has version 2"):
-        committed(storage, TaskId("wc-1", 0, "map", 7))
+        committed(storage, TaskId("wc-1", 0, "map", 7), SEAL)

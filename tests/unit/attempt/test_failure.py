@@ -54,12 +54,12 @@ def test_a_failure_that_the_storage_kept_waiting_spares_the_next_generation(
         return decide(*given)
 
     monkeypatch.setattr("mrcelery.attempt.failure.decide", wait)
-    assert not fail_job(runtime.store, late, 0)
+    assert not fail_job(runtime.store, late, 0, None)
     assert runtime.store.state(job) == "queued"
     assert runtime.store.fields(job)["revived"] == "1"
-    assert not fail_job(runtime.store, late, 0)
+    assert not fail_job(runtime.store, late, 0, None)
     monkeypatch.undo()
-    assert fail_job(runtime.store, late, 1)
+    assert fail_job(runtime.store, late, 1, None)
     assert runtime.store.state(job) == "failed"
 
 

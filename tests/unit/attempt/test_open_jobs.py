@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mrcelery.attempt.open_jobs import OpenJobs
@@ -15,6 +16,7 @@ from mrcelery.errors import (
 )
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.schema import object_keys
+from mrcelery.schema.signing import seal
 from tests.support.plain_jobs import PLAIN
 
 KEY = "correct horse battery staple"
@@ -37,7 +39,8 @@ def test_a_signed_spec_holds_for_its_own_job_only(submitted: Callable[..., tuple
     start(runtime, job)
     storage = runtime.open(job).storage
     storage.write(object_keys.spec("other"), storage.read(object_keys.spec(job)))
-    runtime.store.create("other", runtime.store.fields(job), b"")
+    other = msgspec.structs.replace(runtime.request(job), job="other")
+    runtime.store.create("other", runtime.store.fields(job), seal(other, KEY))
     with pytest.raises(UnsignedError, match="that of job job-"):
         runtime.open("other")
 

@@ -197,7 +197,7 @@ def test_a_process_that_was_ended_for_its_memory_fails_the_task_as_a_memory_erro
     start(runtime, job)
     task = TaskId(job, 0, "map", 0)
     runtime.store.next_attempt(task)  # the one that held too much
-    note_loss(runtime.store, task, HELD_TOO_MUCH, None)
+    note_loss(runtime.store, task, HELD_TOO_MUCH, None, runtime.seal(task.job))
     with pytest.raises(TaskError, match=r"^MemoryError: .* ceiling allows: raise --memory from 64 MiB$") as raised:
         run_attempt(runtime, task)
     assert not raised.value.retryable
@@ -225,7 +225,7 @@ def test_a_record_that_killed_its_process_twice_is_skipped_and_counted(
         patch.setenv("FAIL", "1")
         run_attempt(runtime, task)
     for _ in range(2):
-        note_loss(runtime.store, task, "killed by signal 11", (1, 1))
+        note_loss(runtime.store, task, "killed by signal 11", (1, 1), runtime.seal(task.job))
     commit = run_attempt(runtime, task)
     assert (commit.bad_records, commit.records_in, commit.records_out) == (1, 3, 2)
     bad = open_storage(f"{tmp_path}/storage").read(commit.bad_key)

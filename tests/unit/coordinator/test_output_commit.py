@@ -9,10 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from mrcelery.coordinator.output_commit import check_free, publish, withdraw
-from mrcelery.errors import DamagedPartError, OutputExistsError
+from mrcelery.errors import DamagedPartError, OutputExistsError, UnsignedError
 from mrcelery.jobstore.memory import MemoryJobStore
 from mrcelery.reporting.report import Report
 from mrcelery.schema import object_keys
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import Part, Totals
 from mrcelery.storage import open_storage
 
@@ -27,6 +28,7 @@ class Place:
     """A running job ``j`` with one committed part, and an OUTPUT."""
 
     def __init__(self, folder: Path) -> None:
+        self.seal = JobSeal("j")
         self.storage = open_storage(f"{folder}/storage")
         self.uri = f"{folder}/out"
         self.output = open_storage(self.uri)
@@ -37,7 +39,7 @@ class Place:
 
     def publish(self, uri: str, overwrite: bool = False, part: Part = PART) -> None:
         publish(
-            self.store, self.storage, "j", uri, {"part-00000": part}, lambda: REPORT, overwrite=overwrite
+            self.store, self.storage, self.seal, uri, {"part-00000": part}, lambda: REPORT, overwrite=overwrite
         )  # fmt: skip
 
     def names(self) -> list[str]:
@@ -105,3 +107,16 @@ def test_a_part_that_was_written_to_again_is_read_before_it_is_published(place: 
     with pytest.raises(DamagedPartError, match="is damaged"):
         place.publish(f"{place.uri}-2", part=committed)
     assert list(open_storage(f"{place.uri}-2").list()) == []
+
+
+def test_with_a_secret_only_a_signed_mark_says_that_a_job_has_published(place: Place) -> None:
+    """Else it would succeed with whatever lies there."""
+    place.seal = JobSeal("j", "secret")
+    place.publish(place.uri)
+    mark = place.output.read(object_keys.SUCCESS)
+    place.output.write("part-00000", b"old")
+    place.publish(place.uri)
+    assert place.output.read("part-00000") == b"old", "what this job has published is not published again"
+    place.output.write(object_keys.SUCCESS, mark[: mark.rindex(b',"sig"')] + b"}")
+    with pytest.raises(UnsignedError, match="the _SUCCESS of job j is not signed"):
+        place.publish(place.uri)

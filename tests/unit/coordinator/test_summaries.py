@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mrcelery.coordinator.summaries import check_all_committed, commits
-from mrcelery.errors import JobStoppedError, TaskError
+from mrcelery.coordinator.summaries import check_all_committed, commits, summaries, summarise
+from mrcelery.errors import CorruptDataError, JobStoppedError, TaskError
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import StageId, TaskId
 from tests.support.stepped_jobs import Job
@@ -44,3 +44,17 @@ def test_a_task_without_a_commit_is_waited_for_or_an_error(mapped: Job) -> None:
         check_all_committed(mapped.runtime, active, stage, MAPS)
     with pytest.raises(TaskError, match="map task 2 of step 0 has no commit, though"):
         list(commits(mapped.runtime, active, stage, MAPS))
+
+
+def test_a_summary_names_no_other_object_than_its_jobs_skipped_records(mapped: Job) -> None:
+    """They are copied to OUTPUT."""
+    stage = StageId(mapped.id, 0, "map")
+    active = mapped.runtime.open(mapped.id)
+    summarise(mapped.runtime, active, stage, commits(mapped.runtime, active, stage, MAPS))
+    data = mapped.runtime.store.fields(mapped.id)[f"summary.{stage.name}"]
+    for bad in ("jobs/other/output/part-00000", f"jobs/{mapped.id}/_bad_records/../spec.json"):
+        altered = data.replace('"bad_keys":[]', f'"bad_keys":["{bad}"]')
+        assert altered != data
+        mapped.runtime.store.update(mapped.id, {f"summary.{stage.name}": altered})
+        with pytest.raises(CorruptDataError, match=f"names {bad}, which none of its tasks writes"):
+            list(summaries(mapped.runtime, active))

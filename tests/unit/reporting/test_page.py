@@ -16,6 +16,7 @@ from mrcelery.reporting.page import Evidence, Jobs, Live, Row, job_page, jobs_pa
 from mrcelery.reporting.report import Report, put_report, read_report, remove_report
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import encode
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import BadRecord, Failure, Totals
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
@@ -96,7 +97,7 @@ def test_a_report_lies_beside_its_page(storage: Storage) -> None:
         job="job-1", name="mine", state="succeeded", counters={}, totals=Totals(), started=1.0, finished=2.0,
         seconds=1.0, output="", parts=(), overview=seen,
     )  # fmt: skip
-    put_report(storage, report)
+    put_report(storage, report, JobSeal("job-1"))
     assert read_report(storage, "job-1") == report
     assert told(storage.read(object_keys.report_page("job-1")))["overview"]["name"] == "mine"
     remove_report(storage, "job-1")

@@ -15,6 +15,7 @@ import pytest
 import mrcelery
 from mrcelery.errors import JobFailedError, TaskError
 from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.structs import BadRecord, Losses
 from mrcelery.schema.task_id import TaskId
 from mrcelery.task.bad_records import (
@@ -219,13 +220,13 @@ def test_what_a_dead_process_leaves_is_removed(tmp_path: Path) -> None:
 
 
 def test_losses_are_kept_and_a_killer_is_one_that_killed_twice() -> None:
-    store = MemoryJobStore()
-    assert losses(store, TaskId("job", 0, "map", 1)) == Losses()
+    store, seal = MemoryJobStore(), JobSeal("job")
+    assert losses(store, TaskId("job", 0, "map", 1), seal) == Losses()
     for mark in (None, (0, 64), (0, 64), (5, 1), (6, 1)):
-        note_loss(store, TaskId("job", 0, "map", 1), "signal 9", mark)
-        assert killers(losses(store, TaskId("job", 0, "map", 1))) == frozenset()
-    note_loss(store, TaskId("job", 0, "map", 1), "signal 11", (5, 1))
-    found = losses(store, TaskId("job", 0, "map", 1))
+        note_loss(store, TaskId("job", 0, "map", 1), "signal 9", mark, seal)
+        assert killers(losses(store, TaskId("job", 0, "map", 1), seal)) == frozenset()
+    note_loss(store, TaskId("job", 0, "map", 1), "signal 11", (5, 1), seal)
+    found = losses(store, TaskId("job", 0, "map", 1), seal)
     assert found == Losses(reason="signal 11", deaths=((0, 64), (0, 64), (5, 1), (6, 1), (5, 1)))
     assert killers(found) == {5}
 
