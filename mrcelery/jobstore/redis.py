@@ -5,8 +5,9 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:jobs                        sorted set of job ids by time of creation
     mrcelery:job:<job>                   hash of the job's fields
     mrcelery:job:<job>:request           the request envelope
-    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started; the same and .excused -> those
-                                         that ended for no fault of their own
+    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started, and the tokens of the latest, by
+                                         which what is sent twice counts once; the same and .excused -> those that
+                                         ended for no fault of their own
     mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
     mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit, deflated ("" for one that is too large: read storage)
     mrcelery:job:<job>:sums              hash name -> sum
@@ -149,22 +150,19 @@ class RedisJobStore:
 
     def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
         """Count an attempt as it starts and return its number, from 1."""
-        key = f"{_job(task.job)}:attempts"
-        counting: list[Command] = [("HINCRBY", key, task.name, 1), ("EXPIRE", key, TTL)]
-        if note is not None:
-            counting += _setting(task.job, *note)
-        answers: list[Any] = self.connection.call(*counting, *_adding(task.job, add))
-        return int(answers[0])
+        keys, arguments = _with(task.job, f"{_job(task.job)}:attempts", note, add)
+        script, name = redis_scripts.NEXT_ATTEMPT, task.name
+        return int(self._one("EVAL", script, len(keys), *keys, TTL, name, _token(), *arguments))  # type: ignore[call-overload, no-any-return]
 
     def excuse_attempt(self, task: TaskId) -> None:
         """Count an attempt that ended through no fault of its own."""
         key = f"{_job(task.job)}:attempts"
-        self.connection.call(("HINCRBY", key, f"{task.name}.excused", 1), ("EXPIRE", key, TTL))
+        self._one("EVAL", redis_scripts.EXCUSE_ATTEMPT, 1, key, TTL, f"{task.name}.excused", _token())
 
     def excused(self, task: TaskId) -> int:
         """Return how many of a task's attempts were excused."""
         answers: list[Any] = self.connection.call(("HGET", f"{_job(task.job)}:attempts", f"{task.name}.excused"))
-        return int(answers[0] or 0)
+        return int(answers[0].split()[0]) if answers[0] else 0
 
     def poll(self, task: TaskId) -> tuple[str, bool, bool]:
         """Return the job's state, whether the task is committed, and whether someone follows the job's output."""
@@ -184,12 +182,8 @@ class RedisJobStore:
         kept = zlib.compress(commit, 1) if commit else b""
         if len(kept) > COMMIT_LIMIT:
             kept = b""
-        table, name, text = note or ("", "", "")
-        keys = (_done(task.stage), _sums(task.job), _marks(task.job, table), TOTALS)
-        amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
-        self._one(
-            "EVAL", redis_scripts.ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, name, text, len(add), *amounts
-        )
+        keys, arguments = _with(task.job, _done(task.stage), note, add)
+        self._one("EVAL", redis_scripts.ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, *arguments)
 
     def note_bad(self, task: TaskId, records: int) -> int:
         """Remember how many records a committed task has skipped, and return the job's sum."""
@@ -228,7 +222,12 @@ class RedisJobStore:
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         """Keep a short text under a name in one of the job's tables."""
-        self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
+        if add:
+            keys, arguments = _with(job, _job(job), (table, name, mark), add)
+            self._one("EVAL", redis_scripts.SET_MARK, len(keys), *keys, TTL, "", "", *arguments)
+        else:
+            key = _marks(job, table)
+            self.connection.call(("HSET", key, name, mark), ("EXPIRE", key, TTL))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
         """Return all of a table's marks by name."""
@@ -338,20 +337,16 @@ def _sums(job: str) -> str:
     return f"{_job(job)}:sums"
 
 
-def _setting(job: str, table: str, name: str, text: str) -> list[Command]:
-    key = _marks(job, table)
-    return [("HSET", key, name, text), ("EXPIRE", key, TTL)]
+def _with(job: str, key: str, note: Note | None, add: Mapping[str, int]) -> tuple[tuple[str, ...], list[str | int]]:
+    """Return the keys, ``key`` first, and the last arguments of a script that sets a note and adds amounts."""
+    table, name, text = note or ("", "", "")
+    amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
+    return (key, _sums(job), _marks(job, table), TOTALS), [name, text, len(add), *amounts]
 
 
-def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
-    if not amounts:
-        return []
-    return [
-        *(("HINCRBY", _sums(job), name, amount) for name, amount in amounts.items()),
-        *(("HINCRBY", TOTALS, name, amount) for name, amount in in_total(amounts).items()),
-        ("EXPIRE", _sums(job), TTL),
-        ("EXPIRE", TOTALS, TTL),
-    ]
+def _token() -> str:
+    """Make a name for a call by which it is known if the connection sends it twice."""
+    return secrets.token_hex(4)
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
