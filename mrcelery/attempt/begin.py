@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 
+from mrcelery.attempt.catching_up import state_of
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.orders import Begun
 from mrcelery.errors import JobStoppedError
@@ -23,7 +24,7 @@ def begin(jobs: OpenJobs, task: TaskId, worker: str, *, alone: bool = False) -> 
     has ended.
     """
     with transfers() as moved:
-        if jobs.store.state(task.job) in FINAL:
+        if state_of(jobs, task.job) in FINAL:
             raise JobStoppedError(f"job {task.job} has ended")
         jobs.open(task.job)
         token = secrets.token_hex(3)

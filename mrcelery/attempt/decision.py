@@ -1,18 +1,20 @@
-"""How a job ended, decided in storage: Redis may lose it, or come back as it was before.
+"""How a job ended, and that it was retried, decided in storage: Redis may lose it, or come back as it was before.
 
 Each generation of a job has one ``end-<g>.json``, made by a conditional write. The first of those who would end the job
-decides, whatever Redis says later, and everyone else finds out what was decided.
+decides, whatever Redis says later, and everyone else finds out what was decided. Each generation but the first has a
+``retry-<g>.json``, too, made before Redis knows of it.
 """
 
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import decode, encode
 from mrcelery.schema.states import State
-from mrcelery.schema.structs import End
+from mrcelery.schema.structs import End, Retry
 from mrcelery.storage.base import Storage
 
 
@@ -26,15 +28,36 @@ def decide(storage: Storage, job: str, generation: int, state: State, failure: s
 
 
 def decided(storage: Storage, job: str, generation: int) -> End | None:
-    """Return how a job has ended, in this generation or a later one that Redis has forgotten; None if it has not."""
-    found = None
+    """Return how a generation of a job has ended; None if it has not."""
+    key = object_keys.end(job, generation)
+    try:
+        return decode(storage.read(key), End, key)
+    except FileNotFoundError:
+        return None
+
+
+def retried(storage: Storage, job: str, generation: int) -> None:
+    """Record that a job is in this generation; that may be known."""
+    known = Retry(job=job, generation=generation, retried=time.time())
+    storage.create(object_keys.retry(job, generation), encode(known))
+
+
+class Latest(NamedTuple):
+    """The latest generation of a job that storage knows of, and how it has ended; None if it has not."""
+
+    generation: int
+    end: End | None
+
+
+def latest(storage: Storage, job: str, generation: int) -> Latest:
+    """Find the latest generation of a job: the one that the job store knows, or a later one that it has forgotten."""
+    end = decided(storage, job, generation)
     while True:
-        key = object_keys.end(job, generation)
-        try:
-            found = decode(storage.read(key), End, key)
-        except FileNotFoundError:
-            return found
-        generation += 1
+        # Who could not reach storage has left no record of the retry, but perhaps one of its end.
+        later = decided(storage, job, generation + 1)
+        if later is None and storage.stat(object_keys.retry(job, generation + 1)) is None:
+            return Latest(generation, end)
+        generation, end = generation + 1, later
 
 
 def settle(store: JobStore, end: End) -> bool:

@@ -43,7 +43,7 @@ def fail_job(store: JobStore, failed: Failure, generation: int) -> bool:
     fields, text = store.fields(failed.job), encode(failed).decode()
     if generation_of(fields) != generation:
         return False
-    if fields.get("started"):  # else it has nothing in storage
+    if fields.get("started") and "removed" not in fields:  # else it has nothing in storage
         with suppress(UnreachableError):  # the storage may be what failed
             end = decide(open_storage(fields["storage"]), failed.job, generation, "failed", text)
             return settle(store, end) and end.failure == text

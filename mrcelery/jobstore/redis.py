@@ -24,12 +24,14 @@ Keys, all under ``mrcelery:`` and all with a time to live::
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrcelery.errors import BrokerUnreachableError
 from mrcelery.jobstore import redis_scripts
 from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
 from mrcelery.jobstore.connection import Command, Connection, connect
@@ -41,6 +43,12 @@ LIVE = "mrcelery:live"
 TOTALS = "mrcelery:totals"
 NEWEST = 50
 """Jobs that are looked up where no job seems to be live: the list of live ones may have been evicted."""
+
+PAGE = 1000
+"""Jobs that are looked at in one round trip."""
+
+REMEMBERED = 1000
+"""Jobs of which a process remembers that it has compared them with storage."""
 
 WORKERS = "mrcelery:workers"
 WORKERS_SEEN = f"{WORKERS}:told"
@@ -56,6 +64,8 @@ class RedisJobStore:
 
     def __init__(self, url: str, connection: Connection | None = None, *, patience: float = 0.0) -> None:
         self.connection = connection or connect(url, patience)
+        self._run = (-1, "")  # which connection it was that told it
+        self._compared: dict[str, str] = {}
 
     def _one(self, *command: str | bytes | int | float) -> object:
         return self.connection.call(command)[0]
@@ -95,6 +105,53 @@ class RedisJobStore:
         state = self._one("HGET", _job(job), "state")
         return state.decode() if isinstance(state, bytes) else ""
 
+    def compared(self, job: str) -> tuple[str, str]:
+        """Return the state and in which run of the server the job was compared with storage."""
+        found: Any = self._one("HMGET", _job(job), "state", "compared")
+        state, compared = (text.decode() if text else "" for text in found)
+        return state, compared
+
+    def unsure(self, job: str, compared: str) -> str:
+        """Return the run of the server that answers, if the job was not compared in it."""
+        run = self._server_run()
+        return "" if run in (compared, self._compared.get(job)) else run
+
+    def _server_run(self) -> str:
+        """Return an id of the run of the server that answers on the present connection."""
+        while self._run[0] != self.connection.opened:
+            opened = self.connection.opened
+            try:
+                answer: Any = self._one("INFO", "server")
+                found = re.search(rb"^run_id:(\w+)", answer, re.MULTILINE)
+            except BrokerUnreachableError:
+                self._one("PING")  # it answers, but will not say who it is: this connection stands for its run
+                found = None
+            run = found[1].decode() if found else secrets.token_hex(8)
+            self._run = (max(1, opened), run)
+        return self._run[1]
+
+    def note_compared(self, job: str, run: str, *, here: bool = False) -> None:
+        """Record that what is known of a job was compared with storage."""
+        if len(self._compared) >= REMEMBERED:
+            self._compared.clear()
+        self._compared[job] = run  # also of a job that is unknown here
+        if not here:
+            self.update(job, {"compared": run})
+
+    def unsure_jobs(self) -> list[str]:
+        """List the ids of failed and cancelled jobs of which the store is not sure; list others as live."""
+        found: list[str] = []
+        skip = 0
+        while page := self.jobs(PAGE, skip):
+            skip += len(page)
+            known = self.connection.call(*(("HMGET", _job(job), "state", "compared", "started") for job in page))
+            for job, (state, compared, started) in zip(page, known, strict=True):
+                if state in (b"queued", b"running"):
+                    self.keep_live(job)
+                elif state in (b"failed", b"cancelled") and started and self.unsure(job, (compared or b"").decode()):
+                    found.append(job)
+        return found
+
     def move(
         self, job: str, to: State, fields: Mapping[str, str] | None = None, *, generation: int | None = None
     ) -> bool:
@@ -105,19 +162,30 @@ class RedisJobStore:
         latest = "" if generation is None else generation
         return self._once(redis_scripts.MOVE, job, [LIVE, TOTALS], TTL, counted, over, time.time(), job, latest, *flat)
 
-    def revive(self, job: str) -> bool:
+    def revive(self, job: str, generation: int | None = None) -> bool:
         """Have a failed or cancelled job run again, in its next generation."""
         fields = self.fields(job)
-        state = fields.get("state", "")
-        if state not in ("failed", "cancelled"):
+        if fields.get("state") not in ("failed", "cancelled"):
             return False
-        anew = state == "cancelled"
+        return self._revive(job, fields, generation, anew=fields["state"] == "cancelled")
+
+    def advance(self, job: str, generation: int) -> bool:
+        """Have a job go on as queued in a later generation."""
+        fields = self.fields(job)
+        return bool(fields.get("state")) and self._revive(job, fields, generation, anew=True, forced=True)
+
+    def _revive(
+        self, job: str, fields: Mapping[str, str], generation: int | None, *, anew: bool, forced: bool = False
+    ) -> bool:
         # A name at least: HDEL takes no empty list.
         names = ["failure", *(name for name in fields if is_of_generation(name) or (anew and is_of_work(name)))]
         tables = _marks(job, "")
         marks = [k for k in self._scan(tables) if anew or not outlives_generation(k.removeprefix(tables))]
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else []), *marks]
-        return self._once(redis_scripts.REVIVE, job, [LIVE, *gone], TTL, time.time(), job, state, *names)
+        how = ("" if generation is None else generation, "forced" if forced else "")
+        return self._once(
+            redis_scripts.REVIVE, job, [LIVE, *gone], TTL, time.time(), job, fields["state"], *how, *names
+        )
 
     def keep_live(self, job: str) -> None:
         """List a job that has not ended among those to look after, if it is not."""

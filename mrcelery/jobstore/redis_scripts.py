@@ -50,13 +50,21 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
 
+# By the user's will, or (ARGV[6]) because storage knows better.
 REVIVE = f"""{ONCE}
 local state = redis.call('HGET', KEYS[1], 'state')
+local generation = tonumber(redis.call('HGET', KEYS[1], 'revived') or 0)
 if state ~= ARGV[4] then return 0 end
-if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'queued')
-redis.call('HDEL', KEYS[1], unpack(ARGV, 5))
-redis.call('HINCRBY', KEYS[1], 'revived', 1)
+if ARGV[6] == '' then
+    if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
+    if ARGV[5] ~= '' and generation + 1 ~= tonumber(ARGV[5]) then return 0 end
+    generation = generation + 1
+else
+    if generation >= tonumber(ARGV[5]) then return 0 end
+    generation = ARGV[5]
+end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'revived', generation)
+redis.call('HDEL', KEYS[1], unpack(ARGV, 7))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[3])
 for at = 4, #KEYS do redis.call('UNLINK', KEYS[at]) end
