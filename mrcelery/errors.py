@@ -231,7 +231,12 @@ class JobCancelledError(MRCeleryError):
 
 
 class JobStoppedError(MRCeleryError):
-    """Raised inside a task when its job has failed or was cancelled meanwhile; the attempt just ends."""
+    """Raised inside a task when its job has failed or was cancelled meanwhile; the attempt just ends.
+
+    ``removed``: the job's data is gone from its storage, and nothing of the job is to be written there any more.
+    """
+
+    removed = False
 
 
 class SupersededError(MRCeleryError):

@@ -25,11 +25,15 @@ QUICK = ("unit", "conformance")
 
 @pytest.fixture(autouse=True)
 def no_jobs_of_others() -> Iterator[None]:
-    """Forget the modules that a test has loaded from its folders: a job file of the same name is another one."""
-    before, folder = set(sys.modules), tempfile.gettempdir()
+    """Forget the modules that a test has loaded from its folders: a job file of the same name is another one.
+
+    Not our own, of a checkout that lies in the temporary folder itself.
+    """
+    before, folder, ours = set(sys.modules), tempfile.gettempdir(), f"{HERE.parent}{os.sep}"
     yield
     for name in sys.modules.keys() - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+        path = getattr(sys.modules[name], "__file__", None) or ""
+        if path.startswith(folder) and not path.startswith(ours):
             del sys.modules[name]
 
 

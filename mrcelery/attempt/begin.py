@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 
+from mrcelery.attempt.catching_up import state_of
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.attempt.orders import Begun
 from mrcelery.errors import JobStoppedError
@@ -34,7 +35,7 @@ def begin(jobs: OpenJobs, task: TaskId, worker: str, *, alone: bool = False) -> 
     has ended.
     """
     with transfers() as moved:
-        if jobs.store.state(task.job) in FINAL:
+        if state_of(jobs, task.job) in FINAL:
             raise JobStoppedError(f"job {task.job} has ended")
         _check_task(jobs.open(task.job), task)
         token = secrets.token_hex(3)

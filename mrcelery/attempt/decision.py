@@ -1,18 +1,20 @@
-"""How a job ended, decided in storage: Redis may lose it, or come back as it was before.
+"""How a job ended, and that it was retried, decided in storage: Redis may lose it, or come back as it was before.
 
 Each generation of a job has one ``end-<g>.json``, made by a conditional write. The first of those who would end the job
-decides, whatever Redis says later, and everyone else finds out what was decided.
+decides, whatever Redis says later, and everyone else finds out what was decided. Each generation but the first has a
+``retry-<g>.json``, too, made before Redis knows of it.
 """
 
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.states import State
-from mrcelery.schema.structs import End
+from mrcelery.schema.structs import End, Retry
 from mrcelery.storage.base import Storage
 
 
@@ -26,18 +28,45 @@ def decide(storage: Storage, seal: JobSeal, generation: int, state: State, failu
 
 
 def decided(storage: Storage, seal: JobSeal, generation: int) -> End | None:
-    """Return how the job of ``seal`` has ended, in this generation or a later one that Redis has forgotten.
+    """Return how a generation of the job of ``seal`` has ended; None if it has not."""
+    key = object_keys.end(seal.job, generation)
+    try:
+        return seal.decode(storage.read(key), End, key)
+    except FileNotFoundError:
+        return None
 
-    None if it has not.
-    """
-    found = None
+
+def retried(storage: Storage, seal: JobSeal, generation: int) -> None:
+    """Record that the job of ``seal`` is in this generation; that may be known."""
+    key = object_keys.retry(seal.job, generation)
+    storage.create(key, seal.encode(Retry(job=seal.job, generation=generation, retried=time.time()), key))
+
+
+def _was_retried(storage: Storage, seal: JobSeal, generation: int) -> bool:
+    key = object_keys.retry(seal.job, generation)
+    try:
+        seal.decode(storage.read(key), Retry, key)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class Latest(NamedTuple):
+    """The latest generation of a job that storage knows of, and how it has ended; None if it has not."""
+
+    generation: int
+    end: End | None
+
+
+def latest(storage: Storage, seal: JobSeal, generation: int) -> Latest:
+    """Find the latest generation of a job: the one that the job store knows, or a later one that it has forgotten."""
+    end = decided(storage, seal, generation)
     while True:
-        key = object_keys.end(seal.job, generation)
-        try:
-            found = seal.decode(storage.read(key), End, key)
-        except FileNotFoundError:
-            return found
-        generation += 1
+        # Who could not reach storage has left no record of the retry, but perhaps one of its end.
+        later = decided(storage, seal, generation + 1)
+        if later is None and not _was_retried(storage, seal, generation + 1):
+            return Latest(generation, end)
+        generation, end = generation + 1, later
 
 
 def settle(store: JobStore, end: End) -> bool:

@@ -54,7 +54,7 @@ def fail_job(store: JobStore, failed: Failure, generation: int, secret: str | by
     fields, text = store.fields(failed.job), encode(failed).decode()
     if generation_of(fields) != generation:
         return False
-    if fields.get("started"):  # else it has nothing in storage
+    if fields.get("started") and "removed" not in fields:  # else it has nothing in storage
         try:
             if root := storage_of(store, failed.job, fields, secret):
                 end = decide(open_storage(root), JobSeal(failed.job, secret), generation, "failed", text)

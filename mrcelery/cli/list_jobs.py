@@ -20,6 +20,7 @@ from mrcelery.cli.common import (
     show_time,
 )
 from mrcelery.cli.terminal import say
+from mrcelery.client.retrying import caught_up
 from mrcelery.config import Config
 from mrcelery.errors import StorageUnreachableError
 from mrcelery.reporting import history
@@ -91,7 +92,7 @@ def command(
     try:
         storage = open_storage(storage_root(config)) if config.storage else None
         try:
-            found = list(islice(history.jobs(store, storage, wanted), limit))
+            found = list(islice(history.jobs(store, storage, wanted, caught_up), limit))
         except StorageUnreachableError as e:
             if store is None:
                 raise

@@ -8,13 +8,14 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from mrcelery.client import results
 from mrcelery.client.results import Pair
-from mrcelery.client.retrying import end_as_cancelled, enter_from_storage, revive
+from mrcelery.client.retrying import caught_up, end_as_cancelled, enter_from_storage, revive
 from mrcelery.config import Config
 from mrcelery.errors import (
     BrokerUnreachableError,
@@ -96,6 +97,7 @@ class JobHandle:
         self._parse = delivery.parse
         self._patience = delivery.patience
         self._final_report: Report | None = None
+        self._looked = False
         self.met = False
         """Whether the broker has ever answered: one that never did is more likely a wrong address."""
         self._close = weakref.finalize(self, _close, runner, spool)
@@ -241,6 +243,10 @@ class JobHandle:
         return bool(listening(self._store.workers(), queue))
 
     def _seen(self, read: Callable[[JobStore, str], Overview | None]) -> Overview:
+        if not self._looked:  # at first what is true; then what moves
+            self._looked = True
+            with suppress(UsageError):
+                self.fields()
         found = read(self._store, self.id) if self._store is not None else None
         if found is None and self.fields() and (report := self.read_report()):
             found = report.overview
@@ -330,6 +336,8 @@ class JobHandle:
             return {"state": "queued"}
         if not fields.get("state"):
             fields = self.fields()
+        elif self._store is not None:
+            fields = caught_up(self._store, self.id, fields)
         if self.runner is not None and self._store is not None and fields["state"] not in FINAL and monitor.due():
             self._store.keep_live(self.id)
             monitor.observe(fields, self._store.workers(), lambda: self.status().stages)
@@ -337,9 +345,8 @@ class JobHandle:
 
     def fields(self) -> dict[str, str]:
         """Return the job's fields in the job store, or those that its report has. Raises :class:`UsageError`."""
-        fields = self._store.fields(self.id) if self._store is not None else {}
-        if fields.get("state"):
-            return fields
+        if self._store is not None and (fields := self._store.fields(self.id)).get("state"):
+            return caught_up(self._store, self.id, fields)
         if self.storage and (report := self.read_report()):
             # the job store forgets a job in time; its report stays
             seen = report.overview

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mrcelery.attempt.decision import decide, decided, settle
+from mrcelery.attempt.catching_up import catch_up, removed
+from mrcelery.attempt.decision import decide, latest, retried, settle
 from mrcelery.config import Config
-from mrcelery.errors import TaskError, UnreachableError, UsageError
+from mrcelery.errors import JobStoppedError, TaskError, UnreachableError, UsageError
 from mrcelery.jobstore.base import generation_of
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.runners.enter import job_fields
@@ -37,13 +38,13 @@ def end_as_cancelled(store: JobStore, job: str, fields: Mapping[str, str]) -> bo
         storage = open_storage(fields["storage"])
         # A folder of the same name here is not the workers'.
         reached = scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None
-        if reached and (seal := _seal(store, job)) is not None:
+        if reached and (seal := _seal_of(store, job)) is not None:
             end = decide(storage, seal, generation_of(fields), "cancelled")
             return settle(store, end) and end.state == "cancelled"
     return store.move(job, "cancelled", {"finished": repr(time.time())}, generation=generation_of(fields))
 
 
-def _seal(store: JobStore, job: str) -> JobSeal | None:
+def _seal_of(store: JobStore, job: str) -> JobSeal | None:
     """Return what signs for a job from here; None if the job is signed, and not with the secret of this client."""
     envelope = store.request(job)
     if envelope is None or not is_signed(envelope):
@@ -62,9 +63,16 @@ def revive(handle: JobHandle, store: JobStore) -> None:
     is deleted from here. Raises :class:`UsageError` for a job in another state.
     """
     deadline = time.monotonic() + STOPPING_SECONDS
-    while not store.revive(handle.id):
-        state = handle.fields()["state"]
-        if state != "cancelled":
+    while True:
+        fields = handle.fields()
+        state = fields["state"]
+        if state == "failed" or "cleaned" in fields:
+            generation = generation_of(fields) + 1
+            _record(store, handle.id, fields, generation)
+            if store.revive(handle.id, generation):
+                return
+            state = handle.fields()["state"]
+        if state not in ("failed", "cancelled"):
             raise UsageError(f"job {handle.id} is {state}: only a job that failed or was cancelled can be retried")
         if time.monotonic() > deadline:
             raise UsageError(
@@ -76,6 +84,37 @@ def revive(handle: JobHandle, store: JobStore) -> None:
 
             clean_without_workers(store, handle.id)
         time.sleep(_PAUSE)
+
+
+def _record(store: JobStore, job: str, fields: Mapping[str, str], generation: int) -> None:
+    """Record a retry in the job's storage, before the job store knows of it, if that storage is within reach.
+
+    Raises :class:`UsageError` for a job whose data is gone.
+    """
+    with suppress(UnreachableError, TaskError):  # else it is known to the job store alone
+        storage = open_storage(fields["storage"])
+        if storage.stat(object_keys.spec(job)) is not None:
+            if (seal := _seal_of(store, job)) is not None:
+                retried(storage, seal, generation)
+        elif "started" in fields and scheme_of(storage.uri) == "s3":  # a folder may not be the workers'
+            raise UsageError(removed(job, storage))
+
+
+def caught_up(store: JobStore, job: str, fields: dict[str, str]) -> dict[str, str]:
+    """Return a job's fields, as storage knows them if the job store, which had these, may know less."""
+    if "started" not in fields or fields["state"] == "succeeded":
+        return fields  # what has succeeded stays so
+    run = store.unsure(job, fields.get("compared", ""))
+    if not run:
+        return fields
+    with suppress(UnreachableError, TaskError, JobStoppedError):
+        storage = open_storage(fields["storage"])
+        # A folder of the same name here is not the workers'.
+        reached = scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None
+        if reached and (seal := _seal_of(store, job)) is not None:
+            catch_up(store, seal, run, storage)
+    store.note_compared(job, run, here=True)  # if it cannot be done here, workers do it
+    return store.fields(job)
 
 
 def enter_from_storage(handle: JobHandle, store: JobStore) -> dict[str, str]:
@@ -91,7 +130,12 @@ def enter_from_storage(handle: JobHandle, store: JobStore) -> dict[str, str]:
     except FileNotFoundError:
         raise UsageError(f"job {handle.id} is not known here, and has no spec in {handle.storage}") from None
     fields = job_fields(request)
-    if (end := decided(handle.open_storage(), JobSeal(handle.id, signing_key), 0)) is not None:
-        fields["revived"] = str(end.generation + 1)
+    job_seal = JobSeal(handle.id, signing_key)
+    known = latest(handle.open_storage(), job_seal, 0)
+    generation = known.generation + (known.end is not None)
+    if generation:
+        fields["revived"] = str(generation)
+        with suppress(UnreachableError):
+            retried(handle.open_storage(), job_seal, generation)
     store.create(handle.id, fields, seal(request, signing_key))
     return fields

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 
-from mrcelery.attempt.decision import decided, settle
+from mrcelery.attempt.catching_up import end_as_removed
+from mrcelery.attempt.decision import decided, latest, settle
 from mrcelery.attempt.open_jobs import OpenJob, OpenJobs
 from mrcelery.coordinator.output_commit import check_free
 from mrcelery.coordinator.resume import standing
 from mrcelery.coordinator.stages import StageTasks, begin_stage, counted, map_stage
 from mrcelery.errors import ChangedInputError, CorruptDataError, JobStoppedError, UnsignedError
 from mrcelery.formats import input_format
-from mrcelery.jobstore.base import generation_of
+from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.planning.listing import list_inputs
 from mrcelery.planning.splits import cut, fitted, with_reducers, write_plan
 from mrcelery.reporting.report import read_report, remove_report
 from mrcelery.schema import object_keys
-from mrcelery.schema.signing import seal
+from mrcelery.schema.signing import JobSeal, seal
 from mrcelery.schema.states import FINAL
 from mrcelery.schema.structs import (
     JobSpec,
@@ -38,7 +40,8 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
     A job that has a spec is resumed from its commits in storage, as after ``retry`` or if Redis lost its data.
 
     Raises :class:`mrcelery.errors.UsageError`, :class:`mrcelery.errors.UnreachableError` or
-    :class:`mrcelery.errors.UnsignedError` for a job that cannot start.
+    :class:`mrcelery.errors.UnsignedError` for a job that cannot start, and :class:`mrcelery.errors.JobStoppedError` for
+    one that has ended.
     """
     if jobs.store.state(job) in FINAL:
         raise JobStoppedError(f"job {job} has ended")
@@ -48,22 +51,44 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
         # Of a job that has started, storage was there: where it seems empty now, it is away.
         fields = jobs.store.fields(job)
         check(storage, anew="started" not in fields)
-        if (end := decided(storage, jobs.seal(job), generation_of(fields))) is not None:
-            settle(jobs.store, end)  # which had forgotten it
-            raise JobStoppedError(f"job {job} has ended")
-        key = object_keys.spec(job)
+        run = jobs.store.unsure(job, fields.get("compared", ""))
+        mine = jobs.seal(job)
+        _check_decision(jobs.store, mine, fields, storage)
         try:
-            spec = jobs.verified(storage.read(key), job)
+            spec = jobs.verified(storage.read(object_keys.spec(job)), job)
         except FileNotFoundError:
+            if "started" in fields and storage.stat(object_keys.code(job)) is None:
+                raise end_as_removed(jobs.store, job, storage, run) from None
             spec = plan_job(jobs, request, storage)
             jobs.keep(spec, storage)
             first = map_stage(spec, 0, spec.plan.splits)
             begin_stage(jobs, spec, first, {"started": repr(time.time())})
         else:
+            _check_generation(jobs.store, mine, generation_of(fields), storage)
             first = _resume(jobs, jobs.keep(spec, storage))
+        if run:
+            jobs.store.note_compared(job, run)
     # They are in storage with the spec: what came through the job store takes its memory for nothing.
     jobs.store.drop_blobs(job, [request.bundle.sha256, *request.blobs])
     return first
+
+
+def _check_decision(store: JobStore, seal: JobSeal, fields: Mapping[str, str], storage: Storage) -> None:
+    """Raise if the job has ended, or been retried since, and the job store had forgotten it."""
+    if (end := decided(storage, seal, generation_of(fields))) is not None:
+        _check_generation(store, seal, end.generation, storage)
+        settle(store, end)
+        raise JobStoppedError(f"job {seal.job} has ended")
+
+
+def _check_generation(store: JobStore, seal: JobSeal, generation: int, storage: Storage) -> None:
+    """Raise if storage knows of a later generation: workers start it when they find it queued."""
+    known = latest(storage, seal, generation)
+    if known.generation > generation:
+        store.advance(seal.job, known.generation)
+        if known.end is not None:
+            settle(store, known.end)
+        raise JobStoppedError(f"job {seal.job} was retried")
 
 
 def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:

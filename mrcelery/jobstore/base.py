@@ -44,7 +44,9 @@ def outlives_generation(table: str) -> bool:
 
 def is_of_generation(field: str) -> bool:
     """Check whether a field describes one generation of a job, and is dropped when the job is retried."""
-    return field in ("failure", "finished", "retrying", "cleaned") or field.startswith("published.")
+    return field in ("failure", "finished", "retrying", "cleaned", "compared", "removed") or field.startswith(
+        "published."
+    )
 
 
 def is_of_work(field: str) -> bool:
@@ -74,7 +76,8 @@ class JobStore(Protocol):
     ``steps`` (JSON: a name and whether it reduces, of each),
     ``failure`` (a JSON :class:`mrcelery.schema.structs.Failure`), ``retrying`` (another, of the last task that is tried
     again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
-    ``set_status``).
+    ``set_status``), ``compared`` (in which run of the store's server the job was last compared with storage),
+    ``removed`` (when its data was found to be gone from storage).
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` if the store does not answer.
     """
 
@@ -102,6 +105,26 @@ class JobStore(Protocol):
         """Return the state alone, ``""`` for an unknown job. Cheap: tasks poll it."""
         ...
 
+    def compared(self, job: str) -> tuple[str, str]:
+        """Return ``state`` and, with it, ``compared``. As cheap: each task asks as it begins."""
+        ...
+
+    def unsure(self, job: str, compared: str) -> str:
+        """Return the run of the server that answers, if the job was not ``compared`` in it; "" if the store is sure.
+
+        A server that has restarted, or that another one has taken the place of, may know less than it did; so may a
+        store that was emptied, of a job that is unknown. Costs nothing while the connection holds.
+        """
+        ...
+
+    def note_compared(self, job: str, run: str, *, here: bool = False) -> None:
+        """Record that what the store knows of a job was compared with storage; ``here``: for this process alone."""
+        ...
+
+    def unsure_jobs(self) -> list[str]:
+        """List the ids of failed and cancelled jobs of which the store is not sure; of others, see to ``live``."""
+        ...
+
     def move(
         self, job: str, to: State, fields: Mapping[str, str] | None = None, *, generation: int | None = None
     ) -> bool:
@@ -112,12 +135,19 @@ class JobStore(Protocol):
         """
         ...
 
-    def revive(self, job: str) -> bool:
+    def revive(self, job: str, generation: int | None = None) -> bool:
         """Have a job that failed or was cancelled go on as ``queued``: its failure, its end, what was published
         of it and its count of attempts are forgotten, its commits and the journal are not.
 
         A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be
-        revived. False for any other; of two, one gets True.
+        revived. False for any other, and for one whose next generation is not the one given; of two, one gets True.
+        """
+        ...
+
+    def advance(self, job: str, generation: int) -> bool:
+        """Have a job go on as ``queued`` in a later generation that the store had forgotten; all but its request is.
+
+        False if the job is unknown, or in that generation or a later one.
         """
         ...
 

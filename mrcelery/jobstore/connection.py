@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
@@ -39,6 +39,11 @@ _PROTOCOL = 2
 
 class Connection(Protocol):
     """Sends commands to Redis, several at once in one round trip."""
+
+    @property
+    def opened(self) -> int:
+        """Return how often it has connected: who answers now may be another server, or one that has restarted."""
+        ...
 
     def call(self, *commands: Command) -> list[Any]:
         """Send all commands and return their answers (bytes, int, None or lists of these), in order.
@@ -84,6 +89,10 @@ class _Patient:
         self._connection = connection
         self._patience = patience
 
+    @property
+    def opened(self) -> int:
+        return self._connection.opened
+
     def call(self, *commands: Command) -> list[Any]:
         deadline = time.monotonic() + self._patience
         for pause in pauses(0.1, 2.0):
@@ -125,6 +134,7 @@ class _Hiredis:
         self._socket: socket.socket | None = None
         self._reader = hiredis.Reader()
         self._pid = 0
+        self.opened = 0
 
     def call(self, *commands: Command) -> list[Any]:
         with self._lock:
@@ -188,6 +198,7 @@ class _Hiredis:
 
     def _open(self) -> None:
         self._pid = os.getpid()
+        self.opened += 1
         self._reader = hiredis.Reader()
         if self._path is not None:
             self._socket = socket.socket(socket.AF_UNIX)
@@ -221,14 +232,23 @@ class _RedisPy:
 
         self._url = url
         self._redis = redis
+        self.opened = 0
         if urlsplit(url).scheme == "sentinel":
-            self._client = _sentinel_master(url)
+            self._client = _sentinel_master(url, self._opening)
         else:
             # Celery writes CERT_REQUIRED what redis-py calls required.
             plain = re.sub(r"(?<=ssl_cert_reqs=)CERT_(\w+)", lambda match: match[1].lower(), url)
             self._client = redis.Redis.from_url(
-                plain, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, protocol=_PROTOCOL
+                plain,
+                socket_timeout=TIMEOUT,
+                socket_connect_timeout=TIMEOUT,
+                protocol=_PROTOCOL,
+                redis_connect_func=self._opening,
             )
+
+    def _opening(self, connection: Any) -> None:
+        self.opened += 1
+        connection.on_connect()
 
     def call(self, *commands: Command) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -252,10 +272,11 @@ class _RedisPy:
             node.close()
 
 
-def _sentinel_master(url: str) -> Any:
+def _sentinel_master(url: str, opening: Callable[[Any], None]) -> Any:
     """Connect to the master behind ``sentinel://[:PASSWORD@]host:port[;sentinel://host:port...][/db]?master_name=NAME``.
 
-    The password is the master's; those of the Sentinels are in the query, see :func:`sentinel_options`.
+    The password is the master's; those of the Sentinels are in the query, see :func:`sentinel_options`. ``opening``
+    greets the master on each new connection.
     """
     from redis.sentinel import Sentinel  # noqa: PLC0415 - redis-py takes a quarter of a second
 
@@ -272,7 +293,8 @@ def _sentinel_master(url: str) -> Any:
     sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
         nodes, sentinel_kwargs=options["sentinel_kwargs"], socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT
     )
-    return sentinel.master_for(options["master_name"], db=database, protocol=_PROTOCOL, **login)
+    name = options["master_name"]
+    return sentinel.master_for(name, db=database, protocol=_PROTOCOL, redis_connect_func=opening, **login)
 
 
 def sentinel_options(url: str) -> dict[str, Any]:

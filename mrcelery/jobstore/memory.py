@@ -73,6 +73,21 @@ class MemoryJobStore:
         """Return the state alone, ``""`` for an unknown job."""
         return self._fields.get(job, {}).get("state", "")
 
+    def compared(self, job: str) -> tuple[str, str]:
+        """Return the state; what is here dies with its process, and is never older than storage."""
+        return self.state(job), ""
+
+    def unsure(self, job: str, compared: str) -> str:
+        """Return "": this store is sure."""
+        return ""
+
+    def note_compared(self, job: str, run: str, *, here: bool = False) -> None:
+        """Do nothing."""
+
+    def unsure_jobs(self) -> list[str]:
+        """Return none."""
+        return []
+
     def move(
         self, job: str, to: State, fields: Mapping[str, str] | None = None, *, generation: int | None = None
     ) -> bool:
@@ -88,27 +103,42 @@ class MemoryJobStore:
                 self._totals[f"jobs.{to}"] += 1
             return True
 
-    def revive(self, job: str) -> bool:
+    def revive(self, job: str, generation: int | None = None) -> bool:
         """Have a failed or cancelled job run again, in its next generation."""
         with self._lock:
             known = self._fields.get(job, {})
             anew = known.get("state") == "cancelled"
             if (anew and "cleaned" not in known) or known.get("state") not in ("failed", "cancelled"):
                 return False
-            for name in [n for n in known if is_of_generation(n) or (anew and is_of_work(n))]:
-                del known[name]
-            known.update(state="queued", revived=str(int(known.get("revived", 0)) + 1))
-            tables: tuple[dict[Any, Any], ...] = (
-                self._attempts,
-                self._excused,
-                *((self._bad, self._sums) if anew else ()),
-            )
-            for keyed in tables:
-                for key in [k for k in keyed if k[0] == job]:
-                    del keyed[key]
-            for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_generation(k[1]))]:
-                del self._marks[marked]
+            following = generation_of(known) + 1
+            if generation not in (None, following):
+                return False
+            self._begin_anew(job, known, following, anew=anew)
             return True
+
+    def advance(self, job: str, generation: int) -> bool:
+        """Have a job go on as queued in a later generation."""
+        with self._lock:
+            known = self._fields.get(job, {})
+            if not known or generation_of(known) >= generation:
+                return False
+            self._begin_anew(job, known, generation, anew=True)
+            return True
+
+    def _begin_anew(self, job: str, known: dict[str, str], generation: int, *, anew: bool) -> None:
+        for name in [n for n in known if is_of_generation(n) or (anew and is_of_work(n))]:
+            del known[name]
+        known.update(state="queued", revived=str(generation))
+        tables: tuple[dict[Any, Any], ...] = (
+            self._attempts,
+            self._excused,
+            *((self._bad, self._sums) if anew else ()),
+        )
+        for keyed in tables:
+            for key in [k for k in keyed if k[0] == job]:
+                del keyed[key]
+        for marked in [k for k in self._marks if k[0] == job and (anew or not outlives_generation(k[1]))]:
+            del self._marks[marked]
 
     def keep_live(self, job: str) -> None:
         """Do nothing: jobs that have not ended are found by their states."""

@@ -5,8 +5,9 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:jobs                        sorted set of job ids by time of creation
     mrcelery:job:<job>                   hash of the job's fields
     mrcelery:job:<job>:request           the request envelope
-    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started; the same and .excused -> those
-                                         that ended for no fault of their own
+    mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started, and the tokens of the latest, by
+                                         which what is sent twice counts once; the same and .excused -> those that
+                                         ended for no fault of their own
     mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
     mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit, deflated ("" for one that is too large: read storage)
     mrcelery:job:<job>:sums              hash name -> sum
@@ -23,12 +24,14 @@ Keys, all under ``mrcelery:`` and all with a time to live::
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrcelery.errors import BrokerUnreachableError
 from mrcelery.jobstore import redis_scripts
 from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
 from mrcelery.jobstore.connection import Command, Connection, connect
@@ -41,6 +44,12 @@ LIVE = "mrcelery:live"
 TOTALS = "mrcelery:totals"
 NEWEST = 50
 """Jobs that are looked up where no job seems to be live: the list of live ones may have been evicted."""
+
+PAGE = 1000
+"""Jobs that are looked at in one round trip."""
+
+REMEMBERED = 1000
+"""Jobs of which a process remembers that it has compared them with storage."""
 
 WORKERS = "mrcelery:workers"
 WORKERS_SEEN = f"{WORKERS}:told"
@@ -56,6 +65,8 @@ class RedisJobStore:
 
     def __init__(self, url: str, connection: Connection | None = None, *, patience: float = 0.0) -> None:
         self.connection = connection or connect(url, patience)
+        self._run = (-1, "")  # which connection it was that told it
+        self._compared: dict[str, str] = {}
 
     def _one(self, *command: str | bytes | int | float) -> object:
         return self.connection.call(command)[0]
@@ -95,6 +106,53 @@ class RedisJobStore:
         state = self._one("HGET", _job(job), "state")
         return state.decode() if isinstance(state, bytes) else ""
 
+    def compared(self, job: str) -> tuple[str, str]:
+        """Return the state and in which run of the server the job was compared with storage."""
+        found: Any = self._one("HMGET", _job(job), "state", "compared")
+        state, compared = (text.decode() if text else "" for text in found)
+        return state, compared
+
+    def unsure(self, job: str, compared: str) -> str:
+        """Return the run of the server that answers, if the job was not compared in it."""
+        run = self._server_run()
+        return "" if run in (compared, self._compared.get(job)) else run
+
+    def _server_run(self) -> str:
+        """Return an id of the run of the server that answers on the present connection."""
+        while self._run[0] != self.connection.opened:
+            opened = self.connection.opened
+            try:
+                answer: Any = self._one("INFO", "server")
+                found = re.search(rb"^run_id:(\w+)", answer, re.MULTILINE)
+            except BrokerUnreachableError:
+                self._one("PING")  # it answers, but will not say who it is: this connection stands for its run
+                found = None
+            run = found[1].decode() if found else secrets.token_hex(8)
+            self._run = (max(1, opened), run)
+        return self._run[1]
+
+    def note_compared(self, job: str, run: str, *, here: bool = False) -> None:
+        """Record that what is known of a job was compared with storage."""
+        if len(self._compared) >= REMEMBERED:
+            self._compared.clear()
+        self._compared[job] = run  # also of a job that is unknown here
+        if not here:
+            self.update(job, {"compared": run})
+
+    def unsure_jobs(self) -> list[str]:
+        """List the ids of failed and cancelled jobs of which the store is not sure; list others as live."""
+        found: list[str] = []
+        skip = 0
+        while page := self.jobs(PAGE, skip):
+            skip += len(page)
+            known = self.connection.call(*(("HMGET", _job(job), "state", "compared", "started") for job in page))
+            for job, (state, compared, started) in zip(page, known, strict=True):
+                if state in (b"queued", b"running"):
+                    self.keep_live(job)
+                elif state in (b"failed", b"cancelled") and started and self.unsure(job, (compared or b"").decode()):
+                    found.append(job)
+        return found
+
     def move(
         self, job: str, to: State, fields: Mapping[str, str] | None = None, *, generation: int | None = None
     ) -> bool:
@@ -105,19 +163,30 @@ class RedisJobStore:
         latest = "" if generation is None else generation
         return self._once(redis_scripts.MOVE, job, [LIVE, TOTALS], TTL, counted, over, time.time(), job, latest, *flat)
 
-    def revive(self, job: str) -> bool:
+    def revive(self, job: str, generation: int | None = None) -> bool:
         """Have a failed or cancelled job run again, in its next generation."""
         fields = self.fields(job)
-        state = fields.get("state", "")
-        if state not in ("failed", "cancelled"):
+        if fields.get("state") not in ("failed", "cancelled"):
             return False
-        anew = state == "cancelled"
+        return self._revive(job, fields, generation, anew=fields["state"] == "cancelled")
+
+    def advance(self, job: str, generation: int) -> bool:
+        """Have a job go on as queued in a later generation."""
+        fields = self.fields(job)
+        return bool(fields.get("state")) and self._revive(job, fields, generation, anew=True, forced=True)
+
+    def _revive(
+        self, job: str, fields: Mapping[str, str], generation: int | None, *, anew: bool, forced: bool = False
+    ) -> bool:
         # A name at least: HDEL takes no empty list.
         names = ["failure", *(name for name in fields if is_of_generation(name) or (anew and is_of_work(name)))]
         tables = _marks(job, "")
         marks = [k for k in self._scan(tables) if anew or not outlives_generation(k.removeprefix(tables))]
         gone = [f"{_job(job)}:attempts", *([f"{_job(job)}:bad", _sums(job)] if anew else []), *marks]
-        return self._once(redis_scripts.REVIVE, job, [LIVE, *gone], TTL, time.time(), job, state, *names)
+        how = ("" if generation is None else generation, "forced" if forced else "")
+        return self._once(
+            redis_scripts.REVIVE, job, [LIVE, *gone], TTL, time.time(), job, fields["state"], *how, *names
+        )
 
     def keep_live(self, job: str) -> None:
         """List a job that has not ended among those to look after, if it is not."""
@@ -150,22 +219,19 @@ class RedisJobStore:
 
     def next_attempt(self, task: TaskId, *, note: Note | None = None, add: Mapping[str, int] = {}) -> int:
         """Count an attempt as it starts and return its number, from 1."""
-        key = f"{_job(task.job)}:attempts"
-        counting: list[Command] = [("HINCRBY", key, task.name, 1), ("EXPIRE", key, TTL)]
-        if note is not None:
-            counting += _setting(task.job, *note)
-        answers: list[Any] = self.connection.call(*counting, *_adding(task.job, add))
-        return int(answers[0])
+        keys, arguments = _with(task.job, f"{_job(task.job)}:attempts", note, add)
+        script, name = redis_scripts.NEXT_ATTEMPT, task.name
+        return int(self._one("EVAL", script, len(keys), *keys, TTL, name, _token(), *arguments))  # type: ignore[call-overload, no-any-return]
 
     def excuse_attempt(self, task: TaskId) -> None:
         """Count an attempt that ended through no fault of its own."""
         key = f"{_job(task.job)}:attempts"
-        self.connection.call(("HINCRBY", key, f"{task.name}.excused", 1), ("EXPIRE", key, TTL))
+        self._one("EVAL", redis_scripts.EXCUSE_ATTEMPT, 1, key, TTL, f"{task.name}.excused", _token())
 
     def excused(self, task: TaskId) -> int:
         """Return how many of a task's attempts were excused."""
         answers: list[Any] = self.connection.call(("HGET", f"{_job(task.job)}:attempts", f"{task.name}.excused"))
-        return int(answers[0] or 0)
+        return int(answers[0].split()[0]) if answers[0] else 0
 
     def poll(self, task: TaskId) -> tuple[str, bool, bool]:
         """Return the job's state, whether the task is committed, and whether someone follows the job's output."""
@@ -185,12 +251,8 @@ class RedisJobStore:
         kept = zlib.compress(commit, 1) if commit else b""
         if len(kept) > COMMIT_LIMIT:
             kept = b""
-        table, name, text = note or ("", "", "")
-        keys = (_done(task.stage), _sums(task.job), _marks(task.job, table), TOTALS)
-        amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
-        self._one(
-            "EVAL", redis_scripts.ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, name, text, len(add), *amounts
-        )
+        keys, arguments = _with(task.job, _done(task.stage), note, add)
+        self._one("EVAL", redis_scripts.ADD_COMMIT, len(keys), *keys, TTL, task.task, kept, *arguments)
 
     def note_bad(self, task: TaskId, records: int) -> int:
         """Remember how many records a committed task has skipped, and return the job's sum."""
@@ -229,7 +291,12 @@ class RedisJobStore:
 
     def set_mark(self, job: str, table: str, name: str, mark: str, *, add: Mapping[str, int] = {}) -> None:
         """Keep a short text under a name in one of the job's tables."""
-        self.connection.call(*_setting(job, table, name, mark), *_adding(job, add))
+        if add:
+            keys, arguments = _with(job, _job(job), (table, name, mark), add)
+            self._one("EVAL", redis_scripts.SET_MARK, len(keys), *keys, TTL, "", "", *arguments)
+        else:
+            key = _marks(job, table)
+            self.connection.call(("HSET", key, name, mark), ("EXPIRE", key, TTL))
 
     def marks(self, job: str, table: str) -> dict[str, str]:
         """Return all of a table's marks by name."""
@@ -339,20 +406,16 @@ def _sums(job: str) -> str:
     return f"{_job(job)}:sums"
 
 
-def _setting(job: str, table: str, name: str, text: str) -> list[Command]:
-    key = _marks(job, table)
-    return [("HSET", key, name, text), ("EXPIRE", key, TTL)]
+def _with(job: str, key: str, note: Note | None, add: Mapping[str, int]) -> tuple[tuple[str, ...], list[str | int]]:
+    """Return the keys, ``key`` first, and the last arguments of a script that sets a note and adds amounts."""
+    table, name, text = note or ("", "", "")
+    amounts = [item for pair in (*add.items(), *in_total(add).items()) for item in pair]
+    return (key, _sums(job), _marks(job, table), TOTALS), [name, text, len(add), *amounts]
 
 
-def _adding(job: str, amounts: Mapping[str, int]) -> list[Command]:
-    if not amounts:
-        return []
-    return [
-        *(("HINCRBY", _sums(job), name, amount) for name, amount in amounts.items()),
-        *(("HINCRBY", TOTALS, name, amount) for name, amount in in_total(amounts).items()),
-        ("EXPIRE", _sums(job), TTL),
-        ("EXPIRE", TOTALS, TTL),
-    ]
+def _token() -> str:
+    """Make a name for a call by which it is known if the connection sends it twice."""
+    return secrets.token_hex(4)
 
 
 def _inflated(commit: bytes) -> bytes:

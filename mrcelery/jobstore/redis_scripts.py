@@ -50,13 +50,21 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
 
+# By the user's will, or (ARGV[6]) because storage knows better.
 REVIVE = f"""{ONCE}
 local state = redis.call('HGET', KEYS[1], 'state')
+local generation = tonumber(redis.call('HGET', KEYS[1], 'revived') or 0)
 if state ~= ARGV[4] then return 0 end
-if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'queued')
-redis.call('HDEL', KEYS[1], unpack(ARGV, 5))
-redis.call('HINCRBY', KEYS[1], 'revived', 1)
+if ARGV[6] == '' then
+    if state == 'cancelled' and redis.call('HEXISTS', KEYS[1], 'cleaned') == 0 then return 0 end
+    if ARGV[5] ~= '' and generation + 1 ~= tonumber(ARGV[5]) then return 0 end
+    generation = generation + 1
+else
+    if generation >= tonumber(ARGV[5]) then return 0 end
+    generation = ARGV[5]
+end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'revived', generation)
+redis.call('HDEL', KEYS[1], unpack(ARGV, 7))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[3])
 for at = 4, #KEYS do redis.call('UNLINK', KEYS[at]) end
@@ -69,17 +77,48 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
-ADD_COMMIT = """
-if redis.call('HSETNX', KEYS[1], ARGV[2], ARGV[3]) == 0 then return 0 end
+# Counts without a key for each call: the field of what is counted holds the count and the tokens of the latest calls,
+# the latest first, so that a call that arrives twice finds itself. A number alone is a count, too.
+COUNT = """
+local known = redis.call('HGET', KEYS[1], ARGV[2]) or '0'
+local count, tokens = string.match(known, '^(%d+)(.*)$')
+local later = 0
+for token in string.gmatch(tokens, '%S+') do
+    if token == ARGV[3] then return count - later end
+    later = later + 1
+end
+count = count + 1
+local kept = string.sub(tokens, 1, 7 * (#ARGV[3] + 1))
+redis.call('HSET', KEYS[1], ARGV[2], count .. ' ' .. ARGV[3] .. kept)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+"""
+
+_NOTE_AND_ADD = """
 if ARGV[4] ~= '' then
     redis.call('HSET', KEYS[3], ARGV[4], ARGV[5])
     redis.call('EXPIRE', KEYS[3], ARGV[1])
 end
 for i = 7, #ARGV, 2 do redis.call('HINCRBY', KEYS[i <= 6 + 2 * ARGV[6] and 2 or 4], ARGV[i], ARGV[i + 1]) end
-redis.call('EXPIRE', KEYS[2], ARGV[1])
-redis.call('EXPIRE', KEYS[4], ARGV[1])
-return 1
+if #ARGV > 6 then
+    redis.call('EXPIRE', KEYS[2], ARGV[1])
+    redis.call('EXPIRE', KEYS[4], ARGV[1])
+end
+"""
+
+NEXT_ATTEMPT = f"{COUNT}{_NOTE_AND_ADD}return count"
+
+EXCUSE_ATTEMPT = f"{COUNT}return count"
+
+ADD_COMMIT = f"""
+if redis.call('HSETNX', KEYS[1], ARGV[2], ARGV[3]) == 0 then return 0 end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+{_NOTE_AND_ADD}return 1
+"""
+
+# A mark is set once with one text: what comes with that text again was sent twice.
+SET_MARK = f"""
+if redis.call('HGET', KEYS[3], ARGV[4]) == ARGV[5] then return 0 end
+{_NOTE_AND_ADD}return 1
 """
 
 HOLD = """

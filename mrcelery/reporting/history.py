@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -60,17 +60,23 @@ def created_by_id(job: str) -> float | None:
         return None
 
 
-def jobs(store: JobStore | None, storage: Storage | None, wanted: JobFilter) -> Iterator[JobStatus]:
+Fresh = Callable[[JobStore, str, dict[str, str]], dict[str, str]]
+"""Brings a job's fields, as the job store has them, up to date with its storage."""
+
+
+def jobs(
+    store: JobStore | None, storage: Storage | None, wanted: JobFilter, fresh: Fresh | None = None
+) -> Iterator[JobStatus]:
     """Iterate over the selected jobs, newest first; jobs are read as they are consumed.
 
     Storage is searched for its newest :data:`MOST` jobs. Raises :class:`mrcelery.errors.UnreachableError`.
     """
-    known = _of_store(store, wanted) if store is not None else iter(())
+    known = _of_store(store, wanted, fresh) if store is not None else iter(())
     kept = _of_storage(storage, store, wanted) if storage is not None else iter(())
     return heapq.merge(known, kept, key=lambda status: status.created, reverse=True)
 
 
-def _of_store(store: JobStore, wanted: JobFilter) -> Iterator[JobStatus]:
+def _of_store(store: JobStore, wanted: JobFilter, fresh: Fresh | None) -> Iterator[JobStatus]:
     skip = 0
     # A job submitted meanwhile shifts the pages, so one may be listed twice.
     seen: set[str] = set()
@@ -84,6 +90,8 @@ def _of_store(store: JobStore, wanted: JobFilter) -> Iterator[JobStatus]:
             created = float(fields.get("created") or 0)
             if created < wanted.since:
                 return
+            if fresh is not None:
+                fields = fresh(store, job, fields)
             if not _wanted(wanted, fields, created):
                 continue
             yield status_of(job, fields, store)

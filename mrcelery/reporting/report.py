@@ -99,6 +99,8 @@ def write_report(store: JobStore, job: str, secret: str | bytes | None) -> None:
     found = overview(store, job)
     if found is None or found.state == "succeeded" or found.state not in FINAL or not found.storage:
         return
+    if "removed" in store.fields(job):
+        return  # nothing is to come back to where its data was
     started = found.started or found.created
     report = Report(
         job=job,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 
-from mrcelery.errors import UsageError
+from mrcelery.errors import BrokerUnreachableError, UsageError
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
 from mrcelery.schema.structs import Request
@@ -19,17 +22,36 @@ def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs
 
     Raises :class:`UsageError` if the job's id is taken.
     """
-    # First, under names by content: a registered job is complete, and others may start it at once.
+    send(store, request, code, blobs)
+    register(store, request, envelope)
+
+
+def send(store: JobStore, request: Request, code: bytes, blobs: dict[str, bytes]) -> None:
+    """Send a job's code and small inputs: before the job, which others may start once it is registered."""
     if len(code) <= INLINE_CODE:
         store.put_blob(request.job, request.bundle.sha256, code)
     else:
-        # Imported here: a client that has nothing to upload needs no storage, nor boto3 behind it.
-
         open_storage(request.storage).write(object_keys.code(request.job), code)
     for digest, data in blobs.items():
         store.put_blob(request.job, digest, data)
+
+
+def register(store: JobStore, request: Request, envelope: bytes) -> None:
+    """Register a job whose code has been sent. Raises :class:`UsageError` if its id is taken."""
     if not store.create(request.job, job_fields(request), envelope):
         raise UsageError(f"a job {request.job} exists already: give another --client-token, or none")
+
+
+@contextmanager
+def perhaps_submitted(job: str) -> Iterator[None]:
+    """Add to a broker's failure that it may have taken the job before it failed, and how to find out."""
+    try:
+        yield
+    except BrokerUnreachableError as e:
+        raise BrokerUnreachableError(
+            f"{e}; job {job} may have been submitted all the same, and may run: look with `mrcelery status {job}`, or "
+            f"wait for it with `mrcelery wait {job}`, before you submit it again"
+        ) from e
 
 
 def job_fields(request: Request) -> dict[str, str]:

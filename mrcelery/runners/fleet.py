@@ -14,7 +14,7 @@ from mrcelery.errors import UsageError
 from mrcelery.jobstore.base import generation_of, is_of_generation
 from mrcelery.jobstore.messages import start_message
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.runners.enter import enter
+from mrcelery.runners.enter import enter, perhaps_submitted, register, send
 from mrcelery.schema.structs import Request
 
 
@@ -33,10 +33,15 @@ class FleetRunner:
         """Registers the job that is waited for again."""
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
-        """Register and start the job; it runs without this process."""
+        """Register and start the job; it runs without this process.
+
+        An error of the broker's says if the job may have been registered all the same.
+        """
         self._enter = partial(enter, self.store, request, envelope, code, blobs)
-        enter(self.store, request, envelope, code, blobs)
-        self.start(request.job, request.options.queue)
+        send(self.store, request, code, blobs)
+        with perhaps_submitted(request.job):
+            register(self.store, request, envelope)
+            self.start(request.job, request.options.queue)
 
     def start(self, job: str, queue: str, generation: int = 0) -> None:
         """Queue the message that starts a registered job; a second one does no harm."""

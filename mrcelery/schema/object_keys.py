@@ -20,6 +20,7 @@ Layout version 1, relative to the storage root::
     jobs/<job>/_bad_records/step-<s>-<kind>-<nnnnn>.<attempt>.jsonl   BadRecord: records that an attempt skipped, one
                                                       a line; those of attempts that count stay
     jobs/<job>/end-<g>.json                           End: how generation g of the job ended
+    jobs/<job>/retry-<g>.json                         Retry: generation g has begun
     jobs/<job>/report.json                            Report of a job that has ended
     jobs/<job>/report.html                            the same as a page that needs nothing else
 
@@ -70,6 +71,11 @@ def code(job: str) -> str:
 def end(job: str, generation: int) -> str:
     """Return the key of how a generation of a job ended."""
     return f"jobs/{job}/end-{generation}.json"
+
+
+def retry(job: str, generation: int) -> str:
+    """Return the key of the record that a job was retried, and is in this generation."""
+    return f"jobs/{job}/retry-{generation}.json"
 
 
 def report(job: str) -> str:

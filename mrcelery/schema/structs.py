@@ -295,6 +295,14 @@ class End(Record, frozen=True, kw_only=True):
     """A JSON :class:`Failure`, if it failed."""
 
 
+class Retry(Record, frozen=True, kw_only=True):
+    """The begin of a later generation of a job: made once, before anything else is told of it."""
+
+    job: str
+    generation: int
+    retried: float
+
+
 class Presence(Record, frozen=True, kw_only=True):
     """What a worker publishes about itself while it lives."""
 

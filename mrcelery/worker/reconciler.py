@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
+from mrcelery.attempt.catching_up import state_of
 from mrcelery.attempt.failure import fail_job, failure
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.config import Config
@@ -25,6 +26,7 @@ from mrcelery.coordinator.reconcile import Action, BackUp, Facts, GiveUp, Nudge,
 from mrcelery.coordinator.stages import stage_of
 from mrcelery.errors import (
     BrokerUnreachableError,
+    JobStoppedError,
     MRCeleryError,
     StorageOutageError,
     StorageUnreachableError,
@@ -40,6 +42,7 @@ from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.jobstore.requests import storage_of
 from mrcelery.reporting.report import write_report
 from mrcelery.schema import object_keys
+from mrcelery.schema.states import FINAL
 from mrcelery.schema.stragglers import Policy, Republished
 from mrcelery.schema.structs import Request
 from mrcelery.schema.task_id import StageId
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
 
 LONGEST_LEASE = 15.0
 """Seconds after which the same thing is published again at the soonest, however long the visibility timeout is."""
+
+ENDED_AT_ONCE = 20
+"""Jobs that have ended and are compared with their storage in one pass."""
 
 SICK_NAMED = 3
 """Sick workers whose reasons a job's failure names."""
@@ -86,9 +92,13 @@ class Reconciler:
         self._jobs = OpenJobs(self._store, scratch=config.scratch or None, signing_key=config.signing_key or None)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
         self._watched: dict[str, _Watched] = {}
+        self._run = ""
+        """The run of the server for which jobs that have ended were listed last."""
+        self._ended: list[str] = []
 
     def reconcile(self) -> None:
         """Reconcile every job once. Raises :class:`mrcelery.errors.BrokerUnreachableError`."""
+        self._compare_ended()
         live = self._store.live()
         for reconcile, found in ((self._reconcile_job, live), (self._reconcile_cancelled, self._store.stopping())):
             for job in found:
@@ -109,6 +119,25 @@ class Reconciler:
                 _log.warning("mrcelery: cannot check now whether job %s is lost: %s", job, e)
             else:
                 del self._watched[job]
+
+    def _compare_ended(self) -> None:
+        """Find jobs that were retried, which a server that took another's place, or an older one's data, has forgotten.
+
+        Each time that the server is another one, some at a time.
+        """
+        if run := self._store.unsure("", self._run):
+            self._run, self._ended = run, self._store.unsure_jobs()
+        for job in self._ended[:ENDED_AT_ONCE]:
+            try:
+                if self._store.hold(job, self._owner, 3 * self.policy.grace):
+                    state_of(self._jobs, job)
+            except BrokerUnreachableError:
+                raise
+            except JobStoppedError:
+                pass  # its data is gone
+            except (KeyError, ValueError, MRCeleryError) as e:
+                _log.warning("mrcelery: cannot compare job %s with its storage: %s", job, e)
+        del self._ended[:ENDED_AT_ONCE]
 
     def _register_again(self, job: str, watched: _Watched) -> None:
         """Register a job that Redis has lost: ``start`` resumes it from its spec and commits in storage."""
@@ -134,6 +163,10 @@ class Reconciler:
         if not fields or not self._store.hold(job, self._owner, 3 * self.policy.grace):
             watched.unseen = {}
             return
+        if "started" in fields and self._store.unsure(job, fields.get("compared", "")):
+            if state_of(self._jobs, job) in FINAL:
+                return
+            watched.fields = self._store.fields(job)
         facts = self._facts(job, watched, now)
         if facts is None:
             return
@@ -150,6 +183,8 @@ class Reconciler:
         if before.times >= self.policy.most_republished or now - before.last < self.policy.lease:
             return
         try:
+            if "started" in fields and state_of(self._jobs, job) != "cancelled":
+                return
             if root := storage_of(store, job, fields, self._jobs.signing_key):
                 open_storage(root).stat(object_keys.spec(job))
         except StorageOutageError:

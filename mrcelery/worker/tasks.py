@@ -16,6 +16,7 @@ from billiard.process import current_process
 from celery.exceptions import Ignore, Reject
 from celery.signals import worker_init, worker_process_init
 
+from mrcelery.attempt.catching_up import state_of
 from mrcelery.attempt.cleanup import clean_up
 from mrcelery.attempt.failure import fail_job, failure
 from mrcelery.attempt.open_jobs import OpenJobs
@@ -44,6 +45,7 @@ from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reporting.report import write_report
 from mrcelery.schema.backoff import pause
+from mrcelery.schema.states import FINAL
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.addresses import scheme_of
 from mrcelery.task import memory_limit
@@ -180,6 +182,9 @@ def _coordinate(
     began = kind != "start"
     try:
         fields = jobs.store.fields(job)
+        if kind != "start" or fields.get("state") in FINAL:  # else `start` asks storage itself
+            state_of(jobs, job)
+            fields = jobs.store.fields(job)
         _check_generation(fields, job, generation)
         # A storage that was never reached is the user's to correct; later it may come back.
         began = began or "started" in fields
@@ -197,6 +202,8 @@ def _coordinate(
     except BROKER_ERRORS:
         raise
     except JobStoppedError as e:
+        if e.removed:
+            raise Ignore(str(e)) from None
         # Of a stage that was cut short this runs when all its tasks have stopped.
         with suppress(MRCeleryError):  # it is tried again
             fields = jobs.store.fields(job)

@@ -124,7 +124,8 @@ def repeated(store: RedisJobStore, job: str) -> list[str]:
     (found,) = store.call(("HGETALL", f"mrcelery:job:{job}:attempts"))
     assert isinstance(found, list)
     starts = zip(found[::2], found[1::2], strict=True)
-    return [f"task {task.decode()} was started {int(times)} times" for task, times in starts if int(times) > 1]
+    counts = [(task.decode(), int(times.split()[0])) for task, times in starts]  # a count, and tokens
+    return [f"task {task} was started {times} times" for task, times in counts if times > 1]
 
 
 def _identity(message: bytes) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.redis import JOBS, LIVE, RedisJobStore
-from mrcelery.schema.states import FINAL, STATES
+from mrcelery.schema.states import FINAL, STATES, State
 from mrcelery.schema.task_id import StageId, TaskId
 from tests.support.jobstores import FIELDS, Open, race
 from tests.support.services import RedisServer
@@ -139,6 +139,33 @@ def test_a_job_is_revived_with_its_commits_and_without_its_failure(connect: Open
     assert store.move("job-1", "succeeded")
     assert not store.revive("job-1")
     assert not store.revive("no")
+
+
+def test_a_retry_names_its_generation(store: JobStore) -> None:
+    store.create("job-1", FIELDS, b"request")
+    store.move("job-1", "failed", {"failure": "{}"})
+    assert not store.revive("job-1", 2)
+    assert store.revive("job-1", 1)
+    store.move("job-1", "failed", {"failure": "{}"})
+    assert not store.revive("job-1", 1)
+    assert store.revive("job-1", 2)
+    assert store.fields("job-1")["revived"] == "2"
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "cancelled"])
+def test_a_generation_that_was_forgotten(state: State, store: JobStore) -> None:
+    store.create("job-1", FIELDS, b"request")
+    store.move("job-1", state, {"finished": "1", "started": "1", "step": "0", "published.0.map": "1"})
+    store.next_attempt(TaskId("job-1", 0, "map", 3), add={"0.map.started": 1})
+    assert store.advance("job-1", 2)
+    fields = store.fields("job-1")
+    assert (fields["state"], fields["revived"], fields["started"]) == ("queued", "2", "1")
+    assert not {"finished", "step", "published.0.map"} & fields.keys()
+    assert store.sums("job-1") == {}
+    assert store.next_attempt(TaskId("job-1", 0, "map", 3)) == 1
+    assert not store.advance("job-1", 2)
+    assert not store.advance("no", 2)
+    assert store.live() == ["job-1"]
 
 
 def test_what_an_attempt_asks_as_it_runs(store: JobStore, job: str) -> None:

@@ -1,41 +1,69 @@
 """The command line of a client that kills itself at the n-th operation on Redis or storage.
 
-Run as ``python -m tests.hostile.dying_client N before|after ARGUMENT...``.
+Run as ``python -m tests.hostile.dying_client N before|after ARGUMENT...``. Operations are each command of a pipeline to
+Redis, each object that is deleted from a folder, and each other call of a storage, whether it changes anything or not.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from mrcelery.cli.main import main
 from mrcelery.jobstore import connection
 from mrcelery.storage.folder import FolderStorage
 
+CALLS = ("read", "stream", "list", "folders", "stat", "writer", "write", "create", "copy", "sweep")
+"""Methods of a storage that are one operation each."""
 
-def deadly(operation: Callable[..., Any], count: itertools.count[int], number: int, when: str) -> Callable[..., Any]:
-    """Die before or after the call that is the ``number``-th of all."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        mine = next(count) == number
-        if mine and when == "before":
+class Deadly:
+    """Counts operations from 1, and kills this process at one of them."""
+
+    def __init__(self, number: int, when: str) -> None:
+        self.number, self.when = number, when
+        self.done = 0
+
+    def perform(self, operation: Callable[[], Any]) -> Any:
+        self.done += 1
+        if (self.done, self.when) == (self.number, "before"):
             os.kill(os.getpid(), signal.SIGKILL)
-        result = operation(*args, **kwargs)
-        if mine:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        try:
+            return operation()
+        finally:  # also where it found nothing
+            if self.done == self.number:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    return call
+
+def arm(number: int, when: str) -> None:
+    """Have this process die ``before`` or ``after`` its n-th operation."""
+    deadly = Deadly(number, when)
+    exchange, delete = connection._Hiredis._exchange, FolderStorage.delete
+
+    def one_by_one(self: connection._Hiredis, commands: Iterable[connection.Command]) -> list[Any]:
+        return [deadly.perform(partial(exchange, self, [command]))[0] for command in commands]
+
+    def each(self: FolderStorage, keys: Iterable[str]) -> None:
+        for key in keys:
+            deadly.perform(partial(delete, self, [key]))
+
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: deadly.perform(partial(original, *args, **kwargs))
+
+    replaced: list[tuple[type, str, Callable[..., Any]]] = [
+        (connection._Hiredis, "_exchange", one_by_one),
+        (FolderStorage, "delete", each),
+        *((FolderStorage, name, counted(getattr(FolderStorage, name))) for name in CALLS),
+    ]
+    for owner, name, function in replaced:
+        setattr(owner, name, function)
 
 
 if __name__ == "__main__":
-    number, when = int(sys.argv[1]), sys.argv[2]
-    count = itertools.count(1)
-    for owner, name in [(connection._Hiredis, "_exchange"), (FolderStorage, "write"), (FolderStorage, "delete")]:
-        setattr(owner, name, deadly(getattr(owner, name), count, number, when))
+    arm(int(sys.argv[1]), sys.argv[2])
     sys.argv = ["mrcelery", *sys.argv[3:]]
     main()

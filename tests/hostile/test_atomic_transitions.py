@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mrcelery.jobstore.redis import LIVE, RedisJobStore
+from mrcelery.schema.task_id import TaskId
 from tests.support.redis_relay import Relay, relay
 from tests.support.services import RedisServer, command
 
@@ -46,6 +47,19 @@ TRANSITIONS: dict[str, tuple[Callable[[RedisJobStore], None], Callable[[RedisJob
     "retry": (failed, lambda store: store.revive("j")),
     "drop": (failed, lambda store: store.drop("j")),
 }
+
+
+TASK = TaskId("j", 0, "map", 1)
+NOTE = ("attempts.0.map", "1.a", "x")
+
+COUNTS: dict[str, Callable[[RedisJobStore], object]] = {
+    "an attempt": lambda store: store.next_attempt(TASK, note=NOTE, add={"0.map.started": 1}),
+    "an attempt without a note": lambda store: store.next_attempt(TASK),
+    "an excuse": lambda store: store.excuse_attempt(TASK),
+    "a mark": lambda store: store.set_mark("j", *NOTE, add={"0.map.failed": 1}),
+    "a commit": lambda store: store.add_commit(TASK, b"commit", note=NOTE, add={"0.map.records_in": 5}),
+}
+"""What counts something."""
 
 
 def seen(store: RedisJobStore) -> tuple[object, ...]:
@@ -129,6 +143,44 @@ def test_an_answer_that_is_lost(name: str, line: Relay, store: RedisJobStore) ->
         if line.asked <= number:
             return
         number += 1
+
+
+def counted(store: RedisJobStore) -> tuple[object, ...]:
+    return store.excused(TASK), store.done(TASK.stage), store.marks("j", NOTE[0]), store.sums("j"), store.totals()
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("before", [0, 1, 12])
+def test_a_count_whose_answer_is_lost(name: str, before: int, line: Relay, store: RedisJobStore) -> None:
+    """It counts once, and gets the number that it got at first."""
+
+    def prepare() -> None:
+        store.call(("FLUSHALL",))
+        queued(store)
+        for _ in range(before):
+            store.next_attempt(TASK, add={"0.map.started": 1})
+            store.excuse_attempt(TASK)
+
+    prepare()
+    expected, after = COUNTS[name](store), counted(store)
+    number = store.next_attempt(TASK)
+    prepare()
+    through = RedisJobStore(line.url)
+    through.totals()  # an idle connection, which the server may have dropped
+    line.asked = 0
+    line.decide = lambda asked: "silence" if asked == 0 else "pass"
+    assert COUNTS[name](through) == expected
+    assert line.asked == 2
+    through.close()
+    assert counted(store) == after
+    assert store.next_attempt(TASK) == number
+
+
+def test_a_count_of_an_earlier_version(store: RedisJobStore) -> None:
+    queued(store)
+    store.call(("HSET", "mrcelery:job:j:attempts", TASK.name, 3, f"{TASK.name}.excused", 2))
+    store.excuse_attempt(TASK)
+    assert (store.next_attempt(TASK), store.excused(TASK)) == (4, 3)
 
 
 def test_a_clean_that_was_killed_before_it_dropped_the_job(

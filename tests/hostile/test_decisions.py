@@ -13,7 +13,7 @@ import pytest
 
 import mrcelery
 from mrcelery.errors import JobCancelledError
-from mrcelery.jobstore.redis import LIVE, RedisJobStore
+from mrcelery.jobstore.redis import LIVE, NEWEST, RedisJobStore
 from mrcelery.reporting.report import read_report
 from mrcelery.storage import open_storage
 from tests.support.services import YIELDING_GATED, Gate, RedisServer, eventually, workers
@@ -87,9 +87,9 @@ def test_an_older_snapshot_of_redis(server: RedisServer, job_file: JobFile, tmp_
         assert sorted((path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()) == before
 
 
-@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("waits", ["who submitted it", "another", "nobody", "nobody, and there are newer jobs"])
 def test_the_list_of_live_jobs_and_the_queue_are_evicted(
-    waits: bool, server: RedisServer, job_file: JobFile, tmp_path: Path
+    waits: str, server: RedisServer, job_file: JobFile, tmp_path: Path
 ) -> None:
     """Whoever looks after jobs, or waits for one, finds a job that is nowhere listed."""
     gate = Gate(tmp_path, 2)
@@ -97,9 +97,13 @@ def test_the_list_of_live_jobs_and_the_queue_are_evicted(
     with submitted(server, job_file(YIELDING_GATED), tmp_path, gate) as handle:
         store = store_of(handle)
         store.call(("DEL", LIVE, QUEUE))
-        if waits:  # a newer job makes a list of its own
-            store.create("newer", {"created": repr(time.time()), "queue": "nobody"}, b"")
+        if waits != "nobody":  # newer jobs make a list of their own, and are more than are looked at
+            for number in range(NEWEST + 1):
+                store.create(f"newer-{number}", {"created": repr(time.time()), "queue": "nobody"}, b"")
         with workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"):
-            if waits:
+            if waits == "another":
+                with mrcelery.attach(handle.id, broker=server.tcp_url, storage=str(tmp_path / "storage")) as other:
+                    other.wait(120)
+            elif not waits.startswith("nobody"):
                 handle.wait(120)
             eventually(lambda: store.state(handle.id) == "succeeded", "the job ends")

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from mrcelery.attempt.decision import decide, decided
+from mrcelery.attempt.decision import decide, latest, retried
 from mrcelery.coordinator.stages import StageTasks
+from mrcelery.coordinator.start import start
 from mrcelery.errors import UnsignedError
 from mrcelery.schema import object_keys
 from mrcelery.schema.task_id import StageId, TaskId
@@ -202,11 +203,28 @@ def test_how_a_job_ended(job: Job, stranger: Job, attack: str) -> None:
     sibling = job.storage.read(object_keys.end(job.id, 0)).replace(b'"generation":0', b'"generation":1')
     job.storage.write(key, ATTACKS[attack](job.storage.read(key), sibling, other))
     with pytest.raises(UnsignedError, match=key):
-        decided(job.storage, seal, 0)
+        latest(job.storage, seal, 0)
     with pytest.raises(UnsignedError, match=key):
         decide(job.storage, seal, 1, "succeeded")
     job.runtime.store.update(job.id, {"revived": "1"})
     refused(job, key)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_that_a_job_was_retried(job: Job, stranger: Job, attack: str) -> None:
+    """A forged retry would have a job run again that has ended."""
+    key, seal = object_keys.retry(job.id, 1), job.runtime.seal(job.id)
+    for generation in (1, 2):
+        retried(job.storage, seal, generation)
+        retried(stranger.storage, stranger.runtime.seal(stranger.id), generation)
+    other = stranger.storage.read(key.replace(job.id, stranger.id))
+    sibling = job.storage.read(object_keys.retry(job.id, 2)).replace(b'"generation":2', b'"generation":1')
+    job.storage.write(key, ATTACKS[attack](job.storage.read(key), sibling, other))
+    with pytest.raises(UnsignedError, match=key):
+        latest(job.storage, seal, 0)
+    start(job.runtime, job.id)
+    with pytest.raises(UnsignedError, match=key):
+        start(job.runtime, job.id)  # again, as where Redis was emptied
 
 
 @pytest.mark.parametrize("attack", set(ATTACKS) - {"of another task"})

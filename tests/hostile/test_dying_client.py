@@ -1,0 +1,186 @@
+"""A client is killed at every operation of every command that changes something: once more, and all is as it should be.
+
+What a client does is what it tells Redis and storage, one operation after the other. So to die after one is to die
+before the next, and it dies before the first and after each.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from mrcelery.cli.main import main
+from mrcelery.jobstore.redis import RedisJobStore
+from mrcelery.schema.states import FINAL
+from tests.hostile.dying_client import arm
+from tests.support.services import RedisServer, eventually, workers
+
+QUEUE = "dying-client"
+
+JOB = """
+    import os, time
+    from mrcelery import MRJob
+
+    class Flagged(MRJob):
+        def configure_args(self):
+            super().configure_args()
+            self.add_passthru_arg("--flags")
+
+        def mapper(self, _, line):
+            while os.path.exists(os.path.join(self.options.flags, "wait")):
+                time.sleep(0.02)
+                yield "waited", 0
+            if os.path.exists(os.path.join(self.options.flags, "fail")):
+                raise ValueError("as it is told to")
+            yield line, 1
+
+        def reducer(self, key, values):
+            yield key, sum(values)
+"""
+
+
+class Client:
+    """Runs commands in processes of their own, which may die at an operation."""
+
+    def __init__(self, server: RedisServer, folder: Path) -> None:
+        self.folder, self.storage = folder, folder / "storage"
+        self.fleet = ["--broker", server.tcp_url, "--storage", str(self.storage)]
+        self.store = RedisJobStore(server.tcp_url)
+        self.text = folder / "text.txt"
+        self.text.write_text("a\nb\na\n")
+        self.job = folder / "flagged.py"
+        self.job.write_text(dedent(JOB))
+        self.said = folder / "said.txt"
+
+    def run(self, *args: str, number: int = 0, when: str = "before") -> int:
+        """Run a command and return its exit code, negative if it was killed at this operation; 0: at none."""
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                out = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(out, 1)
+                os.dup2(out, 2)
+                sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - pytest's would take what is said
+                sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as above
+                if number:
+                    arm(number, when)
+                sys.argv = ["mrcelery", *args, *([] if "--" in args else self.fleet)]
+                main()
+                code = 0
+            except SystemExit as e:
+                code = e.code if isinstance(e.code, int) else int(e.code is not None)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code > 0:
+            print(f"exit code {code} of {' '.join(args)}:", self.said.read_text(), sep="\n")
+        return code
+
+    def submission(self, name: str, *flags: str) -> list[str]:
+        """Return the command that submits the job of this name, which has these flags."""
+        told = self.folder / name
+        told.mkdir(exist_ok=True)
+        for flag in flags:
+            (told / flag).touch()
+        out = ["-o", str(self.folder / f"{name}.out"), "--queue", QUEUE, "--detach", "--client-token", name]
+        return ["submit", str(self.job), str(self.text), *out, *self.fleet, "--", "--flags", str(told)]
+
+    def submit(self, name: str, *flags: str) -> str:
+        assert self.run(*self.submission(name, *flags)) == 0, self.said.read_text()
+        return self.said.read_text().split()[0]
+
+    def ends(self, job: str, state: str, name: str) -> None:
+        eventually(lambda: self.store.state(job) in FINAL, f"{job} ends")
+        assert self.store.state(job) == state
+        out = self.folder / f"{name}.out"
+        assert (out / "_SUCCESS").exists() == (state == "succeeded")
+        if state == "succeeded":
+            lines = [line for part in out.glob("part-*") for line in part.read_text().splitlines()]
+            assert sorted(lines) == ['"a"\t2', '"b"\t1']
+            assert {path.name.partition("-")[0] for path in out.iterdir()} == {"part", "_SUCCESS"}
+
+
+@pytest.fixture
+def client(broker: RedisServer, tmp_path: Path) -> Iterator[Client]:
+    with workers(tmp_path / "workers", broker.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"):
+        made = Client(broker, tmp_path)
+        yield made
+        made.store.close()
+
+
+def deaths(die: Callable[[int, str], int]) -> int:
+    """Have a command die at each of its operations, and return how many it has."""
+    number = 0
+    while True:
+        code = die(max(1, number), "after" if number else "before")
+        if code != -signal.SIGKILL:
+            assert code == 0
+            return number - 1
+        number += 1
+
+
+def test_submit(client: Client) -> None:
+    def die(number: int, when: str) -> int:
+        name = f"submit-{number}-{when}"
+        code = client.run(*client.submission(name), number=number, when=when)
+        client.ends(client.submit(name), "succeeded", name)
+        return code
+
+    assert deaths(die) > 4
+
+
+def test_cancel(client: Client) -> None:
+    def die(number: int, when: str) -> int:
+        name = f"cancel-{number}-{when}"
+        job = client.submit(name, "wait")
+        eventually(lambda: client.store.state(job) == "running", "it runs")
+        code = client.run("cancel", job, number=number, when=when)
+        assert client.run("cancel", job) == 0, client.said.read_text()
+        client.ends(job, "cancelled", name)
+        eventually(lambda: "cleaned" in client.store.fields(job), "its data is removed")
+        return code
+
+    assert deaths(die) > 5
+
+
+def test_retry(client: Client) -> None:
+    def die(number: int, when: str) -> int:
+        name = f"retry-{number}-{when}"
+        job = client.submit(name, "fail")
+        client.ends(job, "failed", name)
+        (client.folder / name / "fail").unlink()
+        code = client.run("retry", job, "--detach", number=number, when=when)
+        again = client.run("retry", job, "--detach")
+        said = client.said.read_text()
+        assert again == 0 or "only a job that failed or was cancelled" in said, said
+        client.ends(job, "succeeded", name)
+        assert client.store.fields(job)["revived"] == "1", "retried once"
+        return code
+
+    assert deaths(die) > 7
+
+
+def test_clean(client: Client) -> None:
+    def die(number: int, when: str) -> int:
+        name = f"clean-{number}-{when}"
+        job = client.submit(name)
+        client.ends(job, "succeeded", name)
+        eventually(lambda: not list((client.storage / "jobs" / job).rglob("commit.json")), "it is tidied up")
+        code = client.run("clean", job, number=number, when=when)
+        assert client.run("clean", job) == 0, client.said.read_text()
+        assert not (client.storage / "jobs" / job).exists()
+        assert client.store.fields(job) == {}
+        (left,) = client.store.call(("KEYS", f"mrcelery:*{job}*"))
+        assert left == []
+        return code
+
+    assert deaths(die) > 10
