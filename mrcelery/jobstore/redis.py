@@ -66,7 +66,9 @@ class RedisJobStore:
     def __init__(self, url: str, connection: Connection | None = None, *, patience: float = 0.0) -> None:
         self.connection = connection or connect(url, patience)
         self._run = (-1, "")  # which connection it was that told it
-        self._compared: dict[str, str] = {}
+        self._asked: dict[str, str] = {}
+        self._compared: set[tuple[str, str, str]] = set()
+        """Jobs that this process has compared, with the run that their record named and the one that answered."""
 
     def _one(self, *command: str | bytes | int | float) -> object:
         return self.connection.call(command)[0]
@@ -115,7 +117,10 @@ class RedisJobStore:
     def unsure(self, job: str, compared: str) -> str:
         """Return the run of the server that answers, if the job was not compared in it."""
         run = self._server_run()
-        return "" if run in (compared, self._compared.get(job)) else run
+        if run == compared or (job, compared, run) in self._compared:
+            return ""
+        self._asked[job] = compared
+        return run
 
     def _server_run(self) -> str:
         """Return an id of the run of the server that answers on the present connection."""
@@ -133,11 +138,14 @@ class RedisJobStore:
 
     def note_compared(self, job: str, run: str, *, here: bool = False) -> None:
         """Record that what is known of a job was compared with storage."""
-        if len(self._compared) >= REMEMBERED:
+        if max(len(self._compared), len(self._asked)) >= REMEMBERED:
             self._compared.clear()
-        self._compared[job] = run  # also of a job that is unknown here
-        if not here:
-            self.update(job, {"compared": run})
+            self._asked.clear()
+        named = self._asked.pop(job, "")
+        kept = not here and self._one("EVAL", redis_scripts.UPDATE, 1, _job(job), TTL, "compared", run)
+        # A record that names no run may be a new one of the same job next time, in a store that was emptied.
+        if named or not kept:
+            self._compared.add((job, named, run))
 
     def unsure_jobs(self) -> list[str]:
         """List the ids of failed and cancelled jobs of which the store is not sure; list others as live."""

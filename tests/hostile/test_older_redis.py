@@ -212,6 +212,19 @@ def test_a_job_is_compared_once_in_each_run_of_the_server(server: RedisServer) -
     others.close()
 
 
+def test_a_job_that_is_registered_again_in_an_emptied_redis(server: RedisServer) -> None:
+    """Who had compared it is not sure of it any more."""
+    store = RedisJobStore(server.tcp_url)
+    for _ in range(2):
+        store.create("j", {"created": "1"}, b"")
+        run = store.unsure("j", store.compared("j")[1])
+        assert run
+        store.note_compared("j", run)
+        assert store.unsure("j", store.compared("j")[1]) == ""
+        store.call(("FLUSHALL",))
+    store.close()
+
+
 def test_a_server_that_does_not_say_who_it_is(server: RedisServer) -> None:
     """A connection stands for the run of the server: each job is compared once by each process."""
     store = RedisJobStore(server.tcp_url)
