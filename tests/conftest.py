@@ -38,8 +38,8 @@ def no_jobs_of_others() -> Iterator[None]:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Take half as many processes again as there are cores: most tests of fleets wait more than they compute."""
-    return min(6, (os.cpu_count() or 1) * 3 // 2 or 1)
+    """Take twice as many processes as there are cores: most tests of fleets wait more than they compute."""
+    return min(8, 2 * (os.cpu_count() or 1))
 
 
 @pytest.hookimpl(tryfirst=True)
