@@ -24,7 +24,7 @@ def command(jobs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     for job in jobs:
         with attach(job, **settings) as handle:
             cancelled = handle.cancel()
-            found[job] = handle.status().state
+            found[job] = "cancelled" if cancelled else handle.status().state
         if not as_json:
             say(f"{job} {'cancelled' if cancelled else f'had ended already: {found[job]}'}")
     if as_json:

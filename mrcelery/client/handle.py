@@ -32,6 +32,7 @@ from mrcelery.jobstore.presence import listening
 from mrcelery.reporting.monitor import Monitor
 from mrcelery.reporting.status import JobStatus, counted, failure_of, status_of
 from mrcelery.runners.base import Runner
+from mrcelery.runners.enter import perhaps
 from mrcelery.schema import object_keys
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.signing import unseal
@@ -170,7 +171,9 @@ class JobHandle:
         """Cancel the job: its tasks stop between blocks. Return False if it had ended already."""
         if self._store is None:
             raise ConfigError(f"cannot cancel {self.id} without its broker: give --broker")
-        return end_as_cancelled(self._store, self.id, self.fields())
+        fields = self.fields()
+        with perhaps(self.id, "cancelled", "or cancel it again"):
+            return end_as_cancelled(self._store, self.id, fields)
 
     def retry(self) -> None:
         """Resume a failed job from its committed tasks, or restart a cancelled one.
@@ -183,13 +186,14 @@ class JobHandle:
         if self._store is None or self.runner is None:
             raise ConfigError(f"cannot retry {self.id} without its broker: give --broker")
         fields = self._store.fields(self.id)
-        if not fields:
-            fields = enter_from_storage(self, self._store)
-        else:
-            revive(self, self._store)
-            fields = self._store.fields(self.id)
-        self._final_report = None
-        self.runner.start(self.id, fields.get("queue") or "celery", generation_of(fields))
+        with perhaps(self.id, "retried", "or retry it again"):
+            if not fields:
+                fields = enter_from_storage(self, self._store)
+            else:
+                revive(self, self._store)
+                fields = self._store.fields(self.id)
+            self._final_report = None
+            self.runner.start(self.id, fields.get("queue") or "celery", generation_of(fields))
 
     def counters(self) -> Counters:
         """Return the counters of committed attempts, ``group -> name -> value``: so far, while the job runs."""

@@ -43,14 +43,13 @@ def register(store: JobStore, request: Request, envelope: bytes) -> None:
 
 
 @contextmanager
-def perhaps_submitted(job: str) -> Iterator[None]:
-    """Add to a broker's failure that it may have taken the job before it failed, and how to find out."""
+def perhaps(job: str, done: str, remedy: str) -> Iterator[None]:
+    """Add to a broker's failure that it may have done to the job what was asked, and how to find out."""
     try:
         yield
     except BrokerUnreachableError as e:
         raise BrokerUnreachableError(
-            f"{e}; job {job} may have been submitted all the same, and may run: look with `mrcelery status {job}`, or "
-            f"wait for it with `mrcelery wait {job}`, before you submit it again"
+            f"{e}; job {job} may have been {done} all the same: look with `mrcelery status {job}`, {remedy}"
         ) from e
 
 

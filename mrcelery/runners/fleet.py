@@ -14,7 +14,7 @@ from mrcelery.errors import UsageError
 from mrcelery.jobstore.base import generation_of, is_of_generation
 from mrcelery.jobstore.messages import start_message
 from mrcelery.jobstore.redis import RedisJobStore
-from mrcelery.runners.enter import enter, perhaps_submitted, register, send
+from mrcelery.runners.enter import enter, perhaps, register, send
 from mrcelery.schema.structs import Request
 
 
@@ -39,7 +39,8 @@ class FleetRunner:
         """
         self._enter = partial(enter, self.store, request, envelope, code, blobs)
         send(self.store, request, code, blobs)
-        with perhaps_submitted(request.job):
+        job = request.job
+        with perhaps(job, "submitted", f"or wait for it with `mrcelery wait {job}`, before you submit it again"):
             register(self.store, request, envelope)
             self.start(request.job, request.options.queue)
 
