@@ -47,6 +47,8 @@ BROKEN = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno
 """Errors of a disk that no job can cause, although the next write may succeed."""
 
 _NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_FOR_THREADS = (errno.EAGAIN, errno.ENOMEM)
+"""Errors of a system in which a process has too many threads."""
 _NO_THREAD = "can't start new thread"
 
 
@@ -69,6 +71,8 @@ def _is_hoarding(e: BaseException) -> bool:
     """Whether this process itself, so its job, holds what there is no more of."""
     if isinstance(e, OSError) and e.errno == errno.EMFILE:
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= FEW_FILES
+    if isinstance(e, OSError) and e.errno not in _FOR_THREADS:
+        return False
     return threading.active_count() >= MANY_THREADS
 
 

@@ -191,7 +191,7 @@ def test_a_run_that_was_killed_as_it_published(place: Place, monkeypatch: pytest
     """The next delivery takes what lies at OUTPUT for this job's own, and ends it."""
     job = place.submit()
     with monkeypatch.context() as patch:
-        patch.setattr(output_commit, "encode", killed)
+        patch.setattr(output_commit, "_success", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(place.runtime, job, 0)
         patch.undo()

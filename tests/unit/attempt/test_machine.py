@@ -6,11 +6,12 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from mrcelery.attempt.machine import ailment, cannot_import, of_the_machine, sickness
+from mrcelery.attempt.machine import MANY_THREADS, ailment, cannot_import, of_the_machine, sickness
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.errors import CorruptDataError, SickMachineError, StorageUnreachableError, TaskError, UserCodeError
 from mrcelery.jobstore.memory import MemoryJobStore
@@ -37,6 +38,20 @@ def test_a_scratch_folder_in_which_nothing_can_be_made(well: OpenJobs, sick: Ope
     assert ailment(sick) == f"{sick.scratch_path}: File exists: {remedy}"
     (Path(well.scratch) / "tasks").touch()
     assert "tasks: File exists: make it writable" in ailment(well)
+
+
+def test_many_threads_of_the_worker_hide_no_sick_machine(sick: OpenJobs) -> None:
+    """As those of a pool of threads: they have nothing to do with its files."""
+    over = threading.Event()
+    threads = [threading.Thread(target=over.wait) for _ in range(MANY_THREADS)]
+    try:
+        for thread in threads:
+            thread.start()
+        assert "File exists" in ailment(sick)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 LIMITED = """
