@@ -56,3 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(package))
         elif package != "unit":
             item.add_marker(pytest.mark.xdist_group(f"{package}-{rest[-1]}"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run tests that share services in several processes: each would start its own, for each module."""
+    if not session.config.getoption("loadgroup", False):  # pytest-xdist sets it in its processes
+        return
+    for item in session.items:
+        if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+            raise pytest.UsageError("this pytest-xdist does not keep groups of tests together with this pytest")

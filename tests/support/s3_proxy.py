@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,6 +106,7 @@ class _Server(ThreadingHTTPServer):
     """The proxy: what it passes requests on to, and the log it keeps."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, onward: str, log: Log) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -148,13 +149,24 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(fault)
                 return
             headers = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", *fault.ignore)}
-            self.onward.request(self.command, self.path, body, headers)
-            answer = self.onward.getresponse()
-            data = answer.read()
+            answer, data = self._ask(body, headers)
         if fault.reset:
             self.close_connection = True
             return
         self._pass_back(answer, data, fault)
+
+    def _ask(self, body: bytes, headers: Mapping[str, str]) -> tuple[http.client.HTTPResponse, bytes]:
+        """Pass a request on; anew where the endpoint has closed a connection that was idle."""
+        for again in (True, False):
+            try:
+                self.onward.request(self.command, self.path, body, headers)
+                answer = self.onward.getresponse()
+                return answer, answer.read()
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                self.onward.close()
+                if not again:
+                    raise
+        raise AssertionError
 
     def _pass_back(self, answer: http.client.HTTPResponse, data: bytes, fault: Fault) -> None:
         if fault.flip and data:
