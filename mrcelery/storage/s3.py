@@ -13,10 +13,12 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     FlexibleChecksumError,
+    HTTPClientError,
     IncompleteReadError,
     ReadTimeoutError,
     ResponseStreamingError,
 )
+from urllib3.exceptions import HTTPError
 
 from mrcelery.config import Config as Settings
 from mrcelery.errors import ConfigError, CorruptDataError, StorageOutageError, StorageRefusedError
@@ -114,6 +116,10 @@ class S3Storage:
             self._met = True
             again = retries_of(e.response)
             raise
+        except HTTPError as e:
+            if isinstance(e, BotoCoreError):
+                raise
+            raise HTTPClientError(error=e) from e  # botocore does not translate what breaks a body that it reads itself
         finally:
             if again:
                 moved.count("RETRY", again)

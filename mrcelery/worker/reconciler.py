@@ -159,14 +159,17 @@ class Reconciler:
             if envelope is None:
                 return
             watched = self._watched[job] = _Watched(self._jobs.request(job), envelope, since=now)
-        watched.fields = fields = self._store.fields(job)
+        if fields := self._store.fields(job):  # else Redis has lost it since it was listed
+            watched.fields = fields
         if not fields or not self._store.hold(job, self._owner, 3 * self.policy.grace):
             watched.unseen = {}
             return
         if "started" in fields and self._store.unsure(job, fields.get("compared", "")):
             if state_of(self._jobs, job) in FINAL:
                 return
-            watched.fields = self._store.fields(job)
+            if not (fields := self._store.fields(job)):
+                return
+            watched.fields = fields
         facts = self._facts(job, watched, now)
         if facts is None:
             return

@@ -193,6 +193,31 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
         reconciler.close()
 
 
+@pytest.mark.parametrize("asked", ["fields", "unsure"])
+def test_redis_forgets_a_job_while_it_is_looked_at(
+    quiet: Quiet, traced: Traced, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with traced.submit(**quiet.settings) as handle:
+        quiet.run("mrcelery.start", job=handle.id)
+        reconciler = Reconciler(quiet.app)
+        reconciler.reconcile()
+        store = reconciler._store
+        with monkeypatch.context() as patch:
+            ask = getattr(store, asked)
+
+            def lose(job: str, *more: Any) -> Any:
+                if job:  # else it is asked of the server, for no job
+                    quiet.store.drop(handle.id)
+                return "another run" if job and more else ask(job, *more)
+
+            patch.setattr(store, asked, lose)
+            reconciler.reconcile()
+        reconciler.reconcile()
+        assert quiet.store.state(handle.id) == "queued"
+        quiet.store.drop(handle.id)
+        reconciler.close()
+
+
 def test_redis_restarts_empty_and_its_workers_are_replaced(server: RedisServer, traced: Traced, tmp_path: Path) -> None:
     """Nobody but the waiting client knows of the job, and storage."""
     gate = traced.gate("wait-c2")

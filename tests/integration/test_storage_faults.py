@@ -15,7 +15,7 @@ import pytest
 
 import mrcelery
 from mrcelery import events
-from mrcelery.errors import JobFailedError, StorageUnreachableError
+from mrcelery.errors import JobFailedError, StorageOutageError, StorageUnreachableError
 from mrcelery.storage import check, open_storage
 from tests.support.s3_proxy import Asked, Fault, Log, proxy
 
@@ -147,6 +147,21 @@ def test_an_endpoint_that_is_silent_now_and_then(
         handle.wait(120)
         log.fault = lambda asked: None
         assert dict(handle) == WORDS
+
+
+@pytest.mark.parametrize("fault", [Fault(silent=True, keep=0.5), Fault(keep=0.5)], ids=["silent", "broken off"])
+def test_a_reply_that_stops_in_the_midst_of_what_is_not_an_object(
+    fault: Fault, log: Log, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a listing, or of an error: that the storage is away, and no traceback of a library's."""
+    monkeypatch.setenv("MRCELERY_STORAGE_TIMEOUT", "1")
+    storage = open_storage(root)
+    log.fault = lambda asked: fault
+    with pytest.raises(StorageOutageError):
+        list(storage.list())
+    # That an object is missing may be known by the head of the reply.
+    with pytest.raises((StorageOutageError, FileNotFoundError)):
+        storage.read("missing")
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.5])
