@@ -141,10 +141,12 @@ class Reconciler:
 
     def _register_again(self, job: str, watched: _Watched) -> None:
         """Register a job that Redis has lost: ``start`` resumes it from its spec and commits in storage."""
-        if watched.fields.get("state") != "running":
-            return  # it may have no spec yet, and its code went with Redis: its client has both
+        if watched.fields.get("state") in (None, *FINAL):
+            return
         if open_storage(watched.request.storage).stat(object_keys.spec(job)) is None:
-            return  # it is not lost: it came to its end since the last look, and was cleaned
+            # It came to its end since the last look, and was cleaned; or its code, too, went with Redis: its client
+            # has that.
+            return
         fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_generation(k)}
         if self._store.create(job, fields, watched.envelope):
             _log.warning("mrcelery: Redis has lost job %s: it is resumed from storage", job)

@@ -193,6 +193,18 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
         reconciler.close()
 
 
+def test_redis_forgets_a_job_that_began_since_it_was_looked_at(quiet: Quiet, traced: Traced) -> None:
+    with traced.submit(**quiet.settings) as handle:
+        reconciler = Reconciler(quiet.app)
+        reconciler.reconcile()
+        quiet.run("mrcelery.start", job=handle.id)
+        quiet.store.drop(handle.id)
+        reconciler.reconcile()
+        assert quiet.store.state(handle.id) == "queued"
+        quiet.store.drop(handle.id)
+        reconciler.close()
+
+
 @pytest.mark.parametrize("asked", ["fields", "unsure"])
 def test_redis_forgets_a_job_while_it_is_looked_at(
     quiet: Quiet, traced: Traced, asked: str, monkeypatch: pytest.MonkeyPatch
