@@ -55,7 +55,8 @@ class FolderClaim:
         assert path is not None
         try:
             os.link(path, staged)
-        except FileNotFoundError:
+            linked = staged.stat()
+        except FileNotFoundError:  # the source's, or the claim's folder, revoked before or after the link
             self._check()
             raise
         except OSError as e:
@@ -63,7 +64,7 @@ class FolderClaim:
                 return False
             raise
         # Not before: what was linked is what will be read, whatever has its name meanwhile.
-        if source.tag and tag_of(staged.stat()) != source.tag:
+        if source.tag and tag_of(linked) != source.tag:
             raise source.changed()
         return True
 
