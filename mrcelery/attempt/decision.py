@@ -8,7 +8,7 @@ decides, whatever Redis says later, and everyone else finds out what was decided
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema import object_keys
@@ -16,6 +16,8 @@ from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.states import State
 from mrcelery.schema.structs import End, Retry
 from mrcelery.storage.base import Storage
+
+R = TypeVar("R", End, Retry)
 
 
 def decide(storage: Storage, seal: JobSeal, generation: int, state: State, failure: str = "") -> End:
@@ -29,9 +31,12 @@ def decide(storage: Storage, seal: JobSeal, generation: int, state: State, failu
 
 def decided(storage: Storage, seal: JobSeal, generation: int) -> End | None:
     """Return how a generation of the job of ``seal`` has ended; None if it has not."""
-    key = object_keys.end(seal.job, generation)
+    return _found(storage, seal, object_keys.end(seal.job, generation), End)
+
+
+def _found(storage: Storage, seal: JobSeal, key: str, kind: type[R]) -> R | None:
     try:
-        return seal.decode(storage.read(key), End, key)
+        return seal.decode(storage.read(key), kind, key)
     except FileNotFoundError:
         return None
 
@@ -40,15 +45,6 @@ def retried(storage: Storage, seal: JobSeal, generation: int) -> None:
     """Record that the job of ``seal`` is in this generation; that may be known."""
     key = object_keys.retry(seal.job, generation)
     storage.create(key, seal.encode(Retry(job=seal.job, generation=generation, retried=time.time()), key))
-
-
-def _was_retried(storage: Storage, seal: JobSeal, generation: int) -> bool:
-    key = object_keys.retry(seal.job, generation)
-    try:
-        seal.decode(storage.read(key), Retry, key)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 class Latest(NamedTuple):
@@ -64,7 +60,8 @@ def latest(storage: Storage, seal: JobSeal, generation: int) -> Latest:
     while True:
         # Who could not reach storage has left no record of the retry, but perhaps one of its end.
         later = decided(storage, seal, generation + 1)
-        if later is None and not _was_retried(storage, seal, generation + 1):
+        key = object_keys.retry(seal.job, generation + 1)
+        if later is None and _found(storage, seal, key, Retry) is None:
             return Latest(generation, end)
         generation, end = generation + 1, later
 

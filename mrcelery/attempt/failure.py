@@ -8,14 +8,7 @@ import time
 from mrcelery.attempt.decision import decide, settle
 from mrcelery.attempt.progress_file import HUNG
 from mrcelery.config import show_size
-from mrcelery.errors import (
-    AttemptsLostError,
-    MRCeleryError,
-    TaskError,
-    UnreachableError,
-    mask,
-    writable,
-)
+from mrcelery.errors import AttemptsLostError, MRCeleryError, TaskError, UnreachableError, mask, writable
 from mrcelery.jobstore.base import JobStore, generation_of
 from mrcelery.jobstore.requests import storage_of
 from mrcelery.schema.encoding import encode

@@ -23,6 +23,7 @@ from mrcelery.storage import open_storage, scheme_of
 if TYPE_CHECKING:
     from mrcelery.client.handle import JobHandle
     from mrcelery.jobstore.base import JobStore
+    from mrcelery.storage.base import Storage
 
 STOPPING_SECONDS = 30.0
 """How long a retry waits until a cancelled job's tasks have stopped and its data is deleted."""
@@ -36,12 +37,15 @@ def end_as_cancelled(store: JobStore, job: str, fields: Mapping[str, str]) -> bo
         return False
     with suppress(UnreachableError, TaskError):  # else it is known to the job store alone
         storage = open_storage(fields["storage"])
-        # A folder of the same name here is not the workers'.
-        reached = scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None
-        if reached and (seal := _seal_of(store, job)) is not None:
+        if _is_the_workers(storage, job) and (seal := _seal_of(store, job)) is not None:
             end = decide(storage, seal, generation_of(fields), "cancelled")
             return settle(store, end) and end.state == "cancelled"
     return store.move(job, "cancelled", {"finished": repr(time.time())}, generation=generation_of(fields))
+
+
+def _is_the_workers(storage: Storage, job: str) -> bool:
+    """Whether a storage is the workers', and not a folder of the same name here."""
+    return scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None
 
 
 def _seal_of(store: JobStore, job: str) -> JobSeal | None:
@@ -109,9 +113,7 @@ def caught_up(store: JobStore, job: str, fields: dict[str, str]) -> dict[str, st
         return fields
     with suppress(UnreachableError, TaskError, JobStoppedError):
         storage = open_storage(fields["storage"])
-        # A folder of the same name here is not the workers'.
-        reached = scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None
-        if reached and (seal := _seal_of(store, job)) is not None:
+        if _is_the_workers(storage, job) and (seal := _seal_of(store, job)) is not None:
             catch_up(store, seal, run, storage)
     store.note_compared(job, run, here=True)  # if it cannot be done here, workers do it
     return store.fields(job)

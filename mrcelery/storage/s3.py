@@ -82,6 +82,11 @@ def _same_tag(one: str, other: str) -> bool:
     return one.strip('"') == other.strip('"')
 
 
+def conflict_pauses() -> Iterator[float]:
+    """Yield the seconds before each new try of a conditional write that met another one under way."""
+    return islice(pauses(0.05, LONGEST_PAUSE), CONFLICTS)
+
+
 class S3Storage:
     """Objects of a bucket below a prefix, ``s3://bucket/prefix``.
 
@@ -242,7 +247,7 @@ class S3Storage:
         A token in the object's metadata shows whether a PUT that boto3 retried had succeeded the first time.
         """
         token = os.urandom(8).hex()
-        waits = iter(islice(pauses(0.05, LONGEST_PAUSE), CONFLICTS))
+        waits = conflict_pauses()
         with self._errors("s3:PutObject", key):
             while True:
                 try:

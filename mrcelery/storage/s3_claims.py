@@ -15,15 +15,13 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
-from itertools import islice
 
 import msgspec
 from botocore.exceptions import ClientError
 
 from mrcelery.errors import StorageUnreachableError
-from mrcelery.schema.backoff import pauses
 from mrcelery.storage.base import RevokedError, Source
-from mrcelery.storage.s3 import CONFLICTS, LONGEST_PAUSE, S3Storage
+from mrcelery.storage.s3 import S3Storage, conflict_pauses
 from mrcelery.storage.s3_errors import code_of
 from mrcelery.storage.s3_uploads import Upload
 from mrcelery.storage.transfers import submit
@@ -182,7 +180,7 @@ def _read(storage: S3Storage, key: str) -> tuple[_Record, str] | None:
 def _write(storage: S3Storage, key: str, record: _Record, etag: str) -> str:
     """Write a claim and return its ETag; with an ``etag`` raise :class:`RevokedError` if it is not the claim's."""
     condition = {"IfMatch": etag} if etag else {}
-    waits = iter(islice(pauses(0.05, LONGEST_PAUSE), CONFLICTS))
+    waits = conflict_pauses()
     with storage._errors("s3:PutObject", key):
         while True:
             try:

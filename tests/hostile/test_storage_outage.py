@@ -206,8 +206,7 @@ def test_a_conditional_write_backs_off(
     """S3 wants the loser of two writes under way to ask again, not 40 times a second."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3_clients, "_clients", {})
-    for module in ("s3", "s3_claims"):
-        monkeypatch.setattr(f"mrcelery.storage.{module}.CONFLICTS", 6)
+    monkeypatch.setattr("mrcelery.storage.s3.CONFLICTS", 6)
     log.fault = lambda asked: Fault(409, "ConditionalRequestConflict") if asked.method == "PUT" else None
     before, began = len(log.requests), time.monotonic()
     with pytest.raises(StorageOutageError, match="ConditionalRequestConflict"):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -16,6 +14,7 @@ from mrcelery.formats import input_format
 from mrcelery.planning.listing import InputFile, list_inputs
 from mrcelery.planning.splits import cut
 from mrcelery.storage import http, locate, open_storage, readahead
+from tests.support.web_server import serving
 
 DATA = b"".join(b"line %d of the file\n" % i for i in range(5000))
 FILES = {"/data.txt": DATA, "/data.txt.gz": gzip.compress(DATA), "/empty": b""}
@@ -92,22 +91,11 @@ class Server(BaseHTTPRequestHandler):
             self.close_connection = True  # the client has read what it wanted
 
 
-class _Servers(ThreadingHTTPServer):
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients leave when they have read what they wanted."""
-
-
 @contextmanager
 def _serving(**switches: object) -> Iterator[tuple[str, type[Server]]]:
     handler = type("Handler", (Server,), {**switches, "requests": []})
-    with _Servers(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", handler
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(handler) as root:
+        yield root, handler
 
 
 Serve = Callable[..., tuple[str, type[Server]]]

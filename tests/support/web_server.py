@@ -125,14 +125,21 @@ class _Servers(ThreadingHTTPServer):
 
 
 @contextmanager
-def web_server(data: bytes, **switches: object) -> Iterator[tuple[str, type[Web]]]:
-    """Start a server; yields its root and its handler's class, whose attributes are the switches."""
-    kind = type("Handler", (Web,), {"data": data, "requests": [], **switches})
-    with _Servers(("127.0.0.1", 0), kind) as server:
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve requests on this machine while the block runs; yields the server's root."""
+    with _Servers(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", kind
+            yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def web_server(data: bytes, **switches: object) -> Iterator[tuple[str, type[Web]]]:
+    """Start a server; yields its root and its handler's class, whose attributes are the switches."""
+    kind = type("Handler", (Web,), {"data": data, "requests": [], **switches})
+    with serving(kind) as root:
+        yield root, kind
