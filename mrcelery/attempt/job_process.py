@@ -42,6 +42,7 @@ from mrcelery.attempt.output_capture import Said
 from mrcelery.attempt.run import run
 from mrcelery.errors import MRCeleryError, UserCodeError
 from mrcelery.job.raised import watching
+from mrcelery.schema.decoders import decoder
 from mrcelery.shipping.traceless import is_traceless
 from mrcelery.storage.transfers import transfers
 
@@ -240,7 +241,7 @@ class JobProcess:
             _reseed(self._seeded)
             limit, known = _peak() + GROWTH, set(sys.modules)
             while True:
-                begun = msgspec.json.decode(self._channel.recv(MESSAGE), type=Begun)
+                begun = decoder(Begun)(self._channel.recv(MESSAGE))
                 self._hand[1 : 1 + len(begun.token)] = begun.token.encode()
                 ended = self._run(begun)
                 self._note_imports(known)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from mrcelery.errors import mask, writable
 from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.base import JobStore, Note
+from mrcelery.schema.decoders import decoder
 from mrcelery.schema.states import ENDED, Outcome
 from mrcelery.schema.structs import Commit
 from mrcelery.schema.task_id import StageId, TaskId
@@ -161,7 +162,7 @@ def killed(store: JobStore, task: TaskId, worker: str, reason: str) -> None:
 
 def entries(store: JobStore, stage: StageId) -> list[Entry]:
     """Return all attempts of a stage by when they began."""
-    found = [msgspec.json.decode(text, type=Entry) for text in store.marks(stage.job, table(stage)).values()]
+    found = [decoder(Entry)(text) for text in store.marks(stage.job, table(stage)).values()]
     found.sort(key=lambda entry: entry.began)
     return found
 
@@ -178,7 +179,7 @@ def _end(store: JobStore, stage: StageId, entry: Entry) -> None:
 
 def _of_task(store: JobStore, task: TaskId) -> list[Entry]:
     found = store.marks(task.job, table(task.stage)).items()
-    return [msgspec.json.decode(text, type=Entry) for name, text in found if name.startswith(f"{task.task}.")]
+    return [decoder(Entry)(text) for name, text in found if name.startswith(f"{task.task}.")]
 
 
 def _token(entry: Entry) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mrcelery.errors import TaskError
+from mrcelery.schema.decoders import decoder
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Presence
 from mrcelery.version import __version__
@@ -89,7 +90,7 @@ def workers_seen(store: RedisJobStore) -> list[WorkerSeen]:
     found = []
     for name, (age, data) in sorted(published.items()):
         try:
-            about = msgspec.json.decode(data, type=Presence)
+            about = decoder(Presence)(data)
         except msgspec.MsgspecError:  # of a version to come, as its missing versions show
             about = Presence(queues=(), processes=0, every=UNREAD_SECONDS, arrow=True)
         found.append(

@@ -19,6 +19,7 @@ from mrcelery.jobstore.base import JobStore
 from mrcelery.jobstore.journal import Entry, Sums
 from mrcelery.jobstore.presence import ailing
 from mrcelery.reporting.status import committed, kept_sums
+from mrcelery.schema.decoders import decoder
 from mrcelery.schema.encoding import decode
 from mrcelery.schema.states import FINAL, State
 from mrcelery.schema.stragglers import Policy, is_slow, usual_rate
@@ -196,7 +197,7 @@ def _sick(store: JobStore, queue: str) -> list[Warn]:
 
 def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
     """List all stages of a job in their order, also those to come."""
-    steps: list[tuple[str, bool]] = msgspec.json.decode(fields.get("steps") or b"[]", type=list[tuple[str, bool]])
+    steps = decoder(list[tuple[str, bool]])(fields.get("steps") or b"[]")
     found: list[tuple[int, Kind, str]] = []
     for number, (name, reduces) in enumerate(steps):
         found.append((number, "map", name))

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from mrcelery.errors import CorruptDataError, UsageError, VersionError, safe_repr
+from mrcelery.schema.decoders import decoder
 from mrcelery.schema.structs import VERSION, Record
 
 R = TypeVar("R", bound=Record)
@@ -29,13 +30,13 @@ def decode(data: bytes, kind: type[R], where: str = "") -> R:
     """
     at = f" at {where}" if where else ""
     try:
-        version = msgspec.json.decode(data, type=_Version).v
+        version = decoder(_Version)(data).v
         if version != VERSION:
             raise VersionError(
                 f"{kind.__name__} record{at} has version {version}, this mrcelery reads version {VERSION}: "
                 "run the same mrcelery version on the client and on all workers"
             )
-        return msgspec.json.decode(data, type=kind)
+        return decoder(kind)(data)
     except msgspec.MsgspecError as e:
         raise damaged(f"the {kind.__name__} record{at} is damaged ({e}): submit the job again") from None
 

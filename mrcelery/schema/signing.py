@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from mrcelery.errors import ConfigError, UnsignedError
+from mrcelery.schema.decoders import decoder
 from mrcelery.schema.encoding import damaged, decode, encode
 from mrcelery.schema.structs import Envelope, Record
 
@@ -49,7 +50,7 @@ def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R
     :class:`mrcelery.errors.VersionError` as :func:`mrcelery.schema.encoding.decode` does.
     """
     try:
-        envelope = msgspec.json.decode(data, type=Envelope)
+        envelope = decoder(Envelope)(data)
     except msgspec.MsgspecError as e:
         raise damaged(f"the envelope at {where} is damaged ({e}): submit the job again") from None
     body = bytes(envelope.body)
@@ -69,7 +70,7 @@ def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R
 def is_signed(envelope: bytes) -> bool:
     """Check whether an envelope bears a signature, right or wrong; False if it is damaged."""
     try:
-        return bool(msgspec.json.decode(envelope, type=Envelope).signature)
+        return bool(decoder(Envelope)(envelope).signature)
     except msgspec.MsgspecError:
         return False
 

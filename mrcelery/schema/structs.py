@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from mrcelery.schema.decoders import decoder
 from mrcelery.schema.states import State
 
 VERSION = 1
@@ -349,7 +350,7 @@ def add_coordinator_requests(into: Requests, fields: Mapping[str, str]) -> None:
     """Add the requests recorded in a job's fields to ``into``, in place."""
     for name, value in fields.items():
         if name.startswith("requests."):
-            add_requests(into, msgspec.json.decode(value, type=Requests))
+            add_requests(into, decoder(Requests)(value))
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):

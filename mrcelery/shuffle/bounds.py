@@ -19,6 +19,7 @@ import msgspec
 
 from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.records.order import argsort, starts_of_groups
+from mrcelery.schema.decoders import decoder
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Commit, Part
 from mrcelery.shuffle.index import Index, decode_index
@@ -187,5 +188,5 @@ class Ranges:
         self._file.seek(0)
         while head := self._file.read(_SIZES.size):
             part_bytes, index_bytes = _SIZES.unpack(head)
-            run = msgspec.json.decode(self._file.read(part_bytes), type=Part)
+            run = decoder(Part)(self._file.read(part_bytes))
             yield run, decode_index(self._file.read(index_bytes), run.key)

@@ -20,6 +20,7 @@ import msgspec
 from botocore.exceptions import ClientError
 
 from mrcelery.errors import StorageUnreachableError
+from mrcelery.schema.decoders import decoder
 from mrcelery.storage.base import RevokedError, Source
 from mrcelery.storage.s3 import S3Storage, conflict_pauses
 from mrcelery.storage.s3_errors import code_of
@@ -172,7 +173,7 @@ def _read(storage: S3Storage, key: str) -> tuple[_Record, str] | None:
             raise
         data = answer["Body"].read()
     try:
-        return msgspec.json.decode(data, type=_Record), answer["ETag"]
+        return decoder(_Record)(data), answer["ETag"]
     except msgspec.DecodeError:
         return _Record(""), answer["ETag"]
 

@@ -25,6 +25,7 @@ from mrcelery.attempt.machine import of_the_machine
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.orders import Begun, Ended, raise_again
 from mrcelery.errors import MRCeleryError
+from mrcelery.schema.decoders import decoder
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.transfers import transfers
 
@@ -158,7 +159,7 @@ class _Running:
                 data = b""
             if not data:
                 raise _Ended
-            ended = msgspec.json.decode(data, type=Ended)
+            ended = decoder(Ended)(data)
             if ended.died in (None, "", begun.token):  # else it died of what came after an earlier attempt
                 return ended
 

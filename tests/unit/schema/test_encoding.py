@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 
 import pytest
 from hypothesis import given
@@ -51,3 +54,47 @@ def test_a_record_that_is_cut_off_is_damage(data: st.DataObject) -> None:
 def test_a_record_of_another_class_is_damage() -> None:
     with pytest.raises(CorruptDataError, match="Presence"):
         decode(encode(PAGE), Presence)
+
+
+FIRST_IN_THREADS = """
+    import sys, threading, types
+    from mrcelery.schema.encoding import decode, encode
+
+    SOURCE = '''
+    from __future__ import annotations
+    import msgspec
+    from mrcelery.schema.structs import Record
+
+    class Inner(msgspec.Struct):
+        numbers: list[int]
+
+    class Outer(Record, frozen=True, kw_only=True):
+        inner: Inner
+        lists: dict[str, list[int]]
+    '''
+    sys.setswitchinterval(1e-6)
+    for number in range(500):
+        module = sys.modules[f"m{number}"] = types.ModuleType(f"m{number}")
+        exec(SOURCE, module.__dict__)
+        data = encode(module.Outer(inner=module.Inner([1]), lists={"a": [2]}))
+        found, together = [], threading.Barrier(4)
+
+        def first():
+            together.wait()
+            found.append(decode(data, module.Outer).inner.numbers)
+
+        threads = [threading.Thread(target=first) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [[1]] * 4, found
+"""
+
+
+def test_threads_may_be_the_first_to_read_a_kind_of_record() -> None:
+    """In msgspec they would crash: what one thread resolves, another sees half done."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(FIRST_IN_THREADS)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
