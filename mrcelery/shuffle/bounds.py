@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, islice
 from typing import Any
 
-import msgspec
-
 from mrcelery.errors import CorruptDataError, DamagedPartError
 from mrcelery.records.order import argsort, starts_of_groups
 from mrcelery.schema.decoders import decoder
