@@ -18,7 +18,7 @@ from mrcelery.schema.encoding import decode
 from mrcelery.schema.structs import Commit, Kind, StageSummary
 from mrcelery.schema.task_id import StageId, TaskId
 from mrcelery.worker import tasks as executor_tasks
-from tests.support.services import Fleet, Quiet, eventually, results
+from tests.support.services import Fleet, Quiet, eventually, files_under, results
 
 JobFile = Callable[..., str]
 COUNTS = {"a": 3, "rose": 3, "is": 2}
@@ -325,7 +325,7 @@ def test_storage_keys(fleet: Fleet, word_count: str, tmp_path: Path) -> None:
     ) as handle:
         job, report = handle.id, handle.report()
     root = storage / "jobs" / job
-    found = {path.relative_to(storage).as_posix() for path in root.rglob("*") if path.is_file()}
+    found = {path.relative_to(storage).as_posix() for path in files_under(root)}
     fixed = {object_keys.spec(job), object_keys.code(job), object_keys.report(job), object_keys.report_page(job)}
     fixed.add(object_keys.end(job, 0))
     fixed.add(object_keys.plan_page(job, 0, 0))
@@ -370,6 +370,7 @@ def test_only_summaries_are_left_of_a_job_that_succeeded(fleet: Fleet, word_coun
     root = Path(fleet.settings["storage"]) / "jobs" / job
 
     def left() -> list[str]:
-        return sorted(path.relative_to(root).as_posix() for path in root.glob("step-*/**/*") if path.is_file())
+        names = (path.relative_to(root).as_posix() for path in files_under(root))
+        return sorted(name for name in names if name.startswith("step-"))
 
     eventually(lambda: left() == ["step-0/map.json", "step-0/reduce.json"], "the rest is removed")

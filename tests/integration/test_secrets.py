@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mrcelery
-from tests.support.services import Fleet, command, environment, eventually
+from tests.support.services import Fleet, command, environment, eventually, files_under
 
 JobFile = Callable[..., str]
 
@@ -80,9 +81,10 @@ def shown_of(job: str, fleet: Fleet, tmp_path: Path) -> None:
         ran = command(*args, env=fleet.env)
         check(" ".join(args), ran.stdout + ran.stderr)
     check("the page", (tmp_path / "page.html").read_bytes())
-    for path in (fleet.folder / "storage" / "jobs" / job).rglob("*"):
-        if path.is_file() and path.name != "spec.json" and not path.name.startswith("plan-"):
-            check(str(path), path.read_bytes())
+    for path in files_under(fleet.folder / "storage" / "jobs" / job):
+        if path.name != "spec.json" and not path.name.startswith("plan-"):
+            with contextlib.suppress(FileNotFoundError):  # the workers tidy up
+                check(str(path), path.read_bytes())
     for worker in fleet.workers:
         check("a worker's log", worker.log.read_bytes())
 

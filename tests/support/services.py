@@ -212,6 +212,11 @@ def redis_server(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def files_under(folder: Path) -> list[Path]:
+    """All files under a folder from which others may be removing some; a :meth:`Path.rglob` raises then."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+
+
 def processes_at(folder: Path) -> dict[int, str]:
     """Processes that work in a folder, by their command line or ``TMPDIR``, with their command lines."""
     found = {}
