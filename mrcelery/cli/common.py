@@ -118,7 +118,8 @@ def show_time(epoch: float) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """Format a duration as ``3.2 s``, ``4m05s`` or ``2h07m``."""
+    """Format a duration as ``3.2 s``, ``4m05s`` or ``2h07m``; one that two clocks make negative is none."""
+    seconds = max(0.0, seconds)
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)

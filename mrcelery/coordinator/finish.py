@@ -200,7 +200,7 @@ def _report(
         totals=replace(totals, requests=requests),
         started=started,
         finished=finished,
-        seconds=round(finished - started, 6),
+        seconds=round(max(0.0, finished - started), 6),
         output=spec.request.output,
         parts=names,
         bad_records=bad_records,

@@ -110,7 +110,7 @@ def write_report(store: JobStore, job: str, secret: str | bytes | None) -> None:
         totals=totals_of(found),
         started=started,
         finished=found.finished,
-        seconds=round(found.finished - started, 6),
+        seconds=round(max(0.0, found.finished - started), 6),
         output=found.output,
         parts=(),
         bad_records=sum(stage.sums.bad_records for stage in found.stages),

@@ -164,7 +164,7 @@ def ended(found: Overview, report: Report | None) -> Ended:
         created=found.created,
         started=started,
         finished=found.finished,
-        seconds=report.seconds if report is not None else round(found.finished - started, 6),
+        seconds=report.seconds if report is not None else round(max(0.0, found.finished - started), 6),
         storage=found.storage,
         output=found.output,
         parts=report.parts if report is not None else (),

@@ -1,4 +1,5 @@
-"""A sick machine takes no tasks: its worker stops consuming when they fail there for the machine's reasons.
+"""A sick machine takes no tasks: its worker stops consuming when they fail there for the machine's reasons, or when
+its clock was set to a wrong time.
 
 The worker leaves alone the queue that such a task came from, says why (:class:`mrcelery.schema.structs.Presence`), and
 tries its machine again after a pause that doubles. When that succeeds it consumes again; the pause is a short one only
@@ -46,6 +47,8 @@ class Health:
         self._left: set[str] = set()
         self.reason = ""
         """Why this worker takes no tasks; "" if it is well."""
+        self.clock = ""
+        """What is wrong with this machine's clock, as :mod:`mrcelery.worker.leases` finds; "" if nothing is."""
 
     def failed(self, queue: str, reason: str, *, certain: bool = True) -> None:
         """Stop consuming a queue, a task of which failed for the machine's ``reason``, until the machine is well.
@@ -154,4 +157,4 @@ class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def _probe(app: Any) -> str:
-    return ailment(open_jobs(app))
+    return health.clock or ailment(open_jobs(app))

@@ -5,6 +5,9 @@ queue when the stamp is older than the visibility timeout. So that timeout would
 task, and a vanished worker's tasks would wait as long. Here each worker renews the stamps of all messages
 that it holds, running, waiting for a process or for their time, every quarter of the timeout: what a
 worker holds is its own for as long as it lives, and others' soon after.
+
+The stamps are Redis's time (:mod:`mrcelery.worker.server_clock`). A worker whose own clock is set while it runs keeps
+what it holds, takes nothing from others, and no new tasks until its clock is right.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ from mrcelery.worker.health import health
 from mrcelery.worker.host_app import check_app, exempt_from_limits
 from mrcelery.worker.hung import AttemptSupervisor
 from mrcelery.worker.lost import excuse
+from mrcelery.worker.server_clock import server_clock
+from mrcelery.worker.sick import goes_back
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +47,7 @@ KOMBU_VISIBILITY = 3600.0
 """kombu's own visibility timeout in seconds, where an app sets none."""
 
 SKEW_SECONDS = 2.0
-"""How far a worker's clock may be from Redis's before the worker warns: the stamps are workers' clocks."""
+"""How far a worker's clock may be from Redis's before the worker warns: some times of a job are workers' clocks."""
 
 SUPERVISE_SECONDS = 0.5
 """How often a worker checks whether tasks that it runs should be stopped."""
@@ -107,13 +112,14 @@ def held() -> set[Any]:
     return {request for request in requests if not request.acknowledged}
 
 
-def check_skew(skew: float, visibility_timeout: float) -> None:
-    """Raise :class:`ConfigError` if a clock is so far (``skew`` seconds) from Redis's that leases mean nothing."""
-    if abs(skew) >= visibility_timeout / 2:
-        raise ConfigError(
-            f"this machine's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's, too far for a "
-            f"visibility timeout of {visibility_timeout:g} s: synchronise the clocks (NTP)"
-        )
+def wrong_clock(skew: float, visibility_timeout: float) -> str:
+    """Say that a clock is so far (``skew`` seconds) from Redis's that leases mean nothing; "" if it is not."""
+    if abs(skew) < visibility_timeout / 2:
+        return ""
+    return (
+        f"this machine's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's, too far for a "
+        f"visibility timeout of {visibility_timeout:g} s: synchronise the clocks (NTP)"
+    )
 
 
 class Leases:
@@ -199,25 +205,30 @@ class Leases:
         if now >= self._presence_due or health.reason != self._recorded:
             self._record_presence()
             self._presence_due = now + self._every  # not where it failed: what is due is tried until it succeeds
-        if now >= self._due and (requests or not self._clock_checked):
+        if now >= self._due:
             self.renew(request.message.delivery_tag for request in requests - hung)
             self._due = now + self._visibility / 4
 
     def renew(self, tags: Iterable[str]) -> None:
-        """Stamp messages with the current time, but none that this worker no longer holds."""
-        before = time.time()
-        stamps = [part for tag in tags for part in (before, tag)]
-        commands: list[tuple[Any, ...]] = [("TIME",)]
-        if stamps:
-            commands.append(("ZADD", self._index, "XX", *stamps))
-        (seconds, micros), *_ = cast("list[Any]", self._store.call(*commands))
-        after = time.time()
-        self._judge_clock(before - (float(seconds) + float(micros) / 1e6) + (after - before) / 2)
+        """Stamp messages with Redis's time, but none that this worker no longer holds."""
+        before, sent = time.time(), time.monotonic()
+        ((seconds, micros),) = cast("list[Any]", self._store.call(("TIME",)))
+        server, took = float(seconds) + float(micros) / 1e6, time.monotonic() - sent
+        if stamps := [part for tag in tags for part in (server, tag)]:
+            self._store.call(("ZADD", self._index, "XX", *stamps))
+        # After the stamps: where it is Redis's own clock that was set, older ones would seem to have lapsed.
+        server_clock.heard(server)
+        self._judge_clock(before + took / 2 - server)
 
     def _judge_clock(self, skew: float) -> None:
-        if not self._clock_checked:
-            self._clock_checked = True
-            check_skew(skew, self._visibility)
+        wrong = wrong_clock(skew, self._visibility)
+        if wrong and not self._clock_checked:
+            raise ConfigError(wrong)
+        self._clock_checked = True
+        if wrong and not health.clock and goes_back():
+            for queue in self._present.queues:
+                health.failed(queue, wrong, certain=False)
+        health.clock = wrong
         if abs(skew) > SKEW_SECONDS and not self._clock_reported:
             self._clock_reported = True
             log.warning(

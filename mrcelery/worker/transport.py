@@ -13,6 +13,7 @@ of a connection, and a message that is none, which it does not expect.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -22,6 +23,7 @@ from kombu.transport import redis
 
 from mrcelery.worker.broker_errors import BROKER_ERRORS, DELIVERY_ERRORS, REFUSALS
 from mrcelery.worker.leases import in_flight
+from mrcelery.worker.server_clock import server_clock
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,11 @@ _running: set[str] = set()
 
 class QoS(redis.QoS):
     """Keeps running tasks when a connection is lost, and puts them back when the worker stops."""
+
+    def restore_visible(self, *args: Any, **options: Any) -> None:
+        """Put back what has lapsed by Redis's clock: kombu reckons by this machine's, which may have been set."""
+        self.visibility_timeout = self.channel.visibility_timeout + time.time() - server_clock.now()
+        super().restore_visible(*args, **options)  # type: ignore[no-untyped-call]
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """Put back what was taken when the worker stops, and nothing when a connection is lost."""

@@ -6,14 +6,17 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import mrcelery
 from mrcelery import JobFailedError, JobHandle
+from mrcelery.jobstore.presence import workers_seen
+from mrcelery.jobstore.redis import RedisJobStore
 from tests.support.services import (
     GATED,
     PATIENCE,
@@ -201,18 +204,26 @@ def test_an_attempt_that_still_runs_has_not_failed(server: RedisServer, job_file
 
 FAST_CLOCK = """
 import sys, time
-real, ahead = time.time, float(sys.argv[1])
-time.time = lambda: real() + ahead
+from pathlib import Path
+real, ahead = time.time, Path(sys.argv[1])
+time.time = lambda: real() + float(ahead.read_text())
 from mrcelery.cli.main import main
 sys.argv[0:2] = ["mrcelery"]
 main()
 """
 
 
-def worker_with_clock(ahead: float, server: RedisServer, folder: Path) -> Worker:
+def set_clock(ahead: float, folder: Path) -> None:
+    (folder / "new").write_text(str(ahead))
+    (folder / "new").replace(folder / "ahead")
+
+
+def worker_with_clock(ahead: float, server: RedisServer, folder: Path, *options: str, **variables: str) -> Worker:
     """A worker that is so many seconds ahead of everybody else."""
-    command = [sys.executable, "-c", FAST_CLOCK, str(ahead), "worker", "--broker", server.tcp_url, "-c", "1"]
-    return Worker(command, folder / "worker.log", env=environment(TMPDIR=str(folder)), cwd=folder)
+    set_clock(ahead, folder)
+    command = [sys.executable, "-c", FAST_CLOCK, str(folder / "ahead"), "worker", "--broker", server.tcp_url, "-c", "1"]
+    env = environment(TMPDIR=str(folder), **variables)
+    return Worker([*command, *options], folder / "worker.log", env=env, cwd=folder)
 
 
 def test_a_clock_that_is_far_off_is_refused(server: RedisServer, tmp_path: Path) -> None:
@@ -233,3 +244,40 @@ def test_a_clock_that_is_a_little_off_is_told(server: RedisServer, tmp_path: Pat
         assert worker.process.poll() is None
     finally:
         worker.stop()
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_a_clock_that_is_set_while_a_worker_runs(
+    ahead: float, server: RedisServer, job_file: JobFile, tmp_path: Path
+) -> None:
+    """The worker takes nothing from others and keeps what it has; it takes no tasks until its clock is right."""
+    gate = Gate(tmp_path, 2)
+    quick = {"MRCELERY_VISIBILITY_TIMEOUT": "4"}
+    odd = worker_with_clock(0.0, server, tmp_path, "-Q", "q", "-n", "odd@here", **quick)
+    try:
+        with (
+            workers(tmp_path / "even", server.tcp_url, queue="q", env=quick),
+            submit(
+                server, job_file(GATED), gate.text, tmp_path,
+                split_size=gate.split_size, reducers=1, max_attempts=1, speculative=False,
+            ) as handle,
+        ):  # fmt: skip
+            eventually(lambda: gate.starts() == 2, "both maps run")
+            store = cast(RedisJobStore, handle.runner.store)  # type: ignore[union-attr]
+
+            def sick() -> str:
+                return "".join(one.sick for one in workers_seen(store) if one.name == "odd@here")
+
+            set_clock(ahead, tmp_path)
+            assert "synchronise the clocks" in eventually(sick, "it says that its clock is wrong")
+            # Leases would have lapsed by now.
+            time.sleep(6)
+            assert gate.starts() == 2
+            gate.open()
+            handle.wait(PATIENCE)
+            assert list(handle) == [("seen", 2)]
+            set_clock(0.0, tmp_path)
+            eventually(lambda: not sick(), "it takes tasks again")
+        assert "takes tasks again" in odd.log.read_text()
+    finally:
+        odd.stop()
