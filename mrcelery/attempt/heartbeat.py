@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mrcelery.attempt.progress_file import ProgressFile
-from mrcelery.errors import JobStoppedError, SupersededError
+from mrcelery.errors import BrokerUnreachableError, JobStoppedError, SupersededError
 from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.base import JobStore
 from mrcelery.schema.states import FINAL
@@ -36,7 +36,8 @@ def poller(
     It touches the attempt's progress file and, once a second, reports to the job store how many records were read, as
     ``records`` returns it. ``share`` is called while someone follows what the job prints. It also collects garbage,
     mostly the young: cycles that user code leaves behind must not wait for the end of a long attempt, whose collector
-    is off (:func:`collector_off`). It raises :class:`JobStoppedError` or :class:`SupersededError`.
+    is off (:func:`collector_off`). It raises :class:`JobStoppedError` or :class:`SupersededError`; a job store that is
+    away is none of an attempt's concerns before its commit, and costs it half its time at most.
     """
     began = time.time()
     due = time.monotonic() + POLL_SECONDS
@@ -54,7 +55,11 @@ def poller(
         if not gc.isenabled():
             # What is alive at one of these is passed over by the next ones of its generation.
             gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
-        state, done, followed = store.poll(task)
+        try:
+            state, done, followed = store.poll(task)
+        except BrokerUnreachableError:
+            due = time.monotonic() + max(POLL_SECONDS, time.monotonic() - now)
+            return
         if state in FINAL:
             raise JobStoppedError(f"job {task.job} has ended")
         if done:

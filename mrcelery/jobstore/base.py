@@ -178,7 +178,7 @@ class JobStore(Protocol):
     def poll(self, task: TaskId) -> tuple[str, bool, bool]:
         """Return the job's state, whether the task is committed, and whether someone follows the job's output.
 
-        Cheap: attempts call it as they run.
+        Cheap: attempts call it as they run. Raises :class:`mrcelery.errors.BrokerUnreachableError` at once.
         """
         ...
 

@@ -78,6 +78,11 @@ def connect(url: str, patience: float = 0.0) -> Connection:
     )
 
 
+def impatient(connection: Connection) -> Connection:
+    """Return the connection by which a call does not wait for a server that is gone."""
+    return connection.connection if isinstance(connection, _Patient) else connection
+
+
 def _patient(connection: Connection, patience: float) -> Connection:
     return _Patient(connection, patience) if patience else connection
 
@@ -86,18 +91,18 @@ class _Patient:
     """Calls again, with pauses, until the server takes it or patience ends."""
 
     def __init__(self, connection: Connection, patience: float) -> None:
-        self._connection = connection
+        self.connection = connection
         self._patience = patience
 
     @property
     def opened(self) -> int:
-        return self._connection.opened
+        return self.connection.opened
 
     def call(self, *commands: Command) -> list[Any]:
         deadline = time.monotonic() + self._patience
         for pause in pauses(0.1, 2.0):
             try:
-                return self._connection.call(*commands)
+                return self.connection.call(*commands)
             except BrokerUnreachableError:
                 if time.monotonic() + pause > deadline:
                     raise
@@ -105,7 +110,7 @@ class _Patient:
         raise AssertionError("pauses do not end")
 
     def close(self) -> None:
-        self._connection.close()
+        self.connection.close()
 
 
 def masked(url: str) -> str:

@@ -34,7 +34,7 @@ from typing import Any
 from mrcelery.errors import BrokerUnreachableError
 from mrcelery.jobstore import redis_scripts
 from mrcelery.jobstore.base import TTL, WORKER_TTL, Note, in_total, is_of_generation, is_of_work, outlives_generation
-from mrcelery.jobstore.connection import Command, Connection, connect
+from mrcelery.jobstore.connection import Command, Connection, connect, impatient
 from mrcelery.schema.encoding import damaged
 from mrcelery.schema.states import FINAL, State
 from mrcelery.schema.task_id import StageId, TaskId
@@ -242,8 +242,11 @@ class RedisJobStore:
         return int(answers[0].split()[0]) if answers[0] else 0
 
     def poll(self, task: TaskId) -> tuple[str, bool, bool]:
-        """Return the job's state, whether the task is committed, and whether someone follows the job's output."""
-        state, done, followed = self.connection.call(
+        """Return the job's state, whether the task is committed, and whether someone follows the job's output.
+
+        Does not wait for a Redis that is gone.
+        """
+        state, done, followed = impatient(self.connection).call(
             ("HGET", _job(task.job), "state"),
             ("HEXISTS", _done(task.stage), task.task),
             ("EXISTS", _followed(task.job)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +19,10 @@ from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.attempt.progress_file import ProgressFile, last_progress, progress_path, records_read
 from mrcelery.attempt.run import run_attempt
 from mrcelery.coordinator.start import start
-from mrcelery.errors import JobStoppedError, SupersededError
+from mrcelery.errors import BrokerUnreachableError, JobStoppedError, SupersededError
 from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.memory import MemoryJobStore
+from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.task_id import TaskId
 
 TASK = TaskId("j", 0, "map", 3)
@@ -146,6 +149,19 @@ def test_an_attempt_stops_if_another_has_committed(polled: Polled) -> None:
     polled.store.add_commit(TASK, b"commit")
     with pytest.raises(SupersededError, match="map task 3 of job j was committed"):
         polled.after(1)
+
+
+def test_an_attempt_goes_on_while_redis_is_away(progress: ProgressFile) -> None:
+    """It has work to do, and would lose it by waiting until its patience ends."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        store = RedisJobStore(f"redis://127.0.0.1:{unused.getsockname()[1]}/0", patience=3600.0)
+        poll = poller(store, TASK, attempt="1-a", worker="w 7", progress=progress, records=lambda: 7)
+        time.sleep(heartbeat.POLL_SECONDS)
+        poll()
+        assert records_read(progress._path) == 7
+        with pytest.raises(BrokerUnreachableError):
+            store.poll(TASK)
 
 
 def test_output_is_shared_only_while_someone_follows(polled: Polled) -> None:
