@@ -198,7 +198,11 @@ def patch(**_):
 """
 
 
+SPEAKING_GATED = YIELDING_GATED.replace('yield "waits", 0', 'self.set_status("waits")')
+
+
 def test_an_attempt_that_the_brokers_loss_ends_does_not_count(job_file: JobFile, tmp_path: Path) -> None:
+    """One that only computes would go on; this one has something to tell."""
     patch = tmp_path / "patch"
     patch.mkdir()
     (patch / "sitecustomize.py").write_text(IMPATIENT)
@@ -210,7 +214,7 @@ def test_an_attempt_that_the_brokers_loss_ends_does_not_count(job_file: JobFile,
             tmp_path / "a", server.tcp_url, queue="q", PYTHONPATH=path, MRCELERY_VISIBILITY_TIMEOUT="4"
         ) as (worker,),
         submit(
-            server.tcp_url, job_file(YIELDING_GATED), gate.text, tmp_path,
+            server.tcp_url, job_file(SPEAKING_GATED), gate.text, tmp_path,
             split_size=gate.split_size, reducers=1, max_attempts=1,
         ) as handle,
     ):  # fmt: skip
