@@ -242,10 +242,7 @@ class RedisJobStore:
         return int(answers[0].split()[0]) if answers[0] else 0
 
     def poll(self, task: TaskId) -> tuple[str, bool, bool]:
-        """Return the job's state, whether the task is committed, and whether someone follows the job's output.
-
-        Does not wait for a Redis that is gone.
-        """
+        """Return the job's state, whether the task is committed, and whether someone follows the job's output."""
         state, done, followed = impatient(self.connection).call(
             ("HGET", _job(task.job), "state"),
             ("HEXISTS", _done(task.stage), task.task),
