@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError, MRCeleryError
 from mrcelery.jobstore.messages import start_message
 from mrcelery.jobstore.redis import RedisJobStore
@@ -164,6 +165,7 @@ class LocalRunner:
     def close(self) -> None:
         """Stop the cluster, and remove its folder and the data of jobs that did not end."""
         unfinished = self._unfinished()
+        self._report_failed()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -189,6 +191,18 @@ class LocalRunner:
         deadline = time.monotonic() + STOP_SECONDS
         while self._answers() and time.monotonic() < deadline:  # not our child, so we cannot wait for it
             time.sleep(0.001)
+
+    def _report_failed(self) -> None:
+        """Write the reports of failed jobs that the worker, which ends now, has not come to write."""
+        for request in self._submitted:
+            with contextlib.suppress(MRCeleryError):
+                if self.store.state(request.job) != "failed":
+                    continue
+                if open_storage(request.storage).stat(object_keys.report(request.job)) is None:
+                    # Imported here: most local runs end otherwise.
+                    from mrcelery.reporting.report import write_report  # noqa: PLC0415 - few jobs fail
+
+                    write_report(self.store, request.job, Config.load({}).signing_key)
 
     def _unfinished(self) -> list[Request]:
         """List jobs that nobody can resume once the cluster is gone; not failed ones, whose data shows why."""
