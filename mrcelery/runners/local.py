@@ -202,7 +202,7 @@ class LocalRunner:
                     # Imported here: most local runs end otherwise.
                     from mrcelery.reporting.report import write_report  # noqa: PLC0415 - few jobs fail
 
-                    write_report(self.store, request.job, Config.load({}).signing_key)
+                    write_report(self.store, request.job, Config.load({}).signing_key or None)
 
     def _unfinished(self) -> list[Request]:
         """List jobs that nobody can resume once the cluster is gone; not failed ones, whose data shows why."""

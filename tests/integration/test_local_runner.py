@@ -135,6 +135,19 @@ def test_a_job_that_fails_leaves_nothing(place: Path, job_file: JobFile, text: P
     assert list(place.iterdir()) == []
 
 
+def test_a_job_that_fails_has_its_report_whoever_writes_it(job_file: JobFile, text: Path, tmp_path: Path) -> None:
+    """The worker writes it when the client has seen the failure, and ends with the client."""
+    job = job_file("from mrcelery import MRJob\nclass F(MRJob):\n    def mapper(self, _, line):\n        1 / 0\n")
+    storage = tmp_path / "storage"
+    with mrcelery.submit(job, str(text), runner="local", workers=1, storage=str(storage), max_attempts=1) as handle:
+        with pytest.raises(mrcelery.JobFailedError):
+            handle.wait()
+        report = storage / "jobs" / handle.id / "report.json"
+        eventually(report.exists, "the worker has written it")
+        report.unlink()
+    assert json.loads(report.read_text())
+
+
 def test_from_a_script(place: Path, monkeypatch: pytest.MonkeyPatch, word_count: str, text: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(place))
     monkeypatch.setattr(tempfile, "tempdir", None)
