@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_shutdown
@@ -29,7 +29,7 @@ from mrcelery.config import Config
 from mrcelery.errors import BrokerUnreachableError, ConfigError, visible
 from mrcelery.formats.extras import installed as arrow_installed
 from mrcelery.jobstore.connection import store_url
-from mrcelery.jobstore.presence import versions
+from mrcelery.jobstore.presence import server_time, versions
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Presence
@@ -212,8 +212,7 @@ class Leases:
     def renew(self, tags: Iterable[str]) -> None:
         """Stamp messages with Redis's time, but none that this worker no longer holds."""
         before, sent = time.time(), time.monotonic()
-        ((seconds, micros),) = cast("list[Any]", self._store.call(("TIME",)))
-        server, took = float(seconds) + float(micros) / 1e6, time.monotonic() - sent
+        server, took = server_time(self._store), time.monotonic() - sent
         if stamps := [part for tag in tags for part in (server, tag)]:
             self._store.call(("ZADD", self._index, "XX", *stamps))
         # After the stamps: where it is Redis's own clock that was set, older ones would seem to have lapsed.
@@ -225,10 +224,11 @@ class Leases:
         if wrong and not self._clock_checked:
             raise ConfigError(wrong)
         self._clock_checked = True
-        if wrong and not health.clock and goes_back():
+        # First what the probe looks at: it may be trying the machine at this moment.
+        before, health.clock = health.clock, wrong
+        if wrong and not before and goes_back():
             for queue in self._present.queues:
                 health.failed(queue, wrong, certain=False)
-        health.clock = wrong
         if abs(skew) > SKEW_SECONDS and not self._clock_reported:
             self._clock_reported = True
             log.warning(

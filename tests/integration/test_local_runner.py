@@ -58,6 +58,9 @@ def env(place: Path) -> dict[str, str]:
     return environment(TMPDIR=str(place), MRCELERY_RUNNER="local")
 
 
+FAILING = "from mrcelery import MRJob\nclass F(MRJob):\n    def mapper(self, _, line):\n        1 / 0\n"
+
+
 def check_processes_end(place: Path) -> None:
     """Check that no process stays; what was killed takes a moment to go, on a busy machine."""
     eventually(lambda: not processes_at(place), "all processes are gone")
@@ -126,7 +129,7 @@ def test_a_job_that_succeeds_leaves_nothing(place: Path, word_count: str, text: 
 
 
 def test_a_job_that_fails_leaves_nothing(place: Path, job_file: JobFile, text: Path) -> None:
-    job = job_file("from mrcelery import MRJob\nclass F(MRJob):\n    def mapper(self, _, line):\n        1 / 0\n")
+    job = job_file(FAILING)
     done = command("submit", job, text, "--workers", "2", env=env(place))
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
@@ -137,7 +140,7 @@ def test_a_job_that_fails_leaves_nothing(place: Path, job_file: JobFile, text: P
 
 def test_a_job_that_fails_has_its_report_whoever_writes_it(job_file: JobFile, text: Path, tmp_path: Path) -> None:
     """The worker writes it when the client has seen the failure, and ends with the client."""
-    job = job_file("from mrcelery import MRJob\nclass F(MRJob):\n    def mapper(self, _, line):\n        1 / 0\n")
+    job = job_file(FAILING)
     storage = tmp_path / "storage"
     with mrcelery.submit(job, str(text), runner="local", workers=1, storage=str(storage), max_attempts=1) as handle:
         with pytest.raises(mrcelery.JobFailedError):
