@@ -73,16 +73,36 @@ def _json(value: Any) -> bytes:
         except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
             pass
     try:
-        try:
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        except UnicodeEncodeError:
-            return json.dumps(value, separators=(",", ":")).encode()
+        return _by_parts(value)
     except (TypeError, ValueError, RecursionError) as e:
         raise CodecError(
             f"{shortened(value)} cannot be written as JSON ({e}): yield str, int, float, bool, None, lists and dicts "
             "(decode bytes first), or use --output-format text or records",
             record=shortened(value),
         ) from None
+
+
+def _by_parts(value: Any) -> bytes:
+    """Encode what msgspec does not take as the ``json`` module does, but its floats as msgspec: 1e16, not 1e+16.
+
+    So the bytes of a part do not depend on what stands beside it in the same line.
+    """
+    if isinstance(value, float) and math.isfinite(value):
+        return _encode(float(value))
+    if isinstance(value, (list, tuple)):
+        return b"[%b]" % b",".join(map(_by_parts, value))
+    if isinstance(value, dict):
+        return b"{%b}" % b",".join(b"%b:%b" % (_name(key), _by_parts(item)) for key, item in value.items())
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")  # lone surrogates alone
+
+
+def _name(key: Any) -> bytes:
+    """Encode the key of an object as the ``json`` module does."""
+    if isinstance(key, str):
+        return _by_parts(key)
+    if key is None or isinstance(key, (int, float)):
+        return b'"%b"' % json.dumps(key).encode()
+    raise TypeError(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
 
 
 def shortened(value: Any) -> str:

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mrcelery.errors import CodecError
@@ -101,6 +101,8 @@ NAMES = [
 
 @settings(max_examples=100)
 @given(batches=st.lists(columns(), min_size=1, max_size=2))
+@example(batches=[(pa.array([1e16]), pa.array([float("inf")]))])
+@example(batches=[(["\ud800"], pa.array(["é"]))])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bytes_are_those_of_lists(name: str, batches: list[tuple[Any, Any]]) -> None:
     assert output_format(name).arrow is True  # type: ignore[attr-defined]

@@ -90,6 +90,20 @@ def test_json_round_trip_and_no_trace_of_the_blocks(pairs: list[tuple[Any, Any]]
         assert repr(found) == repr([json.loads(json.dumps(item)) for item in pair])
 
 
+BESIDE = [None, math.inf, "\ud800", 2**64, {None: 1}, Color.RED, Counter("a"), Point(1, 2)]
+
+
+@pytest.mark.parametrize("beside", BESIDE, ids=repr)
+@pytest.mark.parametrize("value", [1e16, -1e22, 1e-5, 2.5e-300, "é", "é\udc80\\\n", 2**63, {1: 1e16}])
+def test_a_value_has_the_same_bytes_whatever_stands_beside_it_in_the_line(value: Any, beside: Any) -> None:
+    (alone, _), (other, _) = (encoded("json", (item, None)).split(b"\t") for item in (value, beside))
+    assert encoded("json", ([value, beside], None)) == b"[%b,%b]\tnull\n" % (alone, other)
+    assert encoded("jsonl", ("k", {"a": value, "b": beside})) == b'{"key":"k","value":{"a":%b,"b":%b}}\n' % (
+        alone,
+        other,
+    )
+
+
 loop: list[Any] = []
 loop.append(loop)
 
