@@ -180,8 +180,8 @@ class JobHandle:
 
         Attempts are counted from zero again. Returns at once; :meth:`wait` for the end. If a cancelled job's tasks
         have not all stopped yet, this first waits for them, half a minute at most; if no worker listens, the job's
-        data is deleted from here. Raises :class:`UsageError` for a job that runs, is still stopping or has succeeded,
-        and :class:`ConfigError` without a broker.
+        data is deleted from here. Safe to repeat until the job runs. Raises :class:`UsageError` for a job that runs,
+        is still stopping or has succeeded, and :class:`ConfigError` without a broker.
         """
         if self._store is None or self.runner is None:
             raise ConfigError(f"cannot retry {self.id} without its broker: give --broker")

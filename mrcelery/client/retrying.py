@@ -61,7 +61,7 @@ def _seal_of(store: JobStore, job: str) -> JobSeal | None:
 
 
 def revive(handle: JobHandle, store: JobStore) -> None:
-    """Have a failed or cancelled job run again.
+    """Have a failed or cancelled job run again; one that was retried and has not begun since stays as it is.
 
     If a cancelled job's tasks have not all stopped yet, this first waits for them; if no worker listens, the job's data
     is deleted from here. Raises :class:`UsageError` for a job in another state.
@@ -69,15 +69,16 @@ def revive(handle: JobHandle, store: JobStore) -> None:
     deadline = time.monotonic() + STOPPING_SECONDS
     while True:
         fields = handle.fields()
-        state = fields["state"]
-        if state == "failed" or "cleaned" in fields:
-            generation = generation_of(fields) + 1
-            _record(store, handle.id, fields, generation)
-            if store.revive(handle.id, generation):
-                return
-            state = handle.fields()["state"]
+        state, generation = fields["state"], generation_of(fields)
+        if state == "queued" and generation:
+            return  # by a client that may have died before it published: the caller does it
         if state not in ("failed", "cancelled"):
             raise UsageError(f"job {handle.id} is {state}: only a job that failed or was cancelled can be retried")
+        if state == "failed" or "cleaned" in fields:
+            _record(store, handle.id, fields, generation + 1)
+            if store.revive(handle.id, generation + 1):
+                return
+            continue  # another client was quicker
         if time.monotonic() > deadline:
             raise UsageError(
                 f"job {handle.id} was cancelled, and no worker has deleted its data yet: retry it when workers "

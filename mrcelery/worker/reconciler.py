@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 
 from mrcelery.attempt.catching_up import state_of
+from mrcelery.attempt.decision import latest
 from mrcelery.attempt.failure import fail_job, failure
 from mrcelery.attempt.open_jobs import OpenJobs
 from mrcelery.config import Config
@@ -26,11 +27,13 @@ from mrcelery.coordinator.reconcile import Action, BackUp, Facts, GiveUp, Nudge,
 from mrcelery.coordinator.stages import stage_of
 from mrcelery.errors import (
     BrokerUnreachableError,
+    CorruptDataError,
     JobStoppedError,
     MRCeleryError,
     StorageOutageError,
     StorageUnreachableError,
     TaskError,
+    UnsignedError,
 )
 from mrcelery.jobstore import stage_marks
 from mrcelery.jobstore.base import generation_of, is_of_generation
@@ -143,10 +146,13 @@ class Reconciler:
         """Register a job that Redis has lost: ``start`` resumes it from its spec and commits in storage."""
         if watched.fields.get("state") in (None, *FINAL):
             return
-        if open_storage(watched.request.storage).stat(object_keys.spec(job)) is None:
-            # It came to its end since the last look, and was cleaned; or its code, too, went with Redis: its client
-            # has that.
+        storage = open_storage(watched.request.storage)
+        if storage.stat(object_keys.spec(job)) is None:
+            # It ended since the last look, and was cleaned; or its code, too, went with Redis: its client has that.
             return
+        with suppress(CorruptDataError, UnsignedError):  # ``start`` reads it too, and fails the job for it
+            if latest(storage, self._jobs.seal(job), generation_of(watched.fields)).end is not None:
+                return  # it ended since the last look
         fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_generation(k)}
         if self._store.create(job, fields, watched.envelope):
             _log.warning("mrcelery: Redis has lost job %s: it is resumed from storage", job)

@@ -13,10 +13,12 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import Retry
 
 import mrcelery
+from mrcelery.attempt.decision import decide, retried
 from mrcelery.errors import StorageUnreachableError, WaitTimeoutError
 from mrcelery.jobstore.queue_scan import PIECE, SEPARATOR, in_flight
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.schema import object_keys
+from mrcelery.schema.signing import JobSeal
 from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 from mrcelery.worker import tasks
@@ -189,6 +191,26 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
         quiet.store.drop(handle.id)
         reconciler.reconcile()
         assert quiet.store.state(handle.id) == ("" if cleaned else "queued")
+        quiet.store.drop(handle.id)
+        reconciler.close()
+
+
+@pytest.mark.parametrize("then", ["", "retried", "damaged"])
+def test_what_has_ended_since_the_last_look_is_not_lost(quiet: Quiet, traced: Traced, then: str) -> None:
+    """Unless it was retried, or how it ended cannot be read: ``start`` finds out what is to be done."""
+    with traced.submit(**quiet.settings) as handle:
+        quiet.run("mrcelery.start", job=handle.id)
+        reconciler = Reconciler(quiet.app)
+        reconciler.reconcile()
+        storage, seal = open_storage(quiet.settings["storage"]), JobSeal(handle.id)
+        decide(storage, seal, 0, "failed")
+        if then == "retried":
+            retried(storage, seal, 1)
+        elif then == "damaged":
+            storage.write(object_keys.end(handle.id, 0), b"{")
+        quiet.store.drop(handle.id)
+        reconciler.reconcile()
+        assert quiet.store.state(handle.id) == ("queued" if then else "")
         quiet.store.drop(handle.id)
         reconciler.close()
 

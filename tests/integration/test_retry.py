@@ -127,7 +127,9 @@ def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, tra
         quiet.take()
         assert handle.cancel()
         handle.retry()
+        handle.retry()  # as after a client that died: it has been retried once, and may not have been published
         assert handle.status().state == "queued"
+        assert quiet.store.fields(handle.id)["revived"] == "1"
         assert not any(key.endswith("commit.json") for key in kept(handle, quiet.settings["storage"]))
         with quiet.workers(env=QUICK):
             handle.wait(90)
