@@ -54,4 +54,6 @@ def command(as_json: bool, **settings: Any) -> int:
                 for w in doctor.workers
             ),
         )
+    if not as_json and any(finding.level != "ok" for finding in findings):
+        click.echo("\nFor more, see `mrcelery help troubleshooting`.")
     return UnreachableError.exit_code if failed else 0

@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": "Check broker, storage, clocks and workers.",
     "config": "Show settings and where they come from.",
     "hello": "Run a tiny job to test the whole system.",
+    "help": "Show the guide, a page of it, or a command's options.",
     "completion": "Print shell completion for bash, zsh or fish.",
 }
 
@@ -71,7 +72,7 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: mrcelery hello. Every command has its own --help.",
+    epilog="Start with: mrcelery hello. Every command has its own --help; mrcelery help shows the guide.",
 )
 @click.version_option(__version__, prog_name="mrcelery")
 def cli() -> None:

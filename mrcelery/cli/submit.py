@@ -108,7 +108,7 @@ class _Submit(click.Command):
 @click.option("--workers", metavar="N", help="Processes of the local runner  [one per CPU]")
 @click.option("--memory", metavar="SIZE", help="Memory limit of one task  [512MiB]")
 @click.option("--max-attempts", metavar="N", help="Attempts of one task  [4]")
-@click.option("--storage-patience", metavar="TIME", help="Wait so long for a storage that is away  [10m]")
+@click.option("--storage-patience", metavar="TIME", help="How long to wait for a storage that is away  [10m]")
 @click.option("--max-bad-records", metavar="N", help="Records that the job may skip  [0]")
 @click.option("--speculative/--no-speculative", default=None, help="Backup tasks for stragglers  [on]")
 @click.option("--input-format", metavar="NAME", help="text, jsonl, csv, parquet, records:N, ...  [text]")
@@ -123,7 +123,7 @@ class _Submit(click.Command):
 @click.option("--archives", multiple=True, metavar="PATH", help="Archives to unpack there: PATH[#NAME].")
 @click.option("--name", default="", metavar="TEXT", help="Name of the job  [its class]")
 @click.option(
-    "--client-token", type=Filled(), metavar="TEXT", help="Repeated with the same token, return the same job."
+    "--client-token", type=Filled(), metavar="TEXT", help="A repeat with the same token returns the same job."
 )
 @click.option("--detach", is_flag=True, help="Print the job id and exit; the fleet runs the job.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it costs; run nothing.")

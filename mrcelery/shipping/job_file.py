@@ -1,4 +1,4 @@
-"""Find a job class by what the user typed: ``file.py``, ``file.py:Class``, ``pkg.module`` or ``pkg.module:Class``."""
+"""Finding a job class by the user's text: ``file.py``, ``file.py:Class``, ``pkg.module`` or ``pkg.module:Class``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from mrcelery.shipping.dependencies import NEVER_SHIPPED
 
 
 def load_job(spec: str, py_files: Sequence[str] = ()) -> type[MRJob]:
-    """Import the job class that ``spec`` names; the file's folder, or the current one for a module, is
-    then first on ``sys.path``, as when Python runs it, and ``py_files`` (as ``--py-files``) come next.
+    """Import the job class named by ``spec``.
 
-    Without a ``:Class`` the module must define one job class; its bases do not count, nor do imported
-    classes. Raises :class:`JobLoadError`, with the user's ``traceback`` if their code raised.
+    The file's folder, or the current folder for a module, is then first on ``sys.path``, as when Python runs it, and
+    ``py_files`` (as for ``--py-files``) come next. Without a ``:Class`` the module must define one job class; its bases
+    do not count, nor do imported classes. Raises :class:`JobLoadError`, with the user's ``traceback`` if their code
+    raised.
     """
     target, colon, class_name = spec.rpartition(":")
     if not colon or not class_name.replace(".", "").isidentifier():
@@ -45,10 +46,10 @@ def load_job(spec: str, py_files: Sequence[str] = ()) -> type[MRJob]:
 
 
 def make_job(job_class: type[MRJob], args: Sequence[str]) -> MRJob:
-    """Make an instance with these arguments.
+    """Make an instance of the job with these arguments.
 
-    Raises :class:`mrcelery.errors.UsageError` if they do not parse, and :class:`JobLoadError` with the
-    user's traceback if its ``__init__``, ``configure_args`` or ``load_args`` raises.
+    Raises :class:`mrcelery.errors.UsageError` if they do not parse, and :class:`JobLoadError` with the user's traceback
+    if its ``__init__``, ``configure_args`` or ``load_args`` raises.
     """
     try:
         return job_class(list(args))
@@ -59,7 +60,7 @@ def make_job(job_class: type[MRJob], args: Sequence[str]) -> MRJob:
 
 
 def module_name(path: Path) -> str:
-    """Choose the name under which a job file is imported: its stem, unless that hides another module or is no name."""
+    """Choose a job file's import name: its stem, unless that hides another module or is not an identifier."""
     stem = path.stem
     if stem.isidentifier() and stem not in NEVER_SHIPPED:
         return stem
@@ -67,16 +68,16 @@ def module_name(path: Path) -> str:
 
 
 def path_entry(py_file: Path) -> Path:
-    """Return what of a ``--py-files`` item goes on ``sys.path``.
+    """Return the entry of ``sys.path`` for a ``--py-files`` item.
 
-    That is a zip or a plain folder itself, or the folder that holds a module or a package.
+    That is a zip or a plain folder itself, or the folder that contains a module or a package.
     """
     is_package = py_file.is_dir() and (py_file / "__init__.py").is_file()
     return py_file.parent if is_package or py_file.suffix == ".py" else py_file
 
 
 def load_file(path: Path, name: str) -> ModuleType:
-    """Run a file as the module ``name``, which takes that name's place in ``sys.modules``."""
+    """Run a file as the module ``name``, replacing that name in ``sys.modules``."""
     loader = SourceFileLoader(name, str(path))
     spec = spec_from_file_location(name, path, loader=loader)
     assert spec is not None
@@ -95,7 +96,7 @@ def load_file(path: Path, name: str) -> ModuleType:
 
 
 def _load_file(path: Path) -> ModuleType:
-    path = Path(os.path.abspath(path))  # resolve() would follow a link away from its folder
+    path = Path(os.path.abspath(path))  # resolve() would follow a link out of its folder
     name = module_name(path)
     there = getattr(sys.modules.get(name), "__file__", None)
     if name in sys.modules and there != str(path):
@@ -139,7 +140,7 @@ def _run(target: str, load: Any) -> ModuleType:
 
 
 def _as_module(path: Path) -> str:
-    """Return how to give a file whose relative imports need its package: ``pkg.job``, and from where."""
+    """Return how to name a file whose relative imports need its package: ``pkg.job``, and from which folder."""
     parts = [path.stem]
     folder = path.absolute().parent
     while (folder / "__init__.py").is_file():
@@ -149,8 +150,10 @@ def _as_module(path: Path) -> str:
 
 
 def _failed(what: str, exc: BaseException, target: str = "") -> JobLoadError:
-    remedy = ": pip install 'mrcelery[arrow]'" if lacks_arrow(exc) else ""
-    if isinstance(exc, ImportError) and "relative import with no known parent" in str(exc) and target:
+    remedy = ": see `mrcelery help troubleshooting`" if target else ""
+    if lacks_arrow(exc):
+        remedy = ": pip install 'mrcelery[arrow]'"
+    elif isinstance(exc, ImportError) and "relative import with no known parent" in str(exc) and target:
         remedy = f": give it as a module, {_as_module(Path(target))}"
     return JobLoadError(f"{what}: {first_line(exc)}{remedy}", user_traceback(exc))
 

@@ -1,4 +1,4 @@
-"""Quick tests, every example and every block of the README, as users have mrcelery installed.
+"""Quick tests, every example, and the blocks of README and guide, as users have mrcelery installed.
 
 That is bare, with extras, beside pandas, and with the oldest packages that ``pyproject.toml`` allows.
 
@@ -36,6 +36,14 @@ LOCAL = r"pip install 'mrcelery\[local\]'"
 
 README = ("tests/e2e/test_readme.py",)
 
+PAGES = ("README.md", "mrcelery/guide/howto/write-jobs.md", "mrcelery/guide/howto/tables.md")
+"""Where the jobs stand that run in each environment."""
+
+SHOWN = ("tutorial/first-job", "tutorial/nightly-logs", "howto/write-jobs", "howto/tables", "howto/formats")
+
+GUIDE = (*README, *(f"tests/e2e/test_guide.py::test_what_the_page_shows_is_what_happens[{page}.md]" for page in SHOWN))
+"""With the pages of the guide that need no more than a runner."""
+
 TOUCHED = tuple(
     f"tests/unit/{name}" for name in ("cli", "client", "formats", "jobstore", "records", "storage", "task", "worker")
 )
@@ -56,14 +64,14 @@ class Environment:
     extras: tuple[str, ...]
     packages: tuple[str, ...] = ()
     lowest: bool = False
-    tests: tuple[str, ...] = README
+    tests: tuple[str, ...] = GUIDE
     """Arguments of pytest."""
 
 
 # The longest first: they are made some at a time.
 ENVIRONMENTS = (
     Environment("bare", (), tests=("tests/unit", *README, "-k", "not first_command")),  # which needs a Redis server
-    Environment("lowest", ("local", "arrow"), lowest=True, tests=(*TOUCHED, *README)),
+    Environment("lowest", ("local", "arrow"), lowest=True, tests=(*TOUCHED, *GUIDE)),
     Environment("pandas", ("local", "arrow"), ("pandas==3.1.1",), tests=("tests/unit/records", "tests/unit/formats")),
     Environment("arrow", ("local", "arrow")),
     Environment("local", ("local",)),
@@ -118,24 +126,26 @@ def install(environment: Environment, wheel: Path, folder: Path) -> Path:
 # --- the cases
 
 
-def readme_jobs(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Write each Python block of the README with jobs to a file; yield their classes and it."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    for number, body in enumerate(blocks):
-        for name in re.findall(r"^class (\w+)\(MRJob\)", body, re.MULTILINE):
-            path = folder / f"readme{number}.py"
-            path.write_text(body)
-            yield name, path
+def shown_jobs(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Write each Python block with jobs of these pages to a file; yield their classes and it."""
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+        for number, body in enumerate(blocks):
+            for name in re.findall(r"^class (\w+)\(MRJob\)", body, re.MULTILINE):
+                path = folder / f"{Path(page).stem.replace('-', '_')}{number}.py"
+                path.write_text(body)
+                yield name, path
 
 
 def prepare(folder: Path) -> dict[str, dict[str, Any]]:
-    """Write the inputs, the README's jobs and ``cases.json``, and return what the latter holds."""
+    """Write the inputs, the jobs of the pages and ``cases.json``, and return what the latter holds."""
     inputs(folder)
     given = {"WordCount": "text", "LongestWord": "text", "CountWords": "text", "SortRecords": "records"}
     cases: dict[str, dict[str, Any]] = {}
-    for name, path in readme_jobs(folder):
-        assert name in given, f"the README has a job {name}: name its input here"
-        cases[f"README's {name}"] = {"job": f"{path}:{name}", "input": given[name]}
+    for name, path in shown_jobs(folder):
+        if name in given:
+            cases[f"shown {name}"] = {"job": f"{path}:{name}", "input": given[name]}
+    assert len(cases) == len(given), f"the pages show {', '.join(cases)}, and no more of {', '.join(given)}"
     given = {
         "word_count": "text",
         "grep": "text",
@@ -223,9 +233,7 @@ def main(names: list[str]) -> int:
         full: Results = json.loads(call(sys.executable, "-P", HERE / "cases.py", folder, "inline", cwd=folder))
         broken = [f"full, {name}: {one['traceback']}" for name, one in full["inline"].items() if "traceback" in one]
         needs = {
-            name
-            for name in cases
-            if name in ("Times", "MovedTimes", "Fine", "README's CountWords", "README's SortRecords")
+            name for name in cases if name in ("Times", "MovedTimes", "Fine", "shown CountWords", "shown SortRecords")
         }
 
         def tried(environment: Environment) -> list[str]:
