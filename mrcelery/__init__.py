@@ -93,7 +93,7 @@ def __getattr__(name: str) -> Any:
     if name == "ops":
         return import_module("mrcelery.ops")
     if name == "app":
-        value = import_module("mrcelery.celeryapp").configured_app()  # what `celery -A mrcelery` looks for
+        value = import_module("mrcelery.celeryapp").configured_app()  # loaded by `celery -A mrcelery`
     elif name in _HOMES:
         value = getattr(import_module(f"mrcelery.{_HOMES[name]}"), name)
     else:

@@ -1,4 +1,4 @@
-"""mrcelery's Celery app, put together: tasks, Flower pages and metrics."""
+"""mrcelery's complete Celery app: tasks, Flower pages and metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mrcelery.worker.host_app import check_app
 
 
 def configured_app() -> Celery:
-    """Make the app of this environment's configuration, which ``celery -A mrcelery worker`` runs."""
+    """Make the app for this environment's configuration, run by ``celery -A mrcelery worker``."""
     config = Config.load({})
     app = make_app(config.broker or "redis://localhost:6379/0", config.result_backend or None)
     extend_flower(app)
@@ -31,20 +31,19 @@ def extend_flower(app: Celery) -> None:
 
 
 def install(app: Celery) -> Celery:
-    """Add mrcelery's tasks to an app that exists; its workers can then run jobs.
+    """Add mrcelery's tasks to an existing app; its workers can then run jobs.
 
-    The app's broker must be Redis, and so must its result backend (chords are counted there), and it accepts JSON. The
-    tasks set acks_late and the rest for themselves, and the app's limits of time and rate, its annotations and its
-    serializer do not reach them; the app's own settings stay as they are. Its workers
-    renew the leases of all messages they hold, so that a short visibility timeout is safe; the app sets it::
+    The app's broker must be Redis, and so must its result backend (chords are counted there), and it must accept JSON.
+    The tasks set acks_late and related options themselves, and the app's time and rate limits, its annotations and its
+    serializer do not affect them; the app's own settings are not changed. Its workers renew the leases of all messages
+    they hold, so a short visibility timeout is safe; the app sets it::
 
         app.conf.broker_transport_options = mrcelery.transport_options(15)  # seconds
         app.conf.worker_soft_shutdown_timeout = 1  # and REMAP_SIGTERM=SIGQUIT in the workers' environment
 
-    With Celery 5.7 a worker ends when Redis restarts while it runs such tasks; :func:`mrcelery.use_transports`, called
-    where the app is made, cures that. Returns the app. Raises
-    :class:`mrcelery.errors.ConfigError` for settings with which no job can run; what is set later is checked where a
-    worker starts.
+    With Celery 5.7 a worker ends when Redis restarts while it runs such tasks; to prevent that, call
+    :func:`mrcelery.use_transports` where the app is made. Returns the app. Raises :class:`mrcelery.errors.ConfigError`
+    for settings with which no job can run; later changes are checked when a worker starts.
     """
     check_app(app)
     add_tasks(app)

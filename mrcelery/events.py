@@ -1,4 +1,4 @@
-"""Events that a waiting client reports beside a job's progress: see ``on_event`` of :meth:`mrcelery.JobHandle.wait`.
+"""Events that a waiting client reports next to a job's progress: see ``on_event`` of :meth:`mrcelery.JobHandle.wait`.
 
 ``str()`` of an event is one line for a person. ``msgspec.json.encode`` gives an object for a program, whose ``event``
 is the kind: ``broker_lost``, ``no_workers`` and so on. A condition that lasts is reported again from time to time, with

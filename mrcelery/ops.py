@@ -219,7 +219,7 @@ class Variance(Op):
     """The variance of numbers, divided by ``n - ddof``; None if that is not positive.
 
     Merged as Chan, Golub and LeVeque do ("Updating formulae and a pairwise algorithm for computing
-    sample variances", 1979): stable, and independent of the order but for rounding.
+    sample variances", 1979): stable, and independent of the order except for rounding.
     """
 
     def __init__(self, ddof: int = 0) -> None:

@@ -90,7 +90,7 @@ class _JSON:
 
 
 class StandardJSONProtocol(_JSON, _PairProtocol):
-    """Key and value as JSON, byte for byte as ``json.dumps`` writes it: tuples come back as lists."""
+    """Key and value as JSON, byte for byte as ``json.dumps`` writes it: tuples are read as lists."""
 
 
 class StandardJSONValueProtocol(_JSON, _ValueProtocol):

@@ -1,5 +1,5 @@
 """Everything around one attempt at a task: open the job, capture output, repair inputs, commit, clean up.
 
-Face: ``run``, ``open_jobs``, ``commit``, ``cleanup``, ``failure``, ``output_capture``, ``progress_file``,
-``scratch``, ``begin``, ``orders``, ``job_process``, ``descendants``. Its own: ``heartbeat``, ``repair``.
+Used from outside: ``run``, ``open_jobs``, ``commit``, ``cleanup``, ``failure``, ``output_capture``, ``progress_file``,
+``scratch``, ``begin``, ``orders``, ``job_process``, ``descendants``. Internal: ``heartbeat``, ``repair``.
 """

@@ -1,4 +1,4 @@
-"""The begin of an attempt: it is counted, before any user code runs, which may take its process with it."""
+"""The start of an attempt: it is counted before any user code runs, which may crash the process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mrcelery.storage.transfers import transfers
 
 
 def _check_task(active: OpenJob, task: TaskId) -> None:
-    """Raise :class:`JobStoppedError` for a task that the job does not have: only its numbers come with the message."""
+    """Raise :class:`JobStoppedError` for a task that the job does not have: the message only carries its numbers."""
     spec = active.spec
     if 0 <= task.step < len(spec.steps):
-        # How many a later step has is said by its plan, where the task's split is looked for.
+        # The number of tasks of a later step is in its plan, which is read with the task's split.
         maps = spec.plan.splits if task.step == 0 else task.task + 1
         if 0 <= task.task < (maps if task.kind == "map" else spec.steps[task.step].reducers):
             return
@@ -31,8 +31,8 @@ def begin(jobs: OpenJobs, task: TaskId, worker: str, *, alone: bool = False) -> 
     """Count an attempt in the job store, before any user code runs, and return it.
 
     ``worker``: the name of this worker, so that a backup of the task can be sent to another. ``alone``: this process
-    is one of a pool, whose main process cleans up after it if it dies. Raises :class:`JobStoppedError` if the job
-    has ended.
+    belongs to a pool, whose main process cleans up after it if it dies. Raises :class:`JobStoppedError` if the job has
+    ended.
     """
     with transfers() as moved:
         if state_of(jobs, task.job) in FINAL:

@@ -1,8 +1,8 @@
-"""A job store that knows less of a job than storage is noticed, and told, before anything of the job runs.
+"""Updating a job store that knows less about a job than storage does, before any part of the job runs.
 
-Redis may be restored from an older snapshot, fail over to a replica that lags, or be emptied. Whichever it is, another
-run of a server answers, or the job is unknown; of each job the store records in which run it was last compared with
-storage. So as long as Redis lives nothing is asked, and then storage is, once for each job.
+Redis may be restored from an older snapshot, fail over to a replica that lags, or be emptied. In each case another run
+of a server answers, or the job is unknown; for each job the store records in which run it was last compared with
+storage. So nothing is checked as long as Redis lives; after a change, storage is read, once for each job.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def state_of(jobs: OpenJobs, job: str) -> str:
-    """Return a job's state, by what storage knows if the job store may know less.
+    """Return a job's state; read it from storage if the job store may know less.
 
     Raises :class:`JobStoppedError` for a job whose data was removed.
     """
@@ -43,10 +43,10 @@ def state_of(jobs: OpenJobs, job: str) -> str:
 
 
 def catch_up(store: JobStore, seal: JobSeal, run: str, storage: Storage) -> str:
-    """Have the job store know what storage does of the job of ``seal``, in a ``run`` of its server; return its state.
+    """Update the job store with storage's view of the job of ``seal``, in a ``run`` of its server; return its state.
 
-    A retry that was forgotten is taken up again: the job is queued in its latest generation. Raises
-    :class:`JobStoppedError` for a job whose data was removed.
+    A forgotten retry is resumed: the job is queued in its latest generation. Raises :class:`JobStoppedError` for a job
+    whose data was removed.
     """
     job = seal.job
     fields = store.fields(job)
@@ -60,12 +60,12 @@ def catch_up(store: JobStore, seal: JobSeal, run: str, storage: Storage) -> str:
     if known.end is not None and settle(store, known.end):
         _log.warning("mrcelery: the job store did not know that job %s has ended: it has %s", job, known.end.state)
     store.note_compared(job, run)
-    # Of an unknown job storage alone knows.
+    # Only storage knows an unknown job.
     return store.state(job) or (known.end.state if known.end is not None else "")
 
 
 def end_as_removed(store: JobStore, job: str, storage: Storage, run: str = "") -> JobStoppedError:
-    """End a job whose data is gone, in the job store alone: nothing may come back to storage; return what to raise."""
+    """End a job whose data is gone, in the job store only: storage must stay untouched; return the error to raise."""
     reason = removed(job, storage)
     told = encode(failure(TaskError(reason), job=job)).decode()
     now = repr(time.time())
@@ -79,5 +79,5 @@ def end_as_removed(store: JobStore, job: str, storage: Storage, run: str = "") -
 
 
 def removed(job: str, storage: Storage) -> str:
-    """Say that a job's data is gone."""
+    """Return the message that a job's data is gone."""
     return f"the data of job {job} is gone from {storage.uri}, as after `mrcelery clean`: submit it again"

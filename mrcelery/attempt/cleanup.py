@@ -1,4 +1,4 @@
-"""The removal of what a job no longer needs: after its end, and what an attempt writes that comes too late."""
+"""Removing data: what a job no longer needs after its end, and what an attempt writes too late."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mrcelery.schema.task_id import KINDS, StageId, TaskId
 
 
 def clean_up(jobs: OpenJobs, job: str) -> None:
-    """Remove what an ended job no longer needs, intermediate data and plans; not its spec, code, logs or results.
+    """Remove an ended job's intermediate data and plans, but not its spec, code, logs or results.
 
     Called after the job has ended, so that nobody waits for it. A failed job keeps everything for ``retry``; a
     cancelled one keeps the plan of its first step, so that it can be restarted.
@@ -21,8 +21,8 @@ def clean_up(jobs: OpenJobs, job: str) -> None:
         return
     storage = active.storage
     kept = _kept if state == "succeeded" else _kept_of_cancelled
-    # Attempts that still run lose their race against a commit that is gone; their job has ended, and
-    # they check that before they start. What they leave is found by `clean`.
+    # Attempts that still run may write after a commit is removed; their job has ended, which attempts check before they
+    # start. `clean` finds their leftovers.
     for step in range(len(active.spec.steps)):
         root = object_keys.step_root(job, step)
         storage.delete(o.key for o in storage.list(root) if not kept(o.key))
@@ -32,7 +32,7 @@ def clean_up(jobs: OpenJobs, job: str) -> None:
 
 
 def take_back(jobs: OpenJobs, active: OpenJob, task: TaskId, attempt: str) -> None:
-    """Remove what an attempt has written too late, if its job has succeeded and may be cleaned up already.
+    """Remove an attempt's late output, if its job has succeeded and may be cleaned up already.
 
     Does nothing for any other job.
     """

@@ -1,9 +1,9 @@
 """The commit protocol: of all attempts at a task, one counts, as a whole.
 
-An attempt writes objects of its own and then, with one conditional write, ``commit.json``, which names
-them. The first attempt to do so wins. A loser reads the winner's commit and returns that as its own
-result, so every delivery of a task returns the same value; what it wrote is garbage that nobody reads.
-(The paper's section 3.3 has the master and an atomic rename decide; here the storage does.)
+An attempt writes its own objects and then, with one conditional write, ``commit.json``, which names them. The first
+attempt to do so wins. A loser reads the winner's commit and returns that as its own result, so every delivery of a task
+returns the same value; the loser's objects are garbage that nobody reads. (In the paper's section 3.3 the master and an
+atomic rename decide; here the storage does.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mrcelery.storage.base import Storage
 
 
 def commit(storage: Storage, mine: Commit, seal: JobSeal) -> Commit:
-    """Commit an attempt and return the commit that counts, this attempt's or an earlier one's."""
+    """Commit an attempt and return the commit that counts: this attempt's or an earlier one's."""
     key = object_keys.commit(TaskId.of(mine))
     if storage.create(key, seal.encode(mine, key)):
         return mine
@@ -34,9 +34,9 @@ def committed(storage: Storage, task: TaskId, seal: JobSeal) -> Commit | None:
 
 
 def read_commit(data: bytes, task: TaskId, seal: JobSeal) -> Commit:
-    """Decode a task's commit, from storage or the job store, which may name nothing but what its attempts write.
+    """Decode a task's commit, from storage or the job store, which may only name objects written by its attempts.
 
-    What it names is read, and published: a forged one could name any object. Raises
+    The named objects are read and published: a forged commit could name any object. Raises
     :class:`mrcelery.errors.CorruptDataError` and :class:`mrcelery.errors.UnsignedError`.
     """
     key = object_keys.commit(task)

@@ -1,8 +1,8 @@
-"""How a job ended, and that it was retried, decided in storage: Redis may lose it, or come back as it was before.
+"""A job's end and its retries, decided in storage, because Redis may lose them or be restored to an earlier state.
 
-Each generation of a job has one ``end-<g>.json``, made by a conditional write. The first of those who would end the job
-decides, whatever Redis says later, and everyone else finds out what was decided. Each generation but the first has a
-``retry-<g>.json``, too, made before Redis knows of it.
+Each generation of a job has one ``end-<g>.json``, made by a conditional write. The first process that tries to end the
+job decides, whatever Redis says later, and all others read its decision. Each generation except the first also has a
+``retry-<g>.json``, made before Redis knows of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ R = TypeVar("R", End, Retry)
 
 
 def decide(storage: Storage, seal: JobSeal, generation: int, state: State, failure: str = "") -> End:
-    """Decide how the job of ``seal`` ends, unless that is decided; return what is."""
+    """Decide how the job of ``seal`` ends, unless that is already decided; return the decision."""
     mine = End(job=seal.job, generation=generation, state=state, finished=time.time(), failure=failure)
     key = object_keys.end(seal.job, generation)
     if storage.create(key, seal.encode(mine, key)):
@@ -42,23 +42,23 @@ def _found(storage: Storage, seal: JobSeal, key: str, kind: type[R]) -> R | None
 
 
 def retried(storage: Storage, seal: JobSeal, generation: int) -> None:
-    """Record that the job of ``seal`` is in this generation; that may be known."""
+    """Record that the job of ``seal`` is in this generation; this may already be recorded."""
     key = object_keys.retry(seal.job, generation)
     storage.create(key, seal.encode(Retry(job=seal.job, generation=generation, retried=time.time()), key))
 
 
 class Latest(NamedTuple):
-    """The latest generation of a job that storage knows of, and how it has ended; None if it has not."""
+    """The latest generation of a job that storage knows of, and how it has ended; ``end`` is None if it has not."""
 
     generation: int
     end: End | None
 
 
 def latest(storage: Storage, seal: JobSeal, generation: int) -> Latest:
-    """Find the latest generation of a job: the one that the job store knows, or a later one that it has forgotten."""
+    """Find the latest generation of a job: the job store's, or a later one that the job store has forgotten."""
     end = decided(storage, seal, generation)
     while True:
-        # Who could not reach storage has left no record of the retry, but perhaps one of its end.
+        # A client that could not reach storage has left no record of the retry, but the retry may have an end.
         later = decided(storage, seal, generation + 1)
         key = object_keys.retry(seal.job, generation + 1)
         if later is None and _found(storage, seal, key, Retry) is None:
@@ -67,7 +67,7 @@ def latest(storage: Storage, seal: JobSeal, generation: int) -> Latest:
 
 
 def settle(store: JobStore, end: End) -> bool:
-    """Have the job store know what was decided; False if it knows an end or a later generation already."""
+    """Update the job store with a decision; False if it already knows an end or a later generation."""
     fields = {"finished": repr(end.finished)}
     if end.generation:
         fields["revived"] = str(end.generation)

@@ -1,4 +1,4 @@
-"""Linux's means to end all that a process has started, and to end with it: used by and for the processes of jobs."""
+"""Ways to end all processes started by a process, and to end with it; on Linux, used by and for job processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @cache
 def supported() -> bool:
-    """Check whether this system has what processes of jobs need: Linux 5.3 or later, with /proc."""
+    """Check whether this system supports job processes: Linux 5.3 or later, with /proc."""
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         return False
     try:
@@ -50,7 +50,7 @@ def when_parent_ends(number: int, parent: int) -> None:
 
 
 def children() -> set[int]:
-    """List this process's children, also those that it has adopted."""
+    """List this process's children, including adopted ones."""
     found: set[int] = set()
     with suppress(OSError):
         for thread in os.listdir("/proc/self/task"):
@@ -60,7 +60,7 @@ def children() -> set[int]:
 
 
 def end_children(spared: Collection[int] = ()) -> None:
-    """Kill this process's children, and theirs as they are adopted, but for those spared; wait for their end."""
+    """Kill this process's children, except those spared, and descendants as they are adopted; wait for their end."""
     while others := children().difference(spared):
         for pid in others:
             with suppress(ProcessLookupError, PermissionError):
@@ -71,12 +71,12 @@ def end_children(spared: Collection[int] = ()) -> None:
 
 
 def end_as(status: int) -> NoReturn:
-    """End this process as another one has ended, so that its parent sees the same."""
+    """End this process the way another one has ended, so that its parent sees the same status."""
     if os.WIFSIGNALED(status):
         import resource  # noqa: PLC0415 - not on Windows
 
         number = os.WTERMSIG(status)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core of this one would show nothing
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump of this process would show nothing
         with suppress(OSError, ValueError):  # SIGKILL has no handler
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])

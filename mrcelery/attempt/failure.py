@@ -1,4 +1,4 @@
-"""Why an attempt or a job failed: the errors of what happens around user code, and what a job records of one."""
+"""Why an attempt or a job failed: errors from around user code, and the record of an error in a job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mrcelery.schema.task_id import TaskId
 from mrcelery.storage import open_storage
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a disk without room, or without inodes."""
+"""Errors of a disk without space or without inodes."""
 
 
 def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", task: int = -1) -> Failure:
@@ -40,9 +40,9 @@ def failure(error: MRCeleryError, *, job: str, step: int = -1, kind: str = "", t
 
 
 def fail_job(store: JobStore, failed: Failure, generation: int, secret: str | bytes | None) -> bool:
-    """End a generation of a job as failed; False if it has ended already, and the first failure stays.
+    """End a generation of a job as failed; False if it has ended already: the first failure stays.
 
-    A request or an end that is damaged, or not signed with the ``secret``, is what the job is said to have failed for.
+    If a request or an end is damaged, or not signed with the ``secret``, that is recorded as the failure instead.
     """
     fields, text = store.fields(failed.job), encode(failed).decode()
     if generation_of(fields) != generation:
@@ -53,15 +53,15 @@ def fail_job(store: JobStore, failed: Failure, generation: int, secret: str | by
                 end = decide(open_storage(root), JobSeal(failed.job, secret), generation, "failed", text)
                 return settle(store, end) and end.failure == text
         except UnreachableError:
-            pass  # the storage may be what failed
+            pass  # the storage may have failed
         except TaskError as e:
             text = encode(failure(e, job=failed.job, step=failed.step, kind=failed.kind, task=failed.task)).decode()
-    # The storage may have kept this waiting while the job was retried.
+    # The job may have been retried while the storage kept this process waiting.
     return store.move(failed.job, "failed", {"failure": text, "finished": repr(time.time())}, generation=generation)
 
 
 def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
-    """Make the error for a task that was started ``most`` times and never came to an end."""
+    """Make the error for a task that was started ``most`` times and never ended."""
     reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
     remedy = "correct what crashes in the job's code, or raise --memory"
     if HUNG in reason:
@@ -74,9 +74,9 @@ def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
 
 
 def too_little_memory(e: MemoryError | None, memory: int, attempt: str) -> TaskError:
-    """Make the error for an attempt that met its ceiling of ``memory`` bytes outside user code.
+    """Make the error for an attempt that reached its ceiling of ``memory`` bytes outside user code.
 
-    ``e`` is None if its process had to be ended, in a long call into C.
+    ``e`` is None if its process had to be killed, in a long call into C.
     """
     error = TaskError(
         f"{type(e or MemoryError()).__name__}: the task needs more memory than its ceiling allows: raise --memory from "
@@ -87,7 +87,7 @@ def too_little_memory(e: MemoryError | None, memory: int, attempt: str) -> TaskE
 
 
 def refused(e: OSError, scratch: str) -> str:
-    """Say what the system refused on this machine, and what to do about it."""
+    """Describe what the system refused on this machine, and what to do about it."""
     return f"{writable(str(e.filename or scratch))}: {e.strerror or e}: {_remedy(e)}"
 
 

@@ -34,10 +34,10 @@ def poller(
     """Make the function by which an attempt polls whether its job has ended or another attempt was quicker.
 
     It touches the attempt's progress file and, once a second, reports to the job store how many records were read, as
-    ``records`` returns it. ``share`` is called while someone follows what the job prints. It also collects garbage,
+    returned by ``records``. ``share`` is called while someone follows the job's output. It also collects garbage,
     mostly the young: cycles that user code leaves behind must not wait for the end of a long attempt, whose collector
-    is off (:func:`collector_off`). It raises :class:`JobStoppedError` or :class:`SupersededError`; a job store that is
-    away is none of an attempt's concerns before its commit, and costs it half its time at most.
+    is off (:func:`collector_off`). It raises :class:`JobStoppedError` or :class:`SupersededError`; before its commit an
+    attempt does not need the job store, so one that is away costs it at most half its time.
     """
     began = time.time()
     due = time.monotonic() + POLL_SECONDS
@@ -53,7 +53,7 @@ def poller(
         polls += 1
         progress.touch(records())
         if not gc.isenabled():
-            # What is alive at one of these is passed over by the next ones of its generation.
+            # Each collection skips the objects that survived an earlier one of its generation.
             gc.collect(2 if polls % 64 == 0 else 1 if polls % 8 == 0 else 0)
         try:
             state, done, followed = store.poll(task)
@@ -77,8 +77,8 @@ def poller(
 def collector_off() -> Iterator[None]:
     """Turn the cyclic collector off during an attempt; its poller collects young objects instead.
 
-    Blocks of fresh tuples make the collector scan millions of live objects for nothing: a merge is eight times
-    slower with it.
+    Blocks of fresh tuples make the collector scan millions of live objects in vain: a merge is eight times slower with
+    it.
     """
     collecting = gc.isenabled()
     gc.disable()

@@ -1,13 +1,13 @@
 """The process of one job, in which no other job's code has run: it forks a process for each attempt.
 
-A process of the pool forks it for the job's first attempt there. It imports the job's modules, and from then on runs
-nothing of the job's itself: each attempt is a fork of it, so it finds modules, settings of the process and memory as
-they were right after the import, and all it changes goes with it. Forking takes milliseconds; an attempt's process
-takes the next one, too, where the job asks for that (``KEEP_MODULES``), or where its code cannot leave anything behind
+A pool process forks it for the job's first attempt there. It imports the job's modules, and from then on runs none of
+the job's code itself: each attempt is a fork of it, so the attempt finds modules, process settings and memory as they
+were right after the import, and all changes it makes end with it. Forking takes milliseconds; an attempt's process also
+runs the next attempt if the job asks for that (``KEEP_MODULES``), or if its code cannot leave anything behind
 (:mod:`mrcelery.shipping.traceless`).
 
-Both read the attempts to run from one socket, the process of the job only while no attempt's lives. What an attempt
-has started ends with it, and both end with the process of the pool.
+Both read the attempts to run from one socket; the job process does so only while no attempt process lives. Whatever an
+attempt has started ends with it, and both processes end with the pool process.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ from mrcelery.shipping.traceless import is_traceless
 from mrcelery.storage.transfers import transfers
 
 IDLE_SECONDS = 5.0
-"""How long a job's process waits for another attempt before it ends, and gives its memory back."""
+"""How long a job process waits for another attempt before it ends, and frees its memory."""
 
 GROWTH = 64 << 20
-"""Bytes that an attempt's process may grow by and still take the next attempt, if the job does not ask for that."""
+"""Growth in bytes up to which an attempt's process may run the next attempt, if the job does not ask for that."""
 
 _HAND = 1 << 16
 
 MESSAGE = 1 << 17
-"""Bytes of a message, at most; Linux takes half as much again by default."""
+"""Largest message in bytes; Linux allows half as much again by default."""
 
 _OURS = ("mrcelery.", "pyarrow.", "numpy.", "zstandard.")
-"""What the engine imports when an attempt needs it; all of these bear a fork."""
+"""Modules that the engine imports when an attempt needs them; all of these can be forked."""
 
 _KNOWN_THREADS = ("numpy", "pyarrow")
-"""Modules that start threads when they are imported, and again in a process that was forked then."""
+"""Modules that start threads at import, and again in a process forked after it."""
 
 _RESET = (signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 
 def serve(jobs: OpenJobs, job: str, channel: socket.socket, *, ahead: bool) -> NoReturn:
-    """Be the process of a job, just forked by a process of the pool, which has the other end of ``channel``.
+    """Run as a job's process, just forked by a pool process, which has the other end of ``channel``.
 
     ``ahead``: import the job's modules ahead of its attempts.
     """
@@ -76,7 +76,7 @@ def serve(jobs: OpenJobs, job: str, channel: socket.socket, *, ahead: bool) -> N
         _settle(channel)
         process = JobProcess(jobs, job, channel)
         if ahead and not process.load():
-            channel.recv(MESSAGE)  # that is for another process, and must not lie unread
+            channel.recv(MESSAGE)  # the attempt goes to another process, and must not stay unread
             channel.send(msgspec.json.encode(Ended(unforkable=True)))
         else:
             process.serve()
@@ -89,14 +89,14 @@ def serve(jobs: OpenJobs, job: str, channel: socket.socket, *, ahead: bool) -> N
 
 
 def _settle(channel: socket.socket) -> None:
-    """Leave behind what the process of the pool is, and has open."""
+    """Drop the state and the open files inherited from the pool process."""
     pool = os.getppid()
     when_parent_ends(signal.SIGKILL, pool)
     adopt_orphans()
-    gc.freeze()  # a collection would copy the pages of all that the process of the pool has
+    gc.freeze()  # a collection would copy all memory pages of the pool process
     for number in _RESET:
         signal.signal(number, signal.SIG_DFL)
-    # As the process of the pool, which leaves it to the worker; but those that an attempt starts are ended by it.
+    # Ignored as in the pool process, which leaves SIGTERM to the worker; processes that an attempt starts obey it.
     signal.signal(signal.SIGTERM, _heedless)
     os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_heed)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -104,16 +104,16 @@ def _settle(channel: socket.socket) -> None:
         if (file := int(name)) > 2 and file not in (null, channel.fileno()):
             with suppress(OSError):
                 if not stat.S_ISREG(os.fstat(file).st_mode) and not stat.S_ISDIR(os.fstat(file).st_mode):
-                    # Not closed: its number would be taken again, and then be closed by who thinks to own it.
+                    # Not closed: its number would be reused, and then be closed by code that thinks it owns it.
                     os.dup2(null, file, inheritable=False)
     os.close(null)
-    # A pool's process is a daemon, which may have no children.
+    # A pool process is a daemon, which may have no children.
     multiprocessing.process._current_process = _MainProcess()  # type: ignore[attr-defined]
     multiprocessing.process._children = set()  # type: ignore[attr-defined]
 
 
 def _heedless(number: int, frame: object) -> None:
-    """Do nothing, on SIGTERM."""
+    """Ignore SIGTERM."""
 
 
 _forking = threading.local()
@@ -121,7 +121,7 @@ _forking = threading.local()
 
 
 def _hold_back() -> None:
-    """Have a SIGTERM to a process just forked wait until that heeds it; it would be lost, and its sender wait."""
+    """Delay a SIGTERM to a process just forked until that obeys it; it would be lost, and its sender would wait."""
     _forking.blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
@@ -136,7 +136,7 @@ def _heed() -> None:
 
 
 class _MainProcess(multiprocessing.process.BaseProcess):
-    """This process as ``multiprocessing`` describes one that it has not started: its own class is not to be had."""
+    """This process, as ``multiprocessing`` describes one that it did not start: its own class is private."""
 
     def __init__(self) -> None:
         self._identity = ()
@@ -148,11 +148,11 @@ class _MainProcess(multiprocessing.process.BaseProcess):
         self._config = {"authkey": kept_secret(os.urandom(32)), "semprefix": "/mp"}
 
     def close(self) -> None:
-        """Do nothing: it is not a child."""
+        """Do nothing: this process is not a child."""
 
 
 class JobProcess:
-    """The process of a job, and then those of its attempts, which are forked with it in hand."""
+    """A job's process, and then its attempts' processes, which inherit this object when they are forked."""
 
     def __init__(self, jobs: OpenJobs, job: str, channel: socket.socket) -> None:
         self._jobs = jobs
@@ -164,7 +164,7 @@ class JobProcess:
         self._seeded: Any = None
         self._traceless = False
         self._heedless = True
-        # Shared with the attempt's process: whether an attempt is in hand, then its token, then names of modules.
+        # Shared with the attempt's process: whether an attempt is running, then its token, then names of modules.
         self._hand = mmap.mmap(-1, _HAND)
         jobs.adopt()
 
@@ -177,7 +177,7 @@ class JobProcess:
                 with self._said.heard(), _noted_seed() as seeded:
                     modules = code.load()
         except BaseException:
-            return False  # the attempts say so: this is how the job's code fails, not how this process does
+            return False  # the attempts report it: the job's code fails here, not this process
         if not _bear_a_fork(modules):
             return False
         if seeded:
@@ -185,35 +185,35 @@ class JobProcess:
         self._spared = children()
         self._traceless = is_traceless(modules)
         gc.collect()
-        gc.freeze()  # a collection of an attempt's would copy the pages of all that is loaded
+        gc.freeze()  # a collection in an attempt would copy the memory pages of all that is loaded
         return True
 
     def serve(self) -> None:
-        """Fork a process for each attempt, until none comes for a while or the process of the pool ends."""
-        # What this process waits for is also seen if it was stopped.
+        """Fork a process for each attempt, until none arrives for a while or the pool process ends."""
+        # The signal wakes this process even if it was stopped.
         when_parent_ends(signal.SIGCONT, os.getppid())
         while _readable(self._channel) and self._peek():
             self._hand[:1] = b"\1"
             self._hand[1:33] = bytes(32)
-            self._heedless = signal.getsignal(signal.SIGTERM) is _heedless  # else the job's modules have set another
+            self._heedless = signal.getsignal(signal.SIGTERM) is _heedless  # else the job set a handler
             _flush()
             parent, pid = os.getpid(), os.fork()
             if not pid:
                 self._attempts(parent)
-            self._fetched.clear()  # they count once
+            self._fetched.clear()  # count them only once
             if not self._outlive(pid):
                 return
             self._import_what_it_needed()
 
     def _peek(self) -> bool:
-        """Check whether something has come, and not the other end's end."""
+        """Check whether a message has arrived, rather than the end of the channel."""
         return bool(self._channel.recv(1, socket.MSG_PEEK))
 
     def _outlive(self, pid: int) -> bool:
-        """Wait for the end of an attempt's process, and end all it has started; return False if all is to end."""
+        """Wait for an attempt's process to end, and end all it has started; return False if this process must end."""
         waiting, watch = select.poll(), os.pidfd_open(pid)
         waiting.register(watch, select.POLLIN)
-        waiting.register(self._channel, 0)  # only its end
+        waiting.register(self._channel, 0)  # only its hang-up
         over = self._channel.fileno() in dict(waiting.poll())
         os.close(watch)
         if over:
@@ -230,7 +230,7 @@ class JobProcess:
         return True
 
     def _attempts(self, parent: int) -> NoReturn:
-        """Be the process of one attempt, or of several."""
+        """Run as the process of one attempt, or of several."""
         status = 70
         try:
             when_parent_ends(signal.SIGKILL, parent)
@@ -271,7 +271,7 @@ class JobProcess:
         return Ended()
 
     def _note_imports(self, known: set[str]) -> None:
-        """Tell the process of the job what of the engine's this attempt has imported, as the next one will."""
+        """Report the engine modules that this attempt has imported to the job process: the next one will need them."""
         names = ",".join(name for name in sys.modules if name not in known and name.startswith(_OURS)).encode()
         if len(names) < _HAND - 33:
             self._hand[33 : 33 + len(names)] = names
@@ -280,14 +280,14 @@ class JobProcess:
         names = self._hand[33:].partition(b"\0")[0].decode()
         self._hand[33:] = bytes(_HAND - 33)
         for name in filter(None, names.split(",")):
-            with suppress(Exception):  # the attempt that needs it meets that too
+            with suppress(Exception):  # an attempt that needs the module hits the same error
                 import_module(name)
         if names:
             gc.collect()
             gc.freeze()
 
     def _takes_another(self, limit: int) -> bool:
-        """Check whether this process may run another attempt: the job wants it, or cannot tell."""
+        """Check whether this process may run another attempt: the job asks for it, or its code leaves no trace."""
         code = self._jobs.loaded(self._job)
         return code is not None and (code.keeps_modules or (self._traceless and _peak() < limit))
 
@@ -309,18 +309,18 @@ def _flush() -> None:
 
 
 def _peak() -> int:
-    """Return the most memory that this process has had, in bytes."""
+    """Return this process's peak memory in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def _bear_a_fork(modules: Mapping[str, ModuleType]) -> bool:
-    """Check whether what was imported is the same in a fork, as far as threads, timers and random numbers go."""
+    """Check whether the imported modules work the same in a fork, as to threads, timers and random numbers."""
     if threading.active_count() > 1 or signal.getitimer(signal.ITIMER_REAL)[0]:
         return False
     if len(os.listdir("/proc/self/task")) > 1 and sys.modules.keys().isdisjoint(_KNOWN_THREADS):
         return False
     holders = [*modules.values(), *(v for m in modules.values() for v in vars(m).values() if isinstance(v, type))]
-    # A generator of the job's own would draw the same numbers in each of its attempts.
+    # A generator made by the job would draw the same numbers in each of its attempts.
     return not any(
         isinstance(value, random.Random) or type(value).__module__.startswith("numpy.random")
         for holder in holders
@@ -330,7 +330,7 @@ def _bear_a_fork(modules: Mapping[str, ModuleType]) -> bool:
 
 @contextmanager
 def _noted_seed() -> Iterator[list[bool]]:
-    """Note whether ``random.seed()`` is called in the block: a fork would draw numbers of its own all the same."""
+    """Record whether ``random.seed()`` is called in the block; unseeded, each fork draws its own numbers anyway."""
     seeded: list[bool] = []
     seed = random.seed
 
@@ -346,10 +346,10 @@ def _noted_seed() -> Iterator[list[bool]]:
 
 
 def _reseed(seeded: Any) -> None:
-    """Have an attempt's process draw random numbers as a new one would: its own, unless the job's modules seeded."""
+    """Have an attempt's process draw its own random numbers like a new process, unless the job's modules set a seed."""
     if seeded is not None:
         random.setstate(seeded)
     if (numpy := sys.modules.get("numpy.random")) is not None:
         with suppress(AttributeError):
-            if numpy.mtrand._rand._bit_generator.seed_seq is not None:  # None once somebody has set a seed
+            if numpy.mtrand._rand._bit_generator.seed_seq is not None:  # None once a seed was set
                 numpy.seed()

@@ -1,8 +1,8 @@
-"""Whose fault a failure is: the machine's, or the job's.
+"""Deciding whether the machine or the job is at fault for a failure.
 
-A full disk and a read-only one, inodes, files and processes that ran out: a sick machine fails whatever it is given,
-as fast as it can take it. So the judge of an error is the machine itself: it is asked, after the attempt has removed
-what was its own, to do what every attempt does. If it cannot, that was no fault of the job's.
+A disk that is full or read-only, or a shortage of inodes, files or processes: a sick machine fails every task it is
+given, as fast as it can take them. So the machine itself is tested: after the attempt has removed its own files, the
+machine has to do what every attempt does. If it cannot, the job was not at fault.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from mrcelery.job.tracebacks import is_shipped, raised_by_user
 from mrcelery.shipping.workspace import NO_IMPORT
 
 PROBE_BYTES = 1 << 20
-"""Bytes that a probe writes: with less room than that no attempt comes to its end."""
+"""Bytes that a probe writes: with less space than that, no attempt can finish."""
 
 PROBE_FILES = 16
-"""Files that a probe has open at once."""
+"""Files that a probe keeps open at once."""
 
 FEW_FILES = 256
-"""A limit of open files below which it is the machine's fault that a process reaches it; else the job leaks them."""
+"""If a process reaches a limit of open files below this, the machine is at fault; otherwise the job leaks files."""
 
 MANY_THREADS = 64
-"""Threads of one process that are the job's own fault."""
+"""From this many threads in one process on, the job is at fault."""
 
 FOLDERS = ("alive", "tasks", "code", "marks")
-"""What attempts make in the scratch folder."""
+"""Folders that attempts create in the scratch folder."""
 
 BROKEN = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EUCLEAN, errno.ENOTCONN)
-"""Errors of a disk that no job can cause, although the next write may succeed."""
+"""Disk errors that no job can cause, although the next write may succeed."""
 
 _NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _FOR_THREADS = (errno.EAGAIN, errno.ENOMEM)
-"""Errors of a system in which a process has too many threads."""
+"""Errors of the system if a process has too many threads."""
 _NO_THREAD = "can't start new thread"
 
 
 def ailment(jobs: OpenJobs) -> str:
-    """Try what every attempt needs of this machine; return what is wrong with it and what to do, "" if it is well."""
+    """Test what every attempt needs of this machine; return the problem and its remedy, "" if the machine is well."""
     try:
         jobs.make_scratch()
         _try_files(jobs.scratch_path)
@@ -62,13 +62,13 @@ def ailment(jobs: OpenJobs) -> str:
         return str(e)
     except OSError as e:
         return "" if _is_hoarding(e) else refused(e, jobs.scratch_path)
-    except RuntimeError as e:  # Python's for a thread that the system refuses
+    except RuntimeError as e:  # Python raises this if the system refuses a thread
         return "" if _is_hoarding(e) else f"{e}: raise the limit of processes on the worker"
     return ""
 
 
 def _is_hoarding(e: BaseException) -> bool:
-    """Whether this process itself, so its job, holds what there is no more of."""
+    """Check whether this process itself, and so its job, has used up the resource."""
     if isinstance(e, OSError) and e.errno == errno.EMFILE:
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= FEW_FILES
     if isinstance(e, OSError) and e.errno not in _FOR_THREADS:
@@ -89,7 +89,7 @@ def _try_files(scratch: str) -> None:
         left = memoryview(bytes(PROBE_BYTES))
         while left:
             left = left[os.write(opened[-1], left) :]
-        os.fsync(opened[-1])  # some file systems find out only then
+        os.fsync(opened[-1])  # some file systems report the error only then
         opened += [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(PROBE_FILES)]
     finally:
         for file in opened:
@@ -122,24 +122,24 @@ def of_the_machine(e: OSError, attempt: str, jobs: OpenJobs) -> TaskError:
     elif (ours and e.errno in BROKEN) or ailment(jobs):
         error = SickMachineError(refused(e, jobs.scratch_path))
     else:
-        # What fills a disk may be the job itself: then there is room again now.
+        # The job itself may have filled the disk: then there is space again now.
         error = TaskError(refused(e, jobs.scratch_path))
-        error.retryable = error.elsewhere = True  # by a worker that has room
+        error.retryable = error.elsewhere = True  # on a worker that has space
     error.attempt = attempt
     return error
 
 
 def _is_ours(path: str, scratch: str) -> bool:
-    """Whether a file is of the engine's own on this machine: in its scratch folder, or what the kernel reports."""
+    """Check whether a file on this machine is the engine's: in its scratch folder, or provided by the kernel."""
     return path.startswith(("/proc/", "/sys/", "/dev/")) or os.path.abspath(path).startswith(
         os.path.abspath(scratch) + os.sep
     )
 
 
 def sickness(error: BaseException, jobs: OpenJobs) -> SickMachineError | None:
-    """Return the error to raise in place of one that user code or the coordinator met; None if it is theirs.
+    """Return the error to raise in place of an error from user code or the coordinator; None if that error is theirs.
 
-    Only of what a machine can do to a program: an error of the system's, or a thread that it refused.
+    Only for what a machine can do to a program: an error of the system, or a refused thread.
     """
     if isinstance(error, SickMachineError):
         return error
@@ -155,7 +155,7 @@ def sickness(error: BaseException, jobs: OpenJobs) -> SickMachineError | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what led to it, each once."""
+    """Yield an error and its causes, each once."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -171,20 +171,20 @@ def _is_of_the_system(error: BaseException) -> bool:
 
 
 def cannot_import(error: BaseException) -> bool:
-    """Whether user code failed for a module that is absent or damaged here, and that other machines may have.
+    """Check whether user code failed because of a module that is missing or damaged here, but may be fine elsewhere.
 
-    Not for a line of the job's own that raised, nor for a file of the job's.
+    False if a line of the job itself raised the error, or if the file is one of the job's.
     """
     cause = error.__cause__
     if not isinstance(error, UserCodeError):
         return False
-    if error.lacks_module or cause is None:  # one that came from the job's process has no cause any more
+    if error.lacks_module or cause is None:  # an error sent by the job process has lost its cause
         return error.lacks_module
     if isinstance(cause, ImportError) and cause.name:
         return not is_shipped(cause.path or "")
     if raised_by_user(cause) or not str(error).startswith(NO_IMPORT):
         return False
-    # A truncated file of a package gives these.
+    # A package's truncated file raises these.
     return isinstance(cause, (ImportError, EOFError, ValueError, SyntaxError)) and not is_shipped(
         getattr(cause, "filename", None) or ""
     )

@@ -1,4 +1,4 @@
-"""What a process that runs tasks holds: its job store, its settings, and the jobs it has met."""
+"""What a process that runs tasks holds: its job store, its settings, and the jobs it has seen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mrcelery.storage import inherit, open_storage
 from mrcelery.storage.base import Storage
 
 JOBS_KEPT = 8
-"""Jobs whose specs and plan pages a process keeps at hand."""
+"""Jobs whose specs and plan pages a process caches."""
 PAGES_KEPT = 4
 
 
@@ -51,10 +51,10 @@ class OpenJob:
 
 
 class OpenJobs:
-    """The jobs that a process has open, and the settings that it opens them with.
+    """The jobs that a process has open, and the settings used to open them.
 
-    ``storage`` is where a job's spec is looked for if the job store has forgotten its request; ``scratch`` a local
-    folder for spills and unpacked code; with a ``signing_key``, what is not signed with it is refused.
+    ``storage`` is searched for a job's spec if the job store has forgotten its request; ``scratch`` is a local folder
+    for spills and unpacked code; with a ``signing_key``, records not signed with it are refused.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class OpenJobs:
         self.signing_key = signing_key
         self._storage = storage
         self.scratch_path = scratch or os.path.join(_temporary(), f"mrcelery-{os.getuid()}")
-        """Where the scratch folder is or will be: for those who only read there, or remove what is there."""
+        """Where the scratch folder is or will be: for code that only reads there, or removes files."""
         self._own_scratch = bool(scratch)
         self._made = False
         self._jobs: OrderedDict[str, OpenJob] = OrderedDict()
@@ -72,15 +72,15 @@ class OpenJobs:
 
     @property
     def scratch(self) -> str:
-        """Return the folder for spills and code, which is there. Raises :class:`SickMachineError` if it cannot be."""
+        """Return the folder for spills and code; it exists. Raises :class:`SickMachineError` if it cannot be made."""
         if not self._made:
             self.make_scratch()
         return self.scratch_path
 
     def make_scratch(self) -> None:
-        """Make the scratch folder if it is not there; raise :class:`SickMachineError` if that is refused."""
+        """Make the scratch folder if it does not exist; raise :class:`SickMachineError` if that is refused."""
         try:
-            # Spills and code are nobody else's to read.
+            # Nobody else may read spills and code.
             os.makedirs(self.scratch_path, mode=0o700, exist_ok=True)
         except OSError as e:
             raise SickMachineError(refused(e, self.scratch_path)) from e
@@ -99,11 +99,11 @@ class OpenJobs:
         return request
 
     def seal(self, job: str) -> JobSeal:
-        """Return what signs and checks the records of a job."""
+        """Return the seal that signs and checks a job's records."""
         return JobSeal(job, self.signing_key)
 
     def open(self, job: str) -> OpenJob:
-        """Return the job's spec and storage; they are read and verified once."""
+        """Return the job's spec and storage, which are read and verified once."""
         active = self._jobs.get(job)
         if active is None:
             fields = self.store.fields(job)
@@ -125,7 +125,7 @@ class OpenJobs:
     def options(self, job: str) -> JobOptions:
         """Return the job's options from memory or the job store, never from storage, which may be away.
 
-        The defaults for a job whose request is gone, or is not to be trusted.
+        Returns the defaults for a job whose request is gone, or cannot be trusted.
         """
         active = self._jobs.get(job)
         try:
@@ -158,7 +158,7 @@ class OpenJobs:
         return find_split(page, task)
 
     def code(self, active: OpenJob) -> LoadedBundle:
-        """Return the job's code, unpacked on this machine; its checksum is that of the verified spec."""
+        """Return the job's code, unpacked on this machine; its checksum must match the verified spec."""
         bundle = active.spec.request.bundle
         self.make_scratch()  # some systems clean their temporary folders
         return self._workspace.open(bundle, lambda: active.storage.read(object_keys.code(active.id)))
@@ -169,11 +169,11 @@ class OpenJobs:
         return self._workspace.loaded(active.spec.request.bundle) if active is not None else None
 
     def close(self, *, spared: str = "") -> None:
-        """Let go of all code, and remove what this process has on this machine, but for the folder ``spared``."""
+        """Close all code, and remove this process's files on this machine, except the folder ``spared``."""
         self._workspace.close(spared=spared)
 
     def adopt(self) -> None:
-        """Go on in a process that was forked from the one that opened them, which does not run them meanwhile."""
+        """Take over the open jobs in a forked process; the process that opened them does not run them meanwhile."""
         self._workspace.adopt()
         inherit()
 
@@ -183,7 +183,7 @@ class OpenJobs:
 
 
 def _read_page(active: OpenJob, step: int, number: int) -> PlanPage:
-    """Read a page of a step's plan. Later steps' are signed, the first one's is covered by its spec's signature."""
+    """Read a page of a step's plan. Later steps' pages are signed; the spec's signature covers the first step's."""
     key = object_keys.plan_page(active.id, step, number)
     data = active.storage.read(key)
     if step:
@@ -197,7 +197,7 @@ def _read_page(active: OpenJob, step: int, number: int) -> PlanPage:
 
 
 def _check_extents(active: OpenJob, page: PlanPage, step: int, key: str) -> None:
-    """Check that a later step reads what the one before it wrote, and no other file that this worker can read."""
+    """Check that a later step reads only the output of the step before it, and no other file on this worker."""
     root = f"{active.storage.uri}/{object_keys.step_root(active.id, step - 1)}"
     for split in page.splits:
         for extent in split.extents:
@@ -211,12 +211,12 @@ def _check_extents(active: OpenJob, page: PlanPage, step: int, key: str) -> None
 def _temporary() -> str:
     try:
         return tempfile.gettempdir()
-    except OSError:  # nothing can be written in any
+    except OSError:  # no folder is writable
         return "/tmp"
 
 
 def _check_private(folder: str) -> None:
-    """Check the default scratch folder, which is in a place where everyone may create folders."""
+    """Check the default scratch folder, which lies where everyone may create folders."""
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise SickMachineError(

@@ -1,4 +1,4 @@
-"""What a pool's process and a job's process send each other: an attempt to run, and how it ended."""
+"""The messages between a pool process and a job process: an attempt to run, and how it ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mrcelery.schema.structs import Kind, Split
 from mrcelery.schema.task_id import TaskId
 
 CRASH_CHARS = 16_000
-"""Characters of a traceback of mrcelery's own that are sent; user code's are no longer."""
+"""Characters sent of a traceback of mrcelery itself; user code's tracebacks are never longer."""
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,22 +21,22 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     task: int
     number: int
-    """Of the attempts at its task, from 1."""
+    """Its number among the attempts at its task, from 1."""
     token: str
     worker: str
-    """The worker's name and, after a space, the id of its process that is blamed for this attempt."""
+    """The worker's name and, after a space, the id of the process that is blamed for this attempt."""
     pid: int
-    """That id: a job's process runs attempts in the name of the process of the pool that started it."""
+    """That process id: a job process runs attempts in the name of the pool process that started it."""
     keeper: int
-    """The process that cleans up if that one dies."""
+    """The process that cleans up if process ``pid`` dies."""
     split: Split | None = None
-    """A map task's, where it is known already."""
+    """A map task's split, if already known."""
     requests: dict[str, int] = {}
-    """Requests to the storage that were made for the attempt so far."""
+    """Requests to the storage made for the attempt so far."""
 
     @property
     def task_id(self) -> TaskId:
-        """Return the task that it is an attempt at."""
+        """Return the task that this attempt runs."""
         return TaskId(self.job, self.step, self.kind, self.task)
 
     @property
@@ -46,35 +46,35 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """How an attempt ended: well if nothing else is said."""
+    """How an attempt ended: successfully, if no field is set."""
 
     error: str = ""
-    """The name of the class of error that it ended with."""
+    """The name of the class of the error that ended it."""
     message: str = ""
     fields: dict[str, str | bool | int | float | None] = {}
-    """Its attributes."""
+    """The error's attributes."""
     crash: str = ""
     """The traceback of an error that was not raised on purpose."""
     died: str | None = None
-    """The token of the attempt whose process has died; the status is in ``status``."""
+    """The token of the attempt whose process has died; its exit status is in ``status``."""
     status: int = 0
-    """As ``waitpid(2)`` gives it."""
+    """As returned by ``waitpid(2)``."""
     unforkable: bool = False
-    """Nothing ended: the job's modules cannot be imported ahead of the attempt."""
+    """No attempt ended: the job's modules cannot be imported ahead of the attempt."""
 
 
 class Crash(Exception):
-    """An error of mrcelery's own in a job's process, as it is raised again in the pool's."""
+    """An internal error of mrcelery in a job process, raised again in the pool process."""
 
 
 def ended_by(error: BaseException) -> Ended:
-    """Describe the error that an attempt ended with."""
+    """Describe the error that ended an attempt."""
     if isinstance(error, MRCeleryError):
         known = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
         fields = {k: v for k, v in vars(error).items() if v is None or isinstance(v, (str, bool, int, float))}
         plain = {name: writable(value) if isinstance(value, str) else value for name, value in fields.items()}
         return Ended(error=known.__name__, message=writable(str(error)), fields=plain)
-    # Imported here: formatting is for what goes wrong.
+    # Imported here: only failures are formatted.
     import traceback  # noqa: PLC0415 - see above
 
     text = "".join(traceback.format_exception(error))
@@ -86,18 +86,18 @@ def ended_by(error: BaseException) -> Ended:
 
 
 def raise_again(ended: Ended) -> None:
-    """Raise the error that an attempt ended with, if it did."""
+    """Raise the error that ended an attempt, if any."""
     if not ended.error:
         return
     if ended.error == "MemoryError":
         raise MemoryError(ended.message)
     if ended.crash:
-        # Named as the original: that name is what the job's record says.
+        # Named like the original: that name goes into the job's record.
         crash = type(ended.error, (Crash,), {})(ended.message)
         crash.add_note(ended.crash)
         raise crash
     kind: type[MRCeleryError] = getattr(errors, ended.error)
-    error = kind.__new__(kind)  # constructors differ, and what they set is among the fields
+    error = kind.__new__(kind)  # constructors differ, and the attributes they set are among the fields
     error.args = (ended.message,)
     for name, value in ended.fields.items():
         setattr(error, name, value)

@@ -1,4 +1,4 @@
-"""What user code prints and logs in an attempt, and what it does to the process's environment."""
+"""Capturing what user code prints and logs in an attempt, and undoing its changes to the process's environment."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from mrcelery.storage import scheme_of
 from mrcelery.storage.base import Storage
 
 LOG_LIMIT = 1 << 20
-"""Bytes kept of what an attempt prints and logs: the first half and the last."""
+"""Bytes kept of an attempt's output: the first half and the last."""
 
 SHARE_SECONDS = 5.0
-"""How often, at most, an attempt puts into S3 what it has said so far, which is a request."""
+"""Minimum seconds between two writes of an attempt's output so far to S3, each of which is a request."""
 
 NEAR_SECONDS = 1.0
-"""And into a folder."""
+"""The same for a folder."""
 
 
 _OURS = ("mrcelery", "celery", "kombu", "amqp", "redis", "boto", "urllib3", "s3transfer")
 
 
 def share_seconds(storage: Storage) -> float:
-    """Return how often, at most, an attempt shares its output, in seconds."""
+    """Return the minimum seconds between two writes of an attempt's output."""
     return SHARE_SECONDS if scheme_of(storage.uri) == "s3" else NEAR_SECONDS
 
 
 class Kept(RawIOBase):
-    """A stream that keeps the first and the last of what is written, within a limit."""
+    """A stream that keeps the first and the last part of its data, within a limit."""
 
     def __init__(self) -> None:
         self._head = bytearray()
         self._tail = bytearray()
         self._left_out = False
         self.written = 0
-        """Bytes that came, also those that are not kept."""
+        """Bytes received, including those that are not kept."""
 
     def writable(self) -> bool:
         """Return True."""
         return True
 
     def write(self, data: Any, /) -> int:
-        """Keep bytes within the limit, and return how many came."""
+        """Keep bytes within the limit, and return how many were received."""
         piece = bytes(data)
         self.written += len(piece)
         room = LOG_LIMIT // 2 - len(self._head)
@@ -60,27 +60,27 @@ class Kept(RawIOBase):
         return len(piece)
 
     def close(self) -> None:
-        """Stay open: user code may close its stdout, and we still read what was written."""
+        """Stay open: user code may close its stdout, and its output is still read."""
 
     def kept(self) -> bytes:
-        """Return what is kept, with :data:`LEFT_OUT` in the place of the rest."""
+        """Return the kept bytes, with :data:`LEFT_OUT` in place of the rest."""
         return bytes(self._head) + (LEFT_OUT if self._left_out else b"") + bytes(self._tail)
 
     def copy(self) -> Kept:
-        """Return another stream that has kept the same."""
+        """Return another stream that has kept the same bytes."""
         other = Kept()
         other._head[:], other._tail[:] = self._head, self._tail
         other._left_out, other.written = self._left_out, self.written
         return other
 
     def become(self, other: Kept) -> None:
-        """Keep what another stream has kept, and nothing else."""
+        """Replace the kept bytes by another stream's."""
         self._head, self._tail = other._head, other._tail
         self._left_out, self.written = other._left_out, other.written
 
 
 class Said:
-    """What user code prints and logs in this process: a stream, and what is kept of it."""
+    """What user code prints and logs in this process: a stream, and the bytes kept of it."""
 
     def __init__(self) -> None:
         self.kept = Kept()
@@ -88,7 +88,7 @@ class Said:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Have what is printed and logged in this block go to the stream."""
+        """Redirect what is printed and logged in this block to the stream."""
         handler = _LogHandler(self.stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handler.addFilter(lambda record: not record.name.startswith(_OURS))
@@ -113,7 +113,7 @@ class Log:
         self._shared = 0
 
     def share(self) -> None:
-        """Write new output to storage for someone who follows it; now and then only."""
+        """Write new output to storage for someone who follows it, at limited intervals."""
         if time.monotonic() >= self._due and self.kept.written > self._shared:
             self.save()
             self._due = time.monotonic() + self._pause
@@ -122,25 +122,25 @@ class Log:
         """Write all output to storage, if there is any."""
         self._shared = self.kept.written
         if text := self.kept.kept():
-            # What the attempt is there for is worth more than its log.
+            # The attempt's work is worth more than its log.
             with suppress(UnreachableError):
                 self._storage.write(self._key, _masked(text))
 
 
 def _masked(text: bytes) -> bytes:
-    """Mask what people are not to read; of whole lines, so that what was shared of them before stays the same."""
+    """Mask secrets in whole lines, so that text shared before stays the same."""
     return mask(text.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 class _LogHandler(logging.StreamHandler[Any]):
-    """An attempt's own; in a pool of threads there are several at once."""
+    """The log handler of one attempt; a pool of threads has several at once."""
 
 
 @contextmanager
 def captured(storage: Storage, key: str, said: Said | None = None) -> Iterator[Log]:
-    """Keep what user code prints and logs in this block in storage, under ``key``, if it prints anything.
+    """Store what user code prints and logs in this block under ``key``, if it prints anything.
 
-    ``said`` may hold what its modules have said when they were imported, ahead of the block; it does again afterwards.
+    ``said`` may hold output of its modules from their import, before the block; it does again afterwards.
     """
     said = said or Said()
     log = Log(storage, key, said.kept)
@@ -151,7 +151,7 @@ def captured(storage: Storage, key: str, said: Said | None = None) -> Iterator[L
         with said.heard():
             yield log
     finally:
-        # User code may call logging.basicConfig(): not for the tasks that this process runs after it.
+        # User code may call logging.basicConfig(), which must not affect this process's later tasks.
         root.handlers[:] = before + [h for h in root.handlers if isinstance(h, _LogHandler)]
         root.setLevel(level)
         log.save()
@@ -160,7 +160,7 @@ def captured(storage: Storage, key: str, said: Said | None = None) -> Iterator[L
 
 @contextmanager
 def own_environment() -> Iterator[None]:
-    """Undo what user code does to the environment's variables, when the block ends."""
+    """Undo user code's changes to environment variables when the block ends."""
     before = dict(os.environ)
     try:
         yield

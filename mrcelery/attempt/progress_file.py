@@ -1,8 +1,8 @@
-"""Progress files: by these a worker's main process tells a slow attempt from one that hangs.
+"""Progress files, by which a worker's main process distinguishes a slow attempt from one that hangs.
 
-An attempt runs in a child process and keeps a small file, ``alive/<task>.<pid>`` in the scratch folder,
-with the monotonic time of its last progress, which is the same clock in all processes of a machine, and the number of
-records that it has read. The file is locked while the process lives, and names the process that supervises it.
+An attempt runs in a child process and keeps a small file, ``alive/<task>.<pid>`` in the scratch folder, with the
+monotonic time of its last progress, which is the same clock in all processes of a machine, and the number of records
+that it has read. The file is locked while the process lives, and names the process that supervises it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from mrcelery.schema.task_id import TaskId
 
 HUNG = "MRCELERY_TASK_TIMEOUT"
-"""Names, in the reason of an attempt's end, the limit that it ran into."""
+"""The name, in the reason of an attempt's end, of the limit that it reached."""
 
 _PROGRESS = struct.Struct("dq")
 _KEEPER = struct.Struct("q")
@@ -43,7 +43,7 @@ class ProgressFile:
         """Record that the attempt makes progress, and how many records it has read (None: as many as before)."""
         if records is not None:
             self._records = records
-        with suppress(OSError):  # a full disk is no reason to fail: the attempt says so itself if it minds
+        with suppress(OSError):  # a full disk is not a reason to fail here: the attempt reports it if it matters
             os.pwrite(self._file, _PROGRESS.pack(time.monotonic(), self._records), 0)
 
     def close(self) -> None:
@@ -57,11 +57,11 @@ class ProgressFile:
 def _locked(path: str) -> int:
     while True:
         file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        with suppress(OSError):  # a file system without locks: then nobody takes it for a dead process's either
-            fcntl.flock(file, fcntl.LOCK_SH)  # shared: threads of a pool may both be at a task
+        with suppress(OSError):  # a file system without locks: then no process takes this file for a dead process's
+            fcntl.flock(file, fcntl.LOCK_SH)  # shared: two threads of a pool may run the same task
         if os.fstat(file).st_nlink:
             return file
-        os.close(file)  # somebody has just removed it as a dead process's
+        os.close(file)  # another process has just removed it as a dead process's
 
 
 def keeper_of_dead(path: str) -> int | None:
@@ -81,12 +81,12 @@ def keeper_of_dead(path: str) -> int | None:
 
 
 def last_progress(path: str) -> float:
-    """Return the ``time.monotonic()`` at which an attempt last touched its file; 0 if there is none (yet)."""
+    """Return the ``time.monotonic()`` at which an attempt last touched its file; 0 if there is no file (yet)."""
     return _read(path)[0]
 
 
 def records_read(path: str) -> int:
-    """Return the records that an attempt had read when it last touched its file; 0 if there is none (yet)."""
+    """Return the records that an attempt had read when it last touched its file; 0 if there is no file (yet)."""
     return _read(path)[1]
 
 

@@ -1,8 +1,8 @@
-"""A part that is damaged or gone: the task that wrote it runs again (the paper's section 3.3).
+"""Repair of a damaged or missing part: the task that wrote it runs again (the paper's section 3.3).
 
-The reduce task that met it in the shuffle, or the map task whose input it is, runs that task itself, as an attempt
-that is never committed, and reads what it wrote instead. Nobody else's input changes: other reduce tasks may be
-reading what the commit names, and what of it is whole stays. Code that gives the same for the same input, as
+The reduce task that found the damage in the shuffle, or the map task whose input it is, runs the writing task itself,
+as an attempt that is never committed, and reads its output instead. No other task's input changes: other reduce tasks
+may be reading the committed parts, and the undamaged ones stay. Code that gives the same output for the same input, as
 mappers and reducers should, leaves no trace.
 """
 
@@ -14,13 +14,13 @@ from mrcelery.errors import CorruptDataError
 from mrcelery.schema.structs import Commit, Extent, ShuffleInput, Split
 
 MOST = 16
-"""Parts that one attempt repairs at most: a storage with more damage cannot be relied on."""
+"""Most parts that one attempt repairs: a storage with more damage cannot be relied on."""
 
 
 def mended(split: Split, root: str, uri: str, new: Commit) -> Split:
-    """Replace the damaged input ``uri`` of a map task's split by what ``new`` wrote below ``root``.
+    """Replace the damaged input ``uri`` of a map task's split by the part that ``new`` wrote below ``root``.
 
-    ``new`` is the commit of the task of the step before, run again. Raises :class:`CorruptDataError` if it has no part.
+    ``new`` is the commit of the previous step's task, run again. Raises :class:`CorruptDataError` if it has no part.
     """
     if not new.parts:
         raise _no_repair(uri)
@@ -43,7 +43,7 @@ def repaired(given: ShuffleInput, key: str, old: Commit, new: Commit) -> Shuffle
             parts += [other for other in new.parts if other.partition == part.partition]
         else:
             (before,), (after,) = ([p for p in c.parts if p.partition == 0] for c in (old, new))
-            # Its place in the run was found in the old one's index.
+            # Its position in the run was found in the old run's index.
             if (before.bytes, before.crc32) != (after.bytes, after.crc32):
                 raise _no_repair(key)
             parts.append(replace(part, key=after.key))

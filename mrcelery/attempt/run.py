@@ -60,17 +60,17 @@ from mrcelery.task.memory_limit import HELD_TOO_MUCH, ceiling
 from mrcelery.task.reducer import run_reduce
 
 BAD_RECORD = 1 << 18
-"""Bytes that one bad record is written down in, at most: its traceback and repr are cut."""
+"""Largest size in bytes of one bad record's description: its traceback and repr are cut."""
 LATE_SECONDS = 1.0
-"""An attempt that took so long checks after its commit that its job has not ended; no lease is shorter."""
+"""An attempt that took this long checks after its commit that its job has not ended; no lease is shorter."""
 
 
 def run_attempt(jobs: OpenJobs, task: TaskId, *, capture: bool = True, worker: str = "", alone: bool = False) -> Commit:
-    """Run a task in this process and return the commit that counts, this attempt's or another one's.
+    """Run a task in this process and return the commit that counts: this attempt's or another one's.
 
-    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker`` and
-    ``alone`` are those of :func:`begin` and :func:`run`. Raises :class:`JobStoppedError` if the job has ended, and
-    any other :class:`mrcelery.errors.MRCeleryError` for the attempt's failure.
+    ``capture``: keep what user code prints and logs in storage instead of letting it through. ``worker`` and ``alone``
+    are passed to :func:`begin` and :func:`run`. Raises :class:`JobStoppedError` if the job has ended, and any other
+    :class:`mrcelery.errors.MRCeleryError` for the attempt's failure.
     """
     return run(jobs, begin(jobs, task, worker, alone=alone), said=Said() if capture else None, alone=alone)
 
@@ -97,7 +97,7 @@ class _Began(NamedTuple):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a task, with what all its steps share."""
+    """One attempt at a task, with the state shared by all its steps."""
 
     jobs: OpenJobs
     active: OpenJob
@@ -110,7 +110,7 @@ class Attempt:
     said: Said | None
     alone: bool
     within: TaskId | None = None
-    """The task within whose attempt this one runs again, to make a damaged part of its input anew."""
+    """The task whose attempt runs this one again, in order to rebuild a damaged part of its input."""
 
     @property
     def watched(self) -> TaskId:
@@ -119,9 +119,9 @@ class Attempt:
 
     @property
     def scratch(self) -> str:
-        """Return the attempt's own folder for spills."""
+        """Return this attempt's folder for spills."""
         job, step, kind, task = self.task
-        # The process's number in the name: where it dies, another removes what it leaves.
+        # The name contains the process id: if the process dies, another one removes the folder.
         return os.path.join(self.jobs.scratch, "tasks", f"{job}-{step}-{kind}-{task}-{self.name}.{self.begun.pid}")
 
     def run(self) -> Commit:
@@ -131,7 +131,7 @@ class Attempt:
                 winner = self._first_commit()
             except JobStoppedError:
                 self.moved.drop()
-                with suppress(UnreachableError):  # else it is found by `clean`
+                with suppress(UnreachableError):  # else `clean` finds it
                     take_back(self.jobs, self.active, self.task, self.name)
                 raise
             if winner.attempt != self.name:
@@ -140,12 +140,12 @@ class Attempt:
 
     @contextmanager
     def _journaled(self) -> Iterator[Callable[..., None]]:
-        """Record the end of an attempt that has no commit of its own."""
+        """Record the end of an attempt that has no commit itself."""
         began = time.monotonic()
 
         def record(outcome: Outcome, error: str = "") -> None:
             seconds = time.monotonic() - began
-            with suppress(UnreachableError):  # what went wrong, if anything did, is worth more
+            with suppress(UnreachableError):  # the attempt's own error, if any, is worth more
                 journal.ended(
                     self.jobs.store,
                     self.task,
@@ -193,7 +193,7 @@ class Attempt:
             raise of_the_machine(e, self.name, self.jobs) from e
         winner = commit(self.active.storage, mine, self.active.seal)
         if time.monotonic() - began >= LATE_SECONDS:
-            self._check_goes_on()  # not before the commit: it could stand still between the two
+            self._check_goes_on()  # not before the commit: the process could be suspended between the two
         self._remember(winner)
         if self.active.spec.request.options.speculative:
             stage_marks.record_rate(self.jobs.store, winner)
@@ -203,13 +203,13 @@ class Attempt:
         return committed(self.active.storage, task, self.active.seal)
 
     def _check_number(self, lost: Losses) -> None:
-        """Raise if the task was started too often or held too much; ``lost`` is known of attempts that died."""
+        """Raise if the task was started too often or held too much; ``lost`` describes the attempts that died."""
         options = self.active.spec.request.options
         if lost.reason == HELD_TOO_MUCH and not options.max_bad_records:  # else it may be a record's fault
-            # Once the job is retried, it is another attempt's matter.
+            # After a retry of the job, this is for the new attempt to find out.
             note_loss(self.jobs.store, self.task, "", None, self.active.seal)
             raise too_little_memory(None, options.memory, self.name)
-        # Records that are skipped for killing their process took two attempts each to find.
+        # A record that is skipped because it kills its process took two attempts to find.
         most = options.max_attempts + 2 * len(killers(lost))
         if self.begun.number > most and self.begun.number > most + stage_marks.not_failed(self.jobs.store, self.task):
             raise never_ended(self.task, most, lost)
@@ -232,7 +232,7 @@ class Attempt:
         return other
 
     def _remember(self, winner: Commit) -> Commit:
-        """Record the commit that counts in the job store; raise if the job has skipped too many records with it."""
+        """Record the commit that counts in the job store; raise if the job has now skipped too many records."""
         task, store = TaskId.of(winner), self.jobs.store
         note, sums = journal.committed(winner)
         store.add_commit(task, self.active.seal.encode(winner, object_keys.commit(task)), note=note, add=sums)
@@ -244,7 +244,7 @@ class Attempt:
         return winner
 
     def _on_whole_parts(self, lost: Losses) -> Commit:
-        """Run the attempt; if an input part is damaged, run it once more, and then with the part written anew."""
+        """Run the attempt; if an input part is damaged, run it once more, and then with the part rebuilt."""
         met: Counter[str] = Counter()
         split = None if self.within else self.begun.split
         while True:
@@ -268,12 +268,12 @@ class Attempt:
         if old is None:
             return None
         known = losses(self.jobs.store, wrote, self.active.seal)
-        # Its input may be damaged in its turn.
+        # Its own input may be damaged, too.
         again = replace(self, task=wrote, name=f"{self.name}-for-{self.task.task}", within=self.watched)
         return old, again._on_whole_parts(known)
 
     def _repair(self, split: Split | None, key: str, old: Commit, new: Commit) -> Split | None:
-        """Replace the damaged ``key`` of ``old`` in the input by what ``new`` wrote; return a map task's new split."""
+        """Replace ``old``'s damaged ``key`` in the input by the output of ``new``; return a map task's new split."""
         storage, (job, step, kind, task) = self.active.storage, self.task
         if kind == "map":
             return mended(split or self.jobs.split(self.active, step, task), storage.uri, key, new)
@@ -285,7 +285,7 @@ class Attempt:
     def _run(self, lost: Losses, split: Split | None) -> Commit:
         """Run user code and write the parts, which are invisible to others before the commit.
 
-        ``split``: what a map task reads, if not what its plan says.
+        ``split``: a map task's input, if not the one in its plan.
         """
         began = _Began(time.monotonic(), time.time())
         self.moved.memory = min(self.moved.memory, self.active.spec.request.options.memory // 8)
@@ -298,7 +298,7 @@ class Attempt:
 
     @contextmanager
     def _supervised(self, began: _Began) -> Iterator[ProgressFile]:
-        """Keep the progress file for the worker's main process; finally remove what the attempt has on this machine."""
+        """Keep the progress file for the worker's main process; finally remove the attempt's files on this machine."""
         progress = ProgressFile(progress_path(self.jobs.scratch, self.watched, self.begun.pid), self.begun.keeper)
         allowed = pickle_allowed.set(self.active.spec.request.options.allow_pickle)
         try:
@@ -313,18 +313,18 @@ class Attempt:
 
     @contextmanager
     def _skipping(self, lost: Losses) -> Iterator[BadRecords | None]:
-        """Collect the records to skip; None if the job may skip none."""
+        """Collect the records to skip; None if the job may not skip any."""
         limit = self.active.spec.request.options.max_bad_records
         if limit <= 0:
             yield None
             return
-        # What kills the process within another task's attempt is not blamed on that one's records.
+        # If this runs within another task's attempt and kills the process, that task's records are not to blame.
         marker = RecordMarker(self.jobs.scratch, self.begun.pid) if self.alone and self.within is None else None
         bad = BadRecords(self.task, self.name, limit=limit, scratch=self.scratch, lost=lost, marker=marker)
         try:
             yield bad
         except TaskError:
-            # What was skipped until then helps to see why; what went wrong now is worth more.
+            # The records skipped so far help to find the reason; the present error is worth more.
             with suppress(UnreachableError), transfers():
                 bad.write(self.active.storage)
             raise
@@ -333,7 +333,7 @@ class Attempt:
 
     @contextmanager
     def _context(self, progress: ProgressFile, bad: BadRecords | None) -> Iterator[Task]:
-        """Open what user code runs in: its memory ceiling, its log, its environment, and the job's own modules."""
+        """Open the environment of user code: memory ceiling, log, environment variables, and the job's modules."""
         code = self.jobs.code(self.active)
         with (
             ceiling(self.active.spec.request.options.memory) if self.alone else nullcontext(),
@@ -381,7 +381,7 @@ class Attempt:
         return task
 
     def _call(self, context: Task, split: Split | None) -> tuple[Part, ...]:
-        """Map the split or reduce the partition, and return the parts that were written."""
+        """Map the split or reduce the partition, and return the written parts."""
         job, step, kind, task = self.task
         if kind == "map":
             split = split or self.jobs.split(self.active, step, task)
@@ -404,7 +404,7 @@ class Attempt:
         if context.bad is not None and context.bad.count:
             add_counters(counters, {GROUP: {f"step {self.task.step}, {self.task.kind}": context.bad.count}})
             bad_key = context.bad.write(self.active.storage)
-        self.moved.flush()  # a commit must name nothing that is not there
+        self.moved.flush()  # a commit must not name an object that does not exist
         return bad_key
 
     def _make_commit(
@@ -413,7 +413,7 @@ class Attempt:
         if context.last_step and (self.task.kind == "reduce" or not context.reducers):
             parts = tuple(self._tagged(part) for part in parts)
         if scheme_of(self.active.storage.uri) == "s3":
-            self.moved.count("PUT")  # the commit's own, which is about to be made
+            self.moved.count("PUT")  # the request that writes the commit itself
         return Commit(
             **self.task._asdict(),
             attempt=self.name,
@@ -433,13 +433,13 @@ class Attempt:
         )
 
     def _tagged(self, part: Part) -> Part:
-        """Add the tag by which the last step knows the object again without reading it."""
+        """Add the tag by which the last step recognizes the object without reading it."""
         found = self.active.storage.stat(part.key)
         return part if found is None else with_fields(part, tag=found.tag)
 
 
 def _plain_counters(counters: Mapping[Any, Mapping[Any, Any]]) -> Counters:
-    """Convert counters to plain data, since a counter's name could be any object of the user's."""
+    """Convert counters to plain data, because a counter's name could be any object of the user's."""
     plain: Counters = {}
     for group, names in counters.items():
         for name, amount in names.items():

@@ -1,8 +1,8 @@
-"""The removal of what attempts leave in a scratch folder when their process dies.
+"""Removing what attempts leave in a scratch folder when their process dies.
 
-While its main process lives, a worker removes what its children leave at once. This is for workers that died
-themselves: another one with the same scratch folder, mostly the one that takes their place, sweeps it. An attempt's
-progress file is locked for as long as its process lives, which a container that shares the folder can see, too.
+While its main process lives, a worker removes its children's leftovers at once. This module is for workers that died
+themselves: another worker with the same scratch folder, usually the replacement, sweeps it. An attempt's progress file
+is locked for as long as its process lives, which is visible to a container that shares the folder, too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from mrcelery.attempt.progress_file import keeper_of_dead
 
 
 def sweep(scratch: str, *, own: bool = False) -> None:
-    """Remove what dead processes of vanished workers have left; ``own``: and those of this worker, which is ending.
+    """Remove files left by dead processes of vanished workers; ``own``: also those of this worker, which is ending.
 
-    What a living worker's process leaves is left to that worker.
+    A living worker removes its own processes' files.
     """
-    # An attempt makes its mark before all else: what is there now and has none later is nobody's any more.
+    # An attempt creates its progress file first: a file found now that has none afterwards belongs to no process.
     found = {folder: _names(os.path.join(scratch, folder)) for folder in ("tasks", "marks")}
     living = set()
     alive = os.path.join(scratch, "alive")

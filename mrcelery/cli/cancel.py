@@ -18,7 +18,7 @@ from mrcelery.client.api import attach
 def command(jobs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     """Cancel JOBs: running tasks stop within 2 s, no others start, and the jobs' data is deleted.
 
-    A job that has ended is left as it is.
+    A job that has ended is not changed.
     """
     found = {}
     for job in jobs:

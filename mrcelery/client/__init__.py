@@ -1,4 +1,5 @@
 """Submit a job, hold its handle, bring its results home.
 
-Face: ``api``, ``settle``, ``submission``, ``handle``, ``results``. Its own: ``uploads``, ``options``, ``client_token``.
+Used from outside: ``api``, ``settle``, ``submission``, ``handle``, ``results``. Internal: ``uploads``, ``options``,
+``client_token``.
 """

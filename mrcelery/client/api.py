@@ -32,11 +32,13 @@ def run(
 ) -> JobHandle:
     """Run a job and wait for its end.
 
-    ``job`` is a job class, ``"file.py"``, ``"file.py:Class"`` or ``"pkg.module:Class"``; ``inputs`` one
-    or more files, folders, globs, ``s3://`` or ``http(s)://`` addresses, as text or a :class:`pathlib.Path`;
-    ``output`` a folder or an ``s3://`` address, or None: then read the results from the handle. ``options`` are
-    those of :func:`submit`. Raises :class:`JobFailedError`, :class:`JobCancelledError`, and what
-    :func:`submit` raises.
+    - ``job`` is a job class, ``"file.py"``, ``"file.py:Class"`` or ``"pkg.module:Class"``.
+    - ``inputs`` is one or more files, folders, globs, ``s3://`` or ``http(s)://`` addresses, as text or as a
+      :class:`pathlib.Path`.
+    - ``output`` is a folder or an ``s3://`` address. If it is None, read the results from the handle.
+    - ``options`` are those of :func:`submit`.
+
+    Raises :class:`JobFailedError`, :class:`JobCancelledError`, and the errors of :func:`submit`.
     """
     handle = submit(job, inputs, output, runner=runner, **options)
     try:
@@ -57,15 +59,20 @@ def submit(
 ) -> JobHandle:
     """Start a job; on a fleet this returns at once, and the job runs without its client.
 
-    ``options`` are settings (:class:`mrcelery.config.Config`: ``broker``, ``storage``, ``reducers``,
-    ``split_size`` ...) and ``args`` (the job's own arguments, a list of text), ``name``,
-    ``client_token`` (the same token returns the job that was submitted with it; :class:`UsageError` if job,
-    inputs, output or options differ), ``overwrite``, ``keep`` (the intermediate
-    data of a job that succeeded), ``jobconf`` (a mapping), ``py_files``, ``files`` and ``archives`` (lists
-    of paths to ship).
+    ``job``, ``inputs`` and ``output`` are those of :func:`run`. ``options`` are settings by name (``broker``,
+    ``storage``, ``reducers``, ``split_size`` and so on) and these:
 
-    Raises :class:`UsageError` (the job, an input, an output or an option is wrong) and
-    :class:`UnreachableError` (the broker or the storage).
+    - ``args``: the job's own arguments, a list of text.
+    - ``name``: the name of the job; by default, the name of its class.
+    - ``client_token``: the same token returns the job that was submitted with it. Raises :class:`UsageError` if job,
+      inputs, output or options differ.
+    - ``overwrite``: replace what ``output`` holds.
+    - ``keep``: keep the intermediate data of a job that succeeded.
+    - ``jobconf``: the job configuration, a mapping.
+    - ``py_files``, ``files``, ``archives``: lists of paths to ship.
+
+    Raises :class:`UsageError` if the job, an input, an output or an option is wrong, and :class:`UnreachableError` if
+    the broker or the storage does not answer.
     """
     from mrcelery.client.submission import Submission  # noqa: PLC0415 - job files import this module
 

@@ -20,8 +20,8 @@ PAGE = 100
 class UploadedInputs:
     """The inputs that clients have uploaded to a storage, by key, and the jobs that read each.
 
-    Jobs are those with a spec in the storage, and those that the job store knows; their specs are read only if there
-    are such inputs. If one of them cannot be read, what it uses is not known: then every input counts as used.
+    Considers jobs with a spec in the storage, and jobs known to the job store; their specs are read only if there are
+    such inputs. If one of them cannot be read, its inputs are unknown: then every input counts as used.
     """
 
     def __init__(self, storage: Storage, store: JobStore | None) -> None:
@@ -36,7 +36,7 @@ class UploadedInputs:
                     self._users[reference].add(job)
 
     def release(self, job: str) -> list[ObjectInfo]:
-        """Forget a job that is removed, and return the inputs that only it has used."""
+        """Forget a job that is removed, and return the inputs that no other job uses."""
         used = [info for info in self.found.values() if job in self._jobs(info.key)]
         self.unreadable = [other for other in self.unreadable if other != job]
         for jobs in self._users.values():
@@ -54,7 +54,7 @@ class UploadedInputs:
         return infos
 
     def _jobs(self, key: str) -> set[str]:
-        """Return the jobs that read an input: by its key, or a folder or glob that it lies in."""
+        """Return the jobs that read an input: by its key, or by a folder or glob that contains it."""
         folder = key.rpartition("/")[0]
         return set().union(*(self._users.get(name, ()) for name in (key, folder, folder.partition("/")[0])))
 
@@ -78,7 +78,7 @@ class UploadedInputs:
         key = object_keys.spec(job)
         try:
             return job, unseal(self._storage.read(key), JobSpec, None, key).request
-        except FileNotFoundError:  # the job store has its request, or it never came so far
+        except FileNotFoundError:  # the job store has its request, or it was never started
             pass
         except (CorruptDataError, VersionError):
             self.unreadable.append(job)
@@ -87,12 +87,13 @@ class UploadedInputs:
     def _references(self, request: Request) -> Iterator[str]:
         """Yield the keys, or the folders of ``inputs/``, that a request names."""
         for uri in request.inputs:
-            # By the name that the client has for the storage, or by ours.
+            # By the client's name for the storage, or by ours.
             for root in {request.storage.rstrip("/"), self._storage.uri}:
                 rest = uri.removeprefix(f"{root}/")
                 if rest != uri and f"{rest}/".startswith(object_keys.INPUTS):
                     parts = rest.rstrip("/").split("/", 2)
                     plain = parts[: next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), 3)]
-                    # A glob over names stands for the folder it looks in; a name may hold such letters too.
+                    # A glob over names counts as the folder that it searches; a file name may contain these characters,
+                    # too.
                     yield "/".join(plain)
                     yield "/".join(parts)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def digests(aspects: Mapping[str, object]) -> dict[str, str]:
-    """Digest each aspect of what is asked for; the keys name an aspect as an error does that finds it different."""
+    """Digest each aspect of a submission; the keys name an aspect as an error does that finds it different."""
     import msgspec  # noqa: PLC0415 - job files import this package
 
     return {
@@ -23,8 +23,8 @@ def digests(aspects: Mapping[str, object]) -> dict[str, str]:
 
 
 def check_given(token: str, request: Request, given: Mapping[str, str]) -> None:
-    """Raise :class:`UsageError` if the token's job was submitted with something else than what is given now."""
-    # The request of another version may lack an aspect: then it cannot differ.
+    """Raise :class:`UsageError` if the token's job was submitted with something other than ``given``."""
+    # A request of another version may lack an aspect: that aspect cannot differ.
     differ = [aspect for aspect, digest in request.given.items() if given.get(aspect, digest) != digest]
     if differ:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What a job would take, worked out on the client: ``--dry-run``."""
+"""The resources that a job would need, computed on the client: ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Plan(NamedTuple):
-    """What a job would take: map tasks (M) and bytes, reduce tasks (R) of each step, S3 requests and price."""
+    """A job's needs: map tasks (M) and bytes, reduce tasks (R) of each step, S3 requests and price."""
 
     inputs: PlanSummary
     reducers: tuple[int, ...]
@@ -28,7 +28,7 @@ class Plan(NamedTuple):
 
 
 def plan_of(job: Submission) -> Plan:
-    """List and split a job's inputs here, and price it; nothing is written anywhere."""
+    """List and split a job's inputs here, and price it; write nothing."""
     reads = 0
     on_s3 = ("s3", "") if job.uploads else ("s3",)
 

@@ -71,7 +71,7 @@ class Delivery:
 
 
 class JobHandle:
-    """A submitted job; a context manager that closes the runner (and with it a local cluster).
+    """A submitted job, with its ``id``; a context manager that closes the runner (and with it a local cluster).
 
     Closing does not cancel a job on a fleet. A handle that is garbage collected closes itself.
     """
@@ -124,12 +124,15 @@ class JobHandle:
     ) -> JobStatus:
         """Wait until the job has succeeded, and bring a local OUTPUT home.
 
-        ``timeout`` in seconds. ``on_progress`` is called at each poll, ``on_event`` with each event that a waiting
-        person should know of (:mod:`mrcelery.events`): that the broker is away or back, that no worker listens, and
-        so on; by default these are logged as warnings. A broker that restarts is waited for, a minute at most; if it
-        comes back empty, the job is registered again and resumes from storage. Raises :class:`JobFailedError`,
-        :class:`JobCancelledError`, :class:`WaitTimeoutError` while the job still runs, and :class:`UsageError` in
-        a task of a worker's only process, which the job would need.
+        - ``timeout`` is in seconds.
+        - ``on_progress`` is called at each poll.
+        - ``on_event`` is called with each event that a waiting person should know of (:mod:`mrcelery.events`), such as
+          that the broker is away or that no worker listens. By default events are logged as warnings.
+
+        This waits for a broker that restarts, for a minute at most. If the broker has lost the job, the job is
+        registered again and resumes from storage. Raises :class:`JobFailedError`, :class:`JobCancelledError`,
+        :class:`WaitTimeoutError` while the job still runs, and :class:`UsageError` in a task of a worker's only
+        process, which the job would need.
         """
 
         deadline = None if timeout is None else time.monotonic() + timeout

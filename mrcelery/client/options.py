@@ -1,4 +1,4 @@
-"""The options of a job, from the configuration and its class; wrong ones are refused before anything starts."""
+"""A job's options, from the configuration and its class; wrong ones are rejected before anything starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def job_options(
     config: Config, job: MRJob, jobconf: Mapping[str, str], runner: str, *, overwrite: bool, keep: bool
 ) -> JobOptions:
-    """Settle a job's options: a flag overrides the job's class, and that the environment and the files."""
+    """Settle a job's options: a flag overrides the job's class, which overrides the environment and the files."""
 
     formats: dict[str, Any] = {"input_format": config.input_format, "output_format": config.output_format}
     all_jobconf = {**_declared_jobconf(job), **jobconf}
@@ -33,7 +33,7 @@ def job_options(
             formats[setting] = declared
         formats[setting] = settle(formats[setting], all_jobconf, attribute)
     check_used(jobconf, formats["input_format"], formats["output_format"])
-    # before anything starts: a name or an argument that does not exist
+    # before anything starts: rejects unknown names and arguments
     input_format(formats["input_format"])
     output_format(formats["output_format"])
     compressor(config.compress)
@@ -58,7 +58,7 @@ def job_options(
 
 
 def _declared_jobconf(job: MRJob) -> Mapping[str, Any]:
-    """Return the configuration of the job's class; raise :class:`UsageError` for what is none, or does nothing."""
+    """Return the job class's configuration; raise :class:`UsageError` if it is invalid, or has no effect."""
     check_attributes(type(job))
     found: object = job.jobconf()
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
@@ -67,7 +67,7 @@ def _declared_jobconf(job: MRJob) -> Mapping[str, Any]:
 
 
 def check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool) -> None:
-    """Raise :class:`UsageError` if the chosen formats cannot do what is asked of them."""
+    """Raise :class:`UsageError` if the chosen formats do not fit the job, the compression or printing."""
     name = options.output_format.partition(":")[0]
     if name in ("csv", "tsv", "parquet", "records", "own") and job.output_protocol() is not None:
         raise UsageError(
@@ -78,7 +78,7 @@ def check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool)
         raise UsageError("parquet compresses by itself: leave --compress out, or give -D parquet.compression=zstd")
     if name == "parquet" and prints:
         raise UsageError("parquet output cannot be printed: give -o OUTPUT")
-    # The client of a fleet need not have what its workers have.
+    # The client of a fleet need not have its workers' extras.
     if runner != "celery":
         if "parquet" in (name, options.input_format.partition(":")[0]):
             check_installed("parquet")

@@ -1,4 +1,4 @@
-"""Reads a job's part files back: streams them in order, decompressed, or copies them into a local folder."""
+"""Reading a job's part files back: streamed in order, decompressed, or copied into a local folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Pair = tuple[Any, Any]
 
 
 def part_names(storage: Storage, where: str) -> list[str]:
-    """List the part files at the root of an OUTPUT by number. Raises :class:`InputError` if there is none."""
+    """List the part files at the root of an OUTPUT by number. Raises :class:`InputError` if there are none."""
     found = [i.key for i in storage.list("part-") if object_keys.PART_NAME.fullmatch(i.key)]
     if not found:
         raise InputError(f"{where} holds no part files: give a job id or the OUTPUT of a job that succeeded")
@@ -37,7 +37,7 @@ def part_names(storage: Storage, where: str) -> list[str]:
 
 
 def waiting(job: str, seconds: float | None, report: Callable[[Event], None]) -> Patience:
-    """Make a client's patience with a storage that is away: ``seconds``, or what the configuration says."""
+    """Make a client's patience with a storage that is away: ``seconds``, or the configured value."""
 
     def away(away: float, patience: float, reason: str) -> None:
         report(StorageAwaited(job=job, at=time.time(), seconds=away, patience=patience, reason=reason))
@@ -46,14 +46,14 @@ def waiting(job: str, seconds: float | None, report: Callable[[Event], None]) ->
 
 
 def content(storage: Storage, keys: Iterable[str], patience: Patience | None = None) -> Iterator[bytes]:
-    """Iterate over the bytes of objects one after the other, in pieces, decompressed by the ending of each name."""
+    """Iterate over the bytes of objects one after the other, in pieces, decompressed by each name's extension."""
 
     for key in keys:
         yield from decompress(patience.stream(storage, key) if patience else storage.stream(key), key)
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Iterate over lines without their newline, from pieces of bytes that are cut anywhere."""
+    """Iterate over lines without their newline, from pieces of bytes with arbitrary boundaries."""
     tail: list[bytes] = []
     for chunk in chunks:
         first, newline, rest = chunk.partition(b"\n")
@@ -74,12 +74,12 @@ def parse_json(line: bytes) -> Pair:
 
 
 def parse_raw(line: bytes) -> Pair:
-    """Return a line of any other text format as a pair: no key, and the line as text."""
+    """Return a line of any other text format as a pair: None as key, and the line as text."""
     return None, line.decode("utf-8", "surrogateescape")
 
 
 def parse_lenient(line: bytes) -> Pair:
-    """Parse a line as JSON if it is, else (an output protocol wrote it) as :func:`parse_raw` does."""
+    """Parse a line as JSON if possible, else (an output protocol wrote it) like :func:`parse_raw`."""
     try:
         return parse_json(line)
     except ValueError:
@@ -87,7 +87,7 @@ def parse_lenient(line: bytes) -> Pair:
 
 
 def check_free(path: str) -> None:
-    """Raise :class:`OutputExistsError` if a local OUTPUT holds something already."""
+    """Raise :class:`OutputExistsError` if a local OUTPUT already contains anything."""
     try:
         with os.scandir(path) as entries:
             taken = next(entries, None) is not None
@@ -110,16 +110,16 @@ def fetch(
 ) -> None:
     """Copy part files and a ``_SUCCESS`` into the local folder ``target``, which appears whole or not at all.
 
-    ``stream`` yields the bytes of an object by its key. With ``overwrite`` the part files of a folder that exists are
-    replaced, ``_SUCCESS`` last. ``progress`` is called with a part's name and the bytes just written. Raises
-    :class:`OutputExistsError` if ``target`` holds something and ``overwrite`` is False.
+    ``stream`` yields an object's bytes by its key. With ``overwrite`` the part files of an existing folder are
+    replaced, ``_SUCCESS`` last. ``progress`` is called with a part's name and the number of bytes just written. Raises
+    :class:`OutputExistsError` if ``target`` is not empty and ``overwrite`` is False.
     """
     if not overwrite:
         check_free(target)
     place = Path(target).absolute()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        # beside the target: a rename is atomic only within one file system
+        # next to the target: a rename is atomic only within one file system
         with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
             fresh = Path(temporary) / "new"
             fresh.mkdir()
@@ -146,7 +146,7 @@ def fetch(
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """Keep other clients from replacing what a folder holds while the block runs, wherever this one is stopped."""
+    """Keep other clients from replacing a folder's contents during the block, wherever this client may be stopped."""
     folder = os.open(place, os.O_RDONLY)
     try:
         try:
@@ -164,7 +164,7 @@ def _alone(place: Path) -> Iterator[None]:
 
 
 def _replace_parts(fresh: Path, place: Path) -> None:
-    """Replace old part files by new ones; other files in the folder are not ours to remove."""
+    """Replace old part files by new ones; leave other files in the folder alone."""
     (place / object_keys.SUCCESS).unlink(missing_ok=True)
     for old in place.iterdir():
         if object_keys.PART_NAME.fullmatch(old.name):

@@ -1,4 +1,4 @@
-"""The cancellation of a job, and its retry: revived in the job store, or registered again from storage."""
+"""Cancelling a job, and retrying it: reviving it in the job store, or registering it again from storage."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _PAUSE = 0.2
 
 
 def end_as_cancelled(store: JobStore, job: str, fields: Mapping[str, str]) -> bool:
-    """Cancel a job, in its storage first, if that is within reach; False if it had ended."""
+    """Cancel a job, first in its storage if that is within reach; False if it had ended."""
     if fields["state"] in FINAL:
         return False
-    with suppress(UnreachableError, TaskError):  # else it is known to the job store alone
+    with suppress(UnreachableError, TaskError):  # else only the job store knows it
         storage = open_storage(fields["storage"])
         if _is_the_workers(storage, job) and (seal := _seal_of(store, job)) is not None:
             end = decide(storage, seal, generation_of(fields), "cancelled")
@@ -44,12 +44,12 @@ def end_as_cancelled(store: JobStore, job: str, fields: Mapping[str, str]) -> bo
 
 
 def _is_the_workers(storage: Storage, job: str) -> bool:
-    """Whether a storage is the workers', and not a folder of the same name here."""
+    """Check whether a storage is the workers', and not a folder of the same name on this machine."""
     return scheme_of(storage.uri) == "s3" or storage.stat(object_keys.spec(job)) is not None
 
 
 def _seal_of(store: JobStore, job: str) -> JobSeal | None:
-    """Return what signs for a job from here; None if the job is signed, and not with the secret of this client."""
+    """Return the seal for signing from here; None if the job is signed, and this client lacks its secret."""
     envelope = store.request(job)
     if envelope is None or not is_signed(envelope):
         return JobSeal(job)
@@ -63,8 +63,8 @@ def _seal_of(store: JobStore, job: str) -> JobSeal | None:
 def revive(handle: JobHandle, store: JobStore) -> None:
     """Have a failed or cancelled job run again; one that was retried and has not begun since stays as it is.
 
-    If a cancelled job's tasks have not all stopped yet, this first waits for them; if no worker listens, the job's data
-    is deleted from here. Raises :class:`UsageError` for a job in another state.
+    If a cancelled job's tasks have not all stopped yet, wait for them first; if no worker listens, delete the job's
+    data from here. Raises :class:`UsageError` for a job in another state.
     """
     deadline = time.monotonic() + STOPPING_SECONDS
     while True:
@@ -96,7 +96,7 @@ def _record(store: JobStore, job: str, fields: Mapping[str, str], generation: in
 
     Raises :class:`UsageError` for a job whose data is gone.
     """
-    with suppress(UnreachableError, TaskError):  # else it is known to the job store alone
+    with suppress(UnreachableError, TaskError):  # else only the job store knows it
         storage = open_storage(fields["storage"])
         if storage.stat(object_keys.spec(job)) is not None:
             if (seal := _seal_of(store, job)) is not None:
@@ -106,9 +106,9 @@ def _record(store: JobStore, job: str, fields: Mapping[str, str], generation: in
 
 
 def caught_up(store: JobStore, job: str, fields: dict[str, str]) -> dict[str, str]:
-    """Return a job's fields, as storage knows them if the job store, which had these, may know less."""
+    """Return a job's fields; if the job store, which returned these, may be behind, update it from storage first."""
     if "started" not in fields or fields["state"] == "succeeded":
-        return fields  # what has succeeded stays so
+        return fields  # a job that has succeeded stays so
     run = store.unsure(job, fields.get("compared", ""))
     if not run:
         return fields

@@ -1,6 +1,6 @@
-"""What a submission settles before its job's code is loaded: where it runs, over what, and where the results go.
+"""A submission's settings that are settled before its code is loaded: runner, inputs and output.
 
-It imports little, so that the cluster of the local runner starts while the rest of the client is imported.
+This module imports little, so that the local runner's cluster starts while the rest of the client is imported.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from mrcelery.job.base import MRJob
 
 Given = str | os.PathLike[str]
-"""An address as a caller gives it."""
+"""An address as given by a caller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions:
-    """What a client may give with one job, beside the settings (:class:`Config`); see :func:`mrcelery.submit`."""
+    """A client's options for one job, in addition to the settings (:class:`Config`); see :func:`mrcelery.submit`."""
 
     args: Sequence[str] = ()
     name: str = ""
@@ -39,7 +39,7 @@ class SubmitOptions:
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> SubmitOptions:
-        """Remove these options from keyword arguments, which leaves the settings in them."""
+        """Remove these options from keyword arguments, leaving only the settings."""
         given = {f.name: options.pop(f.name) for f in fields(cls) if f.name in options}
         for name in ("args", "py_files", "files", "archives"):
             if name in given:
@@ -48,7 +48,7 @@ class SubmitOptions:
 
 
 def _texts(name: str, values: Any) -> tuple[str, ...]:
-    """Return paths or arguments, given as texts or as :class:`os.PathLike`, as texts."""
+    """Return paths or arguments, given as strings or as :class:`os.PathLike`, as strings."""
     if values is None:
         return ()
     if isinstance(values, (str, os.PathLike)):
@@ -66,12 +66,12 @@ _ONLY = {
     "max_attempts": ("local", "celery"),
     "speculative": ("local", "celery"),
 }
-"""Settings that mean something to some runners only."""
+"""Settings that only some runners use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """What is known of a submission before its job is loaded."""
+    """A submission as known before its job is loaded."""
 
     job: type[MRJob] | str
     inputs: tuple[str, ...]
@@ -81,10 +81,10 @@ class Settled:
     runner: str
     """``inline``, ``local`` or ``celery``."""
     started: Runner | None
-    """The runner, if it was started ahead: whoever takes it closes it."""
+    """The runner, if it was started ahead: its recipient closes it."""
 
     def ignored(self) -> list[str]:
-        """Return a sentence for each setting that was given with the submission and means nothing to its runner."""
+        """Return a sentence for each given setting that this submission's runner does not use."""
         return [
             f"the {self.runner} runner has no use for {origin}, which is ignored: it is for the "
             f"{' and '.join(_ONLY[name])} runner{'s' if len(_ONLY[name]) > 1 else ''}"
@@ -101,7 +101,7 @@ def settle(
     ahead: bool = False,
     **options: Any,
 ) -> Settled:
-    """Settle a submission's runner and addresses. ``options`` are those of :class:`SubmitOptions`, and settings.
+    """Settle a submission's runner and addresses. ``options`` are fields of :class:`SubmitOptions`, and settings.
 
     ``ahead``: the job will be submitted at once, so start an embedded cluster now. Raises :class:`UsageError` if an
     option or an address is wrong.
@@ -110,7 +110,7 @@ def settle(
     job = os.fspath(job) if isinstance(job, os.PathLike) else job
     named, placed = _named(inputs), None if output is None else tidy(output, OUTPUT)
     config = own_settings(Config.load(options))
-    storage_root(config)  # a wrong address need not wait for the job to load
+    storage_root(config)  # a wrong address is reported before the job is loaded
     runner = _runner_for(config, given.client_token)
     return Settled(
         job=job,
@@ -124,7 +124,7 @@ def settle(
 
 
 def _runner_for(config: Config, client_token: str) -> str:
-    """Return the kind of runner that a configuration means; :class:`UsageError` if it cannot run the job."""
+    """Return the kind of runner that a configuration selects; :class:`UsageError` if it cannot run the job."""
     runner = config.runner or ("celery" if config.broker else "local")
     if runner == "celery":
         _check_fleet(config)
@@ -150,7 +150,7 @@ def _check_fleet(config: Config) -> None:
 
 
 def _named(inputs: Given | Iterable[Given]) -> tuple[str, ...]:
-    """Check the inputs' addresses before anything starts, and spell them as :func:`tidy` does."""
+    """Check the inputs' addresses before anything starts, and normalize them with :func:`tidy`."""
     if isinstance(inputs, (str, os.PathLike)):
         inputs = (inputs,)
     if not isinstance(inputs, Iterable):

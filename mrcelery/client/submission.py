@@ -1,4 +1,4 @@
-"""From what a user names to a request that a runner takes: job, inputs, output, options, code."""
+"""Turning what a user names into a request for a runner: job, inputs, output, options, code."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Submission:
         wants_results: bool = True,
         **options: Any,
     ) -> Submission:
-        """Settle a submission as :func:`mrcelery.client.settle.settle` does, and load its job."""
+        """Settle a submission with :func:`mrcelery.client.settle.settle`, and load its job."""
         settled = settle(job, inputs, output, **options)
         for sentence in settled.ignored():
             logging.getLogger("mrcelery").warning("%s", sentence)
@@ -88,7 +88,7 @@ class Submission:
     ) -> Submission:
         """Load the job and settle its own options.
 
-        Raises :class:`UsageError` if the job or an option is wrong; a runner that was started ahead is closed then.
+        Raises :class:`UsageError` if the job or an option is wrong; a runner that was started ahead is then closed.
         """
         config, given, runner = settled.config, settled.given, settled.runner
         with ExitStack() as undo:
@@ -124,17 +124,17 @@ class Submission:
             return submission
 
     def plan(self) -> Plan:
-        """List and split the inputs here, and price the job; nothing is written anywhere."""
+        """List and split the inputs here, and price the job; write nothing."""
         from mrcelery.client.dry_run import plan_of  # noqa: PLC0415 - only --dry-run lists, cuts and prices here
 
         return plan_of(self)
 
     def ships(self) -> list[Shipped]:
-        """List the files that go to the workers with the job's code."""
+        """List the files that are sent to the workers with the job's code."""
         return bundle.shipped(self.job_class, self.job, **self.shipped)
 
     def submit(self, on_handle: Callable[[JobHandle], None] | None = None) -> JobHandle:
-        """Start the runner and submit the job to it. The inline runner has run it when this returns.
+        """Start the runner and submit the job to it. The inline runner has run the job when this returns.
 
         ``on_handle`` is called with the handle just before the job is registered.
         """
@@ -158,7 +158,7 @@ class Submission:
         spool = ""
         found = None
         if not self.uploads:
-            # before the runner starts: a wrong path need not wait for a cluster
+            # before the runner starts: a wrong path is reported without waiting for a cluster
             spool = self._spool(identity) if any(map(inputs_module.is_stream, self.inputs)) else ""
             found = inputs_module.absolute(self.inputs, spool)
         runner = self._open()
@@ -185,8 +185,8 @@ class Submission:
         return handle
 
     def _submitted_before(self, identity: str, code: Bundle) -> JobHandle | None:
-        """Return the job of the same client token, if there is one; its client may have died since."""
-        runner = self._fleet() if self.runner == "celery" else None  # a runner of our own knows no jobs yet
+        """Return the job with the same client token, if there is one; its client may have died since."""
+        runner = self._fleet() if self.runner == "celery" else None  # a runner that we start knows no jobs yet
         try:
             known = runner.store.request(identity) if runner is not None else None
             if runner is not None and known is not None:
@@ -208,12 +208,12 @@ class Submission:
         bring_home = None
         if self.brings_home:
             path = local(self.output or "")
-            # A folder with the job's mark of success was brought home before.
+            # A folder that contains the job's success marker was fetched before.
             bring_home = None if Path(path, SUCCESS).exists() else path
         return JobHandle(identity, runner, storage=self.storage, delivery=self._delivery(bring_home))
 
     def _ended_in_storage(self, identity: str, code: Bundle) -> bool:
-        """Return whether storage has the report of a job that the job store has forgotten or never knew.
+        """Check whether storage has the report of a job that the job store has forgotten or never knew.
 
         A job that left a spec but no report resumes from its commits when it is submitted again.
         """
@@ -232,7 +232,7 @@ class Submission:
         check_given(self.client_token, request, self._given(code))
 
     def _given(self, code: Bundle) -> dict[str, str]:
-        """Digest what is asked for, as it was asked for; the content of inputs is not compared."""
+        """Digest the submission as it was given; the content of inputs is not compared."""
         output = self.output or ""
         return digests(
             {
@@ -259,7 +259,7 @@ class Submission:
             job=handle.id,
             name=self.name,
             owner=writable(self.config.owner or _user()),
-            created=created,  # as its id says: what lists jobs by their ids relies on it
+            created=created,  # matches its id: code that lists jobs by their ids relies on it
             inputs=tuple(found.uris),
             output=output,
             storage=self.storage or runner.storage,
@@ -283,17 +283,17 @@ class Submission:
 
     @property
     def brings_home(self) -> bool:
-        """Whether the waiting client must fetch the results to a local OUTPUT."""
+        """Return whether the waiting client must fetch the results to a local OUTPUT."""
         return self.uploads and self.output is not None and not is_remote(self.output)
 
     @property
     def storage(self) -> str:
-        """The configured storage as the workers name it; "" lets the runner choose."""
+        """Return the configured storage as the workers name it; "" lets the runner choose."""
         return storage_root(self.config)
 
     @property
     def uploads(self) -> bool:
-        """Whether the workers cannot see this machine's files."""
+        """Return whether the workers cannot see this machine's files."""
         return self.runner == "celery" and is_remote(self.storage)
 
     def _place_output(self) -> tuple[str, str | None]:
@@ -306,9 +306,9 @@ class Submission:
         return ("", path) if self.uploads else (path, None)
 
     def _spool(self, identity: str) -> str:
-        """Make a folder for standard input that the workers can read."""
+        """Make a folder for standard input that is readable by the workers."""
         if self.runner == "celery":
-            # With a token others may have the same id, and write at the same time.
+            # With a token, others may have the same id, and write at the same time.
             folder = Path(self.storage) / "inputs" / f"{identity}-{secrets.token_hex(3)}"
             folder.mkdir(parents=True)
             return str(folder)
@@ -339,7 +339,7 @@ class Submission:
         return results.parse_json if self.options.output_format == "json" else results.parse_raw
 
     def input_addresses(self) -> list[str]:
-        """Return the inputs as addresses: a local one as an absolute path."""
+        """Return the inputs as addresses; a local one becomes an absolute path."""
         return [u if is_remote(u) else local(u) for u in self.inputs]
 
 
@@ -353,14 +353,14 @@ def job_id(name: str, client_token: str = "", created: float | None = None) -> s
     With a client token it is ``job-<20 hex>``, the same for the same token.
     """
     if client_token:
-        # Not with the name in it: another job with the same token is to be noticed.
+        # Without the job's name: another job with the same token must be detected.
         return f"job-{hashlib.sha256(client_token.encode()).hexdigest()[:20]}"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
     return f"{slug}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
 
 
 def _steps(config: Config, job: MRJob, options: JobOptions) -> tuple[StepSpec, ...]:
-    """Specify the job's steps. A flag wins over what the job says, and that over other settings."""
+    """Specify the job's steps. A flag overrides the job, and the job overrides other settings."""
 
     explicit = config.reducers if config.origins.get("reducers", "").startswith("--") else None
     flagged = config.origins.get("partitioner", "").startswith("--")
@@ -375,7 +375,7 @@ def _steps(config: Config, job: MRJob, options: JobOptions) -> tuple[StepSpec, .
 
 
 def _shipped(given: SubmitOptions, options: JobOptions, job_class: type[MRJob]) -> dict[str, Sequence[str]]:
-    """List the paths to ship, the modules of the user's own formats among them."""
+    """List the paths to ship, including the modules of the user's custom formats."""
 
     formats = (options.input_format, options.output_format)
     own = [path for text in formats for path in to_ship(text, job_class)]
@@ -383,7 +383,7 @@ def _shipped(given: SubmitOptions, options: JobOptions, job_class: type[MRJob]) 
 
 
 def _check_memory(runner: str, config: Config, output: str | None) -> None:
-    """Raise :class:`ConfigError` for data in a memory that the workers, other processes, do not share."""
+    """Raise :class:`ConfigError` for data in memory if the workers, being other processes, cannot share it."""
     for option, uri in (("storage", config.storage), ("output", output or "")):
         if runner != "inline" and scheme_of(uri) == "memory":
             serves = "a fleet: give s3://bucket/prefix or a shared folder"

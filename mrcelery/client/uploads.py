@@ -1,8 +1,8 @@
-"""Turns a client's inputs into addresses that the workers can read.
+"""Turning a client's inputs into addresses that the workers can read.
 
-If workers see this machine's files (the inline and local runners, or a fleet whose storage is a
-folder) a local input becomes an absolute path. Otherwise its content goes to the job's storage once,
-as ``inputs/<sha256>/<name>``: through the job store if all of it is small, else uploaded from here.
+If workers see this machine's files (the inline and local runners, or a fleet whose storage is a folder), a local input
+becomes an absolute path. Otherwise its content goes to the job's storage once, as ``inputs/<sha256>/<name>``: through
+the job store if the whole input is small, else uploaded from here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mrcelery.storage.addresses import INPUT, is_remote, local, tidy
 from mrcelery.storage.patience import Patience
 
 SMALL = 256 << 10
-"""Largest local input, in bytes over all files, that travels through the job store."""
+"""Largest local input, in bytes over all files, that is sent through the job store."""
 
 _CHUNK = 1 << 20
 
@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Inputs:
-    """Addresses for the request, and the content that travels with it, by SHA-256 (hex)."""
+    """Addresses for the request, and the content sent along with it, by SHA-256 (hex)."""
 
     uris: list[str] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
@@ -71,9 +71,9 @@ def upload(
 ) -> Inputs:
     """Upload local inputs and make addresses for workers that do not see this machine's files.
 
-    A storage that is away is waited for with ``patience``, if there is any. A file whose content is in storage
-    already is not uploaded again. Raises :class:`InputError` for a local input that matches nothing, and for one that
-    changes meanwhile.
+    If the storage is away, wait for it with ``patience``, if given. A file whose content is already in storage is not
+    uploaded again. Raises :class:`InputError` for a local input that matches nothing, and for one that changes
+    meanwhile.
     """
     found = Inputs()
     pending: list[tuple[int, Path]] = []
@@ -112,7 +112,7 @@ def _existing(uri: str) -> str:
 
 
 def is_stream(uri: str) -> bool:
-    """Whether an input can be read once, and by this process only: ``-``, a FIFO, ``/dev/stdin``, ``<(command)``."""
+    """Check whether only this process can read an input, and only once: ``-``, FIFO, ``/dev/stdin``, ``<(command)``."""
     if uri == "-":
         return True
     if is_remote(uri):
@@ -127,7 +127,7 @@ def is_stream(uri: str) -> bool:
 
 
 def _spooled(uri: str, spool: str, number: int) -> Path:
-    """Copy a stream, the input of this number, into a file."""
+    """Copy the stream with this input number into a file."""
     copy = Path(spool) / ("stdin" if uri == "-" else f"stream-{number}")
     with contextlib.ExitStack() as stack:
         try:
@@ -171,7 +171,7 @@ def _send(storage_uri: str, path: Path, progress: Progress | None) -> str:
 
 
 def _first(source: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield the first ``size`` bytes: what is appended to a growing file meanwhile is not part of the input."""
+    """Yield the first ``size`` bytes: data appended to a growing file meanwhile is not part of the input."""
     source.seek(0)
     while size > 0 and (chunk := source.read(min(_CHUNK, size))):
         size -= len(chunk)

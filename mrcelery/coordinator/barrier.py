@@ -1,4 +1,4 @@
-"""The barrier: after all map tasks of a step, write what each reduce task reads."""
+"""The barrier: after all map tasks of a step, write the input of each reduce task."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from mrcelery.storage.transfers import carried
 
 
 def barrier(jobs: OpenJobs, job: str, step: int) -> StageTasks:
-    """Write what each reduce task reads, after all map tasks; return the reduce stage.
+    """Write each reduce task's input, after all map tasks; return the reduce stage.
 
-    In total order that takes the index of each map task's run: if one is damaged, its task runs again.
+    In total order this needs the index of each map task's run: if one is damaged, its task runs again.
     """
     active = open_running(jobs, job, step)
     try:

@@ -17,16 +17,16 @@ from mrcelery.schema import object_keys
 from mrcelery.storage import open_storage
 
 CLEANING_SECONDS = 120.0
-"""After which another process removes a cancelled job's data, where one died of it."""
+"""Seconds after which another process removes a cancelled job's data, if the first one died doing so."""
 
 
 def clean_cancelled(jobs: OpenJobs, store: RedisJobStore, job: str, *, late: bool) -> None:
     """Remove a cancelled job's data, unless another process is doing so.
 
-    ``late``: attempts may still run; their job is then left to the step of the coordinator that follows them.
+    ``late``: attempts may still run; the data is then left to the coordinator step that follows them.
     """
     if late and has_attempts(leased(store, job)):
-        return  # those that run would commit what is gone
+        return  # the running attempts would commit after their data is removed
     lock, owner = f"{job}:cleaning", secrets.token_hex(8)
     if not store.hold(lock, owner, CLEANING_SECONDS):
         return
@@ -34,7 +34,7 @@ def clean_cancelled(jobs: OpenJobs, store: RedisJobStore, job: str, *, late: boo
         if "cleaned" not in store.fields(job):
             with suppress(TaskError):
                 keep_sums(store, job, jobs.seal(job))
-            with suppress(TaskError):  # without a spec that is to be trusted there is nothing to remove
+            with suppress(TaskError):  # without a trusted spec there is nothing to remove
                 clean_up(jobs, job)
                 jobs.forget(job)
             store.update(job, {"cleaned": repr(time.time())})
@@ -43,12 +43,12 @@ def clean_cancelled(jobs: OpenJobs, store: RedisJobStore, job: str, *, late: boo
 
 
 def clean_without_workers(store: RedisJobStore, job: str) -> None:
-    """Remove a cancelled job's data from this process, if no worker would; nothing if its storage is not the workers'.
+    """Remove a cancelled job's data from this process if no worker would; do nothing if the storage is not theirs.
 
     Raises :class:`mrcelery.errors.UnreachableError`.
     """
     fields = store.fields(job)
-    # A folder of the same name here is not the workers'.
+    # A folder of the same name on this machine is not the workers'.
     if "started" in fields and open_storage(fields["storage"]).stat(object_keys.spec(job)) is None:
         return
     config = Config.load({})

@@ -1,4 +1,4 @@
-"""The end of a job: its output is published or taken back, and its report written."""
+"""The end of a job: its output is published or withdrawn, and its report written."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from mrcelery.storage.transfers import Transfers
 from mrcelery.task.sink import output_suffix
 
 SMALL_RESULTS = 64 << 10
-"""Bytes of output that go to the client through the job store, if it wants to print them."""
+"""Largest output, in bytes, that is sent to the client through the job store, if the client prints it."""
 
 
 def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
     """End a step's last stage: return the next step's map stage, or publish OUTPUT and end the job (None)."""
-    withdraw_output(jobs, job)  # a run that was killed may have left something
+    withdraw_output(jobs, job)  # a run that was killed may have left output
     active = open_running(jobs, job, step)
     spec = active.spec
     reducers = spec.steps[step].reducers
@@ -67,7 +67,7 @@ def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
         try:
             publish_job(jobs, active, parts, moved)
         except DamagedPartError as e:
-            if e.part.partition < 0:  # skipped records, which a task of an earlier stage may have written down
+            if e.part.partition < 0:  # skipped records, which a task of an earlier stage may have written
                 e.retryable = False
                 raise
             return run_again(jobs, active, e)
@@ -75,7 +75,7 @@ def finish(jobs: OpenJobs, job: str, step: int) -> StageTasks | None:
 
 
 def _next_step(jobs: OpenJobs, active: OpenJob, step: int, parts: list[Part]) -> StageTasks:
-    """Make each part with a record a split of the next step."""
+    """Turn each part that contains records into a split of the next step."""
     job, storage = active.id, active.storage
     extents = [Extent(f"{storage.uri}/{p.key}", 0, p.bytes, p.bytes, True) for p in parts if p.records]
     last = page_of(max(0, len(extents) - 1))
@@ -86,7 +86,7 @@ def _next_step(jobs: OpenJobs, active: OpenJob, step: int, parts: list[Part]) ->
 
     plan = write_plan((Split(i, (extent,)) for i, extent in enumerate(extents)), write)
     if active.seal.signs and not extents:
-        write(last, encode(PlanPage(splits=())))  # else a plan that was removed would look like this one
+        write(last, encode(PlanPage(splits=())))  # else a removed plan would look the same
     stage = map_stage(active.spec, step + 1, plan.splits)
     begin_stage(jobs, active.spec, stage)
     for kind in KINDS:
@@ -97,10 +97,11 @@ def _next_step(jobs: OpenJobs, active: OpenJob, step: int, parts: list[Part]) ->
 def publish_job(jobs: OpenJobs, active: OpenJob, parts: list[Part], moved: Transfers) -> None:
     """Publish the committed parts and end the job.
 
-    Raises :class:`mrcelery.errors.DamagedPartError` for a small result that reads wrong, before anything is published.
+    Raises :class:`mrcelery.errors.DamagedPartError` if a small result is read back damaged, before anything is
+    published.
     """
     request, storage, job = active.spec.request, active.storage, active.id
-    if active.seal.signs:  # what is forged is found before anything is published
+    if active.seal.signs:  # forged records are found before anything is published
         decided(storage, active.seal, generation_of(jobs.store.fields(job)))
         for _ in summaries(jobs, active):
             pass
@@ -151,12 +152,12 @@ def _bad_records(jobs: OpenJobs, active: OpenJob) -> dict[str, Part]:
     counted = {key for _, summary in summaries(jobs, active) for key in summary.bad_keys}
     storage.delete([o.key for o in storage.list(object_keys.bad_records_root(active.id)) if o.key not in counted])
     if not active.spec.request.output:
-        return {}  # they lie where the results do
+        return {}  # they are in the same place as the results
     return {key.removeprefix(root): Part(-1, key, 0, 0, 0) for key in sorted(counted)}
 
 
 def withdraw_output(jobs: OpenJobs, job: str) -> None:
-    """Take back what a failed or cancelled job has published; do nothing for any other."""
+    """Withdraw what a failed or cancelled job has published; do nothing for any other."""
 
     def ended() -> bool:
         return jobs.store.state(job) in ("failed", "cancelled")

@@ -1,10 +1,11 @@
 """The output committer: a job's part files go to OUTPUT, whole, by one job at a time, ``_SUCCESS`` last.
 
 Any step may be run again, or by two workers at once, since a message can be delivered twice; and a worker may be
-stopped at any point and go on much later, when its job has ended and OUTPUT is another one's. So each run of the
-last step lays a claim of its own, ``_PUBLISHING.<job>/<run>/``, looks for others', and changes OUTPUT by its claim
-alone (:class:`mrcelery.storage.base.Claim`). The latest run of a job revokes the claims of those before it. Of two
-jobs with one OUTPUT at most one continues; the claims of a job that has ended are revoked with ``--overwrite``.
+suspended at any point and resume much later, when its job has ended and OUTPUT belongs to another job. So each run of
+the last step places its own claim, ``_PUBLISHING.<job>/<run>/``, lists all other claims, and changes OUTPUT only
+through its claim (:class:`mrcelery.storage.base.Claim`). The latest run of a job revokes the claims of earlier runs. Of
+two jobs with the same OUTPUT at most one continues; the claims of a job that has ended are revoked with
+``--overwrite``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ THREADS = 16
 
 
 def check_free(uri: str) -> None:
-    """Raise :class:`OutputExistsError` if OUTPUT holds anything: before a job's work, not after it."""
+    """Raise :class:`OutputExistsError` if OUTPUT contains anything: before a job's work, not after it."""
     if next(open_storage(uri).list(), None) is not None:
         raise _exists(uri)
 
@@ -62,9 +63,9 @@ def publish(
     """Copy committed parts to OUTPUT, or to the job's own storage if ``uri`` is "", and mark them complete.
 
     ``seal``: the job's. ``copies``: the parts by the names of their copies. ``report`` is called when all are copied.
-    Raises :class:`OutputExistsError` for an OUTPUT that something else holds, unless ``overwrite``, and for
-    one that another job publishes to; :class:`JobStoppedError` if the job has ended meanwhile, or another run goes on;
-    :class:`DamagedPartError` for a part that is not as it was committed.
+    Raises :class:`OutputExistsError` if something else occupies OUTPUT, unless ``overwrite``, and if another job
+    publishes to it; :class:`JobStoppedError` if the job has ended meanwhile, or another run continues;
+    :class:`DamagedPartError` if a part differs from its commit.
     """
     job = seal.job
     copies = _verified(store, storage, job, copies)  # before anything at OUTPUT is touched
@@ -78,9 +79,9 @@ def publish(
     mine = _claim(store, output, seal, free=free, overwrite=overwrite)
     try:
         there = _mark(output, seal)
-        # Else an earlier run published it all, and did not come to the job's end.
+        # Else an earlier run published all of it, and died before it ended the job.
         if there is None or (there.job, there.generation) != (job, generation_of(store.fields(job))):
-            if not free:  # what lies there is ours, or to be overwritten
+            if not free:  # its contents are ours, or must be overwritten
                 _remove(output, mine, kept=copies)
             mine.announce(copies)
             _copy_all(
@@ -107,7 +108,7 @@ def _copy_all(store: JobStore, job: str, copies: Mapping[str, Part], copy: Calla
 
 @contextmanager
 def _unless_ended(store: JobStore, job: str) -> Iterator[None]:
-    """Raise :class:`JobStoppedError` if a part is gone because the job has ended: another run came to its end."""
+    """Raise :class:`JobStoppedError` if a part is gone because the job has ended: another run finished it."""
     try:
         yield
     except DamagedPartError:
@@ -117,9 +118,10 @@ def _unless_ended(store: JobStore, job: str) -> Iterator[None]:
 
 
 def _verified(store: JobStore, storage: Storage, job: str, copies: Mapping[str, Part]) -> dict[str, Part]:
-    """Return the parts with the tags of the objects that were found to be what was committed.
+    """Return the parts with the tags of their objects, after checking that the objects match the commits.
 
-    An object with the tag of its commit was not written to since, and is not read. Any other is, by its checksum.
+    An object with the tag of its commit has not been written since, and is not read. Any other is checked by its
+    checksum.
     """
     checked: dict[str, Part] = {}
 
@@ -153,7 +155,7 @@ def _in_threads(function: Callable[..., None], *arguments: Iterable[Any]) -> Non
 
 
 def _remove(output: Storage, mine: Claim, kept: Collection[str] = ()) -> None:
-    """Remove what jobs have published at OUTPUT, the mark of success first."""
+    """Remove what jobs have published at OUTPUT, the success marker first."""
     if output.stat(object_keys.SUCCESS) is not None:
         mine.remove(object_keys.SUCCESS)
     names = [name for name in _published(output) if name not in kept]
@@ -162,9 +164,9 @@ def _remove(output: Storage, mine: Claim, kept: Collection[str] = ()) -> None:
 
 
 def withdraw(storage: Storage, job: str, uri: str, ended: Callable[[], bool] = lambda: True) -> None:
-    """Take back what a failed or cancelled job has published, all or in part; no other job's output.
+    """Withdraw what a failed or cancelled job has published, all or in part, but no other job's output.
 
-    ``ended`` is asked, once nobody else can publish for the job any more, whether it has not been retried.
+    ``ended`` is called once nobody else can publish for the job any more, to check that it has not been retried.
     """
     storage.delete([o.key for o in storage.list(object_keys.output(job))])
     remove_report(storage, job)
@@ -178,12 +180,12 @@ def withdraw(storage: Storage, job: str, uri: str, ended: Callable[[], bool] = l
         others = [other for other in _claims(output) if other != run]
         if not any(other.job != job or other.run > run.run for other in others) and ended():
             _revoke(output, others)
-            # A job that overwrites removes the mark of what was there before anything else.
+            # A job that overwrites removes the previous success marker before anything else.
             if _publisher(output) == job or output.stat(object_keys.SUCCESS) is None:
                 _remove(output, mine)
         mine.release()
     except RevokedError:
-        pass  # what lies there is another's to replace
+        pass  # the remaining files are for another job to replace
 
 
 def _success(report: Report, seal: JobSeal) -> bytes:
@@ -196,17 +198,17 @@ def _success_of(job: str) -> str:
 
 
 def _published(output: Storage) -> list[str]:
-    """List what jobs have put at OUTPUT: part files and bad records."""
+    """List what jobs have published at OUTPUT: part files and bad records."""
     parts = [o.key for o in output.list("part-") if object_keys.PART_NAME.fullmatch(o.key)]
     return [*parts, *(o.key for o in output.list(object_keys.BAD_RECORDS))]
 
 
 class _Run(NamedTuple):
-    """A run of a job's last step, by its claim."""
+    """A run of a job's last step, identified by its claim."""
 
     job: str
     run: str
-    """Its number and a random part; a later run has the greater one."""
+    """Its number and a random part; a later run has a greater one."""
 
     @property
     def key(self) -> str:
@@ -221,7 +223,7 @@ def _claims(output: Storage) -> list[_Run]:
 
 
 def _lay(output: Storage, job: str) -> tuple[_Run, Claim]:
-    """Lay a claim as the latest run of the job."""
+    """Place a claim as the latest run of the job."""
     before = [int(other.run.partition("-")[0] or 0) for other in _claims(output) if other.job == job]
     run = _Run(job, f"{max(before, default=0) + 1:06d}-{secrets.token_hex(4)}")
     mine = claim(output, run.key)
@@ -231,7 +233,7 @@ def _lay(output: Storage, job: str) -> tuple[_Run, Claim]:
 
 def _claim(store: JobStore, output: Storage, seal: JobSeal, *, free: bool, overwrite: bool) -> Claim:
     job = seal.job
-    # What is there may be ours: an earlier run's claim, or the mark that takes the claim's place.
+    # The contents may be ours: an earlier run's claim, or the success marker that replaces the claim.
     held = not (free or overwrite)
     if held and not any(other.job == job for other in _claims(output)) and _publisher(output, seal) != job:
         raise _exists(output.uri)
@@ -245,9 +247,9 @@ def _claim(store: JobStore, output: Storage, seal: JobSeal, *, free: bool, overw
 
 
 def _check(store: JobStore, output: Storage, run: _Run, *, overwrite: bool) -> None:
-    """Revoke the claims of others, or raise if OUTPUT is theirs."""
+    """Revoke the claims of others, or raise if OUTPUT belongs to them."""
     others = [other for other in _claims(output) if other != run]
-    # Asked after the claim was laid: from now on it is revoked by whoever takes the place of a job that has ended.
+    # Checked after the claim was placed: from now on, any run that takes over from an ended job revokes it.
     if store.state(run.job) in ("", *FINAL):
         raise JobStoppedError(f"job {run.job} has ended")
     for other in others:
@@ -264,12 +266,12 @@ def _revoke(output: Storage, others: Iterable[_Run]) -> None:
     for other in others:
         if other.run:
             revoke(output, other.key)
-        else:  # not a claim that anybody could still publish by
+        else:  # not a claim that any run could still publish with
             output.delete([other.key])
 
 
 def _mark(output: Storage, seal: JobSeal | None = None) -> Report | None:
-    """Read the ``_SUCCESS`` at OUTPUT; None if there is none of ours. ``seal``: checks that of its own job."""
+    """Read the ``_SUCCESS`` at OUTPUT; None if there is none of ours. ``seal`` checks the one of its own job."""
     try:
         data = output.read(object_keys.SUCCESS)
         found = decode(data, Report)

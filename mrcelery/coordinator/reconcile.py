@@ -1,17 +1,17 @@
-"""What a job needs now: a pure function of what is known about it.
+"""What a job needs now: a pure function of the known facts.
 
 Messages are lost: with a queue that is flushed, a broker that restarts empty, a worker that dies between taking a
-message and noting that it has it, a process that is killed after it has claimed the barrier and before it has
-published it. :func:`needs` finds what should be on its way and is not, and says what to do about it. It does no
-I/O; :mod:`mrcelery.worker.reconciler` gathers the facts and carries the actions out. Every action may be taken
-twice, or too much: a task's first commit counts, and the coordinator's steps do nothing where they have been done.
+message and recording that it holds it, a process that is killed after it has claimed the barrier and before it has
+published it. :func:`needs` finds the messages that should exist but do not, and decides what to do about it. It does no
+I/O; :mod:`mrcelery.worker.reconciler` gathers the facts and carries the actions out. Every action may be repeated or
+unnecessary: a task's first commit counts, and a coordinator step that was already done does nothing.
 
-The chord's count stays the quick way from stage to stage, and is never relied on: the step that follows a stage is
-published here too once all tasks have committed, and a step that comes before that does nothing. So a chord may hang,
-count twice or start anew in a Redis that has forgotten it.
+The chord's count remains the fast way from stage to stage, but is never relied on: the step that follows a stage is
+published here, too, once all tasks have committed, and a step that arrives before that does nothing. So a chord may
+hang, count twice or start again in a Redis that has forgotten it.
 
-Backup tasks are those of the paper's section 3.6, chosen by rate: a task that is long because it has much to do
-is as quick by the record as the others, and none is started for it.
+Backup tasks are those of the paper's section 3.6, chosen by rate: a task that takes long because it has much to do
+processes records as quickly as the others, and gets no backup.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ Step = Literal["start", "barrier", "finish"]
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a job, at epoch seconds ``now``; of one stage, the one it is in."""
+    """The known facts about a job at epoch seconds ``now``, and about the one stage it is in."""
 
     now: float
     state: str
-    """As in the job store; "" where that does not know the job."""
+    """As in the job store; "" if the job store does not know the job."""
     step: int = 0
     kind: Kind | None = None
     """None before the first stage."""
     then: Step = "finish"
-    """The coordinator's step after this stage."""
+    """The coordinator step after this stage."""
     tasks: int = 0
     committed: frozenset[int] = frozenset()
     in_flight: frozenset[int] = frozenset()
     """Tasks with a message that is queued or leased."""
     coordinating: bool = False
-    """Whether a message of the coordinator's is queued or leased."""
+    """Whether a coordinator message is queued or leased."""
     running: tuple[Running, ...] = ()
     unseen: Mapping[str, float] = field(default_factory=dict)
-    """Since when what is missing is missing, see :func:`missing`."""
+    """When each missing name was first missed, see :func:`missing`."""
     republished: Mapping[str, Republished] = field(default_factory=dict)
-    """What was published again in this stage, by the same names."""
+    """The messages republished in this stage, by the same names."""
     rates: Sequence[float] = ()
-    """Records a second of committed tasks, or of a sample of them."""
+    """Records per second of committed tasks, or of a sample of them."""
     backed_up: frozenset[int] = frozenset()
     speculative: bool = True
     sick: str = ""
-    """Why the workers of the job's queue take no tasks, if none does."""
+    """Why the workers of the job's queue take no tasks, if none of them does."""
     sick_since: float = 0.0
 
 
 @dataclass(frozen=True)
 class Publish:
-    """Republish a task, with this number of its attempt."""
+    """Republish a task, with this attempt number."""
 
     task: int
     attempt: int
@@ -69,14 +69,14 @@ class Publish:
 
 @dataclass(frozen=True)
 class Nudge:
-    """Republish a step of the coordinator."""
+    """Republish a coordinator step."""
 
     what: Step
 
 
 @dataclass(frozen=True)
 class BackUp:
-    """Start a second attempt of a task on another worker than ``worker``."""
+    """Start a second attempt of a task on a worker other than ``worker``."""
 
     task: int
     worker: str
@@ -84,7 +84,7 @@ class BackUp:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Fail the job; ``task`` is -1 if a step of the coordinator cannot be done."""
+    """Fail the job; ``task`` is -1 if a coordinator step cannot be done."""
 
     task: int
     reason: str
@@ -94,20 +94,20 @@ Action = Publish | Nudge | BackUp | GiveUp
 
 
 def missing(facts: Facts, policy: Policy) -> list[str]:
-    """List what should be on its way and was not found: numbers of tasks as text, or a step of the coordinator."""
+    """List the expected messages that were not found: numbers of tasks as text, or a coordinator step."""
     if facts.state in FINAL or not facts.state or facts.coordinating:
         return []
     awaited = _awaited(facts)
     if awaited is not None:
         return [awaited]
-    # If a broker has lost its records of who holds what, running attempts still report themselves.
+    # If a broker has lost its records of leased messages, running attempts still report themselves.
     alive = {one.task for one in facts.running if one.quiet < policy.lease}
     seen = facts.committed | facts.in_flight | alive
     return [str(task) for task in range(facts.tasks) if task not in seen]
 
 
 def _awaited(facts: Facts) -> Step | None:
-    """Return the step of the coordinator whose turn it is, if any."""
+    """Return the coordinator step whose turn it is, if any."""
     if facts.kind is None:
         return "start"
     return facts.then if len(facts.committed) >= facts.tasks else None
@@ -154,7 +154,7 @@ def _backups(facts: Facts, policy: Policy) -> list[Action]:
     room = max(1, int(facts.tasks * policy.backups)) - len(facts.backed_up)
     running = {one.task: one for one in facts.running if one.task not in facts.committed}
     if room <= 0 or len(running) < left:
-        return []  # while tasks wait for a worker, there is none to spare
+        return []  # while tasks wait for a worker, there is no worker to spare
     usual = usual_rate(facts.rates)
     slow = [one for one in running.values() if one.task not in facts.backed_up and is_slow(one, usual, policy)]
     slow.sort(key=lambda one: one.records / one.seconds)

@@ -1,4 +1,4 @@
-"""Run the task again that wrote a damaged part, before anything has read its commit."""
+"""Rerunning the task that wrote a damaged part, before anything has read its commit."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mrcelery.schema.stragglers import Republished
 from mrcelery.shuffle.damage import writer
 
 MOST_AGAIN = 2
-"""Times that a task runs again since what it wrote reads wrong."""
+"""Times that a task is run again because its part was read back damaged."""
 
 
 def run_again(jobs: OpenJobs, active: OpenJob, error: DamagedPartError) -> StageTasks:
-    """Forget the commit of the task that wrote the damaged part, which no reader knows yet, and run the task again."""
+    """Forget the commit of the task that wrote the damaged part, which no reader knows yet, and rerun the task."""
     job, store = active.id, jobs.store
     damaged = writer(error.part)
     stage_id, number = damaged.stage, damaged.task

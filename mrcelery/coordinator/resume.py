@@ -1,7 +1,7 @@
-"""How far a job has come, by what storage holds of it.
+"""How far a job has come, according to storage.
 
-Redis may lose everything it knows of a job. Its spec and its commits are in storage, and they say how far it has
-come: what was committed is not run again.
+Redis may lose everything it knows of a job. Its spec and its commits are in storage, and they show how far it has come:
+committed tasks are not run again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _PAGE = re.compile(r"plan-(\d+)\.json")
 
 @dataclass(frozen=True)
 class Standing:
-    """The stage that a job is in, its tasks, and those of them that have committed.
+    """The stage that a job is in, its tasks, and which of them have committed.
 
-    ``totals`` are the tasks of all stages up to it, by step and kind.
+    ``totals`` are the numbers of tasks of all stages up to this one, by step and kind.
     """
 
     step: int
@@ -37,7 +37,7 @@ class Standing:
 
 @dataclass
 class _Found:
-    """What one step has in storage."""
+    """One step's objects in storage."""
 
     commits: dict[str, set[int]] = field(default_factory=lambda: {"map": set(), "reduce": set()})
     shuffled: int = 0
@@ -49,8 +49,8 @@ def standing(active: OpenJob) -> Standing:
     """Find out how far a job has come. Takes a listing of its intermediate data.
 
     A step after the first counts as begun when one of its tasks has committed: before that its plan may be half
-    written, and the step before it ends once more, which gives the same plan. That a commit is there is all that is
-    asked of it here: whoever acts upon it reads it, and checks its signature.
+    written, and the step before it ends once more, which gives the same plan. Here it is enough that a commit exists:
+    code that acts upon it reads it, and checks its signature.
     """
     storage, spec = active.storage, active.spec
     totals: dict[tuple[int, Kind], int] = {}
@@ -87,7 +87,7 @@ def _scan(storage: Storage, job: str, step: int) -> _Found:
 
 
 def _planned(active: OpenJob, step: int, pages: list[int]) -> int:
-    """Return M of a later step, of whose plan these pages are there."""
+    """Return M of a later step, of whose plan these pages exist."""
     if active.seal.signs:
         return planned_tasks(active, step, max(pages, default=0))
     return sum(_splits(active, step, pages))

@@ -1,8 +1,8 @@
 """The coordinator: what happens between the stages of a job.
 
-It has no process of its own: :func:`start`, :func:`barrier` and :func:`finish` are short tasks that any
-worker runs (the inline runner calls them). Each reads the spec, the commits and the job store, and
-returns the :class:`StageTasks` to run next. All may run twice: what they write is the same each time.
+It has no process of its own: :func:`start`, :func:`barrier` and :func:`finish` are short tasks that any worker runs
+(the inline runner calls them). Each reads the spec, the commits and the job store, and returns the
+:class:`StageTasks` to run next. All may run twice: they write the same each time.
 
 ::
 
@@ -34,7 +34,7 @@ from mrcelery.storage.transfers import Transfers, transfers
 
 @dataclass(frozen=True)
 class StageTasks:
-    """Tasks to run at the same time, and the step of the coordinator that follows them."""
+    """Tasks to run at the same time, and the coordinator step that follows them."""
 
     id: StageId
     tasks: int
@@ -46,7 +46,7 @@ class StageTasks:
 
     @property
     def published(self) -> str:
-        """Return the job's field that records when all tasks were on the queue."""
+        """Return the name of the job's field that records when all tasks were on the queue."""
         return f"published.{self.id.name}"
 
 
@@ -57,14 +57,14 @@ def stage_of(request: Request, fields: Mapping[str, str], stage: StageId) -> Sta
 
 
 def has_gone_on(fields: Mapping[str, str], what: str, step: int = 0) -> bool:
-    """Check whether the stage after a step of the coordinator is on the queue: then this delivery of it is late."""
+    """Check whether the stage after a coordinator step is on the queue, which makes this delivery of the step late."""
     after = {"start": (0, "map"), "barrier": (step, "reduce"), "finish": (step + 1, "map")}[what]
     return "published.{}.{}".format(*after) in fields
 
 
 @contextmanager
 def counted(jobs: OpenJobs, job: str, what: str) -> Iterator[Transfers]:
-    """Record the coordinator's requests to S3 in this block in the job's fields; once, even if it runs twice."""
+    """Record this block's coordinator requests to S3 in the job's fields; once, even if it runs twice."""
     with transfers() as moved:
         yield moved
     if moved.requests:
@@ -72,7 +72,7 @@ def counted(jobs: OpenJobs, job: str, what: str) -> Iterator[Transfers]:
 
 
 def map_stage(spec: JobSpec, step: int, tasks: int) -> StageTasks:
-    """Describe the map stage of a step, with so many tasks."""
+    """Describe the map stage of a step with this many tasks."""
     then = "barrier" if spec.steps[step].reducers else "finish"
     return StageTasks(StageId(spec.request.job, step, "map"), tasks, then, spec.request.options.queue)
 
@@ -101,7 +101,7 @@ def open_running(jobs: OpenJobs, job: str, step: int) -> OpenJob:
 
 
 def map_tasks(jobs: OpenJobs, active: OpenJob, step: int) -> int:
-    """Return M of a step. With a secret, the plan's signed last page must bear out what the job store says of it."""
+    """Return M of a step. With a secret, the plan's signed last page must confirm the job store's number."""
     if step == 0:
         return active.spec.plan.splits
     tasks = int(jobs.store.fields(active.id)[f"total.{step}.map"])
@@ -114,7 +114,7 @@ def map_tasks(jobs: OpenJobs, active: OpenJob, step: int) -> int:
 
 
 def planned_tasks(active: OpenJob, step: int, last: int) -> int:
-    """Return M of a later step by the ``last`` page of its signed plan. Raises :class:`UnsignedError` for any other."""
+    """Return M of a later step by the ``last`` page of its signed plan. Raises :class:`UnsignedError` otherwise."""
     key = object_keys.plan_page(active.id, step, last)
     try:
         page = active.seal.decode(active.storage.read(key), PlanPage, key, (LAST,))

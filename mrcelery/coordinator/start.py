@@ -37,8 +37,7 @@ from mrcelery.storage.file_versions import LATELY
 def start(jobs: OpenJobs, job: str) -> StageTasks | None:
     """Plan a submitted job, ship its code to storage and write its spec; return the first stage to run.
 
-    A job that has a spec is resumed from its commits in storage, as after ``retry`` or if Redis lost its data.
-
+    A job that already has a spec is resumed from its commits in storage, as after ``retry`` or if Redis lost its data.
     Raises :class:`mrcelery.errors.UsageError`, :class:`mrcelery.errors.UnreachableError` or
     :class:`mrcelery.errors.UnsignedError` for a job that cannot start, and :class:`mrcelery.errors.JobStoppedError` for
     one that has ended.
@@ -48,7 +47,7 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
     request = jobs.request(job)
     storage = open_storage(request.storage)
     with counted(jobs, job, "start"):
-        # Of a job that has started, storage was there: where it seems empty now, it is away.
+        # If a job has started, its storage existed: if the storage seems empty now, it is away.
         fields = jobs.store.fields(job)
         check(storage, anew="started" not in fields)
         run = jobs.store.unsure(job, fields.get("compared", ""))
@@ -68,13 +67,13 @@ def start(jobs: OpenJobs, job: str) -> StageTasks | None:
             first = _resume(jobs, jobs.keep(spec, storage))
         if run:
             jobs.store.note_compared(job, run)
-    # They are in storage with the spec: what came through the job store takes its memory for nothing.
+    # Storage now has them with the spec: the copies in the job store would only waste its memory.
     jobs.store.drop_blobs(job, [request.bundle.sha256, *request.blobs])
     return first
 
 
 def _check_decision(store: JobStore, seal: JobSeal, fields: Mapping[str, str], storage: Storage) -> None:
-    """Raise if the job has ended, or been retried since, and the job store had forgotten it."""
+    """Raise if the job has ended, or has been retried since, and the job store had forgotten it."""
     if (end := decided(storage, seal, generation_of(fields))) is not None:
         _check_generation(store, seal, end.generation, storage)
         settle(store, end)
@@ -82,7 +81,7 @@ def _check_decision(store: JobStore, seal: JobSeal, fields: Mapping[str, str], s
 
 
 def _check_generation(store: JobStore, seal: JobSeal, generation: int, storage: Storage) -> None:
-    """Raise if storage knows of a later generation: workers start it when they find it queued."""
+    """Raise if storage knows of a later generation: workers start that one when they find it queued."""
     known = latest(storage, seal, generation)
     if known.generation > generation:
         store.advance(seal.job, known.generation)
@@ -92,14 +91,14 @@ def _check_generation(store: JobStore, seal: JobSeal, generation: int, storage: 
 
 
 def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:
-    """Begin the stage that a job is in by its commits; the tasks to publish are those without one."""
+    """Begin the stage that a job has reached by its commits; publish the tasks without a commit."""
     job, store = active.id, jobs.store
     now = standing(active)
     earlier = read_report(active.storage, job, active.seal)
     if earlier is not None and earlier.state != "succeeded":
-        remove_report(active.storage, job)  # it tells of a run before this one
+        remove_report(active.storage, job)  # it describes an earlier run
     elif earlier is not None and len(now.committed) < now.tasks:
-        # It had come to its end, and its commits are being removed: only the job store had forgotten.
+        # The job had ended, and its commits are being removed: only the job store had forgotten.
         store.move(job, "succeeded", {"finished": repr(time.time()), "stage": "finish"})
         raise JobStoppedError(f"job {job} has ended")
     if now.step == 0:
@@ -109,7 +108,7 @@ def _resume(jobs: OpenJobs, active: OpenJob) -> StageTasks:
             stage_id = StageId(job, step, kind)
             known = now.committed if (step, kind) == (now.step, now.kind) else frozenset()
             if (step, kind) >= (now.step, now.kind) and not store.done_tasks(stage_id) <= known:
-                store.forget_stage(stage_id)  # what it remembers was removed from storage
+                store.forget_stage(stage_id)  # the commits it remembers were removed from storage
     for task in now.committed:
         store.add_commit(TaskId(job, now.step, now.kind, task), b"")
     started = store.fields(job).get("started") or repr(active.spec.request.created)
@@ -127,7 +126,7 @@ def plan_job(jobs: OpenJobs, request: Request, storage: Storage) -> JobSpec:
     """Plan a submitted job, put its code, its small inputs and its spec into storage, and return the spec.
 
     Raises :class:`mrcelery.errors.UsageError` for an unusable input or output, and
-    :class:`mrcelery.errors.UnsignedError` for code or input that is not what the request names.
+    :class:`mrcelery.errors.UnsignedError` for code or input that does not match the request.
     """
     job = request.job
     if request.output and not request.options.overwrite:
@@ -155,7 +154,7 @@ def plan_job(jobs: OpenJobs, request: Request, storage: Storage) -> JobSpec:
 
 
 def restore_plan(active: OpenJob) -> None:
-    """Plan a job's first step again if the plan was removed, as a cancelled job's is."""
+    """Plan a job's first step again if its plan was removed, as happens to a cancelled job's plan."""
     spec, storage = active.spec, active.storage
     if not spec.plan.splits or storage.stat(object_keys.plan_page(active.id, 0, 0)) is not None:
         return
@@ -168,7 +167,7 @@ def restore_plan(active: OpenJob) -> None:
 def _write_plan(request: Request, storage: Storage) -> PlanSummary:
     options = request.options
     files = list_inputs(request.inputs, input_format(options.input_format), request.created - LATELY)
-    # What was uploaded is named by its content: other jobs may write the same once more.
+    # Uploaded inputs are named by their content: other jobs may write the same content again.
     shared = f"{parse(request.storage, STORAGE)}/{object_keys.INPUTS}"
     files = (file._replace(tag="") if file.uri.startswith(shared) else file for file in files)
     splits = cut(*fitted(files, options.split_size, options.workers))
@@ -176,6 +175,6 @@ def _write_plan(request: Request, storage: Storage) -> PlanSummary:
 
 
 def _check_digest(data: bytes, digest: str, what: str) -> None:
-    """Check that what came through the job store is what the request, signed or not, names."""
+    """Check that data from the job store matches the request's digest, whether or not the request is signed."""
     if sha256(data).hexdigest() != digest:
         raise UnsignedError(f"{what} is not what its request names: it was altered on the way; submit it again")

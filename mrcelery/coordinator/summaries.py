@@ -1,4 +1,4 @@
-"""The commits of a stage, and their sums."""
+"""A stage's commits, and their sums."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mrcelery.schema.task_id import StageId
 from mrcelery.storage.transfers import carried
 
 THREADS = 16
-"""Requests to storage at the same time, for commits and part files."""
+"""Simultaneous requests to storage, for commits and part files."""
 
 
 def check_all_committed(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> None:
@@ -38,7 +38,7 @@ def check_all_committed(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: 
 
 
 def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iterator[Commit]:
-    """Yield the commits of a stage in order of task: from the job store, else from storage."""
+    """Yield a stage's commits, ordered by task: from the job store, else from storage."""
     kept = jobs.store.commits(stage)
 
     def find(task: int) -> Commit:
@@ -52,7 +52,7 @@ def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iter
 
     with ThreadPoolExecutor(max_workers=THREADS) as pool:
         numbers = iter(range(tasks))
-        # In portions: results that wait for their turn must not grow with the number of tasks.
+        # In portions: the results waiting for their turn must not grow with the number of tasks.
         while portion := list(islice(numbers, THREADS * 64)):
             missing = [task for task in portion if task not in kept]
             read = dict(zip(missing, pool.map(carried(find), missing), strict=True))
@@ -67,9 +67,9 @@ def summarise(
     commits: Iterable[Commit],
     skew: Callable[[], dict[str, int]] = dict,
 ) -> StageSummary:
-    """Sum up a stage's commits, and keep the sums in storage and, for people who watch, in the job store.
+    """Sum up a stage's commits; keep the sums in storage and, for people who watch, in the job store.
 
-    ``skew`` is called when all commits have been taken.
+    ``skew`` is called after all commits have been taken.
     """
     shuffles = stage.kind == "map" and active.spec.steps[stage.step].reducers > 0
     summary = summed(commits, shuffles=shuffles, skew=skew)
@@ -84,7 +84,7 @@ def summarise(
 def summed(
     commits: Iterable[Commit], *, shuffles: bool = False, skew: Callable[[], dict[str, int]] = dict
 ) -> StageSummary:
-    """Sum up commits; ``shuffles``: what they wrote is for reduce tasks."""
+    """Sum up commits; ``shuffles``: their output is for reduce tasks."""
     counters: Counters = {}
     requests: Requests = {}
     tasks = records_in = records_out = bytes_in = bytes_out = bad_records = 0
@@ -130,7 +130,7 @@ def keep_sums(store: JobStore, job: str, seal: JobSeal) -> None:
 
 
 def summaries(jobs: OpenJobs, active: OpenJob) -> Iterator[tuple[StageId, StageSummary]]:
-    """Yield the stages of a job, each with its summary."""
+    """Yield a job's stages, each with its summary."""
     fields = jobs.store.fields(active.id)
     for number, step in enumerate(active.spec.steps):
         kinds: tuple[Kind, ...] = ("map", "reduce") if step.reducers else ("map",)

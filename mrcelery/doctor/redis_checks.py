@@ -1,6 +1,6 @@
-"""Findings of ``doctor``, and its judgement of a Redis server.
+"""Findings of ``doctor``, and its judgment of a Redis server.
 
-A server is judged by its ``INFO`` alone, which managed services answer even if they refuse ``CONFIG``.
+A server is judged only by its ``INFO``, which managed services answer even if they refuse ``CONFIG``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ OLDEST = (6, 2)
 """The oldest Redis without a warning: older ones get no fixes any more, and are not tested here."""
 
 FULL = 0.8
-"""Share of ``maxmemory`` above which a server is called nearly full."""
+"""Share of ``maxmemory`` above which a server is reported as nearly full."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """The result of one check: what was seen and, unless all is well, what to do."""
+    """The result of one check: the observation and, unless all is well, the remedy."""
 
     check: str
     level: Level
@@ -38,7 +38,7 @@ def parse_info(text: str) -> dict[str, str]:
 
 
 def judge(name: str, info: Info) -> list[Finding]:
-    """Judge what can make the server called ``name`` (broker, result backend) lose data, or refuse it."""
+    """List conditions that can make the server called ``name`` (broker, result backend) lose data or refuse it."""
     return [f for f in (_version(name, info), _role(name, info), _memory(name, info)) if f] + [
         _eviction(name, info),
         _persistence(name, info),

@@ -3,5 +3,5 @@
     Jeffrey Dean and Sanjay Ghemawat, "MapReduce: Simplified Data Processing on Large Clusters", OSDI 2004
 
 Each runs as it is installed, such as ``mrcelery submit mrcelery.examples.word_count:WordCount book.txt``, and
-each is short enough to be copied as the start of a job of one's own.
+each is short enough to be copied as the start of your own job.
 """

@@ -1,7 +1,7 @@
 """Which lines match a pattern?
 
-Paper, section 2.3, "Distributed Grep". Input: text. Output: the lines as they are; there is no reducer,
-so they stay in the order of the input, one part file a map task::
+Paper, section 2.3, "Distributed Grep". Input: text. Output: the matching lines, unchanged; there is no reducer,
+so they stay in the order of the input, one part file per map task::
 
     mrcelery submit mrcelery.examples.grep:Grep logs/ -- --pattern 'timeout|refused'
 """
@@ -13,7 +13,7 @@ from mrcelery import MRJob
 
 
 def regex(text):
-    """Compile the pattern; argparse shows its own message for one that does not compile."""
+    """Compile the pattern; argparse shows this error's message if it does not compile."""
     try:
         return re.compile(text)
     except re.error as e:

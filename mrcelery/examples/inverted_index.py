@@ -1,6 +1,6 @@
 """In which documents does each word occur?
 
-Paper, section 2.3, "Inverted Index". Input: JSON lines ``{"id": ..., "text": ...}``, a document each.
+Paper, section 2.3, "Inverted Index". Input: JSON lines ``{"id": ..., "text": ...}``, one document each.
 Output: word in lower case, sorted list of document ids::
 
     mrcelery submit mrcelery.examples.inverted_index:InvertedIndex docs.jsonl -o index -R 8

@@ -1,8 +1,7 @@
-"""How large are the packages of each section, by a format of one's own in, and one out?
+"""How large are the packages of each section? Shows a custom input format and a custom output format.
 
-Input: control files as Debian has them (``/var/lib/dpkg/status``, ``Packages``): paragraphs of ``Field: value``
-lines, which a blank line ends, and a field goes on in lines that begin with a blank. Output: Markdown tables
-of section and kibibytes::
+Input: Debian control files (``/var/lib/dpkg/status``, ``Packages``): paragraphs of ``Field: value`` lines, separated
+by blank lines; lines that begin with a blank continue a field. Output: Markdown tables of section and kibibytes::
 
     mrcelery submit mrcelery.examples.own_format:SectionSizes /var/lib/dpkg/status
 """
@@ -12,14 +11,14 @@ from mrcelery.formats import input_format
 
 
 class Paragraphs:
-    """Reads a file's paragraphs as dicts, the key being the number of the paragraph."""
+    """Reads a file's paragraphs as dicts; the key is the paragraph's number."""
 
-    splittable = False  # the middle of a file does not tell where a paragraph begins
+    splittable = False  # the middle of a file does not show where a paragraph begins
 
     def read(self, extent, max_record):
         number, last = 0, None
         fields: dict[str, str] = {}
-        # lines from another format: it decompresses, and keeps memory bounded
+        # read lines through another format: it decompresses, and keeps memory bounded
         for block in input_format("text").read(extent, max_record):
             for line in block.values:
                 if not line.strip():

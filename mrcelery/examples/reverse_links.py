@@ -1,8 +1,8 @@
 """Which pages link to each page?
 
-Paper, section 2.3, "Reverse Web-Link Graph". Input: JSON lines ``{"url": ..., "html": ...}``, a page each.
-Output: target, sorted list of the pages that link to it. Links are made absolute, their fragments
-dropped; what does not lead to the web (``mailto:`` and the like) does not count::
+Paper, section 2.3, "Reverse Web-Link Graph". Input: JSON lines ``{"url": ..., "html": ...}``, one page each.
+Output: target, sorted list of the pages that link to it. Links are made absolute and their fragments dropped; links
+outside the web (``mailto:`` and the like) do not count::
 
     mrcelery submit mrcelery.examples.reverse_links:ReverseLinks crawl/*.jsonl.gz -o links
 """

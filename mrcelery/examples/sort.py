@@ -1,9 +1,9 @@
-"""Lines in order of their first 10 bytes.
+"""Lines sorted by their first 10 bytes.
 
 Paper, section 2.3, "Distributed Sort", with the keys of section 5.3. Input: lines of any bytes. Output: the
-same lines; those with equal keys stay in the order of the input. Each part file is sorted, since a
-reducer is given its keys in order (section 4.2), and so are all part files one after the other, since the range
-partitioner gives each reducer the keys between two bounds. The paper has the user know these bounds; here
+same lines; those with equal keys keep the order of the input. Each part file is sorted, because a
+reducer gets its keys in order (section 4.2), and so is their concatenation, because the range
+partitioner gives each reducer the keys between two bounds. In the paper the user knows these bounds; here
 they come from a sample of the keys::
 
     mrcelery submit mrcelery.examples.sort:Sort records.txt -o sorted -R 4

@@ -1,8 +1,8 @@
 """Which words matter most on each host?
 
-Paper, section 2.3, "Term-Vector per Host". Input: JSON lines ``{"url": ..., "text": ...}``, a document each.
+Paper, section 2.3, "Term-Vector per Host". Input: JSON lines ``{"url": ..., "text": ...}``, one document each.
 Output: host, list of [word, frequency], the most frequent first, at most ``--terms`` of them. The
-different words of a host must fit in memory::
+distinct words of a host must fit in memory::
 
     mrcelery submit mrcelery.examples.term_vector:TermVector docs.jsonl -- --terms 10
 """
@@ -44,7 +44,7 @@ class TermVector(MRJob):
         yield host, added(vectors)
 
     def reducer(self, host, vectors):
-        # Only here are a host's infrequent words known, so only here may they be thrown away.
+        # Only here is the full frequency of a host's words known, so rare words must not be dropped earlier.
         by_frequency = sorted(added(vectors).items(), key=lambda term: (-term[1], term[0]))
         yield host, by_frequency[: self.options.terms]
 

@@ -1,8 +1,8 @@
 """How often was each URL requested?
 
 Paper, section 2.3, "Count of URL Access Frequency". Input: a web server's access log in the Common or the
-Combined Log Format. Output: path without the query string, count. Lines that are no such entry are
-counted, and passed over::
+Combined Log Format. Output: path without the query string, count. Other lines are counted and
+skipped::
 
     mrcelery submit mrcelery.examples.url_count:UrlCount /var/log/nginx/ -o url-counts
 """

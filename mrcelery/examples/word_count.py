@@ -1,6 +1,6 @@
 """How often does each word occur?
 
-Paper, section 2.1. Input: text; words are what whitespace separates. Output: word, count::
+Paper, section 2.1. Input: text; words are separated by whitespace. Output: word, count::
 
     mrcelery submit mrcelery.examples.word_count:WordCount book.txt
 """

@@ -34,13 +34,13 @@ __all__ = [
 def input_format(
     text: str, on_bad: Callable[[TaskError], None] | None = None, job: Any = None, *, tables: bool = False
 ) -> InputFormat:
-    """Make the input format that ``text`` names: one of :data:`INPUTS`, or one of the user's own.
+    """Make the input format named by ``text``: one of :data:`INPUTS`, or a custom one.
 
-    ``on_bad`` is called with the error of each damaged record, which is skipped if it returns; without
-    it the error is raised. ``job`` is the job's instance, which a format of the user's own needs to read.
-    ``tables``: blocks have a ``table`` if the format can give one, and are larger;
-    :func:`mrcelery.formats.arrow.table_of` gives one for any block. Raises :class:`UsageError` for another name or
-    arguments it does not take, and if pyarrow and numpy, which tables need, are not installed.
+    ``on_bad`` is called with the error of each damaged record, which is skipped if it returns; without it the error is
+    raised. ``job`` is the job's instance, which a custom format needs to read. ``tables``: blocks have a ``table`` if
+    the format can provide one, and are larger; :func:`mrcelery.formats.arrow.table_of` makes one for any block. Raises
+    :class:`UsageError` for another name or unsupported arguments, and if pyarrow and numpy, which tables need, are not
+    installed.
     """
     name = parse(text, INPUTS)
     if tables:
@@ -84,9 +84,9 @@ def input_format(
 
 
 def output_format(text: str, job: Any = None) -> OutputFormat:
-    """Make the output format that ``text`` names, one of :data:`OUTPUTS` or the user's own, for one part file.
+    """Make the output format named by ``text``, one of :data:`OUTPUTS` or a custom one, for one part file.
 
-    ``job`` is as for :func:`input_format`. Raises :class:`UsageError` as it does.
+    ``job`` and the errors raised are those of :func:`input_format`.
     """
     name = parse(text, OUTPUTS)
     if name.base in ("csv", "tsv"):

@@ -1,7 +1,6 @@
-"""Arrow columns of input and output: arrays over a file's bytes, the bytes behind an array, tables of blocks.
+"""Arrow columns of input and output: arrays over a file's bytes, an array's bytes, tables of blocks.
 
-Needs the extra ``arrow``. So other modules import this one where they have met a table or an array, or
-were asked for one.
+Needs the extra ``arrow``. So other modules import this one only when they handle a table or an array.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from mrcelery.records.columns import Column, as_list
 
 
 class ArrowColumn(Sequence[Any]):
-    """The values of an ``array`` as Python objects, made when they are asked for."""
+    """The values of an ``array`` as Python objects, made on access."""
 
     __slots__ = ("array",)
 
@@ -44,9 +43,9 @@ class ArrowColumn(Sequence[Any]):
 def line_array(raw: bytes, text: bool) -> Any:
     """Return the lines of a raw block as an array of ``string`` or of ``binary``, without their line ends.
 
-    None for text that is not UTF-8.
+    Returns None for text that is not UTF-8.
     """
-    # Two bytes cost a search of their own, forty times that for one.
+    # A search for two bytes costs forty times as much as one for a single byte.
     data = raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw
     whole = pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(_ints([0, len(data)])), pa.py_buffer(data)])
     if text:
@@ -71,7 +70,7 @@ def fixed_array(raw: bytes, length: int, begin: int = 0, end: int = -1) -> Any:
 def table_of(block: RecordBlock) -> Any:
     """Return the block as a ``pyarrow.Table``: its own if it has one.
 
-    Otherwise, if all values are dicts, their fields are the columns, and a field that a dict lacks is null there. Other
+    Otherwise, if all values are dicts, their fields are the columns, with null for a field that a dict lacks. Other
     values become a column ``value``, with a column ``key`` before it if there are keys. Raises
     :class:`CorruptDataError` for text that is not UTF-8, :class:`CodecError` for other values that do not fit Arrow's
     columns.
@@ -126,17 +125,17 @@ def _ints(items: Any) -> Any:
 
 
 def is_bytes(kind: Any) -> bool:
-    """Whether an array of this type holds bytes, of any of the layouts that :func:`data_of` reads."""
+    """Check whether an array of this type holds bytes, in any of the layouts that :func:`data_of` reads."""
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def is_text(kind: Any) -> bool:
-    """Whether an array of this type holds strings, of either offset width."""
+    """Check whether an array of this type holds strings, of either offset width."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def data_of(array: Any) -> memoryview:
-    """Return the bytes of an array of strings or bytes, one value after another, without a copy; no nulls allowed."""
+    """Return the bytes of an array of strings or bytes, contiguous and without a copy; nulls are not allowed."""
     kind = array.type
     *_, data = array.buffers()
     if data is None:
@@ -151,7 +150,7 @@ def data_of(array: Any) -> memoryview:
 
 
 def has_any(array: Any, characters: bytes, *, controls: bool = False) -> bool:
-    """Whether a value of an array of strings or bytes has one of some ASCII characters, or if asked one below 32."""
+    """Check whether an array of strings or bytes contains any of some ASCII characters, or if asked any below 32."""
     data = np.frombuffer(data_of(array), np.uint8)
     return bool(any((data == c).any() for c in characters) or (controls and (data < 0x20).any()))
 
@@ -159,7 +158,7 @@ def has_any(array: Any, characters: bytes, *, controls: bool = False) -> bool:
 def text_rows(keys: Column, values: Column) -> bytes | None:
     """Write ``key TAB value NEWLINE`` for each pair, without the tab if keys or values are all None.
 
-    None if this needs Python's ``str()``.
+    Returns None if this needs Python's ``str()``.
     """
     columns = [_text_column(column) for column in (keys, values) if not all_none(column)]
     if any(column is None or column.null_count for column in columns):
@@ -170,7 +169,7 @@ def text_rows(keys: Column, values: Column) -> bytes | None:
 def csv_rows(columns: Sequence[Column], delimiter: str, quote: str) -> bytes | None:
     """Write rows that need no quotes, nulls as empty fields.
 
-    None if one might need quotes, or a column has other types than int, text and bytes.
+    Returns None if a field might need quotes, or a column has a type other than int, text and bytes.
     """
     if not delimiter.isascii() or not quote.isascii() or delimiter == " ":
         return None
@@ -181,12 +180,12 @@ def csv_rows(columns: Sequence[Column], delimiter: str, quote: str) -> bytes | N
             return None
         fields.append(field.fill_null(b""))
     if len(fields) == 1 and not pc.all(pc.greater(pc.binary_length(fields[0]), 0)).as_py():
-        return None  # a blank line would be no record
+        return None  # a blank line would not be read as a record
     return joined(fields, delimiter.encode(), b"\n")
 
 
 def json_column(column: Column) -> Any:
-    """Encode each value as JSON, an array of ``binary``, as :func:`json_lines` does and with its errors."""
+    """Encode each value as JSON, an array of ``binary``, like :func:`json_lines` and with the same errors."""
     if all_none(column):
         return _repeated(b"null", len(column))
     if not isinstance(column, list):
@@ -201,7 +200,7 @@ def json_column(column: Column) -> Any:
 
 
 def json_rows(keys: Column, values: Column) -> bytes | None:
-    """Write ``{"key": key, "value": value}`` lines, values alone if no key is there; None if only some are."""
+    """Write ``{"key": key, "value": value}`` lines, or only values if all keys are None; None if only some are."""
     if all_none(keys):
         return joined([json_column(values)], b"", b"\n")
     if None in keys if isinstance(keys, list) else keys.null_count:
@@ -212,7 +211,7 @@ def json_rows(keys: Column, values: Column) -> bytes | None:
 
 
 def as_inferred(array: Any) -> Any:
-    """Return an array with the type that its values would be given as a list."""
+    """Return an array with the type that Arrow would infer for its values given as a list."""
     kind = array.type
     if all_none(array):
         return pa.nulls(len(array))
@@ -230,7 +229,7 @@ def _repeated(item: bytes, times: int) -> Any:
 
 
 def _text_column(column: Column) -> Any:
-    """Return an array of strings, bytes or ints as ``binary``, as ``str()`` writes them, nulls kept; else None."""
+    """Return an array of strings, bytes or ints as ``binary``, written like ``str()``, nulls kept; else None."""
     if isinstance(column, list):
         return None
     kind = column.type
@@ -242,7 +241,7 @@ def _text_column(column: Column) -> Any:
 
 
 def joined(columns: Sequence[Any], between: bytes, end: bytes) -> bytes:
-    """Join ``binary`` columns without nulls to rows, ``between`` between the fields and ``end`` after each row."""
+    """Join ``binary`` columns without nulls into rows, with ``between`` between fields and ``end`` after each row."""
     rows = columns[0]
     if len(columns) > 1:
         rows = pc.binary_join_element_wise(*columns, pa.scalar(between, pa.binary()))

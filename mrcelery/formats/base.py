@@ -27,9 +27,8 @@ class RecordBlock:
 
     ``keys`` is None if every key is None, else as long as ``values``. ``file`` is the file's URI.
     ``offsets`` gives record ``i``'s offset, in bytes into the uncompressed file. ``table`` is the block as a
-    ``pyarrow.Table`` if the format has columns, or was asked for tables; ``keys`` and ``values`` are made
-    only when they are asked for then, and if they are :class:`mrcelery.formats.arrow.ArrowColumn` have
-    their array as ``array``.
+    ``pyarrow.Table`` if the format has columns, or was asked for tables. ``keys`` and ``values`` are then made
+    only on demand; those that are :class:`mrcelery.formats.arrow.ArrowColumn` have their array as ``array``.
     """
 
     keys: Sequence[Any] | None
@@ -59,10 +58,9 @@ class InputFormat(Protocol):
         """Yield the records that begin in the extent, in order, in blocks of about a MiB of input.
 
         Raises :class:`mrcelery.errors.RecordTooLongError` for a record of more than ``max_record``
-        bytes, :class:`mrcelery.errors.CorruptDataError` for damaged input,
-        :class:`mrcelery.errors.ChangedInputError` for a file that is not what was planned (an extent made of this one,
-        by ``msgspec.structs.replace``, keeps its tag), :class:`mrcelery.errors.InputError` if it is gone or may not
-        be read.
+        bytes, :class:`mrcelery.errors.CorruptDataError` for damaged input, and :class:`mrcelery.errors.InputError` if
+        the file is gone or may not be read. Raises :class:`mrcelery.errors.ChangedInputError` if the file changed
+        after it was planned; an extent made of this one, by ``msgspec.structs.replace``, keeps the tag that says so.
         """
         ...
 
@@ -70,10 +68,12 @@ class InputFormat(Protocol):
 class OutputFormat(Protocol):
     """Writes the records of one part file.
 
-    A format may also have ``finish(self) -> bytes``: what ends the file, after the last block;
-    ``needs_records = True`` if a file without a record would be no valid file, and is left out; and
-    ``arrow = True`` if ``encode`` takes a ``pyarrow.Array`` (never chunked) for either column as well, and
-    writes for it what it would for ``array.to_pylist()``.
+    A format may also have:
+
+    - ``finish(self) -> bytes``: the end of the file, after the last block.
+    - ``needs_records = True``: a file without a record would not be valid, and is left out.
+    - ``arrow = True``: ``encode`` also takes a ``pyarrow.Array`` (never chunked) for either column, and writes for it
+      what it would for ``array.to_pylist()``.
     """
 
     @property

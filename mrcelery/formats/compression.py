@@ -1,7 +1,7 @@
-"""Compressed inputs, recognised by the file name's ending, and compressed outputs, chosen by ``--compress``.
+"""Compressed inputs, recognized by the file name's extension, and compressed outputs, chosen by ``--compress``.
 
-Reading takes bounded memory whatever the bytes expand to, follows files made of several members
-(``cat a.gz b.gz``, pigz, pbzip2, pzstd), and takes a file that ends early for damaged.
+Reading takes bounded memory whatever the bytes expand to, handles files made of several members (``cat a.gz b.gz``,
+pigz, pbzip2, pzstd), and treats a file that ends early as damaged.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from mrcelery.errors import CorruptDataError, UsageError
 from mrcelery.formats.base import Compressor
 
 BLOCK = 1 << 20
-"""Most bytes of a decompressed chunk (zstd: somewhat more)."""
+"""Largest decompressed chunk in bytes (zstd: somewhat more)."""
 
 XZ_MEMORY = 256 << 20
-"""Most bytes an .xz file's dictionary may take; ``xz -9`` makes files that need 65 MiB."""
+"""Most bytes that an .xz file's dictionary may take; ``xz -9`` makes files that need 65 MiB."""
 
 # bgzip's files are gzip files of many members.
 _ENDINGS = {
@@ -39,7 +39,7 @@ _ARCHIVES = (
 )
 _COMPRESSED = (".z", ".lz4", ".lz", ".lzo", ".snappy", ".sz", ".br", ".zz", ".deflate")
 
-# By the ending of a file's name: what the file is, and what to do about it, unless the format takes it.
+# By file extension: the file's kind, and what to do about it, unless the format reads it.
 _UNREADABLE = {
     **dict.fromkeys(_ARCHIVES, ("an archive", _EXTRACT)),
     **dict.fromkeys(_COMPRESSED, ("compressed in a way that is not supported", _RECOMPRESS)),
@@ -50,16 +50,16 @@ _UNREADABLE = {
 
 
 def _name_of(uri: str) -> str:
-    """Return the last name of an address in lower case, without the query of a web address."""
+    """Return the last part of an address in lower case, without a web address's query."""
     if uri.startswith(("http://", "https://")):
         uri = uri.partition("#")[0].partition("?")[0]
     return uri.rpartition("/")[2].lower()
 
 
 def why_unreadable(uri: str, endings: Collection[str] | None = ()) -> str:
-    """Say why a file cannot be read as records, by its name, and what to do about it; "" if it may be.
+    """Describe why a file cannot be read as records, judging by its name, and the remedy; "" if it may be readable.
 
-    ``endings`` are those that the format takes all the same, None for all.
+    ``endings`` are the extensions that the format reads anyway, None for all.
     """
     name = _name_of(uri)
     dot = name.rfind(".")
@@ -72,7 +72,7 @@ def why_unreadable(uri: str, endings: Collection[str] | None = ()) -> str:
     return f"input {uri} is {found[0]} by its name: {found[1]}" if found else ""
 
 
-# By a file's first bytes, none of which a text has: what it is, and the ending that its name should have ("": none).
+# By a file's first bytes, which do not occur in text: its kind, and the extension its name should have ("": none).
 _SIGNATURES = (
     (re.compile(rb"\x1f\x8b\x08"), "gzip data", ".gz"),
     (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2 data", ".bz2"),
@@ -87,7 +87,7 @@ _SIGNATURES = (
 
 
 def check_text(begin: bytes, uri: str) -> None:
-    """Raise :class:`CorruptDataError`, not retryable, if a file that is read as text begins as no text does."""
+    """Raise :class:`CorruptDataError`, not retryable, if a file read as text starts with a binary signature."""
     if begin[:1] not in b"\x1f\x28\x04\xfdBP7R":
         return
     for signature, what, ending in _SIGNATURES:
@@ -110,7 +110,7 @@ def compression_of(uri: str) -> str:
 
 
 class _Decompressor(Protocol):
-    """What bz2's and lzma's decompressors have in common; gzip and zstd are fitted to it."""
+    """The common interface of bz2's and lzma's decompressors; gzip and zstd are adapted to it."""
 
     @property
     def eof(self) -> bool: ...
@@ -124,7 +124,7 @@ class _Decompressor(Protocol):
 def decompress(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
     """Yield the uncompressed bytes of a file, in chunks of about :data:`BLOCK` at most.
 
-    A name without a known ending means that the bytes are passed on as they are. Raises :class:`CorruptDataError`, not
+    If the name has no known extension, the bytes are passed on unchanged. Raises :class:`CorruptDataError`, not
     retryable, if the bytes are damaged or end early.
     """
     name = compression_of(uri)
@@ -145,7 +145,7 @@ def decompress(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
                     return
                 raise _damaged(uri, name, "it ends early", taken, given)
         if member is None:
-            # Zeros may follow a member: tapes and xz pad with them.
+            # Zeros may follow a member: tapes and xz use them as padding.
             data = data.lstrip(b"\0") if members else data
             if not data:
                 continue
@@ -193,14 +193,14 @@ class _Gzip:
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
         tail = self._inner.unconsumed_tail
         out = self._inner.decompress(tail + data if tail else data, max_length)
-        # A full answer may leave more within, even with all input taken.
+        # A full output may leave more inside, even with all input taken.
         self.needs_input = not self._inner.unconsumed_tail and len(out) < max_length
         return out
 
 
 class _Zstd:
-    # zstandard has no limit on the output of a call, and 4 bytes may stand for 128 KiB: so this many
-    # bytes at a time, which makes 16 MiB at the very worst, and costs no time that could be measured.
+    # zstandard has no limit on the output of a call, and 4 bytes may expand to 128 KiB: so only this many bytes are
+    # passed at a time, which makes 16 MiB at worst, and costs no measurable time.
     SLICE = 512
 
     def __init__(self) -> None:
@@ -234,8 +234,8 @@ class _Zstd:
         return b"".join(out)
 
 
-# By name: what makes a decompressor, and the errors it raises. Imported at first use: a job of
-# plain text needs none of them.
+# By name: the factory of a decompressor, and the errors it raises. Imported at first use: a job of plain text needs
+# none of them.
 _Maker = tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]
 
 
@@ -283,7 +283,7 @@ class _Compressing:
 def _to_gzip() -> Compressor:
     import zlib
 
-    # zlib's own header has no time and no name: the same records give the same bytes.
+    # zlib's header contains no time and no name: the same records give the same bytes.
     return _Compressing(zlib.compressobj(wbits=31))
 
 
@@ -315,7 +315,7 @@ _COMPRESSORS: dict[str, tuple[str, Callable[[], Compressor]]] = {
 
 
 def compressor(name: str) -> tuple[str, Callable[[], Compressor]]:
-    """Return the file ending and the factory of the compressor ``name``: none, gzip, bz2, xz or zstd.
+    """Return the file extension and the factory of the compressor ``name``: none, gzip, bz2, xz or zstd.
 
     Raises :class:`UsageError` for another name.
     """

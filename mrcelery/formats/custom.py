@@ -1,7 +1,7 @@
-"""Formats of the user's own: an object of their class, on the job or named ``pkg.module:Class``.
+"""Custom formats: an object of the user's class, on the job or named ``pkg.module:Class``.
 
-The client loads it to learn what the coordinator must know without the user's code: whether files may
-be cut, and the ending of part files. Tasks find the object again in the shipped code.
+The client loads it to learn what the coordinator must know without the user's code: whether files may be cut, and the
+extension of part files. Tasks find the object again in the shipped code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mrcelery.job.tracebacks import user_traceback
 from mrcelery.schema.structs import Extent
 
 BLOCK = 1 << 20
-"""Bytes of a block that is made of the pairs a format yields."""
+"""Bytes of a block made from the pairs that a format yields."""
 
 MOST_PAIRS = 4096
 
@@ -47,9 +47,9 @@ def load(name: str) -> Any:
 
 
 def made(given: Any, name: str, method: str) -> Any:
-    """Make a fresh format from a class or an object: what one file leaves in it must not show in the next.
+    """Make a fresh format from a class or an object: state left by one file must not affect the next.
 
-    Raises :class:`UsageError` if it has no such method.
+    Raises :class:`UsageError` if it lacks the method ``method``.
     """
     if not callable(getattr(given, method, None)):
         raise UsageError(
@@ -64,8 +64,10 @@ def made(given: Any, name: str, method: str) -> Any:
 
 
 class OwnInput:
-    """A reader of the user's: ``splittable`` (False if it is missing) and ``read(extent, max_record)``,
-    which yields blocks or (key, value) pairs."""
+    """A user's reader: ``splittable`` (False if missing) and ``read(extent, max_record)``.
+
+    ``read`` yields blocks or (key, value) pairs.
+    """
 
     endings = None
 
@@ -76,7 +78,7 @@ class OwnInput:
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
         """Read through a fresh reader; its pairs are gathered into blocks of :data:`BLOCK` bytes.
 
-        What the reader raises becomes :class:`UserCodeError` with the file's URI.
+        An error in the reader becomes :class:`UserCodeError` with the file's URI.
         """
         reader = self._find()
         check = watch(extent)  # the reader may open the file itself
@@ -94,7 +96,7 @@ class OwnInput:
 
 
 def _blaming(read: Callable[[], Any], uri: str) -> Iterator[Any]:
-    """Yield what a reader yields; what it raises becomes :class:`UserCodeError`."""
+    """Yield a reader's items; its errors become :class:`UserCodeError`."""
     items: Iterator[Any] | None = None
     while True:
         try:
@@ -132,8 +134,7 @@ def _blocks(pairs: Iterator[Any], uri: str) -> Iterator[RecordBlock]:
 
 
 class OwnOutput:
-    """A writer of the user's: ``encode(keys, values)``, and if it likes ``suffix``, ``finish()``, ``needs_records``
-    and ``arrow``."""
+    """A user's writer: ``encode(keys, values)``; optionally ``suffix``, ``finish()``, ``needs_records``, ``arrow``."""
 
     def __init__(self, suffix: str, find: Callable[[], Any]) -> None:
         self.suffix = suffix
@@ -148,16 +149,16 @@ class OwnOutput:
 
     @property
     def needs_records(self) -> bool:
-        """As the user's writer says, False by default."""
+        """Return the attribute of the user's writer, False by default."""
         return bool(getattr(self._writer, "needs_records", False))
 
     @property
     def arrow(self) -> bool:
-        """As the user's writer says, False by default."""
+        """Return the attribute of the user's writer, False by default."""
         return bool(getattr(self._writer, "arrow", False))
 
     def encode(self, keys: list[Any], values: list[Any]) -> bytes:
-        """Encode through the user's writer. Raises :class:`UserCodeError` if that raises or returns no bytes."""
+        """Encode through the user's writer. Raises :class:`UserCodeError` if it raises or does not return bytes."""
         return _bytes(lambda: self._writer.encode(keys, values))
 
     def finish(self) -> bytes:

@@ -1,7 +1,7 @@
 """Delimited text (``csv``, ``tsv``): RFC 4180, read and written by Python's ``csv`` module.
 
-A quoted field may hold newlines, so the middle of a file does not show where records begin: a
-file is one split. With ``csv.multiline=false`` every line is a record, and a file is cut like text.
+A quoted field may contain newlines, so the middle of a file does not show where records begin: a file is one split.
+With ``csv.multiline=false`` every line is a record, and a file is cut like text.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from mrcelery.records.columns import Column, as_list
 from mrcelery.schema.structs import Extent
 
 Row = list[str] | csv.Error
-"""The fields of a record, none for a blank line; or why it is none."""
+"""The fields of a record, [] for a blank line; or the error of a malformed record."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields stand in a line; ``quote`` is "" if none is quoted."""
+    """How fields are separated and quoted; ``quote`` is "" for no quoting."""
 
     delimiter: str = ","
     quote: str = '"'
     header: bool = True
     """Whether the first record names the columns."""
     multiline: bool = True
-    """Whether quoted fields may hold newlines."""
+    """Whether quoted fields may contain newlines."""
 
     def reader(self, lines: Iterable[str]) -> Any:
         """Make a strict csv reader; QUOTE_NONE if ``quote`` is ""."""
         quoting: Any = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
-        # strict: what is no CSV would otherwise be guessed at, and an open quote take in the rest of the file
+        # strict: malformed CSV would otherwise be guessed at, and an open quote would take in the rest of the file
         return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting, strict=True)
 
     def writer(self, out: io.StringIO, quoting: Any = csv.QUOTE_MINIMAL) -> Any:
@@ -54,7 +54,7 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Whole records: the lines they stand in, the first at byte ``offset``, and one row for each."""
+    """Whole records: their lines, the first at byte ``offset``, and one row for each record."""
 
     dialect: Dialect
     offset: int
@@ -71,8 +71,8 @@ class _Chunk:
 class DelimitedInput:
     """Values are dicts of strings by column, or lists of strings if there is no header.
 
-    Blank lines are passed over. A record that is no CSV, or has more or fewer fields than the header,
-    raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped.
+    Blank lines are skipped. A record that is malformed, or has more or fewer fields than the header, raises
+    :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped.
     """
 
     def __init__(self, dialect: Dialect, on_bad: Callable[[TaskError], None] | None = None) -> None:
@@ -81,17 +81,17 @@ class DelimitedInput:
 
     @property
     def splittable(self) -> bool:
-        """False unless ``multiline`` is off: from the middle of a file, no quote tells whether it opens or closes."""
+        """Return False unless ``multiline`` is off: in the middle of a file, a quote may open or close a field."""
         return not self._dialect.multiline
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        """Read rows as dicts by the file's header, which a later extent fetches from the file's start."""
+        """Read rows as dicts by the file's header; a later extent reads the header from the file's start."""
         allow_fields(max_record)
         header = self.header_before(extent, max_record)
         yield from self.blocks(extent.uri, line_blocks(extent, max_record), header, max_record)
 
     def header_before(self, extent: Extent, max_record: int) -> list[str] | None:
-        """Read the file's header if it has one and that lies before the extent; else None."""
+        """Read the file's header if it has one and the header is before the extent; else None."""
         if not self._dialect.header or extent.start == 0:
             return None
         # [0, 1) owns the file's first line and no other
@@ -102,7 +102,7 @@ class DelimitedInput:
     def blocks(
         self, uri: str, source: Iterator[tuple[int, bytes]], header: list[str] | None, max_record: int
     ) -> Iterator[RecordBlock]:
-        """Yield the records in blocks of :func:`line_blocks`; the first record is taken as the header if one is due."""
+        """Yield the records in blocks of :func:`line_blocks`; if a header is expected, take the first record as it."""
         for chunk in self._chunks(uri, source, max_record):
             first = 0
             if self._dialect.header and header is None:
@@ -153,7 +153,7 @@ class DelimitedInput:
 
 
 class _Stream:
-    """Records of a file whose records may be several lines long, read block by block."""
+    """Records of a file whose records may span several lines, read block by block."""
 
     def __init__(self, dialect: Dialect, uri: str, source: Iterator[tuple[int, bytes]], max_record: int) -> None:
         self._dialect = dialect
@@ -162,29 +162,29 @@ class _Stream:
         self._source = source
         self._offset = 0  # of the first of the lines below
         self._lines: list[str] = []
-        self._taken = 0  # lines that the reader has had
+        self._taken = 0  # lines passed to the reader
         self._rows: list[Row] = []
-        self._blocks = 0  # that the lines come from
+        self._blocks = 0  # number of blocks that the lines come from
         self._end = 0  # byte after the last of the lines
 
     def chunks(self) -> Iterator[_Chunk]:
         reader = self._dialect.reader(self._feed())
         while (row := next_row(reader)) is not None:
             self._rows.append(row)
-            # A record that reached into the next block ends the chunk: else chunks might never end.
+            # A record that reached into the next block ends the chunk: otherwise chunks might never end.
             if self._taken == len(self._lines) or self._blocks > 1:
                 yield self._cut()
         if self._rows:
             yield self._cut()
 
     def _feed(self) -> Iterator[str]:
-        within = last = 0  # bytes of blocks that lie wholly within one record; of the last block
+        within = last = 0  # bytes of blocks wholly within one record; bytes of the last block
         for offset, raw in self._source:
             if not self._lines:
                 self._offset = offset
             within = within + last if self._blocks > 1 else 0
             if within > self._max_record:
-                # strict readers see an open quote only when all is read
+                # strict readers report an open quote only at the end of the input
                 chunk = _Chunk(self._dialect, self._offset, self._lines, [])
                 raise too_long(self._uri, chunk.offset_of(len(self._rows)), self._max_record)
             self._blocks += 1
@@ -206,7 +206,7 @@ class _Stream:
 def allow_fields(size: int) -> None:
     """Raise the csv module's limit on a field to ``size`` bytes.
 
-    The limit, 128 KiB at first, holds for the whole process; it is never lowered here.
+    The limit, initially 128 KiB, applies to the whole process; it is never lowered here.
     """
     csv.field_size_limit(max(csv.field_size_limit(), size))
 
@@ -223,7 +223,7 @@ def next_row(reader: Any) -> Row | None:
 
 
 def lines_of(raw: bytes) -> list[str]:
-    """Split into lines with their line ends, a ``\\r`` alone included, as the csv module expects."""
+    """Split into lines with their line ends, including a single ``\\r``, as the csv module expects."""
     return io.StringIO(raw.decode("utf-8", "surrogateescape"), newline="").readlines()
 
 
@@ -236,7 +236,7 @@ def _width(row: Row) -> int:
 
 
 def header_of(row: Row, uri: str) -> list[str]:
-    """Check a header row and return its names. Raises :class:`CorruptDataError` if it is blank or names one twice."""
+    """Check a header row and return its names. Raises :class:`CorruptDataError` if it is blank or has duplicates."""
     if isinstance(row, csv.Error):
         raise _bad(uri, 0, row)
     if not row:
@@ -260,9 +260,9 @@ def _bad(uri: str, offset: int, why: Exception, record: str = "") -> CorruptData
 
 
 class DelimitedOutput:
-    """Records as rows of :class:`Columns`, each part file under a header of its own.
+    """Records as rows of :class:`Columns`; each part file has its own header.
 
-    None is an empty field; lists, tuples and dicts are written as JSON, anything else as ``str()`` has it.
+    None is an empty field; lists, tuples and dicts are written as JSON, anything else as by ``str()``.
     """
 
     def __init__(self, dialect: Dialect, suffix: str, columns: Sequence[str] = ()) -> None:
@@ -299,7 +299,7 @@ class DelimitedOutput:
             pass
         except csv.Error as e:
             raise CodecError(f"a record cannot be written ({e}): set csv.quote, or use --output-format jsonl") from None
-        # Row by row, as a row's bytes must not depend on others.
+        # Row by row, because a row's bytes must not depend on others.
         return b"".join(text_bytes(self._safe_text(row)) for row in rows)
 
     def _text(self, rows: Iterable[Sequence[Any]], quoting: Any = csv.QUOTE_MINIMAL) -> str:
@@ -308,7 +308,7 @@ class DelimitedOutput:
         return out.getvalue()
 
     def _safe_text(self, row: Sequence[Any]) -> str:
-        # A carriage return alone is quoted by newer versions of the module only; readers take it for a line's end.
+        # Only newer versions of the module quote a single carriage return; readers take it for a line end.
         text = self._text([row])
         return self._text([row], csv.QUOTE_ALL) if "\r" in text else text
 

@@ -1,7 +1,7 @@
-"""Delimited text as tables: what :mod:`mrcelery.formats.delimited` reads, by pyarrow where both read the same.
+"""Delimited text as tables: the input of :mod:`mrcelery.formats.delimited`, read by pyarrow if both read the same.
 
-They differ over quotes within fields, a ``\\r`` alone and what is no CSV. So each block is checked first, and
-if it has any of these, the rest of the extent goes through Python's ``csv`` module.
+They differ on quotes within fields, on a single ``\\r`` and on malformed CSV. So each block is checked first, and if it
+contains any of these, the rest of the extent goes through Python's ``csv`` module.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ _NEWLINE, _RETURN = 10, 13
 
 
 class DelimitedTables:
-    """As :class:`DelimitedInput`, each block with a table: a column of strings per field, called as the header
-    has it, or ``f0``, ``f1``, ... if there is none; a field that a record without a header lacks is null."""
+    """Like :class:`DelimitedInput`, but each block has a table with a column of strings per field.
+
+    Columns are named by the header, or ``f0``, ``f1``, ... if there is none; a field missing from a record without a
+    header is null.
+    """
 
     def __init__(self, dialect: Dialect, on_bad: Callable[[TaskError], None] | None = None) -> None:
         self._dialect = dialect
@@ -36,7 +39,7 @@ class DelimitedTables:
         self.splittable = self._plain.splittable
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        """Parse with pyarrow; blocks it refuses are read by the csv module, with the same records."""
+        """Parse with pyarrow; blocks it refuses are read by the csv module, giving the same records."""
         uri, longest = extent.uri, min(max_record, LONGEST)
         allow_fields(longest)
         header = self._plain.header_before(extent, longest)
@@ -95,7 +98,7 @@ class DelimitedTables:
             return None
 
     def _record(self, data: bytes) -> Row | None:
-        """Read the first record, from no more lines than it has."""
+        """Read the first record, using only its own lines."""
         return next_row(self._dialect.reader(line.decode("utf-8", "surrogateescape") for line in io.BytesIO(data)))
 
     def _rows(self, table: Any) -> Rows:
@@ -138,9 +141,9 @@ class _Lists(Rows):
 def _record_ends(data: bytes, dialect: Dialect, *, last: bool) -> Any:
     """Find the record ends: offsets into ``data`` after each record's newline (numpy).
 
-    None if pyarrow might read the records otherwise than the csv module. ``last``: no more data follows, so a quote
-    must not be open. With quotes only at the ends of fields, and doubled within, a byte lies within a quoted field
-    exactly if an odd number of quotes comes before it.
+    Returns None if pyarrow might read the records differently from the csv module. ``last``: no more data follows, so a
+    quote must not be open. If quotes occur only at the ends of fields, or doubled within, a byte is within a quoted
+    field exactly if it is preceded by an odd number of quotes.
     """
     if not (dialect.delimiter + dialect.quote).isascii() or b"\0" in data:
         return None

@@ -1,7 +1,7 @@
-"""Records of a fixed length in bytes (``records:N``), each a value of N bytes under the key None, or under
-some bytes of its own (``records:N,key=BEGIN-END``).
+"""Records of a fixed length in bytes (``records:N``), each a value of N bytes.
 
-An extent ``[start, end)`` owns each record whose first byte lies in it, so a file may be cut anywhere.
+The key is None, or some of the record's bytes (``records:N,key=BEGIN-END``). An extent ``[start, end)`` owns each
+record whose first byte is in it, so a file may be cut anywhere.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mrcelery.schema.structs import Extent
 class FixedInput:
     """Values are the file's bytes, ``length`` at a time; keys are bytes ``key[0]`` to ``key[1]`` of each.
 
-    ``tables``: blocks have a table too, of the columns ``key`` and ``value``, or of the column ``record``
-    if there is no key, all of ``fixed_size_binary``.
+    ``tables``: blocks also have a table, with the columns ``key`` and ``value``, or the column ``record`` if there is
+    no key, all of ``fixed_size_binary``.
     """
 
     splittable = True
@@ -34,7 +34,7 @@ class FixedInput:
         self._tables = tables
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        """Read the records that begin in the extent; the first is found by arithmetic, with no byte read before it."""
+        """Read the records that begin in the extent; the first is found by arithmetic, reading no byte before it."""
         n = self._length
         if n > max_record:
             raise too_long(extent.uri, 0, max_record)
@@ -42,7 +42,7 @@ class FixedInput:
             yield from self._blocks(extent.uri, 0, decompress(read_from(extent, 0), extent.uri), max_record)
             return
         if extent.size > 0 and extent.size % n:
-            # each task of the file sees it, before it has worked for nothing
+            # each of the file's tasks checks it, before doing any work
             raise self._ragged(extent.uri, extent.size)
         start = -(-extent.start // n) * n
         end = -(-extent.end // n) * n if extent.end >= 0 else -1
@@ -102,7 +102,7 @@ class FixedInput:
 
 
 class _Slices(Sequence[bytes]):
-    """Bytes ``begin`` to ``end`` of each ``step`` bytes, cut when they are asked for."""
+    """Bytes ``begin`` to ``end`` of each ``step`` bytes, sliced on access."""
 
     def __init__(self, data: bytes, step: int, begin: int, end: int) -> None:
         self._data = data
@@ -126,7 +126,7 @@ class _Slices(Sequence[bytes]):
 
 
 def _until(extent: Extent, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield chunks up to the extent's end; raise if the file ends before it, changed since the job was planned."""
+    """Yield chunks up to the extent's end; raise if the file ends earlier, having changed since the job was planned."""
     at = extent.start
     for chunk in chunks:
         piece = chunk if extent.end < 0 else chunk[: extent.end - at]

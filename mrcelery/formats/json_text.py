@@ -25,9 +25,9 @@ _DEEPEST = 64
 
 
 def _shape(level: Iterable[Any]) -> tuple[bool, bool]:
-    """Whether values and all within them are of JSON's own types, and whether a float is not finite.
+    """Check whether values and all nested ones have JSON's own types, and whether all floats are finite.
 
-    Looks at all values of a block one level of nesting at a time, so that the loops run in C.
+    Checks all values of a block one level of nesting at a time, so that the loops run in C.
     """
     finite = True
     for _ in range(_DEEPEST):
@@ -51,8 +51,8 @@ def _shape(level: Iterable[Any]) -> tuple[bool, bool]:
 def json_lines(values: list[Any]) -> list[bytes]:
     """Encode each value as one line of JSON, in UTF-8, without the newline.
 
-    Tuples are written as lists; NaN and the infinities as Python's ``json`` writes them; a string with
-    a lone surrogate with that one escaped. Raises :class:`CodecError` for what JSON cannot hold.
+    Tuples are written as lists; NaN and the infinities as by Python's ``json``; lone surrogates are escaped. Raises
+    :class:`CodecError` for values that JSON cannot represent.
     """
     if _shape(values) == (True, True):
         try:
@@ -66,7 +66,7 @@ def json_lines(values: list[Any]) -> list[bytes]:
 
 
 def _json(value: Any) -> bytes:
-    # What msgspec would change without a word (NaN to null, bytes to base64) or not take must not reach it.
+    # Values that msgspec would silently change (NaN to null, bytes to base64) or refuse must not reach it.
     if _shape((value,)) == (True, True):
         try:
             return _encode(value)
@@ -83,9 +83,9 @@ def _json(value: Any) -> bytes:
 
 
 def _by_parts(value: Any) -> bytes:
-    """Encode what msgspec does not take as the ``json`` module does, but its floats as msgspec: 1e16, not 1e+16.
+    """Encode a value that msgspec refuses like the ``json`` module, but its floats like msgspec: 1e16, not 1e+16.
 
-    So the bytes of a part do not depend on what stands beside it in the same line.
+    So the bytes of one part of a value do not depend on the other parts in the same line.
     """
     if isinstance(value, float) and math.isfinite(value):
         return _encode(float(value))
@@ -93,11 +93,11 @@ def _by_parts(value: Any) -> bytes:
         return b"[%b]" % b",".join(map(_by_parts, value))
     if isinstance(value, dict):
         return b"{%b}" % b",".join(b"%b:%b" % (_name(key), _by_parts(item)) for key, item in value.items())
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")  # lone surrogates alone
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")  # escapes only lone surrogates
 
 
 def _name(key: Any) -> bytes:
-    """Encode the key of an object as the ``json`` module does."""
+    """Encode the key of an object like the ``json`` module."""
     if isinstance(key, str):
         return _by_parts(key)
     if key is None or isinstance(key, (int, float)):

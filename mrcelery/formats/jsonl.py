@@ -1,4 +1,4 @@
-"""JSON lines: each line is one JSON value; blank lines are passed over."""
+"""JSON lines: each line is one JSON value; blank lines are skipped."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _decode = msgspec.json.Decoder().decode
 
 
 class JsonLinesInput:
-    """Values are what the lines say, as Python's ``json`` has it (also ``NaN`` and ``Infinity``).
+    """Values are the decoded lines, as by Python's ``json`` (including ``NaN`` and ``Infinity``).
 
-    A line that is no JSON raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped. ``block`` is
-    bytes of a block at least.
+    A line that is not valid JSON raises :class:`CorruptDataError`, or goes to ``on_bad`` and is skipped. ``block`` is
+    the minimum number of bytes in a block.
     """
 
     splittable = True
@@ -30,7 +30,7 @@ class JsonLinesInput:
         self._block = block
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        """Decode a block's lines by msgspec; only if one fails, one by one, by the ``json`` module if need be."""
+        """Decode a block's lines with msgspec; if one fails, decode one by one, with the ``json`` module if needed."""
         for offset, raw in gathered(line_blocks(extent, max_record), min(self._block, max(1, max_record // 2))):
             lines = raw.split(b"\n")
             numbers: Sequence[int]
@@ -60,7 +60,7 @@ class JsonLinesInput:
 
 
 def _lenient(line: bytes) -> Any:
-    """Decode what msgspec refuses and the ``json`` module takes: NaN, 1e999, lone surrogates, broken UTF-8."""
+    """Decode what msgspec refuses and the ``json`` module accepts: NaN, 1e999, lone surrogates, broken UTF-8."""
     try:
         return _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -1,8 +1,8 @@
-"""Lines of an extent, as raw blocks: the rule by which splits share out a file's lines.
+"""Lines of an extent, as raw blocks: the rule by which splits share a file's lines.
 
-An extent ``[start, end)`` owns each line whose first byte lies in it; a line begins at byte 0 and
-after each newline. So for every way to cut a file each line has one owner, and reading an extent
-means: from the first line start at or after ``start`` to the first line start at or after ``end``.
+An extent ``[start, end)`` owns each line whose first byte is in it; a line begins at byte 0 and after each newline. So
+for every way to cut a file each line has one owner, and reading an extent means: from the first line start at or after
+``start`` to the first line start at or after ``end``.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from mrcelery.schema.structs import Extent
 BOM = b"\xef\xbb\xbf"
 
 TABLE_BLOCK = 4 << 20
-"""Bytes of input in a table, about: calls are few, and a table stays in a processor's cache."""
+"""Approximate bytes of input in a table: few calls are needed, and a table stays in a processor's cache."""
 
 
 def table_block(max_record: int) -> int:
-    """Return the bytes of input for a table when a record may have ``max_record``: its table is as large again."""
+    """Return the bytes of input for a table if a record may have ``max_record``: its table takes as much again."""
     return min(TABLE_BLOCK, max(1, max_record // 2))
 
 
 LONGEST = 1 << 30
-"""Bytes of a record in a table at most: Arrow's arrays of strings hold less than 2 GiB."""
+"""Largest record in a table, in bytes: Arrow's arrays of strings hold less than 2 GiB."""
 
 
 def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
     """Yield the extent's lines as ``(offset, raw)``: whole lines with their newlines.
 
-    Only a file's last line may lack its newline. ``offset`` is ``raw``'s place in the uncompressed file, in bytes.
-    A byte order mark at the file's begin is left out. Raises :class:`RecordTooLongError` for a line of
-    more than ``max_record`` bytes as soon as so many are read, :class:`CorruptDataError` for a file that is no text.
+    Only a file's last line may lack its newline. ``offset`` is the position of ``raw`` in the uncompressed file, in
+    bytes. A byte order mark at the start of the file is left out. Raises :class:`RecordTooLongError` for a line of more
+    than ``max_record`` bytes as soon as that many are read, :class:`CorruptDataError` for a file that is not text.
     """
     if compression_of(extent.uri):
         every = whole(extent)
@@ -54,7 +54,7 @@ def line_blocks(extent: Extent, max_record: int) -> Iterator[tuple[int, bytes]]:
 
 
 def gathered(blocks: Iterable[tuple[int, bytes]], size: int) -> Iterator[tuple[int, bytes]]:
-    """Join neighbouring blocks of :func:`line_blocks` until they have ``size`` bytes."""
+    """Join neighboring blocks of :func:`line_blocks` until they have ``size`` bytes."""
     held: list[bytes] = []
     begin = total = 0
     for offset, raw in blocks:
@@ -74,7 +74,7 @@ def _owned(extent: Extent, chunks: Iterable[bytes], max_record: int) -> Iterator
     end = extent.end
     at = max(0, extent.start - 1)
     inside = extent.start == 0
-    # Pieces of a line that has not ended yet, joined once: a line of n blocks costs n, not n squared.
+    # Pieces of an unfinished line are joined once: a line of n blocks costs n, not n squared.
     held: list[bytes] = []
     held_bytes = 0
     begin = at
@@ -82,7 +82,7 @@ def _owned(extent: Extent, chunks: Iterable[bytes], max_record: int) -> Iterator
         base, low = at, 0
         at += len(chunk)
         if not inside:
-            # The newline before the first owned line lies in [start - 1, end - 1), or none is owned.
+            # The newline before the first owned line is in [start - 1, end - 1), or no line is owned.
             low = chunk.find(b"\n", 0, len(chunk) if end < 0 else max(0, end - 1 - base)) + 1
             if low == 0:
                 if 0 <= end <= at + 1:
@@ -124,7 +124,7 @@ def _check_lengths(uri: str, offset: int, raw: bytes, max_record: int) -> None:
 
 
 def too_long(uri: str, offset: int, max_record: int) -> RecordTooLongError:
-    """Make the error for a record at ``offset`` that outgrew ``max_record`` bytes."""
+    """Make the error for a record at ``offset`` that exceeded ``max_record`` bytes."""
     return RecordTooLongError(
         f"{uri} has a record of more than {max_record} bytes at byte {offset}: "
         "raise --memory, or choose the --input-format that the file has",

@@ -1,8 +1,8 @@
-"""Names of formats with their arguments, as options of a job carry them to its tasks.
+"""Names of formats with their arguments, in the form in which a job's options carry them to its tasks.
 
-``--input-format csv -D csv.header=false`` is settled once, on the client, as ``csv:header=false``: the
-coordinator and all tasks make the same format from that text alone. A format of the user's own becomes
-``own:...`` with what the coordinator must know of it.
+``--input-format csv -D csv.header=false`` is settled once, on the client, as ``csv:header=false``: the coordinator and
+all tasks make the same format from that text alone. A custom format becomes ``own:...`` with the properties that the
+coordinator needs.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _PARAMETERS = frozenset(
     for key in arguments.get(base, ())
     if key
 )
-"""Arguments of formats by the names that a job's configuration gives them."""
+"""Arguments of formats, by their names in a job's configuration."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A format's name and its arguments; the one without a name is under ""."""
+    """A format's name and its arguments; an unnamed argument is under ""."""
 
     base: str
     arguments: Mapping[str, str]
@@ -59,7 +59,7 @@ class Name:
 
     @classmethod
     def of(cls, text: str) -> Name:
-        """Parse what ``str()`` wrote, or what a user typed without quoting."""
+        """Parse the output of ``str()``, or a user's text without quoting."""
         base, colon, rest = text.partition(":")
         arguments: dict[str, str] = {}
         for item in rest.split(",") if colon else ():
@@ -69,7 +69,7 @@ class Name:
 
     @property
     def argument(self) -> str:
-        """The argument without a name: the N of ``records:N``; "" if there is none."""
+        """Return the unnamed argument: the N of ``records:N``; "" if there is none."""
         return self.get("")
 
     def get(self, key: str, default: str = "") -> str:
@@ -92,7 +92,7 @@ class Name:
     def extent(self, key: str, size: int) -> tuple[int, int] | None:
         """Parse a range of bytes within ``size``: ``BEGIN-END``, END excluded, or ``END`` for a range from 0.
 
-        None if the argument is not given. Raises :class:`UsageError` for an empty range or one beyond ``size``.
+        Returns None if the argument is not given. Raises :class:`UsageError` for an empty range or one beyond ``size``.
         """
         if key not in self.arguments:
             return None
@@ -104,7 +104,7 @@ class Name:
         return int(begin), int(end)
 
     def character(self, key: str, default: str = ",") -> str:
-        """Parse one character, ``\\t`` as a tab. Raises :class:`UsageError` for several, or a line end."""
+        """Parse one character, ``\\t`` as a tab. Raises :class:`UsageError` for several characters, or a line end."""
         text = self.get(key, default)
         text = "\t" if text == "\\t" else text
         if len(text) != 1 or text in "\r\n":
@@ -126,7 +126,7 @@ class Name:
         return names
 
     def schema(self, key: str) -> tuple[tuple[str, str], ...]:
-        """Parse ``NAME:TYPE,NAME:TYPE`` into pairs. Raises :class:`UsageError` for an item without either."""
+        """Parse ``NAME:TYPE,NAME:TYPE`` into pairs. Raises :class:`UsageError` for an item that lacks either."""
         pairs = [item.rpartition(":") for item in self.listed(key)]
         if not all(name and kind for name, _, kind in pairs):
             raise self._wrong(key, "NAME:TYPE,NAME:TYPE")
@@ -135,7 +135,7 @@ class Name:
         return tuple((name.strip(), kind.strip()) for name, _, kind in pairs)
 
     def declared(self, job: Any, attribute: str) -> tuple[Any, str]:
-        """Return a format of the user's own and what to call it: the class named, or else the job's attribute."""
+        """Return a custom format and its display name: the class named, or else the job's attribute."""
         if name := self.get("class"):
             return load(name), name
         return getattr(job, attribute, None), f"{type(job).__name__}.{attribute}"
@@ -147,7 +147,7 @@ class Name:
 def parse(text: str, names: Sequence[str]) -> Name:
     """Parse ``text``, whose name must be one of ``names``: :data:`INPUTS` or :data:`OUTPUTS`.
 
-    Raises :class:`UsageError` for another name, or arguments that the format does not take.
+    Raises :class:`UsageError` for another name, or for arguments that the format does not accept.
     """
     name = Name.of(text)
     base, arguments = name.base, name.arguments
@@ -167,7 +167,7 @@ def parse(text: str, names: Sequence[str]) -> Name:
 
 
 def keyed(text: str) -> bool:
-    """Whether an input format's tables are its keys and its values, which an identity mapper moves as they are."""
+    """Check whether an input format's tables are its keys and values, which an identity mapper passes on unchanged."""
     name = Name.of(text)
     return name.base == "records" and "key" in name.arguments
 
@@ -178,11 +178,11 @@ def _unknown(text: str, names: Sequence[str]) -> UsageError:
 
 
 def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
-    """Settle what a user gave for a format as the text that the job's options carry.
+    """Convert a format given by a user to the text carried in the job's options.
 
-    A user gives a name, with arguments from ``jobconf`` (``csv.header`` and the like); ``pkg.module:Class``; or an
-    object or a class of the user's own, which the job has as ``attribute``, ``INPUT`` or ``OUTPUT``. Raises
-    :class:`UsageError` for anything else.
+    A user gives a name, with arguments from ``jobconf`` (``csv.header`` and the like); ``pkg.module:Class``; or a
+    custom object or class, which is the job's ``attribute``, ``INPUT`` or ``OUTPUT``. Raises :class:`UsageError` for
+    anything else.
     """
     names, taken = (INPUTS, _INPUT_ARGUMENTS) if attribute == "INPUT" else (OUTPUTS, _OUTPUT_ARGUMENTS)
     named = isinstance(given, str)
@@ -228,7 +228,7 @@ def check_jobconf(jobconf: Mapping[str, Any]) -> None:
 def check_used(given: Mapping[str, Any], input_name: str, output_name: str) -> None:
     """Raise :class:`UsageError` for an argument of a format that this job neither reads nor writes.
 
-    ``given``: the configuration given with this one job; that of its class may serve others as well.
+    ``given``: the configuration given with this one job; that of its class may serve others, too.
     """
     used = {Name.of(name).base.replace("tsv", "csv") for name in (input_name, output_name)}
     for name in given:
@@ -241,7 +241,7 @@ def check_used(given: Mapping[str, Any], input_name: str, output_name: str) -> N
 
 
 def to_ship(text: str, job_class: type) -> tuple[str, ...]:
-    """Return what must be shipped for a settled format: the file or folder of the module or package it names.
+    """Return the paths to ship for a settled format: the file or folder of the module or package it names.
 
     Nothing if that is the job's own module, or an installed one.
     """

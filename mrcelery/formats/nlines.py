@@ -1,8 +1,8 @@
 """Lines in groups of N (``lines:N``): each value is a list of N lines as ``str``, under the key None.
 
-For records that always take as many lines, such as FASTQ's four, and for lists of work of which one
-call should take several. Only a file's last group may be shorter. Where a group begins follows from
-the count of lines before it, so a file is never cut.
+For records that always take the same number of lines, such as FASTQ's four, and for work lists from which one call
+should take several lines. Only a file's last group may be shorter. The start of a group depends on the count of lines
+before it, so a file is never cut.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mrcelery.schema.structs import Extent
 
 
 class GroupedLinesInput:
-    """Values are lists of ``count`` lines, each as ``text`` has it."""
+    """Values are lists of ``count`` lines, each as in the ``text`` format."""
 
     splittable = False
 
@@ -24,9 +24,9 @@ class GroupedLinesInput:
         self._count = count
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        """Regroup the extent's lines by N from the file's first; values are lists of N lines, the last one shorter."""
+        """Regroup the lines by N from the file's first; values are lists of N lines, the last one may be shorter."""
         n = self._count
-        held: list[str] = []  # lines of a group that is not full yet, which begins at byte held_at
+        held: list[str] = []  # lines of an incomplete group, which begins at byte held_at
         held_at = 0
         for offset, raw in line_blocks(extent, max_record):
             if not held:

@@ -1,6 +1,6 @@
-"""Output formats: a block of pairs to the bytes of a part file.
+"""Output formats: turn a block of pairs into the bytes of a part file.
 
-The bytes of a pair depend on nothing but the pair, however pairs are grouped into blocks.
+The bytes of a pair depend only on the pair, however pairs are grouped into blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class JsonOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
-        """Write both columns as JSON; Arrow arrays without making Python objects."""
+        """Write both columns as JSON; for Arrow arrays without making Python objects."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
@@ -37,7 +37,7 @@ class JsonLinesOutput:
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
-        """Write a row per pair; keys that are None leave the value alone on its line."""
+        """Write a row per pair; if a key is None, only the value is written on its line."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
@@ -56,16 +56,16 @@ class JsonLinesOutput:
 
 
 class TextOutput:
-    """``key TAB value`` lines, each as ``str()`` writes it, bytes as they are.
+    """``key TAB value`` lines, written by ``str()``, bytes unchanged.
 
-    A key or a value that is None is left out with the tab. Newlines within stay, and then begin lines.
+    If the key or the value is None, it is left out with the tab. Newlines within values are kept, and then start lines.
     """
 
     suffix = ""
     arrow = True
 
     def encode(self, keys: Column, values: Column) -> bytes:
-        """Write UTF-8, lone surrogates as the bytes they stand for; bytes unchanged."""
+        """Write UTF-8, lone surrogates as the bytes they represent; bytes unchanged."""
         if not (isinstance(keys, list) and isinstance(values, list)):
             from mrcelery.formats import arrow  # noqa: PLC0415 - needs pyarrow
 
@@ -91,20 +91,19 @@ def _bytes_line(key: Any, value: Any) -> bytes:
 
 
 def text_bytes(item: Any) -> bytes:
-    """Encode ``str()`` of the item in UTF-8, lone surrogates as the bytes they stand for; bytes as they are."""
+    """Encode ``str()`` of the item in UTF-8, lone surrogates as the bytes they represent; bytes unchanged."""
     if isinstance(item, bytes):
         return item
     text = str(item)
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        # Surrogates that no byte stands behind, such as JSON's "\ud800".
+        # Surrogates that do not represent a byte, such as JSON's "\ud800".
         return text.encode("utf-8", "surrogatepass")
 
 
 class RecordsOutput:
-    """The values' bytes, one after another with nothing between, without the keys: ``records:N`` reads them back
-    if all are of N bytes."""
+    """The values' bytes, concatenated without separators or keys: ``records:N`` reads them if all have N bytes."""
 
     suffix = ""
     arrow = True

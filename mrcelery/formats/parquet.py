@@ -1,7 +1,7 @@
 """Parquet in and out, by pyarrow (the extra ``arrow``), in memory bounded by blocks of rows.
 
-A file may be cut at any byte: an extent owns the row groups that begin in it, and only the footer and
-the wanted columns of these are read. So a row group is what a task reads at least.
+A file may be cut at any byte: an extent owns the row groups that begin in it, and only the footer and the wanted
+columns of these are read. So a row group is the least that a task reads.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from mrcelery.storage.base import Version
 from mrcelery.storage.transfers import carried
 
 BLOCK = 4 << 20
-"""Bytes of a block of rows, in Arrow's memory, by the file's own count."""
+"""Bytes of a block of rows, in Arrow's memory, according to the file."""
 
 MOST_ROWS = 64 << 10
-"""Rows of a block at most."""
+"""Most rows in a block."""
 
 ROW_GROUP = 32 << 20
 """Bytes of a written row group, in Arrow's memory."""
@@ -44,9 +44,9 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 class ParquetInput:
-    """Values are rows as dicts; blocks hold their ``pyarrow.Table``, which ``mapper_batch`` takes.
+    """Values are rows as dicts; blocks hold their ``pyarrow.Table``, which ``mapper_batch`` receives.
 
-    ``columns`` are read, all if it is empty. A record's offset is its row's number in the file.
+    Only ``columns`` are read, all if it is empty. A record's offset is its row number in the file.
     """
 
     splittable = True
@@ -56,10 +56,10 @@ class ParquetInput:
         self._columns = tuple(columns)
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        """Read the row groups that begin in the extent, the wanted columns only, in blocks of :data:`BLOCK` bytes."""
+        """Read the row groups that begin in the extent, only the wanted columns, in blocks of :data:`BLOCK` bytes."""
         pa, pq = _pyarrow()
         with _errors(pa, extent.uri), readable(extent.uri), _opened(extent) as (source, check):
-            # Column chunks are streamed: a whole row group may be larger than the memory a task has.
+            # Column chunks are streamed: a whole row group may be larger than a task's memory.
             file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
             columns = self._wanted(file, extent.uri)
             row = 0
@@ -92,7 +92,7 @@ class ParquetInput:
 
 
 class Rows(Sequence[Any]):
-    """A table's rows as dicts, made when they are asked for."""
+    """A table's rows as dicts, made on access."""
 
     def __init__(self, table: Any) -> None:
         self._table = table
@@ -117,7 +117,7 @@ def _pylist(table: Any) -> list[dict[str, Any]]:
 
 
 def _begin(group: Any, size: int) -> int:
-    """Return the row group's first byte; some number within the file if a writer left none."""
+    """Return the row group's first byte; some number within the file if the writer did not store it."""
     begins = []
     for i in range(group.num_columns):
         column = group.column(i)
@@ -160,7 +160,7 @@ def _errors(pa: Any, uri: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(extent: Extent) -> Iterator[tuple[Any, Callable[[], None]]]:
-    """Open the file, and yield it with a function that raises if it is not what was planned."""
+    """Open the file, and yield it with a function that raises if it differs from the planned file."""
     storage, key = locate(extent.uri)
     if compression_of(extent.uri):
         raise InputError(f"{extent.uri} is a compressed file, and Parquet is read from its end: decompress it")
@@ -188,7 +188,7 @@ class _Remote(io.RawIOBase):
 
     def __init__(self, storage: Storage, key: str, extent: Extent) -> None:
         version, self._size = Version(planned(extent)), extent.size
-        # pyarrow reads in threads of its own.
+        # pyarrow reads in its own threads.
         self._fetch = carried(lambda start, end: b"".join(storage.stream(key, start, end, version=version)))
         self._at = 0
 
@@ -215,10 +215,10 @@ class _Remote(io.RawIOBase):
 
 
 class ParquetOutput:
-    """Records as rows of :class:`Columns`, with the types of the first row group unless ``schema`` has them.
+    """Records as rows of :class:`Columns`, with the types of the first row group unless given by ``schema``.
 
-    ``schema`` is pairs of a column's name and the name of its Arrow type, such as ``int64`` or ``string``; without
-    it a file without a record has no columns, and is left out.
+    ``schema`` consists of pairs of a column's name and the name of its Arrow type, such as ``int64`` or ``string``;
+    without it a file without a record has no columns, and is left out.
     """
 
     suffix = ".parquet"
@@ -236,7 +236,7 @@ class ParquetOutput:
         self._writer: Any = None
 
     def encode(self, keys: Column, values: Column) -> bytes:
-        """Hold rows until there are :data:`ROW_GROUP` bytes of them, then write a row group."""
+        """Hold rows until they reach :data:`ROW_GROUP` bytes, then write a row group."""
         if len(keys):
             columns = self._columns.take(keys, values)
             table = self._table(columns)
@@ -247,7 +247,7 @@ class ParquetOutput:
         return self._sink.drain()
 
     def finish(self) -> bytes:
-        """Write the last row group and the footer; with a schema, an empty file has columns too."""
+        """Write the last row group and the footer; with a schema, even an empty file has columns."""
         if self._held:
             self._flush()
         elif self._given and self._writer is None:
@@ -296,7 +296,7 @@ def _array(pa: Any, column: Column, wanted: Any) -> Any:
     if wanted is None or array.type == wanted:
         return array
     if pa.types.is_string(array.type) or pa.types.is_string(wanted):
-        return pa.array(as_list(column), type=wanted)  # a cast would parse text, and write numbers as such
+        return pa.array(as_list(column), type=wanted)  # a cast would parse text, and would write numbers as text
     # pa.array(column, type) would cut 2.5 down to 2; a cast refuses.
     return array.cast(wanted)
 
@@ -325,7 +325,7 @@ def _type(pa: Any, name: str) -> Any:
 
 
 class _Drain(io.RawIOBase):
-    """Takes what a writer writes, and gives it away in portions."""
+    """Collects a writer's output, and releases it in portions."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

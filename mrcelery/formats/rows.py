@@ -1,9 +1,10 @@
-"""Records as rows of named columns: what the output formats with columns have in common.
+"""Records as rows of named columns, shared by the output formats with columns.
 
-A dict under the key None is a row, its fields the columns; under another key the key is a column
-``key`` more, before them. Any other value is the column ``value``, its key, if it is not None, ``key``.
-The first record of a part file sets its columns: a later dict may lack some of them, which leaves a
-None there, and may not have others.
+A dict under the key None is a row, its fields the columns; under another key the key is an additional column ``key``
+before them. Any other value is the column ``value``, its key, if it is not None, ``key``.
+
+The first record of a part file sets its columns: a later dict may lack some of them, which gives None there, and may
+not have others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mrcelery.records.columns import Column, as_list
 
 
 class Columns:
-    """The columns of one part file; ``given`` names them before the first record does."""
+    """The columns of one part file; ``given`` names them before the first record."""
 
     def __init__(self, given: Sequence[str] = ()) -> None:
         self.names: tuple[str, ...] = tuple(given)
@@ -29,7 +30,7 @@ class Columns:
     def take(self, keys: Column, values: Column) -> list[Column]:
         """Turn a block of pairs, at least one, into columns in the order of ``names``; Arrow arrays stay arrays.
 
-        Raises :class:`CodecError` for a record that has no place in them.
+        Raises :class:`CodecError` for a record that does not fit them.
         """
         if not self._known:
             self._learn(as_list(keys[:1])[0], as_list(values[:1])[0])

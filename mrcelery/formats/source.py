@@ -1,4 +1,4 @@
-"""The bytes of an input file, from wherever it lies, no more of them than are asked for."""
+"""The bytes of an input file, wherever it is stored; reads no more of them than requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK = 1 << 20
 """Bytes read at a time."""
 
 SLACK = 64 << 10
-"""Bytes asked for beyond an extent's end in the same request, for the rest of its last line."""
+"""Bytes requested beyond an extent's end in the same request, for the rest of its last line."""
 
 _LARGEST = 64 << 20
 
@@ -28,8 +28,8 @@ _LARGEST = 64 << 20
 def read_from(extent: Extent, start: int) -> Iterator[bytes]:
     """Yield the file's bytes from ``start`` to its end, in chunks of about :data:`BLOCK`.
 
-    Stop iterating once the extent's last record is complete: what lies beyond its end is fetched piece
-    by piece. Raises :class:`InputError` if the file is gone or may not be read.
+    Stop iterating once the extent's last record is complete: bytes beyond the extent's end are fetched piece by piece.
+    Raises :class:`InputError` if the file is gone or may not be read.
     """
     with readable(extent.uri):
         storage, key = locate(extent.uri)
@@ -55,12 +55,12 @@ def in_turn(extents: Iterable[Extent]) -> Iterator[None]:
 
 
 def planned(extent: Extent) -> Planned:
-    """Return what was planned of the extent's file."""
+    """Return the planned version of the extent's file."""
     return Planned(extent.tag, extent.size)
 
 
 def watch(extent: Extent, *, may_grow: bool = True) -> Callable[[], None]:
-    """Return a function that raises :class:`ChangedInputError` if a file on a disk is not what was planned.
+    """Return a function that raises :class:`ChangedInputError` if a file on a disk differs from the planned one.
 
     It does nothing for a file elsewhere.
     """
@@ -78,12 +78,12 @@ def watch(extent: Extent, *, may_grow: bool = True) -> Callable[[], None]:
 
 
 def whole(extent: Extent) -> Extent:
-    """Return the extent that is all of the file, to its end wherever that is."""
+    """Return the extent that covers the whole file, to its end wherever that is."""
     return replace(extent, start=0, end=-1)
 
 
 def requests_for(extent: Extent) -> int:
-    """Count the ranges that :func:`read_from` requests of S3, unless a last line is longer than :data:`SLACK`."""
+    """Count the ranges that :func:`read_from` requests from S3, unless a last line is longer than :data:`SLACK`."""
     return len(ranges(max(0, extent.start - 1), min(extent.size, extent.end + SLACK)))
 
 
@@ -109,11 +109,11 @@ def _local(path: str, start: int, extent: Extent) -> Iterator[bytes]:
 
 
 def _remote(storage: Storage, key: str, start: int, extent: Extent) -> Iterator[bytes]:
-    # An open-ended request, left half way, would have the rest sent for nothing and cost the connection.
+    # An open-ended request that is abandoned half-way would transfer the rest in vain and cost the connection.
     at, stop, step = start, extent.end + SLACK, BLOCK
     version = Version(planned(extent))
     scheme = scheme_of(storage.uri)
-    # A web server may send the whole file whatever range is asked for; if it was split, it does not.
+    # A web server may send the whole file whatever range is requested; if the file was split, it does not.
     ranged = scheme == "s3" or (scheme in ("http", "https") and (extent.start > 0 or extent.end < extent.size))
     while extent.size < 0 or at < extent.size:
         if extent.size >= 0:

@@ -1,11 +1,11 @@
 """Lines of text (``text``) or of bytes (``lines``), each a value under the key None.
 
-A line loses its ``\\n`` or ``\\r\\n`` and nothing else; no other character ends a line. Text is UTF-8;
-bytes that are not stay as lone surrogates (Python's ``surrogateescape``), which the ``text`` output
-format writes back as the bytes they were.
+A line loses its ``\\n`` or ``\\r\\n`` and nothing else; no other character ends a line. Text is UTF-8; invalid bytes
+become lone surrogates (Python's ``surrogateescape``), which the ``text`` output format writes back as the original
+bytes.
 
-As tables they are one column ``line``, of strings or of bytes; its arrays are cut from a block's bytes
-at once, with no object per line.
+As tables they are one column ``line``, of strings or of bytes; its arrays are cut from a block's bytes at once, without
+an object per line.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ class TextInput:
     splittable = True
 
     def read(self, extent: Extent, max_record: int) -> Iterator[RecordBlock]:
-        """Decode lines as UTF-8; bytes that are not become lone surrogates, so nothing is lost."""
+        """Decode lines as UTF-8; invalid bytes become lone surrogates, so nothing is lost."""
         for offset, raw in line_blocks(extent, max_record):
             yield RecordBlock(None, text_lines(raw), extent.uri, offsets(offset, raw))
 
 
 def text_lines(raw: bytes) -> list[str]:
     """Return the lines of a raw block, without their line ends."""
-    # The whole block at once: no byte sequence decodes across a newline, so each line comes out as if
-    # decoded alone.
+    # The whole block at once: no byte sequence decodes across a newline, so each line is decoded as if it were alone.
     text = raw.decode("utf-8", "surrogateescape")
-    if "\r" in text:  # one byte is quick to search for, two are not
+    if "\r" in text:  # a search for one byte is quick, for two it is not
         text = text.replace("\r\n", "\n")
     lines = text.split("\n")
     if not lines[-1]:
@@ -42,7 +41,7 @@ def text_lines(raw: bytes) -> list[str]:
 
 
 class LinesInput:
-    """Values are lines as ``bytes``: what mrjob's protocols read."""
+    """Values are lines as ``bytes``, the input of mrjob's protocols."""
 
     splittable = True
 
@@ -53,7 +52,7 @@ class LinesInput:
 
 
 def byte_lines(raw: bytes) -> list[bytes]:
-    """Split as :func:`text_lines` does, without decoding."""
+    """Split like :func:`text_lines`, without decoding."""
     lines = (raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw).split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -63,7 +62,7 @@ def byte_lines(raw: bytes) -> list[bytes]:
 class LineTables:
     """Lines as tables of one column ``line``: strings, or bytes if ``text`` is false.
 
-    A block of text that is not UTF-8 has no table, and lone surrogates in its values.
+    A block of text that is not UTF-8 has no table, and its values contain lone surrogates.
     """
 
     splittable = True

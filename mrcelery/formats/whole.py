@@ -12,7 +12,7 @@ from mrcelery.schema.structs import Extent
 
 
 class WholeFileInput:
-    """One record a file; invalid UTF-8 stays as lone surrogates, newlines as they are."""
+    """One record per file; invalid UTF-8 becomes lone surrogates, newlines are kept."""
 
     splittable = False
     endings = None

@@ -1,4 +1,4 @@
 """The class that a user writes, and what the engine asks of it.
 
-Face: ``base``, ``step``, ``hooks``, ``partitioners``, ``mrjob_alias``, ``tracebacks``.
+Used from outside: ``base``, ``step``, ``hooks``, ``partitioners``, ``mrjob_alias``, ``tracebacks``.
 """

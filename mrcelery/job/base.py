@@ -47,17 +47,19 @@ class MRJob:
     its task's records; or ``steps()`` for several steps. Each is optional, one is needed.
 
     - ``mapper_batch(self, batch)`` replaces ``mapper``: one call per block of records, a list of values or a
-      ``pyarrow.Table``. ``BATCH = "list"`` or ``"table"`` says which; by default a table from formats that have
-      columns, such as parquet, and a list from others. A table of text has one column ``line``, of csv a
-      column of strings per field, of jsonl a column per field, of ``records:N`` a column ``record``, or
-      ``key`` and ``value`` if the format names a key, of what an earlier step left ``key`` and ``value``.
-    - ``reducer = ops.Sum()`` declares a reducer, which combines by itself (:mod:`mrcelery.ops`).
+      ``pyarrow.Table``. ``BATCH = "list"`` or ``"table"`` says which. By default it is a table from formats that have
+      columns, such as parquet, and a list from others.
+    - A table of text has one column ``line``; of csv, a column of strings per field; of jsonl, a column per field. A
+      table of ``records:N`` has a column ``record``, or ``key`` and ``value`` if the format names a key. A table of an
+      earlier step's output has ``key`` and ``value``.
+    - ``reducer = ops.Sum()`` declares a reducer, which is also the combiner (:mod:`mrcelery.ops`).
     - ``partition(self, key, n)`` returns the partition of a key, 0 to n - 1; or ``PARTITIONER`` names one:
       ``"hash"``, ``"range"``, ``"field:1"`` (:mod:`mrcelery.job.partitioners`).
     - ``SORT_VALUES = True`` brings each key's values to the reducer in order.
-    - ``KEEP_MODULES = True`` has a worker's process run the job's tasks one after the other, with what they leave in
-      its modules, such as a model that was loaded once; without it each attempt finds them as they are imported.
-    - ``INPUT`` and ``OUTPUT`` are the formats, by name or own ones (:mod:`mrcelery.formats.custom`), if the
+    - ``KEEP_MODULES = True`` lets a worker's process run the job's tasks one after the other. They keep what earlier
+      ones left in its modules, such as a model that was loaded once. Without it each attempt starts from freshly
+      imported modules.
+    - ``INPUT`` and ``OUTPUT`` are the formats, by name or custom (:mod:`mrcelery.formats.custom`), if the
       command line names none.
 
     Keys and values keep their Python types between the steps; setting ``INPUT_PROTOCOL``,
@@ -180,7 +182,7 @@ class MRJob:
     def increment_counter(self, group: Any, counter: Any, amount: int = 1) -> None:
         """Add to a counter. Counters of attempts that do not commit never show.
 
-        Raises ``TypeError`` for an amount that is no int.
+        Raises ``TypeError`` for an amount that is not an int.
         """
         if not isinstance(amount, int):
             raise TypeError(f"amount must be an integer, not {amount!r}")
@@ -221,7 +223,7 @@ class MRJob:
         return self.PARTITIONER
 
     def jobconf(self) -> dict[str, Any]:
-        """Return a copy of ``JOBCONF``, Hadoop properties by name. Raises :class:`UsageError` if it is no dict."""
+        """Return a copy of ``JOBCONF``, Hadoop properties by name. Raises :class:`UsageError` if it is not a dict."""
         if not isinstance(self.JOBCONF, Mapping):
             raise UsageError(f"{type(self).__name__}.JOBCONF is {self.JOBCONF!r}: make it a dict of names and values")
         return dict(self.JOBCONF)

@@ -1,4 +1,4 @@
-"""What the engine asks of a job: its steps, checked; what they look like from outside; what to call in each."""
+"""The engine's view of a job: its checked steps, their description for the coordinator, and the hooks of each."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def step_specs(
     partitioner_default: str = "",
     define: Mapping[str, Any] | None = None,
 ) -> tuple[StepSpec, ...]:
-    """Describe each step as the coordinator must know it, without the user's code.
+    """Describe each step for the coordinator, which does not have the user's code.
 
-    R is what the step's ``jobconf`` says, else ``reducers`` (the user's explicit choice), else what the
-    job's ``jobconf()`` says, else ``reducers_default``; 0 for a step without a reducer. ``partitioner`` is
-    the command line's, ``partitioner_default`` that of the environment or the files, ``define`` what ``-D`` gave
-    (:func:`mrcelery.job.partitioners.partitioner_of`). Raises as :func:`steps_of`.
+    R is the value in the step's ``jobconf``, else ``reducers`` (the user's explicit choice), else the value in the
+    job's ``jobconf()``, else ``reducers_default``; 0 for a step without a reducer. ``partitioner`` is from the command
+    line, ``partitioner_default`` from the environment or the files, ``define`` from ``-D``
+    (:func:`mrcelery.job.partitioners.partitioner_of`). Raises the errors of :func:`steps_of`.
     """
     check_names(define or {})
     check_names(job.jobconf())
@@ -92,7 +92,7 @@ def step_specs(
 
 
 def hooks(job: MRJob, step_index: int) -> StepHooks:
-    """Return what to call in a step (counted from 0) of this instance. Raises as :func:`steps_of`."""
+    """Return the hooks of this instance for a step (counted from 0). Raises the errors of :func:`steps_of`."""
     steps = steps_of(job)
     step = steps[step_index]
     given: dict[str, Any] = dict.fromkeys(HOOKS) | step.hooks

@@ -1,7 +1,7 @@
-"""mrjob's modules, as far as a job file needs them: ``from mrjob.job import MRJob`` gives a class of ours.
+"""mrjob's modules, as far as a job file needs them: ``from mrjob.job import MRJob`` gives our class.
 
-:func:`mrjob_alias` stands in for ``mrjob``, installed or not, while a job file is loaded and run.
-Its ``MRJob`` has mrjob's default protocols, so that such a job sees what mrjob would give it.
+:func:`mrjob_alias` replaces ``mrjob``, installed or not, while a job file is loaded and run. Its ``MRJob`` has mrjob's
+default protocols, so that such a job gets the same data as from mrjob.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class MRJob(base.MRJob):
     OUTPUT_PROTOCOL = protocols.JSONProtocol
 
     def increment_counter(self, group: Any, counter: Any, amount: int = 1) -> None:
-        """Count under mrjob's names: Hadoop takes no commas, so they become semicolons."""
+        """Count under mrjob's names: Hadoop does not allow commas, so they become semicolons."""
         super().increment_counter(str(group).replace(",", ";"), str(counter).replace(",", ";"), amount)
 
     def parse_output(self, chunks: Iterable[bytes]) -> Iterator[tuple[Any, Any]]:
-        """Read (key, value) pairs from the bytes of the job's output, cut anywhere."""
+        """Read (key, value) pairs from the bytes of the job's output, with arbitrary piece boundaries."""
         read = self.output_protocol().read
         return (read(line.rstrip(b"\r\n")) for line in to_lines(chunks))
 
 
 def to_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines, with their newlines, from bytes cut anywhere."""
+    """Yield lines, with their newlines, from pieces of bytes with arbitrary boundaries."""
     rest: list[bytes] = []
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
@@ -68,7 +68,7 @@ def log_to_stream(
     logger.addHandler(handler)
 
 
-# The properties that mappers ask for, by their old name and their new.
+# The properties that mappers read, with their old and new names.
 _RENAMED = {
     "map.input.file": "mapreduce.map.input.file",
     "map.input.start": "mapreduce.map.input.start",
@@ -83,7 +83,7 @@ _OTHER_NAME = _RENAMED | {new: old for old, new in _RENAMED.items()}
 
 
 def jobconf_from_env(variable: str, default: Any = None) -> Any:
-    """Look a Hadoop property up in the task's environment (dots are underscores there), by its old or new name."""
+    """Return a Hadoop property from the task's environment (with underscores for dots), by its old or new name."""
     for name in (variable, _OTHER_NAME.get(variable)):
         if name is not None and name.replace(".", "_") in os.environ:
             return os.environ[name.replace(".", "_")]
@@ -91,7 +91,7 @@ def jobconf_from_env(variable: str, default: Any = None) -> Any:
 
 
 def jobconf_from_dict(jobconf: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """Look a Hadoop property up in a jobconf, by its old or new name."""
+    """Return a Hadoop property from a jobconf, by its old or new name."""
     return jobconf.get(name, jobconf.get(_OTHER_NAME.get(name, name), default))
 
 
@@ -109,7 +109,7 @@ _CONTENTS: dict[str, dict[str, Any]] = {
 
 class _Module(ModuleType):
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the import system asks for these
+        if name.startswith("__"):  # the import system reads these
             raise AttributeError(name)
         raise ImportError(
             f"mrcelery does not provide {self.__name__}.{name}; of mrjob it has "
@@ -133,7 +133,7 @@ _MODULES = _modules()
 
 
 class _Finder:
-    """Refuses the modules of mrjob that we do not provide, in words."""
+    """Rejects those modules of mrjob that we do not provide, with a message."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
@@ -148,7 +148,7 @@ _depth = 0
 
 @contextmanager
 def mrjob_alias() -> Iterator[None]:
-    """Make ``import mrjob`` and its modules ours inside the block. Holds for the whole process; nests."""
+    """Replace ``mrjob`` and its modules by ours inside the block. Applies to the whole process; nests."""
     global _depth
     _depth += 1
     try:
@@ -162,7 +162,7 @@ def mrjob_alias() -> Iterator[None]:
             yield
         finally:
             sys.meta_path.remove(_Finder)
-            for name in _MODULES:  # there are no others: _Finder lets none in
+            for name in _MODULES:  # there are no others: _Finder rejects them
                 sys.modules.pop(name, None)
             sys.modules.update(theirs)
     finally:
@@ -170,8 +170,8 @@ def mrjob_alias() -> Iterator[None]:
 
 
 def take_modules(tops: Iterable[str]) -> dict[str, ModuleType]:
-    """Remove modules of these top-level names, with their submodules, from ``sys.modules`` and return them."""
-    # Each task comes by here: look at every module there is only if one of them is loaded at all.
+    """Remove modules with these top-level names, and their submodules, from ``sys.modules`` and return them."""
+    # Each task calls this: scan all modules only if one of these is loaded.
     loaded = {top for top in tops if top in sys.modules}
     names = [name for name in sys.modules if name.partition(".")[0] in loaded] if loaded else []
     return {name: sys.modules.pop(name) for name in names}

@@ -1,4 +1,4 @@
-"""Partitioners by name: which of R reduce tasks a key goes to.
+"""Partitioners by name: the choice of the reduce task, of R, for each key.
 
 ``hash``
     Stable hash of the key (:func:`mrcelery.records.hashing.hash_partition`). Hadoop's ``HashPartitioner``.
@@ -6,17 +6,17 @@
     Total order: the part files, one after the other, are in order of key (:mod:`mrcelery.shuffle.bounds`). Hadoop's
     ``TotalOrderPartitioner``, but without a file of partitions: the bounds come from a sample.
 ``field:SPEC``
-    Stable hash of some fields of the key, so that keys that agree in them meet in one partition. Hadoop's
+    Stable hash of some fields of the key, so that keys with the same values in them go to one partition. Hadoop's
     ``KeyFieldBasedPartitioner``.
 
-SPEC is as ``cut -f`` has it: ``1``, ``2-3``, ``2-`` or several with commas. Fields, counted from 1, are the items of
-a tuple or list, or what stands between separators in ``str`` and ``bytes`` (a tab, or the property
-``mapreduce.map.output.key.field.separator``); any other key is one field. As in Hadoop, a key with fewer fields
-counts with those it has, and one that has none of them goes to partition 0. With Hadoop's class name the property
-``mapreduce.partition.keypartitioner.options`` says which fields, as in ``-k1,2``, and without it the whole key counts.
+SPEC is written as for ``cut -f``: ``1``, ``2-3``, ``2-`` or several with commas. Fields, counted from 1, are the items
+of a tuple or list, or the text between separators in ``str`` and ``bytes`` (a tab, or the property
+``mapreduce.map.output.key.field.separator``); any other key is one field. As in Hadoop, a key with fewer fields is
+hashed by those it has, and a key with none of them goes to partition 0. With Hadoop's class name the property
+``mapreduce.partition.keypartitioner.options`` selects the fields, as in ``-k1,2``, and without it the whole key counts.
 
-``field`` sees a key as ``partition()`` does, read by the job's internal protocol if it has one; ``range`` orders what
-that protocol writes, as the reducers see it.
+``field`` receives a key in the same form as ``partition()``, decoded by the job's internal protocol if it has one;
+``range`` orders keys as encoded by that protocol, which is the reducers' order.
 
 The first that is given wins: ``--partitioner``; ``mapreduce.job.partitioner.class`` with ``-D``, then in the step's
 ``jobconf``; the job's ``partition()``; its ``PARTITIONER`` or ``partitioner()``, then its ``JOBCONF``; the
@@ -38,13 +38,13 @@ from mrcelery.schema.structs import Partitioner, StepSpec
 CLASS = ("mapreduce.job.partitioner.class", "mapred.partitioner.class")
 SEPARATOR = ("mapreduce.map.output.key.field.separator", "map.output.key.field.separator")
 OPTIONS = ("mapreduce.partition.keypartitioner.options", "mapred.text.key.partitioner.options")
-# Each property has its old name, too, as in Hadoop.
+# Each property also has its old name, as in Hadoop.
 
 HEEDED = (*REDUCES, *CLASS, *SEPARATOR, *OPTIONS)
-"""Hadoop's properties that mean something here; a job may read any other one from its environment."""
+"""Hadoop's properties that have an effect here; a job may read any other one from its environment."""
 
 SIMILAR = 0.9
-"""How like a heeded name a misspelt one is (difflib); Hadoop's own, such as mapreduce.job.reduce.class, are less so."""
+"""Similarity (difflib) of a misspelling to a known name; Hadoop's, like mapreduce.job.reduce.class, have less."""
 
 _HADOOP = {
     "HashPartitioner": "hash",
@@ -56,7 +56,7 @@ _KEY_OPTION = re.compile(r"(\d+)[nr]*(?:,(\d+)[nr]*)?")
 
 
 def check_names(jobconf: Mapping[str, Any]) -> None:
-    """Raise :class:`UsageError` for a name of Hadoop's namespaces that is all but one of those heeded."""
+    """Raise :class:`UsageError` for a name in Hadoop's namespaces that is almost one of :data:`HEEDED`."""
     for name in jobconf:
         if name in HEEDED or not str(name).startswith(("mapreduce.", "mapred.", "map.")):
             continue
@@ -68,9 +68,9 @@ def check_names(jobconf: Mapping[str, Any]) -> None:
 
 
 def named(name: str, jobconf: Mapping[str, Any]) -> Partitioner:
-    """Make the partitioner called ``name``, ours or Hadoop's, with what ``jobconf`` says of its fields.
+    """Make the partitioner called ``name``, ours or Hadoop's, with the fields given in ``jobconf``.
 
-    Raises :class:`UsageError` for another name, or fields that cannot be.
+    Raises :class:`UsageError` for another name, or invalid fields.
     """
     short = str(name).rpartition(".")[2]
     base, colon, spec = str(name).partition(":")
@@ -106,8 +106,8 @@ def partitioner_of(
 ) -> Partitioner:
     """Choose a step's partitioner, by the order of precedence above.
 
-    ``own`` is the job's ``partition``, ``declared`` its ``partitioner()``, ``define`` what ``-D`` gave, and
-    ``default`` the name in the environment or a configuration file. Raises as :func:`named`.
+    ``own`` is the job's ``partition``, ``declared`` its ``partitioner()``, ``define`` the ``-D`` options, and
+    ``default`` the name in the environment or a configuration file. Raises the errors of :func:`named`.
     """
     jobconf = {**job_conf, **step_conf, **define}
     for name in (flag, _property(define, CLASS), _property(step_conf, CLASS)):
@@ -120,7 +120,7 @@ def partitioner_of(
 
 
 def declared_name(declared: str | None, job_conf: Mapping[str, Any]) -> str:
-    """Return the partitioner that a job itself names: ``PARTITIONER``, else in its ``JOBCONF``; "" for none."""
+    """Return the partitioner named by a job itself: ``PARTITIONER``, else in its ``JOBCONF``; "" for none."""
     return str(declared) if declared else _property(job_conf, CLASS)
 
 
@@ -162,7 +162,9 @@ class FieldPartitioner:
         self._encoded = partitioner.separator.encode()
 
     def __call__(self, key: Key, n: int) -> int:
-        """Hash the chosen fields of a tuple, a list or a text; any other key is one field. 0 if it has none of them."""
+        """Hash the chosen fields of a tuple, list or string; any other key is one field. Return 0 if it has none of
+        them.
+        """
         if isinstance(key, (tuple, list)):
             items = key
         elif isinstance(key, str):
@@ -173,12 +175,12 @@ class FieldPartitioner:
             items = (key,)
         found = [item for first, last in self._fields for item in items[first - 1 : last or None]]
         if len(found) == 1:
-            return hash_partition(found[0], n)  # as a key of its own would be: jobs to be joined may rely on it
+            return hash_partition(found[0], n)  # like a key that is this field alone: jobs to be joined may rely on it
         return hash_partition(tuple(found), n) if found else 0
 
 
 def with_partitioner(hooks: StepHooks, step: StepSpec) -> StepHooks:
-    """Return the hooks with the partitioner of their step in place."""
+    """Return the hooks with their step's partitioner set."""
     if step.partitioner.kind == "own":
         return hooks
     partition = FieldPartitioner(step.partitioner) if step.partitioner.kind == "field" else None

@@ -1,4 +1,4 @@
-"""What user code may raise, and it may raise anything: told apart from Ctrl-C, and put into words whatever it is."""
+"""Exceptions from user code, which may raise anything: distinguish them from Ctrl-C, and describe them safely."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mrcelery.errors import JobLoadError, MRCeleryError, UserCodeError, shown, w
 from mrcelery.job.tracebacks import in_user_code, raised_by_user, user_traceback
 
 MESSAGE = 2_000
-"""Characters of an exception's text that an error's message has; the traceback has more."""
+"""Most characters of an exception's text in an error's message; the traceback has more."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class _Watch:
 _watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
 
 forked = False
-"""Whether user code has forked this process: a copy of the task, in which no code but theirs may run."""
+"""Whether user code has forked this process: a copy of the task, in which only user code may run."""
 
 
 def _note_fork() -> None:
@@ -42,12 +42,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """Note a Ctrl-C while the block runs user code, and a fork: any other KeyboardInterrupt is that code's own."""
+    """Record a Ctrl-C while the block runs user code, and a fork: any other KeyboardInterrupt is user code's own."""
     global forked
     forked = False  # a worker forks its processes, too
     watch = _Watch()
     token = _watch.set(watch)
-    # Signals come to the main thread only; one that is ignored, as in the processes of a pool, never comes.
+    # Signals reach only the main thread; an ignored one, as in pool processes, never arrives.
     before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -61,12 +61,12 @@ def watching() -> Iterator[None]:
         yield
     finally:
         _watch.reset(token)
-        if callable(before) and signal.getsignal(signal.SIGINT) is note:  # else another was set meanwhile
+        if callable(before) and signal.getsignal(signal.SIGINT) is note:  # else another handler was set meanwhile
             signal.signal(signal.SIGINT, before)
 
 
 def passes(exc: BaseException) -> bool:
-    """Whether an exception out of user code is not that code's, and must be raised on: Ctrl-C, or an error of ours.
+    """Check whether an exception out of user code is not its own, and must propagate: Ctrl-C, or an error of ours.
 
     A process that user code has forked ends here, as it would if that code ran alone.
     """
@@ -80,7 +80,7 @@ def passes(exc: BaseException) -> bool:
 
 @contextmanager
 def blamed() -> Iterator[None]:
-    """Raise what comes out of user code in this block as a :class:`UserCodeError`."""
+    """Raise user code's exceptions in this block as a :class:`UserCodeError`."""
     try:
         yield
     except BaseException as e:
@@ -91,7 +91,7 @@ def blamed() -> Iterator[None]:
 
 @contextmanager
 def loading(job_class: type) -> Iterator[None]:
-    """Raise what comes out of the file of ``job_class`` in this block as a :class:`JobLoadError`: on the client."""
+    """Raise exceptions from the file of ``job_class`` in this block as a :class:`JobLoadError`: on the client."""
     try:
         yield
     except BaseException as e:
@@ -102,7 +102,7 @@ def loading(job_class: type) -> Iterator[None]:
 
 
 def described(exc: BaseException) -> str:
-    """Return the class and the text of an exception, if need be cut, or without a text that cannot be had."""
+    """Return an exception's class and text, shortened if necessary, or without a text that cannot be obtained."""
     name = type(exc).__name__
     try:
         text = str(exc)
@@ -119,20 +119,20 @@ def first_line(exc: BaseException) -> str:
 
 
 def lacks_arrow(exc: BaseException) -> bool:
-    """Whether an import failed because the extra ``arrow`` is not installed here."""
+    """Check whether an import failed because the extra ``arrow`` is not installed here."""
     return isinstance(exc, ModuleNotFoundError) and exc.name in ("pyarrow", "numpy")
 
 
 def user_error(exc: BaseException, *, file: str = "") -> UserCodeError:
     """Make the error for an exception of user code, with its traceback."""
     error = UserCodeError(_told(exc), file=file, traceback=user_traceback(exc))
-    # A connection that broke may hold at the next attempt; anything else would only fail again.
+    # A broken connection may work at the next attempt; anything else would only fail again.
     error.retryable = isinstance(exc, (ConnectionError, TimeoutError))
     return error
 
 
 def reason(exc: BaseException) -> str:
-    """Return the first line of what is said of an exception of user code on a worker."""
+    """Return the first line of the message for an exception of user code on a worker."""
     return _told(exc).partition("\n")[0]
 
 
@@ -146,12 +146,12 @@ def _told(exc: BaseException) -> str:
 
 
 def leave(exc: BaseException | None = None) -> None:
-    """End a process that user code has forked in a task and that left that code, with ``exc`` if it raised.
+    """End a process that user code forked in a task and that left that code, with ``exc`` if it raised.
 
-    It is a copy of the task: it would report an end of its own, and remove what the task needs.
+    It is a copy of the task: it would report its own end, and remove files that the task needs.
     """
     if _watch.get() is None:
-        return  # forked by whoever runs tasks or submits jobs
+        return  # forked by the code that runs tasks or submits jobs
     code: object = 1
     with suppress(BaseException):
         if isinstance(exc, SystemExit):
@@ -161,5 +161,5 @@ def leave(exc: BaseException | None = None) -> None:
             said = "a process that the job forked ran on out of the job's code: end it with os._exit()\n"
         else:
             said = user_traceback(exc)
-        os.write(2, writable(said).encode())  # sys.stderr is the task's log, of which this is a copy
+        os.write(2, writable(said).encode())  # sys.stderr is a copy of the task's log
     os._exit(code & 0xFF if isinstance(code, int) else 1)

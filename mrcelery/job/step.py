@@ -40,12 +40,13 @@ Hook = Callable[..., Any]
 class MRStep:
     """A step, as ``steps()`` of a job returns it.
 
-    Keywords are the hooks of :class:`mrcelery.job.base.MRJob` (``mapper``, ``combiner``, ``reducer``, each with
-    ``_init`` and ``_final``, and ``mapper_batch``), None or a function; ``reducer`` and ``combiner`` may be
-    a declared reducer of :mod:`mrcelery.ops`; ``jobconf`` maps Hadoop properties, of which
-    ``mapreduce.job.reduces`` and those of :mod:`mrcelery.job.partitioners` are heeded. Raises ``TypeError`` for another
-    keyword or a value that cannot be called, ``ValueError`` for a step without any hook, :class:`UsageError`
-    for what cannot run.
+    Keywords are the hooks of :class:`mrcelery.MRJob`: ``mapper``, ``combiner``, ``reducer``, each with
+    ``_init`` and ``_final``, and ``mapper_batch``. Each is None or a function; ``reducer`` and ``combiner`` may be
+    a declared reducer of :mod:`mrcelery.ops`. ``jobconf`` maps Hadoop properties, of which
+    ``mapreduce.job.reduces`` and those of :mod:`mrcelery.job.partitioners` have an effect.
+
+    Raises ``TypeError`` for another keyword or a value that cannot be called, ``ValueError`` for a step without any
+    hook, and :class:`UsageError` for hooks that cannot run.
     """
 
     def __init__(self, *, jobconf: Mapping[str, Any] | None = None, **hooks: Any) -> None:

@@ -1,4 +1,4 @@
-"""The user's own traceback: what they would see had they run their code alone."""
+"""The user's own traceback: the frames they would see if they had run their code alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ _HERE = Path(__file__).parents[1]
 _HEAD, _TAIL = 4_000, 12_000
 # Where the loader unpacks a bundle: <scratch>/<sha256>/lib/wc.py is the user's wc.py.
 _SHIPPED = re.compile(r"^.*/[0-9a-f]{64}/(?:lib|py/[^/]+)/")
-# Python's import machinery, and the worker's pool, which has a sys.exit() of its own.
+# Python's import machinery, and the worker's pool, which calls sys.exit() itself.
 _NOBODYS = re.compile(r"^<frozen |/importlib/__init__\.py$|/(?:site|dist)-packages/(?:celery|billiard)/")
 
 
 def user_traceback(exc: BaseException, skip_package: str | Path = _HERE) -> str:
-    """Format the traceback of ``exc`` and its causes, with the user's frames only.
+    """Format the traceback of ``exc`` and its causes, with only the user's frames.
 
-    Left out are the frames of ``skip_package`` (a folder; its ``examples`` count as the user's), of Celery and its
-    pool, and of Python's import machinery. Files of a shipped bundle appear under the name they were shipped with,
-    with their source lines.
+    Omits the frames of ``skip_package`` (a folder; its ``examples`` count as the user's), of Celery and its pool, and
+    of Python's import machinery. Files of a shipped bundle appear under their original names, with their source lines.
     At most 16,000 characters, cut in the middle.
     """
     report = traceback.TracebackException.from_exception(exc)
@@ -33,7 +32,7 @@ def user_traceback(exc: BaseException, skip_package: str | Path = _HERE) -> str:
 
 
 def raised_by_user(exc: BaseException) -> bool:
-    """Whether it was a line of a shipped file that raised."""
+    """Check whether a line of a shipped file raised the exception."""
     last = None
     for frame, _ in traceback.walk_tb(exc.__traceback__):
         last = frame.f_code.co_filename
@@ -41,19 +40,19 @@ def raised_by_user(exc: BaseException) -> bool:
 
 
 def is_shipped(file: str) -> bool:
-    """Whether a file is one that the job has brought along."""
+    """Check whether a file was shipped with the job."""
     return _SHIPPED.match(file) is not None
 
 
 def in_user_code(exc: BaseException) -> bool:
-    """Whether an exception came out of a shipped file, whoever raised it there."""
+    """Check whether an exception passed through a shipped file, whoever raised it."""
     return any(_SHIPPED.match(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(exc.__traceback__))
 
 
 def raised_by_us(exc: BaseException, package: str | Path = _HERE) -> bool:
-    """Whether it was a line of ``package`` that raised, not one of the user's (or a library of theirs)."""
+    """Check whether a line of ``package`` raised the exception, not the user's code (or a library of theirs)."""
     names = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(exc.__traceback__)]
-    names = [name for name in names if not name.startswith("<frozen ")]  # os.makedirs(), say
+    names = [name for name in names if not name.startswith("<frozen ")]  # for example os.makedirs()
     return bool(names) and _is_ours(names[-1], f"{package}/")
 
 
@@ -70,7 +69,7 @@ def _trim(report: traceback.TracebackException, package: str, seen: set[int]) ->
         name = frame.filename
         if _is_ours(name, package) or (_NOBODYS.search(name) and not _SHIPPED.match(name)):
             continue
-        _ = frame.line  # read from the file now: it is looked up by the name that changes below
+        _ = frame.line  # read from the file now, under its present name, which changes below
         frame.filename = _SHIPPED.sub("", frame.filename)
         kept.append(frame)
     report.stack = traceback.StackSummary.from_list(kept)

@@ -1,4 +1,4 @@
-"""The job store's protocol: the live state of jobs. What must never be lost lies in storage instead."""
+"""The job store's protocol: the live state of jobs. Data that must never be lost is in storage instead."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ TTL = 7 * 24 * 3600
 """Seconds that a job's record outlives its last change."""
 
 WORKER_TTL = 3600
-"""Seconds for which a worker that reports nothing any more is remembered."""
+"""Seconds for which a worker is remembered after its last report."""
 
 
 Note = tuple[str, str, str]
-"""A mark to set together with something else: its table, its name, its text."""
+"""A mark to set in the same step as another change: its table, its name, its text."""
 
 
 BUCKETS = (100, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000)
-"""Upper bounds, in milliseconds, of the times of committed attempts that :meth:`JobStore.totals` counts apart."""
+"""Upper bounds, in milliseconds, of the histogram of committed attempts' times in :meth:`JobStore.totals`."""
 
 
 def in_total(add: Mapping[str, int]) -> dict[str, int]:
-    """Convert amounts added to a job's sums, ``<step>.<kind>.<name>``, to those added to the totals of all jobs."""
+    """Convert amounts added to a job's sums, ``<step>.<kind>.<name>``, to amounts added to the totals of all jobs."""
     totals: dict[str, int] = {}
     for name, amount in add.items():
         summed = name.partition(".")[2]
         if not summed:
-            continue  # of no stage
+            continue  # belongs to no stage
         totals[summed] = totals.get(summed, 0) + amount
         if summed.endswith(".milliseconds"):
             bound = next((str(bound) for bound in BUCKETS if amount <= bound), "more")
@@ -50,7 +50,7 @@ def is_of_generation(field: str) -> bool:
 
 
 def is_of_work(field: str) -> bool:
-    """Check whether a field describes committed work, of which a cancelled job has none."""
+    """Check whether a field describes committed work; a cancelled job has none."""
     return field in ("step", "stage") or field.startswith(("total.", "entered.", "ended.", "summary.", "cut."))
 
 
@@ -72,21 +72,21 @@ class JobStore(Protocol):
     ``published.<step>.<kind>`` (when all tasks of a stage were on the queue), ``entered.`` and ``ended.``
     likewise (when it began and had all its commits), ``summary.`` (a JSON
     :class:`mrcelery.schema.structs.StageSummary`), ``cut.`` (the same of a stage whose commits were removed with its
-    cancelled job's data),
-    ``steps`` (JSON: a name and whether it reduces, of each),
-    ``failure`` (a JSON :class:`mrcelery.schema.structs.Failure`), ``retrying`` (another, of the last task that is tried
-    again), ``cleaned`` (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last
-    ``set_status``), ``compared`` (in which run of the store's server the job was last compared with storage),
-    ``removed`` (when its data was found to be gone from storage).
+    cancelled job's data), ``steps`` (JSON: each step's name and whether it reduces), ``failure`` (a JSON
+    :class:`mrcelery.schema.structs.Failure`), ``retrying`` (another, of the last task that is retried), ``cleaned``
+    (when a cancelled job's data was removed), ``revived`` (how often), ``status`` (the last ``set_status``),
+    ``compared`` (in which run of the store's server the job was last compared with storage), ``removed`` (when its
+    data was found to be gone from storage).
+
     All methods raise :class:`mrcelery.errors.BrokerUnreachableError` if the store does not answer.
     """
 
     def create(self, job: str, fields: Mapping[str, str], request: bytes) -> bool:
-        """Enter a job as ``queued`` with its encoded request envelope; False where the id exists."""
+        """Register a job as ``queued`` with its encoded request envelope; False if the id exists."""
         ...
 
     def request(self, job: str) -> bytes | None:
-        """Return the request envelope; None for a job that the store does not know (any more)."""
+        """Return the request envelope; None for a job that the store does not know, or no longer knows."""
         ...
 
     def update(self, job: str, fields: Mapping[str, str]) -> None:
@@ -94,7 +94,7 @@ class JobStore(Protocol):
         ...
 
     def fields(self, job: str) -> dict[str, str]:
-        """Return all fields; none for an unknown job."""
+        """Return all fields; an empty dict for an unknown job."""
         ...
 
     def head(self, job: str) -> tuple[dict[str, str], dict[str, int]]:
@@ -106,23 +106,23 @@ class JobStore(Protocol):
         ...
 
     def compared(self, job: str) -> tuple[str, str]:
-        """Return ``state`` and, with it, ``compared``. As cheap: each task asks as it begins."""
+        """Return ``state`` and, with it, ``compared``. As cheap as ``state``: each task calls it as it begins."""
         ...
 
     def unsure(self, job: str, compared: str) -> str:
-        """Return the run of the server that answers, if the job was not ``compared`` in it; "" if the store is sure.
+        """Return the run of the answering server, if the job was not ``compared`` in it; "" if the store is sure.
 
-        A server that has restarted, or that another one has taken the place of, may know less than it did; so may a
-        store that was emptied, of a job that is unknown. Costs nothing while the connection holds.
+        A server that has restarted, or that has replaced another one, may know less than before; so may a store that
+        was emptied, about an unknown job. Costs nothing while the connection holds.
         """
         ...
 
     def note_compared(self, job: str, run: str, *, here: bool = False) -> None:
-        """Record that what the store knows of a job was compared with storage; ``here``: for this process alone."""
+        """Record that the store's knowledge of a job was compared with storage; ``here``: for this process alone."""
         ...
 
     def unsure_jobs(self) -> list[str]:
-        """List the ids of failed and cancelled jobs of which the store is not sure; of others, see to ``live``."""
+        """List the ids of failed and cancelled jobs about which the store is not sure; ``live`` covers the others."""
         ...
 
     def move(
@@ -136,23 +136,23 @@ class JobStore(Protocol):
         ...
 
     def revive(self, job: str, generation: int | None = None) -> bool:
-        """Have a job that failed or was cancelled go on as ``queued``: its failure, its end, what was published
-        of it and its count of attempts are forgotten, its commits and the journal are not.
+        """Queue a failed or cancelled job again; forget its failure, its end, what was published of it and its attempt
+        counts, but not its commits and its journal.
 
-        A cancelled one has no commits, and forgets all but its request; before it is ``cleaned`` it cannot be
-        revived. False for any other, and for one whose next generation is not the one given; of two, one gets True.
+        A cancelled job has no commits, and forgets all but its request; it cannot be revived before it is ``cleaned``.
+        False for any other job, and if ``generation`` is not the job's next one; of two callers, one gets True.
         """
         ...
 
     def advance(self, job: str, generation: int) -> bool:
-        """Have a job go on as ``queued`` in a later generation that the store had forgotten; all but its request is.
+        """Queue a job in a later generation that the store had forgotten; drop everything but its request.
 
         False if the job is unknown, or in that generation or a later one.
         """
         ...
 
     def keep_live(self, job: str) -> None:
-        """List a job that has not ended among the ``live`` ones, if the store has lost it from there alone."""
+        """List an unfinished job among the ``live`` ones, if only that entry was lost."""
         ...
 
     def live(self) -> list[str]:
@@ -168,7 +168,7 @@ class JobStore(Protocol):
         ...
 
     def excuse_attempt(self, task: TaskId) -> None:
-        """Count an attempt that ended through no fault of its own."""
+        """Count an attempt that ended through no fault of its own as excused."""
         ...
 
     def excused(self, task: TaskId) -> int:
@@ -183,18 +183,18 @@ class JobStore(Protocol):
         ...
 
     def follow(self, job: str, seconds: float) -> None:
-        """Register for so many seconds that someone follows what the job prints."""
+        """Register, for this many seconds, that someone follows the job's output."""
         ...
 
     def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
         """Remember a task's encoded commit (idempotent; the first stays); b"" for one to be read from storage.
 
-        With the first, and only with that, ``note`` is set and ``add`` added to the job's sums.
+        Only with the first commit, ``note`` is set and ``add`` added to the job's sums.
         """
         ...
 
     def note_bad(self, task: TaskId, records: int) -> int:
-        """Remember how many records a committed task has skipped (idempotent); returns the job's sum."""
+        """Remember how many records a committed task has skipped (idempotent); return the job's sum."""
         ...
 
     def commits(self, stage: StageId) -> dict[int, bytes]:
@@ -216,9 +216,9 @@ class JobStore(Protocol):
     def totals(self) -> dict[str, int]:
         """Return sums over all jobs, ended ones too, since the store began or was last emptied.
 
-        ``jobs.submitted`` and ``jobs.<state>`` for those that ended so; for each kind of task the sums of all jobs as
-        ``<kind>.<name>``, and ``<kind>.within.<bound>``, the committed attempts whose milliseconds were above the bound
-        before and at most this one (:data:`BUCKETS`, and ``more``). They only grow.
+        ``jobs.submitted``, and ``jobs.<state>`` for jobs that ended in that state; for each kind of task the sums of
+        all jobs as ``<kind>.<name>``, and ``<kind>.within.<bound>``, the committed attempts whose milliseconds were
+        above the previous bound and at most this one (:data:`BUCKETS`, and ``more``). They only grow.
         """
         ...
 
@@ -239,7 +239,7 @@ class JobStore(Protocol):
         ...
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
-        """Take the job's lock for so many seconds; True if ``owner`` holds it now. A holder may renew it."""
+        """Take the job's lock for this many seconds; True if ``owner`` holds it now. A holder may renew it."""
         ...
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
@@ -251,7 +251,7 @@ class JobStore(Protocol):
         ...
 
     def drop_blobs(self, job: str, names: Sequence[str]) -> None:
-        """Forget objects that are no longer needed; missing ones are no error."""
+        """Forget objects that are no longer needed; missing ones are ignored."""
         ...
 
     def forget_stage(self, stage: StageId) -> None:
@@ -275,7 +275,7 @@ class JobStore(Protocol):
         ...
 
     def drop_worker(self, name: str) -> None:
-        """Forget a worker, which has stopped."""
+        """Forget a worker that has stopped."""
         ...
 
     def close(self) -> None:

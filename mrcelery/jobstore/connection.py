@@ -1,8 +1,8 @@
-"""Connections to Redis with nothing but pipelined commands.
+"""Connections to Redis that only pipeline commands.
 
-redis-py takes a quarter of a second to import, and Celery with it twice that: more than a small job
-takes on a warm fleet. So plain addresses (``redis://``, a unix socket) are spoken to over hiredis, the
-parser that redis-py itself uses, and all others (TLS, Sentinel) through redis-py.
+redis-py takes a quarter of a second to import, and with Celery twice that: more than a small job takes on a warm fleet.
+So plain addresses (``redis://``, a unix socket) use hiredis, the parser that redis-py itself uses, and all others (TLS,
+Sentinel) go through redis-py.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ TIMEOUT = 10.0
 
 
 LOGIN = ("username", "password")
-"""What an address says of the Sentinels themselves, each after ``sentinel_``."""
+"""The login for the Sentinels themselves in an address's query, each name prefixed with ``sentinel_``."""
 
 _PROTOCOL = 2
-"""RESP2, which the other connection speaks too: in RESP3, redis-py's default since 8, a hash comes as a dict."""
+"""RESP2, which the other connection uses too: in RESP3, redis-py's default since 8, a hash arrives as a dict."""
 
 
 class Connection(Protocol):
@@ -42,7 +42,7 @@ class Connection(Protocol):
 
     @property
     def opened(self) -> int:
-        """Return how often it has connected: who answers now may be another server, or one that has restarted."""
+        """Return how often it has connected: after a reconnect, the server may be another one or have restarted."""
         ...
 
     def call(self, *commands: Command) -> list[Any]:
@@ -60,7 +60,7 @@ class Connection(Protocol):
 def connect(url: str, patience: float = 0.0) -> Connection:
     """Make a connection for a broker address; it connects at its first call, and again after a fork.
 
-    ``patience``: seconds for which a call waits for a server that is gone, or refuses for want of memory.
+    ``patience``: seconds for which a call waits for a server that is gone, or that refuses because it lacks memory.
     """
     try:
         scheme = urlsplit(url).scheme
@@ -79,7 +79,7 @@ def connect(url: str, patience: float = 0.0) -> Connection:
 
 
 def impatient(connection: Connection) -> Connection:
-    """Return the connection by which a call does not wait for a server that is gone."""
+    """Return the underlying connection, whose calls do not wait for a server that is gone."""
     return connection.connection if isinstance(connection, _Patient) else connection
 
 
@@ -88,7 +88,7 @@ def _patient(connection: Connection, patience: float) -> Connection:
 
 
 class _Patient:
-    """Calls again, with pauses, until the server takes it or patience ends."""
+    """Repeats a call, with pauses, until the server accepts it or patience ends."""
 
     def __init__(self, connection: Connection, patience: float) -> None:
         self.connection = connection
@@ -119,7 +119,7 @@ def masked(url: str) -> str:
 
 
 def _address(url: str) -> tuple[str | None, tuple[str, int], str | None, str | None, int]:
-    """Unix path, (host, port), user, password, database."""
+    """Return unix path, (host, port), user, password, database."""
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     if parts.scheme == "redis":
@@ -152,7 +152,7 @@ class _Hiredis:
                     raise self._unreachable(e) from None
             except hiredis.HiredisError as e:
                 raise self._stranger(e) from None
-            # The server may have dropped an idle connection: all our commands may be sent twice.
+            # The server may have dropped an idle connection: each of our commands may safely be sent twice.
             try:
                 return self._checked(self._exchange(commands))
             except OSError as e:
@@ -183,7 +183,7 @@ class _Hiredis:
 
     def _send(self, commands: Sequence[Command]) -> list[Any]:
         assert self._socket is not None
-        pack: Any = hiredis.pack_command  # its stub names a tuple of one
+        pack: Any = hiredis.pack_command  # its stub requires a tuple of one
         answers: list[Any] = []
         try:
             self._socket.sendall(b"".join(pack(tuple(command)) for command in commands))
@@ -197,7 +197,7 @@ class _Hiredis:
                     raise ConnectionError("it closed the connection")
                 self._reader.feed(data)
         except BaseException:
-            self.close()  # Ctrl-C, say: the answers that are still to come are not the next call's
+            self.close()  # for example Ctrl-C: pending answers are not the next call's
             raise
         return answers
 
@@ -221,7 +221,7 @@ class _Hiredis:
             try:
                 self._checked(self._send(greeting))
             except BrokerUnreachableError:
-                self.close()  # the next call must not go on in another database, or without its user
+                self.close()  # the next call must not run in another database, or without its user
                 raise
 
     def close(self) -> None:
@@ -241,7 +241,7 @@ class _RedisPy:
         if urlsplit(url).scheme == "sentinel":
             self._client = _sentinel_master(url, self._opening)
         else:
-            # Celery writes CERT_REQUIRED what redis-py calls required.
+            # Celery writes CERT_REQUIRED for redis-py's "required".
             plain = re.sub(r"(?<=ssl_cert_reqs=)CERT_(\w+)", lambda match: match[1].lower(), url)
             self._client = redis.Redis.from_url(
                 plain,
@@ -258,7 +258,7 @@ class _RedisPy:
     def call(self, *commands: Command) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
-            # Answers as they come: redis-py's conversions would differ from the other connection's.
+            # Raw answers: redis-py's conversions would differ from the other connection's.
             pipeline.execute_command(*command, NEVER_DECODE=False)
         pipeline.response_callbacks = {}
         try:
@@ -278,10 +278,11 @@ class _RedisPy:
 
 
 def _sentinel_master(url: str, opening: Callable[[Any], None]) -> Any:
-    """Connect to the master behind ``sentinel://[:PASSWORD@]host:port[;sentinel://host:port...][/db]?master_name=NAME``.
+    """Connect to the master behind a ``sentinel://`` address.
 
-    The password is the master's; those of the Sentinels are in the query, see :func:`sentinel_options`. ``opening``
-    greets the master on each new connection.
+    The address is ``sentinel://[:PASSWORD@]host:port[;sentinel://host:port...][/db]?master_name=NAME``. The password is
+    the master's; the Sentinels' passwords are in the query, see :func:`sentinel_options`. ``opening`` greets the master
+    on each new connection.
     """
     from redis.sentinel import Sentinel  # noqa: PLC0415 - redis-py takes a quarter of a second
 
@@ -303,11 +304,11 @@ def _sentinel_master(url: str, opening: Callable[[Any], None]) -> Any:
 
 
 def sentinel_options(url: str) -> dict[str, Any]:
-    """Return the options in the query of a ``sentinel://`` address, as kombu and Celery take them.
+    """Return the options in the query of a ``sentinel://`` address, in the form that kombu and Celery take.
 
-    ``master_name``; as ``sentinel_kwargs`` the ``sentinel_username`` and ``sentinel_password``, and how long a
-    Sentinel may take to answer. Where there are such options, and always in Celery's result backend, the timeouts
-    for the master are not those for Sentinels, and redis-py before 8 waits for them for ever.
+    ``master_name``; as ``sentinel_kwargs`` the ``sentinel_username`` and ``sentinel_password``, and how long a Sentinel
+    may take to answer. If there are such options, and always in Celery's result backend, the timeouts for the master do
+    not apply to the Sentinels, and redis-py before 8 waits for them forever.
     """
     query = parse_qs(urlsplit(url.split(";")[-1]).query)
     login = {name: query[f"sentinel_{name}"][0] for name in LOGIN if f"sentinel_{name}" in query}
@@ -318,11 +319,11 @@ def sentinel_options(url: str) -> dict[str, Any]:
 
 
 REDIS_SCHEMES = ("redis", "rediss", "sentinel", "unix", "socket")
-"""How addresses of a Redis broker begin."""
+"""The schemes of a Redis broker's address."""
 
 
 def store_url(app: Celery) -> str:
-    """Return the job store's address: the broker's, or the result backend's if the broker is no Redis."""
+    """Return the job store's address: the broker's, or the result backend's if the broker is not Redis."""
     conf = app.conf
     for url, options in (
         (conf.broker_read_url, conf.broker_transport_options),
@@ -330,7 +331,7 @@ def store_url(app: Celery) -> str:
         (conf.result_backend, conf.result_backend_transport_options),
     ):
         if url and str(url).startswith(REDIS_SCHEMES):
-            # A prefix of results only is no concern of ours.
+            # A prefix of results only does not affect us.
             if (options or {}).get("global_keyprefix") and options is not conf.result_backend_transport_options:
                 raise ConfigError(
                     "the app's broker has a global_keyprefix, under which mrcelery's clients would not find its "
@@ -341,7 +342,7 @@ def store_url(app: Celery) -> str:
 
 
 def _with_master(url: str, options: Mapping[str, Any]) -> str:
-    """Add the name of Sentinel's master and its Sentinels' password, which Celery takes as options, to an address."""
+    """Add the Sentinel master's name and the Sentinels' password, which Celery takes as options, to an address."""
     if not url.startswith("sentinel") or "master_name" not in options:
         return url
     query = {"master_name": options["master_name"]}

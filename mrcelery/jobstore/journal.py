@@ -1,9 +1,8 @@
 """The journal of a job's attempts: a short line for each, and sums, in the job store.
 
-The journal is for people who watch a job. Nothing of a job's result depends on it, and a job store that
-loses it costs a picture, not a record. It is a table per stage, ``attempts.<step>.<kind>``, of one
-:class:`Entry` an attempt; what is read often is kept as sums beside it, :class:`Sums`, so that reading
-a job's progress costs the same however many tasks it has.
+The journal is for people who watch a job. No result depends on it, and a job store that loses it costs a picture, not a
+record. It is a table per stage, ``attempts.<step>.<kind>``, with one :class:`Entry` per attempt; values that are read
+often are also kept as :class:`Sums`, so that reading a job's progress costs the same however many tasks it has.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from mrcelery.schema.structs import Commit
 from mrcelery.schema.task_id import StageId, TaskId
 
 HEARD_SECONDS = 3.0
-"""An attempt that was heard of so lately, or began so lately, is not lost."""
+"""An attempt that reported or began this recently is not lost."""
 
 ERROR_CHARS = 300
-"""Characters of an error that the journal keeps; the job's failure has it in full."""
+"""Characters of an error that the journal keeps; the job's failure has the full text."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -49,7 +48,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
-    """A stage's attempts by how they ended, and what those that count have read and written."""
+    """A stage's attempts by outcome, and what the attempts that count have read and written."""
 
     started: int = 0
     succeeded: int = 0
@@ -64,11 +63,11 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     bytes_out: int = 0
     bad_records: int = 0
     milliseconds: int = 0
-    """Time that the attempts which count took."""
+    """Total time of the attempts that count."""
 
     @property
     def running(self) -> int:
-        """Return how many attempts run, including those whose worker died unnoticed."""
+        """Return how many attempts run, including those whose worker's death has not been noticed."""
         ended: int = sum(getattr(self, outcome) for outcome in ENDED)
         return max(0, self.started - ended)
 
@@ -79,7 +78,7 @@ def table(stage: StageId) -> str:
 
 
 def of_process(worker: str, pid: int) -> str:
-    """Name the process in which an attempt runs, as entries do."""
+    """Name the process in which an attempt runs, in the form used by entries."""
     return f"{worker} {pid}"
 
 
@@ -97,7 +96,7 @@ def begin(store: JobStore, task: TaskId, token: str, worker: str) -> int:
 
 
 def _lose_earlier(store: JobStore, task: TaskId, later: Entry) -> None:
-    """Record attempts at a task that have not been heard of lately as lost, since another one begins."""
+    """Record as lost the attempts at a task that have not reported lately, because another attempt begins."""
     heard = {one.attempt for one in stage_marks.running(store, task.stage, later.began) if one.quiet < HEARD_SECONDS}
     for entry in _of_task(store, task):
         young = later.began - entry.began < HEARD_SECONDS
@@ -145,7 +144,7 @@ def ended(
     seconds: float,
     error: str = "",
 ) -> None:
-    """Record that an attempt ended without a commit of its own, after so many ``seconds``."""
+    """Record that an attempt ended without its own commit, after this many ``seconds``."""
     began = round(time.time() - seconds, 3)
     entry = Entry(task.task, attempt, outcome, worker, began, round(seconds, 3), error=_short(error))
     _end(store, task.stage, entry)
@@ -161,7 +160,7 @@ def killed(store: JobStore, task: TaskId, worker: str, reason: str) -> None:
 
 
 def entries(store: JobStore, stage: StageId) -> list[Entry]:
-    """Return all attempts of a stage by when they began."""
+    """Return all attempts of a stage, ordered by start time."""
     found = [decoder(Entry)(text) for text in store.marks(stage.job, table(stage)).values()]
     found.sort(key=lambda entry: entry.began)
     return found
@@ -187,7 +186,7 @@ def _token(entry: Entry) -> str:
 
 
 def _name(entry: Entry) -> str:
-    # Not the whole attempt: its number is not known yet when its first note is written.
+    # Not the full attempt name: its number is not yet known when its first note is written.
     return f"{entry.task}.{_token(entry)}"
 
 

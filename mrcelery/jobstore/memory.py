@@ -1,4 +1,4 @@
-"""Job store in this process: for the inline runner and for tests."""
+"""A job store in this process, for the inline runner and for tests."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class MemoryJobStore:
         return self._fields.get(job, {}).get("state", "")
 
     def compared(self, job: str) -> tuple[str, str]:
-        """Return the state; what is here dies with its process, and is never older than storage."""
+        """Return the state; this store dies with its process, and is never older than storage."""
         return self.state(job), ""
 
     def unsure(self, job: str, compared: str) -> str:
@@ -117,7 +117,7 @@ class MemoryJobStore:
             return True
 
     def advance(self, job: str, generation: int) -> bool:
-        """Have a job go on as queued in a later generation."""
+        """Queue a job in a later generation."""
         with self._lock:
             known = self._fields.get(job, {})
             if not known or generation_of(known) >= generation:
@@ -161,7 +161,7 @@ class MemoryJobStore:
             return self._attempts[task]
 
     def excuse_attempt(self, task: TaskId) -> None:
-        """Count an attempt that ended through no fault of its own."""
+        """Count an attempt that ended through no fault of its own as excused."""
         with self._lock:
             self._excused[task] += 1
 
@@ -176,7 +176,7 @@ class MemoryJobStore:
         return self.state(task.job), task.task in self._commits.get(task.stage, {}), followed
 
     def follow(self, job: str, seconds: float) -> None:
-        """Register for so many seconds that someone follows what the job prints."""
+        """Register, for this many seconds, that someone follows the job's output."""
         self._followed[job] = monotonic() + seconds
 
     def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
@@ -247,7 +247,7 @@ class MemoryJobStore:
         return self.done(stage), [self.marks(stage.job, table) for table in tables]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
-        """Take the job's lock for so many seconds."""
+        """Take the job's lock for this many seconds."""
         with self._lock:
             holder, until = self._holders.get(job, (owner, 0.0))
             if holder != owner and monotonic() < until:
@@ -312,7 +312,7 @@ class MemoryJobStore:
         return {name: found for name, found in known.items() if found[0] < WORKER_TTL}
 
     def drop_worker(self, name: str) -> None:
-        """Forget a worker, which has stopped."""
+        """Forget a worker that has stopped."""
         with self._lock:
             self._workers.pop(name, None)
 

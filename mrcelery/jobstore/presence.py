@@ -20,17 +20,17 @@ SILENT = 3.0
 """Publishing intervals without a presence record after which a worker counts as lost."""
 
 UNREAD_SECONDS = 5.0
-"""Publishing interval assumed for a worker whose record cannot be read."""
+"""Publishing interval assumed for a worker whose presence record cannot be read."""
 
 this_worker = ""
-"""Name of the worker that this process is of; "" elsewhere."""
+"""Name of the worker that this process belongs to; "" elsewhere."""
 
 Workers = Mapping[str, tuple[float, bytes]]
 """By name: seconds since a worker published its :class:`mrcelery.schema.structs.Presence`, and that record."""
 
 
 class WorkerSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker by its last presence record. ``age`` and ``skew`` (its clock less Redis's) in seconds."""
+    """A worker by its last presence record. ``age`` and ``skew`` (its clock minus Redis's) are in seconds."""
 
     name: str
     host: str
@@ -45,7 +45,7 @@ class WorkerSeen(msgspec.Struct, frozen=True, kw_only=True):
     arrow: bool
     signed: bool
     sick: str = ""
-    """Why it takes no tasks now, if its machine fails them."""
+    """Why it takes no tasks now, if its machine makes tasks fail."""
 
 
 def listening(workers: Workers, queue: str) -> frozenset[str]:
@@ -60,7 +60,7 @@ def alive(workers: Workers, queue: str) -> dict[str, Presence]:
 
 
 def ailing(workers: Workers, queue: str) -> dict[str, str]:
-    """Return why live workers that serve a queue take no tasks, by their names, of those that are sick."""
+    """Return, by name, why the sick ones among the live workers that serve a queue take no tasks."""
     return {name: about.sick for name, about in sorted(alive(workers, queue).items()) if about.sick}
 
 
@@ -71,7 +71,7 @@ def of_queue(workers: Workers, queue: str) -> dict[str, tuple[float, Presence]]:
 
 
 def waits_for_itself(workers: Workers, queue: str) -> bool:
-    """Whether this process is the only one that could run what is on a queue, and so must not wait for it."""
+    """Check whether this process is the only one that could run a queue's tasks, and so must not wait for them."""
     able = alive(workers, queue)
     return list(able) == [this_worker] and able[this_worker].processes == 1
 
@@ -91,7 +91,7 @@ def workers_seen(store: RedisJobStore) -> list[WorkerSeen]:
     for name, (age, data) in sorted(published.items()):
         try:
             about = decoder(Presence)(data)
-        except msgspec.MsgspecError:  # of a version to come, as its missing versions show
+        except msgspec.MsgspecError:  # from a later version, as its missing versions show
             about = Presence(queues=(), processes=0, every=UNREAD_SECONDS, arrow=True)
         found.append(
             WorkerSeen(
@@ -121,12 +121,12 @@ def server_time(store: RedisJobStore) -> float:
 
 def versions() -> dict[str, str]:
     """Return the versions of ``python``, ``mrcelery`` and ``celery`` on this machine; import none of them."""
-    # Imported here: a waiting client asks for presences only, and these two take longer to import than the rest.
+    # Imported here: a waiting client only reads presence records, and these two imports take longer than the rest.
     import platform  # noqa: PLC0415 - clients import this module
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - clients import this module
 
     try:
         celery = version("celery")
-    except PackageNotFoundError:  # vendored, say
+    except PackageNotFoundError:  # vendored, for example
         celery = "?"
     return {"python": platform.python_version(), "mrcelery": __version__, "celery": celery}

@@ -11,10 +11,10 @@ from kombu.transport.redis import PRIORITY_STEPS, Channel
 from mrcelery.jobstore.redis import RedisJobStore
 
 SEPARATOR = Channel.sep
-"""Between the name of a queue and a priority: kombu has a list for each."""
+"""Separates a queue's name from a priority: kombu has a list for each."""
 
 PIECE = 500
-"""Messages that the server scans at once; everyone else waits for that long."""
+"""Messages that the server scans at once; all its other clients wait for that long."""
 
 _QUEUED = """
 local messages = redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])
@@ -36,8 +36,8 @@ end
 return found
 """
 
-# A leased message is kept as [message, exchange, routing key], the last of which is its queue. Its end is cut off
-# first: the server would try the pattern at each quotation mark of the message.
+# A leased message is stored as [message, exchange, routing key], and the routing key is its queue. Only its end is
+# searched, because the server would try the pattern at each quotation mark of the message.
 _LEASED_OF = """
 local answer = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local counts = {}
@@ -55,7 +55,7 @@ return found
 
 
 def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
-    """Return ids of the job's messages that are queued or leased, without the job's own id at their head."""
+    """Return the ids of the job's queued or leased messages, without the job's own id at their start."""
     found: set[bytes] = set()
     answer: Any
     for key in (queue, *(f"{queue}{SEPARATOR}{step}" for step in PRIORITY_STEPS if step)):
@@ -70,7 +70,7 @@ def in_flight(store: RedisJobStore, job: str, queue: str) -> set[str]:
 
 
 def leased(store: RedisJobStore, job: str) -> set[str]:
-    """Return such ids of the messages that workers hold, or held when they vanished."""
+    """Return the ids, in that form, of the messages that workers hold, or held when they vanished."""
     found: set[bytes] = set()
     answer: Any
     cursor = b"0"
@@ -85,7 +85,7 @@ def leased(store: RedisJobStore, job: str) -> set[str]:
 def leased_by_queue(store: RedisJobStore) -> Counter[str]:
     """Count the messages that workers hold, or held when they vanished, by queue; of all apps at the broker.
 
-    The work grows with what workers can hold, not with what is queued.
+    The work grows with the number of messages that workers can hold, not with the number of queued ones.
     """
     found: Counter[str] = Counter()
     answer: Any
@@ -100,7 +100,7 @@ def leased_by_queue(store: RedisJobStore) -> Counter[str]:
 
 
 def has_attempts(ids: Collection[str]) -> bool:
-    """Check whether map or reduce tasks are among some of these ids."""
+    """Check whether any of these ids is a map or reduce task's."""
     return any(".map." in identity or ".reduce." in identity for identity in ids)
 
 

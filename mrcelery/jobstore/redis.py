@@ -1,4 +1,4 @@
-"""Job store in Redis, beside the broker's queues.
+"""Job store in the broker's Redis, next to its queues.
 
 Keys, all under ``mrcelery:`` and all with a time to live::
 
@@ -6,20 +6,20 @@ Keys, all under ``mrcelery:`` and all with a time to live::
     mrcelery:job:<job>                   hash of the job's fields
     mrcelery:job:<job>:request           the request envelope
     mrcelery:job:<job>:attempts          hash <step>.<kind>.<task> -> attempts started, and the tokens of the latest, by
-                                         which what is sent twice counts once; the same and .excused -> those that
+                                         which a call sent twice counts once; the same and .excused -> those that
                                          ended for no fault of their own
-    mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records that a committed task skipped
-    mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit, deflated ("" for one that is too large: read storage)
+    mrcelery:job:<job>:bad               hash <step>.<kind>.<task> -> records skipped by a committed task
+    mrcelery:job:<job>:done:<step>.<kind>  hash task -> commit, deflated ("" for a larger one: read storage)
     mrcelery:job:<job>:sums              hash name -> sum
     mrcelery:job:<job>:blob:<name>       small objects
     mrcelery:job:<job>:marks:<table>     hash name -> short text
-    mrcelery:job:<job>:sent:<token>      there for two minutes after a transition: it may be sent twice
-    mrcelery:job:<job>:holder            who reconciles the job just now
-    mrcelery:job:<job>:followed          there while someone follows what the job prints
+    mrcelery:job:<job>:sent:<token>      exists for two minutes after a transition, which may be sent twice
+    mrcelery:job:<job>:holder            the reconciler that holds the job now
+    mrcelery:job:<job>:followed          exists while someone follows the job's output
     mrcelery:live                        sorted set of the ids of jobs that have not ended, by time of creation
     mrcelery:totals                      hash name -> sum over all jobs
     mrcelery:workers                     hash name of a worker -> its presence record
-    mrcelery:workers:told                sorted set of the same names by the time of that record, Redis's own
+    mrcelery:workers:told                sorted set of the same names by the time of that record, in Redis's time
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ JOBS = "mrcelery:jobs"
 LIVE = "mrcelery:live"
 TOTALS = "mrcelery:totals"
 NEWEST = 50
-"""Jobs that are looked up where no job seems to be live: the list of live ones may have been evicted."""
+"""Jobs that are checked if no job seems to be live: the list of live ones may have been evicted."""
 
 PAGE = 1000
-"""Jobs that are looked at in one round trip."""
+"""Jobs that are read in one round trip."""
 
 REMEMBERED = 1000
-"""Jobs of which a process remembers that it has compared them with storage."""
+"""Jobs that a process remembers having compared with storage."""
 
 WORKERS = "mrcelery:workers"
 WORKERS_SEEN = f"{WORKERS}:told"
 COMMIT_LIMIT = 1024
-"""Bytes of a commit, deflated, that is kept here; larger ones are read from storage."""
+"""Largest commit, in deflated bytes, that is kept here; larger ones are read from storage."""
 
 
 class RedisJobStore:
     """:class:`mrcelery.jobstore.base.JobStore` at a broker address.
 
-    ``patience``: seconds for which a call waits for a server that is gone, or refuses for want of memory.
+    ``patience``: seconds for which a call waits for a server that is gone, or that refuses because it lacks memory.
     """
 
     def __init__(self, url: str, connection: Connection | None = None, *, patience: float = 0.0) -> None:
         self.connection = connection or connect(url, patience)
-        self._run = (-1, "")  # which connection it was that told it
+        self._run = (-1, "")  # the connection on which it was read
         self._asked: dict[str, str] = {}
         self._compared: set[tuple[str, str, str]] = set()
-        """Jobs that this process has compared, with the run that their record named and the one that answered."""
+        """Jobs that this process has compared, with the run named in their record and the run that answered."""
 
     def _one(self, *command: str | bytes | int | float) -> object:
         return self.connection.call(command)[0]
@@ -82,7 +82,7 @@ class RedisJobStore:
         )
 
     def _once(self, script: str, job: str, keys: Sequence[str], *arguments: str | bytes | float) -> bool:
-        """Carry out a transition of a job, however often the connection sends it."""
+        """Make a transition of a job exactly once, however often the connection sends it."""
         all_keys = (_job(job), f"{_job(job)}:sent:{secrets.token_hex(8)}", *keys)
         return bool(self._one("EVAL", script, len(all_keys), *all_keys, *arguments))
 
@@ -123,32 +123,32 @@ class RedisJobStore:
         return run
 
     def _server_run(self) -> str:
-        """Return an id of the run of the server that answers on the present connection."""
+        """Return an id of the server's run on the present connection."""
         while self._run[0] != self.connection.opened:
             opened = self.connection.opened
             try:
                 answer: Any = self._one("INFO", "server")
                 found = re.search(rb"^run_id:(\w+)", answer, re.MULTILINE)
             except BrokerUnreachableError:
-                self._one("PING")  # it answers, but will not say who it is: this connection stands for its run
+                self._one("PING")  # it answers, but does not identify itself: this connection serves as its run
                 found = None
             run = found[1].decode() if found else secrets.token_hex(8)
             self._run = (max(1, opened), run)
         return self._run[1]
 
     def note_compared(self, job: str, run: str, *, here: bool = False) -> None:
-        """Record that what is known of a job was compared with storage."""
+        """Record that the store's knowledge of a job was compared with storage."""
         if max(len(self._compared), len(self._asked)) >= REMEMBERED:
             self._compared.clear()
             self._asked.clear()
         named = self._asked.pop(job, "")
         kept = not here and self._one("EVAL", redis_scripts.UPDATE, 1, _job(job), TTL, "compared", run)
-        # A record that names no run may be a new one of the same job next time, in a store that was emptied.
+        # A record without a run may be a new one of the same job next time, in a store that was emptied.
         if named or not kept:
             self._compared.add((job, named, run))
 
     def unsure_jobs(self) -> list[str]:
-        """List the ids of failed and cancelled jobs of which the store is not sure; list others as live."""
+        """List the ids of failed and cancelled jobs about which the store is not sure; list others as live."""
         found: list[str] = []
         skip = 0
         while page := self.jobs(PAGE, skip):
@@ -179,14 +179,14 @@ class RedisJobStore:
         return self._revive(job, fields, generation, anew=fields["state"] == "cancelled")
 
     def advance(self, job: str, generation: int) -> bool:
-        """Have a job go on as queued in a later generation."""
+        """Queue a job in a later generation."""
         fields = self.fields(job)
         return bool(fields.get("state")) and self._revive(job, fields, generation, anew=True, forced=True)
 
     def _revive(
         self, job: str, fields: Mapping[str, str], generation: int | None, *, anew: bool, forced: bool = False
     ) -> bool:
-        # A name at least: HDEL takes no empty list.
+        # At least one name: HDEL does not accept an empty list.
         names = ["failure", *(name for name in fields if is_of_generation(name) or (anew and is_of_work(name)))]
         tables = _marks(job, "")
         marks = [k for k in self._scan(tables) if anew or not outlives_generation(k.removeprefix(tables))]
@@ -197,7 +197,7 @@ class RedisJobStore:
         )
 
     def keep_live(self, job: str) -> None:
-        """List a job that has not ended among those to look after, if it is not."""
+        """List an unfinished job among the live ones, if it is missing there."""
         self._one("EVAL", redis_scripts.KEEP_LIVE, 2, _job(job), LIVE, time.time(), job)
 
     def live(self) -> list[str]:
@@ -209,14 +209,14 @@ class RedisJobStore:
         return [job for job, state in self._unfinished() if state == b"cancelled"]
 
     def _unfinished(self) -> list[tuple[str, bytes]]:
-        """List jobs that have not come to their end, with their states."""
+        """List jobs that are not finished or not cleaned, with their states."""
         jobs = [j.decode() for j in self._one("ZRANGE", LIVE, 0, -1)]  # type: ignore[attr-defined]
         if not jobs:  # or evicted
             jobs = self.jobs(NEWEST)
         known = self.connection.call(*(("HMGET", _job(job), "state", "cleaned") for job in jobs)) if jobs else []
         found, gone = [], []
         for job, (state, cleaned) in zip(jobs, known, strict=True):
-            # Of a client that died before it could say so, or past their time to live.
+            # The client died before it could remove the entry, or the job's time to live is over.
             if not state or cleaned or state.decode() in FINAL - {"cancelled"}:
                 gone.append(job)
             else:
@@ -232,7 +232,7 @@ class RedisJobStore:
         return int(self._one("EVAL", script, len(keys), *keys, TTL, name, _token(), *arguments))  # type: ignore[call-overload, no-any-return]
 
     def excuse_attempt(self, task: TaskId) -> None:
-        """Count an attempt that ended through no fault of its own."""
+        """Count an attempt that ended through no fault of its own as excused."""
         key = f"{_job(task.job)}:attempts"
         self._one("EVAL", redis_scripts.EXCUSE_ATTEMPT, 1, key, TTL, f"{task.name}.excused", _token())
 
@@ -251,7 +251,7 @@ class RedisJobStore:
         return state.decode() if isinstance(state, bytes) else "", bool(done), bool(followed)
 
     def follow(self, job: str, seconds: float) -> None:
-        """Register for so many seconds that someone follows what the job prints."""
+        """Register, for this many seconds, that someone follows the job's output."""
         self._one("SET", _followed(job), 1, "PX", int(seconds * 1000))
 
     def add_commit(self, task: TaskId, commit: bytes, *, note: Note | None = None, add: Mapping[str, int] = {}) -> None:
@@ -274,7 +274,7 @@ class RedisJobStore:
         """Return the remembered commits by task."""
         commits: dict[int, bytes] = {}
         cursor = b"0"
-        while True:  # in pieces: a large answer would hold up everyone else on the server
+        while True:  # in pieces: a large answer would block all other clients of the server
             answer: Any = self._one("HSCAN", _done(stage), cursor, "COUNT", 1000)
             cursor, found = answer
             commits.update((int(k), _inflated(v)) for k, v in _pairs(found) if v)
@@ -321,7 +321,7 @@ class RedisJobStore:
         return int(done), [_texts(marks) for marks in found]
 
     def hold(self, job: str, owner: str, seconds: float) -> bool:
-        """Take the job's lock for so many seconds."""
+        """Take the job's lock for this many seconds."""
         return bool(self._one("EVAL", redis_scripts.HOLD, 1, f"{_job(job)}:holder", owner, int(seconds * 1000)))
 
     def put_blob(self, job: str, name: str, data: bytes) -> None:
@@ -378,7 +378,7 @@ class RedisJobStore:
         }
 
     def drop_worker(self, name: str) -> None:
-        """Forget a worker, which has stopped."""
+        """Forget a worker that has stopped."""
         self.connection.call(("HDEL", WORKERS, name), ("ZREM", WORKERS_SEEN, name))
 
     def push(self, queue: str, message: bytes) -> None:
@@ -422,7 +422,7 @@ def _with(job: str, key: str, note: Note | None, add: Mapping[str, int]) -> tupl
 
 
 def _token() -> str:
-    """Make a name for a call by which it is known if the connection sends it twice."""
+    """Make a token by which a call is recognized if the connection sends it twice."""
     return secrets.token_hex(4)
 
 

@@ -1,7 +1,7 @@
-"""The Lua scripts of the job store in Redis: what several of its keys change by at once."""
+"""The Lua scripts of the job store in Redis: atomic changes of several of its keys."""
 
-# Each transition of a job is one script, which may arrive twice, as where its answer was lost: KEYS[1] is the job, and
-# KEYS[2] is there if this very call was carried out before.
+# Each transition of a job is one script, which may arrive twice, for example if its answer was lost: KEYS[1] is the
+# job, and KEYS[2] exists if this same call was carried out before.
 ONCE = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 1 end
 local function carried_out()
@@ -24,7 +24,7 @@ redis.call('EXPIRE', KEYS[6], ARGV[1])
 return carried_out()
 """
 
-# A job that has ended is no longer live, but for a cancelled one, until it is cleaned.
+# A job that has ended is no longer live, except a cancelled one until it is cleaned.
 MOVE = f"""{ONCE}
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 0 end
@@ -50,7 +50,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
 
-# By the user's will, or (ARGV[6]) because storage knows better.
+# Requested by the user, or (ARGV[6]) because storage knows of a later generation.
 REVIVE = f"""{ONCE}
 local state = redis.call('HGET', KEYS[1], 'state')
 local generation = tonumber(redis.call('HGET', KEYS[1], 'revived') or 0)
@@ -77,8 +77,8 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
-# Counts without a key for each call: the field of what is counted holds the count and the tokens of the latest calls,
-# the latest first, so that a call that arrives twice finds itself. A number alone is a count, too.
+# Counts without a key for each call: the field holds the count and the tokens of the latest calls, the latest first, so
+# that a call that arrives twice finds itself. A number alone is a count, too.
 COUNT = """
 local known = redis.call('HGET', KEYS[1], ARGV[2]) or '0'
 local count, tokens = string.match(known, '^(%d+)(.*)$')
@@ -115,7 +115,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 {_NOTE_AND_ADD}return 1
 """
 
-# A mark is set once with one text: what comes with that text again was sent twice.
+# A mark is set only once with the same text: a call with the same text was sent twice.
 SET_MARK = f"""
 if redis.call('HGET', KEYS[3], ARGV[4]) == ARGV[5] then return 0 end
 {_NOTE_AND_ADD}return 1
@@ -140,7 +140,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 """
 
-# Eviction may take the list of live jobs alone.
+# Redis may evict the list of live jobs alone.
 KEEP_LIVE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or state == 'succeeded' or state == 'failed' then return 0 end

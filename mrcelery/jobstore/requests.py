@@ -1,4 +1,4 @@
-"""A job's request, as the job store has it, and what of it is to be trusted."""
+"""A job's request as the job store holds it, and which of its data can be trusted."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def read_request(store: JobStore, job: str, secret: str | bytes | None) -> Reque
 def storage_of(store: JobStore, job: str, fields: Mapping[str, str], secret: str | bytes | None) -> str:
     """Return the address of the job's storage, "" if the job store does not know it.
 
-    With a ``secret`` it is the one that the client has signed: who sets the job's field of that name could have the
-    workers read, and write, elsewhere.
+    With a ``secret`` it is the address that the client has signed: anyone able to set the job's ``storage`` field could
+    otherwise have the workers read, and write, elsewhere.
     """
     if secret is None:
         return fields.get("storage", "")
@@ -34,7 +34,7 @@ def storage_of(store: JobStore, job: str, fields: Mapping[str, str], secret: str
 
 
 def check_identity(request: Request, job: str, where: str) -> None:
-    """Raise :class:`UnsignedError` for another job's request, which a signature does not tell from this one's."""
-    # A signature says who wrote a record, not where it was put: another job's would run that one again.
+    """Raise :class:`UnsignedError` if this is another job's request; its signature alone does not show that."""
+    # A signature proves who wrote a record, not where it was put: another job's request would run that job again.
     if request.job != job:
         raise UnsignedError(f"{where} is that of job {request.job}: it was moved there; submit the job again")

@@ -5,7 +5,7 @@ table                           name                  text
 ==============================  ====================  =================================================
 ``running.<step>.<kind>``       ``<task>.<attempt>``  start and now (epoch seconds), records, worker, process
 ``rates.<step>.<kind>``         a small number        records a second of a task that has committed
-``repairs.<step>.<kind>``       a task or a step      times published again, and when last; of the kind barrier:
+``repairs.<step>.<kind>``       a task or a step      times republished, and when last; for the kind barrier:
                                                       a map task that ran again since its run was damaged
 ``backups.<step>.<kind>``       a task                when its backup was started
 ==============================  ====================  =================================================
@@ -26,7 +26,7 @@ SAMPLE = 64
 """Rates kept of a stage, however many tasks it has."""
 
 SHORT = 0.1
-"""Seconds of a task whose rate says nothing: it is over before one could be backed up."""
+"""A task shorter than this many seconds gives no useful rate: it is over before it could be backed up."""
 
 QUIET = 3.0
 """Seconds after its last report for which an attempt counts as running; it reports every second."""
@@ -46,7 +46,7 @@ def drop_running(store: JobStore, task: TaskId, attempt: str) -> None:
 def drop_dead(store: JobStore, task: TaskId, worker: str) -> None:
     """Remove the report of an attempt whose process died.
 
-    A second attempt of the task on this worker reports itself again at its next poll.
+    A second attempt at the task on this worker reports itself again at its next poll.
     """
     table = f"running.{task.stage.name}"
     for name, text in store.marks(task.job, table).items():
@@ -77,7 +77,7 @@ def _running(table: Mapping[str, str], now: float) -> tuple[Running, ...]:
 
 
 def not_failed(store: JobStore, task: TaskId) -> int:
-    """Count the starts of a task that are no failed attempts: its backup, running attempts, excused ones."""
+    """Count the starts of a task that are not failed attempts: its backup, running attempts, excused ones."""
     alive = [one for one in running(store, task.stage, time.time()) if one.task == task.task and one.quiet < QUIET]
     return (task.task in backups(store, task.stage)) + len(alive) + store.excused(task)
 
@@ -104,7 +104,7 @@ def note_republished(store: JobStore, job: str, step: int, what: str, name: str,
 
 
 def republished(store: JobStore, job: str, step: int, what: str) -> dict[str, Republished]:
-    """Return what was republished for a stage or a coordinator's step (``what``), by its name."""
+    """Return the republished messages of a stage or coordinator step (``what``), by name."""
     found = {}
     for name, text in store.marks(job, f"repairs.{step}.{what}").items():
         times, last = text.split(" ")

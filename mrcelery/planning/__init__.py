@@ -1,4 +1,4 @@
 """Inputs to files, files to splits, splits to plan pages, and what they cost.
 
-Face: ``listing``, ``splits``, ``price``. Its own: ``globs``.
+Used from outside: ``listing``, ``splits``, ``price``. Internal: ``globs``.
 """

@@ -8,37 +8,36 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def has_magic(path: str) -> bool:
-    """Whether a path holds ``*``, ``?`` or ``[``."""
+    """Check whether a path contains ``*``, ``?`` or ``[``."""
     return _MAGIC.search(path) is not None
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is passed over in a walk, as Hadoop does: ``_SUCCESS``, ``.part.crc``."""
+    """Check whether a walk skips a file or folder, like Hadoop: ``_SUCCESS``, ``.part.crc``."""
     return name.startswith(("_", "."))
 
 
 class Glob:
     """``*``, ``?`` and ``[...]`` within a name, ``**`` for any number of folders.
 
-    Brackets are the shell's: ``[!...]`` and ``[^...]`` negate, ``[[:digit:]]`` and the like name a class (of ASCII).
-
-    A pattern that matches a folder stands for all files below it. Hidden names match only if the
-    pattern spells their first character.
+    Brackets are the shell's: ``[!...]`` and ``[^...]`` negate, ``[[:digit:]]`` and the like name a class (of ASCII). A
+    pattern that matches a folder means all files below it. Hidden names match only if the pattern spells their first
+    character.
     """
 
     def __init__(self, pattern: str) -> None:
         self.prefix = _MAGIC.split(pattern, maxsplit=1)[0]
-        """What each match begins with: where to list from."""
+        """The common prefix of all matches: where to list from."""
         self._folder = self.prefix.rpartition("/")[0]
         names = pattern[len(self._folder) :].strip("/").split("/")
         self._names = [None if name == "**" else _Name(name) for name in names]
 
     def match(self, key: str) -> bool:
-        """Whether the pattern takes the object with this key, one that begins with ``prefix``."""
+        """Check whether the pattern matches the object with this key, which begins with ``prefix``."""
         return self._match(self._below(key), self._names, partly=False)
 
     def enter(self, folder: str) -> bool:
-        """Whether objects that match may lie in the folder."""
+        """Check whether the folder may contain objects that match."""
         return self._match(self._below(folder), self._names, partly=True)
 
     def _below(self, key: str) -> list[str]:
@@ -65,7 +64,7 @@ class _Name:
         return self._full(name) is not None and (self._spelled or not hidden(name))
 
 
-# After "[": a negation, then items up to "]", which is an item itself if it comes first.
+# After "[": a negation, then items up to "]", which is itself an item if it is the first one.
 _ITEM = r"(?:\[:[a-z]+:\]|(?!\[:[a-z]+:\])[^\]])"
 _SET = re.compile(rf"([!^]?+)(\]{_ITEM}*|{_ITEM}+)\]")
 _CLASS = re.compile(r"\[:([a-z]+):\]")
@@ -88,7 +87,7 @@ _CLASSES = {
 
 
 def _regex(pattern: str) -> str:
-    """Translate the pattern of one name. A star gives nothing back, so that no name takes long to refuse."""
+    """Translate the pattern of one name. A star does not backtrack, so that no name takes long to reject."""
     pieces = [""]
     at = 0
     while at < len(pattern):

@@ -1,6 +1,6 @@
-"""Inputs to files: what a file, a folder, a glob or an address of the input stands for.
+"""Inputs to files: the files meant by a file, a folder, a glob or an address.
 
-Files are listed lazily: 100,000 of them never lie in memory at once.
+Files are listed lazily: 100,000 of them are never in memory at once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mrcelery.storage.folder import FolderStorage
 class InputFile(NamedTuple):
     """A file of the input: its address, its size in bytes (-1: not known), and whether it may be cut.
 
-    ``tag`` tells it from what may have its address later: a strong ETag on S3, on the web also the date of its last
-    change; of a file on a disk see :mod:`mrcelery.storage.file_versions`; "" if it has none.
+    ``tag`` distinguishes it from later content at its address: a strong ETag on S3, on the web also the date of its
+    last change; for a file on a disk see :mod:`mrcelery.storage.file_versions`; "" if it has none.
     """
 
     uri: str
@@ -36,10 +36,9 @@ class InputFile(NamedTuple):
 def list_inputs(inputs: Iterable[str], fmt: InputFormat, since: float = math.inf) -> Iterator[InputFile]:
     """Yield the files of each input in the order given; within a folder, a prefix or a glob, in order of name.
 
-    A folder stands for all files below it, but for those whose name, or a folder's name on the way,
-    begins with ``_`` or ``.``; a file that is named itself is taken whatever its name. A file on a disk that was
-    written to ``since`` (epoch seconds) may be appended to while the job runs. Raises :class:`InputError` for an
-    input that matches nothing.
+    A folder means all files below it, except those whose name, or the name of a folder on the way, begins with ``_`` or
+    ``.``; a file named explicitly is taken whatever its name. A file on a disk that was written to since ``since``
+    (epoch seconds) may be appended to while the job runs. Raises :class:`InputError` for an input that matches nothing.
     """
     for uri in inputs:
         address = parse(uri, INPUT)
@@ -66,7 +65,7 @@ def list_inputs(inputs: Iterable[str], fmt: InputFormat, since: float = math.inf
 
 
 def _objects(storage: Storage, key: str, folder: bool) -> Iterator[ObjectInfo]:
-    """Yield the objects an input stands for: the one with this key, or those a glob or a folder holds."""
+    """Yield the objects meant by an input: the one with this key, or those in a glob or a folder."""
     if key and not folder and (info := storage.stat(key)) is not None:
         yield info
         return
@@ -81,7 +80,7 @@ def _objects(storage: Storage, key: str, folder: bool) -> Iterator[ObjectInfo]:
 
         found, match = _walk(storage, prefix, shown), shown
     for info in found:
-        # A key that ends in a slash is how consoles show an empty folder.
+        # A key that ends in a slash is a console's marker of an empty folder.
         if not info.key.endswith("/") and match(info.key):
             yield info
 

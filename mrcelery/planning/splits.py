@@ -1,7 +1,7 @@
-"""Planning: files to splits, splits to plan pages, and R if a job leaves it to us.
+"""Planning: files to splits, splits to plan pages, and R if a job does not set it.
 
-All of it streams: a plan of 100,000 files holds one page of splits in memory. The number and order
-of splits is a pure function of the listing and the split size.
+All of it streams: a plan of 100,000 files holds one page of splits in memory. The number and order of splits is a pure
+function of the listing and the split size.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from mrcelery.schema.encoding import encode
 from mrcelery.schema.structs import Extent, PlanPage, PlanSummary, Split, StepSpec
 
 MOST_SPLITS = 1_000_000
-"""M at most."""
+"""Most map tasks (M) of a job."""
 
 PAGE = 1000
 """Splits of one plan page."""
 
 LAST = "last"
-"""How the last page of a later step's plan is marked where it is signed: one that is missing at the end is noticed."""
+"""The signed mark of the last page of a later step's plan, by which a missing last page is noticed."""
 
 OPEN_COST = 4 << 20
 """Bytes that opening a file counts as when small files are packed (as in Spark)."""
 
 SMALLEST = 4 << 20
-"""Bytes that a split has at least if it is made smaller than asked for."""
+"""Smallest split in bytes if the split size is reduced to fit the input."""
 
 TASKS_EACH = 2
-"""Map tasks for each worker at least, so that one that is slow is made up for."""
+"""Minimum map tasks per worker, so that the others make up for a slow one."""
 
 SLOP = 1.1
-"""How much longer than the split size a file's last extent may be (as in Hadoop)."""
+"""A file's last extent may be this many times the split size (as in Hadoop)."""
 
 
 def fitted(files: Iterable[InputFile], split_size: int, workers: int) -> tuple[Iterable[InputFile], int]:
     """Fit the split size to the input, so that each of ``workers`` processes has a few map tasks.
 
     Returns the files and a split size: less than ``split_size`` for a small input, but never below :data:`SMALLEST`.
-    Unchanged if ``workers`` is 0, there are many files, or a file's size is not known.
+    Unchanged if ``workers`` is 0, if there are many files, or if a file's size is not known.
     """
     if not workers:
         return files, split_size
@@ -59,9 +59,9 @@ def fitted(files: Iterable[InputFile], split_size: int, workers: int) -> tuple[I
 def cut(files: Iterable[InputFile], split_size: int) -> Iterator[Split]:
     """Cut files into splits of about ``split_size`` bytes, numbered from 0 in the order of the files.
 
-    A file that may be cut gives extents of ``split_size`` bytes, the last one up to 10 % longer rather
-    than a tiny one more; any other file is one extent; an empty one gives none. Extents that follow
-    each other share a split while the sum of ``max(bytes, OPEN_COST)`` stays within ``split_size``.
+    A file that may be cut gives extents of ``split_size`` bytes, the last one up to 10 % longer to avoid a tiny
+    additional one; any other file is one extent; an empty one gives none. Consecutive extents share a split while the
+    sum of ``max(bytes, OPEN_COST)`` stays within ``split_size``.
     """
     index = 0
     packed: list[Extent] = []
@@ -92,7 +92,7 @@ def _extents(files: Iterable[InputFile], split_size: int) -> Iterator[Extent]:
 def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> PlanSummary:
     """Pass each page of :data:`PAGE` splits, encoded, to ``put(page number, bytes)``, and sum up.
 
-    ``files`` of the summary counts files with at least one byte, ``bytes`` those whose size is known. Raises
+    In the summary, ``files`` counts files with at least one byte, ``bytes`` those of known size. Raises
     :class:`UsageError` for more than :data:`MOST_SPLITS`.
     """
     source = iter(splits)
@@ -114,7 +114,7 @@ def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> 
 
 
 def _paged(splits: tuple[Split, ...]) -> PlanPage:
-    """Make a page, with the tags of the files in its table; an extent keeps one that its file had another time."""
+    """Make a page with its files' tags in a table; an extent keeps its own tag if that differs from the table's."""
     tags: dict[str, str] = {}
     for split in splits:
         for extent in split.extents:
@@ -135,7 +135,7 @@ def page_of(task: int) -> int:
 
 
 def find_split(page: PlanPage, task: int) -> Split:
-    """Find the split of map task ``task`` on its page. Raises :class:`CorruptDataError` if this is another page."""
+    """Find the split of map task ``task`` on its page. Raises :class:`CorruptDataError` if it is another page."""
     at = task % PAGE
     if at >= len(page.splits) or page.splits[at].index != task:
         raise CorruptDataError(f"plan page {page_of(task)} does not hold the split of task {task}: submit again")
@@ -146,15 +146,15 @@ def find_split(page: PlanPage, task: int) -> Split:
 
 
 REDUCER_BYTES = 32 << 20
-"""Input bytes per reduce task if the job does not say R."""
+"""Input bytes per reduce task if the job does not set R."""
 
 
 MOST_REDUCERS = 64
-"""R at most if the job does not say it."""
+"""Largest R if the job does not set it."""
 
 
 def with_reducers(step: StepSpec, plan: PlanSummary) -> StepSpec:
-    """Return the step with its R, chosen by input size if the job leaves it to us."""
+    """Return the step with its R, chosen by input size if the job does not set it."""
     if not step.has_reducer:
         return replace(step, reducers=0)
     if step.reducers > 0:

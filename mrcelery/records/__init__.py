@@ -1,4 +1,4 @@
 """What a key is, how records are ordered and hashed, and a block of them as bytes.
 
-Face: ``order``, ``hashing``, ``columns``, ``objects``, ``blocks``, ``snapshot``.
+Used from outside: ``order``, ``hashing``, ``columns``, ``objects``, ``blocks``, ``snapshot``.
 """

@@ -2,14 +2,13 @@
 
 Values may be ``None``, ``bool``, ``int`` (any size), ``float``, ``str``, ``bytes``, ``tuple``, ``list``,
 ``dict``, ``set``, ``frozenset``, ``Decimal``, ``datetime``, ``date``, ``time``, ``timedelta`` and ``UUID``,
-nested up to :data:`mrcelery.records.order.DEPTH` deep; each comes back with its type (a time zone as its offset, other
-bytes-like objects as ``bytes``). NumPy scalars are stored as the Python numbers they
-stand for. Anything else is refused with :class:`mrcelery.errors.CodecError`; pickle is never used,
-unless the job asked for it (``--allow-pickle``).
+nested up to :data:`mrcelery.records.order.DEPTH` deep; each is read back with its type (a time zone as its offset,
+other bytes-like objects as ``bytes``). NumPy scalars are stored as the Python numbers they represent. Anything else is
+rejected with :class:`mrcelery.errors.CodecError`; pickle is never used, unless the job allows it (``--allow-pickle``).
 
-A column of one simple type is encoded and decoded by msgspec at once, a constant one is stored once, as are text and
-bytes that come again and again; tuples of one length become a column per item, lists of one type a column of lengths
-and one of items; what is left goes through msgpack with extension types.
+A column of one simple type is encoded and decoded by msgspec at once, a constant one is stored once, as are repeated
+text and bytes; tuples of one length become a column per item, lists of one type a column of lengths and one of items;
+everything else goes through msgpack with extension types.
 Arrow arrays (:mod:`mrcelery.records.columns`) are stored as such, and read back without a copy.
 
 File format (version 1), little-endian::
@@ -48,27 +47,27 @@ _U32 = struct.Struct("<I")
 _HEAD_BYTES = _HEAD.size + _U32.size
 
 TUPLE_LEVELS = 3
-"""Levels of nested tuples that get columns of their own."""
+"""Levels of nested tuples that get separate columns."""
 
 BLOCK_RECORDS = 8192
-"""Records of a block at most: enough to spread the cost of a block, few enough to merge many runs."""
+"""Most records in a block: enough to spread the cost of a block, few enough to merge many runs."""
 BLOCK_BYTES = 256 << 10
-"""Encoded bytes of a block, about; records larger than that make blocks of their own."""
+"""Approximate encoded bytes of a block; larger records get separate blocks."""
 
 
 ARRAY_BYTES = 512 << 10
-"""Bytes of a block of Arrow arrays, about: each costs some tens of microseconds, whatever is in it."""
+"""Approximate bytes of a block of Arrow arrays: each costs some tens of microseconds, whatever its content."""
 _ARRAYS = bytes([255] * 4 + [0] * 4)
 
 
 WORTH = 0.9
-"""Of its size a block must keep less to be stored compressed."""
+"""Compressed size, as a share of the original, below which a block is stored compressed."""
 PLAIN_BLOCKS = 15
-"""Blocks that are stored as they are after one that was not worth it, until another is tried."""
+"""Blocks stored uncompressed after one that did not compress well, before another is tried."""
 
 
 class Block(NamedTuple):
-    """Some records as two columns of one length: two lists, or two Arrow arrays."""
+    """Some records as two columns of equal length: two lists, or two Arrow arrays."""
 
     keys: Column
     values: Column
@@ -84,13 +83,13 @@ _TYPED: dict[type, tuple[bytes, Callable[[bytes], list[Any]]]] = {
 }
 _BY_TAG = dict(_TYPED.values())
 _REPEATED = frozenset({str, bytes})
-"""Types of which a value that comes again is stored once."""
+"""Types whose repeated values are stored once."""
 
 
 def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0) -> bytes:
-    """Encode a column as bytes. Raises :class:`CodecError` for a value that no codec takes.
+    """Encode a column as bytes. Raises :class:`CodecError` for a value that no codec supports.
 
-    ``level`` counts the tuples that the column lies in.
+    ``level`` is the number of tuples around the column.
     """
     kinds = set(map(type, column))
     if len(kinds) == 1:
@@ -99,7 +98,7 @@ def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0)
             return b"n"
         if kind in _TYPED:
             first = column[0]
-            # A float column is exempt: -0.0 equals 0.0 and is not the same.
+            # A float column is excluded: -0.0 equals 0.0 but is not the same.
             if kind is not float and column[-1] == first and column.count(first) == len(column):
                 return b"c" + _pack(first, allow_pickle)
             try:
@@ -107,7 +106,7 @@ def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0)
                     return b"d" + _TYPED[kind][0] + repeated
                 return _TYPED[kind][0] + _encode(column)
             except (OverflowError, UnicodeEncodeError):
-                pass  # ints beyond 64 bits, lone surrogates: the general codec takes them
+                pass  # ints beyond 64 bits, lone surrogates: the general codec handles them
         if kind is tuple and column[0] and level < TUPLE_LEVELS:
             width = len(column[0])
             if set(map(len, column)) == {width}:
@@ -122,7 +121,7 @@ def encode_column(column: list[Any], allow_pickle: bool = False, level: int = 0)
 
 
 def _dictionary(column: list[Any]) -> bytes | None:
-    """Encode a column of few distinct values as these and the place of each; None for another column."""
+    """Encode a column of few distinct values as these values and an index for each record; None for other columns."""
     if len(column) < 1024 or len(set(column[:512])) > 64:
         return None
     places = dict(zip(dict.fromkeys(column), count()))
@@ -133,7 +132,7 @@ def _dictionary(column: list[Any]) -> bytes | None:
 
 
 def decode_column(data: bytes | memoryview, records: int, allow_pickle: bool = False) -> list[Any]:
-    """Decode the column of ``records`` values that :func:`encode_column` wrote."""
+    """Decode a column of ``records`` values written by :func:`encode_column`."""
     tag, body = bytes(data[:1]), data[1:]
     if tag in _BY_TAG:
         return _BY_TAG[tag](body)  # type: ignore[arg-type]  # msgspec reads any buffer
@@ -190,7 +189,7 @@ def _pack(value: Any, allow_pickle: bool) -> bytes:
         if kind is Decimal:
             return msgpack.ExtType(_DECIMAL, str(v).encode())
         if kind is set or kind is frozenset:
-            # Sorted by encoding, so that equal sets are equal bytes in every process.
+            # Sorted by encoding, so that equal sets give equal bytes in every process.
             return msgpack.ExtType(_SET if kind is set else _FROZENSET, pack(sorted(map(pack, v))))
         if kind is datetime:
             return msgpack.ExtType(_DATETIME, pack([v.replace(tzinfo=None).isoformat(), v.fold, _offset(v)]))
@@ -246,7 +245,7 @@ def _unpack(data: bytes | memoryview, allow_pickle: bool) -> Any:
     def ext(code: int, body: bytes) -> Any:
         nonlocal depth
         depth += 1
-        # msgpack takes tens of kilobytes of the C stack for a level: without a bound this would crash.
+        # msgpack uses tens of kilobytes of the C stack per level: without a limit this would crash.
         if depth > DEPTH:
             raise CorruptDataError(f"a stored value is nested more than {DEPTH} levels deep")
         value = extension(code, body)
@@ -298,7 +297,7 @@ class BlockWriter:
         self._zstd = zstandard.ZstdCompressor(level=1) if compress else None
         self._plain = 0
         self._allow_pickle = allow_pickle
-        # Running estimate of a record's encoded bytes; it starts so that the first block is a small one.
+        # Running estimate of a record's encoded bytes; its initial value makes the first block a small one.
         self._size = BLOCK_BYTES / 64
         self.records = 0
         self.bytes = 0
@@ -357,7 +356,7 @@ class BlockWriter:
         self.records += records
 
     def _culprit(self, keys: list[Any], values: list[Any]) -> str:
-        """Find the first pair that no codec takes."""
+        """Find the first pair that no codec supports."""
         for key, value in zip(keys, values, strict=True):
             try:
                 encode_column([key, value], self._allow_pickle)
@@ -375,16 +374,15 @@ class BlockWriter:
 
 
 def end_mark(records: int) -> bytes:
-    """Return what follows the last block of a file with so many records."""
+    """Return the end mark, written after the last block, of a file with ``records`` records."""
     head = _HEAD.pack(0, records & 0xFFFFFFFF, 0, 0)
     return head + _U32.pack(crc32(head))
 
 
 def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = False) -> Iterator[Block]:
-    """Read blocks from a file's bytes, which may come in pieces of any size.
+    """Read blocks from a file's bytes, given in pieces of any size.
 
-    Raises :class:`CorruptDataError`, naming ``where`` and the offset, for bytes that are damaged or
-    end too soon.
+    Raises :class:`CorruptDataError`, naming ``where`` and the offset, for bytes that are damaged or end too soon.
     """
     source = _Chunks(chunks, where)
     if source.take(len(MAGIC)) != MAGIC:

@@ -1,11 +1,11 @@
-"""Columns of Arrow arrays: their order, their blocks' bytes, and what of them keys may be.
+"""Columns of Arrow arrays: their order, their encoding in blocks, and which of them can be keys.
 
-A column is a Python list or a ``pyarrow.Array`` (never chunked). Arrays come from ``mapper_batch`` and from
-input formats that have columns; they stay arrays up to the reducer, or the output if there is no Python
-function to call. Needs pyarrow and numpy (the extra ``arrow``), imported with the first array only.
+A column is a Python list or a ``pyarrow.Array`` (never chunked). Arrays come from ``mapper_batch`` and from input
+formats with columns; they stay arrays up to the reducer, or up to the output if there is no Python function to call.
+Needs pyarrow and numpy (the extra ``arrow``), imported only with the first array.
 
-Arrays are brought to few types, so that one key has one form: text to ``string``, bytes to ``binary`` or
-``fixed_size_binary``, integers to ``int64``, floats to ``float64``. What has no such form becomes a list.
+Arrays are converted to few types, so that one key has one form: text to ``string``, bytes to ``binary`` or
+``fixed_size_binary``, integers to ``int64``, floats to ``float64``. Arrays without such a form become lists.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREFIX = 8
 
 
 def is_array(column: Column) -> bool:
-    """Whether a column is an Arrow array."""
+    """Check whether a column is an Arrow array."""
     return type(column) is not list
 
 
@@ -38,9 +38,9 @@ def as_list(column: Column) -> list[Any]:
 
 
 def of_table(table: Any) -> tuple[Column, Column]:
-    """Return the key and the value column of a table or record batch of two columns.
+    """Return the key and the value column of a table or record batch with two columns.
 
-    Raises :class:`UsageError` for a table of another number of columns.
+    Raises :class:`UsageError` for any other number of columns.
     """
     if table.num_columns != 2:
         raise UsageError(
@@ -53,11 +53,11 @@ def of_table(table: Any) -> tuple[Column, Column]:
 
 
 def _plain(column: Any) -> Any:
-    """Return a table's column as one array of one of the types above, or of a type that is left alone."""
+    """Return a table's column as one array with one of the types above, or with an unconverted type."""
     import pyarrow as pa
 
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # of more text than one array can hold
+    if isinstance(array, pa.ChunkedArray):  # more text than one array can hold
         array = pa.concat_arrays([chunk.cast(_large(chunk.type)) for chunk in array.chunks])
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -84,12 +84,12 @@ def _cast(array: Any, kind: Any) -> Any:
 
     try:
         return array.cast(kind)
-    except pa.ArrowInvalid:  # a uint64 beyond int64, or more text than an array of this type holds
+    except pa.ArrowInvalid:  # a uint64 beyond int64, or more text than an array of this type can hold
         return array
 
 
 def _orders(keys: Any) -> bool:
-    """Whether Arrow's order and equality of these keys are the documented ones."""
+    """Check whether Arrow orders and compares these keys as documented."""
     import pyarrow as pa
 
     kind = keys.type
@@ -98,7 +98,7 @@ def _orders(keys: Any) -> bool:
 
 
 def order(keys: Any) -> Any:
-    """Return the positions (numpy, int64) of an array of keys in order of key; equal keys keep their order."""
+    """Return the positions (numpy, int64) of an array of keys, ordered by key; equal keys keep their order."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import compute
@@ -114,14 +114,14 @@ def order(keys: Any) -> Any:
     if count > len(keys) // 2:
         return compute.array_sort_indices(keys).to_numpy()  # stable
     if count:
-        # In their own order first: that is what Arrow's sort, which is stable, leaves equal ones in.
+        # First in their original order, which Arrow's stable sort keeps for equal keys.
         positions = np.sort(by[tied])
         by[tied] = positions[compute.array_sort_indices(take(keys, positions)).to_numpy()]
     return by
 
 
 def _words(keys: Any) -> list[Any]:
-    """Return fixed-size keys as numbers of 8 bytes each, the first ones first: their order is that of the bytes."""
+    """Return fixed-size keys as numbers of 8 bytes each, the first bytes first; the order is that of the bytes."""
     import numpy as np
 
     rows = np.frombuffer(keys.buffers()[1], np.uint8)[keys.offset * keys.type.byte_width :]
@@ -136,7 +136,7 @@ def _words(keys: Any) -> list[Any]:
 
 
 def _texts(keys: Any) -> tuple[Any, Any, Any]:
-    """Return where each text or byte string begins, its length, and all their bytes (numpy)."""
+    """Return where each text or byte string begins, its length, and the bytes of all of them (numpy)."""
     import numpy as np
 
     _, offsets, data = keys.buffers()
@@ -157,10 +157,10 @@ def _prefixes(keys: Any) -> Any:
 
 
 def hashes(keys: Any) -> Any:
-    """Hash each key of an array as :func:`mrcelery.records.hashing.stable_hash` does (numpy, uint32).
+    """Hash each key of an array like :func:`mrcelery.records.hashing.stable_hash` (numpy, uint32).
 
-    CRC-32 of all keys at once, byte after byte, with the table of 256 remainders (Sarwate, "Computation of cyclic
-    redundancy checks via table look-up", 1988).
+    Computes the CRC-32 of all keys at once, byte after byte, with the table of 256 remainders (Sarwate, "Computation of
+    cyclic redundancy checks via table look-up", 1988).
     """
     import numpy as np
     import pyarrow as pa
@@ -174,13 +174,13 @@ def hashes(keys: Any) -> Any:
             state = table[(state ^ column) & 0xFF] ^ (state >> np.uint32(8))
         return ~state
     if keys.type == pa.int64():
-        state = table[(state ^ np.uint32(ord("i"))) & 0xFF] ^ (state >> np.uint32(8))  # the mark of a number
+        state = table[(state ^ np.uint32(ord("i"))) & 0xFF] ^ (state >> np.uint32(8))  # the marker of a number
         keys = keys.cast(pa.string())
     begins, lengths, data = _texts(keys)
     longest = np.argsort(-lengths, kind="stable")
     begins, lengths, state = begins[longest], lengths[longest], state[longest]
     for at in range(int(lengths.max(initial=0))):
-        some = slice(0, int(np.searchsorted(-lengths, -at)))  # those that are longer
+        some = slice(0, int(np.searchsorted(-lengths, -at)))  # the keys that are longer
         now = state[some]
         state[some] = table[(now ^ data[begins[some] + at]) & 0xFF] ^ (now >> np.uint32(8))
     found = np.empty(len(keys), np.uint32)
@@ -197,11 +197,11 @@ def _crc_table() -> Any:
 
 
 def _order(words: list[Any]) -> Any:
-    """Return the positions in order of the words: sorted by the first word, then ties put right. Stable."""
+    """Return the positions in order of the words: sorted by the first word, then ties are resolved. Stable."""
     import numpy as np
 
     first = words[0]
-    by = np.argsort(first)  # not stable, and several times faster than what is
+    by = np.argsort(first)  # not stable, and several times faster than a stable sort
     tied = _tied(first[by])
     if not tied.any():
         return by
@@ -212,7 +212,7 @@ def _order(words: list[Any]) -> Any:
 
 
 def _tied(ordered: Any) -> Any:
-    """Mark which of some sorted numbers equal a neighbour."""
+    """Mark which of the sorted numbers equal a neighbor."""
     import numpy as np
 
     same = ordered[1:] == ordered[:-1]
@@ -223,7 +223,7 @@ def _tied(ordered: Any) -> Any:
 
 
 def take(column: Any, positions: Any) -> Any:
-    """Return the values at some positions."""
+    """Return the values at these positions."""
     import pyarrow as pa
 
     if pa.types.is_fixed_size_binary(column.type) and not column.null_count:
@@ -244,7 +244,7 @@ def concat(columns: Sequence[Any]) -> Any:
 
 
 def starts(keys: Any) -> Any:
-    """Return the positions (numpy) at which a group begins in an array of sorted keys, 0 among them."""
+    """Return the positions (numpy) at which groups begin in an array of sorted keys, including 0."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import compute
@@ -261,7 +261,7 @@ def starts(keys: Any) -> Any:
 
 
 class Keys(Sequence[Any]):
-    """Keys as Python objects, each made when it is asked for: for a binary search."""
+    """Keys as Python objects, each made on access: for a binary search."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -285,7 +285,7 @@ def pack(keys: Any, values: Any) -> memoryview:
 
 
 def unpack(data: Any) -> tuple[Any, Any]:
-    """Decode what :func:`pack` wrote, without a copy. Raises :class:`CorruptDataError` for other bytes."""
+    """Decode bytes written by :func:`pack`, without a copy. Raises :class:`CorruptDataError` for other bytes."""
     try:
         import pyarrow as pa
     except ImportError:

@@ -1,7 +1,7 @@
-"""The stable hash of a key, and the partition it gives: the same on every worker, process and Python version.
+"""A key's stable hash, and its partition: the same on every worker, in every process and Python version.
 
-Keys that are equal in Python hash alike, whatever their types: ``1``, ``1.0`` and ``True`` meet in one partition.
-:mod:`mrcelery.records.order` says what can be a key.
+Keys that are equal in Python have the same hash, whatever their types: ``1``, ``1.0`` and ``True`` go to the same
+partition. :mod:`mrcelery.records.order` defines what can be a key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mrcelery.records.order import Key, check_number, no_key, to_utc
 
 
 def stable_hash(key: Key) -> int:
-    """Return the CRC-32 of a canonical encoding; equal keys hash alike, whatever their types."""
+    """Return the CRC-32 of a canonical encoding; equal keys have equal hashes, whatever their types."""
     if isinstance(key, str):
         return crc32(key.encode("utf-8", "surrogatepass"))
     if isinstance(key, bytes):
@@ -39,7 +39,7 @@ def _canonical(key: Key) -> bytes:
         return b"d" + key.isoformat().encode()
     if isinstance(key, (tuple, list)):
         items = [_canonical(item) for item in key]
-        # Lengths keep ("ab", "c") apart from ("a", "bc").
+        # Lengths distinguish ("ab", "c") from ("a", "bc").
         return b"".join([b"q", *(struct.pack("<I", len(item)) + item for item in items)])
     raise no_key(key)
 
@@ -51,7 +51,7 @@ def _canonical_number(key: int | float | Decimal) -> bytes:
         return b"f" + struct.pack("<d", float(key))
     if key == int(key):
         whole = int(key)
-        # Python refuses to print, and so to hash this way, ints of more than some thousand digits.
+        # Python refuses to print, and so to hash in this way, ints of more than some thousand digits.
         return b"i%d" % whole if whole.bit_length() < 10_000 else b"I" + int_bytes(whole)
     if isinstance(key, Decimal) and float(key) != key:
         sign, digits, exponent = key.as_tuple()
@@ -77,7 +77,7 @@ def partition_numbers(keys: Sequence[Key], n: int) -> Iterable[int]:
         try:
             return [crc32(k.encode()) % n for k in keys]
         except UnicodeEncodeError:
-            pass  # lone surrogates, from bytes that are no UTF-8: the general way takes them
+            pass  # lone surrogates, from bytes that are not UTF-8: the general way handles them
     if kinds == {bytes}:
         return [crc32(k) % n for k in keys]
     return [hash_partition(k, n) for k in keys]

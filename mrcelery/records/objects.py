@@ -1,8 +1,8 @@
-"""Arrow values as Python objects: the same ones whether or not pandas is installed beside pyarrow.
+"""Arrow values as Python objects: the same objects whether or not pandas is installed with pyarrow.
 
-pyarrow gives times of nanoseconds as ``pandas.Timestamp`` and ``pandas.Timedelta`` where it finds pandas, which no
-codec takes. Here they become ``datetime``, ``time`` and ``timedelta``, which have microseconds; a time between two
-microseconds is refused, not rounded.
+If pandas is installed, pyarrow returns times in nanoseconds as ``pandas.Timestamp`` and ``pandas.Timedelta``, which no
+codec supports. Here they become ``datetime``, ``time`` and ``timedelta``, which have microseconds; a time between two
+microseconds is rejected, not rounded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mrcelery.errors import CodecError
 def objects(column: Any, remedy: str) -> list[Any]:
     """Return an array's values, or a table's rows as dicts.
 
-    Raises :class:`CodecError`, which says ``remedy``, for values that have no Python type.
+    Raises :class:`CodecError`, with ``remedy`` in its message, for values that have no Python type.
     """
     import pyarrow as pa
 
@@ -33,9 +33,9 @@ def _of(column: Any) -> str:
 
 
 def _in_microseconds(column: Any) -> Any:
-    """Cast an array's or a table's times of nanoseconds; what has none is returned as it is.
+    """Cast an array's or a table's times in nanoseconds; a column without such times is returned unchanged.
 
-    Raises ``ArrowInvalid`` for a time that is no whole number of microseconds.
+    Raises ``ArrowInvalid`` for a time that is not a whole number of microseconds.
     """
     import pyarrow as pa
 
@@ -45,7 +45,7 @@ def _in_microseconds(column: Any) -> Any:
     columns = [_cast(one) for one in given]
     if all(new is old for new, old in zip(columns, given, strict=True)):
         return column
-    return pa.table(columns, column.schema.names)  # by position: a name may come twice
+    return pa.table(columns, column.schema.names)  # by position: a name may occur twice
 
 
 def _cast(column: Any) -> Any:
@@ -54,7 +54,7 @@ def _cast(column: Any) -> Any:
 
 
 def _micro(kind: Any) -> Any:
-    """Return an Arrow type with microseconds for its nanoseconds, at any depth; None if it has none."""
+    """Return an Arrow type with its nanoseconds replaced by microseconds, at any depth; None if it has none."""
     import pyarrow as pa
 
     types = pa.types

@@ -1,4 +1,4 @@
-"""The order of keys, and what can be one: the same on every worker, process and Python version.
+"""The order of keys, and what can be a key: the same on every worker, process and Python version.
 
 Keys may be ``None``, numbers (``bool``, ``int``, ``float``, ``Decimal``), ``str``, ``bytes``, ``date``,
 ``datetime``, and tuples and lists of these. They are ordered
@@ -7,10 +7,10 @@ Keys may be ``None``, numbers (``bool``, ``int``, ``float``, ``Decimal``), ``str
   (a shorter one that is a prefix comes first; of a list and a tuple with equal items the list),
 - different types as listed: None < numbers < str < bytes < date < datetime < lists and tuples.
 
-Keys that are equal in Python are one key: ``1``, ``1.0`` and ``True`` meet in one reducer call.
-Refused are NaN, which equals nothing and has no place in an order; a ``datetime`` of a zone with rules,
-since Python compares two of one zone by their clocks, which go back once a year (one with a fixed
-offset, UTC for one, is fine); and a ``Decimal`` of more than 5,000 digits before the point.
+Keys that are equal in Python are one key: ``1``, ``1.0`` and ``True`` go to the same reducer call.
+Rejected are NaN, which equals nothing and cannot be ordered; a ``datetime`` of a zone with rules,
+since Python compares two of one zone by their clocks, which go back once a year (a fixed offset,
+such as UTC, is fine); and a ``Decimal`` of more than 5,000 digits before the point.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from mrcelery.errors import CodecError
 
 Key = Any
 
-# Python's own `<` on these is the documented order, or a TypeError.
+# For these types Python's `<` gives the documented order, or a TypeError.
 _NATIVE = frozenset({str, int, bytes, bool, type(None)})
 
 
 DEPTH = 50
-"""Levels that a key's tuples and lists, or a value's types beyond JSON's, may lie within each other."""
+"""Deepest nesting of a key's tuples and lists, or of a value's types beyond JSON's."""
 
 
 def order_key(key: Key, level: int = 0) -> tuple[Any, ...]:
     """Return a tuple whose native order is the documented order of keys, whatever their types.
 
-    ``level`` counts the tuples and lists that the key lies in. Raises :class:`CodecError` for what cannot
-    be a key.
+    ``level`` is the number of tuples and lists around the key. Raises :class:`CodecError` for a value that cannot be a
+    key.
     """
     if key is None:
         return (0,)
@@ -49,8 +49,8 @@ def order_key(key: Key, level: int = 0) -> tuple[Any, ...]:
         return (2, key)
     if isinstance(key, bytes):
         return (3, key)
-    if isinstance(key, datetime):  # before date, of which it is a subclass
-        # Aware and naive times do not compare: the naive ones come first.
+    if isinstance(key, datetime):  # before date, because it is a subclass
+        # Aware and naive times cannot be compared: the naive ones come first.
         return (5, 0, key) if key.tzinfo is None else (5, 1, to_utc(key))
     if isinstance(key, date):
         return (4, key)
@@ -82,15 +82,15 @@ def to_utc(key: datetime) -> datetime:
 
 
 def _is_fixed(zone: tzinfo | None) -> bool:
-    """Whether a zone has one offset for all times, such as ``ZoneInfo("UTC")``."""
+    """Check whether a zone has one offset for all times, such as ``ZoneInfo("UTC")``."""
     try:
         return zone is not None and zone.utcoffset(None) is not None
-    except Exception:  # a class of the user's, which may expect a time
+    except Exception:  # a user's class, which may require a time
         return False
 
 
 def no_key(key: Key) -> CodecError:
-    """Make the error for a value that cannot be a key, with what to use instead."""
+    """Make the error for a value that cannot be a key, with an alternative."""
     kind = type(key).__name__
     if kind in ("dict", "set", "frozenset"):
         return CodecError(f"a {kind} cannot be a key, as it has no order: use a sorted tuple of its items")
@@ -103,11 +103,11 @@ def no_key(key: Key) -> CodecError:
 
 
 def check_keys(keys: Sequence[Key], level: int = 0) -> None:
-    """Check that all ``keys`` can be keys, at C speed if they are of one simple type.
+    """Check that all ``keys`` can be keys, at C speed if they have one simple type.
 
-    After it, Python's own ``<`` either orders the keys as documented or raises ``TypeError``: what it
-    would order wrongly in silence, NaN and sets, is refused here with :class:`CodecError`. ``level``
-    counts the tuples that the keys lie in.
+    After this check, Python's ``<`` either orders the keys as documented or raises ``TypeError``: values that it would
+    silently order wrongly, NaN and sets, are rejected here with :class:`CodecError`. ``level`` is the number of tuples
+    around the keys.
     """
     kinds = set(map(type, keys))
     if kinds <= _NATIVE:
@@ -127,7 +127,7 @@ def check_keys(keys: Sequence[Key], level: int = 0) -> None:
 
 
 def argsort(keys: list[Key]) -> list[int]:
-    """Return the positions of checked ``keys`` in order of key; equal keys keep their order."""
+    """Return the positions of checked ``keys``, ordered by key; equal keys keep their order."""
     try:
         return sorted(range(len(keys)), key=keys.__getitem__)
     except TypeError:  # types that Python does not compare

@@ -1,7 +1,7 @@
-"""Values as they are now.
+"""Copies of values in their present state.
 
-User code may keep working on an object that it has yielded: fill one dict anew for each record, or clear a list
-after it. What is yielded counts as it was at that moment, as if it had been written down at once.
+User code may continue to use an object that it has yielded: refill one dict for each record, or clear a list
+afterwards. A yielded object counts in its state at that moment, as if it had been written at once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ ATOMS = frozenset({str, int, float, bytes, bool, type(None), Decimal, date, date
 
 
 def snapshot(value: Any) -> Any:
-    """Return ``value``, or a copy of it if it, or something in it, could change."""
+    """Return ``value``, or a copy of it if it, or something in it, is mutable."""
     try:
         return _copied(value)
     except RecursionError:
-        return value  # deeper than any codec takes: refused there, with its reason
+        return value  # nested deeper than any codec allows: rejected there, with the reason
 
 
 def _copied(value: Any) -> Any:
@@ -39,6 +39,6 @@ def _copied(value: Any) -> Any:
     try:
         return deepcopy(value)
     except MemoryError:
-        raise  # of a task that holds too much, which may come anywhere: it says nothing of the value
+        raise  # the task holds too much memory, wherever that is raised: the value is not to blame
     except Exception:
-        return value  # what cannot be copied cannot be stored either
+        return value  # a value that cannot be copied cannot be stored either

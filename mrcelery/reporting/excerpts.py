@@ -1,4 +1,4 @@
-"""Excerpts from storage that are shown with a job: logs of its attempts, records that were skipped."""
+"""Excerpts from storage shown with a job: its attempts' logs, and skipped records."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.base import Storage
 
 LOGS = 20
-"""Logs in a report, of attempts that went wrong, at most."""
+"""Most logs of failed attempts in a report."""
 LOG_BYTES = 32 << 10
-"""Bytes of a log that are shown, its last."""
+"""Bytes shown of a log, from its end."""
 BAD_RECORDS = 50
-"""Bad records that are shown."""
+"""Bad records shown."""
 BAD_FILES = 20
-"""Files of bad records that are read."""
+"""Files of bad records read."""
 BAD_BYTES = 256 << 10
-"""Bytes of such a file that are read."""
+"""Bytes read of such a file."""
 
 
 def gather(storage: Storage, found: Overview) -> Evidence:
-    """Collect the logs of attempts that went wrong, those of the failure first, and some bad records.
+    """Collect the logs of failed attempts, the failure's first, and some bad records.
 
     Raises :class:`mrcelery.errors.StorageUnreachableError`.
     """
@@ -49,13 +49,13 @@ def _wrong(found: Overview) -> list[tuple[StageView, Entry]]:
 
 
 def log(storage: Storage, task: TaskId, attempt: str) -> str:
-    """Read the end of what an attempt printed and logged; "" if nothing of it is kept.
+    """Read the end of an attempt's output; "" if none of it is kept.
 
-    ``attempt`` as in its :class:`mrcelery.jobstore.journal.Entry`, which may hold its random part only.
+    ``attempt`` is as in its :class:`mrcelery.jobstore.journal.Entry`, which may only contain its random part.
     """
     prefix = object_keys.log(task, "")
     if "/" in attempt:
-        return ""  # not a name that we have given: it would lead elsewhere
+        return ""  # not a name that we assign: it would lead to another key
     if attempt.startswith("-"):
         keys = [info.key for info in storage.list(prefix) if info.key.endswith(attempt)]
         if not keys:
@@ -84,7 +84,7 @@ def bad_records(storage: Storage, job: str) -> tuple[tuple[BadRecord, ...], int]
         except FileNotFoundError:  # of an attempt that does not count
             continue
         lines = data.split(b"\n")[:-1]
-        # A damaged line is passed over: it must not keep a job from succeeding.
+        # A damaged line is skipped: it must not keep a job from succeeding.
         found += [one for line in lines[: BAD_RECORDS + 1 - len(found)] if (one := _record(line))]
     return tuple(found[:BAD_RECORDS]), int(len(found) > BAD_RECORDS)
 

@@ -1,4 +1,4 @@
-"""Present and past jobs, newest first: those that the job store knows, and those that left data in storage."""
+"""Present and past jobs, newest first: those known to the job store, and those that left data in storage."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from mrcelery.schema.structs import JobSpec
 from mrcelery.storage.base import Storage
 
 PAGE = 100
-"""Jobs that the job store is asked for at once."""
+"""Jobs requested from the job store at once."""
 
 MOST = 1000
-"""Jobs of a storage that are read, the newest by their ids."""
+"""Most jobs of a storage that are read: the newest by their ids."""
 
 _DATED = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")
 
@@ -40,7 +40,7 @@ class JobFilter:
     until: float = inf
 
     def takes(self, *, state: str, name: str, owner: str, created: float) -> bool:
-        """Return whether it selects a job; ``created`` in epoch seconds."""
+        """Return whether the filter selects a job; ``created`` is in epoch seconds."""
         return (
             (not self.states or state in self.states)
             and (not self.name or fnmatchcase(name, self.name))
@@ -61,7 +61,7 @@ def created_by_id(job: str) -> float | None:
 
 
 Fresh = Callable[[JobStore, str, dict[str, str]], dict[str, str]]
-"""Brings a job's fields, as the job store has them, up to date with its storage."""
+"""Updates a job's fields, as read from the job store, from its storage."""
 
 
 def jobs(
@@ -105,7 +105,7 @@ def _wanted(wanted: JobFilter, fields: Mapping[str, str], created: float) -> boo
 
 def _of_storage(storage: Storage, store: JobStore | None, wanted: JobFilter) -> Iterator[JobStatus]:
     dated = ((created_by_id(job), job) for job in storage.folders(object_keys.JOBS))
-    # By the latest that each can be: an id has whole seconds, and if it has no date, the job is read first.
+    # Ordered by the latest possible time: an id has whole seconds, and a job without a date in its id is read first.
     ids = ((-(inf if created is None else created + 1), job) for created, job in dated)
     heap: list[tuple[float, str, JobStatus | None]] = [(key, job, None) for key, job in heapq.nsmallest(MOST, ids)]
     while heap:

@@ -1,4 +1,4 @@
-"""What the attempts of a job printed and logged: kept in storage, and followed while they run."""
+"""The output of a job's attempts: kept in storage, and followed while they run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mrcelery.storage.base import Storage
 _KEY = re.compile(r".*/step-(?P<step>\d+)/(?P<kind>map|reduce)-(?P<task>\d+)/log\.(?P<attempt>[^/]+)")
 
 _REREAD = 256
-"""Bytes read again before new output, to find the place in a log whose middle was left out since."""
+"""Bytes read again before new output, to find the position in a log whose middle was left out since."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt that printed something, and how it ended, if known."""
+    """An attempt with output, and how it ended, if known."""
 
     step: int
     kind: Kind
@@ -38,7 +38,7 @@ class Attempt:
 
     @property
     def ending(self) -> str:
-        """Why the attempt came to nothing; "" if it did not."""
+        """Return why the attempt did not succeed; "" if it did or still runs."""
         if self.outcome == "failed":
             return f"failed: {self.error}"
         if self.outcome == "killed":
@@ -48,21 +48,21 @@ class Attempt:
 
 @dataclass(frozen=True)
 class LogFilter:
-    """Selects attempts; None stands for all."""
+    """Selects attempts; None selects all."""
 
     step: int | None = None
     kind: str | None = None
     task: int | None = None
     attempt: str | None = None
-    """As in the listing, its number, or its random part."""
+    """The name as listed, its number, or its random part."""
     failed: bool = False
 
     def stage(self, step: int, kind: str) -> bool:
-        """Return whether it selects any attempts of a stage."""
+        """Return whether the filter selects any attempts of a stage."""
         return self.step in (None, step) and self.kind in (None, kind)
 
     def takes(self, one: Attempt) -> bool:
-        """Return whether it selects this attempt."""
+        """Return whether the filter selects this attempt."""
         number, _, token = one.attempt.partition("-")
         return (
             self.stage(one.step, one.kind)
@@ -75,9 +75,9 @@ class LogFilter:
 def listed(
     storage: Storage, job: str, found: Overview | None, wanted: LogFilter
 ) -> Iterator[tuple[Attempt, str | None]]:
-    """Iterate over attempts and the keys of their logs, by step, stage and task; None for a failed one without a log.
+    """Iterate over attempts and their logs' keys, by step, stage and task; a failed one without a log has the key None.
 
-    ``found``, with its attempts, says how each ended; without it that is not known.
+    ``found``, with its attempts, gives each attempt's end; without it, that is not known.
     """
     known: dict[tuple[int, str, int, str], Attempt] = {
         (stage.step, stage.kind, one.task, _token(one.attempt)): _of(stage.step, stage.kind, one)
@@ -105,7 +105,7 @@ def _logs(storage: Storage, prefix: str) -> Iterator[tuple[Attempt, str]]:
 def _merged(
     logs: Iterable[tuple[Attempt, str]], known: dict[tuple[int, str, int, str], Attempt], failed: list[Attempt]
 ) -> Iterator[tuple[Attempt, str | None]]:
-    """Add to each log how its attempt ended, and insert failed attempts that left no log at their place."""
+    """Add to each log how its attempt ended, and insert failed attempts without a log at their position."""
     left = list(failed)
     for one, key in logs:
         entry = known.get((one.step, one.kind, one.task, _token(one.attempt)))
@@ -127,9 +127,9 @@ def _token(attempt: str) -> str:
 
 
 class Follower:
-    """Reads what a running job's attempts print, as they share it.
+    """Reads the output of a running job's attempts, as they share it.
 
-    While it reads, attempts put what they have printed so far into storage: see :mod:`mrcelery.attempt.output_capture`.
+    While it reads, attempts write their output so far to storage: see :mod:`mrcelery.attempt.output_capture`.
     """
 
     def __init__(self, store: JobStore, storage: Storage, job: str, wanted: LogFilter) -> None:
@@ -175,7 +175,7 @@ class Follower:
             yield one, f"[{one.ending}]\n".encode()
 
     def _new(self, key: str, *, whole_lines: bool) -> bytes:
-        """Read what is new of a log."""
+        """Read the new part of a log."""
         at, tail = self._offsets.get(key, 0), self._tail.get(key, b"")
         info = self._storage.stat(key)
         if info is None or info.size == at:
@@ -183,10 +183,10 @@ class Follower:
         new = self._storage.read(key, at - len(tail)) if info.size > at else b""
         if new.startswith(tail) and new:
             new = new[len(tail) :]
-        else:  # its middle was left out since, and what is new is somewhere before its end
+        else:  # its middle was left out since, and the new part starts somewhere before its end
             text = self._storage.read(key)
             where = text.rfind(tail)
-            # Or that place was left out too.
+            # Or that position was left out, too.
             new = text[where + len(tail) :] if where >= 0 else text[text.rfind(LEFT_OUT) + 1 :]
             at = len(text) - len(new)
         if whole_lines:

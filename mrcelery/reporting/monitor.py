@@ -1,4 +1,4 @@
-"""Derives the events that a waiting client reports (:mod:`mrcelery.events`) from what it polls."""
+"""Derives the events that a waiting client reports (:mod:`mrcelery.events`) from polled data."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mrcelery.schema.structs import Failure
 from mrcelery.storage.patience import AGAIN_SECONDS
 
 POLL_SECONDS = 2.0
-"""Seconds between two polls of the workers: each takes a round trip."""
+"""Seconds between two polls of the workers, each of which takes a round trip."""
 
 BLIP_SECONDS = 1.0
-"""Seconds of absence up to which a broker is not worth an event."""
+"""A broker's absence of up to this many seconds is not worth an event."""
 
 NONE_SECONDS = 5.0
-"""Seconds without a listening worker before that is reported: one may be about to start."""
+"""Seconds without a listening worker before that is reported: a worker may be about to start."""
 
 
 _OF_STORAGE = {StorageOutageError.__name__, StorageUnreachableError.__name__}
 
 
 class Monitor:
-    """Reports what has changed from poll to poll. ``patience``: seconds without a broker until the wait ends."""
+    """Reports changes from poll to poll. ``patience``: seconds without a broker until the wait ends."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Monitor:
         self._awaited: Failure | None = None
 
     def unreachable(self, reason: str) -> None:
-        """Take note that the broker did not answer."""
+        """Record that the broker did not answer."""
         now = self._clock()
         away = now - self._answered
         if away >= BLIP_SECONDS and (not self._broker_reported or now - self._broker_reported >= AGAIN_SECONDS):
@@ -64,14 +64,14 @@ class Monitor:
             )
 
     def answered(self, fields: Mapping[str, str]) -> None:
-        """Take note that the broker answered with the job's fields."""
+        """Record that the broker answered with the job's fields."""
         now = self._clock()
         if self._retried is None:
-            self._retried = fields.get("retrying", "")  # was reported before this wait began
+            self._retried = fields.get("retrying", "")  # it was reported before this wait began
         if self._broker_reported:
             self._report(events.BrokerBack(job=self._job, at=time.time(), seconds=now - self._answered))
             self._broker_reported = 0.0
-            # The workers have to find it again, too, before they can be missed.
+            # The workers have to reconnect, too, before they can be missed.
             self._alive, self._none_since, self._observed = frozenset(), None, now
         self._answered = now
 
@@ -84,9 +84,9 @@ class Monitor:
         return self._clock() - self._observed >= POLL_SECONDS
 
     def observe(self, fields: Mapping[str, str], workers: Workers, progress: Callable[[], object]) -> None:
-        """Compare what was polled with the poll before; ``progress`` is called only if something holds the job up.
+        """Compare a poll with the one before; ``progress`` is called only if the job is held up.
 
-        Raises :class:`UsageError` where the job waits for the process that waits for it.
+        Raises :class:`UsageError` if the job waits for the process that waits for it.
         """
         self._observed = self._clock()
         queue = fields.get("queue") or "celery"
@@ -108,7 +108,7 @@ class Monitor:
         now = self._clock()
         ours = of_queue(workers, queue)
         alive = listening(workers, queue)
-        # One that was stopped has taken its entry with it.
+        # A worker that was stopped has removed its entry.
         if lost := {name for name in self._alive - alive if name in ours}:
             self._report(events.WorkersLost(job=self._job, at=time.time(), count=len(lost), left=len(alive)))
         self._alive = alive
@@ -167,7 +167,7 @@ class Monitor:
         self._awaited = why
 
     def _report_storage(self, patience: float) -> None:
-        """Report, now and then, that the job waits for its storage."""
+        """Report, at intervals, that the job waits for its storage."""
         now, why = self._clock(), self._awaited
         if self._storage_lost is None or why is None:
             return
@@ -187,7 +187,7 @@ class Monitor:
             )
 
     def _observe_extra(self, why: Failure, progress: object) -> None:
-        """Report what workers lack if nothing goes on meanwhile; if others have it, they take the tasks."""
+        """Report what workers lack if there is no progress meanwhile; if other workers have it, they take the tasks."""
         now, stands = self._clock(), progress == self._stood_still
         self._stood_still = progress
         if stands and (not self._extra_reported or now - self._extra_reported >= AGAIN_SECONDS):

@@ -1,8 +1,8 @@
 """A job as a person sees it: what it does, why it is slow, why it failed.
 
-One record, :class:`Overview`, is what the progress of a waiting command, the pages in Flower, the report that stays in
-storage and ``--json`` show. :func:`glance` makes it at a cost that does not grow with the job's tasks; :func:`overview`
-adds its attempts. Both read the job store only; they may run at any moment, and what they find may be a moment old.
+One record, :class:`Overview`, is shown by a waiting command's progress, the pages in Flower, the report kept in storage
+and ``--json``. :func:`glance` makes it at a cost that does not grow with the job's tasks; :func:`overview` adds its
+attempts. Both read only the job store; they may run at any time, and their data may be slightly out of date.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mrcelery.schema.structs import (
 from mrcelery.schema.task_id import StageId
 
 STAGE_ATTEMPTS = 20_000
-"""Attempts of a stage that an overview lists; of more, those that went wrong and the longest."""
+"""Most attempts of a stage in an overview; beyond that, the unsuccessful and the longest ones."""
 
 UNEVEN = 200
 """Smallest size of the largest partition, in percent of the mean, that is worth a warning."""
@@ -48,7 +48,7 @@ SILENT = 10.0
 
 
 class Straggler(msgspec.Struct, frozen=True, kw_only=True):
-    """A running attempt that has reported its progress; ``rate`` in records per second."""
+    """A running attempt that has reported its progress; ``rate`` is in records per second."""
 
     task: int
     attempt: str
@@ -71,42 +71,42 @@ class Warn(msgspec.Struct, frozen=True, kw_only=True):
     step: int = -1
     stage: str = ""
     task: int = -1
-    """Of a straggler or a silent attempt."""
+    """The task of a straggler or a silent attempt."""
 
 
 class StageView(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage. Times are epoch seconds, 0 for not yet; sums are those of the attempts that count."""
+    """One stage. Times are epoch seconds, 0 if not yet known; sums cover the attempts that count."""
 
     step: int
     kind: Kind
     name: str = ""
-    """The step's."""
+    """The step's name."""
     state: State
-    """``failed`` where the job's failure lies, ``cancelled`` for another that the job ended before."""
+    """``failed`` for the stage of the job's failure, ``cancelled`` for others that the job's end cut short."""
     tasks: int = 0
     """0 if not known yet."""
     succeeded: int = 0
-    """Tasks, of these."""
+    """How many of these tasks have succeeded."""
     sums: Sums = Sums()
     entered: float = 0.0
     ended: float = 0.0
     shuffle_bytes: int = 0
     left: float = -1.0
-    """Seconds until it should succeed, by what it has done so far; -1 if not known."""
+    """Estimated seconds until it succeeds, from its progress so far; -1 if not known."""
     skew: dict[str, int] = {}
-    """How unevenly it filled its partitions, as counters (:mod:`mrcelery.shuffle.skew`)."""
+    """How uneven its partitions are, as counters (:mod:`mrcelery.shuffle.skew`)."""
     reading: int = 0
     """Records that running attempts have reported as read so far; not in ``sums``."""
     running: tuple[Straggler, ...] = ()
-    """Attempts that run for a second or more, the slowest first; at most 20."""
+    """Attempts that have run for a second or more, the slowest first; at most 20."""
     attempts: tuple[Entry, ...] = ()
-    """By the time they began; none in a glance."""
+    """Ordered by start time; none in a glance."""
     left_out: int = 0
     """Attempts that are not listed."""
 
 
 class Overview(Record, frozen=True, kw_only=True):
-    """A job at the moment ``now``; all times are epoch seconds, 0 for not yet."""
+    """A job at the time ``now``; all times are epoch seconds, 0 if not yet known."""
 
     job: str
     name: str = ""
@@ -120,11 +120,11 @@ class Overview(Record, frozen=True, kw_only=True):
     storage: str = ""
     output: str = ""
     message: str = ""
-    """What the job last said through ``set_status``."""
+    """The job's last ``set_status`` message."""
     failure: Failure | None = None
     stages: tuple[StageView, ...] = ()
     counters: Counters = {}
-    """Of stages that have succeeded and, once the job has ended, of all committed attempts."""
+    """Counters of stages that have succeeded and, once the job has ended, of all committed attempts."""
     requests: Requests = {}
     warnings: tuple[Warn, ...] = ()
 
@@ -135,7 +135,7 @@ def glance(store: JobStore, job: str, now: float | None = None) -> Overview | No
 
 
 def overview(store: JobStore, job: str, now: float | None = None, *, state: State | None = None) -> Overview | None:
-    """Read a job with its attempts; None if the job store does not know it. ``state``: the one it is about to have."""
+    """Read a job with its attempts; None if the job store does not know it. ``state``: its upcoming state."""
     return _read(store, job, time.time() if now is None else now, attempts=True, state=state)
 
 
@@ -158,7 +158,7 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State
         if summed is not None:
             add_counters(counters, summed.all_counters(step))
             add_requests(requests, summed.totals.requests)
-        elif ended:  # of a running job it is not worth reading its commits again and again
+        elif ended:  # for a running job, reading its commits again and again is not worth the cost
             for one in committed(store, fields, StageId(job, step, kind)):
                 add_counters(counters, one.counters)
                 add_requests(requests, one.requests if isinstance(one, Commit) else one.totals.requests)
@@ -184,19 +184,19 @@ def _read(store: JobStore, job: str, now: float, *, attempts: bool, state: State
         counters=counters,
         requests=requests,
     )
-    # Who takes a glance waits for the job, and is told by the monitor.
+    # A client that takes a glance waits for the job, and the monitor reports sick workers to it.
     sick = _sick(store, found.queue or "celery") if attempts and not ended else []
     return replace(found, warnings=(*sick, *warnings(found)))
 
 
 def _sick(store: JobStore, queue: str) -> list[Warn]:
-    """Warn of the workers that would run the job's tasks, and take none."""
+    """Warn of the workers that should run the job's tasks but take none."""
     sick = ailing(store.workers(), queue)
     return [Warn(kind="sick", text=f"worker {name} takes no tasks: {reason}") for name, reason in sick.items()]
 
 
 def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
-    """List all stages of a job in their order, also those to come."""
+    """List all stages of a job in order, including those to come."""
     steps = decoder(list[tuple[str, bool]])(fields.get("steps") or b"[]")
     found: list[tuple[int, Kind, str]] = []
     for number, (name, reduces) in enumerate(steps):
@@ -207,7 +207,7 @@ def stages_of(fields: Mapping[str, str]) -> list[tuple[int, Kind, str]]:
 
 
 class _Reading(NamedTuple):
-    """What was read of a job as a whole, for the overview of each of its stages."""
+    """A job's data, read once for the overview of all its stages."""
 
     store: JobStore
     fields: Mapping[str, str]
@@ -218,7 +218,7 @@ class _Reading(NamedTuple):
 
 
 def _stage(reading: _Reading, stage: StageId, name: str, summed: StageSummary | None) -> StageView:
-    """Describe a stage of the step called ``name``; ``summed`` is there once it has succeeded."""
+    """Describe a stage of the step called ``name``; ``summed`` is set once the stage has succeeded."""
     store, fields, now = reading.store, reading.fields, reading.now
     _, step, kind = stage
     total = fields.get(f"total.{stage.name}")
@@ -226,7 +226,7 @@ def _stage(reading: _Reading, stage: StageId, name: str, summed: StageSummary | 
     if total is None:
         return StageView(step=step, kind=kind, name=name, state="queued")
     tasks = int(total)
-    # A stage that has succeeded may have its commits forgotten.
+    # The commits of a stage that has succeeded may be forgotten.
     over = summed is not None or _passed(fields, step, kind)
     running = not over and fields["state"] not in FINAL
     seen = stage_marks.glimpse(store, stage, now) if not over else None
@@ -256,7 +256,7 @@ def _stage(reading: _Reading, stage: StageId, name: str, summed: StageSummary | 
 
 
 def _passed(fields: Mapping[str, str], step: int, kind: Kind) -> bool:
-    """Return whether the job is in a later stage; the sums of this one may be gone with a Redis that lost its data."""
+    """Return whether the job is in a later stage; this stage's sums may be lost with Redis's data."""
     now = int(fields.get("step") or 0)
     return step < now or (step == now and kind == "map" and fields.get("stage") in ("reduce", "finish"))
 
@@ -274,7 +274,7 @@ def _ends(stages: list[StageView], finished: float, failure: Failure | None) -> 
 
 
 def _left(tasks: int, succeeded: int, seconds: float) -> float:
-    """Seconds until all tasks have succeeded, where the rest takes as long as those that have."""
+    """Return the seconds until all tasks succeed, if the rest take as long as those that have; -1 if not known."""
     return round(seconds / succeeded * (tasks - succeeded), 1) if succeeded and seconds > 0 else -1.0
 
 
@@ -299,7 +299,7 @@ def _running(seen: stage_marks.Glimpse) -> tuple[Straggler, ...]:
 
 
 def _listed(store: JobStore, stage: StageId, until: float) -> tuple[tuple[Entry, ...], int]:
-    """List a stage's attempts; if it was over at ``until``, those that still seem to run were lost."""
+    """List a stage's attempts; if the stage was over at ``until``, those that still seem to run were lost."""
     found = journal.entries(store, stage)
     if until:
         found = [_lost(one, until) if one.outcome == "running" else one for one in found]
@@ -311,7 +311,7 @@ def _lost(one: Entry, until: float) -> Entry:
 
 
 def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], int]:
-    """Return at most ``most`` attempts and how many were left out: quick ones that went well."""
+    """Return at most ``most`` attempts and how many were left out: quick, successful ones."""
     if len(attempts) <= most:
         return tuple(attempts), 0
     by_worth = sorted(attempts, key=lambda one: (one.outcome == "succeeded", -one.seconds))
@@ -320,7 +320,7 @@ def shortened(attempts: Sequence[Entry], most: int) -> tuple[tuple[Entry, ...], 
 
 
 def warnings(found: Overview) -> list[Warn]:
-    """Derive what a person should know of a job from the rest of its overview."""
+    """Derive a job's warnings from the rest of its overview."""
     told = []
     for stage in found.stages:
         where = f"step {stage.step} {stage.kind}"

@@ -8,13 +8,13 @@ from typing import NamedTuple
 from mrcelery.reporting.overview import Overview, StageView
 
 WINDOW = 10.0
-"""Seconds over which the current rate is taken: tasks report progress once a second, or only when they commit."""
+"""Seconds over which the current rate is computed: tasks report progress once a second, or only when they commit."""
 
 
 class Rates(NamedTuple):
     """Records and bytes read per second; -1 if not known (yet).
 
-    Tasks report their bytes only when they commit: those of running tasks are estimated from their records.
+    Tasks report their bytes only when they commit: the bytes of running tasks are estimated from their records.
     """
 
     records: float = -1.0
@@ -30,7 +30,7 @@ class Speed:
         self._seen: dict[tuple[int, str], deque[tuple[float, float, float]]] = {}
 
     def observe(self, found: Overview) -> None:
-        """Record what a job's running stages have read."""
+        """Record how much a job's running stages have read."""
         for stage in found.stages:
             key = stage.step, stage.kind
             if stage.state != "running":
@@ -43,7 +43,7 @@ class Speed:
                 seen.append((found.now, *read(stage)))
 
     def of(self, stage: StageView, now: float) -> Rates:
-        """Return a stage's rates; of one that has succeeded only the mean."""
+        """Return a stage's rates; only the mean for a stage that has succeeded."""
         seconds = (stage.ended or now) - stage.entered if stage.entered else 0.0
         records, size = read(stage)
         mean = (records / seconds, size / seconds) if seconds > 0 and records else (-1.0, -1.0)
@@ -52,7 +52,7 @@ class Speed:
             return Rates(-1.0, -1.0, *mean)
         first, last = seen[0], seen[-1]
         passed = last[0] - first[0]
-        # What a failed attempt had read no longer counts, so a sum can fall.
+        # The records of a failed attempt no longer count, so a sum can fall.
         return Rates(max(0.0, last[1] - first[1]) / passed, max(0.0, last[2] - first[2]) / passed, *mean)
 
 

@@ -1,6 +1,6 @@
 """The report of a job that has ended: the record in storage that outlives the job store's.
 
-``report.json`` is for programs, ``report.html``, the same, for a person.
+``report.json`` is for programs, ``report.html`` shows the same to people.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mrcelery.storage.base import Storage
 
 
 class Report(Record, frozen=True, kw_only=True):
-    """How a job went: ``report.json`` in storage and, of one that succeeded, ``_SUCCESS`` in OUTPUT."""
+    """The outcome of a job: ``report.json`` in storage and, if it succeeded, ``_SUCCESS`` in OUTPUT."""
 
     job: str
     name: str
@@ -37,11 +37,11 @@ class Report(Record, frozen=True, kw_only=True):
     generation: int = 0
     """How often the job had been retried."""
     overview: Overview | None = None
-    """The job as its page showed it, with its attempts; not in ``_SUCCESS``."""
+    """The job as shown on its page, with its attempts; not in ``_SUCCESS``."""
 
 
 def read_report(storage: Storage, job: str, seal: JobSeal | None = None) -> Report | None:
-    """Read a job's report; None if it has none (yet). ``seal``: checks it, where anything but a picture hangs on it."""
+    """Read a job's report; None if it has none (yet). ``seal`` checks it, if more than a picture depends on it."""
     key = object_keys.report(job)
     try:
         data = storage.read(key)
@@ -51,14 +51,14 @@ def read_report(storage: Storage, job: str, seal: JobSeal | None = None) -> Repo
 
 
 def read_client_report(storage: Storage, job: str, secret: str | None) -> Report | None:
-    """Read a job's report as a client that may have a ``secret``: it must then be signed, if the job is.
+    """Read a job's report as a client that may have a ``secret``: then it must be signed, if the job is.
 
     Raises :class:`mrcelery.errors.UnsignedError`.
     """
     key, spec = object_keys.report(job), object_keys.spec(job)
     try:
         data = storage.read(key)
-        # A job of this machine's own, or of a fleet without a secret, has nothing signed.
+        # A job run on this machine, or on a fleet without a secret, has no signatures.
         signed = secret is not None and (carries_signature(data) or is_signed(storage.read(spec)))
     except FileNotFoundError:
         return None
@@ -78,7 +78,7 @@ def totals_of(found: Overview) -> Totals:
 
 
 def put_report(storage: Storage, report: Report, seal: JobSeal) -> None:
-    """Write a job's report; its page first, because a reader who finds ``report.json`` may ask for the page."""
+    """Write a job's report; its page first, because a reader that finds ``report.json`` may request the page."""
     if report.overview is not None:
         seen = report.overview
         storage.write(object_keys.report_page(report.job), job_page(seen, gather(storage, seen)))
@@ -94,13 +94,13 @@ def remove_report(storage: Storage, job: str) -> None:
 def write_report(store: JobStore, job: str, secret: str | bytes | None) -> None:
     """Write the report of a job that failed or was cancelled; may be repeated as more of its attempts end.
 
-    A job that succeeded had its report written before: nothing is done for it.
+    Does nothing for a job that succeeded, whose report was written before.
     """
     found = overview(store, job)
     if found is None or found.state == "succeeded" or found.state not in FINAL or not found.storage:
         return
     if "removed" in store.fields(job):
-        return  # nothing is to come back to where its data was
+        return  # nothing may be written where its data was
     started = found.started or found.created
     report = Report(
         job=job,

@@ -26,7 +26,7 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """The status of a job. ``created``, ``started`` and ``finished`` are epoch seconds, 0 for not yet."""
+    """The status of a job. ``created``, ``started`` and ``finished`` are epoch seconds, 0 if not yet known."""
 
     job: str
     state: str
@@ -41,7 +41,7 @@ class JobStatus:
     storage: str = ""
     output: str = ""
     message: str = ""
-    """What the job last said through ``set_status``, or why it failed."""
+    """The job's last ``set_status`` message, or why it failed."""
 
 
 def status_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> JobStatus:
@@ -68,7 +68,7 @@ def status_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> Jo
 
 
 def stages_of(job: str, fields: Mapping[str, str], store: JobStore | None) -> tuple[StageStatus, ...]:
-    """List the stages whose size is known. Of a stage that the job has left all tasks have succeeded."""
+    """List the stages of known size. In a stage that the job has left, all tasks have succeeded."""
     if store is None:
         return ()
     found = []
@@ -94,7 +94,7 @@ def _done(store: JobStore, fields: Mapping[str, str], stage: StageId) -> int:
 
 
 def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iterator[tuple[int, StageSummary | Commit]]:
-    """Iterate over what is counted so far, by step: a succeeded stage's sums, a running one's commits."""
+    """Iterate over a job's counts so far, by step: a succeeded stage's sums, a running one's commits."""
 
     for stage in stages_of(job, fields, store):
         summary = fields.get(f"summary.{stage.step}.{stage.kind}")
@@ -106,7 +106,7 @@ def counted(job: str, fields: Mapping[str, str], store: JobStore | None) -> Iter
 
 
 def committed(store: JobStore, fields: Mapping[str, str], stage: StageId) -> Iterator[StageSummary | Commit]:
-    """Iterate over what is counted of a stage that has not succeeded: its commits, or the sums that outlive them."""
+    """Iterate over the counts of a stage that has not succeeded: its commits, or the sums that outlive them."""
     if (cut := kept_sums(fields, stage)) is not None:
         yield cut
         return

@@ -1,4 +1,4 @@
-"""The course of a job as events: the lines of ``--json``, and the source of the plain lines of progress.
+"""The course of a job as events: the lines of ``--json``, and the source of plain progress lines.
 
 They complement those of :mod:`mrcelery.events`. A :class:`Narrator` derives them from successive overviews of the job,
 without I/O.
@@ -19,7 +19,7 @@ from mrcelery.schema.states import State
 from mrcelery.schema.structs import Counters, Failure, Kind, Totals
 
 PROGRESS_SECONDS = 1.0
-"""Seconds between two events of a stage's progress, at least."""
+"""Minimum seconds between two events of a stage's progress."""
 
 
 class Submitted(Event, frozen=True, kw_only=True):
@@ -44,14 +44,14 @@ class StageStarted(Event, frozen=True, kw_only=True):
 
 
 class Progress(Event, frozen=True, kw_only=True):
-    """The progress of a stage. Rates are per second, of what is read: over ten seconds, and the mean; -1: not known."""
+    """A stage's progress. Rates are per second and refer to input: over ten seconds, and the mean; -1: not known."""
 
     step: int
     kind: Kind
     tasks: int
     succeeded: int
     running: int
-    """Attempts."""
+    """Running attempts."""
     retried: int
     """Attempts that failed or were lost."""
     records: int
@@ -62,7 +62,7 @@ class Progress(Event, frozen=True, kw_only=True):
     mean_bytes_per_second: float
     shuffle_bytes: int
     left: float
-    """Seconds until the stage should succeed; -1: not known."""
+    """Estimated seconds until the stage succeeds; -1: not known."""
 
     def __str__(self) -> str:
         told = [f"{self.succeeded:,} of {_tasks(self.tasks)} succeeded", f"{self.running:,} running"]
@@ -121,7 +121,7 @@ class Ended(Event, frozen=True, kw_only=True):
     bad_records: int
     failure: Failure | None
     overview: Overview
-    """Without attempts."""
+    """Without its attempts."""
 
 
 class Succeeded(Ended, frozen=True, kw_only=True):
@@ -129,11 +129,11 @@ class Succeeded(Ended, frozen=True, kw_only=True):
 
 
 class Failed(Ended, frozen=True, kw_only=True):
-    """It has failed."""
+    """The job has failed."""
 
 
 class Cancelled(Ended, frozen=True, kw_only=True):
-    """It was cancelled."""
+    """The job was cancelled."""
 
 
 _ENDS: dict[str, type[Ended]] = {"succeeded": Succeeded, "failed": Failed, "cancelled": Cancelled}
@@ -177,7 +177,7 @@ def ended(found: Overview, report: Report | None) -> Ended:
 
 
 class Narrator:
-    """Turns successive overviews of a job into events: what has happened since the last one."""
+    """Turns successive overviews of a job into events for the changes between them."""
 
     def __init__(self) -> None:
         self.speed = Speed()
@@ -185,7 +185,7 @@ class Narrator:
         self._progress: dict[tuple[int, str], tuple[float, StageView]] = {}
 
     def observe(self, found: Overview) -> list[Event]:
-        """Return the events since the overview before."""
+        """Return the events since the previous overview."""
         self.speed.observe(found)
         news: list[Event] = []
         for stage in found.stages:
@@ -208,7 +208,7 @@ class Narrator:
                 task=warn.task,
             )
             for warn in found.warnings
-            if warn.kind != "sick"  # whoever waits is told by an event of its own
+            if warn.kind != "sick"  # a separate event reports it to waiting clients
             and self._first("warned", warn.kind, warn.step, warn.stage, warn.task, _doublings(found, warn))
         ]
 

@@ -1,4 +1,5 @@
 """Where a job runs, behind one protocol: in this process, on a cluster of its own, or on a fleet.
 
-Face: ``base``, ``enter``, ``fleet``, ``inline``, ``preload``, ``redis_server``, ``server_process``. Its own: ``local``.
+Used from outside: ``base``, ``enter``, ``fleet``, ``inline``, ``preload``, ``redis_server``, ``server_process``.
+Internal: ``local``.
 """

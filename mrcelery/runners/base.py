@@ -20,17 +20,17 @@ class Runner(Protocol):
 
     @property
     def store(self) -> JobStore:
-        """The job store of its jobs."""
+        """Return the job store of its jobs."""
         ...
 
     @property
     def storage(self) -> str:
-        """Address of its own storage; "" for a fleet, whose storage is configured."""
+        """Return the address of its storage; "" for a fleet, whose storage is configured."""
         ...
 
     @property
     def patience(self) -> float:
-        """Seconds without an answer of the job store after which a wait gives up."""
+        """Return the seconds without an answer from the job store after which a wait gives up."""
         ...
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
@@ -38,7 +38,7 @@ class Runner(Protocol):
         ...
 
     def start(self, job: str, queue: str, generation: int = 0) -> None:
-        """Start or resume a job that is in the job store."""
+        """Start or resume a job that is registered in the job store."""
         ...
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
@@ -46,18 +46,18 @@ class Runner(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise :class:`mrcelery.errors.MRCeleryError` if what runs the job has died."""
+        """Raise :class:`mrcelery.errors.MRCeleryError` if the processes that run the job have died."""
         ...
 
     def close(self) -> None:
-        """Release connections, and stop what was started for this runner."""
+        """Release connections, and stop the processes started for this runner."""
         ...
 
 
 def storage_root(config: Config) -> str:
-    """Return the configured storage in its one spelling, a folder as an absolute path; "" if none is configured.
+    """Return the configured storage in its canonical spelling, a folder as an absolute path; "" if none is configured.
 
-    Raises :class:`ConfigError` for an address that no storage has.
+    Raises :class:`ConfigError` for an invalid address.
     """
     if not config.storage:
         return ""
@@ -65,13 +65,13 @@ def storage_root(config: Config) -> str:
 
 
 def own_settings(config: Config) -> Config:
-    """Return the settings of a job to submit: a fleet's storage and queue are not those of a job that runs here.
+    """Return the settings for submitting a job: a fleet's storage and queue do not apply to a job that runs here.
 
-    So a job on this machine leaves nothing in a storage that it did not name itself: one from the environment or a file
-    counts only if no broker is configured beside it and the runner is not given on the command line.
+    So a job on this machine leaves nothing in a storage that was not named for it: one from the environment or a file
+    counts only if no broker is configured with it and the runner is not given on the command line.
     """
     here = (config.runner or ("celery" if config.broker else "local")) != "celery"
-    config = replace(config, queue="celery") if here else config  # the one that an embedded worker listens on
+    config = replace(config, queue="celery") if here else config  # the queue of an embedded worker
     given = config.origins.get("storage", "").startswith("--")
     fleets = config.broker or config.origins.get("runner", "").startswith("--")
     return replace(config, storage="") if here and fleets and not given else config
@@ -80,7 +80,7 @@ def own_settings(config: Config) -> Config:
 def connect(config: Config) -> Runner | None:
     """Connect to the configured fleet; None if only a storage is configured.
 
-    Raises :class:`ConfigError` if neither is.
+    Raises :class:`ConfigError` if neither is configured.
     """
     if config.broker and config.runner in (None, "celery"):
         return FleetRunner(config.broker, config.result_backend or None)

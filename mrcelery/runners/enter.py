@@ -1,4 +1,4 @@
-"""Registers a job in the job store, as every runner does."""
+"""Registers a job in the job store, for every runner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mrcelery.schema.structs import Request
 from mrcelery.storage import open_storage
 
 INLINE_CODE = 1 << 20
-"""Bytes of code that may go through the job store; the client puts more into storage."""
+"""Most bytes of code sent through the job store; the client puts larger code into storage."""
 
 
 def enter(store: JobStore, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
@@ -44,7 +44,7 @@ def register(store: JobStore, request: Request, envelope: bytes) -> None:
 
 @contextmanager
 def perhaps(job: str, done: str, remedy: str) -> Iterator[None]:
-    """Add to a broker's failure that it may have done to the job what was asked, and how to find out."""
+    """Add to a broker's failure that it may have carried out the request anyway, and how to find out."""
     try:
         yield
     except BrokerUnreachableError as e:

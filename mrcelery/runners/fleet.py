@@ -1,6 +1,6 @@
 """The fleet: Celery workers at a broker, wherever they run.
 
-A client needs little of them: it registers the job in the job store and puts one message on the queue
+A client depends on little of them: it registers the job in the job store and puts one message on the queue
 (:mod:`mrcelery.jobstore.messages`).
 """
 
@@ -21,7 +21,7 @@ from mrcelery.schema.structs import Request
 class FleetRunner:
     """Submits jobs to the workers at ``broker`` that listen on the queue of a job's options."""
 
-    storage = ""  # a fleet has none of its own: it is configured
+    storage = ""  # a fleet's storage is configured
 
     patience = 60.0
 
@@ -30,12 +30,12 @@ class FleetRunner:
         self._queue = ""
         self._started = ""
         self._enter: Callable[[], object] | None = None
-        """Registers the job that is waited for again."""
+        """Registers the awaited job again."""
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
         """Register and start the job; it runs without this process.
 
-        An error of the broker's says if the job may have been registered all the same.
+        If the broker fails, the error says whether the job may have been registered anyway.
         """
         self._enter = partial(enter, self.store, request, envelope, code, blobs)
         send(self.store, request, code, blobs)
@@ -45,7 +45,7 @@ class FleetRunner:
             self.start(request.job, request.options.queue)
 
     def start(self, job: str, queue: str, generation: int = 0) -> None:
-        """Queue the message that starts a registered job; a second one does no harm."""
+        """Queue the message that starts a registered job; a second message does no harm."""
         self.store.push(queue, start_message(job, queue, generation))
 
     def restore_if_lost(self, job: str, fields: dict[str, str]) -> bool:
@@ -59,7 +59,7 @@ class FleetRunner:
             return False
         if self._enter is None or not self._queue:
             return False
-        with suppress(UsageError):  # a worker was quicker to register it
+        with suppress(UsageError):  # a worker registered it first
             self._enter()
             if self._started:
                 self.store.update(job, {"started": self._started})

@@ -43,12 +43,12 @@ class InlineRunner:
 
     def submit(self, request: Request, envelope: bytes, code: bytes, blobs: dict[str, bytes]) -> None:
         """Run the job to its end; its final state is in the job store."""
-        # A request's signature protects it on its way to the fleet; here it never leaves the process.
+        # A request's signature protects it on its way to a fleet; here it never leaves the process.
         enter(self.store, request, seal(request, None), code, blobs)
         self.start(request.job, request.options.queue)
 
     def start(self, job: str, queue: str, generation: int = 0) -> None:
-        """Run a registered job, or what is left of it."""
+        """Run a registered job, or the rest of it."""
         jobs = OpenJobs(self.store, scratch=f"{self._folder}/scratch")
         step, kind, number = -1, "", -1
         try:
@@ -74,7 +74,7 @@ class InlineRunner:
             with suppress(MRCeleryError):
                 withdraw_output(jobs, job)
                 clean_up(jobs, job)
-                # Nobody can resume it when this process has ended.
+                # Nobody can resume it after this process has ended.
                 storage = open_storage(self.store.fields(job)["storage"])
                 storage.delete(info.key for info in storage.list(object_keys.job_root(job)))
             raise

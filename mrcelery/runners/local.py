@@ -1,9 +1,8 @@
 """The local runner: a cluster on this machine that lives as long as its client.
 
-It is a Celery worker with N processes and the Redis (or Valkey) server that it starts, on a unix socket, in a
-temporary folder. Nothing of it outlives the client, however that ends: the worker holds the read end of a pipe
-whose write end only the client has, and shuts everything down at end of file
-(:mod:`mrcelery.worker.local_worker`).
+It consists of a Celery worker with N processes and the Redis (or Valkey) server that it starts, on a unix socket, in a
+temporary folder. Nothing of it outlives the client, however the client ends: the worker holds the read end of a pipe
+whose write end only the client has, and shuts everything down at end of file (:mod:`mrcelery.worker.local_worker`).
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ _RUN = """import sys
 sys.path.append(sys.argv.pop(1))
 from mrcelery.worker.local_worker import main
 main(sys.argv[1:])"""
-"""Runs :mod:`mrcelery.worker.local_worker`; its first argument is where this package lies, if it is not installed."""
+"""Runs :mod:`mrcelery.worker.local_worker`; the first argument is this package's folder, if it is not installed."""
 
 PLAIN = "/tmp"
-"""Where links to temporary folders with long or odd paths are made."""
+"""Where links to temporary folders with long or unusual paths are made."""
 
 LONGEST_PATH = 100
-"""Bytes of a socket's path: Linux takes 107, macOS 103."""
+"""Longest socket path in bytes: Linux allows 107, macOS 103."""
 
 LITTLE_MEMORY = 256 << 20
 
@@ -53,9 +52,9 @@ LITTLE_MEMORY = 256 << 20
 class LocalRunner:
     """Starts the cluster; :meth:`close` (or the end of this process) stops it and removes its data.
 
-    ``workers`` processes run tasks. Without a ``storage`` the data is in the temporary folder. The modules
-    ``preload``, if installed, are imported once, before the processes are forked. ``memory`` is the memory limit of
-    a task in bytes. Raises :class:`ConfigError` if there is no Redis or Valkey server to start.
+    ``workers`` processes run tasks. Without a ``storage`` the data is in the temporary folder. The modules ``preload``,
+    if installed, are imported once, before the processes are forked. ``memory`` is a task's memory limit in bytes.
+    Raises :class:`ConfigError` if there is no Redis or Valkey server to start.
     """
 
     patience = 0.0
@@ -67,7 +66,7 @@ class LocalRunner:
         self._real = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._folder = _plain(self._real)
         self._lock = (self._folder / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # held while we live, so that others do not sweep the folder
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # held while this process lives, so that others do not sweep the folder
         self.storage = storage or str(self._folder / "storage")
         self.broker = f"redis+socket://{self._folder / 'redis.sock'}"
         self.store = RedisJobStore(self.broker)
@@ -85,7 +84,7 @@ class LocalRunner:
         read_end, self._lifeline = os.pipe()
         command = [
             sys.executable,
-            "-P",  # a celery.py or a random.py of the current folder is not what this is to import
+            "-P",  # do not import a celery.py or a random.py from the current folder
             "-c",
             _RUN,
             str(Path(__file__).parents[2]),
@@ -96,10 +95,10 @@ class LocalRunner:
             self.storage,
             *preload,
         ]
-        # The settings of the client's environment are not the cluster's.
+        # Celery settings in the client's environment must not affect the cluster.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CELERY_")}
         environment["MRCELERY_BROKER"] = self.broker
-        # Celery's pool and user code leave temporary files behind when they are killed: with the folder.
+        # Temporary files that killed pool processes and user code leave behind are removed with the folder.
         environment["TMPDIR"] = str(self._folder)
         if memory < LITTLE_MEMORY:
             # Arrow's allocator returns memory late, which is faster but holds too much here.
@@ -115,7 +114,7 @@ class LocalRunner:
                     stderr=log,
                     pass_fds=(read_end,),
                     env=environment,
-                    start_new_session=True,  # Ctrl-C is the client's to handle
+                    start_new_session=True,  # the client handles Ctrl-C
                 )
         finally:
             os.close(read_end)
@@ -163,7 +162,7 @@ class LocalRunner:
                 raise MRCeleryError(f"the embedded {name} ended with status {status}: {self._tail(name + '.log')}")
 
     def close(self) -> None:
-        """Stop the cluster, and remove its folder and the data of jobs that did not end."""
+        """Stop the cluster, and remove its folder and the data of unfinished jobs."""
         unfinished = self._unfinished()
         self._report_failed()
         if self._lifeline >= 0:
@@ -181,8 +180,8 @@ class LocalRunner:
         self._lock.close()
 
     def _kill(self, worker: subprocess.Popen[bytes]) -> None:
-        # The whole group at once, and hard: what they did counts only where it was committed, and the storage and
-        # the broker go with them. Of a worker that has died, the server that it started is left of the group.
+        # The whole group at once, with SIGKILL: only committed work counts, and the storage and the broker end, too. If
+        # the worker has died, the server that it started may be left in the group.
         if worker.poll() is None or self._answers():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(worker.pid, signal.SIGKILL)
@@ -193,13 +192,13 @@ class LocalRunner:
             time.sleep(0.001)
 
     def _report_failed(self) -> None:
-        """Write the reports of failed jobs that the worker, which ends now, has not come to write."""
+        """Write the reports of failed jobs that the worker, which ends now, has not written yet."""
         for request in self._submitted:
             with contextlib.suppress(MRCeleryError):
                 if self.store.state(request.job) != "failed":
                     continue
                 if open_storage(request.storage).stat(object_keys.report(request.job)) is None:
-                    # Imported here: most local runs end otherwise.
+                    # Imported here: few local runs need it.
                     from mrcelery.reporting.report import write_report  # noqa: PLC0415 - few jobs fail
 
                     write_report(self.store, request.job, Config.load({}).signing_key or None)
@@ -208,14 +207,14 @@ class LocalRunner:
         """List jobs that nobody can resume once the cluster is gone; not failed ones, whose data shows why."""
         found = []
         for request in self._submitted:
-            with contextlib.suppress(BrokerUnreachableError):  # the cluster has died: what is there may show why
+            with contextlib.suppress(BrokerUnreachableError):  # the cluster has died: the remaining data may show why
                 if self.store.state(request.job) not in ("succeeded", "failed"):
                     found.append(request)
         return found
 
 
 def _plain(folder: Path) -> Path:
-    """Return the folder, or a link to it whose path a socket may have: short, and with no character that URLs quote."""
+    """Return the folder, or a link to it whose path suits a socket: short, without characters that URLs quote."""
     path = os.fsencode(folder / "redis.sock")
     if len(path) <= LONGEST_PATH and re.fullmatch(rb"[A-Za-z0-9_./-]+", path):
         return folder
@@ -225,8 +224,8 @@ def _plain(folder: Path) -> Path:
 
 
 def _discard(request: Request) -> None:
-    """Remove all data of a job, also what killed processes had half written."""
-    # Imported here: most local runs end otherwise.
+    """Remove all data of a job, including files half written by killed processes."""
+    # Imported here: few local runs need it.
     from mrcelery.coordinator.output_commit import withdraw  # noqa: PLC0415 - few jobs end unfinished
 
     storage, root = open_storage(request.storage), object_keys.job_root(request.job)
@@ -243,7 +242,7 @@ def _sweep() -> None:
             if link.is_symlink() and link.lstat().st_uid == os.geteuid() and not link.exists():
                 link.unlink()
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # gone meanwhile, as its client ended; or its client lives
+        with contextlib.suppress(OSError):  # removed meanwhile, or its client is alive
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
             with (folder / "lock").open("r+") as lock:

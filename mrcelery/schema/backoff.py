@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from secrets import SystemRandom
 
 _random = SystemRandom()
-"""Not Python's own generator: user code seeds that, and counts on what it draws."""
+"""Not Python's global generator: user code may seed that, and depend on its numbers."""
 
 
 def pause(tries: int, first: float, longest: float) -> float:
-    """Return how many seconds to wait after so many tries, from 0: of a doubling time, a random share above half."""
+    """Return the seconds to wait after ``tries`` tries, from 0: a random share, above half, of a doubling time."""
     whole = min(longest, first * float(2 ** min(tries, 32)))
     share: float = _random.uniform(0.5, 1.0)
     return whole * share
 
 
 def pauses(first: float, longest: float) -> Iterator[float]:
-    """Yield the pauses after one try, two, and so on, for ever."""
+    """Yield the pauses after one try, two, and so on, forever."""
     tries = 0
     while True:
         yield pause(tries, first, longest)

@@ -1,4 +1,4 @@
-"""Decoders of JSON for a type, each built once, whatever thread asks first."""
+"""JSON decoders by type, each built once, whichever thread requests it first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ T = TypeVar("T")
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 # While msgspec resolves the annotations of a struct it runs Python code, and other threads see the struct half
-# resolved: one that decodes it then reads through a null pointer. So `msgspec.json.decode(..., type=)` is not used.
+# resolved: a thread that decodes it then reads through a null pointer. So `msgspec.json.decode(..., type=)` is not
+# used.
 _building = threading.Lock()
 os.register_at_fork(before=_building.acquire, after_in_parent=_building.release, after_in_child=_building.release)
 

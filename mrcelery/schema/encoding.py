@@ -1,4 +1,4 @@
-"""Records as JSON bytes, and back: a reader refuses a version that it does not know."""
+"""Records as JSON bytes, and back: a reader rejects an unknown version."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ R = TypeVar("R", bound=Record)
 
 
 def encode(record: msgspec.Struct) -> bytes:
-    """Encode a record as JSON bytes. Raises :class:`UsageError` for a text in it that is not UTF-8."""
+    """Encode a record as JSON bytes. Raises :class:`UsageError` for a string in it that is not UTF-8."""
     try:
         return msgspec.json.encode(record)
     except UnicodeEncodeError as e:
-        # Escaped it would name another file or be another argument; what is only shown was escaped before.
+        # Escaping would change a file name or an argument; strings that are only displayed are escaped before.
         text = safe_repr(e.object, 300)
         raise UsageError(f"{text} is not UTF-8: rename the file, or give the argument or setting in UTF-8") from None
 
@@ -26,7 +26,8 @@ def encode(record: msgspec.Struct) -> bytes:
 def decode(data: bytes, kind: type[R], where: str = "") -> R:
     """Decode a record of class ``kind``; ``where`` names the object in messages.
 
-    Raises :class:`VersionError` if another version wrote it, :class:`CorruptDataError` if the bytes are no such record.
+    Raises :class:`VersionError` if another version wrote it, :class:`CorruptDataError` if the bytes are not such a
+    record.
     """
     at = f" at {where}" if where else ""
     try:

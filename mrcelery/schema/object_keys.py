@@ -1,33 +1,33 @@
-"""The keys of everything that a job has in storage: the one place that knows them.
+"""The keys of all of a job's objects in storage, defined only here.
 
 Layout version 1, relative to the storage root::
 
     mrcelery.json                                     layout version; written once the storage passed its probe
     inputs/<sha256>/<name>                            local inputs, uploaded once per content
-    jobs/<job>/spec.json                              JobSpec in an Envelope (signed where a key is set)
+    jobs/<job>/spec.json                              JobSpec in an Envelope (signed if a key is set)
     jobs/<job>/code.zip                               the shipped code
     jobs/<job>/step-<s>/plan-<ppppp>.json             PlanPage: the splits of a thousand map tasks
     jobs/<job>/step-<s>/map-<mmmmm>/part-<rrrrr>.<attempt>      one map attempt's partition r
     jobs/<job>/step-<s>/map-<mmmmm>/run.<attempt>     with the range partitioner instead: its one sorted run, with an
                                                       index at the end (see mrcelery.shuffle.index)
     jobs/<job>/step-<s>/map-<mmmmm>/commit.json       Commit of the attempt that won
-    jobs/<job>/step-<s>/shuffle/<rrrrr>.json          ShuffleInput: what reduce task r reads
+    jobs/<job>/step-<s>/shuffle/<rrrrr>.json          ShuffleInput: the input of reduce task r
     jobs/<job>/step-<s>/reduce-<rrrrr>/part-<rrrrr>.<attempt>   one reduce attempt's output
     jobs/<job>/step-<s>/reduce-<rrrrr>/commit.json    Commit of the attempt that won
     jobs/<job>/step-<s>/<kind>.json                   StageSummary of a stage that has succeeded
-    jobs/<job>/step-<s>/<kind>-<nnnnn>/log.<attempt>  what user code printed and logged
-    jobs/<job>/output/part-<nnnnn>[.suffix]           results of a job without an OUTPUT of its own
+    jobs/<job>/step-<s>/<kind>-<nnnnn>/log.<attempt>  the attempt's output
+    jobs/<job>/output/part-<nnnnn>[.suffix]           results of a job without an OUTPUT
     jobs/<job>/_bad_records/step-<s>-<kind>-<nnnnn>.<attempt>.jsonl   BadRecord: records that an attempt skipped, one
                                                       a line; those of attempts that count stay
     jobs/<job>/end-<g>.json                           End: how generation g of the job ended
     jobs/<job>/retry-<g>.json                         Retry: generation g has begun
     jobs/<job>/report.json                            Report of a job that has ended
-    jobs/<job>/report.html                            the same as a page that needs nothing else
+    jobs/<job>/report.html                            the same as a self-contained page
 
-An OUTPUT holds part-<nnnnn>[.suffix], copies of what lies under _bad_records/, and, last, _SUCCESS, the Report;
+An OUTPUT contains part-<nnnnn>[.suffix], copies of _bad_records/, and, last, _SUCCESS, the Report;
 while a job copies its part files there, also _PUBLISHING.<job>/<run>/claim.
 
-With a secret, the records of a job but its spec bear a signature as their last member, ``sig``: PlanPages of later
+With a secret, a job's records except its spec have a signature as their last member, ``sig``: PlanPages of later
 steps, Commits, ShuffleInputs, StageSummaries, Ends and Reports (see :class:`mrcelery.schema.signing.JobSeal`).
 
 Numbers have at least five digits and grow beyond, so keys sort by number up to 99,999 tasks.
@@ -54,7 +54,7 @@ def shared_input(digest: str, name: str) -> str:
 
 
 def job_root(job: str) -> str:
-    """Return the key of all of a job, as a prefix."""
+    """Return the prefix of all keys of a job."""
     return f"jobs/{job}/"
 
 
@@ -69,7 +69,7 @@ def code(job: str) -> str:
 
 
 def end(job: str, generation: int) -> str:
-    """Return the key of how a generation of a job ended."""
+    """Return the key of the record that a generation of a job has ended."""
     return f"jobs/{job}/end-{generation}.json"
 
 
@@ -84,17 +84,17 @@ def report(job: str) -> str:
 
 
 def report_page(job: str) -> str:
-    """Return the key of the report as a page."""
+    """Return the key of the report's HTML page."""
     return f"jobs/{job}/report.html"
 
 
 def output(job: str) -> str:
-    """Return the key of a job's results, if it has no OUTPUT of its own, as a prefix."""
+    """Return the prefix of the keys of a job's results, used if it has no OUTPUT."""
     return f"jobs/{job}/output/"
 
 
 def step_root(job: str, step: int) -> str:
-    """Return the key of a step's data, as a prefix."""
+    """Return the prefix of the keys of a step's data."""
     return f"jobs/{job}/step-{step}/"
 
 
@@ -104,12 +104,12 @@ def plan_page(job: str, step: int, page: int) -> str:
 
 
 def shuffle_input(job: str, step: int, partition: int) -> str:
-    """Return the key of what the reduce task of a partition reads."""
+    """Return the key of the input of a partition's reduce task."""
     return f"{step_root(job, step)}shuffle/{partition:05d}.json"
 
 
 def task_root(task: TaskId) -> str:
-    """Return the key of a task's data, as a prefix."""
+    """Return the prefix of the keys of a task's data."""
     return f"{step_root(task.job, task.step)}{task.kind}-{task.task:05d}/"
 
 
@@ -129,22 +129,22 @@ def commit(task: TaskId) -> str:
 
 
 def stage_summary(stage: StageId) -> str:
-    """Return the key of the sums over a stage that is done."""
+    """Return the key of the sums over a completed stage."""
     return f"{step_root(stage.job, stage.step)}{stage.kind}.json"
 
 
 def losses(task: TaskId) -> str:
-    """Return what the losses of a task are signed for; they are kept in the job store, and never in storage."""
+    """Return the key for which a task's losses are signed; they are kept in the job store, never in storage."""
     return f"{task_root(task)}losses"
 
 
 def log(task: TaskId, attempt: str) -> str:
-    """Return the key of what user code printed and logged in an attempt."""
+    """Return the key of an attempt's output."""
     return f"{task_root(task)}log.{attempt}"
 
 
 def bad_records_root(job: str) -> str:
-    """Return the key of the records that a job skipped, as a prefix."""
+    """Return the prefix of the keys of a job's skipped records."""
     return f"{job_root(job)}{BAD_RECORDS}"
 
 
@@ -159,14 +159,14 @@ def claim(job: str, run: str) -> str:
 
 
 def lies_below(key: str, root: str) -> bool:
-    """Return whether a key that was read from a record is one of those that begin with ``root``."""
+    """Return whether a key read from a record is below ``root``."""
     return key.startswith(root) and ".." not in key.split("/")
 
 
 def part_name(partition: int, suffix: str) -> str:
-    """Name an output file, as Hadoop names it."""
+    """Return an output file's name, in Hadoop's form."""
     return f"part-{partition:05d}{suffix}"
 
 
 LEFT_OUT = b"\n[...]\n"
-"""In the place of what was not kept."""
+"""Marks the place of output that was not kept."""

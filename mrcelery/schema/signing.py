@@ -1,7 +1,7 @@
 """Records sealed by a shared secret: HMAC-SHA256 over their exact bytes and their kind.
 
-A request and a spec lie in an envelope (:func:`seal`). What the workers of a job write for each other is signed with a
-key of that job, derived from the secret, and bound to the place it is for (:class:`JobSeal`).
+A request and a spec are stored in an envelope (:func:`seal`). Records that a job's workers write for each other are
+signed with the job's key, derived from the secret, and bound to their location (:class:`JobSeal`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def sign(data: bytes, key: str | bytes) -> str:
 
 
 def _domain(kind: type[Record], body: bytes) -> bytes:
-    # The kind is signed too, so that a signed record of one kind never passes for another.
+    # The kind is signed, too, so that a signed record of one kind never passes for another.
     return kind.__name__.encode() + b"\0" + body
 
 
@@ -45,9 +45,9 @@ def seal(record: Record, key: str | bytes | None) -> bytes:
 def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R:
     """Unwrap the record of an envelope; ``where`` names the object in messages.
 
-    With a ``key`` a missing or wrong signature raises :class:`UnsignedError`, before anything of the
-    body is read; without one signatures are ignored. Raises :class:`CorruptDataError` and
-    :class:`mrcelery.errors.VersionError` as :func:`mrcelery.schema.encoding.decode` does.
+    With a ``key`` a missing or wrong signature raises :class:`UnsignedError`, before any of the body is read; without
+    one signatures are ignored. Raises :class:`CorruptDataError` and :class:`mrcelery.errors.VersionError` like
+    :func:`mrcelery.schema.encoding.decode`.
     """
     try:
         envelope = decoder(Envelope)(data)
@@ -68,7 +68,7 @@ def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R
 
 
 def is_signed(envelope: bytes) -> bool:
-    """Check whether an envelope bears a signature, right or wrong; False if it is damaged."""
+    """Check whether an envelope contains a signature, right or wrong; False if it is damaged."""
     try:
         return bool(decoder(Envelope)(envelope).signature)
     except msgspec.MsgspecError:
@@ -77,22 +77,22 @@ def is_signed(envelope: bytes) -> bool:
 
 _HEAD, _TAIL = b',"sig":"', b'"}'
 _DIGITS = 22
-"""Of the first 128 bits of an HMAC-SHA256, in base64."""
+"""Base64 digits of the first 128 bits of an HMAC-SHA256."""
 _LENGTH = len(_HEAD) + _DIGITS + len(_TAIL)
 
 
 @lru_cache(maxsize=256)
 def _job_key(secret: str | bytes, job: str) -> bytes:
-    # No kind of record is called so: what signs requests and specs never gives a job's key away.
+    # No kind of record has this name: signatures of requests and specs never reveal a job's key.
     return bytes.fromhex(sign(b"key of job\0" + job.encode(), secret))
 
 
 class JobSeal:
-    """Signs what the workers of one job write for each other, and checks what they read; does neither without a secret.
+    """Signs the records that one job's workers write for each other, and checks those they read, if there is a secret.
 
-    A signature covers the record's bytes, its kind, and where it belongs, which is its key in storage also for what
-    lies in the job store: so it holds for one job, step, task, page or generation alone. It is the last member,
-    ``sig``, of the record's JSON, which whoever has no secret reads as before.
+    A signature covers the record's bytes, its kind, and its location, which is its key in storage, even for a record in
+    the job store: so it is valid for one job, step, task, page or generation only. It is the last member, ``sig``, of
+    the record's JSON, which readers without the secret ignore.
     """
 
     __slots__ = ("_key", "job")
@@ -103,7 +103,7 @@ class JobSeal:
 
     @property
     def signs(self) -> bool:
-        """Whether there is a secret."""
+        """Return whether there is a secret."""
         return self._key is not None
 
     def encode(self, record: Record, where: str) -> bytes:
@@ -111,7 +111,7 @@ class JobSeal:
         return self.sealed(encode(record), type(record), where)
 
     def sealed(self, body: bytes, kind: type[Record], where: str, mark: str = "") -> bytes:
-        """Sign an encoded record of a ``kind`` for the key ``where``; ``mark`` is what else is to be known of it."""
+        """Sign an encoded record of a ``kind`` for the key ``where``; ``mark`` is additional signed information."""
         if self._key is None:
             return body
         return b"".join((body[:-1], _HEAD, _signature(self._key, (kind.__name__, where, mark), body), _TAIL))
@@ -119,9 +119,9 @@ class JobSeal:
     def decode(self, data: bytes, kind: type[R], where: str, marks: Sequence[str] = ("",)) -> R:
         """Check and decode the record at ``where``, which was signed with one of ``marks``.
 
-        With a secret a missing or wrong signature raises :class:`UnsignedError`, before anything of the record is read.
-        Raises :class:`CorruptDataError` and :class:`mrcelery.errors.VersionError` as
-        :func:`mrcelery.schema.encoding.decode` does.
+        With a secret a missing or wrong signature raises :class:`UnsignedError`, before any of the record is read.
+        Raises :class:`CorruptDataError` and :class:`mrcelery.errors.VersionError` like
+        :func:`mrcelery.schema.encoding.decode`.
         """
         if self._key is not None:
             if not carries_signature(data):
@@ -141,7 +141,7 @@ class JobSeal:
 
 
 def carries_signature(data: bytes) -> bool:
-    """Check whether an encoded record bears a job's signature, right or wrong."""
+    """Check whether an encoded record contains a job's signature, right or wrong."""
     return data.endswith(_TAIL) and data[-_LENGTH : -_LENGTH + len(_HEAD)] == _HEAD
 
 

@@ -1,4 +1,4 @@
-"""The words for how a job, a stage, a task or an attempt stands.
+"""The states of jobs, stages and tasks, and the outcomes of attempts.
 
 Wherever a state is stored, sent or shown, it is one of these words. They mean:
 
@@ -15,11 +15,11 @@ state           of a job                    of a stage or task          of an at
 ``superseded``                                                          another attempt committed first
 ==============  ==========================  ==========================  ====================================
 
-An attempt that its job's end has cut short is cancelled whatever that end was: nothing went wrong with the attempt.
+An attempt cut short by its job's end is cancelled, however the job ended: the attempt itself did not fail.
 
-Other words are no states. A client *submits* a job, which is then queued: ``jobs.submitted``, the event ``submitted``
-and the time of submission name that act. ``finished`` is the time at which a job ended. :data:`UNKNOWN` stands in
-lists for the state of a job of which nothing says how it ended.
+Other words are not states. A client *submits* a job, which is then queued: ``jobs.submitted``, the event ``submitted``
+and the time of submission name that act. ``finished`` is the time at which a job ended. :data:`UNKNOWN` is
+listed as the state of a job whose end is not recorded anywhere.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from __future__ import annotations
 from typing import Final, Literal, get_args
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-"""Of a job, a stage or a task."""
+"""The state of a job, a stage or a task."""
 
 Outcome = Literal["running", "succeeded", "failed", "killed", "lost", "superseded", "cancelled"]
-"""Of an attempt."""
+"""The outcome of an attempt."""
 
 STATES: tuple[State, ...] = get_args(State)
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
-"""States that a job does not leave, unless it is retried."""
+"""States that a job does not leave unless it is retried."""
 
 ENDED: tuple[Outcome, ...] = tuple(outcome for outcome in OUTCOMES if outcome != "running")
 """Outcomes of attempts that are over."""
 
 RETRIED: tuple[Outcome, ...] = ("failed", "killed", "lost")
-"""Outcomes of attempts whose task is retried, unless their job has failed by it."""
+"""Outcomes of attempts whose task is retried, unless they failed the job."""
 
 UNKNOWN: Final = "unknown"
-"""Listed of a job that storage has the spec of, where nothing says how it ended."""
+"""Listed for a job whose spec is in storage, if nothing shows how it ended."""
 
 ALIASES: dict[str, State] = {"submitted": "queued", "done": "succeeded"}
 """Words that a user may type for a state."""
 
 
 def typed(state: str) -> str:
-    """Return the state that a user means by a word; any other word is returned as it is."""
+    """Return the state that a user means by a word; any other word is returned unchanged."""
     return ALIASES.get(state, state)

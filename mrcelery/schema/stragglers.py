@@ -1,4 +1,4 @@
-"""What a straggler is: the paper's backup tasks (section 3.6), chosen by rate."""
+"""The definition of a straggler: the paper's backup tasks (section 3.6), chosen by rate."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """When to act; times in seconds."""
+    """When to act; times are in seconds."""
 
     grace: float = 3.0
-    """What is seen nowhere for this long is lost: a message is nowhere for a moment as it changes hands."""
+    """A message not found for this long is lost: it is briefly nowhere while it changes hands."""
     lease: float = 15.0
-    """The same thing is published again after this time at the soonest."""
+    """The same message is republished only after this time."""
     most_republished: int = 10
-    """Times that the same thing is published again before the job is given up."""
+    """Times that the same message is republished before the job is given up."""
     slower: float = 3.0
-    """A straggler is so many times slower than the median of the tasks that are done."""
+    """A straggler is this many times slower than the median of the completed tasks."""
     patience: float = 5.0
-    """A straggler has run for this long, and for as long as its task should have taken."""
+    """A straggler has run for at least this long, and for as long as its task should have taken."""
     sick: float = 600.0
     """A job whose workers are all sick is given up after this time."""
     backups: float = 0.05
-    """Backup tasks of a stage, as a share of its tasks; at least one."""
+    """Most backup tasks of a stage, as a share of its tasks; at least one."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Running:
     records: int
     quiet: float
     attempt: str = ""
-    """Its random part alone."""
+    """Only its random part."""
     where: str = ""
-    """Its worker's name and, after a space, its process's id."""
+    """The worker's name and, after a space, the process's id."""
 
 
 @dataclass(frozen=True)
 class Republished:
-    """How often something was republished, and when last (epoch seconds)."""
+    """How often a message was republished, and when last (epoch seconds)."""
 
     times: int
     last: float
@@ -56,5 +56,5 @@ def usual_rate(rates: Sequence[float]) -> float:
 
 def is_slow(one: Running, usual: float, policy: Policy) -> bool:
     """Check whether an attempt is a straggler compared with the usual rate."""
-    # Records are counted as they are taken, so this is the most that its rate can be.
+    # Records are counted when they are taken, so this is the highest possible rate.
     return one.seconds >= policy.patience and one.records / one.seconds * policy.slower < usual

@@ -1,7 +1,7 @@
-"""What goes over the wire and into storage: frozen, versioned records, as JSON.
+"""The records sent over the wire and written to storage: frozen, versioned, as JSON.
 
-A reader refuses a version it does not know (:func:`mrcelery.schema.encoding.decode`), so that a fleet with two versions
-of mrcelery fails with a sentence and not with a wrong result.
+A reader rejects an unknown version (:func:`mrcelery.schema.encoding.decode`), so that a fleet with two versions of
+mrcelery fails with a clear message instead of a wrong result.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ VERSION = 1
 Kind = Literal["map", "reduce"]
 Counters = dict[str, dict[str, int]]
 Requests = dict[str, int]
-"""Requests to S3 as they are billed, GET, PUT, LIST and DELETE (HEAD as GET, a copy as PUT); apart, as RETRY,
-those that the endpoint refused for the moment and that were made again."""
+"""Requests to S3 as they are billed, GET, PUT, LIST and DELETE (HEAD as GET, a copy as PUT); separately, as RETRY,
+requests that the endpoint refused temporarily and that were repeated.
+"""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -33,10 +34,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 class Extent(msgspec.Struct, frozen=True, array_like=True):
     """A piece of one input file: bytes ``[start, end)``; ``end`` is -1 if the size is not known.
 
-    ``size`` is the whole file's size in bytes (-1: not known). A compressed file is always one
-    extent, from 0 to its size. ``block`` marks a file of mrcelery's own block format, which one step
-    of a job leaves for the next. ``tag`` is that of the file when the job was planned ("": not known);
-    on a plan page it is in a table, see :class:`PlanPage`.
+    ``size`` is the whole file's size in bytes (-1: not known). A compressed file is always one extent, from 0 to its
+    size. ``block`` marks a file in mrcelery's block format, which one step of a job leaves for the next. ``tag`` is the
+    file's tag at planning time ("": not known); on a plan page it is in a table, see :class:`PlanPage`.
     """
 
     uri: str
@@ -55,14 +55,14 @@ class Split(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def bytes(self) -> int:
-        """Known input bytes of the split."""
+        """Return the split's known input bytes."""
         return sum(e.end - e.start for e in self.extents if e.end > e.start)
 
 
 class PlanPage(Record, frozen=True, kw_only=True):
     """Up to :data:`mrcelery.planning.splits.PAGE` splits of one step, in order.
 
-    ``tags`` has the tags of the files by their URI, once however many extents a file is cut into.
+    ``tags`` contains the tags of the files by their URI, once however many extents a file is cut into.
     """
 
     splits: tuple[Split, ...]
@@ -70,7 +70,7 @@ class PlanPage(Record, frozen=True, kw_only=True):
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan came to: M, input files and bytes, and the SHA-256 (hex) of each plan page."""
+    """The totals of a plan: M, input files and bytes, and the SHA-256 (hex) of each plan page."""
 
     splits: int
     files: int
@@ -81,38 +81,38 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
 class Partitioner(msgspec.Struct, frozen=True):
     """How a step's keys are partitioned, see :mod:`mrcelery.job.partitioners`.
 
-    ``kind`` ``own`` is the job's ``partition()``, and stable hash if it has none.
+    ``kind`` ``own`` is the job's ``partition()``, or stable hash if it has none.
     """
 
     kind: Literal["own", "hash", "range", "field"] = "own"
     fields: tuple[tuple[int, int], ...] = ()
-    """For ``field``: first and last field of a key, from 1, of each range; a last one of 0 is the key's last."""
+    """For ``field``: first and last field of each range, from 1; 0 as the last one means the key's last field."""
     separator: str = "\t"
-    """For ``field``: what stands between the fields of a text."""
+    """For ``field``: the separator between the fields of a string."""
 
 
 class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the coordinator must know of a step without loading the user's code."""
+    """A step's properties that the coordinator needs without loading the user's code."""
 
     has_reducer: bool
     reducers: int
-    """R; 0 for a map-only step, -1 in a request that leaves it to the coordinator."""
+    """R; 0 for a map-only step, -1 in a request that leaves the choice to the coordinator."""
     name: str = ""
     partitioner: Partitioner = Partitioner()
 
     @property
     def total_order(self) -> bool:
-        """Whether map tasks write one run each, which the barrier divides among the reduce tasks."""
+        """Return whether map tasks write one run each, which the barrier divides among the reduce tasks."""
         return self.partitioner.kind == "range" and self.reducers > 1
 
 
 class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of one job, as the command line names them; sizes in bytes."""
+    """Options of one job, named as on the command line; sizes are in bytes."""
 
     reducers: int | None = None
     split_size: int = 64 << 20
     workers: int = 0
-    """Processes that run the job, if they are known and the split size was left to us; else 0."""
+    """Processes that run the job, if known and if the split size was not given; else 0."""
     memory: int = 512 << 20
     max_attempts: int = 4
     storage_patience: float = 600.0
@@ -140,7 +140,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(Record, frozen=True, kw_only=True):
-    """What a client asks for; the fleet's coordinator turns it into a :class:`JobSpec`.
+    """A client's request; the fleet's coordinator turns it into a :class:`JobSpec`.
 
     ``blobs`` maps the SHA-256 of each small local input, sent through the job store, to its name.
     """
@@ -151,7 +151,7 @@ class Request(Record, frozen=True, kw_only=True):
     created: float
     inputs: tuple[str, ...]
     output: str
-    """Where the part files go: a URI the workers can reach, or "" for the job's own storage."""
+    """Where the part files go: a URI that the workers can reach, or "" for the job's own storage."""
     storage: str
     steps: tuple[StepSpec, ...]
     args: tuple[str, ...]
@@ -161,7 +161,7 @@ class Request(Record, frozen=True, kw_only=True):
     small_results: bool = False
     """True: the client prints the results, so send them through the job store if they are small."""
     given: dict[str, str] = {}
-    """With a client token, a digest of each aspect of what was asked for: a repeat must ask for the same."""
+    """With a client token, a digest of each aspect of the submission: a repeat must match."""
 
 
 class JobSpec(Record, frozen=True, kw_only=True):
@@ -197,11 +197,11 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     end: int = -1
     """-1: the whole object."""
     tag: str = ""
-    """Of a result: the object's tag when it was committed, see :class:`mrcelery.storage.base.ObjectInfo`."""
+    """For a result: the object's tag when it was committed, see :class:`mrcelery.storage.base.ObjectInfo`."""
 
 
 class Commit(Record, frozen=True, kw_only=True):
-    """What the winning attempt of one task did, ``commit.json``."""
+    """The result of one task's winning attempt, ``commit.json``."""
 
     job: str
     step: int
@@ -222,9 +222,9 @@ class Commit(Record, frozen=True, kw_only=True):
     """The worker's name and, after a space, the process's id."""
     requests: Requests = {}
     bad_records: int = 0
-    """Records (of a reduce task: keys) that were skipped."""
+    """Records (for a reduce task: keys) that were skipped."""
     bad_key: str = ""
-    """Where they are written down, a :class:`BadRecord` a line."""
+    """The object that contains them, one :class:`BadRecord` per line."""
 
 
 class BadRecord(Record, frozen=True, kw_only=True):
@@ -239,25 +239,25 @@ class BadRecord(Record, frozen=True, kw_only=True):
     offset: int
     """Bytes into the uncompressed file; -1 if not known."""
     record: str
-    """A short ``repr()`` of it."""
+    """Its ``repr()``, shortened."""
     error: str
     traceback: str
 
 
 class Losses(Record, frozen=True, kw_only=True):
-    """What is known of a task's attempts whose process died."""
+    """Known facts about a task's attempts whose process died."""
 
     reason: str = ""
-    """How the last of them ended."""
+    """How the latest of them ended."""
     deaths: tuple[tuple[int, int], ...] = ()
-    """For each that was in user code: the number in the task of the first record in hand, and how many."""
+    """For each that was in user code: the number in the task of its first record being processed, and their count."""
 
 
 class ShuffleInput(Record, frozen=True, kw_only=True):
-    """What one reduce task reads: the committed parts of its partition, in order of map task.
+    """One reduce task's input: the committed parts of its partition, in order of map task.
 
-    In total order the parts are pieces of runs, of which the task takes the keys of ``[low, high)`` (each a key
-    as :func:`mrcelery.shuffle.index.encode_key` writes it; None: no bound).
+    In total order the parts are pieces of runs, from which the task takes the keys in ``[low, high)`` (each a key as
+    written by :func:`mrcelery.shuffle.index.encode_key`; None: no bound).
     """
 
     partition: int
@@ -267,7 +267,7 @@ class ShuffleInput(Record, frozen=True, kw_only=True):
 
 
 class Failure(Record, frozen=True, kw_only=True):
-    """Why a job failed: what is shown first, and where it happened."""
+    """Why a job failed: the message shown first, and where it happened."""
 
     error: str
     """Class name of the error in :mod:`mrcelery.errors`."""
@@ -286,7 +286,7 @@ class Failure(Record, frozen=True, kw_only=True):
 
 
 class End(Record, frozen=True, kw_only=True):
-    """How a generation of a job ended: made once, before anything else is told of it."""
+    """How a generation of a job ended: written once, before its end is recorded anywhere else."""
 
     job: str
     generation: int
@@ -297,7 +297,7 @@ class End(Record, frozen=True, kw_only=True):
 
 
 class Retry(Record, frozen=True, kw_only=True):
-    """The begin of a later generation of a job: made once, before anything else is told of it."""
+    """The start of a later generation of a job: written once, before it is recorded anywhere else."""
 
     job: str
     generation: int
@@ -305,7 +305,7 @@ class Retry(Record, frozen=True, kw_only=True):
 
 
 class Presence(Record, frozen=True, kw_only=True):
-    """What a worker publishes about itself while it lives."""
+    """A worker's record about itself, published while it lives."""
 
     queues: tuple[str, ...]
     """The queues it listens on."""
@@ -313,18 +313,18 @@ class Presence(Record, frozen=True, kw_only=True):
     every: float
     """Seconds between two publications."""
     at: float = 0.0
-    """When it published this, in epoch seconds by its own clock."""
+    """When this record was published, in epoch seconds by the worker's own clock."""
     host: str = ""
     versions: dict[str, str] = {}
-    """Of ``python``, ``mrcelery`` and ``celery``."""
+    """The versions of ``python``, ``mrcelery`` and ``celery``."""
     visibility: float = 0.0
     """Its visibility timeout in seconds."""
     arrow: bool = False
     """Whether it can read Parquet and make tables."""
     signed: bool = False
-    """Whether it takes signed jobs only."""
+    """Whether it accepts signed jobs only."""
     sick: str = ""
-    """Why it takes no tasks now, if its machine fails them."""
+    """Why it takes no tasks now, if its machine makes them fail."""
 
 
 def add_counters(into: Counters, counters: Counters) -> None:
@@ -342,7 +342,7 @@ def add_requests(into: Requests, requests: Mapping[str, int]) -> None:
 
 
 def requests_field(what: str, requests: Mapping[str, int]) -> dict[str, str]:
-    """Make the job's field that holds the requests of one step of the coordinator; the same ``what`` replaces it."""
+    """Make the job's field with the requests of one coordinator step; the same ``what`` replaces it."""
     return {f"requests.{what}": msgspec.json.encode(requests).decode()}
 
 
@@ -363,7 +363,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     shuffle_bytes: int = 0
     tasks: int = 0
     requests: Requests = {}
-    """Of a stage: what its committed attempts made; of a job: those, and the coordinator's until its report."""
+    """For a stage: requests by its committed attempts; for a job: also the coordinator's, until its report."""
 
 
 class StageSummary(Record, frozen=True, kw_only=True):
@@ -372,11 +372,11 @@ class StageSummary(Record, frozen=True, kw_only=True):
     counters: Counters
     totals: Totals
     skew: dict[str, int] = {}
-    """Of map tasks: how the partitions differ in size, as counters (:mod:`mrcelery.shuffle.skew`)."""
+    """For map tasks: how the partitions differ in size, as counters (:mod:`mrcelery.shuffle.skew`)."""
     bad_records: int = 0
     bad_keys: tuple[str, ...] = ()
-    """Where skipped records are written down."""
+    """The objects that contain the skipped records."""
 
     def all_counters(self, step: int) -> Counters:
-        """Return the job's own counters, with those of the step's partitions in a group of their own."""
+        """Return the job's own counters, with those of the step's partitions in a separate group."""
         return {**self.counters, **({f"mrcelery shuffle, step {step}": self.skew} if self.skew else {})}

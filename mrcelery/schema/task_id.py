@@ -1,7 +1,7 @@
-"""Which stage of a job, and which of its tasks: the names that the whole engine passes on.
+"""Identifiers of a job's stages and tasks, used throughout the engine.
 
-Both are tuples: attempts poll the job store with them, and they are keys of its dictionaries. Neither is sent or
-stored as such; messages and records have their parts as fields of their own.
+Both are tuples: attempts poll the job store with them, and they are keys of its dictionaries. Neither is sent or stored
+as such; messages and records contain their parts as separate fields.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mrcelery.schema.structs import Commit, Kind
 
 KINDS: tuple[Kind, ...] = ("map", "reduce")
-"""The stages of a step in their order."""
+"""The stages of a step, in order."""
 
 
 class StageId(NamedTuple):
@@ -23,16 +23,16 @@ class StageId(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return ``<step>.<kind>``: the stage within its job, as fields and tables of the job store name it."""
+        """Return ``<step>.<kind>``: the stage within its job, as used in fields and tables of the job store."""
         return f"{self.step}.{self.kind}"
 
     def task_id(self, task: int) -> TaskId:
-        """Name a task of this stage by its number, from 0."""
+        """Return the id of this stage's task with this number, from 0."""
         return TaskId(self.job, self.step, self.kind, task)
 
 
 class TaskId(NamedTuple):
-    """A task: the ``task``-th, from 0, of a stage."""
+    """A task of a stage; ``task`` is its number, from 0."""
 
     job: str
     step: int
@@ -41,15 +41,15 @@ class TaskId(NamedTuple):
 
     @classmethod
     def of(cls, commit: Commit) -> TaskId:
-        """Name the task that a commit is of."""
+        """Return the id of a commit's task."""
         return cls(commit.job, commit.step, commit.kind, commit.task)
 
     @property
     def stage(self) -> StageId:
-        """Return the stage that the task belongs to."""
+        """Return the stage of the task."""
         return StageId(self.job, self.step, self.kind)
 
     @property
     def name(self) -> str:
-        """Return ``<step>.<kind>.<task>``: the task within its job, as tables of the job store name it."""
+        """Return ``<step>.<kind>.<task>``: the task within its job, as used in tables of the job store."""
         return f"{self.step}.{self.kind}.{self.task}"

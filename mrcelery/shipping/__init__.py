@@ -1,4 +1,4 @@
 """The job's code: found, packed on the client, unpacked and activated on the worker.
 
-Face: ``bundle``, ``workspace``, ``traceless``. Its own: ``job_file``, ``dependencies``, ``archives``.
+Used from outside: ``bundle``, ``workspace``, ``traceless``. Internal: ``job_file``, ``dependencies``, ``archives``.
 """

@@ -1,4 +1,4 @@
-"""Unpack archives that need not be trusted: nothing leaves the folder, and nothing grows without bound."""
+"""Unpacking untrusted archives: nothing is written outside the folder, and sizes are bounded."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from mrcelery.errors import CorruptDataError
 
 ARCHIVE_LIMIT = 8 << 30
-"""Bytes that one archive may unpack to."""
+"""Most bytes that one archive may unpack to."""
 
 
 def unpack_archive(archive: Path, to: Path) -> None:
-    """Unpack a zip or a tar file, by its content, into the new folder ``to``.
+    """Unpack a zip or a tar file, recognized by its content, into the new folder ``to``.
 
-    Raises :class:`CorruptDataError`, not retryable, for a member that would lie outside of ``to``, one that
-    is no file, folder or link within, more than :data:`ARCHIVE_LIMIT` bytes, and a damaged archive.
+    Raises :class:`CorruptDataError`, not retryable, for a member outside ``to``, a member that is not a file, a folder
+    or a link within ``to``, more than :data:`ARCHIVE_LIMIT` bytes, and a damaged archive.
     """
     to.mkdir()
     if zipfile.is_zipfile(archive):
@@ -34,11 +34,11 @@ def unpack_archive(archive: Path, to: Path) -> None:
 
 
 def unpack_zip(packed: zipfile.ZipFile, to: Path, limit: int, name: str = "of code") -> None:
-    """Unpack a zip into an existing folder, with its execute bits; raises as :func:`unpack_archive`."""
+    """Unpack a zip into an existing folder, with its execute bits; raises the errors of :func:`unpack_archive`."""
     if sum(info.file_size for info in packed.infolist()) > limit:
         raise _refused(f"archive {name} unpacks to more than {limit >> 20} MiB: give data as an input instead")
     for info in packed.infolist():
-        # Checked by name, not left to extract(), which would quietly put it elsewhere.
+        # Checked by name rather than by extract(), which would silently put the member elsewhere.
         if info.filename.startswith("/") or ".." in info.filename.split("/"):
             raise _refused(f"archive {name} has a member {info.filename!r} outside of it: pack it anew")
         mode = info.external_attr >> 16
@@ -67,14 +67,14 @@ def _refused(message: str) -> CorruptDataError:
 
 
 class Lock:
-    """An advisory lock on a file: shared by those who use what it guards, exclusive to remove that."""
+    """An advisory lock on a file: shared by the users of what it guards, exclusive for removing that."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
     def shared(cls, path: Path) -> Lock:
-        """Wait for the lock."""
+        """Wait for the shared lock and take it."""
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_SH)
@@ -84,7 +84,7 @@ class Lock:
 
     @classmethod
     def exclusive(cls, path: Path) -> Lock | None:
-        """Take the lock; return it, or None if it is held elsewhere."""
+        """Take the exclusive lock; return it, or None if another process holds the lock."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,8 +104,10 @@ class Lock:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Whether the open file still is the one at ``path``: a holder of the exclusive lock may have removed
-    it meanwhile, and a lock on a removed file guards nothing."""
+    """Check whether the open file is still the one at ``path``.
+
+    A holder of the exclusive lock may have removed it meanwhile, and a lock on a removed file guards nothing.
+    """
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:

@@ -3,7 +3,7 @@
 A bundle is a zip, addressed by its content (equal content gives equal bytes)::
 
     manifest.json      version, entry, entry_file, modules, path, archives, file_args
-    lib/...            the job's file or package, and what it imports from its own folder
+    lib/...            the job's file or package, and its imports from its folder
     py/<n>/...         --py-files: a zip, a wheel, or a folder's content; each is on sys.path
     files/<name>       --files, FILES and DIRS: linked into a task's working directory
     archives/<n>-...   --archives and ARCHIVES: unpacked as files/<name>/ by the worker
@@ -36,21 +36,21 @@ _log = logging.getLogger("mrcelery")
 
 MANIFEST_VERSION = 1
 MAX_BYTES = 256 << 20
-"""What a bundle may hold, unpacked. More is data: put it into storage and read it as an input."""
+"""Largest unpacked bundle in bytes. Larger data belongs in storage, to be read as an input."""
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _STORED = (".zip", ".whl", ".egg", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".png", ".jpg")
 
 
 class BuiltBundle(NamedTuple):
-    """A bundle's bytes, and the record that names them."""
+    """A bundle's bytes, and the record that names the bundle."""
 
     data: bytes
     bundle: Bundle
 
 
 class Shipped(NamedTuple):
-    """A file of a bundle: its name there, where it lies here, and its bytes."""
+    """A file of a bundle: its name in the bundle, its path on this machine, and its size in bytes."""
 
     name: str
     path: Path
@@ -65,12 +65,11 @@ def build(
     files: Sequence[str] = (),
     archives: Sequence[str] = (),
 ) -> BuiltBundle:
-    """Pack the job's code and what it asks for.
+    """Pack the job's code and the files that it declares.
 
-    ``py_files`` are modules (``.py``), zips, wheels, eggs or folders; ``files`` (folders too) and
-    ``archives`` are ``PATH`` or ``PATH#NAME``. Raises :class:`JobLoadError` for a class that no worker
-    could import, :class:`UsageError` for a path that is not there or cannot be shipped, and for more than
-    :data:`MAX_BYTES`.
+    ``py_files`` are modules (``.py``), zips, wheels, eggs or folders; ``files`` (folders too) and ``archives`` are
+    ``PATH`` or ``PATH#NAME``. Raises :class:`JobLoadError` for a class that no worker could import, :class:`UsageError`
+    for a path that does not exist or cannot be shipped, and for more than :data:`MAX_BYTES`.
     """
     packer, entry = _collected(job_class, job, py_files, files, archives)
     data = packer.pack(entry)
@@ -85,7 +84,7 @@ def shipped(
     files: Sequence[str] = (),
     archives: Sequence[str] = (),
 ) -> list[Shipped]:
-    """List what :func:`build` would pack, by name. Raises as that does."""
+    """List what :func:`build` would pack, by name. Raises the same errors."""
     packer, _ = _collected(job_class, job, py_files, files, archives)
     return [Shipped(name, path, path.stat().st_size) for name, path in packer.members()]
 
@@ -107,7 +106,7 @@ def _collected(
 
 
 class _Packer:
-    """Collects a bundle's members by name, and refuses two of one name."""
+    """Collects a bundle's members by name, and rejects two members with the same name."""
 
     def __init__(self) -> None:
         self._members: dict[str, Path] = {}
@@ -119,13 +118,13 @@ class _Packer:
         self._bytes = 0
 
     def add_code(self, job_class: type[MRJob]) -> str:
-        """Take the job's module and what it needs; returns the entry, ``module:Class``."""
+        """Add the job's module and what it needs; return the entry, ``module:Class``."""
         name, file = _home(job_class)
         entry = f"{name}:{job_class.__qualname__}"
         top = name.partition(".")[0]
         if top == "mrcelery":
             return entry
-        # A module pkg.sub.mod lies three levels below the folder that is on sys.path.
+        # A module pkg.sub.mod is three levels below the folder on sys.path.
         is_package = file.name == "__init__.py" and name != "__init__"
         root = file.parents[name.count(".") + is_package]
         code = LocalImports(root, follow=not _is_site(root))
@@ -208,7 +207,7 @@ class _Packer:
             )
 
     def members(self) -> list[tuple[str, Path]]:
-        """List the files taken so far with their names in the bundle, by name."""
+        """List the files added so far with their names in the bundle, sorted by name."""
         return sorted(self._members.items())
 
     def pack(self, entry: str) -> bytes:
@@ -230,7 +229,7 @@ class _Packer:
 
 
 def _warn_of_secret(path: Path) -> None:
-    """Warn of a file that was expressly asked for."""
+    """Warn about a likely secret that the user has explicitly asked to ship."""
     if looks_secret(path):
         _log.warning(
             "mrcelery: %s looks like a secret, and is shipped: who can read the job's storage can read it", path
@@ -238,7 +237,7 @@ def _warn_of_secret(path: Path) -> None:
 
 
 def _write(bundle: zipfile.ZipFile, member: str, data: bytes, mode: int) -> None:
-    # No time stamps and no owner: equal content must give equal bytes.
+    # No timestamps and no owner: equal content must give equal bytes.
     info = zipfile.ZipInfo(member)
     info.create_system = 3
     info.external_attr = (0o100000 | mode) << 16
@@ -260,7 +259,7 @@ def _home(job_class: type[MRJob]) -> tuple[str, Path]:
             f"{job_class.__qualname__} is defined inside a function, where workers cannot import it: "
             "move it to the top level of its file"
         )
-    path = Path(os.path.abspath(file))  # resolve() would follow a link away from its folder
+    path = Path(os.path.abspath(file))  # resolve() would follow a link out of its folder
     name: str = module.__name__
     if name == "__main__":
         spec = module.__spec__  # set by `python -m pkg.module`

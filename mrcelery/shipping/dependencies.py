@@ -1,4 +1,4 @@
-"""Which files of a folder a Python file needs: its imports, followed as far as they stay in the folder."""
+"""The files in a folder that a Python file needs: its imports, followed as long as they stay in the folder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from mrcelery.shipping.ignore import Ignored, check_secret
 
 NEVER_SHIPPED = sys.stdlib_module_names | {"mrcelery", "mrjob", "__main__", "__init__"}
-"""Names never taken from a job's folder: the standard library is there anyway, and what is ours must be ours."""
+"""Names never taken from a job's folder: the standard library is always available, and our modules must be ours."""
 
 
 class LocalImports:
-    """Collects ``files``: those under ``root`` that the added files and modules import, however deep.
+    """Collects ``files``: those under ``root`` imported by the added files and modules, at any depth.
 
-    A package is taken whole, with its data files, since what it imports late cannot be known. Imports
-    are read from the source (also those inside functions, and ``import_module("name")``), not run.
-    With ``follow`` False only what is added is taken.
+    A package is taken whole, with its data files, since its late imports cannot be known. Imports are read from the
+    source (including those inside functions, and ``import_module("name")``), not run. With ``follow`` False only the
+    added files are taken.
     """
 
     def __init__(self, root: Path, follow: bool = True) -> None:
@@ -29,7 +29,7 @@ class LocalImports:
         self._follow = follow
 
     def add_module(self, name: str) -> None:
-        """Take a module, by its dotted name; nothing if the root does not hold it."""
+        """Add a module by its dotted name; do nothing if it is not under the root."""
         parts = name.split(".")
         if parts[0] in NEVER_SHIPPED:
             return None
@@ -43,7 +43,7 @@ class LocalImports:
         return None
 
     def add_tree(self, folder: Path) -> None:
-        """Take a folder with all its files, but for caches and hidden ones."""
+        """Add a folder with all its files, except caches and hidden ones."""
         if folder not in self._trees:
             self._trees.add(folder)
             for file in tree_files(folder):
@@ -60,7 +60,7 @@ class LocalImports:
 
 
 def tree_files(folder: Path) -> Iterator[Path]:
-    """List the files under a folder, in order, except caches, hidden ones and those that ``.mrceleryignore`` names.
+    """List the files under a folder, in order, except caches, hidden files and those named in ``.mrceleryignore``.
 
     Raises :class:`mrcelery.errors.UsageError` for one that looks like a secret.
     """

@@ -1,8 +1,8 @@
-"""What of a folder is not shipped: what ``.mrceleryignore`` names, and what looks like a secret.
+"""Files in a folder that are not shipped: those named in ``.mrceleryignore``, and those that look like secrets.
 
 A ``.mrceleryignore`` has gitignore's syntax: ``*``, ``?``, ``[...]``, ``**``, ``/`` at the beginning for the folder of
-the file itself, ``/`` at the end for folders only, ``!`` to take something back in, ``#`` for comments; the last
-pattern that matches decides. It applies to its folder and those below; those of the folders above apply too, up to the
+the file itself, ``/`` at the end for folders only, ``!`` to include a path again, ``#`` for comments; the last pattern
+that matches decides. It applies to its folder and those below; the files of the folders above apply, too, up to the
 repository's.
 """
 
@@ -24,7 +24,7 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _HEAD = 64 << 10
-"""Bytes of a .pem file that are looked at."""
+"""Bytes of a .pem file that are read."""
 
 
 class _Pattern(NamedTuple):
@@ -34,14 +34,14 @@ class _Pattern(NamedTuple):
 
 
 class Ignored:
-    """The patterns that apply in a folder; :meth:`below` gives those of a folder in it."""
+    """The patterns that apply in a folder; :meth:`below` returns those of a subfolder."""
 
     def __init__(self, folder: Path, above: tuple[tuple[Path, _Pattern], ...] = ()) -> None:
         self._patterns = (*above, *((folder, pattern) for pattern in _read(folder / IGNORE)))
 
     @classmethod
     def of(cls, folder: Path) -> Ignored:
-        """Read what applies to a folder, from the folders above it too."""
+        """Read the patterns that apply to a folder, including those of the folders above it."""
         folder = folder.absolute()
         chain = [folder]
         for at in folder.parents:
@@ -54,11 +54,11 @@ class Ignored:
         return found
 
     def below(self, folder: Path) -> Ignored:
-        """Add the patterns of a folder in this one."""
+        """Return the patterns of a subfolder, including these."""
         return Ignored(folder.absolute(), self._patterns)
 
     def decides(self, path: Path, *, folder: bool = False) -> bool | None:
-        """Return whether a path is left out; False if a ``!`` pattern takes it in, None if no pattern names it."""
+        """Return whether a path is left out; False if a ``!`` pattern includes it, None if no pattern matches it."""
         path = path.absolute()
         for base, pattern in reversed(self._patterns):
             if (folder or not pattern.folders_only) and pattern.regex.fullmatch(path.relative_to(base).as_posix()):
@@ -67,9 +67,9 @@ class Ignored:
 
 
 def looks_secret(path: Path) -> bool:
-    """Return whether a file is by its name, or that of the file it links to, a key or a list of passwords.
+    """Check whether a file's name, or that of the file it links to, suggests a key or a list of passwords.
 
-    Python code and certificates without a private key are not.
+    Python code and certificates without a private key do not count.
     """
     names = {path.name, path.resolve().name}
     if not any(map(_SECRET.fullmatch, names)) or path.suffix in (".py", ".pyi", ".pub"):
@@ -82,7 +82,7 @@ def looks_secret(path: Path) -> bool:
 
 
 def check_secret(path: Path, ignored: Ignored) -> None:
-    """Raise :class:`UsageError` for a file of a shipped folder that looks like a secret, unless a ``!`` takes it in."""
+    """Raise :class:`UsageError` for a shipped folder's file that looks like a secret, unless a ``!`` includes it."""
     if looks_secret(path) and ignored.decides(path) is None:
         raise UsageError(
             f"{path} looks like a secret, and would be shipped with its folder to where others can read it: leave it "

@@ -1,11 +1,12 @@
-"""Code that cannot leave anything behind: a process that has run it is as good as a new one.
+"""Detecting code that cannot leave anything behind: a process that has run it is as good as a new one.
 
-Shown by the bytecode and by what the modules hold, for the plain jobs of which a task may take less time than to fork a
-process for it. Whatever is not understood here counts as leaving something: then each attempt has a process of its own.
+Determined from the bytecode and from the contents of modules, for simple jobs whose tasks may take less time than
+forking a process. Anything not understood here counts as leaving something behind: then each attempt gets its own
+process.
 
-Such code keeps nothing between two calls, since its modules and classes hold only what cannot change, and it neither
-assigns nor deletes a global, an attribute (except of ``self``) or a variable of an enclosing function. And it knows
-only modules that hold nothing to change either.
+Such code keeps nothing between two calls, since its modules and classes contain only immutable values, and it neither
+assigns nor deletes a global, an attribute (except of ``self``) or a variable of an enclosing function. It also uses
+only modules that contain nothing mutable.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ MODULES = frozenset(
         *("mrcelery", "mrcelery.ops", "mrcelery.protocols", "mrjob", "mrjob.job", "mrjob.protocol", "mrjob.step"),
     )
 )
-"""Modules of which no name leads to anything that can be changed, but for :data:`DENIED` ones and private ones."""
+"""Modules whose names lead to nothing mutable, except for :data:`DENIED` and private names."""
 
 DENIED = frozenset(
     (
-        # These reach what they are told, or what surrounds them.
+        # These reach objects by name, or their surroundings.
         *("eval", "exec", "compile", "__import__", "globals", "locals", "vars", "dir", "getattr", "setattr", "delattr"),
         *("breakpoint", "input", "help"),
-        # Submodules of the modules above, and what can be changed in them.
+        # Submodules of the modules above, and mutable objects in them.
         *("decoder", "encoder", "scanner", "register", "cache_clear", "dispatch_table"),
         *("all_feature_names", "EXCLUDED_ATTRIBUTES"),
         *(sys.stdlib_module_names - MODULES - {"copy"}),
@@ -53,7 +54,7 @@ DENIED = frozenset(
 _SPECIAL = frozenset(
     ("__init__", "__name__", "__class__", "__doc__", "__len__", "__contains__", "__getitem__", "__iter__", "__next__")
 )
-"""Names with two underscores that it may use."""
+"""Names with two underscores that such code may use."""
 
 _OF_MODULES = frozenset(
     ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__file__", "__cached__", "__builtins__")
@@ -74,11 +75,11 @@ _NAMES = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER", "LOAD_GLOBAL", "LOAD_NAME", 
 
 
 class _LeavesTraces(Exception):
-    """Something was found that might."""
+    """Something was found that might leave traces."""
 
 
 def is_traceless(modules: Mapping[str, ModuleType]) -> bool:
-    """Check whether the code of a job, all of whose own modules these are, can leave nothing behind."""
+    """Check whether a job's code can leave nothing behind; ``modules``: all of the job's own modules."""
     try:
         _Examination(modules).examine()
     except _LeavesTraces:
@@ -120,7 +121,7 @@ class _Examination:
             raise _LeavesTraces
 
     def _is_foreign(self, value: Any) -> bool:
-        """Check whether something of a module that may be known was imported from there."""
+        """Check whether a value was imported from a known module."""
         return value.__module__ in MODULES | {"builtins"}
 
     def _known(self, module: str | None) -> None:
@@ -170,7 +171,7 @@ class _Examination:
 
 
 def _examine(code: CodeType, *, method: bool) -> None:
-    """Raise if code might change what outlives its call. ``method``: its first argument is an object of its class."""
+    """Raise if code might change an object that outlives its call. ``method``: its first argument is ``self``."""
     own = code.co_varnames[0] if method and code.co_argcount else None
     earlier: tuple[str, object] = ("", None)
     before: tuple[str, object] = ("", None)
@@ -178,7 +179,7 @@ def _examine(code: CodeType, *, method: bool) -> None:
     for name, value in _instructions(code):
         text = value if isinstance(value, str) else ""
         of_self = _loads(before, own)
-        if before[0] == "COPY" and name == "LOAD_ATTR":  # self.text += ..., of which the object is loaded once
+        if before[0] == "COPY" and name == "LOAD_ATTR":  # self.text += ..., which loads the object only once
             of_self = _loads(earlier, own)
             updated = (text, of_self)
         elif before[0] == "SWAP" and name == "STORE_ATTR":

@@ -1,9 +1,8 @@
 """The worker's side of code shipping: unpack a bundle once, and run a job's code from it.
 
-While a bundle is active its modules are in ``sys.modules``, its folders on ``sys.path``, and the
-working directory is a fresh one with links to its files. Afterwards all of that is as before, and the
-modules are forgotten, unless they are kept with the bundle: so each task imports them anew, and two versions of
-one module in a process never meet.
+While a bundle is active its modules are in ``sys.modules``, its folders on ``sys.path``, and the working directory is a
+fresh one with links to its files. Afterwards all of that is restored, and the modules are forgotten, unless they are
+kept with the bundle: so each task imports them again, and two versions of one module are never mixed in a process.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ if TYPE_CHECKING:
     from mrcelery.schema.structs import Bundle
 
 KEEP = 8
-"""Bundles kept loaded by a process, and unpacked in the scratch folder beyond those that are in use."""
+"""Bundles that a process keeps loaded, and that stay unpacked in the scratch folder in addition to those in use."""
 
 NO_IMPORT = "the job does not import on the worker"
-"""How the error of a job's file that cannot be imported begins."""
+"""Start of the error message if a job's file cannot be imported."""
 
 
 class Workspace:
@@ -56,13 +55,13 @@ class Workspace:
         self._pid = os.getpid()
 
     def open(self, bundle: Bundle, fetch: Callable[[], bytes]) -> LoadedBundle:
-        """Open the bundle, ready to run; ``fetch`` brings its bytes unless they are unpacked here already.
+        """Open the bundle, ready to run; ``fetch`` returns its bytes, and is called unless they are unpacked here.
 
-        Raises :class:`CorruptDataError` if the bytes are not those that ``bundle`` names, and
-        :class:`VersionError` for a bundle of another version.
+        Raises :class:`CorruptDataError` if the bytes do not match ``bundle``, and :class:`VersionError` for a bundle of
+        another version.
         """
         if self._pid != os.getpid():
-            # After a fork: the locks are those of the parent, which may let go of them.
+            # After a fork: the locks belong to the parent, which may release them.
             self._loaded.clear()
             self._pid = os.getpid()
         loaded = self._loaded.get(bundle.sha256)
@@ -76,7 +75,7 @@ class Workspace:
         return loaded
 
     def adopt(self) -> None:
-        """Make this process, which was forked, the user of what its parent has open for as long as it lives."""
+        """Let this forked process use the bundles that its parent keeps open for as long as it lives."""
         self._pid = os.getpid()
 
     def _unpacked(self, bundle: Bundle, fetch: Callable[[], bytes]) -> tuple[Path, Lock]:
@@ -90,7 +89,7 @@ class Workspace:
         lock = Lock.shared(self.root / f"{bundle.sha256}.lock")
         try:
             if path.is_dir():
-                os.utime(path)  # its age is what evict() goes by
+                os.utime(path)  # evict() uses its age
             else:
                 self._unpack(bundle, fetch(), path)
                 self._evict()
@@ -120,7 +119,7 @@ class Workspace:
             try:
                 partial.rename(path)
             except OSError:
-                if not path.is_dir():  # else another process was first: the content is the same
+                if not path.is_dir():  # else another process was faster: the content is the same
                     raise
         except (zipfile.BadZipFile, KeyError, ValueError) as e:
             raise CorruptDataError(f"the code bundle cannot be read ({e}): submit the job again") from None
@@ -128,7 +127,7 @@ class Workspace:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _evict(self) -> None:
-        """Remove the unpacked bundles that were used longest ago and that no process has open."""
+        """Remove the least recently used unpacked bundles that no process has open."""
         bundles = sorted((p for p in self.root.iterdir() if len(p.name) == 64), key=_age)
         for path in bundles[: max(0, len(bundles) - self._keep)]:
             lock_file = path.with_name(f"{path.name}.lock")
@@ -143,7 +142,7 @@ class Workspace:
         return self._loaded.get(bundle.sha256) if self._pid == os.getpid() else None
 
     def close(self, *, spared: str = "") -> None:
-        """Let go of all bundles; what is unpacked stays for the next process, and a working folder if ``spared``."""
+        """Close all bundles; unpacked files stay for the next process, as does a working folder if ``spared``."""
         while self._loaded:
             self._loaded.popitem()[1].close(spared=spared)
 
@@ -170,7 +169,7 @@ class LoadedBundle:
         self._added_path = self._own_path
         self._modules: dict[str, ModuleType] = {}
         self.keeps_modules = False
-        """Whether the job wants to find its modules as its last task in this process has left them."""
+        """Whether the job wants to find its modules as its last task in this process left them."""
         self._keeps = False
         self._loading = threading.RLock()
         self._work = ""
@@ -178,7 +177,7 @@ class LoadedBundle:
 
     @property
     def active(self) -> bool:
-        """Whether the process is in an :meth:`activate` block of this bundle."""
+        """Return whether the process is in an :meth:`activate` block of this bundle."""
         return _active.bundle is self
 
     @property
@@ -195,8 +194,11 @@ class LoadedBundle:
 
     @contextmanager
     def activate(self) -> Iterator[None]:
-        """Run the bundle's code inside the block. Holds for the whole process and nests; a thread that
-        wants another bundle waits. Raises ``RuntimeError`` for another bundle inside the block."""
+        """Run the bundle's code inside the block.
+
+        Applies to the whole process and nests; a thread that needs another bundle waits. Raises ``RuntimeError`` for
+        another bundle inside the block.
+        """
         with ExitStack() as stack:
             stack.enter_context(_active.claim(self))
             stack.enter_context(_as_task(self._file_args))
@@ -204,7 +206,7 @@ class LoadedBundle:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Install the process-wide part of :meth:`activate`; its outermost block enters this."""
+        """Install the process-wide part of :meth:`activate`, whose outermost block calls this."""
         with ExitStack() as stack:
             stack.enter_context(mrjob_alias())
             stack.enter_context(self._working_directory())
@@ -227,7 +229,7 @@ class LoadedBundle:
                     self._modules[name] = sys.modules.pop(name)
             sys.modules.update(hidden)
             if self._keeps or self.keeps_modules:
-                # What the job's own code put on the path is there again the next time.
+                # Entries that the job's code put on the path are restored the next time.
                 self._added_path = [p for p in sys.path if p not in path]
             else:
                 self._modules.clear()
@@ -235,9 +237,9 @@ class LoadedBundle:
 
     @contextmanager
     def _working_directory(self) -> Iterator[None]:
-        # A fresh directory for each task: two that write the same name must not meet. One that a task
-        # left as it was is as good as new, and making another costs more than a small task.
-        before = os.open(".", os.O_RDONLY)  # by descriptor: its path may be gone when we return
+        # A fresh directory for each task: two that write the same name must not collide. A directory left unchanged by
+        # a task is as good as new, and making another costs more than a small task.
+        before = os.open(".", os.O_RDONLY)  # by descriptor: its path may be gone on return
         work, self._work = self._work if os.path.isdir(self._work) else self._new_work(), ""
         try:
             os.chdir(work)
@@ -258,9 +260,9 @@ class LoadedBundle:
         return work
 
     def load(self) -> dict[str, ModuleType]:
-        """Import the job's modules and keep them as they are then; return them by name.
+        """Import the job's modules and keep them in that state; return them by name.
 
-        Raises whatever their code raises.
+        Raises the errors of the job's code.
         """
         self._keeps = True
         with self.activate(), importing():
@@ -271,8 +273,8 @@ class LoadedBundle:
     def job(self, args: Sequence[str]) -> MRJob:
         """Make a new instance of the job, with file arguments as paths on this machine.
 
-        Its hooks must run while the bundle is active. Raises :class:`UserCodeError` with the user's traceback if
-        their code raises, :class:`MissingExtraError` if it imports pyarrow and this machine has none, and
+        Its hooks must run while the bundle is active. Raises :class:`UserCodeError` with the user's traceback if their
+        code raises, :class:`MissingExtraError` if it imports pyarrow and this machine lacks it, and
         :class:`mrcelery.errors.UsageError` if the arguments do not parse.
         """
         with self.activate():
@@ -299,7 +301,7 @@ class LoadedBundle:
 
     def _job_class(self) -> type[MRJob]:
         name, _, class_name = self.entry.partition(":")
-        with self._loading:  # a module is among the others from the beginning of its import by another thread
+        with self._loading:  # another thread's module appears in sys.modules when its import starts
             module = sys.modules.get(name)
             if module is None and self._entry_file:
                 module = load_file(self.path / "lib" / self._entry_file, name)
@@ -311,7 +313,7 @@ class LoadedBundle:
 
 
 def _links(folder: str) -> dict[str, str] | None:
-    """Return the links in a folder by name; None if it holds anything else, or is gone."""
+    """Return the links in a folder by name; None if it contains anything else, or is gone."""
     try:
         with os.scandir(folder) as found:
             return {entry.name: os.readlink(entry.path) for entry in found}
@@ -345,7 +347,7 @@ def _as_task(file_args: dict[str, str]) -> Iterator[None]:
 
 
 class _Active:
-    """Which bundle is active in this process: modules and the working directory exist once."""
+    """The bundle that is active in this process: modules and the working directory exist only once."""
 
     def __init__(self) -> None:
         self.bundle: LoadedBundle | None = None

@@ -1,4 +1,4 @@
 """Sorted runs: written, indexed, merged, and divided among reduce tasks.
 
-Face: ``runs``, ``index``, ``bounds``, ``part_lists``, ``skew``, ``damage``.
+Used from outside: ``runs``, ``index``, ``bounds``, ``part_lists``, ``skew``, ``damage``.
 """

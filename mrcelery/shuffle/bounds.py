@@ -1,8 +1,8 @@
-"""Total order: the bounds of the partitions, by weighted quantiles of the keys that the runs' indexes sample.
+"""Total order: the partitions' bounds, from weighted quantiles of the keys sampled in the runs' indexes.
 
-As in Hadoop's ``TotalOrderPartitioner`` and TeraSort, but that the sample is of what the mappers left and not of
-the input, which is read once. Run by the barrier, in memory that does not grow with the number of runs; the same
-runs give the same bounds, however often it is run.
+Similar to Hadoop's ``TotalOrderPartitioner`` and TeraSort, but the sample is taken from the mappers' output and not
+from the input, which is read only once. Run by the barrier, in memory that does not grow with the number of runs; the
+same runs give the same bounds, however often this is run.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from mrcelery.storage.base import Storage
 from mrcelery.storage.transfers import carried
 
 RECORD_BYTES = 32
-"""Bytes that a record weighs beside its own. Bytes alone would not do: thousands of equal records can be a block
-of a few bytes; nor records alone, as some are a thousand times as large as others."""
+"""Weight in bytes of a record in addition to its own size. Bytes alone would not suffice: thousands of equal records
+can be a block of a few bytes; nor would records alone, as some are a thousand times as large as others.
+"""
 
 MOST_SAMPLES = 1 << 16
-"""Sampled keys of all runs held; then neighbours are joined to half as many."""
+"""Most sampled keys of all runs; beyond that, neighbors are joined to half as many."""
 MOST_SAMPLE_BYTES = 32 << 20
-"""Encoded bytes of the sampled keys held, about."""
+"""Approximate limit on the encoded bytes of the sampled keys."""
 
 THREADS = 16
 """Indexes read at the same time."""
@@ -42,7 +43,7 @@ _SIZES = struct.Struct("<II")
 
 
 class Sample:
-    """A weighted sample of keys, thinned out evenly if it becomes too large."""
+    """A weighted sample of keys, thinned out evenly when it becomes too large."""
 
     def __init__(self, most: int = MOST_SAMPLES, most_bytes: int = MOST_SAMPLE_BYTES) -> None:
         self._most = most
@@ -52,7 +53,7 @@ class Sample:
         self._bytes = 0
 
     def add(self, index: Index, size: int) -> None:
-        """Take the keys of a run's index of ``size`` bytes."""
+        """Add the keys of a run's index of ``size`` bytes."""
         keys, weights = index.sample(RECORD_BYTES)
         self._keys += keys
         self._weights += weights
@@ -63,7 +64,7 @@ class Sample:
             self._bytes = self._bytes * len(self._keys) // before
 
     def _join(self, least: float) -> None:
-        """Sort, and let one key stand for its equals and for neighbours that weigh about ``least`` together."""
+        """Sort, and let one key represent its equals and neighbors that weigh about ``least`` together."""
         keys: list[Any] = []
         weights: list[float] = []
         distinct = list(self._distinct())
@@ -71,7 +72,7 @@ class Sample:
         for end, (_, more) in enumerate(distinct, 1):
             weight += more
             if weight >= least or end == len(distinct):
-                # The one in the middle: with the first, weight would move to smaller keys each time.
+                # The middle one: with the first one, weight would move to smaller keys each time.
                 upto = list(accumulate(w for _, w in distinct[start:end]))
                 keys.append(distinct[start + bisect_left(upto, upto[-1] / 2)][0])
                 weights.append(weight)
@@ -91,14 +92,14 @@ class Sample:
     def cuts(self, n: int) -> list[Any]:
         """Choose the keys at which partitions 1 to n - 1 begin, in order; fewer if there are fewer keys.
 
-        Each partition takes its share of what is left, so that one heavy key does not starve those after it.
+        Each partition gets its share of the remaining weight, so that one heavy key does not starve those after it.
         """
         distinct = list(self._distinct())
-        below = [0.0, *accumulate(weight for _, weight in distinct)]  # weight below each key, then of all
+        below = [0.0, *accumulate(weight for _, weight in distinct)]  # weight below each key, then the total weight
         total, at = below[-1], 0
         cuts: list[Any] = []
         for left in range(n, 1, -1):
-            # A key for each partition that is still to come, if there are as many.
+            # Leave a key for each remaining partition, if there are enough.
             last = max(at + 1, len(distinct) - left + 1)
             if at + 1 >= len(distinct):
                 break
@@ -114,7 +115,7 @@ class Sample:
 class Ranges:
     """The runs of a step's map tasks, added in order of task; a context manager.
 
-    Their indexes are kept in a file under the folder ``scratch``, and read from it again.
+    Their indexes are kept in a file under the folder ``scratch``, and read back from it.
     """
 
     def __init__(self, scratch: str) -> None:
@@ -128,9 +129,10 @@ class Ranges:
         self._file.close()
 
     def gather(self, storage: Storage, commits: Iterator[Commit]) -> Iterator[Commit]:
-        """Pass the commits on as they come, while the index of each one's run is read from storage and added.
+        """Pass the commits on one by one, while the index of each one's run is read from storage and added.
 
-        Raises :class:`mrcelery.errors.DamagedPartError` for a run that is gone, or whose index reads wrong twice.
+        Raises :class:`mrcelery.errors.DamagedPartError` for a run that is gone, or whose index is read back damaged
+        twice.
         """
 
         def read(run: Part) -> bytes:
@@ -141,7 +143,7 @@ class Ranges:
                 raise DamagedPartError(message, run) from None
 
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            # As many indexes in memory at once as are read at the same time.
+            # Hold only as many indexes in memory as are read at the same time.
             while portion := list(islice(commits, THREADS)):
                 runs = [run for commit in portion for run in commit.parts]
                 for run, index in zip(runs, pool.map(carried(read), runs), strict=True):
@@ -158,7 +160,7 @@ class Ranges:
             raise DamagedPartError(str(e), run) from None
 
     def add(self, run: Part, index: bytes) -> None:
-        """Take a run, as its commit names it, with the bytes of its index.
+        """Add a run, given as in its commit, with the bytes of its index.
 
         Raises :class:`mrcelery.errors.CorruptDataError` if these are damaged.
         """
@@ -167,7 +169,7 @@ class Ranges:
         self._file.write(_SIZES.pack(len(head), len(index)) + head + index)
 
     def divide(self, n: int, lists: PartLists, skew: Skew) -> list[Any]:
-        """Assign to each of ``n`` partitions the blocks of each run that can hold its keys.
+        """Assign to each of ``n`` partitions the blocks of each run that can contain its keys.
 
         Returns the keys at which the partitions begin, from partition 1 on.
         """

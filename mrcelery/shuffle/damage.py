@@ -1,4 +1,4 @@
-"""A part that is damaged or gone, and the task that wrote it."""
+"""A damaged or missing part, and the task that wrote it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TASK = re.compile(r"(?:.*/)?jobs/([^/]+)/step-(\d+)/(map|reduce)-(\d+)/[^/]+")
 
 
 def writer(part: Part) -> TaskId:
-    """Parse the key of a part for the task that wrote it."""
+    """Return the task that wrote a part, from the part's key."""
     match = _TASK.fullmatch(part.key)
     assert match is not None, part.key
     return TaskId(match[1], int(match[2]), cast("Kind", match[3]), int(match[4]))
@@ -23,7 +23,7 @@ def writer(part: Part) -> TaskId:
 
 @contextmanager
 def damage(part: Part) -> Iterator[None]:
-    """Turn an error of damaged or missing bytes into one that names the part."""
+    """Turn an error about damaged or missing bytes into one that names the part."""
     try:
         yield
     except (CorruptDataError, FileNotFoundError) as e:

@@ -1,8 +1,8 @@
-"""The index of a sorted run: which of its blocks can hold the keys of a range, and a sample of its keys.
+"""The index of a sorted run: which of its blocks can contain the keys of a range, and a sample of its keys.
 
-With the range partitioner a map task writes one run, and not R parts, since the bounds of the partitions are
-not known before the last map task is done. The barrier reads the indexes, and each reduce task then reads of
-each run the blocks of its keys, in one request.
+With the range partitioner a map task writes one run instead of R parts, because the bounds of the partitions are
+not known before the last map task has finished. The barrier reads the indexes, and each reduce task then reads
+the blocks of each run that contain its keys, in one request.
 
 An index follows the end mark of a file of blocks (:mod:`mrcelery.records.blocks`), and ends with the file::
 
@@ -11,7 +11,7 @@ An index follows the end mark of a file of blocks (:mod:`mrcelery.records.blocks
               start and end (bytes), records and number of keys of each entry; the keys of all entries
               and, after them, the last key of the run
 
-An entry is one block or some neighbours. Its keys are evenly spaced over its records; the first is the first
+An entry is one block or several neighbors. Its keys are evenly spaced over its records; the first is the first
 record's.
 """
 
@@ -36,13 +36,13 @@ _TRAILER = struct.Struct("<II8s")
 _COLUMN = struct.Struct("<II")
 
 SAMPLE = 64
-"""Keys kept of a block while there are few; :data:`MOST_KEYS` makes it 16 for a run of 64 MiB."""
+"""Keys kept of a block while there are few; :data:`MOST_KEYS` reduces it to 16 for a run of 64 MiB."""
 LEAST = 4
-"""Keys kept of an entry at least. Where that is too many, neighbours become one entry."""
+"""Fewest keys kept of an entry. If that is too many, neighbors become one entry."""
 MOST_KEYS = 4096
-"""Keys kept of a run."""
+"""Most keys kept of a run."""
 MOST_KEY_BYTES = 1 << 20
-"""Bytes of the keys kept of a run, about."""
+"""Approximate limit on the bytes of the keys kept of a run."""
 
 
 class _Entry(NamedTuple):
@@ -54,16 +54,16 @@ class _Entry(NamedTuple):
 
 
 class IndexedWriter(BlockWriter):
-    """Writes a sorted run with its index. Memory for the index is bounded whatever is written."""
+    """Writes a sorted run with its index. Memory for the index is bounded, however large the run."""
 
     def __init__(self, out: Any, *, compress: bool = False, allow_pickle: bool = False) -> None:
         super().__init__(out, compress=compress, allow_pickle=allow_pickle)
         self.data_end = 0
-        """Bytes of the file before its index, once it is closed."""
+        """Bytes of the file before its index, once the file is closed."""
         self._entries: list[_Entry] = []
         self._last: list[Any] = []
         self._sample = SAMPLE  # keys of a block
-        self._most_blocks = 1  # of an entry; a power of two
+        self._most_blocks = 1  # most blocks of an entry; a power of two
         self._keys = 0
         self._key_bytes = 0
 
@@ -89,7 +89,7 @@ class IndexedWriter(BlockWriter):
         entries = self._entries
         entries.append(entry)
         self._count(entry, 1)
-        # As in a binary counter, so that all entries but a few at the end are of the same number of blocks.
+        # As in a binary counter, so that all entries except a few at the end have the same number of blocks.
         while len(entries) > 1 and entries[-2].blocks == entries[-1].blocks < self._most_blocks:
             b, a = entries.pop(), entries.pop()
             joined = _halved(_joined(a, b))
@@ -103,7 +103,7 @@ class IndexedWriter(BlockWriter):
         self._key_bytes += sign * sum(map(_size, entry.keys))
 
     def _thin_out(self) -> bool:
-        """Keep half of the keys; if few are left of each entry, join entries. False if that cannot be."""
+        """Keep half of the keys; if few are left of each entry, join entries. Return False if neither is possible."""
         entries = self._entries
         if any(len(entry.keys) > LEAST for entry in entries):
             entries = list(map(_halved, entries))
@@ -138,12 +138,12 @@ class IndexedWriter(BlockWriter):
 
 
 def _sample(keys: Sequence[Any], last: Any, most: int) -> list[Any]:
-    # Sorted: if the first key is the last one, all are the same.
+    # Sorted: if the first key equals the last one, all are equal.
     return _spaced(keys, 1 if keys[0] == last else min(most, len(keys)))
 
 
 def _spaced(keys: Sequence[Any], count: int) -> list[Any]:
-    """Pick so many of the keys, evenly spaced from the first one on."""
+    """Pick ``count`` of the keys, evenly spaced from the first one on."""
     return [keys[i * len(keys) // count] for i in range(count)]
 
 
@@ -169,7 +169,7 @@ def _size(key: Any) -> int:
 
 
 class Index:
-    """The index of one run, read back; ``keys`` are the sampled keys in order, but for the last of all."""
+    """The index of one run, read back; ``keys`` are the sampled keys in order, except the last of all."""
 
     def __init__(
         self, starts: list[int], ends: list[int], records: list[int], counts: list[int], keys: list[Any]
@@ -184,17 +184,17 @@ class Index:
         self._bytes = [0, *accumulate(end - start for start, end in zip(starts, ends, strict=True))]
 
     def sample(self, of_record: int) -> tuple[list[Any], list[float]]:
-        """Return keys of the run and the weight of each: its bytes, with ``of_record`` bytes more a record.
+        """Return keys of the run and the weight of each: its bytes, with ``of_record`` more bytes per record.
 
-        What lies between two keys is shared out to both: with all of it given to the first, many small runs
-        together would seem to have their records earlier than they are.
+        The weight between two keys is divided between both: if all of it went to the first, many small runs together
+        would seem to have their records earlier than they do.
         """
         weights: list[float] = []
         rest = 0.0
         for i, count in enumerate(self._counts):
             records = self._records[i + 1] - self._records[i]
             each = (self._bytes[i + 1] - self._bytes[i] + of_record * records) / count
-            # The key's own record, and half of the others up to the next key; of one key alone, all are its.
+            # The key's own record, and half of the others up to the next key; a single key gets all of them.
             mine = each if count == 1 else each * (records + count) / (2 * records)
             weights += [mine + rest] + [each] * (count - 1)
             rest = each - mine
@@ -214,10 +214,12 @@ class Index:
         return records, size
 
     def span(self, low: int, high: int) -> tuple[int, int, int]:
-        """Start, end and records of the blocks that can hold keys from one bound up to another, both given
-        as what :meth:`below` returned for them (for no bound: 0, and the number of keys)."""
-        # The entry of the last key below the bound may extend beyond it; no earlier one does, as the next
-        # entry's first key is not above it.
+        """Return the start, end and records of the blocks that can contain keys from one bound up to another.
+
+        Both are given as returned by :meth:`below` (for no bound: 0, and the number of keys).
+        """
+        # The entry of the last key below the bound may extend beyond it; no earlier one does, because the next entry's
+        # first key is not above it.
         first = bisect_right(self._first, low - 1) - 1 if low else 0
         last = min(bisect_left(self._first, high), len(self._counts))
         if first >= last:
@@ -226,9 +228,9 @@ class Index:
 
 
 def decode_index(data: bytes, where: str) -> Index:
-    """Decode an index from its bytes, those of a file from its ``data_end`` on.
+    """Decode an index from its bytes, which are a file's from its ``data_end`` on.
 
-    Raises :class:`CorruptDataError`, naming ``where``, for bytes that are damaged.
+    Raises :class:`CorruptDataError`, naming ``where``, for damaged bytes.
     """
     payload = data[: -_TRAILER.size]
     if len(data) < _TRAILER.size or _TRAILER.unpack_from(data, len(payload)) != (
@@ -252,12 +254,12 @@ def encode_key(key: Any) -> bytes:
 
 
 def decode_key(data: bytes) -> Any:
-    """Decode the key that :func:`encode_key` wrote."""
+    """Decode a key encoded by :func:`encode_key`."""
     return decode_column(data, 1)[0]
 
 
 def framed(chunks: Iterable[bytes], part: Part) -> Iterator[bytes]:
-    """Frame the bytes of a part as a file of blocks: a piece of a run gets the head and the end of one.
+    """Frame the bytes of a part as a file of blocks: a piece of a run gets a file's head and end.
 
     The number of records in the end mark is the piece's, so a reader notices missing blocks.
     """
@@ -270,7 +272,7 @@ def framed(chunks: Iterable[bytes], part: Part) -> Iterator[bytes]:
 
 
 def sliced(open_run: Callable[[], Run], low: bytes | None, high: bytes | None) -> Run:
-    """Yield the records of a run whose keys are in ``[low, high)``, bounds as :func:`encode_key` wrote them."""
+    """Yield the records of a run whose keys are in ``[low, high)``, with bounds from :func:`encode_key`."""
     above = None if low is None else order_key(decode_key(low))
     below = None if high is None else order_key(decode_key(high))
     for block in open_run():

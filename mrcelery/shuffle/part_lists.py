@@ -1,6 +1,6 @@
-"""Who reads what: the committed parts, sorted by partition in bounded memory.
+"""Which reduce task reads which parts: the committed parts, sorted by partition in bounded memory.
 
-M map tasks leave up to M times R parts, too many to hold when both are large.
+M map tasks leave up to M times R parts, too many to hold if both are large.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PartLists:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, part: Part) -> None:
-        """Add one part to its partition's list; writes all lists to files beyond :data:`HELD` bytes."""
+        """Add one part to its partition's list; write all lists to files beyond :data:`HELD` bytes."""
         data = encode(part)
         held = self._held[part.partition]
         held += data
@@ -56,7 +56,7 @@ class PartLists:
         return os.path.join(self._folder, str(partition))
 
     def encoded(self, partition: int, low: bytes | None = None, high: bytes | None = None) -> bytes:
-        """Encode the :class:`ShuffleInput` of a partition as :func:`mrcelery.schema.encoding.encode` would."""
+        """Encode the :class:`ShuffleInput` of a partition like :func:`mrcelery.schema.encoding.encode`."""
         parts = bytes(self._held.get(partition, b""))
         if self._folder and os.path.exists(self._path(partition)):
             with open(self._path(partition), "rb") as file:

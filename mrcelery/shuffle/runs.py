@@ -1,14 +1,13 @@
-"""The shuffle: sorted runs, their merge in bounded memory, and the groups a reducer sees.
+"""The shuffle: sorted runs, their merge in bounded memory, and the groups passed to a reducer.
 
 A *run* is an iterator of :class:`mrcelery.records.blocks.Block` whose keys are in the order of
-:mod:`mrcelery.records.order` over the whole run. Several runs merge by blocks: all records below the
-smallest key that ends a block in memory are taken at once, sorted together (Python's sort finds the
-runs in them), and handed on, so the cost per record is that of a sort of a few thousand records, and
-memory holds one block per run. Equal keys come in order of run, and within a run in its order: the
-values of a key reach the reducer in order of map task and of emission.
+:mod:`mrcelery.records.order` over the whole run. Several runs are merged by blocks: all records below the smallest key
+that ends a block in memory are taken at once, sorted together (Python's sort finds the runs in them), and passed on, so
+the cost per record is that of sorting a few thousand records, and memory holds one block per run. Equal keys are in
+order of run, and within a run in its order: the values of a key reach the reducer in order of map task and of emission.
 
-The blocks of a run are all of lists, or all of Arrow arrays of the same types. Runs of arrays that are alike
-merge as such; if runs differ, all become lists.
+The blocks of a run all consist of lists, or all of Arrow arrays of the same types. Runs of arrays with the same types
+are merged as arrays; if the types differ, all become lists.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mrcelery.records.order import argsort, check_keys, order_key, starts_of_gro
 Run = Iterator[Block]
 
 FAN_IN = 128
-"""Runs merged at once at most: each holds a decoded block, a megabyte or so, in memory."""
+"""Most runs merged at once: each holds a decoded block, about a megabyte, in memory."""
 
 
 def sorted_block(keys: list[Any], values: list[Any], sort_values: bool = False) -> Block:
@@ -45,7 +44,7 @@ def sorted_block(keys: list[Any], values: list[Any], sort_values: bool = False) 
 
 
 class _Head:
-    """A run's block in memory, its sort column, and how far it was taken."""
+    """A run's block in memory, its sort column, and the position up to which it was taken."""
 
     def __init__(self, run: Run, sort_values: bool) -> None:
         self._run = run
@@ -79,7 +78,7 @@ class _Head:
         self._hold(next(as_lists(iter([self.block]), convert)))
 
     def ordered(self) -> list[Any]:
-        """Return the sort column as tuples that compare whatever the types are."""
+        """Return the sort column as tuples that can be compared whatever the types are."""
         if self._ordered is None:
             self._ordered = list(map(order_key, self.by))
         return self._ordered
@@ -92,7 +91,7 @@ class _Head:
             return bisect_left(self.ordered(), order_key(bound), self.at)
 
     def upto(self, bound: Any) -> int:
-        """Find where the records up to and at ``bound`` end."""
+        """Find where the records up to and including ``bound`` end."""
         try:
             return bisect_right(self.by, bound, self.at)
         except TypeError:
@@ -110,12 +109,12 @@ def as_lists(run: Run, convert: Callable[[Column], list[Any]] = as_list) -> Run:
 
 
 def _alike(blocks: list[Block]) -> bool:
-    """Whether all are of lists, or all of arrays of the same types."""
+    """Check whether all blocks have lists, or all have arrays of the same types."""
     return len({(b.keys.type, b.values.type) if is_array(b.keys) else None for b in blocks}) < 2
 
 
 def joined(blocks: list[Block]) -> Block:
-    """Join blocks that are alike."""
+    """Join blocks of the same types."""
     if len(blocks) == 1:
         return blocks[0]
     if blocks and is_array(blocks[0].keys):
@@ -124,7 +123,7 @@ def joined(blocks: list[Block]) -> Block:
 
 
 def _sorted(blocks: list[Block], sort_values: bool) -> Block:
-    """Sort blocks of checked keys into one; of equal records those of earlier blocks come first."""
+    """Sort blocks of checked keys into one; equal records keep the order of their blocks."""
     keys, values = joined(blocks)
     if is_array(keys):
         by = order(keys)
@@ -141,9 +140,9 @@ def _lowest_end(heads: list[_Head]) -> Any:
 
 
 def merge(runs: Iterable[Run], *, sort_values: bool = False, convert: Callable[[Column], list[Any]] = as_list) -> Run:
-    """Merge sorted runs of checked keys into one; ``convert`` makes lists of arrays of values if it has to.
+    """Merge sorted runs of checked keys into one; ``convert`` turns arrays of values into lists if necessary.
 
-    Give at most :data:`FAN_IN` runs; :func:`merge_many` merges more, in passes.
+    Pass at most :data:`FAN_IN` runs; :func:`merge_many` merges more, in passes.
     """
     heads = [_Head(run, sort_values) for run in runs]
     heads = [head for head in heads if head.load()]
@@ -183,12 +182,12 @@ def merge_many(
 ) -> Run:
     """Merge any number of runs, given as functions that open them, ``fan_in`` at a time.
 
-    Passes before the last go through files in the folder ``scratch``, which is made if it is missing; they are
+    Passes before the last go through files in the folder ``scratch``, which is created if it is missing; they are
     removed as they are read.
     """
     generation = 0
     while len(runs) > fan_in:
-        # Merge neighbours only, and just as many as needed: the order of runs is the order of values.
+        # Merge only neighbors, and only as many as needed: the order of runs is the order of values.
         merged: list[Callable[[], Run]] = []
         excess = len(runs) - fan_in
         for i in range(0, len(runs), fan_in):
@@ -226,7 +225,7 @@ def read_run_file(
     """Read a run from bytes ``[start, end)`` of a local file."""
     with open(path, "rb", buffering=0) as file:
         if remove:
-            os.unlink(path)  # gone from the folder now, and from the disk when it is read
+            os.unlink(path)  # removed from the folder now, and from the disk once it is read
         yield from read_blocks(file_chunks(file, start, end), path, allow_pickle=allow_pickle)
 
 
@@ -244,7 +243,7 @@ def file_chunks(file: Any, start: int = 0, end: int | None = None, size: int = 2
 
 
 def packed(run: Run) -> Run:
-    """Join small neighbouring blocks, so that each is worth its overhead."""
+    """Join small neighboring blocks, so that each is worth its overhead."""
     held: list[Block] = []
     records = 0
     for block in run:
@@ -260,8 +259,8 @@ def packed(run: Run) -> Run:
 class Groups:
     """Iterates over a sorted run as ``(key, values)``, one per distinct key.
 
-    ``values`` is an iterator that may span any number of blocks and holds one at a time; what the
-    consumer leaves of it is skipped. ``key`` is the key of the group handed out last. Blocks are of lists.
+    ``values`` is an iterator that may span any number of blocks and holds one at a time; values that the consumer
+    leaves unread are skipped. ``key`` is the key of the latest group. Blocks consist of lists.
     """
 
     def __init__(self, run: Run) -> None:
@@ -296,14 +295,14 @@ class Groups:
             self.key = key = keys[start]
             yield key, self._rest(key)
             for _ in self._rest(key):
-                pass  # what the reducer left unread
+                pass  # values that the reducer left unread
 
     def _rest(self, key: Any) -> Iterator[Any]:
         """Yield the values of the block's last group and of the blocks in which it continues."""
         while self._load():
             if self._keys[self._at] != key:
                 return
-            if self._keys[-1] == key:  # sorted: all of the block belongs to the group
+            if self._keys[-1] == key:  # sorted: the whole block belongs to the group
                 end = len(self._keys)
             else:
                 starts = starts_of_groups(self._keys[self._at :])

@@ -1,4 +1,4 @@
-"""How evenly a step's partitions are filled, as counters: uneven ones are why a reduce stage is slow."""
+"""How evenly a step's partitions are filled, as counters: uneven partitions make a reduce stage slow."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Skew:
         self._bytes = [0] * partitions
 
     def add(self, partition: int, records: int, size: int) -> None:
-        """Count records and bytes that a map task left for a partition."""
+        """Count the records and bytes that a map task left for a partition."""
         self._records[partition] += records
         self._bytes[partition] += size
 
     def counters(self) -> dict[str, int]:
-        """Return the group of counters; empty for one partition or no record, since nothing can be uneven then.
+        """Return the group of counters; empty for one partition or no records, because nothing can be uneven then.
 
-        ``largest to mean, percent`` is by records: 100 if all partitions are equal, R x 100 if one has all.
+        ``largest to mean, percent`` is by records: 100 if all partitions are equal, R x 100 if one has all records.
         """
         records, sizes, n = self._records, self._bytes, len(self._records)
         if n < 2 or not any(records):

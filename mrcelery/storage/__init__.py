@@ -1,7 +1,7 @@
 """Objects under a root: a folder, S3, HTTP, memory.
 
-:func:`open_storage` opens a root that jobs write to, :func:`locate` finds one input object, and
-:func:`check` makes sure, once per root, that a storage keeps the promises the commits rest on.
+:func:`open_storage` opens a root that jobs write to, :func:`locate` finds one input object, and :func:`check` verifies,
+once per root, that a storage keeps the promises on which commits depend.
 """
 
 # ruff: noqa: PLC0415 - a storage is imported when it is addressed: boto3 and urllib3 take long
@@ -25,16 +25,17 @@ _servers: dict[tuple[int, str], Storage] = {}
 
 
 def open_storage(uri: str) -> Storage:
-    """Open the storage whose root is ``uri``: ``s3://bucket/prefix``, a folder, ``file:///folder`` or
-    ``memory://name``. The same object for the same address within one process.
+    """Open the storage whose root is ``uri``.
 
-    Nothing is created or asked for yet. Raises :class:`ConfigError` for any other address.
+    A root is ``s3://bucket/prefix``, a folder, ``file:///folder`` or ``memory://name``. Within one process, the same
+    address gives the same object. Nothing is created or requested yet. Raises :class:`ConfigError` for any other
+    address.
     """
     slot = (os.getpid(), uri)
     storage = _opened.get(slot)
     if storage is None:
         address = str(parse(uri, STORAGE)).rstrip("/") or "/"
-        same = (os.getpid(), address)  # one storage, however its address is spelt
+        same = (os.getpid(), address)  # one storage, however its address is spelled
         storage = _opened.get(same) or _opened.setdefault(same, _open(address))
         storage = _opened.setdefault(slot, storage)
     return storage
@@ -52,17 +53,16 @@ def _open(uri: str) -> Storage:
 
 
 def inherit() -> None:
-    """Take over the parent's clients in a process that was forked, without their connections; making one takes long."""
+    """Take over the parent's clients, without their connections, in a forked process: making new clients takes long."""
     if (s3 := sys.modules.get("mrcelery.storage.s3_clients")) is not None:
         s3.inherit()
 
 
 def locate(uri: str) -> tuple[Storage, str]:
-    """Return the storage and the key of one object that is to be read.
+    """Return the storage and the key of one object to be read.
 
-    An address is a path, ``file://``, ``s3://bucket/key``, ``http(s)://...`` or ``memory://name/key``.
-
-    Whether the object exists is not looked up. Raises :class:`InputError` for any other address.
+    An address is a path, ``file://``, ``s3://bucket/key``, ``http(s)://...`` or ``memory://name/key``. Does not check
+    whether the object exists. Raises :class:`InputError` for any other address.
     """
     scheme, root, key = parse(uri, INPUT)
     if not scheme:

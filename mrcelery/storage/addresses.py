@@ -1,9 +1,11 @@
-"""The one parser of addresses: what a text, or a path, that a user gives for an input, an output or a storage names.
+"""The only parser of addresses: strings and paths by which a user names an input, an output or a storage.
 
-An address is ``s3://bucket/key``, ``http(s)://host/path``, ``file:///path``, ``memory://name/key`` or a path of this
+An address is ``s3://bucket/key``, ``http(s)://host/path``, ``file:///path``, ``memory://name/key`` or a path on this
 machine. Schemes are case-insensitive (RFC 3986, 3.1), Hadoop's ``s3a`` and ``s3n`` mean ``s3``, and the path of a
-``file`` address is percent-encoded (RFC 8089), as :meth:`pathlib.Path.as_uri` writes it; keys of S3 are not.
-What looks like an address and is none is refused, never taken for a path: ``./`` before a path says that it is one.
+``file`` address is percent-encoded (RFC 8089), as :meth:`pathlib.Path.as_uri` writes it; S3 keys are not.
+
+Text that looks like an address but is not valid is rejected, never taken for a path: ``./`` before a path marks it as
+one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 from mrcelery.errors import ConfigError, InputError, mask
 
 INPUT, OUTPUT, STORAGE, FOLDER, FILE = "input", "output", "storage", "folder", "file"
-"""What an address is for. A folder and a file are on this machine."""
+"""An address's role. A folder and a file are on this machine."""
 
 _SCHEMES = {
     "s3": "s3",
@@ -39,14 +41,14 @@ _ELSEWHERE = (
 _SPEAK_S3 = ("minio", "r2", "b2", "wasabi", "ceph", "s3c", "s3compat")
 _BROKERS = ("redis", "rediss", "sentinel", "amqp", "amqps", "valkey", "valkeys")
 
-# Without two slashes a name is taken for one of these schemes only, since it may hold a colon: 12:30.log, gene:1.
+# Without two slashes a name counts as one of these schemes only, since it may contain a colon: 12:30.log, gene:1.
 _NEVER_PATHS = {*_SCHEMES, "gs", "hdfs", "abfs", "abfss", "wasb", "wasbs"}
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _SLIP = re.compile(r"(s3[an]?|https?|file)[^\w/.:-]*//+", re.IGNORECASE)
 
 _AROUND = " \t\r\n'\"`<>()[]{}\ufeff"
-"""What quoting leaves around an address by mistake."""
+"""Characters left around an address by wrong quoting."""
 
 _GIVE = {
     INPUT: "give a file, a folder, a glob, s3://bucket/key-or-prefix or http(s)://...",
@@ -66,7 +68,7 @@ class Address(NamedTuple):
     key: str
 
     def __str__(self) -> str:
-        """Write the address in its one spelling, which parses to this address again."""
+        """Write the address in its canonical spelling, which parses to this address again."""
         if not self.scheme:
             return self.key
         slash = "/" if self.key or self.scheme in ("http", "https") else ""
@@ -74,10 +76,10 @@ class Address(NamedTuple):
 
 
 def parse(given: str | os.PathLike[str], role: str = INPUT) -> Address:
-    """Parse what a user gives for an input, an output, a storage or a folder (``role``).
+    """Parse an address given for an input, an output, a storage or a folder (``role``).
 
-    Raises :class:`InputError` for an input, and else :class:`ConfigError`, if it is empty, an address that is not
-    supported or not allowed for the role, or looks like a misspelt address.
+    Raises :class:`InputError` for an input, and :class:`ConfigError` otherwise, if it is empty, an address that is not
+    supported or not allowed for the role, or looks like a misspelled address.
     """
     text = _text(given, role)
     if text.startswith("/"):
@@ -104,9 +106,9 @@ def parse(given: str | os.PathLike[str], role: str = INPUT) -> Address:
 
 
 def tidy(given: str | os.PathLike[str], role: str) -> str:
-    """Check an address and return it in its one spelling; a path as it was given, and ``-`` as standard input.
+    """Check an address and return it in its canonical spelling; a path as given, and ``-`` as standard input.
 
-    Raises as :func:`parse` does.
+    Raises the same errors as :func:`parse`.
     """
     if role == INPUT and given == "-":
         return "-"
@@ -118,21 +120,21 @@ def tidy(given: str | os.PathLike[str], role: str) -> str:
 
 
 def scheme_of(uri: str) -> str:
-    """Return the scheme of an address in lower case, of S3's several ``s3``; ``""`` for a local path.
+    """Return an address's scheme in lower case, ``s3`` for all of S3's schemes; ``""`` for a local path.
 
-    Cheap, and raises nothing: for addresses that :func:`parse` has taken.
+    Cheap, and raises nothing: for addresses already accepted by :func:`parse`.
     """
     word, found, _ = uri.partition("://")
     return _SCHEMES.get(word.lower(), word.lower()) if found and _SCHEME.fullmatch(word) else ""
 
 
 def is_remote(uri: str, role: str = INPUT) -> bool:
-    """Return whether an address means the same on every machine. Raises as :func:`parse` does."""
+    """Return whether an address means the same on every machine. Raises the same errors as :func:`parse`."""
     return uri != "-" and parse(uri, role).scheme != ""
 
 
 def local(uri: str | os.PathLike[str], role: str = INPUT) -> str:
-    """Return a local path or ``file://`` address as an absolute path. Raises as :func:`parse` does."""
+    """Return a local path or ``file://`` address as an absolute path. Raises the same errors as :func:`parse`."""
     return parse(uri, role).key
 
 
@@ -150,7 +152,7 @@ def _text(given: str | os.PathLike[str], role: str) -> str:
 
 
 def _file(rest: str, text: str, role: str) -> str:
-    """Return the path of a ``file`` address from what follows the colon."""
+    """Return the path of a ``file`` address from the part after the colon."""
     path = rest
     if rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
@@ -186,7 +188,7 @@ def _remote(scheme: str, rest: str, text: str, role: str) -> Address:
 
 
 def _not_ours(name: str, rest: str, text: str, role: str, is_path: bool) -> NoReturn:
-    """Raise the error for an address of an unsupported, unknown or misspelt scheme."""
+    """Raise the error for an address with an unsupported, unknown or misspelled scheme."""
     here = f"./{text} for a path of this name"
     if name in _SCHEMES:
         if is_path:
@@ -206,7 +208,7 @@ def _not_ours(name: str, rest: str, text: str, role: str, is_path: bool) -> NoRe
 
 
 def _absolute(path: str) -> str:
-    """Make a path absolute; ``..`` leaves the folder that a symbolic link stands for, as the system has it."""
+    """Make a path absolute; ``..`` means the parent of a symbolic link's target, as for the system."""
     if path.startswith("~"):
         path = os.path.expanduser(path)
     if not path.startswith("/"):
@@ -224,7 +226,7 @@ def _absolute(path: str) -> str:
 
 def _refuse(text: str, role: str, why: str) -> NoReturn:
     secret = mask(text, whole=True)
-    if secret == text and "@" in text:  # misspelt, so that what is the password is not plain
+    if secret == text and "@" in text:  # misspelled, so that the position of the password is not clear
         secret = re.sub(r"^([\w+.-]*\W*).*@", r"\1****@", text, flags=re.DOTALL)
     raise _error(role, f"{role} {secret} {why.replace(text, secret)}")
 

@@ -1,4 +1,4 @@
-"""Claims: who may change what lies in a storage that several processes write to."""
+"""Claims: the right to change objects in a storage that several processes write to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mrcelery.storage.memory import MemoryClaim, MemoryStorage
 
 
 def claim(storage: Storage, key: str) -> Claim:
-    """Return the claim whose object is ``key``, which is in a folder of its own; it is still to be taken."""
+    """Return the claim whose object is ``key``, which is in a separate folder; it is not taken yet."""
     if isinstance(storage, FolderStorage):
         return FolderClaim(storage, key)
     if isinstance(storage, MemoryStorage):
@@ -25,7 +25,7 @@ def claim(storage: Storage, key: str) -> Claim:
 
 
 def revoke(storage: Storage, key: str) -> None:
-    """Revoke the claim whose object is ``key``: its holder changes nothing any more. No error if there is none."""
+    """Revoke the claim whose object is ``key``, if any: its holder can change nothing any more."""
     if isinstance(storage, FolderStorage):
         revoke_in_folder(storage, key)
     elif isinstance(storage, MemoryStorage):

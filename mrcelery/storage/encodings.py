@@ -1,7 +1,7 @@
-"""Content-Encoding of inputs: what is stored or sent compressed without saying so in its name.
+"""Content-Encoding of inputs: compressed content whose name does not show the compression.
 
-Bytes are never decoded on the way, since a plan counts those of the file itself. So a compressed body is either the
-file, as its name's ending says, or it is refused: read as it is, it would be gibberish.
+Bytes are never decoded in transfer, since a plan counts the bytes of the file itself. So a compressed body is either
+the file, as its name's extension shows, or it is rejected: read without decoding, it would be gibberish.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _ENDINGS = {
     "compress": "",
     "x-compress": "",
 }
-"""Codings that compress, and the ending of a file's name that announces each; "" if we read no such files."""
+"""Codings that compress, and the file extension that announces each; "" if we do not read such files."""
 
 
 def check_encoding(uri: str, header: str, path: str = "") -> None:
-    """Raise :class:`InputError` if ``header`` names a compression that the object's name does not.
+    """Raise :class:`InputError` if ``header`` names a compression that the object's name does not show.
 
-    ``path`` is the name if the address has more than that, such as a query.
+    ``path`` is the name if the address contains more than that, such as a query.
     """
     name = (path or uri).lower()
     for coding in (part.strip().lower() for part in header.split(",")):

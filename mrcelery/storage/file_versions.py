@@ -1,8 +1,9 @@
-"""Whether a file is what it was when a job was planned.
+"""Checking whether a file is the same as when a job was planned.
 
-A file that was only appended to is: of a log that grows, a job reads what was there when it was planned. Size and
-time of change do not tell appending from writing anew, so a file that was written to lately gets a checksum of its
-edges into its tag. Inodes are compared for files that grew only, as some file systems number them anew on each machine.
+A file that was only appended to counts as the same: of a growing log, a job reads the part that existed when it was
+planned. Size and modification time do not distinguish appending from rewriting, so the tag of a recently written file
+contains a checksum of its edges. Inodes are compared only for files that grew, because some file systems number them
+differently on each machine.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import BinaryIO
 from mrcelery.storage.base import Planned, changed_input
 
 EDGE = 4096
-"""Bytes at either end of a file that its checksum covers."""
+"""Bytes at either end of a file covered by its checksum."""
 
 LATELY = 86400.0
-"""Seconds before a job within which a file was written to that may be a log that grows."""
+"""A file written within this many seconds before a job may be a growing log."""
 
 _TAG = re.compile(r"(?P<size>\d+)-(?P<time>-?\d+)-(?P<inode>\d+)(?:-(?P<edges>[0-9a-f]{8}))?")
 
@@ -29,23 +30,23 @@ _GRAINS = (1, 100, 1_000, 1_000_000, 1_000_000_000)
 
 
 def tag_of(found: os.stat_result) -> str:
-    """Make a file's tag: it is another one once the file was written to, or another file has its name."""
+    """Make a file's tag, which changes if the file is written to, or if another file takes its name."""
     return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
 
 
 def growing(path: str, tag: str, since: float) -> str:
-    """Return the tag that a plan holds for a file: with a checksum of its edges if it was written to ``since``."""
+    """Return the tag of a file for a plan: with a checksum of its edges if it was written to since ``since``."""
     found = _TAG.fullmatch(tag)
     if found is None or int(found["time"]) < since * 1e9:
         return tag
     try:
         return f"{tag}-{_edges(path, int(found['size']))}"
     except OSError:
-        return tag  # its reader will say why
+        return tag  # its reader will report the reason
 
 
 class FileVersion:
-    """A file, open (its descriptor) or by its path, that is compared with what was planned, as often as asked."""
+    """A file, given by its open descriptor or its path, that is compared with its planned version repeatedly."""
 
     def __init__(self, uri: str, file: int | str, planned: Planned, *, may_grow: bool = True) -> None:
         self._uri = uri
@@ -56,7 +57,7 @@ class FileVersion:
         self._seen: tuple[int, int] | None = None
 
     def check(self, at: int | None = None) -> None:
-        """Raise :class:`ChangedInputError` if the file is not what was planned; bytes read before it then are."""
+        """Raise :class:`ChangedInputError` if the file differs from its plan; else all bytes read before are good."""
         now = os.stat(self._file)
         seen = (now.st_size, now.st_mtime_ns)
         if seen != self._seen:
@@ -76,7 +77,7 @@ class FileVersion:
         return bool(edges) and now.st_ino == int(self._tag["inode"]) and _edges(self._file, size) == edges
 
     def _differ(self, now: os.stat_result) -> tuple[str, str]:
-        """Say what the file had when it was planned, and what it has now."""
+        """Describe the file's planned and present versions."""
         had, has = f"{self._planned.size} bytes", f"{now.st_size} bytes"
         if self._tag is None:
             return had, has
@@ -86,9 +87,9 @@ class FileVersion:
 def checked(
     file: BinaryIO, uri: str, planned: Planned, start: int, end: int | None = None, chunk: int = 1 << 20
 ) -> Iterator[bytes]:
-    """Yield an unbuffered file's bytes from ``start`` to ``end``, or to where it ended when it was planned.
+    """Yield an unbuffered file's bytes from ``start`` to ``end``, or to the file's planned size.
 
-    Each chunk is yielded once the file, after it was read, was still what was planned.
+    Each chunk is yielded after a check, made after it was read, that the file is still the planned one.
     """
     version = FileVersion(uri, file.fileno(), planned)
     version.check()
@@ -119,7 +120,7 @@ def _edges(file: int | str, size: int) -> str:
 
 
 def _same_time(planned: int, now: int) -> bool:
-    """Whether two times of change, in nanoseconds, are one, seen through file systems that may round differently."""
+    """Check whether two modification times, in nanoseconds, are the same up to file systems' rounding."""
     return any(
         planned // grain == now // grain for grain in _GRAINS if grain == 1 or not planned % grain or not now % grain
     )

@@ -1,7 +1,7 @@
-"""A folder as storage: what one machine, or all machines of a shared file system, see.
+"""A folder as storage, visible to one machine or to all machines of a shared file system.
 
-Atomic by ``rename`` and ``link``. Nothing is synced to the disk: the promises hold when processes
-die; after a power failure a job is to be run again.
+Atomic by ``rename`` and ``link``. Nothing is synced to the disk: the promises hold when processes die; after a power
+failure a job must be run again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mrcelery.storage.base import MARKER, ObjectInfo, ObjectWriter, Storage, Ver
 from mrcelery.storage.file_versions import checked, tag_of
 
 TEMPORARY = ".mrcelery-tmp-"
-"""How the name of an unfinished file begins; such files are never listed."""
+"""Prefix of an unfinished file's name; such files are never listed."""
 
 STALE = 3600.0
-"""Seconds without a write after which an unfinished file counts as a dead process's."""
+"""Seconds without a write after which an unfinished file is considered a dead process's."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -36,11 +36,11 @@ _AWAY = frozenset(
         errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, getattr(errno, "EREMOTEIO", errno.EIO),
     }
 )  # fmt: skip
-"""What a network file system, FUSE or a disk that vanished says of itself."""
+"""Errors reported by a network file system, FUSE or a disk that vanished."""
 
 
 class FolderStorage:
-    """Objects are files under ``uri``; folders appear with their first object and go with their last."""
+    """Objects are files under ``uri``; folders appear with their first object and disappear with their last."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/") or "/"
@@ -56,7 +56,7 @@ class FolderStorage:
         return self._root / key
 
     def expect(self, present: bool = True) -> None:
-        """Look for the marker, from now on, wherever something is missing: a folder that is not mounted is empty."""
+        """From now on, check for the marker whenever something is missing: an unmounted folder is empty."""
         self._expected = present
 
     def _check_there(self) -> None:
@@ -66,7 +66,7 @@ class FolderStorage:
 
     @contextmanager
     def _reading(self, path: Path) -> Iterator[None]:
-        """Translate errors in reading; what is missing in a storage that is away may not be missing."""
+        """Translate errors in reading; a file missing from a storage that is away may not be missing."""
         try:
             with errors_of(path, reading=True):
                 yield
@@ -84,7 +84,7 @@ class FolderStorage:
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
-        """Read unbuffered. Only a ``version`` that was planned is checked: an open file keeps its bytes."""
+        """Read unbuffered. Only a planned ``version`` is checked: an open file keeps its bytes."""
         path = self._path(key)
         with self._reading(path), path.open("rb", buffering=0) as file:
             if version is not None and version.planned is not None:
@@ -97,14 +97,14 @@ class FolderStorage:
                 yield data
 
     def write(self, key: str, data: bytes) -> None:
-        """Write a temporary file beside the object, then rename it."""
+        """Write a temporary file next to the object, then rename it."""
         with self._new(key) as (file, temporary, path), errors_of(path):
             file.write(data)
             file.close()
             os.replace(temporary, path)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Create by ``link(2)``, which is atomic on NFS too.
+        """Create by ``link(2)``, which is atomic on NFS, too.
 
         Raises :class:`StorageRefusedError` on a file system without hard links.
         """
@@ -114,7 +114,7 @@ class FolderStorage:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                # NFS may lose the answer to a link that succeeded and try again: the count knows.
+                # NFS may lose the answer to a link that succeeded and try again: the link count shows it.
                 return temporary.stat().st_nlink == 2
             except OSError as e:
                 if e.errno not in _NO_LINKS:
@@ -139,15 +139,15 @@ class FolderStorage:
 
     @contextmanager
     def _new(self, key: str) -> Iterator[tuple[BinaryIO, Path, Path]]:
-        """Yield an open temporary file beside ``key`` and both paths, and remove the temporary file afterwards.
+        """Yield an open temporary file next to ``key`` and both paths, and remove the temporary file afterwards.
 
-        What the block raises is not the storage's: it is left as it is.
+        Errors raised by the block are not the storage's: they pass unchanged.
         """
         path = self._path(key)
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}")
         with errors_of(path):
             if self._expected and not path.parent.is_dir():
-                self._check_there()  # else the folder below a mount would be written to
+                self._check_there()  # else files would be written to the folder below a mount point
             file = _open_new(temporary)
         try:
             yield file, temporary, path
@@ -177,7 +177,7 @@ class FolderStorage:
         return ObjectInfo(key, found.st_size, tag_of(found), found.st_mtime)
 
     def list(self, prefix: str = "", enter: Callable[[str], bool] | None = None) -> Iterator[ObjectInfo]:
-        """List as the protocol says, without walking folders whose key ``enter`` refuses."""
+        """List according to the protocol, without walking folders whose key ``enter`` rejects."""
         above, slash, begin = prefix.rpartition("/")
         self._check_there()
         stack = [_entries(self._path(above) if above else self._root, above + slash, begin)]
@@ -228,7 +228,7 @@ class FolderStorage:
                 for name in names:
                     if name.startswith(TEMPORARY):
                         Path(where, name).unlink(missing_ok=True)
-                with suppress(OSError):  # it holds something, or is gone
+                with suppress(OSError):  # it is not empty, or is gone
                     os.rmdir(where)
 
     def _prune(self, folder: Path) -> bool:
@@ -258,7 +258,7 @@ class FolderStorage:
                     shutil.copyfileobj(data, out, 1 << 20)
 
     def _link(self, source: Path, key: str) -> bool:
-        """Make ``key`` another name of a file that is complete; return False if the file systems cannot."""
+        """Make ``key`` another name of a complete file; return False if the file systems cannot."""
         with self._new(key) as (file, temporary, path), errors_of(path):
             file.close()
             temporary.unlink()
@@ -277,7 +277,7 @@ class FolderStorage:
 
 
 class _Unfinished:
-    """Takes an object's bytes; what is refused here is the storage's error, in the midst of others'."""
+    """Takes an object's bytes; translates refused writes to storage errors, within a block that raises other errors."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
@@ -293,7 +293,7 @@ class _Unfinished:
 
 
 def _open_new(path: Path) -> BinaryIO:
-    """Open a new file, in a new folder if need be."""
+    """Open a new file, making its folder if necessary."""
     for _ in range(1000):
         try:
             return path.open("xb")
@@ -302,7 +302,7 @@ def _open_new(path: Path) -> BinaryIO:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, FileExistsError):
-            # Again where delete() of a folder's last file took a folder in between; not below a file.
+            # Retry if delete() of a folder's last file removed a folder in between; but not below a file.
             if any(folder.is_file() for folder in path.parents):
                 raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path.parent)) from None
     raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", str(path.parent))
@@ -313,7 +313,7 @@ def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
     with errors_of(path):
         try:
             with os.scandir(path) as found:
-                # A folder sorts by its name and a slash, as the keys in it do: "a.b" is before "a/b".
+                # A folder sorts by its name and a slash, like the keys in it: "a.b" is before "a/b".
                 names = sorted(
                     entry.name + "/" if entry.is_dir() else entry.name
                     for entry in found
@@ -326,12 +326,12 @@ def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
 
 
 def _loops(path: Path) -> bool:
-    """Whether a folder is a link to one of its parents."""
+    """Check whether a folder is a link to one of its parents."""
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _sweep(folder: Path) -> bool:
-    """Remove what dead processes left in a folder that holds nothing else, and return whether it is empty now."""
+    """Remove dead processes' leftovers from a folder with nothing else in it, and return whether it is empty now."""
     old = time.time() - STALE
     try:
         with os.scandir(folder) as found:
@@ -340,13 +340,13 @@ def _sweep(folder: Path) -> bool:
                     return False
                 os.unlink(entry.path)
     except OSError:
-        return False  # somebody else is at it
+        return False  # another process is doing the same
     return True
 
 
 @contextmanager
 def errors_of(path: Path, reading: bool = False) -> Iterator[None]:
-    """Translate the file system's errors to those of the storage seam."""
+    """Translate the file system's errors to those of the storage interface."""
     try:
         yield
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Claims on a folder: each is a folder of its own in it, through which every change is a rename.
+"""Claims on a folder: each is a folder inside it, through which every change is made by a rename.
 
-What is written is made ready there and renamed to its place; what is removed is renamed into it first. To revoke a
-claim, its folder is renamed out of the way. Then the names that its holder goes by lead nowhere, and both kinds of
-rename fail, whenever the holder comes to them: so a process that was stopped changes nothing when it wakes up.
+New content is prepared there and renamed to its place; content to be removed is renamed into it first. To revoke a
+claim, its folder is renamed out of the way. Then its holder's paths lead nowhere, and both kinds of rename fail,
+whenever the holder tries them: so a process that was suspended changes nothing when it wakes up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
 
 class FolderClaim:
-    """The claim whose object is ``key``; the folder that this lies in is the claim's own."""
+    """The claim whose object is ``key``; the object's folder belongs to the claim."""
 
     def __init__(self, storage: FolderStorage, key: str) -> None:
         self._storage = storage
@@ -34,7 +34,7 @@ class FolderClaim:
         self._storage.write(self._key, b"")
 
     def announce(self, keys: object) -> None:
-        """Do nothing: names are free."""
+        """Do nothing: no key needs to be announced."""
 
     def copy(self, source: Source, key: str) -> None:
         """Link the file if both roots share a file system, else copy its bytes."""
@@ -48,7 +48,7 @@ class FolderClaim:
                 staged.unlink(missing_ok=True)
 
     def _link(self, source: Source, staged: Path) -> bool:
-        """Make ``staged`` another name of the source's file; return False if there is no such file here."""
+        """Make ``staged`` another name of the source's file; return False if a link is not possible."""
         if not isinstance(source.storage, FolderStorage):
             return False
         path = source.storage.local_path(source.key)
@@ -56,14 +56,14 @@ class FolderClaim:
         try:
             os.link(path, staged)
             linked = staged.stat()
-        except FileNotFoundError:  # the source's, or the claim's folder, revoked before or after the link
+        except FileNotFoundError:  # missing is the source, or the claim's folder, revoked before or after the link
             self._check()
             raise
         except OSError as e:
             if e.errno in _NO_LINK:
                 return False
             raise
-        # Not before: what was linked is what will be read, whatever has its name meanwhile.
+        # Not before: the linked file will be read, whatever has its name meanwhile.
         if source.tag and tag_of(linked) != source.tag:
             raise source.changed()
         return True
@@ -103,10 +103,10 @@ class FolderClaim:
             except (FileNotFoundError, NotADirectoryError):
                 self._check()
                 return
-            with suppress(FileNotFoundError):  # the claim was revoked meanwhile, and the file has gone with it
+            with suppress(FileNotFoundError):  # the claim was revoked meanwhile, and the file is gone with it
                 gone.unlink()
             if path.parent != self._root:
-                with suppress(OSError):  # it holds more
+                with suppress(OSError):  # it is not empty
                     path.parent.rmdir()
 
     def release(self) -> None:
@@ -124,9 +124,9 @@ class FolderClaim:
             except FileNotFoundError:
                 if not staged.exists():
                     raise RevokedError from None
-                path.parent.mkdir(parents=True, exist_ok=True)  # another process may remove it as empty
+                path.parent.mkdir(parents=True, exist_ok=True)  # another process may remove it while it is empty
             else:
-                # Of two names of one file the rename leaves both.
+                # If both names are the same file, the rename leaves both.
                 staged.unlink(missing_ok=True)
                 return
         raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", str(path.parent))
@@ -149,5 +149,5 @@ def _bury(root: Path, folder: Path) -> None:
     with suppress(FileNotFoundError):
         os.rename(folder, grave)
         shutil.rmtree(grave, ignore_errors=True)
-    with suppress(OSError):  # it holds other claims, or is gone
+    with suppress(OSError):  # it contains other claims, or is gone
         folder.parent.rmdir()

@@ -1,4 +1,4 @@
-"""http(s) addresses as inputs: read-only, by byte range if the server has them."""
+"""http(s) addresses as inputs: read-only, by byte range if the server supports ranges."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from mrcelery.storage.encodings import check_encoding
 from mrcelery.storage.http_replies import Reply, conditions, examine, moved_to, part_of, size_past, tag_of, whole_of
 
 RESUMES = 5
-"""How often in a row a broken download is taken up again where it stopped."""
+"""How often in a row a broken download is resumed where it stopped."""
 
 _DRAINED = 64 << 10
 
 REDIRECTS = 10
-"""How often in a row a request is referred to another address."""
+"""How many redirects in a row are followed."""
 
 _RETRIES = urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
-# An encoded body would have other offsets than the file. A server may send one all the same.
+# An encoded body would have other offsets than the file. A server may send one anyway.
 _PLAIN = {"Accept-Encoding": "identity", "User-Agent": "mrcelery"}
 
-# A body that ends early is an error, which urllib3 before 2.0 would not say.
+# A body that ends early is an error, which urllib3 before 2.0 would not report.
 _AS_SENT: dict[str, Any] = {"preload_content": False, "decode_content": False, "enforce_content_length": True}
 
 
 class _Masked(logging.Filter):
-    """urllib3 logs the addresses that it asks again, with their signatures."""
+    """Masks signatures in the addresses that urllib3 logs when it retries."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = mask(record.getMessage()), ()
@@ -47,7 +47,7 @@ logging.getLogger("urllib3.connectionpool").addFilter(_Masked())
 
 
 class Probed(NamedTuple):
-    """What a server says of a file: its size in bytes (-1: nothing), whether it has ranges, and its tag."""
+    """A server's statement about a file: its size in bytes (-1: none), whether it has ranges, and its tag."""
 
     size: int
     ranges: bool
@@ -55,7 +55,7 @@ class Probed(NamedTuple):
 
 
 class _LongerError(Exception):
-    """A body goes on after the last byte that was planned."""
+    """A body continues after the last planned byte."""
 
 
 class HttpStorage:
@@ -96,7 +96,7 @@ class HttpStorage:
             response.close()
 
     def _send(self, method: str, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-        """Send a request, and again where the answer refers to; nothing in it is for one server only."""
+        """Send a request and follow redirects; nothing in the request is meant for one server only."""
         address = url
         for _ in range(REDIRECTS + 1):
             response = self._pool.request(method, address, headers=headers, redirect=False, **_AS_SENT)
@@ -125,13 +125,13 @@ class HttpStorage:
         raise StorageRefusedError(f"{url}: the server {reason} (HTTP {status}): check the address in a browser")
 
     def probe(self, key: str) -> Probed | None:
-        """Ask for a file's size and tag, and whether the server serves byte ranges; None if it answers 404."""
+        """Request a file's size and tag, and whether the server serves byte ranges; None if it answers 404."""
         with self._open("HEAD", key, {}) as response:
             size = whole_of(response.headers).size
-            # Some servers say 0 of all that they would have to make first.
+            # Some servers state 0 for everything that they would have to generate first.
             if response.status == 200 and size > 0 and response.headers.get("Accept-Ranges") == "bytes":
                 return Probed(size, True, tag_of(response.headers))
-        # Many servers do not announce ranges, or refuse HEAD: ask for one byte.
+        # Many servers do not announce ranges, or refuse HEAD: request one byte.
         with self._open("GET", key, {"Range": "bytes=0-0"}) as response:
             if response.status != 416:
                 return self._probed(key, response)
@@ -144,7 +144,7 @@ class HttpStorage:
         tag = tag_of(response.headers)
         if response.status == 206:
             part = part_of(response.headers)
-            # One that answers another range, or several, is asked for the whole file.
+            # If the server answers with another range, or several, the whole file is requested.
             return Probed(part.size, part.start == 0 and part.size >= 0, tag) if part else Probed(-1, False, tag)
         if response.status == 200:
             return Probed(whole_of(response.headers).size, False, tag)
@@ -153,26 +153,26 @@ class HttpStorage:
         return None
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """Return the size that the server states, -1 if it states none; None if it answers 404."""
+        """Return the size stated by the server, -1 if it states none; None if it answers 404."""
         found = self.probe(key)
         return None if found is None else ObjectInfo(key, found.size, found.tag)
 
     def accepts_ranges(self, key: str) -> bool:
-        """Whether the server has the object in byte ranges, so that it may be split."""
+        """Check whether the server serves the object in byte ranges, so that it may be split."""
         found = self.probe(key)
         return found is not None and found.ranges
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """Read with a ranged GET; the server's whole file is cut here if it ignores the range."""
+        """Read with a ranged GET; if the server ignores the range, its whole file is cut here."""
         return b"".join(self.stream(key, start, end))
 
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
-        """Resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
+        """Stream the bytes; resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
 
-        A tag or a size other than that of ``version`` raises :class:`CorruptDataError`, as does a body that ends
-        before the size that was planned; what the server does not say is not compared.
+        A tag or a size other than that of ``version`` raises :class:`CorruptDataError`, as does a body that ends before
+        the planned size; values that the server does not state are not compared.
         """
         url, version = f"{self.uri}/{key}", version or Version()
         at, failures, heard, conditional = start, 0, time.monotonic(), True
@@ -180,7 +180,7 @@ class HttpStorage:
             began = at
             with self._open("GET", key, _asked(at, end, version, conditional)) as response:
                 if response.status == 412 and conditional:
-                    conditional = False  # its answer says what is there, or that it holds for no version
+                    conditional = False  # an unconditional answer shows which version is there
                     continue
                 if response.status == 416:
                     _check_end(url, at, size_past(response.headers), version)
@@ -197,7 +197,7 @@ class HttpStorage:
                         return
                     if at == began and not version.tag:
                         raise version.replaced(url, at, size=at)
-                    if at == began:  # by its tag, it is the file all the same
+                    if at == began:  # judging by its tag, it is the same file
                         raise ProtocolError("the reply ends there")
                     continue
                 except _LongerError:
@@ -220,7 +220,7 @@ class HttpStorage:
         """Do nothing: a server that is away does not answer."""
 
     def local_path(self, key: str) -> str | None:
-        """Return None: no file of a server lies on this machine."""
+        """Return None: a server's files are not on this machine."""
         return None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -228,7 +228,7 @@ class HttpStorage:
         raise ConfigError(f"{self.uri}/{prefix} cannot be listed: name each http(s) file as an input of its own")
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """Raise :class:`ConfigError`, as :meth:`list` does."""
+        """Raise :class:`ConfigError`, like :meth:`list`."""
         return (found.key for found in self.list(prefix))
 
     def _read_only(self) -> NoReturn:
@@ -239,19 +239,19 @@ class HttpStorage:
         self._read_only()
 
     def create(self, key: str, data: bytes) -> bool:
-        """Raise :class:`ConfigError`, as :meth:`write` does."""
+        """Raise :class:`ConfigError`, like :meth:`write`."""
         self._read_only()
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        """Raise :class:`ConfigError`, as :meth:`write` does."""
+        """Raise :class:`ConfigError`, like :meth:`write`."""
         self._read_only()
 
     def sweep(self, folder: str) -> None:
-        """Raise :class:`ConfigError`, as :meth:`write` does."""
+        """Raise :class:`ConfigError`, like :meth:`write`."""
         self._read_only()
 
     def delete(self, keys: Iterable[str]) -> int:
-        """Raise :class:`ConfigError`, as :meth:`write` does."""
+        """Raise :class:`ConfigError`, like :meth:`write`."""
         self._read_only()
 
 
@@ -267,9 +267,9 @@ def _asked(at: int, end: int | None, version: Version, conditional: bool) -> dic
 def _wanted(
     response: urllib3.BaseHTTPResponse, reply: Reply, span: tuple[int, int | None], chunk: int, version: Version
 ) -> Iterator[bytes]:
-    """Yield a body's bytes that lie in ``span`` of the file: servers may send more.
+    """Yield a body's bytes that are within ``span`` of the file: servers may send more.
 
-    Raises :class:`_LongerError` if it has more than was planned, and its length was not told.
+    Raises :class:`_LongerError` if the body is longer than planned, and its length was not stated.
     """
     at, end = span
     skip = at - reply.start  # a server without ranges sends the whole file each time
@@ -289,26 +289,26 @@ def _wanted(
 
 
 def _goes_on(at: int, end: int | None, reply: Reply, version: Version) -> bool:
-    """Whether a file goes on where a body ended."""
+    """Check whether a file continues after the end of a body."""
     planned = version.planned.size if version.planned is not None else -1
     size = reply.size if reply.size >= 0 else planned
     return at < (size if end is None else min(end, size))
 
 
 def _check_end(url: str, at: int, size: int, version: Version) -> None:
-    """Raise if byte ``at``, past the end of a file by its server, was planned to be in it."""
+    """Raise if byte ``at``, which the server places past the end of the file, was planned to be in it."""
     if version.planned is not None and at < version.planned.size:
         raise version.replaced(url, at, size=size)
 
 
 def _check_encoding(url: str, response: urllib3.BaseHTTPResponse) -> None:
-    """Raise :class:`InputError` for a body that is compressed, in transfer too, and whose name does not say so."""
+    """Raise :class:`InputError` for a body that is compressed, even in transfer, if its name does not show it."""
     headers = (response.headers.get(name, "") for name in ("Content-Encoding", "Transfer-Encoding"))
     check_encoding(url, ",".join(headers), path=urlsplit(url).path)
 
 
 def _proxy(uri: str) -> str:
-    """Return the proxy for an address by the environment's ``http(s)_proxy`` and ``no_proxy``; "" for none."""
+    """Return the proxy for an address from the environment's ``http(s)_proxy`` and ``no_proxy``; "" for none."""
     parts = urlsplit(uri)
     if parts.hostname and urllib.request.proxy_bypass(parts.hostname):
         return ""

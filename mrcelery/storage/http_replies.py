@@ -1,4 +1,4 @@
-"""What a web server's reply says of the file: which version and which bytes of it, or where else it is."""
+"""The information about a file in a web server's reply: which version and which bytes of it, or its new address."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _PAST = re.compile(r"\s*bytes\s+\*/(\d+)\s*", re.IGNORECASE)
 
 
 class Reply(NamedTuple):
-    """What a reply with a body says of itself."""
+    """The byte range stated by a reply with a body."""
 
     start: int
-    """The byte of the file with which the body begins."""
+    """The first byte of the file in the body."""
     end: int
-    """The byte after the body's last one; -1: not told."""
+    """The byte after the body's last one; -1: not stated."""
     size: int
-    """Bytes of the whole file; -1: not told."""
+    """Bytes of the whole file; -1: not stated."""
 
 
 def tag_of(headers: Mapping[str, str]) -> str:
-    """Return what tells a file's versions apart: a strong ETag, else the date of its last change, else a weak ETag."""
+    """Return a tag of the file's version: a strong ETag, else the date of its last change, else a weak ETag."""
     etag = _etag(headers)
     return etag if etag.startswith('"') else headers.get("Last-Modified", "").strip() or etag
 
 
 def tag_like(tag: str, headers: Mapping[str, str]) -> str:
-    """Return the tag in a reply that compares with ``tag``, which is that of an earlier one; "" if it has none."""
+    """Return a reply's tag in the form comparable with ``tag``, an earlier reply's; "" if it has none."""
     if not tag:
         return tag_of(headers)
     if not tag.startswith(('"', "W/")):
         return headers.get("Last-Modified", "").strip()
     etag = _etag(headers)
-    # What compressed replies on the way weakens strong ETags.
+    # Proxies that compress replies weaken strong ETags.
     return tag if etag.removeprefix("W/") == tag.removeprefix("W/") else etag
 
 
@@ -49,17 +49,17 @@ def _etag(headers: Mapping[str, str]) -> str:
 
 
 def conditions(version: Version) -> dict[str, str]:
-    """Return the headers that have a server refuse another version of a file with 412, rather than send it."""
+    """Return the headers that make a server refuse another version of a file with 412, rather than send it."""
     if version.tag.startswith('"'):
         return {"If-Match": version.tag}
     return {} if not version.tag or version.tag.startswith("W/") else {"If-Unmodified-Since": version.tag}
 
 
 def examine(url: str, status: int, headers: Mapping[str, str], at: int, version: Version) -> Reply:
-    """Check that a reply (200 or 206) to a request from byte ``at`` on is of the right version and range.
+    """Check that a reply (200 or 206) to a request from byte ``at`` on has the right version and range.
 
     Raises :class:`mrcelery.errors.CorruptDataError` for another version, and :class:`StorageRefusedError` for a reply
-    that does not say which bytes it has, or has others.
+    that does not state its bytes, or has other bytes.
     """
     reply = whole_of(headers) if status == 200 else _part_of(url, headers, at)
     tag = tag_like(version.tag, headers)
@@ -69,14 +69,14 @@ def examine(url: str, status: int, headers: Mapping[str, str], at: int, version:
 
 
 def whole_of(headers: Mapping[str, str]) -> Reply:
-    """Return what a reply with the whole file (200) says."""
+    """Return the range stated by a reply with the whole file (200)."""
     length = headers.get("Content-Length", "")
     size = int(length) if length.isdigit() and not headers.get("Transfer-Encoding") else -1
     return Reply(0, size, size)
 
 
 def part_of(headers: Mapping[str, str]) -> Reply | None:
-    """Return what a reply with a part of the file (206) says; None if that is not a plain range of bytes."""
+    """Return the range stated by a reply with a part of the file (206); None if that is not a plain byte range."""
     found = _RANGE.fullmatch(headers.get("Content-Range", ""))
     if found is None or headers.get("Content-Type", "").strip().lower().startswith("multipart/byteranges"):
         return None
@@ -84,7 +84,7 @@ def part_of(headers: Mapping[str, str]) -> Reply | None:
 
 
 def size_past(headers: Mapping[str, str]) -> int:
-    """Return the file's size by a reply that a range lies past its end (416); -1 if it does not say."""
+    """Return the file's size from a reply that a range is past its end (416); -1 if it is not stated."""
     found = _PAST.fullmatch(headers.get("Content-Range", ""))
     return int(found[1]) if found else -1
 
@@ -101,7 +101,7 @@ def _part_of(url: str, headers: Mapping[str, str], at: int) -> Reply:
 
 
 def moved_to(url: str, status: int, headers: Mapping[str, str]) -> str:
-    """Return the address to which a reply refers, "" if it is no redirect.
+    """Return the address to which a reply redirects, "" if it is not a redirect.
 
     Raises :class:`StorageRefusedError` for one that leads out of the web, or from https to http.
     """

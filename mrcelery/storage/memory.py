@@ -1,4 +1,4 @@
-"""Storage in this process's memory: the double for tests, and the reference for its peers."""
+"""Storage in this process's memory: the test double, and the reference for the other storages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _lock = threading.Lock()
 class MemoryStorage:
     """Objects of one named space, ``memory://name`` or, below a prefix, ``memory://name/prefix``.
 
-    All storages of one name in one process see the same objects.
+    All storages with the same name in one process see the same objects.
     """
 
     def __init__(self, uri: str) -> None:
@@ -40,7 +40,7 @@ class MemoryStorage:
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
-        """Cut the bytes that were there at the first read; later writes do not show."""
+        """Cut the bytes present at the first read; later writes are not visible."""
         if version is not None and (now := self.stat(key)) and not version.met(now.tag, now.size):
             raise version.replaced(f"{self.uri}/{key}", start, tag=now.tag, size=now.size)
         data = self.read(key, start, end)
@@ -75,7 +75,7 @@ class MemoryStorage:
         return None if data is None else ObjectInfo(key, len(data), f"{zlib.crc32(data):08x}")
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Sort the keys as they are when the listing starts; keys deleted since are left out."""
+        """Sort the keys present when the listing starts; keys deleted since are left out."""
         begin = self._prefix + prefix
         for full in sorted(key for key in tuple(self._objects) if key.startswith(begin)):
             if (info := self.stat(full[len(self._prefix) :])) is not None:
@@ -105,12 +105,12 @@ class MemoryStorage:
         """Do nothing: a memory is never away."""
 
     def local_path(self, key: str) -> str | None:
-        """Return None: no object lies in the file system."""
+        """Return None: no object is in the file system."""
         return None
 
 
 class MemoryClaim:
-    """A claim on objects in memory: an object of its own, which each change looks for under the one lock."""
+    """A claim on objects in memory: a separate object, whose existence each change checks under the same lock."""
 
     def __init__(self, storage: MemoryStorage, key: str) -> None:
         self._storage = storage
@@ -131,13 +131,13 @@ class MemoryClaim:
         self.write(key, source.storage.read(source.key))
 
     def write(self, key: str, data: bytes) -> None:
-        """Look for the claim and write, under the lock."""
+        """Check for the claim and write, under the lock."""
         with _lock:
             self._check()
             self._storage.write(key, data)
 
     def remove(self, key: str) -> None:
-        """Look for the claim and delete, under the lock."""
+        """Check for the claim and delete, under the lock."""
         with _lock:
             self._check()
             self._storage.delete([key])

@@ -1,4 +1,4 @@
-"""Waiting in this process for a storage that is away: clients and the inline runner do. Workers' tasks come again."""
+"""Waiting in this process, a client or the inline runner, for a storage that is away. Workers' tasks are retried."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FIRST, LONGEST = 0.5, 15.0
-"""Seconds between two tries, the first ones and the later ones."""
+"""Seconds between two tries: the first pause and the longest."""
 
 STRANGER_SECONDS = 20.0
-"""Seconds to wait for a storage that never answered this process: its address is more likely to be wrong."""
+"""Seconds to wait for a storage that never answered this process: its address is probably wrong."""
 
 AGAIN_SECONDS = 15.0
-"""Seconds after which a condition that lasts is reported again."""
+"""Seconds after which a lasting condition is reported again."""
 
 Report = Callable[[float, float, str], None]
 """Called with the seconds that a storage has been away, the seconds for which it is awaited, and the reason."""
 
 
 def limit(error: StorageOutageError, patience: float) -> float:
-    """Return for how many seconds a storage is worth waiting for."""
+    """Return for how many seconds to wait for a storage."""
     return patience if error.met else min(patience, STRANGER_SECONDS)
 
 
 class Patience:
-    """Waits between tries for ``seconds`` at most; whatever succeeds starts it anew."""
+    """Waits between tries for ``seconds`` at most in total; each success resets it."""
 
     def __init__(self, seconds: float, report: Report) -> None:
         self._seconds = seconds
@@ -43,7 +43,7 @@ class Patience:
         self._reported = 0.0
 
     def wait(self, error: StorageOutageError) -> None:
-        """Wait a moment, so that what failed may be tried again; raise the error if patience is over."""
+        """Wait a moment before the failed call is retried; raise the error if patience is over."""
         now = time.monotonic()
         if self._since is None:
             self._since, self._tries, self._reported = now - error.seconds, 0, 0.0
@@ -57,11 +57,11 @@ class Patience:
         self._tries += 1
 
     def over(self) -> None:
-        """Take note that the storage answers."""
+        """Record that the storage answers."""
         self._since = None
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function that may be called again, until the storage answers it."""
+        """Call a repeatable function until the storage answers it."""
         while True:
             try:
                 found = function()

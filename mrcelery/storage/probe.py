@@ -1,7 +1,7 @@
-"""Does a storage keep the promises that the commits rest on? Asked once per root.
+"""Checking, once per root, that a storage keeps the promises on which commits depend.
 
-Endpoints that speak S3 differ: some ignore ``If-None-Match`` and overwrite, and then two attempts of
-one task could both commit. Such a storage is refused before a job starts.
+Endpoints that implement S3 differ: some ignore ``If-None-Match`` and overwrite, and then two attempts at one task could
+both commit. Such a storage is rejected before a job starts.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from mrcelery.storage.base import MARKER, RevokedError, Storage
 from mrcelery.storage.claims import claim, revoke
 
 Key = Callable[[str], str]
-"""Makes the key of an object to probe with, by a name."""
+"""Makes the key of a probe object from a name."""
 
 LARGE = (8 << 20) + 1
-"""Bytes of the probe's object that goes up in two parts."""
+"""Size in bytes of the probe's object that is uploaded in two parts."""
 
 
 def check(storage: Storage, *, anew: bool = True) -> None:
-    """Probe a storage, unless its root says that this was done; unless ``anew``, it must have been.
+    """Probe a storage, unless its root records that this was done; if not ``anew``, it must have been.
 
-    Raises :class:`StorageRefusedError` with what the storage got wrong, :class:`StorageOutageError` if it
-    does not answer now, and :class:`VersionError` if the root was laid out by another version of mrcelery.
+    Raises :class:`StorageRefusedError` with the storage's fault, :class:`StorageOutageError` if it does not answer now,
+    and :class:`VersionError` if the root was laid out by another version of mrcelery.
     """
     storage.expect(not anew)
     if is_marked(storage):
@@ -44,9 +44,9 @@ def check(storage: Storage, *, anew: bool = True) -> None:
 def probe(
     storage: Storage, promises: Mapping[str, Callable[[Storage, Key], str]] | None = None
 ) -> Generator[tuple[str, str], None, None]:
-    """Probe each promise, as it is iterated over: its name, and what is wrong with it, "" if it is kept.
+    """Probe each promise during iteration; yield its name and how it is broken, "" if it is kept.
 
-    ``promises``: those to probe, by default those without which no job may run. What the probe writes is removed.
+    ``promises``: those to probe, by default those without which no job may run. The probe's objects are removed.
     """
     keys: list[str] = []
     folder = f"probe-{os.urandom(6).hex()}"
@@ -79,7 +79,7 @@ def _broken(storage: Storage, keeps: Callable[[Storage, Key], str], key: Key) ->
 
 
 def is_marked(storage: Storage) -> bool:
-    """Whether the root says that it was probed; :class:`VersionError` if that was by another layout's version."""
+    """Check whether the root records a probe; :class:`VersionError` if its layout has another version."""
     try:
         found = json.loads(storage.read(MARKER))["layout"]
     except FileNotFoundError:
@@ -161,7 +161,7 @@ PROMISES: dict[str, Callable[[Storage, Key], str]] = {
     "listing": _listing,
     "multipart": _multipart,
 }
-"""What is probed, by name; each returns how the endpoint fails it, "" if it does not."""
+"""The probes by name; each returns how the endpoint fails it, "" if it does not."""
 
 WISHES: dict[str, Callable[[Storage, Key], str]] = {"claims on OUTPUT": _claims}
-"""What guards an OUTPUT in rare cases only: a job may run without it."""
+"""Probes of what protects an OUTPUT in rare cases only: a job may run without it."""

@@ -1,7 +1,7 @@
-"""Reading ahead: byte ranges of an object fetched in parallel and delivered in order.
+"""Reading ahead: byte ranges of an object are fetched in parallel and delivered in order.
 
-One connection to S3 gives some tens of MB/s, and each request some tens of milliseconds of waiting; a
-mapper takes more than the one and should not see the other.
+One connection to S3 delivers some tens of MB/s, and each request waits some tens of milliseconds; a mapper can take
+more than one connection delivers, and should not notice the waiting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mrcelery.storage.base import Planned, Storage, Version
 from mrcelery.storage.transfers import current, submit
 
 RANGE = 8 << 20
-"""Bytes of one request, about: at 30 ms of waiting each, several at once fill a fast link."""
+"""Approximate bytes per request: at 30 ms of waiting each, several at once fill a fast link."""
 
 SMALL_AT_ONCE = 8
 """Small objects fetched ahead at the same time."""
@@ -29,10 +29,10 @@ SMALL_AT_ONCE = 8
 def read_ahead(
     storage: Storage, key: str, start: int, end: int, chunk: int = 1 << 20, version: Version | None = None
 ) -> Iterator[bytes]:
-    """Fetch the object's bytes ``[start, end)`` ahead of their reader; yield them as :meth:`Storage.stream` does.
+    """Fetch the object's bytes ``[start, end)`` ahead of their reader; yield them like :meth:`Storage.stream`.
 
-    No byte is requested twice; what fits into one request is one request. Holds about ``Transfers.memory`` bytes
-    at most, and reads nothing ahead if that is less than two requests. When a reader leaves early, all requests
+    No byte is requested twice; a range that fits into one request is one request. Holds about ``Transfers.memory``
+    bytes at most, and reads nothing ahead if that is less than two requests. When a reader leaves early, all requests
     stop after their current chunk.
     """
     version = version or Version()
@@ -55,7 +55,7 @@ def read_ahead(
                 missing -= len(data)
                 yield data
             if missing:
-                return  # the object ends here: what lies beyond would not join on
+                return  # the object ends here: later bytes would not be contiguous
             under_way.popleft()
     finally:
         _stop(under_way)
@@ -72,7 +72,7 @@ def ranges(start: int, end: int) -> list[tuple[int, int]]:
 
 
 class Piece(NamedTuple):
-    """What one request reads: the bytes ``[start, end)`` of an object, as it was planned."""
+    """One request's range: the bytes ``[start, end)`` of an object's planned version."""
 
     storage: Storage
     key: str
@@ -83,7 +83,7 @@ class Piece(NamedTuple):
 
 @contextmanager
 def foreseen(pieces: Iterable[Piece]) -> Iterator[None]:
-    """Announce what this block will ask :func:`read_ahead` for: these pieces, in this order.
+    """Announce the pieces that this block will request from :func:`read_ahead`, in this order.
 
     Small objects wait for the network as long as large ones: while one is read, the next ones are fetched.
     """
@@ -103,7 +103,7 @@ class _Foreseen:
         self.under_way: deque[_Request] = deque()
 
     def take(self, piece: Piece, chunk: int) -> _Request | None:
-        """Return the request for ``piece`` if it is the next one announced, and start those after it; else None."""
+        """Return the request for ``piece`` if it is the next announced one, and start those after it; else None."""
         request = None
         if self.under_way and self.under_way[0].piece == piece:
             request = self.under_way.popleft()
@@ -121,7 +121,7 @@ class _Foreseen:
 
     @property
     def held(self) -> int:
-        """Bytes of the requests under way, come or not."""
+        """Return the bytes of the requests under way, received or not."""
         return sum(request.size for request in self.under_way)
 
 
@@ -129,7 +129,7 @@ _foreseen: ContextVar[_Foreseen | None] = ContextVar("mrcelery_foreseen", defaul
 
 
 def _one(storage: Storage, key: str, start: int, end: int, chunk: int, version: Version) -> Iterator[bytes]:
-    """Yield the bytes of one request, which may be under way already."""
+    """Yield the bytes of one request, which may already be under way."""
     to_come = _foreseen.get()
     request = to_come and to_come.take(Piece(storage, key, start, end, version.planned), chunk)
     if not request:
@@ -145,7 +145,7 @@ def _one(storage: Storage, key: str, start: int, end: int, chunk: int, version: 
 
 
 class _Request:
-    """A request under way in another thread; holds what has come and was not taken."""
+    """A request under way in another thread; holds the bytes received but not yet taken."""
 
     def __init__(self, piece: Piece, chunk: int, version: Version) -> None:
         self.piece = piece
@@ -176,7 +176,7 @@ class _Request:
 
 
 def _stop(requests: Collection[_Request]) -> None:
-    """Abandon requests, and return when they have ended, so that all of them are counted."""
+    """Abandon requests, and wait until they have ended, so that all of them are counted."""
     for request in requests:
         request.stopped.set()
         request.future.cancel()

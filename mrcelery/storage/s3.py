@@ -1,4 +1,4 @@
-"""S3, and endpoints that speak it. Credentials, region, profile and endpoint are all boto3's own."""
+"""S3, and compatible endpoints. Credentials, region, profile and endpoint are boto3's settings."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from mrcelery.storage.s3_uploads import Upload
 from mrcelery.storage.transfers import current
 
 RESUMES = 5
-"""How often in a row a broken download is taken up again where it stopped."""
+"""How often in a row a broken download is resumed where it stopped."""
 
 CONFLICTS = 12
-"""How often a conditional write is asked again that meets another one under way: for ten seconds or so."""
+"""How often a conditional write is retried that conflicts with another one under way: for about ten seconds."""
 
 LONGEST_PAUSE = 2.0
-"""Seconds between two tries of one request, at most."""
+"""Longest pause between two tries of one request, in seconds."""
 
 # How each operation is billed: HEAD as GET; copies and the steps of a multipart upload as PUT.
 _BILLED = {
@@ -56,12 +56,12 @@ _BILLED = {
     "delete_objects": "DELETE",
 }
 
-# The operations that say how an object is encrypted.
+# The operations that specify how an object is encrypted.
 _ENCRYPTED = {"put_object", "copy_object", "create_multipart_upload"}
 
 
 def _encryption() -> dict[str, str]:
-    """Return the encryption parameters that the configuration asks for with each object written."""
+    """Return the configured encryption parameters for each object written."""
     config = Settings.load({})
     if config.s3_kms_key and not (config.s3_encryption or "").startswith("aws:kms"):
         raise ConfigError("s3_kms_key is of no use without s3_encryption: set that to aws:kms (MRCELERY_S3_ENCRYPTION)")
@@ -70,7 +70,7 @@ def _encryption() -> dict[str, str]:
 
 
 def _size_of(response: Any) -> int:
-    """Return the whole object's size by an answer with some of it; -1 if it does not say."""
+    """Return the whole object's size from an answer with a part of it; -1 if it is not stated."""
     total = response["ContentRange"].rpartition("/")[2] if response.get("ContentRange") else ""
     if total.isdigit():
         return int(total)
@@ -78,12 +78,12 @@ def _size_of(response: Any) -> int:
 
 
 def _same_tag(one: str, other: str) -> bool:
-    """Whether two ETags are one: some endpoints quote them in answers and not in listings."""
+    """Compare two ETags: some endpoints quote them in answers and not in listings."""
     return one.strip('"') == other.strip('"')
 
 
 def conflict_pauses() -> Iterator[float]:
-    """Yield the seconds before each new try of a conditional write that met another one under way."""
+    """Yield the seconds before each new try of a conditional write that conflicted with another one under way."""
     return islice(pauses(0.05, LONGEST_PAUSE), CONFLICTS)
 
 
@@ -124,7 +124,7 @@ class S3Storage:
         except HTTPError as e:
             if isinstance(e, BotoCoreError):
                 raise
-            raise HTTPClientError(error=e) from e  # botocore does not translate what breaks a body that it reads itself
+            raise HTTPClientError(error=e) from e  # botocore does not translate errors in a body that it reads itself
         finally:
             if again:
                 moved.count("RETRY", again)
@@ -132,7 +132,7 @@ class S3Storage:
 
     @contextmanager
     def _errors(self, right: str, key: str = "") -> Iterator[None]:
-        """Translate botocore's errors to those of the storage seam; ``right`` names what the call needs of IAM."""
+        """Translate botocore's errors to those of the storage interface; ``right`` names the IAM permission needed."""
         began = time.monotonic()
         try:
             yield
@@ -147,11 +147,11 @@ class S3Storage:
     def stream(
         self, key: str, start: int = 0, end: int | None = None, chunk: int = 1 << 20, version: Version | None = None
     ) -> Iterator[bytes]:
-        """Resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
+        """Stream the bytes; resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
 
-        Requests of a ``version`` that was planned, and later ones of one that was not, carry ``If-Match``, so a
+        Requests with a planned ``version``, and all but the first with an unplanned one, carry ``If-Match``, so a
         replaced object raises :class:`CorruptDataError`; so does a body that does not match its checksum, after its
-        bytes were yielded. With a ``version``, an object that is compressed and whose key does not say so raises
+        bytes were yielded. With a ``version``, a compressed object whose key does not show the compression raises
         :class:`InputError`.
         """
         is_input = version is not None
@@ -175,7 +175,7 @@ class S3Storage:
                     yield data
                 return
             except FlexibleChecksumError as e:
-                # Known at the body's end only, when its bytes are handed on.
+                # Known only at the end of the body, when its bytes have been passed on.
                 raise CorruptDataError(
                     f"{self.uri}/{key} does not match its checksum: {e}",
                     file=f"{self.uri}/{key}",
@@ -193,7 +193,7 @@ class S3Storage:
                 body.close()
 
     def _get(self, key: str, at: int, end: int | None, version: Version, *, conditional: bool = True) -> Any:
-        """Ask for a range of one version; None if it is at or past the end, where a slice has no bytes."""
+        """Request a range of one version; None if it is at or past the end, where a slice has no bytes."""
         params: dict[str, Any] = {}
         if conditional and version.tag and not version.tag.startswith("W/"):
             params["IfMatch"] = version.tag
@@ -222,7 +222,7 @@ class S3Storage:
         raise version.replaced(f"{self.uri}/{key}", at, tag=now.tag, size=now.size)
 
     def _check_range(self, key: str, at: int, end: int | None, response: Any) -> None:
-        """Raise :class:`StorageRefusedError` for an answer with other bytes than were asked for."""
+        """Raise :class:`StorageRefusedError` for an answer with other bytes than requested."""
         said = str(response.get("ContentRange", ""))
         whole = not said and at == 0 and end is not None and response["ContentLength"] <= end
         if not whole and not said.startswith(f"bytes {at}-"):
@@ -255,7 +255,7 @@ class S3Storage:
                     return True
                 except ClientError as e:
                     code = code_of(e)
-                    # Another create is under way; S3 wants the loser to ask again.
+                    # Another create is under way; S3 requires the loser to retry.
                     if code in ("ConditionalRequestConflict", "409") and (wait_for := next(waits, 0.0)):
                         time.sleep(wait_for)
                         continue
@@ -263,12 +263,12 @@ class S3Storage:
                         raise
                     if not e.response["ResponseMetadata"].get("RetryAttempts"):
                         return False
-                    # The answer to a PUT that succeeded may have been lost, and boto3 asked again.
+                    # The answer to a PUT that succeeded may have been lost, and boto3 retried it.
                     found = self._call("head_object", key)
                     return bool(found["Metadata"].get("mrcelery-create") == token)
 
     def writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        """Write with one PUT, or a multipart upload if it is large, aborted if the block raises."""
+        """Write with one PUT, or with a multipart upload if it is large, aborted if the block raises."""
         return self._upload(key)
 
     @contextmanager
@@ -282,7 +282,7 @@ class S3Storage:
             raise
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """Ask with a HEAD; "forbidden" raises, since without s3:ListBucket a missing key answers the same."""
+        """Use a HEAD request; "forbidden" raises, because without s3:ListBucket a missing key answers the same."""
         with self._errors("s3:GetObject and s3:ListBucket", key):
             try:
                 found = self._call("head_object", key)
@@ -306,7 +306,7 @@ class S3Storage:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """List with the delimiter ``/``, 1,000 names a request."""
+        """List with the delimiter ``/``, 1,000 names per request."""
         full = self._prefix + prefix
         more: dict[str, str] = {}
         while True:
@@ -319,7 +319,7 @@ class S3Storage:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, keys: Iterable[str]) -> int:
-        """Delete 1,000 keys a request; the first key that S3 refuses raises."""
+        """Delete 1,000 keys per request; the first key that S3 refuses raises."""
         count = 0
         source = iter(keys)
         while batch := list(islice(source, 1000)):
@@ -332,7 +332,7 @@ class S3Storage:
         return count
 
     def sweep(self, folder: str) -> None:
-        """Abort unfinished multipart uploads below ``folder``; without the right to, leave them to a lifecycle rule."""
+        """Abort unfinished multipart uploads below ``folder``; without permission, leave them to a lifecycle rule."""
         more: dict[str, str] = {}
         try:
             while True:
@@ -344,10 +344,10 @@ class S3Storage:
                     return
                 more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
         except (BotoCoreError, ClientError):
-            pass  # a right that many lack; a lifecycle rule of the bucket's ends them, too
+            pass  # many lack this permission; a lifecycle rule of the bucket ends the uploads, too
 
     def copy(self, key: str, to: Storage, to_key: str) -> None:
-        """Copy within S3; above 5 GB in a multipart copy."""
+        """Copy within S3; above 5 GB with a multipart copy."""
         if not isinstance(to, S3Storage):
             copy_through(self, key, to, to_key)
             return
@@ -362,7 +362,7 @@ class S3Storage:
             except ClientError as e:
                 if code_of(e) not in ("InvalidRequest", "EntityTooLarge"):
                     raise
-                # Above 5 GB only a multipart copy will do.
+                # Above 5 GB only a multipart copy works.
                 size = self._call("head_object", key)["ContentLength"]
                 with to._upload(to_key) as upload:
                     upload.copy(source, size)
@@ -371,5 +371,5 @@ class S3Storage:
         """Do nothing: an endpoint that is away does not answer."""
 
     def local_path(self, key: str) -> str | None:
-        """Return None: no object lies in the file system."""
+        """Return None: no object is in the file system."""
         return None

@@ -1,10 +1,10 @@
-"""Claims on S3: an object each, which lists the multipart uploads that its holder has begun.
+"""Claims on S3: one object each, which lists the multipart uploads that its holder has begun.
 
-S3 makes no write of one object depend on another one. But an upload can be aborted, and cannot be completed then. So
-every change is an upload that was begun, and written down in the claim, before it is completed; the claim is
-written on condition that nobody has written to it meanwhile. To revoke a claim is to mark it, on the same
-condition, and to abort what it lists. An object to be removed is overwritten in this way by bytes that no other
-has, and then deleted on condition that it still has them.
+S3 cannot make the write of one object depend on another object. But an upload can be aborted, and then cannot be
+completed. So every change is an upload that was begun, and recorded in the claim, before it is completed; the claim is
+written on condition that nobody has written to it meanwhile. To revoke a claim is to mark it, on the same condition,
+and to abort the uploads it lists. To remove an object, it is overwritten in this way by unique bytes, and then deleted
+on condition that it still has them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _UNKNOWN = ("NotImplemented", "501")
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """A claim's object."""
+    """The content of a claim's object."""
 
     token: str
-    """Of the write: no two have one ETag."""
+    """Unique to each write, so that no two writes have the same ETag."""
     uploads: tuple[tuple[str, str], ...] = ()
-    """Keys, and the uploads of them that may be completed."""
+    """Keys, and their uploads that may be completed."""
     revoked: bool = False
 
 
@@ -59,7 +59,7 @@ class S3Claim:
         return _write(self._storage, self._key, _Record(os.urandom(8).hex(), tuple(uploads)), self._etag)
 
     def announce(self, keys: Collection[str]) -> None:
-        """Begin an upload of each key, and write them down in the claim."""
+        """Begin an upload of each key, and record the uploads in the claim."""
         call = self._storage._call
         with self._lock, self._storage._errors("s3:PutObject", self._key):
             begun = {key: submit(call, "create_multipart_upload", key) for key in keys if key not in self._uploads}
@@ -79,7 +79,7 @@ class S3Claim:
             return Upload(self._storage, key, self._uploads.pop(key))
 
     def copy(self, source: Source, key: str) -> None:
-        """Copy within S3, in parts; what lies elsewhere by way of this process."""
+        """Copy within S3, in parts; from other storages through this process."""
         with self._changing(key, source) as upload:
             if isinstance(source.storage, S3Storage):
                 where = {"Bucket": source.storage.bucket, "Key": source.storage._prefix + source.key}
@@ -101,7 +101,7 @@ class S3Claim:
             return upload.finish()
 
     def remove(self, key: str) -> None:
-        """Overwrite the object by bytes that no other has, and delete it if it still has them."""
+        """Overwrite the object by unique bytes, and delete it if it still has them."""
         etag = self._write(key, os.urandom(16).hex().encode())
         with self._storage._errors("s3:DeleteObject", key):
             try:
@@ -114,7 +114,7 @@ class S3Claim:
                     raise
 
     def release(self) -> None:
-        """Delete the claim's object, and abort what was begun and not used."""
+        """Delete the claim's object, and abort unused uploads."""
         self._storage.delete([self._key])
         with self._lock:
             _abort(self._storage, self._uploads.items())
@@ -122,7 +122,7 @@ class S3Claim:
 
     @contextmanager
     def _changing(self, key: str, source: Source | None = None) -> Iterator[Upload]:
-        """Yield the upload of ``key``; find out why, if it fails."""
+        """Yield the upload of ``key``; if it fails, find out why."""
         if key not in self._uploads:
             self.announce([key])
         with self._lock:
@@ -144,14 +144,14 @@ class S3Claim:
 
 
 def revoke(storage: S3Storage, key: str) -> None:
-    """Revoke the claim whose object is ``key``; no error if there is none."""
+    """Revoke the claim whose object is ``key``; do nothing if it does not exist."""
     while (found := _read(storage, key)) is not None:
         record, etag = found
         if not record.revoked:
             try:
                 _write(storage, key, _Record(os.urandom(8).hex(), record.uploads, revoked=True), etag)
             except RevokedError:
-                continue  # its holder, or another who revokes it, has written it meanwhile
+                continue  # its holder, or another process that revokes it, has written it meanwhile
         _abort(storage, record.uploads)
         storage.delete([key])
         return
@@ -163,7 +163,7 @@ def _tag(source: Source) -> str:
 
 
 def _read(storage: S3Storage, key: str) -> tuple[_Record, str] | None:
-    """Read a claim and its ETag; None if there is none."""
+    """Read a claim and its ETag; None if it does not exist."""
     with storage._errors("s3:GetObject", key):
         try:
             answer = storage._call("get_object", key)
@@ -179,7 +179,7 @@ def _read(storage: S3Storage, key: str) -> tuple[_Record, str] | None:
 
 
 def _write(storage: S3Storage, key: str, record: _Record, etag: str) -> str:
-    """Write a claim and return its ETag; with an ``etag`` raise :class:`RevokedError` if it is not the claim's."""
+    """Write a claim and return its ETag; with an ``etag`` raise :class:`RevokedError` if the claim's differs."""
     condition = {"IfMatch": etag} if etag else {}
     waits = conflict_pauses()
     with storage._errors("s3:PutObject", key):
@@ -187,13 +187,13 @@ def _write(storage: S3Storage, key: str, record: _Record, etag: str) -> str:
             try:
                 return str(storage._call("put_object", key, Body=msgspec.json.encode(record), **condition)["ETag"])
             except ClientError as e:
-                # Another write is under way; S3 wants the loser to ask again.
+                # Another write is under way; S3 requires the loser to retry.
                 if code_of(e) in ("ConditionalRequestConflict", "409") and (wait_for := next(waits, 0.0)):
                     time.sleep(wait_for)
                     continue
                 if code_of(e) not in _CHANGED:
                     raise
-                # The answer to a PUT that succeeded may have been lost, and boto3 asked again.
+                # The answer to a PUT that succeeded may have been lost, and boto3 retried it.
                 found = _read(storage, key)
                 if found is None or found[0] != record:
                     raise RevokedError from None
@@ -201,7 +201,7 @@ def _write(storage: S3Storage, key: str, record: _Record, etag: str) -> str:
 
 
 def _abort(storage: S3Storage, uploads: Iterable[tuple[str, str]]) -> None:
-    """Abort uploads; those that are completed or aborted already are passed over."""
+    """Abort uploads, ignoring those already completed or aborted."""
 
     def abort(key: str, upload: str) -> None:
         try:

@@ -12,7 +12,7 @@ from botocore.config import Config
 from mrcelery.config import Config as Settings
 from mrcelery.storage.transfers import THREADS
 
-# A client holds to the settings it was made with, so one is kept per process and settings.
+# A client keeps the settings it was made with, so one is kept per process and settings.
 _KEPT_CLIENTS = (
     4  # each takes some 15 MB and up to 2 * THREADS connections, and settings such as a session's token change
 )
@@ -40,16 +40,16 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def inherit() -> None:
-    """Take over the parent's clients in a process that was forked, without their connections."""
+    """Take over the parent's clients in a forked process, without their connections."""
     for settings, client in list(_clients.items()):
         if settings[0] == os.getppid():
-            client.close()  # what is pooled, and in this process only: it connects anew
+            client.close()  # closes pooled connections, in this process only: it reconnects
             del _clients[settings]
             _clients[(os.getpid(), *settings[1:])] = client
 
 
 def client() -> Any:
-    """Return the client of this process for the settings as they are now."""
+    """Return this process's client for the present settings."""
     settings = (os.getpid(), *map(os.environ.get, _SETTINGS))
     if (found := _clients.get(settings)) is not None:
         return found
@@ -62,7 +62,7 @@ def client() -> Any:
 
 
 def _connect() -> Any:
-    # A session of our own: boto3's default session is not safe to share between threads.
+    # A separate session: boto3's default session is not safe to share between threads.
     session = boto3.session.Session()
     timeout = Settings.load({}).storage_timeout
     config = Config(
@@ -73,6 +73,6 @@ def _connect() -> Any:
     )
     profile = session._session.get_scoped_config()
     if not {"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"} & os.environ.keys() and "retry_mode" not in profile:
-        # boto3's default mode, "legacy", does not retry all that S3 says is worth it.
+        # boto3's default mode, "legacy", does not retry everything that S3 recommends retrying.
         config = config.merge(Config(retries={"mode": "standard", "total_max_attempts": 4}))
     return session.client("s3", config=config)

@@ -1,4 +1,4 @@
-"""botocore's errors as sentences: what is wrong with the bucket, the rights or the endpoint."""
+"""Readable messages for botocore's errors: what is wrong with the bucket, the permissions or the endpoint."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def code_of(error: ClientError) -> str:
 
 
 def retries_of(response: Mapping[str, Any]) -> int:
-    """Return how often boto3 repeated a request before it had this answer."""
+    """Return how often boto3 repeated a request before it received this answer."""
     return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
 def is_away(error: ClientError) -> bool:
-    """Whether an endpoint answers that it cannot do now what it may do later."""
+    """Check whether an endpoint answers that it cannot serve now, but may later."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return code_of(error) in _AWAY or status in (408, 425, 429) or (status >= 500 and status != 501)
 
@@ -58,8 +58,8 @@ def translate(
 ) -> Exception:
     """Return the error to raise instead of botocore's.
 
-    That is ``FileNotFoundError`` for a missing object, else :class:`StorageUnreachableError` with what to do.
-    ``right`` names what the call needs of IAM; ``met`` and ``seconds`` are those of :class:`StorageOutageError`.
+    That is ``FileNotFoundError`` for a missing object, else :class:`StorageUnreachableError` with a remedy. ``right``
+    names the IAM permission that the call needs; ``met`` and ``seconds`` are passed to :class:`StorageOutageError`.
     """
     if isinstance(error, ClientError):
         return _refused(error, right, bucket, key, seconds)
@@ -104,7 +104,7 @@ def _refused(error: ClientError, right: str, bucket: str, key: str, seconds: flo
 
 def _unusable(error: BotoCoreError, bucket: str) -> StorageUnreachableError:
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
-        # Not a refusal: a role's credentials come from a service, which may be away itself.
+        # Not a refusal: a role's credentials come from a service, which may itself be away.
         return StorageUnreachableError(
             f"no AWS credentials for s3://{bucket}: set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
             f"AWS_SECRET_ACCESS_KEY, or give the pod or instance a role ({error})"

@@ -1,4 +1,4 @@
-"""An object on its way to S3: in one PUT or in parts, from here or from another object."""
+"""Uploading an object to S3: in one PUT or in parts, from here or from another object."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mrcelery.storage.transfers import current, submit
 
 PART = 8 << 20
-"""Bytes of a part of a multipart upload (S3 wants 5 MiB at least); a smaller object is one PUT."""
+"""Bytes of a part of a multipart upload (S3 requires at least 5 MiB); a smaller object is one PUT."""
 
 COPY_PART = 512 << 20
-"""Bytes of a part of a multipart copy, which moves nothing through this process (S3 takes 5 GB at most)."""
+"""Bytes of a part of a multipart copy, which does not pass through this process (S3 allows at most 5 GB)."""
 
 UPLOADS = 3
-"""Parts of one object on their way at once; a writer holds at most ``UPLOADS + 1`` parts."""
+"""Parts of one object in transfer at once; a writer holds at most ``UPLOADS + 1`` parts."""
 
 
 class Upload:
-    """An object being written: one PUT if it is small, a multipart upload if it is not.
+    """An object being written: one PUT if it is small, otherwise a multipart upload.
 
-    Its parts are on their way while more is written. Holds one part more than may be on their way:
-    :data:`UPLOADS`, or fewer if ``Transfers.memory`` has no room for them. ``upload``: the id of a multipart upload
-    of this key that has been created, for an object that is written in that way however small it is.
+    Its parts are transferred while more is written. Holds one part more than may be in transfer: :data:`UPLOADS`, or
+    fewer if ``Transfers.memory`` has no room for them. ``upload``: the id of an existing multipart upload of this key,
+    for an object that is written in that way however small it is.
     """
 
     def __init__(self, storage: Any, key: str, upload: str = "") -> None:
@@ -40,7 +40,7 @@ class Upload:
         self._sent = 0
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Append bytes; a part that is full is sent."""
+        """Append bytes; send a part when it is full."""
         left = memoryview(data).cast("B")
         while left:
             room = self._part_size() - len(self._buffer)
@@ -51,18 +51,18 @@ class Upload:
             left = left[room:]
 
     def _part_size(self) -> int:
-        # S3 takes 10,000 parts at most: growing ones leave room for half a terabyte.
+        # S3 allows at most 10,000 parts: growing ones leave room for half a terabyte.
         return PART << min(3, self._sent // 1000)
 
     def copy(self, source: dict[str, str], size: int, tag: str = "") -> None:
-        """Have S3 copy an object of ``size`` bytes, in parts; refused if it no longer has the ETag ``tag``."""
+        """Have S3 copy an object of ``size`` bytes, in parts; refused if its ETag is no longer ``tag``."""
         more = {"CopySourceIfMatch": tag} if tag else {}
         for start in range(0, size, COPY_PART):
             part = f"bytes={start}-{min(size, start + COPY_PART) - 1}"
             self._begin_part("upload_part_copy", CopySource=source, CopySourceRange=part, **more)
 
     def _send(self) -> None:
-        """Send the buffer as a part; it is not copied, so a new one takes its place."""
+        """Send the buffer as a part; it is not copied, so a new one replaces it."""
         part, self._buffer = self._buffer, bytearray()
         self._begin_part("upload_part", Body=part)
 
@@ -88,7 +88,7 @@ class Upload:
                 return str(self._storage._put(self._key, self._buffer))
             self._moved.write_behind(len(self._buffer), self._storage._put, self._key, self._buffer)
             return ""
-        if self._buffer or not self._sent:  # S3 wants a part, of an empty object too
+        if self._buffer or not self._sent:  # S3 requires a part, even for an empty object
             self._send()
         while self._pending:
             self._collect()
@@ -103,11 +103,11 @@ class Upload:
         """End the upload, so that nothing of it is kept."""
         if not self._id:
             return
-        # Parts still on their way would be kept, and billed, after an abort that overtakes them.
+        # Parts still in transfer would be kept, and billed, after an abort that overtakes them.
         for part in self._pending:
             part.cancel()
         wait(self._pending)
         try:
             self._storage._call("abort_multipart_upload", self._key, UploadId=self._id)
         except (BotoCoreError, ClientError):
-            pass  # what made the write fail is what the user must read
+            pass  # the user must see the error that made the write fail

@@ -1,8 +1,8 @@
-"""What one piece of work moves to and from storage: its requests, and the memory they may take.
+"""What one piece of work transfers to and from storage: its requests, and the memory they may take.
 
-A task, or a step of the coordinator, opens :func:`transfers` around its work. Storages count their requests
-there, whichever thread makes them, and ask there how much they may hold. It travels in a context variable:
-a worker may run several tasks in threads of one process, and inputs are opened far below the task.
+A task, or a coordinator step, opens :func:`transfers` around its work. Storages count their requests there, whichever
+thread makes them, and check there how much they may hold. It is passed in a context variable: a worker may run several
+tasks in threads of one process, and inputs are opened deep inside the task.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 32
-"""Requests of one process in flight at once, beside those that its threads make themselves."""
+"""Requests of one process in flight at once, in addition to those that its threads make themselves."""
 
 MEMORY = 32 << 20
-"""Bytes in flight, each way, unless the caller sets less: enough for several hundred MB/s at 30 ms a request."""
+"""Bytes in flight, each way, unless the caller sets less: enough for several hundred MB/s at 30 ms per request."""
 
 OBJECT = 4 << 10
-"""Bytes that an object written behind takes beside its own."""
+"""Overhead in bytes of an object written behind."""
 
 
 class Transfers:
-    """What was moved so far.
+    """The requests and bytes transferred so far.
 
-    ``requests`` counts them as they are billed, GET, PUT, LIST and DELETE, and, apart, as RETRY those that
-    an endpoint refused for the moment and that were made again. ``memory`` is the bytes that reading
-    ahead may hold, and that uploads may.
+    ``requests`` counts requests as they are billed, GET, PUT, LIST and DELETE, and, separately, as RETRY those that an
+    endpoint refused temporarily and that were repeated. ``memory`` is the number of bytes that reading ahead may hold,
+    and that uploads may hold.
     """
 
     def __init__(self, memory: int = MEMORY, *, behind: bool = False) -> None:
@@ -51,7 +51,7 @@ class Transfers:
             self.requests[kind] += number
 
     def write_behind(self, size: int, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call a function that writes ``size`` bytes in another thread; waits while too many bytes are on their way."""
+        """Call a function that writes ``size`` bytes in another thread; wait while too many bytes are in transfer."""
         size += OBJECT
         while self._writes and self._held + size > self.memory:
             self._await_one()
@@ -59,7 +59,7 @@ class Transfers:
         self._held += size
 
     def flush(self) -> None:
-        """Wait for what is being written behind, and raise what went wrong with it."""
+        """Wait for all writes behind, and raise their errors."""
         while self._writes:
             self._await_one()
 
@@ -69,7 +69,7 @@ class Transfers:
         written.result()
 
     def drop(self) -> None:
-        """Start no more of the writes queued, and wait for those that have started."""
+        """Cancel the queued writes, and wait for those that have started."""
         for written, _ in self._writes:
             written.cancel()
         wait([written for written, _ in self._writes])
@@ -80,16 +80,16 @@ _current: ContextVar[Transfers | None] = ContextVar("mrcelery_transfers", defaul
 
 
 def current() -> Transfers:
-    """Return the transfers that the caller's requests belong to; new ones outside of any :func:`transfers` block."""
+    """Return the transfers that the caller's requests belong to; new ones outside any :func:`transfers` block."""
     return _current.get() or Transfers()
 
 
 @contextmanager
 def transfers(memory: int = MEMORY, *, behind: bool = False) -> Iterator[Transfers]:
-    """Count the requests made in this block, by this thread and those that work for it.
+    """Count the requests made in this block, by this thread and the threads that work for it.
 
-    ``behind``: small objects are written while the block runs, and are there when it has ended;
-    a write that failed then raises at the block's end at the latest.
+    ``behind``: small objects are written while the block runs, and exist when it has ended; a write that failed then
+    raises at the block's end at the latest.
     """
     moved = Transfers(memory, behind=behind)
     token = _current.set(moved)
@@ -115,14 +115,14 @@ def carried(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-# By process id: threads do not cross a fork.
+# By process id: threads do not survive a fork.
 _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 def submit(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Run a request in one of this process's threads for requests.
+    """Run a request in one of this process's request threads.
 
-    Only for what does not itself wait for another thread of these: then all of them could wait.
+    Only for functions that do not themselves wait for another of these threads: otherwise all of them could wait.
     """
     pool = _pools.get(os.getpid())
     if pool is None:

@@ -1,4 +1,4 @@
-"""The map side's buffer of Arrow columns: what :mod:`mrcelery.task.map_buffer` is for pairs."""
+"""The map side's buffer of Arrow columns, the counterpart of :mod:`mrcelery.task.map_buffer` for pairs."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from mrcelery.task.arrow_ops import UnfitError, fold_of
 from mrcelery.task.folding import folded
 
 SLACK = 1 << 20
-"""Rows to hold, if there is room, before equal keys become one: Arrow groups few rows at twice the cost of many."""
+"""Rows to hold, if there is room, before merging equal keys: Arrow groups few rows at twice the cost of many."""
 
 
 class ArrayBuffer:
-    """Columns of one pair of types; accumulators of ``op`` if there is one."""
+    """Columns with one pair of types; accumulators of ``op`` if there is one."""
 
     def __init__(self, op: Op | None, room: int) -> None:
-        """Make an empty buffer that holds about ``room`` bytes before equal keys become one."""
+        """Make an empty buffer that holds about ``room`` bytes before it merges equal keys."""
         self._op = op
         self._room = room
         self._fold = fold_of(op)
-        self._new: list[Block] = []  # values, of which there are no accumulators yet
+        self._new: list[Block] = []  # values that are not in accumulators yet
         self._held: list[Block] = []
         self._rows = 0
-        self._merged = 0  # rows at the front of those held in which no key comes twice
+        self._merged = 0  # number of held rows at the front whose keys are distinct
         self.bytes = 0
 
     def __len__(self) -> int:
         return self._rows
 
     def add(self, block: Block) -> list[Block]:
-        """Take a block of arrays; returns the blocks, this one or more, that are to become objects instead."""
+        """Take a block of arrays; return the blocks, this one or more, that must be converted to objects instead."""
         if self._op is not None and self._fold is None:
             return [block]
         alike = (self._new or self._held)[:1]
@@ -48,7 +48,7 @@ class ArrayBuffer:
         return self._create() or self._merge()
 
     def _full(self) -> bool:
-        # At least half as many again as the keys there are, or merging would be all there is to do.
+        # At least half as many rows again as there are keys, or it would do nothing but merge.
         enough = self._rows > self._merged * 3 // 2
         return enough and (self.bytes > self._room or self._rows > 2 * self._merged + SLACK)
 
@@ -57,7 +57,7 @@ class ArrayBuffer:
         self.bytes += block.keys.nbytes + block.values.nbytes
 
     def _create(self) -> list[Block]:
-        """Make accumulators of what is new; returns what arrays cannot hold them of."""
+        """Make accumulators of the new values; return the blocks for which arrays cannot hold them."""
         if self._fold is None or not self._new:
             return []
         new, self._new = self._new, []
@@ -72,7 +72,7 @@ class ArrayBuffer:
         return new
 
     def _merge(self) -> list[Block]:
-        """Make one accumulator of those of a key; if arrays cannot hold it, they stay apart."""
+        """Merge the accumulators of each key into one; if arrays cannot hold it, they stay separate."""
         assert self._fold is not None
         if len(self._held) > 1:
             held = joined(self._held)
@@ -91,7 +91,7 @@ class ArrayBuffer:
             self._count(block)
 
     def drain(self) -> tuple[Block | None, list[Block]]:
-        """Return everything in order of key, and blocks that are to become objects; empties the buffer."""
+        """Return everything in order of key, and blocks to convert to objects; empty the buffer."""
         refused = self._create()
         held, self._held = [*self._held, *self._new], []
         self._new = []

@@ -1,9 +1,9 @@
 """Declared reducers on Arrow columns: accumulators in arrays, keys grouped by Arrow.
 
-An accumulator that is one number lies in an array of numbers; :class:`mrcelery.ops.Mean`'s and
-:class:`mrcelery.ops.Variance`'s lie in structs whose fields are the items of the list that the op itself would
-make. Where arrays cannot give what Python gives (missing values, integers that might leave 64 bits, NaN),
-:class:`UnfitError` says so, and the op works on Python objects.
+An accumulator that is one number is stored in an array of numbers; those of :class:`mrcelery.ops.Mean` and
+:class:`mrcelery.ops.Variance` are stored in structs whose fields are the items of the list that the op itself would
+make. If arrays cannot give the same results as Python (missing values, integers that might exceed 64 bits, NaN),
+:class:`UnfitError` is raised, and the op works on Python objects.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ class UnfitError(Exception):
 
 
 class Fold(Protocol):
-    """One op on arrays; both functions return distinct keys, in any order, and raise :class:`UnfitError`."""
+    """An op on arrays; both functions return distinct keys, in any order, and raise :class:`UnfitError`."""
 
     def create(self, keys: Any, values: Any) -> tuple[Any, Any]:
         """Make the accumulators of values by key."""
         ...
 
     def merge(self, keys: Any, accumulators: Any) -> tuple[Any, Any]:
-        """Merge the accumulators of equal keys to one each."""
+        """Merge the accumulators of each key into one."""
         ...
 
     def result(self, accumulators: Any) -> Column:
-        """Turn the accumulators into what the reducer yields for each key."""
+        """Turn the accumulators into the reducer's results for each key."""
         ...
 
 
 def fold_of(op: ops.Op | None) -> Fold | None:
-    """Return the op on arrays; None if there is none."""
+    """Return the op's implementation on arrays; None if it has none."""
     kind = type(op)
     if kind is ops.Sum:
         return _Sum()
@@ -51,8 +51,8 @@ def fold_of(op: ops.Op | None) -> Fold | None:
 
 
 def accumulators(column: Column) -> list[Any]:
-    """Return the accumulators as the op itself makes them."""
-    if type(column) is list:  # those of an installation without pyarrow always are
+    """Return the accumulators in the op's own form."""
+    if type(column) is list:  # always the case in an installation without pyarrow
         return column
     import pyarrow as pa
 
@@ -93,7 +93,7 @@ def _numbers(values: Any) -> Any:
 
 
 def _summable(values: Any) -> Any:
-    """Return the numbers. Raises :class:`UnfitError` if a sum of some of them might overflow int64."""
+    """Return the numbers. Raises :class:`UnfitError` if a sum of any of them might overflow int64."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -140,10 +140,10 @@ class _Extreme:
 
         numbers = _numbers(values)
         if pa.types.is_boolean(values.type):
-            raise UnfitError  # stays a bool
+            raise UnfitError  # the result must stay a bool
         if numbers.type == pa.float64():
             floats = numbers.to_numpy()
-            # Arrow passes NaN over, and of 0.0 and -0.0, which are equal, the first one has to stay.
+            # Arrow skips NaN, and of 0.0 and -0.0, which are equal, the first one has to stay.
             if np.isnan(floats).any() or (np.signbit(floats) & (floats == 0)).any():
                 raise UnfitError
         keys, (found,) = _grouped(keys, {"value": (numbers, self._how)})
@@ -168,12 +168,12 @@ class _Mean:
 
     def result(self, accumulators: Any) -> Column:
         sums, counts = accumulators.flatten()
-        # Python's division: of large integers it rounds once, where Arrow would round the sum before.
+        # Python's division rounds once for large integers; Arrow would round the sum first.
         return [total / n for total, n in zip(sums.to_pylist(), counts.to_pylist(), strict=True)]
 
 
 class _Variance:
-    """Merged as :class:`mrcelery.ops.Variance` does, for all pairs of a key at once."""
+    """Merges like :class:`mrcelery.ops.Variance`, for all pairs of a key at once."""
 
     def __init__(self, op: ops.Variance) -> None:
         self._op = op

@@ -1,10 +1,9 @@
-"""Records that an attempt skips (the paper's section 4.6), and what is known of those that kill its process.
+"""Records that an attempt skips (the paper's section 4.6), and the known facts about records that kill its process.
 
-A skipped record is written down with its traceback, and the commit names what was written: so only
-attempts that count are counted. A record that kills its process leaves its number in a :class:`RecordMarker`, a
-file that outlives the process; the process above finds it there and puts it into the job's
-:class:`mrcelery.schema.structs.Losses`. As in the paper, one death may be chance: at the second one at a record,
-that is skipped.
+A skipped record is written with its traceback to an object that the commit names: so only attempts that count are
+counted. A record that kills its process leaves its number in a :class:`RecordMarker`, a file that outlives the process;
+the parent process finds it there and adds it to the job's :class:`mrcelery.schema.structs.Losses`. As in the paper, one
+death may be chance: a record at which a process dies a second time is skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mrcelery.schema.task_id import TaskId
 from mrcelery.storage.base import Storage
 
 GROUP = "mrcelery bad records"
-"""Counter group of the records that were skipped, by step and kind of task."""
+"""Counter group of the skipped records, by step and kind of task."""
 
 CHUNK = 1 << 20
 
@@ -35,9 +34,9 @@ _MARKER = struct.Struct("<qq")
 
 
 class RecordMarker:
-    """A file that names the records user code has in hand, for the main process to read if this process dies.
+    """A file that names the records being processed by user code, for the main process if this process dies.
 
-    ``pid``: the process that the main process knows, if not this one.
+    ``pid``: the process known to the main process, if not this one.
     """
 
     def __init__(self, scratch: str, pid: int = 0) -> None:
@@ -48,7 +47,7 @@ class RecordMarker:
             self._map = mmap.mmap(file.fileno(), _MARKER.size)
 
     def set(self, first: int, count: int) -> None:
-        """Record that user code is given ``count`` records (0: none), the first of this number in its task."""
+        """Record that user code is given ``count`` records (0: none), starting with this record number in its task."""
         _MARKER.pack_into(self._map, 0, first, count)
 
     def close(self) -> None:
@@ -64,7 +63,7 @@ def marker_path(scratch: str, pid: int) -> str:
 
 
 def take_marker(scratch: str, pid: int) -> tuple[int, int] | None:
-    """Remove the marker of a dead process, and return its records in hand: the first one's number and how many."""
+    """Remove a dead process's marker, and return the records in hand: the first one's number and their count."""
     path = marker_path(scratch, pid)
     try:
         with open(path, "rb") as file:
@@ -79,13 +78,13 @@ def take_marker(scratch: str, pid: int) -> tuple[int, int] | None:
 
 
 def losses(store: JobStore, task: TaskId, seal: JobSeal) -> Losses:
-    """Return what is known of a task's attempts whose process died: it says which records are skipped."""
+    """Return the record of a task's attempts whose process died; it determines which records are skipped."""
     data = store.get_blob(task.job, _losses_name(task))
     return Losses() if data is None else seal.decode(data, Losses, object_keys.losses(task))
 
 
 def note_loss(store: JobStore, task: TaskId, reason: str, in_hand: tuple[int, int] | None, seal: JobSeal) -> None:
-    """Record that a process died in an attempt at a task, and which records it had in hand."""
+    """Record that a process died in an attempt at a task, and which records it was processing."""
     deaths = losses(store, task, seal).deaths + (() if in_hand is None else (in_hand,))
     lost = Losses(reason=reason, deaths=deaths)
     store.put_blob(task.job, _losses_name(task), seal.encode(lost, object_keys.losses(task)))
@@ -102,7 +101,7 @@ def killers(lost: Losses) -> frozenset[int]:
 
 
 class BadRecords:
-    """The records that one attempt has skipped, at most ``limit``; they are written to a scratch file as they come.
+    """The records that one attempt has skipped, at most ``limit``; they are written to a scratch file one by one.
 
     ``marker`` is None if nobody would read it: in a pool of threads, and when the attempt runs in this process.
     """
@@ -130,17 +129,17 @@ class BadRecords:
         self.killers: Collection[int] = killers(lost)
 
     def begin(self, first: int, count: int = 1) -> None:
-        """Mark records as in hand, before user code is given them."""
+        """Mark records as being processed, before user code is given them."""
         if self._marker is not None:
             self._marker.set(first, count)
 
     def end(self) -> None:
-        """Mark no record as in hand, after user code has returned."""
+        """Mark no record as being processed, after user code has returned."""
         if self._marker is not None:
             self._marker.set(0, 0)
 
     def suspect(self, first: int, stop: int) -> bool:
-        """Check whether a process has died with some of the records ``[first, stop)``, and more, in hand."""
+        """Check whether a process has died while processing some of the records ``[first, stop)`` with others."""
         if any(first <= killer < stop for killer in self.killers):
             return True
         return any(begin < stop and first < begin + count for begin, count in self._suspects)
@@ -150,7 +149,7 @@ class BadRecords:
         return UserCodeError(f"the record killed its process twice: {self._reason}")
 
     def skip(self, error: TaskError) -> None:
-        """Skip a record. Raises a :class:`TaskError` that names it if it is one too many."""
+        """Skip a record. Raises a :class:`TaskError` that names it if the limit is exceeded."""
         self.end()
         self.count += 1
         record = BadRecord(
@@ -190,7 +189,7 @@ class BadRecords:
 
 
 def too_many(limit: int, one: BadRecord) -> TaskError:
-    """Make the error that ends a job with more bad records than it may skip, of which this is one."""
+    """Make the error that ends a job with more bad records than allowed; ``one`` is an example."""
     return UserCodeError(
         f"more than {limit} bad records, here one with {one.error}: correct the job or its input, or raise "
         "--max-bad-records",

@@ -1,4 +1,4 @@
-"""What a running attempt has at hand, and how user code is called in it."""
+"""The context of a running attempt, and how user code is called in it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mrcelery.task.memory_limit import give_way, lifted
 from mrcelery.task.pace import Columns, Encode, Pace, Pair, Pairs, columns, sampled_size
 
 DECODED_BLOCK = 1 << 20
-"""Bytes of a block in memory, about: strings take several times the room that they have on disk."""
+"""Approximate bytes of a block in memory: strings take several times their size on disk."""
 
 RECORD_REPR = 500
 """Characters of a record shown with an error."""
@@ -42,18 +42,18 @@ TEXTS = frozenset({str, bytes})
 
 
 def nowhere() -> tuple[str, int | None, Any]:
-    """Locate user code that is given no record."""
+    """Locate user code that is not given a record."""
     return "", None, None
 
 
 @dataclass
 class Position:
-    """Where in the input user code is; located only when something goes wrong."""
+    """The position of user code in the input; located only if an error occurs."""
 
     locate: Callable[[], tuple[str, int | None, Any]] = nowhere
 
     def describe(self, error: TaskError) -> None:
-        """Fill in file, offset and record of an error that does not know them yet."""
+        """Fill in file, offset and record of an error that lacks them."""
         file, offset, record = self.locate()
         error.file = error.file or file
         error.offset = offset if error.offset is None else error.offset
@@ -63,7 +63,7 @@ class Position:
 
 @dataclass
 class Task:
-    """One attempt of one map or reduce task, with what it needs and what it has counted so far.
+    """One attempt at one map or reduce task, with its resources and its counts so far.
 
     ``poll`` raises :class:`mrcelery.errors.JobStoppedError` once the job has ended; it is cheap to call.
     """
@@ -81,34 +81,34 @@ class Task:
     poll: Callable[[], None]
     position: Position = field(default_factory=Position)
     bad: BadRecords | None = None
-    """Takes the records to skip; None if none may be."""
+    """Takes the records to skip; None if records may not be skipped."""
     records_in: int = 0
     records_out: int = 0
     bytes_in: int = 0
 
     @property
     def budget(self) -> int:
-        """Bytes that buffers may hold: a quarter of the ceiling, since sorting and encoding copy them."""
+        """Return the bytes that buffers may hold: a quarter of the ceiling, since sorting and encoding copy them."""
         return max(1 << 20, self.options.memory // 4)
 
     @property
     def partitions(self) -> int:
-        """Partitions that a map task writes: R, or in total order one run, which the barrier divides."""
+        """Return the partitions that a map task writes: R, or in total order one run, which the barrier divides."""
         return 1 if self.hooks.total_order else self.reducers
 
     @property
     def fan_in(self) -> int:
-        """Runs to merge at once: as many as the budget has decoded blocks in it."""
+        """Return how many runs to merge at once: as many as the budget can hold decoded blocks."""
         return max(2, min(FAN_IN, self.budget // DECODED_BLOCK))
 
     @property
     def max_record(self) -> int:
-        """Bytes that one record may have."""
+        """Return the largest allowed size of a record in bytes."""
         return max(64 << 10, self.options.memory // 8)
 
     @property
     def compress(self) -> bool:
-        """Whether intermediate data is compressed: where it crosses a network."""
+        """Return whether intermediate data is compressed: only if it crosses a network."""
         return self.storage.uri.startswith("s3://")
 
     def merge(self, runs: list[Callable[[], Run]]) -> Run:
@@ -123,12 +123,12 @@ class Task:
         )
 
     def scratch_file(self, name: str) -> str:
-        """Return a path in the attempt's scratch folder, which is made if need be."""
+        """Return a path in the attempt's scratch folder, which is created if necessary."""
         os.makedirs(self.scratch, exist_ok=True)
         return os.path.join(self.scratch, name)
 
     def write_part(self, partition: int, blocks: Iterable[tuple[Column, Column]]) -> Part:
-        """Write one partition's sorted blocks to an object of this attempt's own."""
+        """Write one partition's sorted blocks to this attempt's object."""
         if self.hooks.total_order:
             return self._write_run(blocks)
         key = object_keys.part(self.id, partition, self.attempt)
@@ -149,18 +149,17 @@ class Task:
         return Part(0, key, writer.bytes, writer.records, writer.crc32, 0, writer.data_end)
 
     def explain(self) -> _Explain:
-        """Return a ``with`` block that gives errors of codecs a place in the input."""
+        """Return a ``with`` block that adds the input position to codec errors."""
         return _Explain(self.position)
 
     def batches(
         self, pairs: Pairs, *, encode: Encode | None = None, results: bool = True, most: int = 4096
     ) -> Iterator[Columns]:
-        """Yield the pairs of user code as columns of keys and of values, bounded in length and size.
+        """Yield user code's pairs as columns of keys and of values, bounded in length and size.
 
-        ``encode`` is called with each pair as it is yielded and gives what is taken for it; without it, what
-        could still change is copied. ``results``: the pairs are what the task is there to yield, so count
-        them as its records. An exception of the user's becomes a :class:`mrcelery.errors.UserCodeError`
-        with the position.
+        ``encode`` is called with each pair as it is yielded and returns its replacement; without it, mutable objects
+        are copied. ``results``: the pairs are the task's output, so count them as its records. A user exception becomes
+        a :class:`mrcelery.errors.UserCodeError` with the position.
         """
         iterator = iter(pairs)
         pace = Pace(self.budget, most)
@@ -175,10 +174,10 @@ class Task:
             yield keys, values
 
     def take(self, iterator: Iterator[Pair], most: int, encode: Encode | None = None) -> list[Pair]:
-        """Take the next pairs that user code yields, at most ``most``, each as it was when it was yielded."""
+        """Take the next pairs that user code yields, at most ``most``, each in its state when it was yielded."""
         if encode is not None:
             return [encode(*self.checked(pair)) for pair in islice(iterator, most)]
-        # Written out for the many pairs of plain types: a call for each would double what it costs.
+        # Written out for the many pairs of plain types: a call for each would double the cost.
         return [
             pair
             if type(pair) is tuple and len(pair) == 2 and type(pair[0]) in ATOMS and type(pair[1]) in ATOMS
@@ -187,12 +186,12 @@ class Task:
         ]
 
     def kept(self, pair: Any) -> Pair:
-        """Copy a pair of user code's, so that later changes do not show. Raises UserCodeError if it is none."""
+        """Copy a pair from user code, so that later changes do not affect it. Raises UserCodeError for a non-pair."""
         key, value = self.checked(pair)
         return snapshot(key), snapshot(value)
 
     def checked(self, pair: Any) -> Pair:
-        """Unpack what was yielded as a pair. Raises UserCodeError if it is none."""
+        """Unpack a yielded pair. Raises UserCodeError if it is not a pair."""
         try:
             key, value = pair
         except (TypeError, ValueError):
@@ -200,7 +199,7 @@ class Task:
         return key, value
 
     def no_pair(self, what: str) -> UserCodeError:
-        """Make the error for a yield that is no pair; ``what`` describes it."""
+        """Make the error for a yielded value that is not a pair; ``what`` describes it."""
         who = {"map": "mapper", "reduce": "reducer"}[self.id.kind]
         return UserCodeError(f"the {who} yielded {what}: yield key, value")
 
@@ -208,7 +207,7 @@ class Task:
         """Estimate the bytes of one value. Raises RecordTooLongError for one of more than :attr:`max_record`."""
         size = sampled_size(values) + 8
         if set(map(type, values)) <= TEXTS:
-            # A sample would miss the large ones among many small.
+            # A sample would miss a few large values among many small ones.
             total = sum(map(len, values))
             if total > self.max_record:
                 at = max(range(len(values)), key=lambda i: len(values[i]))
@@ -225,7 +224,7 @@ class Task:
         )
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call user code; what it raises is raised as a UserCodeError that names the place in the input."""
+        """Call user code; its exceptions are raised as a UserCodeError with the position in the input."""
         try:
             result = function()
         except BaseException as e:
@@ -236,7 +235,7 @@ class Task:
             if isinstance(e, MemoryError):
                 give_way()
             if isinstance(e, OSError) and raised_by_us(e):
-                raise  # a merge that user code draws on has no room for its files, say
+                raise  # for example, a merge that feeds user code has no room for its files
             raise self.user_error(e) from e
         if raised.forked:
             raised.leave()
@@ -244,7 +243,7 @@ class Task:
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
-        """Raise as a UserCodeError what user code raises outside :meth:`call`: its keys' order or pickling, say."""
+        """Raise user exceptions from outside :meth:`call`, such as comparing or pickling keys, as a UserCodeError."""
         try:
             yield
         except BaseException as e:
@@ -290,7 +289,7 @@ def yielding(function: Callable[..., Any]) -> Callable[..., Pairs]:
         try:
             return function(*args) or ()
         except StopIteration as e:
-            # It would end the loops of C around us as if there were no more records (as in PEP 479).
+            # It would end the surrounding loops in C as if there were no more records (as in PEP 479).
             raise RuntimeError("a hook raised StopIteration") from e
 
     return call

@@ -1,4 +1,4 @@
-"""Accumulators of declared reducers in a sorted run: those of one key become one."""
+"""Merging declared reducers' accumulators in a sorted run: one per key remains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mrcelery.task.pace import Pace, columns, sampled_size
 
 
 def fold_run(task: Task, run: Run, op: Op) -> Run:
-    """Merge the run's accumulators by key: in arrays if the run's are arrays and these can hold the sums."""
+    """Merge the run's accumulators by key: in arrays if the run has arrays and these can hold the sums."""
     first = next(run, None)
     if first is None:
         return
@@ -26,7 +26,7 @@ def fold_run(task: Task, run: Run, op: Op) -> Run:
     if fold is None or not is_array(first.keys):
         yield from _merged(task, run, op)
         return
-    last: list[Block] = []  # the key with which the next block may begin
+    last: list[Block] = []  # the last key, which the next block may begin with
     for block in packed(run):
         try:
             keys, values = folded(fold, [*last, block])
@@ -39,7 +39,7 @@ def fold_run(task: Task, run: Run, op: Op) -> Run:
 
 
 def folded(fold: Fold, blocks: list[Block]) -> Block:
-    """Merge accumulators in arrays to one block in order of key, one for each. Raises :class:`UnfitError`."""
+    """Merge accumulators in arrays into one block in order of key, one per key. Raises :class:`UnfitError`."""
     keys, values = fold.merge(concat([b.keys for b in blocks]), concat([b.values for b in blocks]))
     by = order(keys)
     return Block(take(keys, by), take(values, by))
@@ -50,7 +50,7 @@ def _merged(task: Task, run: Run, op: Op) -> Run:
         for key, values in Groups(as_lists(run, accumulators)):
             yield key, reduce(op.merge, values)
 
-    # Nothing but the op has these accumulators in hand: they are taken as they are, not copied.
+    # Only the op holds these accumulators, so they need not be copied.
     iterator, pace = pairs(), Pace(task.budget, BLOCK_RECORDS)
     while some := task.call(lambda: list(islice(iterator, pace.step()))):
         keys, values = columns(some)

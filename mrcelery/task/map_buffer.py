@@ -1,7 +1,7 @@
 """The map side's buffer: collects pairs, combines them, and spills sorted runs when it is full.
 
-The paper's section 4.3 (combiner) and 3.1 (buffered pairs, partitioned into R regions): here the
-partition of a key is computed when a run is written, once per distinct key of a combined run.
+Implements the paper's sections 4.3 (combiner) and 3.1 (buffered pairs, partitioned into R regions): here a key's
+partition is computed when a run is written, once per distinct key of a combined run.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from mrcelery.task.partitioning import Partitioning
 from mrcelery.task.sink import decoded_groups, encoder
 
 ENTRY = 120
-"""Bytes that a distinct key costs in a dictionary beside itself."""
+"""Overhead in bytes of a distinct key in a dictionary."""
 
 MOST = 512
-"""Pairs taken at once: so few that they are in the processor's cache from their mapper to the dictionary."""
+"""Pairs taken at once: few enough to stay in the processor's cache between their mapper and the dictionary."""
 
 PORTION = 8192
-"""Rows of arrays that become objects at once."""
+"""Rows of arrays that are converted to objects at once."""
 
 SETTLED = 100_000
-"""Counted pairs that may become lists again when counting ends; of more the combiner makes less first."""
+"""Counted pairs that may become lists again when counting ends; more are combined first."""
 
 HASHABLE = frozenset({str, int, float, bytes, bool, type(None), date, datetime, Decimal})
-"""Key types of which every value can be in a dictionary; a tuple can unless a list is in it."""
+"""Key types whose values are always hashable; a tuple is hashable unless it contains a list."""
 
 
 class MapBuffer:
@@ -56,7 +56,7 @@ class MapBuffer:
         self._combiner = task.hooks.combiner
         op = task.hooks.combine_op
         if op is not None and self._protocol is not None and task.hooks.reduce_op is None:
-            # The reducer wants the protocol's bytes, so the op works as a combiner on what it reads.
+            # The reducer needs the protocol's bytes, so the op works as a combiner on decoded values.
             self._combiner = _as_combiner(op)
         elif op is not None:
             self._op, self._protocol = op, None  # accumulators are ours, whatever the protocol
@@ -70,13 +70,13 @@ class MapBuffer:
         self._counts: Counter[Any] = Counter()
         self._folded: Counter[Any] = Counter()
         self._groups: defaultdict[Any, list[Any]] = defaultdict(list)
-        self._keys: list[Any] = []  # in order of arrival; keys that no dictionary takes if pairs are grouped
+        self._keys: list[Any] = []  # in order of arrival; if pairs are grouped, only the unhashable keys
         self._values: list[Any] = []
         self._bytes = 0
         self._pairs = 0
         self._pace = Pace(task.budget, MOST)
         self._arrays = ArrayBuffer(self._op, task.budget // 4)
-        # A combiner of the user's, a protocol and values to be sorted want Python objects.
+        # A user's combiner, a protocol and values to be sorted need Python objects.
         self._as_arrays = self._combiner is None and self._protocol is None and not task.hooks.sort_values
         self._partitioning = Partitioning(task, self._protocol)
         self._spills: list[tuple[str, list[tuple[int, int]]]] = []
@@ -92,7 +92,7 @@ class MapBuffer:
     # -- taking pairs ---------------------------------------------------------------------------
 
     def consume(self, pairs: Pairs) -> None:
-        """Run the user code behind ``pairs`` and take what it yields; spills when the budget is used up."""
+        """Run the user code behind ``pairs`` and take its pairs; spill when the budget is used up."""
         task, iterator = self._task, iter(pairs)
         self._before_pairs()
         while taken := task.call(lambda: self._take(iterator)):
@@ -102,7 +102,7 @@ class MapBuffer:
                 self._full()
 
     def consume_columns(self, keys: Column, values: Column) -> None:
-        """Take records that user code gave as columns."""
+        """Take records that user code returned as columns."""
         task = self._task
         task.records_out += len(keys)
         if not (self._as_arrays and is_array(keys)):
@@ -110,18 +110,18 @@ class MapBuffer:
             self._add_objects(Block(keys, values))
             return
         if self._op is None and self._pairs:
-            self._spill(self._drain())  # came earlier: a key's values stay in their order
+            self._spill(self._drain())  # earlier pairs: a key's values stay in their order
         if refused := self._arrays.add(Block(keys, values)):
             self._before_pairs()
         for block in refused:
             self._add_objects(block)
         task.poll()
-        # Arrow's grouping takes several times the room of what it groups.
+        # Arrow's grouping takes several times the memory of its input.
         if self._arrays.bytes > (task.budget if self._op is None else task.budget // 2):
             self._spill_arrays()
 
     def _add_objects(self, block: Block) -> None:
-        # In portions: objects take several times the room that arrays do.
+        # In portions: objects take several times the memory of arrays.
         for at in range(0, len(block.keys), PORTION):
             keys, values = (as_list(column[at : at + PORTION]) for column in block)
             self._add([(key, value) for key, value in zip(keys, values, strict=True)])
@@ -130,7 +130,7 @@ class MapBuffer:
                 self._full()
 
     def _before_pairs(self) -> None:
-        """Write out columns that came earlier, so that a key's values stay in their order."""
+        """Write out earlier columns, so that a key's values stay in their order."""
         if self._op is None:
             self._spill_arrays()
 
@@ -139,18 +139,18 @@ class MapBuffer:
             self._spill(arrays)
 
     def _drain_arrays(self) -> Block | None:
-        """Return the arrays as one sorted block; what arrays cannot hold becomes pairs."""
+        """Return the arrays as one sorted block; values that arrays cannot hold become pairs."""
         block, refused = self._arrays.drain()
         for some in refused:
             self._add_objects(some)
         return block
 
     def _take(self, iterator: Iterator[Pair]) -> int:
-        """Take the next pairs, and return how many."""
+        """Take the next pairs, and return their number."""
         if self._same is not None:
             return self._count(iterator, *self._same)
         pairs = self._task.take(iterator, self._pace.step(), self._encode)
-        if pairs and self._begins:  # a single one
+        if pairs and self._begins:  # the first call takes a single pair
             self._begins = False
             self._same = self._constant(*pairs[0])
             if self._same is not None:
@@ -159,15 +159,15 @@ class MapBuffer:
         return len(pairs)
 
     def _constant(self, key: Any, value: Any) -> tuple[Any, type] | None:
-        """Return what to count if the first pair may be one of many with its value: the value, and the keys' type."""
+        """Return the value to count and the keys' type, if the first pair may be one of many; else None."""
         if self._grouped and self._encode is None and type(key) in HASHABLE and type(value) in ATOMS:
             return value, type(key)
         return None
 
     def _count(self, iterator: Iterator[Pair], constant: Any, kind: type) -> int:
-        """Take pairs that all have the same value, such as 1: a number per key stands for them.
+        """Take pairs that all have the same value, such as 1, as one number per key.
 
-        Ends counting for good at the first pair that is another.
+        Ends counting for good at the first pair with another value.
         """
         others: list[Pair] = []
         other: Any = object()
@@ -177,7 +177,7 @@ class MapBuffer:
             return other
 
         some = islice(iterator, self._pace.step())
-        # No call for each pair, and no columns: that would double what it costs to count one.
+        # No call for each pair, and no columns: that would double the cost of counting one.
         try:
             keys = [k if v is constant and type(k) is kind else kept(k, v) for k, v in some]
         except (TypeError, ValueError) as e:
@@ -192,14 +192,14 @@ class MapBuffer:
         self._counts.update(keys)
         self._pairs += len(keys)
         new = len(self._counts) - before
-        # None new: nothing that could grow. The sample says how large keys are just now.
+        # If none is new, nothing grew. The sample estimates the present size of keys.
         size = sampled_size(keys, 8) if new else 0
         self._bytes += new * (size + ENTRY)
         self._pace.took(size)
         return len(keys)
 
     def _settle(self) -> None:
-        """Stop counting: what was counted goes where pairs of any value go, and comes before them."""
+        """Stop counting: move the counted pairs to where pairs with any value go, before those."""
         assert self._same is not None
         counts, constant = self._counts, self._same[0]
         if self._op is None and self._pairs > SETTLED:
@@ -221,11 +221,11 @@ class MapBuffer:
             self._settle()
         keys, values = columns(pairs)
         before = len(self._groups) + len(self._folded)
-        # A sample of the keys stands for all: this is an estimate on the safe side, not an account.
+        # A sample of the keys represents all: this is a safe estimate, not an exact account.
         key, value = sampled_size(keys), self._task.value_size(keys, values)
         try:
             self._collect(keys, values)
-        except (TypeError, ValueError) as e:  # values that a declared reducer cannot take
+        except (TypeError, ValueError) as e:  # values that a declared reducer does not accept
             raise self._task.user_error(e) from e
         new = len(self._groups) + len(self._folded) - before
         if self._op is None:
@@ -245,7 +245,7 @@ class MapBuffer:
         for k, v in zip(keys, values, strict=True):
             try:
                 groups[k].append(v)
-            except TypeError:  # a list, or a tuple that holds one: equal ones meet when they are sorted
+            except TypeError:  # a list, or a tuple with a list in it: equal ones are grouped by sorting
                 self._keys.append(k)
                 self._values.append(v)
 
@@ -281,7 +281,7 @@ class MapBuffer:
         self._spill(block)
 
     def add_combined(self, block: Block) -> None:
-        """Take back what the combiner made of the buffer."""
+        """Put the combiner's output back into the buffer."""
         self._group(block.keys, block.values)
         self._pairs = len(block.keys)
         step = max(1, len(block.keys) // 256)
@@ -346,9 +346,9 @@ class MapBuffer:
         return joined(list(self._combine(((key, iter(groups[key])) for key in at), _current(ordered, at))))
 
     def _combine(self, groups: Iterator[tuple[Any, Iterator[Any]]], key: Callable[[], Any]) -> Run:
-        """Run the user's combiner over groups in order of key; its output is in order of key again.
+        """Run the user's combiner over groups in order of key; its output is again in order of key.
 
-        ``key`` returns the key of the group that it has been given last.
+        ``key`` returns the key of the latest group given to it.
         """
         task, hooks, protocol = self._task, self._task.hooks, self._protocol
         if protocol is not None:
@@ -421,7 +421,7 @@ def _as_combiner(op: Op) -> Callable[[Any, Iterator[Any]], Pairs]:
 
 
 def _current(keys: list[Any], at: Any) -> Callable[[], Any]:
-    """Make a function that finds the key which an iterator over ``keys`` has given last; None before the first."""
+    """Make a function that finds the latest key returned by an iterator over ``keys``; None before the first."""
 
     def current() -> Any:
         number = len(keys) - at.__length_hint__()

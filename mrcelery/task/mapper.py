@@ -24,11 +24,11 @@ from mrcelery.task.sink import decode_pair, feed, results
 from mrcelery.task.skipping import guarded, guarded_batches, read_guarded
 
 MOST = 8192
-"""Records that a mapper is given before its task polls the job."""
+"""Records given to a mapper before its task polls the job."""
 
 
 def run_map(task: Task, split: Split) -> tuple[Part, ...]:
-    """Run the attempt and return the parts it wrote; those without a record are left out.
+    """Run the attempt and return the parts it wrote, without empty ones.
 
     Raises the errors of :mod:`mrcelery.errors`; nothing this attempt wrote counts before its commit.
     """
@@ -53,7 +53,7 @@ def run_map(task: Task, split: Split) -> tuple[Part, ...]:
 
 
 def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
-    """Yield what the hooks yield, as one iterable per hook and block of records, or as columns.
+    """Yield the hooks' output, as one iterable per hook and block of records, or as columns.
 
     User code runs as the iterables are consumed; between two of them no user code is active.
     """
@@ -67,7 +67,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
         for block in _records(task, extent):
             task.records_in += len(block.values)
             moves = mapper is None and block.keys is not None and block.table is not None
-            # With columns or mapper_batch only an error asks for the rows of a table.
+            # With columns or mapper_batch only an error needs the rows of a table.
             rows = hooks.mapper_batch is None and not moves
             keys: Iterator[Any] = iter(block.keys) if rows and block.keys is not None else repeat(None)
             values: Any = iter(block.values if rows else range(len(block.values)))
@@ -79,7 +79,7 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
             elif hooks.mapper_batch is not None:
                 yield task.call(lambda: _batch_pairs(hooks.mapper_batch, _batch(block, hooks.batch)))  # type: ignore[arg-type]  # noqa: B023
             elif mapper is not None:
-                # In slices of some time: a mapper may be slow and yield nothing.
+                # In slices of limited time: a mapper may be slow and yield nothing.
                 left = len(block.values)
                 while left > 0:
                     began = time.monotonic()
@@ -103,14 +103,14 @@ def _pairs(task: Task, split: Split) -> Iterator[Pairs | Block]:
 
 
 def _describe_input(extent: Extent) -> None:
-    """Set Hadoop's environment variables for the input being read, which mrjob's ``jobconf_from_env`` finds."""
+    """Set Hadoop's environment variables for the current input, which mrjob's ``jobconf_from_env`` reads."""
     if not extent.block:
         described = {"file": extent.uri, "start": str(extent.start), "length": str(extent.end - extent.start)}
         os.environ.update({f"mapreduce_map_input_{name}": text for name, text in described.items()})
 
 
 def _batch(block: RecordBlock, kind: str) -> Any:
-    """Return what ``mapper_batch`` is given for a block."""
+    """Return the argument of ``mapper_batch`` for a block."""
     if kind == "table":
         from mrcelery.formats.arrow import table_of  # noqa: PLC0415 - needs pyarrow
 
@@ -165,7 +165,7 @@ def _records(task: Task, extent: Extent) -> Iterator[RecordBlock]:
 
 
 def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
-    """Read the records that the step before left: its output blocks."""
+    """Read the previous step's output blocks."""
     storage, key = locate(extent.uri)
     allow_pickle = task.options.allow_pickle
     protocol = task.hooks.internal_protocol
@@ -175,12 +175,12 @@ def _intermediate(task: Task, extent: Extent) -> Iterator[RecordBlock]:
         if protocol is not None:
             pairs = task.call(lambda: [decode_pair(protocol, k, v) for k, v in zip(keys, values, strict=True)])  # noqa: B023
             keys, values = [k for k, _ in pairs], [v for _, v in pairs]
-        # Offsets into a file of blocks mean nothing to the user: the record's number does.
+        # Offsets into a file of blocks mean nothing to the user: use the record's number.
         yield RecordBlock(keys, values, extent.uri, start.__add__)
         start += len(keys)
 
 
 def _whole(blocks: Iterator[Block], extent: Extent) -> Iterator[Block]:
-    """Yield the blocks; for a damaged one the error names the part of the step before."""
+    """Yield the blocks; the error for a damaged block names the previous step's part."""
     with damage(Part(-1, extent.uri, extent.end, 0, 0)):
         yield from blocks

@@ -1,17 +1,18 @@
-"""The memory ceiling of an attempt: one that holds more is stopped, before the kernel chooses whom to kill.
+"""An attempt's memory ceiling: an attempt that holds more is stopped before the kernel picks a process to kill.
 
-A thread measures what the process holds: its anonymous memory, resident or swapped out, as ``/proc/self/status``
-gives it (``proc_pid_status(5)``, RssAnon and VmSwap). Address space is not memory: Arrow's allocator maps a GiB for
-its first buffer, and NumPy's arrays of zeros take nothing until they are written. Pages of files and shared memory
-belong to the system's cache, or to nobody in particular, and do not count.
+A thread measures the process's anonymous memory, resident or swapped out, as reported in ``/proc/self/status``
+(``proc_pid_status(5)``, RssAnon and VmSwap). Address space is not memory: Arrow's allocator maps a GiB for its first
+buffer, and NumPy's arrays of zeros take nothing until they are written. Pages of files and shared memory belong to the
+system's cache, or to no single process, and do not count.
 
-``MemoryError`` is raised in the thread of an attempt that holds too much (``PyThreadState_SetAsyncExc``). If it
-does not heed that, since it is in a long call into C or catches the error and goes on, the process ends with
+``MemoryError`` is raised in the thread of an attempt that holds too much (``PyThreadState_SetAsyncExc``). If the
+attempt does not react, because it is in a long call into C or catches the error and continues, the process ends with
 :data:`EXIT_CODE`, and the worker's main process reports the same error. The watching thread cannot run while C code
-keeps Python's lock: for that ``RLIMIT_DATA`` (``setrlimit(2)``) allows no more address space between two looks than
-the attempt may still hold and :data:`FAR`, so that one allocation that is far too large fails at once.
+holds Python's lock: for that case ``RLIMIT_DATA`` (``setrlimit(2)``) limits the address space mapped between two
+measurements to what the attempt may still hold plus :data:`FAR`, so that one allocation that is far too large fails at
+once.
 
-Only where a process runs one attempt at a time, and on Linux only: elsewhere these numbers are not to be had.
+Works only if a process runs one attempt at a time, and only on Linux: other systems do not provide these numbers.
 """
 
 from __future__ import annotations
@@ -36,50 +37,52 @@ EXIT_CODE = 94
 """Exit status of a process that held too much memory and could not be stopped otherwise."""
 
 HELD_TOO_MUCH = "it needed more memory than its ceiling allows, and its process was ended"
-"""The reason that is recorded for such a process; the task's next attempt turns it into the job's error."""
+"""The reason recorded for such a process; the task's next attempt turns it into the job's error."""
 
 SLACK = 384 << 20
-"""Bytes that an attempt may hold beyond ``--memory``: modules that it imports, and what allocators keep."""
+"""Bytes that an attempt may hold beyond ``--memory``: for imported modules, and memory kept by allocators."""
 
 FAR = 2 << 30
-"""Bytes of address space that may be mapped between two looks beside what an attempt may still hold: Arrow's allocator
-maps 1 GiB at a time, ahead of need."""
+"""Bytes of address space that may be mapped between two measurements, in addition to what an attempt may still hold:
+Arrow's allocator maps 1 GiB at a time, ahead of need.
+"""
 
 PER_CORE = 64 << 20
 """Address space for the threads that Arrow and OpenBLAS start for each core: their stacks and buffers."""
 
 RATE = 4 << 30
-"""Bytes that an attempt fills in a second, at most: the less is left to the ceiling, the sooner the next look."""
+"""Most bytes that an attempt fills per second: the closer it is to the ceiling, the sooner the next measurement."""
 SOONEST, LATEST = 0.05, 0.25
-"""Seconds between two looks, each of which takes about 100 us of a CPU; an attempt that is stopped may hold what it has
-filled since the last one beyond its ceiling."""
+"""Seconds between two measurements, each of which takes about 100 us of a CPU; an attempt may exceed its ceiling by
+what it has filled since the last one.
+"""
 LINGER = 20
-"""Looks without an attempt after which the thread sleeps until the next one begins."""
+"""Measurements without an attempt after which the thread sleeps until the next attempt begins."""
 
 STEP = 32 << 20
-"""A process whose freed memory was given back looks again when it has grown by so much."""
+"""Growth after which a process is checked again if returning freed memory brought it below its ceiling."""
 
 PATIENCE = 5.0
-"""Seconds that an attempt has to heed its MemoryError, of which it had the CPU for :data:`CPU_PATIENCE`."""
+"""Seconds that an attempt has to react to its MemoryError, having had the CPU for :data:`CPU_PATIENCE` of them."""
 CPU_PATIENCE = 2.0
 BLOCKED = 60.0
-"""Seconds after which an attempt is ended that has not heeded it and waits for something."""
+"""Seconds after which an attempt is ended that has not reacted and is blocked."""
 REPORTED = 120.0
-"""Seconds that an attempt has to report the error, or to skip the record, once it has met it."""
+"""Seconds that an attempt has to report the error, or to skip the record, after it has caught it."""
 RUNAWAY = 256 << 20
-"""Bytes that a process may take after its MemoryError: it goes on all the same if it takes more."""
+"""Bytes that a process may take after its MemoryError: if it takes more, it is ignoring the error."""
 
 RESERVE = 4 << 20
-"""Bytes that are mapped ahead, and given up where memory ends: to get as far as lifting the ceiling."""
+"""Bytes mapped in advance, and released when memory runs out: enough to lift the ceiling."""
 
 _reserve: list[mmap.mmap] = []
 
 _spaces: list[_Space] = []
-"""The limit of address space that this process is under."""
+"""The address space limit that applies to this process."""
 
 
 class Usage(NamedTuple):
-    """What a process has, in bytes."""
+    """A process's memory use in bytes."""
 
     held: int
     """Anonymous memory, resident or swapped out."""
@@ -88,14 +91,14 @@ class Usage(NamedTuple):
 
 
 def usage() -> Usage | None:
-    """Return what this process has; None if the system does not say."""
+    """Return this process's memory use; None if the system does not report it."""
     text = _read(STATUS)
     held = _field(text, b"RssAnon")
     return None if held is None else Usage(held + (_field(text, b"VmSwap") or 0), _field(text, b"VmData") or 0)
 
 
 def usage_or_warning() -> Usage | None:
-    """Return what this process has; log a warning, once, if Linux does not say."""
+    """Return this process's memory use; log a warning, once, if Linux does not report it."""
     global _warned
     if sys.platform != "linux":
         return None
@@ -115,7 +118,7 @@ _warned = False
 
 @contextmanager
 def ceiling(memory: int) -> Iterator[None]:
-    """Let this process hold ``memory`` bytes and :data:`SLACK` more than it has now, while the block runs.
+    """Let this process hold ``memory`` bytes and :data:`SLACK` more than it holds now, while the block runs.
 
     Beyond that, ``MemoryError`` is raised in the calling thread, or the process ends with :data:`EXIT_CODE`.
     """
@@ -132,12 +135,12 @@ def ceiling(memory: int) -> Iterator[None]:
             try:
                 watch.end()
             finally:
-                watch.end()  # the watch's own exception may come in the midst of the first
+                watch.end()  # the watch's exception may arrive in the midst of the first call
 
 
 @contextmanager
 def lifted() -> Iterator[None]:
-    """Lift the ceiling, to report that it was met: that takes memory too."""
+    """Lift the ceiling, in order to report that it was reached: that takes memory, too."""
     give_way()
     if not _spaces:
         yield
@@ -152,7 +155,7 @@ def lifted() -> Iterator[None]:
 
 
 def give_way() -> None:
-    """Free the reserve, and have the watch wait: the first thing to do with a ``MemoryError``."""
+    """Free the reserve, and have the watch wait: the first thing to do after a ``MemoryError``."""
     while _reserve:
         _reserve.pop().close()
     if _watch is not None:
@@ -160,7 +163,7 @@ def give_way() -> None:
 
 
 def freed() -> None:
-    """Give memory that was freed, and that allocators keep for later, back to the system."""
+    """Return freed memory that allocators keep for later to the system."""
     pool = getattr(sys.modules.get("pyarrow"), "default_memory_pool", None)
     if pool is not None:
         pool().release_unused()
@@ -172,26 +175,26 @@ def freed() -> None:
 
 
 class _Watch:
-    """The thread that watches over a process's memory, one attempt after the other.
+    """The thread that monitors a process's memory, for one attempt after the other.
 
-    There is no lock between it and the attempts' thread: the exception that it raises there could leave one locked.
+    It shares no lock with the attempts' thread: the exception that it raises there could leave one locked.
     """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._turn = 0
-        """Counts beginnings and ends: odd while an attempt runs."""
+        """Counts starts and ends: odd while an attempt runs."""
         self._acts = False
-        """The thread is between its last look at the turn and what follows from that."""
+        """Whether the thread is between its last check of the turn and the resulting action."""
         self._thread = 0
         self._limit = 0
         self._space: _Space | None = None
         self._before = 0
-        """What the process held when it began its last attempt, after what it had kept was given back."""
+        """Bytes held when the process began its last attempt, after freed memory was returned."""
         self._stopped: _Stop | None = None
         self._raised = False
         self._look_at = 0
-        """Bytes at which to see again whether an allocator keeps what was freed."""
+        """Bytes at which to check again whether an allocator keeps freed memory."""
         self._awake = threading.Event()
         self._closed = False
         self._watcher = threading.Thread(target=self._run, name="mrcelery-memory", daemon=True)
@@ -201,9 +204,9 @@ class _Watch:
             log.warning("tasks of process %d run without a memory ceiling: %s", self.pid, e)
 
     def begin(self, now: int, more: int, space: _Space) -> None:
-        """Watch that the process takes at most so many bytes more than ``now``; else stop the calling thread."""
+        """Ensure that the process takes at most ``more`` bytes more than ``now``; else stop the calling thread."""
         if self._before and now > self._before + 2 * STEP:
-            freed()  # else what one attempt has freed would be room for the next one, beside its own
+            freed()  # else memory freed by one attempt would be extra room for the next one
             now = _held(now)
         self._before = now
         self._thread, self._limit, self._space = threading.get_ident(), now + more, space
@@ -212,7 +215,7 @@ class _Watch:
         self._awake.set()
 
     def end(self) -> None:
-        """Leave the calling thread alone; may be called again, if the watch's exception cut the first call short."""
+        """Leave the calling thread alone; may be called again if the watch's exception cut the first call short."""
         self._turn += self._turn % 2
         while self._acts and self.pid == os.getpid():  # in a copy of this process the thread does not run
             time.sleep(0)
@@ -220,7 +223,7 @@ class _Watch:
             _raise_in(self._thread, None)
 
     def heeded(self) -> None:
-        """Give the attempt time to report the error that it has met."""
+        """Give the attempt time to report the error that it has caught."""
         if self._stopped is not None:
             self._stopped.heeded = True
 
@@ -236,7 +239,7 @@ class _Watch:
             time.sleep(pause)
             if self._turn % 2:
                 idle = 0
-                with suppress(MemoryError):  # of this thread's own, where memory ends
+                with suppress(MemoryError):  # this thread's own error, when memory runs out
                     pause = self._look()
             else:
                 pause, idle = LATEST, idle + 1
@@ -247,7 +250,7 @@ class _Watch:
                 idle = 0
 
     def _look(self) -> float:
-        """Measure, stop the attempt if need be, and return the seconds until the next look."""
+        """Measure, stop the attempt if necessary, and return the seconds until the next measurement."""
         turn, limit, found = self._turn, self._limit, usage()
         if found is None:
             return LATEST
@@ -270,7 +273,7 @@ class _Watch:
     def _judge(self, now: int, limit: int) -> None:
         stop = self._stopped
         if now <= limit or (stop is not None and stop.heeded and stop.seconds > REPORTED):
-            self._stopped = None  # the attempt has freed what it held, or has skipped a record, and goes on
+            self._stopped = None  # the attempt has freed memory, or has skipped a record, and continues
         elif stop is not None:
             if stop.in_vain(now):
                 os._exit(EXIT_CODE)
@@ -280,7 +283,7 @@ class _Watch:
 
 
 class _Stop:
-    """A MemoryError that was raised in an attempt, and what became of it."""
+    """A MemoryError raised in an attempt, and the attempt's reaction."""
 
     def __init__(self, now: int) -> None:
         self.heeded = False
@@ -293,10 +296,10 @@ class _Stop:
         return time.monotonic() - self._began
 
     def in_vain(self, now: int) -> bool:
-        """Whether the attempt goes on as if nothing had been raised; ``now``: what it holds, still too much."""
+        """Check whether the attempt ignores the error; ``now``: the bytes it holds, still too many."""
         if now > self._before + RUNAWAY:
             return True
-        if now < self._least - (1 << 20):  # it frees memory on its way out
+        if now < self._least - (1 << 20):  # it frees memory as it unwinds
             self._least, self._began, self._cpu = now, time.monotonic(), time.process_time()
         if self.heeded or self.seconds < PATIENCE:
             return False
@@ -308,7 +311,7 @@ _watch: _Watch | None = None
 
 def _watch_of_this_process() -> _Watch:
     global _watch
-    if _watch is None or _watch.pid != os.getpid():  # threads do not outlive a fork
+    if _watch is None or _watch.pid != os.getpid():  # threads do not survive a fork
         _watch = _Watch()
     return _watch
 
@@ -319,18 +322,18 @@ def _held(otherwise: int) -> int:
 
 
 def _lasting(now: int, limit: int) -> int:
-    """Return the bytes that the process holds without garbage, and what was freed but not given back yet."""
+    """Return the bytes that the process holds without garbage and without freed memory not returned yet."""
     if not gc.isenabled():  # an attempt runs without the collector: cycles of large objects would pile up
         gc.collect()
     freed()
     now = _held(now)
-    if now > limit:  # reading the other file takes milliseconds, and stops the process from mapping
+    if now > limit:  # reading the other file takes milliseconds, and blocks the process's mappings
         now -= _field(_read(ROLLUP), b"LazyFree") or 0
     return now
 
 
 def _read(path: str) -> bytes:
-    """Return one of the kernel's files, which come in one piece; nothing if it cannot be read."""
+    """Return the content of one of the kernel's files, read at once; b"" if it cannot be read."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -350,7 +353,7 @@ def _field(text: bytes, name: bytes) -> int | None:
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise an exception in another thread when it next runs Python; None: take back what it has not yet met."""
+    """Raise an exception in another thread when it next runs Python; None: cancel one not yet raised."""
     import ctypes  # noqa: PLC0415 - see above
 
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
@@ -359,7 +362,7 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
 
 
 class _Space:
-    """The limit of what this process may map for data."""
+    """The limit on this process's address space for data."""
 
     def __init__(self) -> None:
         import resource  # noqa: PLC0415 - not on Windows
@@ -370,7 +373,7 @@ class _Space:
         self._lifted = False
 
     def leave_room(self, mapped: int, more: int) -> None:
-        """Let the process map :data:`FAR` and so many bytes more than ``mapped``, unless user code has set a limit."""
+        """Let the process map :data:`FAR` and ``more`` bytes beyond ``mapped``, unless user code has set a limit."""
         import resource  # noqa: PLC0415 - not on Windows
 
         limit = min(mapped + more + FAR + PER_CORE * (os.cpu_count() or 1), self._most)
@@ -381,12 +384,12 @@ class _Space:
             self._set(limit)
 
     def lift(self) -> None:
-        """Let the process map what it could before."""
+        """Restore the limit from before the ceiling."""
         self._lifted = True
         self._set(self._before)
 
     def restore(self) -> None:
-        """Put the limit back that was lifted."""
+        """Apply the lifted limit again."""
         self._set(self._soft)
         self._lifted = False
 
@@ -399,7 +402,7 @@ class _Space:
 
 @contextmanager
 def _address_space(mapped: int, more: int) -> Iterator[_Space]:
-    """Limit what this process may map for data, far beyond what it may hold."""
+    """Limit this process's address space for data, far above its memory ceiling."""
     space = _Space()
     space.leave_room(mapped, more)
     _hold()

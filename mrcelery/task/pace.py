@@ -1,4 +1,4 @@
-"""How many pairs a task takes at once: few enough that neither a slow mapper nor huge pairs get out of hand."""
+"""How many pairs a task takes at once: few enough to keep slow mappers and huge pairs under control."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 SLICE_SECONDS = 0.1
-"""Roughly how long user code runs between two polls of the job: what it yields and reads is cut accordingly."""
+"""Approximate time that user code runs between two polls of the job; its input and output are cut accordingly."""
 
 
 Pair = tuple[Any, Any]
@@ -26,8 +26,8 @@ Encode = Callable[[Any, Any], Pair]
 class Pace:
     """How many pairs to take at once, bounded by time and by size.
 
-    Few at first, more if they turn out small and quick: a few huge ones must not add up, and a slow
-    mapper must not keep running for long in a job that has ended.
+    Few at first, more if they turn out small and quick: a few huge ones must not add up, and a slow mapper must not
+    keep running for long in a job that has ended.
     """
 
     def __init__(self, budget: int, most: int) -> None:
@@ -42,7 +42,7 @@ class Pace:
         return self._step
 
     def took(self, size: int) -> None:
-        """Record that they are taken, at ``size`` bytes each, and adapt the next step."""
+        """Record that pairs were taken, at ``size`` bytes each, and adapt the next step."""
         faster = 4.0 if time.monotonic() - self._began < SLICE_SECONDS else 0.25
         self._step = max(1, min(self._most, int(self._step * faster), self._bytes // max(16, size)))
 
@@ -59,7 +59,7 @@ def sampled_size(column: list[Any], most: int = 16) -> int:
 
 
 def size_of(item: Any) -> int:
-    """Estimate the bytes of an object: itself and, for containers, a sample of what they hold."""
+    """Estimate the bytes of an object: itself and, for containers, a sample of their items."""
     total: int = item.__sizeof__()
     if isinstance(item, (tuple, list, set, frozenset)):
         n = len(item)

@@ -1,4 +1,4 @@
-"""A map task's sorted block, divided among its partitions: R regions, as in the paper's section 3.1."""
+"""Dividing a map task's sorted block among its partitions: R regions, as in the paper's section 3.1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Partitioning:
         self._protocol = protocol
 
     def divide(self, block: Block) -> Iterator[tuple[int, Block]]:
-        """Yield a sorted block as one sorted block per partition that has a record, in order of partition."""
+        """Yield a sorted block as one sorted block per non-empty partition, in order of partition."""
         n = self._task.partitions
         keys, values = block
         if n == 1:
@@ -80,7 +80,7 @@ class Partitioning:
             try:
                 number = self._task.call(lambda: own(plain, n))  # noqa: B023
             except UserCodeError as e:
-                e.file, e.offset = "", None  # where the mapper is by now
+                e.file, e.offset = "", None  # they are the mapper's present position
                 e.record = writable(safe_repr(plain, RECORD_REPR))
                 raise
             if type(number) is not int or not 0 <= number < n:

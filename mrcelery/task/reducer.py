@@ -29,7 +29,7 @@ FETCHERS = 8
 
 
 def run_reduce(task: Task, shuffle_input: ShuffleInput) -> tuple[Part, ...]:
-    """Run the attempt and return the part it wrote (one, also without a record).
+    """Run the attempt and return the part it wrote, even if that is empty.
 
     Raises the errors of :mod:`mrcelery.errors`; what this attempt wrote counts only once committed.
     """
@@ -58,7 +58,7 @@ def _counted(task: Task, run: Run) -> Run:
 
 
 def _moves(hooks: StepHooks) -> bool:
-    """Whether the reducer hands on what it is given, so that columns may pass as they are."""
+    """Check whether the reducer passes its input on unchanged, so that columns need not be converted."""
     around = hooks.reducer_init or hooks.reducer_final
     return hooks.reducer is identity_reducer and not around and hooks.internal_protocol is None
 
@@ -74,7 +74,7 @@ def _give(task: Task, sink: Sink, block: Block) -> None:
 
 
 def _reduce_declared(task: Task, run: Run, op: Op, sink: Sink) -> None:
-    """Run a declared reducer over accumulators that the map side made."""
+    """Run a declared reducer over accumulators made by the map side."""
     fold = fold_of(op)
     result = op.result
     for keys, values in fold_run(task, run, op):
@@ -87,7 +87,7 @@ def _reduce_declared(task: Task, run: Run, op: Op, sink: Sink) -> None:
 
 
 def _pairs(task: Task, groups: Groups) -> Iterator[Pairs]:
-    """Yield what the reducer's hooks yield; user code runs as the iterables are consumed."""
+    """Yield the output of the reducer's hooks; user code runs as the iterables are consumed."""
     hooks = task.hooks
     if hooks.reducer_init is not None:
         yield task.call(lambda: yielding(hooks.reducer_init)())  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def _read_part(path: str, part: Part, allow_pickle: bool) -> Run:
 
 
 def _end(part: Part) -> int | None:
-    """Return where a part ends in its object, as storage takes it."""
+    """Return where a part ends in its object, in the form that storage takes."""
     return None if part.end < 0 else part.end
 
 
@@ -140,7 +140,7 @@ def _polled(task: Task, opener: Callable[[], Run], part: Part) -> Run:
 
 
 def _fetch(task: Task, parts: tuple[Part, ...]) -> list[partial[Run]]:
-    """Bring the parts here: into memory up to half the budget, the rest into scratch files."""
+    """Fetch the parts: into memory up to half the budget, the rest into scratch files."""
     room = task.budget // 2
     in_memory = set()
     for i, part in enumerate(parts):

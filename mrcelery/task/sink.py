@@ -1,4 +1,4 @@
-"""Where a step's results go: a part file in the output format, or blocks for the next step."""
+"""The destination of a step's results: a part file in the output format, or blocks for the next step."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mrcelery.task.pace import Encode, Pair, Pairs
 
 
 class Sink(Protocol):
-    """Takes result pairs in order, as columns; each pair encoded as it was yielded, if ``encode`` is set."""
+    """Takes result pairs in order, as columns; if ``encode`` is set, each pair is encoded as it is yielded."""
 
     @property
     def encode(self) -> Encode | None:
-        """Encodes each pair as it is yielded; None if pairs are taken as they are."""
+        """Return the function that encodes each pair as it is yielded; None if pairs are taken unencoded."""
         ...
 
     def add(self, keys: Column, values: Column) -> None:
@@ -32,21 +32,21 @@ class Sink(Protocol):
 
 
 def feed(task: Task, pairs: Pairs, sink: Sink) -> None:
-    """Run the user code behind ``pairs``, and give the sink what it yields."""
+    """Run the user code behind ``pairs``, and pass its pairs to the sink."""
     for keys, values in task.batches(pairs, encode=sink.encode):
         sink.add(keys, values)
 
 
 def output_suffix(options: JobOptions) -> str:
-    """Return the ending of the part files: the format's, then the codec's."""
+    """Return the file extension of the part files: the format's, then the codec's."""
     return output_format(options.output_format).suffix + compressor(options.compress)[0]
 
 
 @contextmanager
 def results(task: Task, partition: int) -> Iterator[tuple[Sink, list[Part]]]:
-    """Open a sink for the results of ``task``; the list holds the written part once the block has ended.
+    """Open a sink for the results of ``task``; the list contains the written part once the block has ended.
 
-    The object is the attempt's own; nothing is left of it if the block raised.
+    The object belongs to this attempt; if the block raises, nothing of it remains.
     """
     key = object_keys.part(task.id, partition, task.attempt)
     parts: list[Part] = []
@@ -59,7 +59,7 @@ def results(task: Task, partition: int) -> Iterator[tuple[Sink, list[Part]]]:
 
 
 class _Blocks:
-    """Intermediate results as blocks; native types, or a protocol's bytes."""
+    """Intermediate results as blocks, of native types or a protocol's bytes."""
 
     needs_records = False
 
@@ -92,7 +92,7 @@ class _Blocks:
 
 
 class _Formatted:
-    """Final results in the output format, or as the job's output protocol writes them."""
+    """Final results in the output format, or as written by the job's output protocol."""
 
     def __init__(self, task: Task, out: Any) -> None:
         self._task = task
@@ -104,7 +104,7 @@ class _Formatted:
         self.encode: Encode | None = None
         if protocol is not None:
             write = protocol.write
-            self.encode = lambda key, value: (write(key, value), None)  # a line each; there is no value left
+            self.encode = lambda key, value: (write(key, value), None)  # one line each, without a value
         self._compressor = compressor(task.options.compress)[1]()
         self.bytes = 0
         self.records = 0
@@ -141,7 +141,7 @@ class _Formatted:
 def encoder(protocol: LineProtocol) -> Encode:
     """Make a function that encodes pairs as the protocol's ``(key bytes, value bytes)``, cut at the first tab.
 
-    A line without a tab has None for its value, so that :func:`decode_pair` gives the line back.
+    A line without a tab gets None as its value, so that :func:`decode_pair` returns the line.
     """
     write = protocol.write
 
@@ -153,7 +153,7 @@ def encoder(protocol: LineProtocol) -> Encode:
 
 
 def decode_pair(protocol: Any, key: bytes, value: bytes | None) -> Pair:
-    """Decode the pair that :func:`encoder` encoded."""
+    """Decode a pair encoded by :func:`encoder`."""
     pair: Pair = protocol.read(key if value is None else key + b"\t" + value)
     return pair
 

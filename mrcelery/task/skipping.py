@@ -1,9 +1,8 @@
-"""User code record by record, so that one that raises can be skipped as if it had never been there.
+"""User code called record by record, so that a record that raises can be skipped as if it did not exist.
 
-Slower than the loops of :mod:`mrcelery.task.mapper` and :mod:`mrcelery.task.reducer`, which know nothing of records
-that fail, and used only if a job may skip some. What a record yields is held until its hook is through, and so
-are its counters: a record that raises half-way contributes nothing. What the job keeps in its own attributes
-cannot be taken back.
+Slower than the loops of :mod:`mrcelery.task.mapper` and :mod:`mrcelery.task.reducer`, which do not handle failing
+records, and used only if a job may skip some. A record's pairs are held until its hook has finished, and so are its
+counters: a record that raises half-way contributes nothing. Changes to the job's own attributes cannot be rolled back.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ TAKEN = 64
 
 
 def guarded(task: Task, function: Callable[..., Pairs], calls: Iterable[tuple[Any, Any]], first: int) -> Iterator[Pair]:
-    """Yield what ``function`` yields for each of ``calls``, leaving out those for which it raises.
+    """Yield the pairs of ``function`` for each of ``calls``, leaving out those for which it raises.
 
-    ``first`` is the number of the first of them in the task. A call that yields more than a quarter of the
-    task's budget is let through before it has ended, and cannot be skipped after that.
+    ``first`` is the number in the task of the first call. The pairs of a call that yields more than a quarter of the
+    task's budget are passed on before it has ended, and it cannot be skipped after that.
     """
     bad = _bad(task)
     for number, arguments in enumerate(calls, first):
@@ -80,16 +79,16 @@ def _held(task: Task, pairs: Iterator[Pair]) -> tuple[list[Pair], bool]:
 
 
 def _keep(task: Task, before: Counters) -> None:
-    """Count what a record counted."""
+    """Add a record's counters."""
     if task.job.counters:
         add_counters(before, task.job.counters)
     task.job.counters = before
 
 
 def _forgivable(task: Task, e: BaseException) -> TaskError:
-    """Return the error to skip a record with; raise what is not the record's fault.
+    """Return the error to skip a record with; raise an error that is not the record's fault.
 
-    Nor is what is no Exception: ``sys.exit()`` and its like mean the whole job.
+    Exceptions outside :class:`Exception`, such as ``sys.exit()``, are also raised: they are meant for the whole job.
     """
     try:
         task.call(lambda: _raise(e))
@@ -115,7 +114,7 @@ def guarded_batches(
 ) -> Iterator[Pairs | Block]:
     """Call ``call`` for a batch, a list or a table; if it raises, for its halves, down to single records.
 
-    ``first`` is the number of the batch's first record in the task, ``block`` where it came from.
+    ``first`` is the number of the batch's first record in the task, ``block`` the batch's source.
     """
     bad = _bad(task)
     pieces = [(0, len(block.values))]

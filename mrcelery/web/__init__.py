@@ -1,4 +1,4 @@
 """What is served over HTTP: Flower's pages, the JSON API, Prometheus metrics.
 
-Face: ``flower``, ``metrics``. Its own: ``handlers``, ``queries``.
+Used from outside: ``flower``, ``metrics``. Internal: ``handlers``, ``queries``.
 """

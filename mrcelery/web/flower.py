@@ -1,4 +1,4 @@
-"""Adds our routes to Flower's, and a link to them to its pages."""
+"""Adds our routes to Flower, and a link to them to its pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tornado.web import TemplateModule, url
 from mrcelery.web import handlers
 
 JOB = r"([A-Za-z0-9][A-Za-z0-9_.-]*)"
-"""A job's id in an address: no character that is quoted there, and would make a path once unquoted."""
+"""A job's id in an address: no character that is quoted there, and would form a path when unquoted."""
 
 ROUTES = (
     url(r"/jobs", handlers.JobsPage, name="mrcelery-jobs"),
@@ -26,14 +26,14 @@ ROUTES = (
 )
 
 _MENU = b'<ul class="app-nav navbar-nav">'
-"""Where Flower's menu begins."""
+"""The start of Flower's menu."""
 
 
 class Template(TemplateModule):
-    """Flower's parts of pages, with a link to the jobs in the menu."""
+    """Flower's page fragments, with a link to the jobs in the menu."""
 
     def render(self, path: str, **kwargs: Any) -> bytes:
-        """Render a part of a page."""
+        """Render a page fragment."""
         made: bytes = super().render(path, **kwargs)
         if path != "navbar.html" or _MENU not in made:
             return made
@@ -43,8 +43,8 @@ class Template(TemplateModule):
 
 
 def install() -> None:
-    """Add our pages to the Flower that is about to start in this process; once."""
+    """Add our pages to the Flower instance about to start in this process; only once."""
     if ROUTES[0] in urls.handlers:
         return
-    urls.handlers[-1:-1] = ROUTES  # the last one takes all that no other does
+    urls.handlers[-1:-1] = ROUTES  # the last handler matches everything that no other does
     urls.settings["ui_modules"] = {**urls.settings.get("ui_modules", {}), "Template": Template}

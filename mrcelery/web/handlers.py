@@ -1,8 +1,8 @@
 """The request handlers of our pages and API in Flower.
 
 The pages follow Flower's rule for its own pages: open, unless Flower was started with a login. ``/api/jobs`` follows
-that of its API: refused without a login, unless ``FLOWER_UNAUTHENTICATED_API`` is set; so are cancel and retry, which
-are part of it. All reading is done in threads: Flower's event loop must not wait for Redis or S3.
+the rule for its API: refused without a login, unless ``FLOWER_UNAUTHENTICATED_API`` is set; so do cancel and retry,
+which are part of it. All reading is done in threads: Flower's event loop must not wait for Redis or S3.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from mrcelery.web.queries import MOST_JOBS, Records, encoded
 T = TypeVar("T")
 
 LISTED = 200
-"""Jobs of a list by default."""
+"""Jobs in a list by default."""
 
 _records: dict[str, Records] = {}
-"""By address of the job store. One connection serves all threads in turn."""
+"""By address of the job store. All threads share one connection."""
 
 
 class Ours(BaseHandler):  # type: ignore[misc]
-    """Base of all our handlers."""
+    """The base class of all our handlers."""
 
     @property
     def store_url(self) -> str:
-        """Address of the job store."""
+        """Return the address of the job store."""
         return store_url(self.capp)
 
     @property
     def records(self) -> Records:
-        """The records of the fleet's jobs."""
+        """Return the records of the fleet's jobs."""
         url = self.store_url
         if url not in _records:
             _records[url] = Records(RedisJobStore(url), Config.load({}).storage)
@@ -56,18 +56,18 @@ class Ours(BaseHandler):  # type: ignore[misc]
 
     @property
     def live(self) -> Live:
-        """Where the page polls, and what it may do."""
+        """Return where the page polls, and which actions it offers."""
         prefix = (self.application.options.url_prefix or "").strip("/")
         return Live(base=f"/{prefix}" if prefix else "", actions=self.may_act)
 
     @property
     def may_act(self) -> bool:
-        """Whether this user may cancel and retry jobs."""
+        """Return whether this user may cancel and retry jobs."""
         options = self.application.options
         return not options.read_only and bool(options.basic_auth or options.auth or self.unauthenticated_api)
 
     async def aside(self, call: Callable[..., T], *args: Any, **more: Any) -> T:
-        """Call in a thread; turn our errors into responses that say what is wrong."""
+        """Call in a thread; turn our errors into responses with their messages."""
         try:
             return await IOLoop.current().run_in_executor(None, lambda: call(*args, **more))
         except UsageError as e:
@@ -100,7 +100,7 @@ class Ours(BaseHandler):  # type: ignore[misc]
         self.finish(body)
 
     async def listed(self) -> list[Row]:
-        """List the jobs that the address asks for."""
+        """List the jobs requested by the address."""
         limit = self.whole_number("limit", LISTED, MOST_JOBS)
         state, name = typed(self.get_argument("state", "", escape=False)), self.get_argument("name", "", escape=False)
         kept = self.get_argument("kept", "0") != "0"
@@ -119,7 +119,7 @@ class Ours(BaseHandler):  # type: ignore[misc]
         return await self.aside(read)
 
     async def log_text(self, job: str) -> bytes:
-        """Read the end of the log of the attempt that the address names."""
+        """Read the end of the log of the attempt named in the address."""
         step, task = self.whole_number("step", None, 10**6), self.whole_number("task", None, 10**9)
         kind, attempt = self.get_argument("kind", ""), self.get_argument("attempt", "", escape=False)
         if kind not in ("map", "reduce") or not attempt or "/" in attempt:
@@ -129,12 +129,12 @@ class Ours(BaseHandler):  # type: ignore[misc]
 
 
 class Api(BaseApiHandler, Ours):  # type: ignore[misc]
-    """Base of the handlers for programs, under the rule of Flower's API."""
+    """The base class of the handlers for programs, which follow the rule of Flower's API."""
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Respond with the error's message; ask a browser for its login."""
         if status_code == 401 and self.application.options.basic_auth:
-            # A browser has sent its login for pages below the one that asked for it; for these it wants to be asked.
+            # A browser sends its login for pages below the one that requested it; for these it must be asked.
             self.set_header("WWW-Authenticate", 'Basic realm="flower"')
         super().write_error(status_code, **kwargs)
 
@@ -153,12 +153,12 @@ class JobsPage(Ours):
     @authenticated
     async def get(self) -> None:
         """Respond with the page of all jobs."""
-        _ = self.xsrf_token  # makes its cookie
+        _ = self.xsrf_token  # creates its cookie
         self.answer(jobs_page(Jobs(jobs=await self.listed(), now=time.time()), self.live), "text/html")
 
 
 class JobsData(Ours):
-    """``GET /jobs/data``: what the page polls for."""
+    """``GET /jobs/data``: polled by the page"""
 
     @authenticated
     async def get(self) -> None:
@@ -194,7 +194,7 @@ class JobPage(Ours):
 
 
 class JobData(Ours):
-    """``GET /jobs/<id>/data``: what the page polls for."""
+    """``GET /jobs/<id>/data``: polled by the page"""
 
     @authenticated
     async def get(self, job: str) -> None:

@@ -1,8 +1,9 @@
 """Metrics for Prometheus, read from the job store and the queues at each scrape.
 
-Nothing is kept here: any number of exporters give the same, and one that restarts loses nothing. A scrape
-costs two round trips for the jobs that have not ended and one script for each 500 leased messages, of which
-workers hold a few each; tasks that are queued or have succeeded are counted where they happen, never gone through.
+No state is kept here: any number of exporters report the same, and a restarted one loses nothing. A scrape costs two
+round trips for the jobs that have not ended and one script for each 500 leased messages, of which workers hold a few
+each; queued and succeeded tasks are counted as they change state, never enumerated.
+
 Needs ``prometheus_client`` (extras ``metrics`` and ``flower``).
 """
 
@@ -33,13 +34,13 @@ from mrcelery.schema.structs import Kind
 from mrcelery.schema.task_id import KINDS, StageId
 
 MOST_JOBS = 500
-"""Jobs that have not ended whose tasks are counted; of more, the newest."""
+"""Unfinished jobs whose tasks are counted; if there are more, the newest."""
 
 TASK_STATES: tuple[State, ...] = ("queued", "running", "succeeded")
-"""Of tasks of a stage that runs."""
+"""States of the tasks of a running stage."""
 
 ATTEMPTS = ("started", *ENDED)
-"""What attempts are counted by."""
+"""The counters of attempts."""
 
 
 class FleetCollector(Collector):
@@ -58,7 +59,7 @@ class FleetCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families; if the broker does not answer, only that it does not."""
+        """Yield all families; if the broker does not answer, only the one that says so."""
         started = time.perf_counter()
         try:
             found = list(self._found())
@@ -82,7 +83,7 @@ class FleetCollector(Collector):
         yield from _totals(self._store.totals())
 
     def _live(self) -> list[dict[str, str]]:
-        """Read some fields of the jobs that have not ended, the oldest first."""
+        """Read some fields of the unfinished jobs, the oldest first."""
         jobs = self._store.live()
         names = ("state", "created", "queue", "step", "stage")
         rows: Any = self._store.call(*(("HMGET", _job(job), *names) for job in jobs)) if jobs else []
@@ -110,7 +111,7 @@ class FleetCollector(Collector):
             total, succeeded, sums = answers[3 * number : 3 * number + 3]
             begun, *ended = (int(amount or 0) for amount in sums)
             left = max(0, int(total or 0) - succeeded)
-            # Two attempts at one task are one task that runs.
+            # Two attempts at one task count as one running task.
             running = min(left, max(0, begun - sum(ended)))
             for state, tasks in zip(TASK_STATES, (left - running, running, succeeded), strict=True):
                 counts[job["stage"], state] += tasks

@@ -1,4 +1,4 @@
-"""Reads what the pages show from the job store, and from storage for jobs that it has forgotten."""
+"""Reads the pages' data from the job store, and from storage for jobs that it has forgotten."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from mrcelery.storage import open_storage
 from mrcelery.storage.base import Storage
 
 MOST_JOBS = 1000
-"""Jobs of a list at most."""
+"""Most jobs in a list."""
 
 
 MOST_KEPT = 100
-"""Jobs of a list at most that only storage has."""
+"""Most jobs in a list of those that only storage has."""
 
 
 class Records:
-    """The records of a fleet's jobs. ``storage`` holds those that the job store has forgotten; "" for none."""
+    """The records of a fleet's jobs. ``storage`` holds jobs that the job store has forgotten; "" for none."""
 
     def __init__(self, store: JobStore, storage: str) -> None:
         self.store = store
         self._storage = storage
 
     def rows(self, limit: int, state: str = "", name: str = "") -> list[Row]:
-        """List jobs, newest first: of the last ``limit`` those with the state and a name like the pattern, if given."""
+        """List jobs, newest first: of the last ``limit``, those with the state and a name matching the pattern."""
         found = []
         for job in self.store.jobs(min(limit, MOST_JOBS)):
             fields, sums = self.store.head(job)
@@ -50,7 +50,7 @@ class Records:
         return found
 
     def kept(self, limit: int, state: str = "", name: str = "") -> list[Row]:
-        """List jobs that only storage still has, like :meth:`rows`; each takes two or three requests to it."""
+        """List jobs that only storage still has, like :meth:`rows`; each takes two or three requests to storage."""
         if not self._storage:
             return []
         wanted = history.JobFilter(states=frozenset({state} if state else ()), name=name)
@@ -80,7 +80,7 @@ class Records:
         return report.overview if report is not None else None
 
     def workers(self, found: Overview) -> int | None:
-        """Count the workers that listen on the queue of a job; None if it has ended."""
+        """Count the workers that listen on a job's queue; None if the job has ended."""
         if found.state in FINAL:
             return None
         return len(listening(self.store.workers(), found.queue))
@@ -141,5 +141,5 @@ def _row(job: str, fields: dict[str, str], sums: dict[str, int]) -> Row:
 
 
 def encoded(found: Overview, workers: int | None) -> bytes:
-    """Encode what a page polls for."""
+    """Encode the data polled by a page."""
     return msgspec.json.encode({"overview": found, "workers": workers})

@@ -1,5 +1,5 @@
 """The Celery worker: tasks, publishing, leases, reconciler, probes.
 
-Face: ``app``. Its own: ``tasks``, ``publish``, ``leases``, ``transport``, ``reconciler``, ``hung``, ``lost``,
-``liveness``, ``alive``, ``flower_events``, ``local_worker``, ``broker_errors``, ``broker_wait``.
+Used from outside: ``app``. Internal: ``tasks``, ``publish``, ``leases``, ``transport``, ``reconciler``, ``hung``,
+``lost``, ``liveness``, ``alive``, ``flower_events``, ``local_worker``, ``broker_errors``, ``broker_wait``.
 """

@@ -5,9 +5,9 @@
     python -m mrcelery.worker.alive FILE --max-age 60
 
 checks the age of the file that ``mrcelery worker --liveness-file FILE`` touches (:mod:`mrcelery.worker.liveness`);
-without FILE, of the one that ``MRCELERY_LIVENESS_FILE`` names. Exits 0 if the worker is alive, else 1 with the reason
-on stdout. A probe runs every few seconds beside the work, so this imports nothing but the standard library, and asks
-no broker: an unreachable broker is no reason to restart workers.
+without FILE, of the file that ``MRCELERY_LIVENESS_FILE`` names. Exits 0 if the worker is alive, else 1 with the reason
+on stdout. A probe runs every few seconds next to the work, so this imports only the standard library. It does not
+contact the broker: an unreachable broker is not a reason to restart workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VARIABLE = "MRCELERY_LIVENESS_FILE"
 
 
 def verdict(path: str, max_age: float) -> str:
-    """Describe what is wrong with a worker whose file may be ``max_age`` seconds old; "" if it is well."""
+    """Describe the problem of a worker whose file may be ``max_age`` seconds old; "" if the worker is healthy."""
     try:
         age = time.time() - os.stat(path).st_mtime
     except OSError as e:
@@ -33,7 +33,7 @@ def verdict(path: str, max_age: float) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Print what is wrong, if anything, and return the exit code."""
+    """Print the problem, if any, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m mrcelery.worker.alive", description="Has the worker given a sign of life?"
     )

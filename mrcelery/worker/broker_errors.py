@@ -1,8 +1,8 @@
-"""What can go wrong between a worker and its broker, as kombu, redis-py and Celery say it: one classification.
+"""One classification of what can go wrong between a worker and its broker, as kombu, redis-py and Celery report it.
 
 Whatever the broker does, the rest of mrcelery sees :class:`mrcelery.errors.BrokerUnreachableError`, which the
-connections of :mod:`mrcelery.jobstore.connection` raise by themselves. A fault of the caller, such as a value that
-cannot be sent, is none of these.
+connections of :mod:`mrcelery.jobstore.connection` raise themselves. A caller's mistake, such as a value that cannot be
+sent, is not among these errors.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mrcelery.errors import BrokerUnreachableError
 
 REFUSALS: tuple[type[Exception], ...] = (
     redis_errors.ResponseError,  # READONLY, MISCONF, NOREPLICAS, OOM, NOPERM, UNBLOCKED, EXECABORT ...
-    redis_errors.InvalidResponse,  # what answers does not speak Redis's protocol
+    redis_errors.InvalidResponse,  # the server does not speak Redis's protocol
     redis_errors.PubSubError,
     redis_errors.WatchError,
     redis_errors.LockError,
 )
-"""Redis answers, and does not do it. Not DataError: that is a value of ours which redis-py cannot send."""
+"""Redis answers but refuses. DataError is not included: it means that redis-py cannot send a value of ours."""
 
 BROKER_ERRORS: tuple[type[Exception], ...] = (
     BrokerUnreachableError,
@@ -35,21 +35,21 @@ BROKER_ERRORS: tuple[type[Exception], ...] = (
     kombu_errors.LimitExceeded,
     kombu_errors.ConnectionError,  # and kombu's InconsistencyError
     kombu_errors.ChannelError,
-    # kombu 5.7's, when a connection breaks in a batch: it is not known what of the batch has arrived.
+    # kombu 5.7 raises this if a connection breaks during a batch: how much of the batch arrived is unknown.
     getattr(kombu_errors, "BatchPublishError", kombu_errors.OperationalError),
     BackendError,
 )
-"""What kombu, redis-py and Celery's result backend raise if the broker does not answer, or refuses; and our own."""
+"""Raised by kombu, redis-py and Celery's result backend if the broker does not answer or refuses; and our own error."""
 
 _IN_PUBLISHING: tuple[type[Exception], ...] = (*BROKER_ERRORS, OSError)
 
 DELIVERY_ERRORS: tuple[type[Exception], ...] = (*BROKER_ERRORS, OSError, MemoryError)
-"""What ends the delivery of a message through no fault of the message."""
+"""Errors that end the delivery of a message through no fault of the message."""
 
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise :class:`BrokerUnreachableError` for anything that the broker does to what is ``doing``."""
+    """Raise :class:`BrokerUnreachableError` for any broker error during ``doing``, which the message names."""
     try:
         yield
     except _IN_PUBLISHING as e:
@@ -58,7 +58,7 @@ def translated(doing: str) -> Iterator[None]:
 
 
 class Trouble:
-    """Says once that something is awaited, and once that it is over."""
+    """Logs the start of a period of trouble once, and its end once."""
 
     def __init__(self, logger: logging.Logger, begins: str, ends: str) -> None:
         self._logger, self._begins, self._ends = logger, begins, ends
@@ -71,7 +71,7 @@ class Trouble:
         self._reported = True
 
     def over(self) -> None:
-        """Report the end of what was reported."""
+        """Report the end of the trouble, if its start was reported."""
         if self._reported:
             self._logger.warning(self._ends)
         self._reported = False

@@ -1,7 +1,7 @@
-"""A worker waits for its broker, as long as it takes: for one that is gone, and for one that refuses to be written.
+"""A worker waits for its broker as long as necessary, whether the broker is gone or refuses writes.
 
-Celery waits for a broker that does not answer. One that answers but refuses (a replica, a full disk or memory, too
-few replicas) would end it: a connection can be made, and the first thing that is done with it fails.
+Celery waits for a broker that does not answer. A broker that answers but refuses (a replica, a full disk or memory, too
+few replicas) would end the worker: the connection succeeds, and the first command on it fails.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mrcelery.schema.backoff import pause, pauses
 from mrcelery.worker.broker_errors import REFUSALS, Trouble
 
 LONGEST_PAUSE = 2.0
-"""Seconds between two looks, at most."""
+"""Longest pause between two checks, in seconds."""
 
 LASTING_SECONDS = 5.0
-"""A connection that is lost sooner was refused something that the probe does not try: the next one waits."""
+"""A connection lost sooner than this was refused something that the probe does not try: the next one waits."""
 
 log = logging.getLogger(__name__)
 
 
 class BrokerWait(bootsteps.Step):  # type: ignore[misc]
-    """Has a worker connect only when its broker can be written; on a worker's consumer."""
+    """Has a worker connect only when its broker accepts writes; a step of the worker's consumer."""
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
@@ -38,7 +38,7 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
             return
         self._app = consumer.app
         index = str((conf.broker_transport_options or {}).get("unacked_index_key", "unacked_index"))
-        # A write that changes nothing, that a worker's user may do, and that is refused where no task could be taken.
+        # A write that changes nothing, that a worker's user may do, and that is refused whenever tasks cannot be taken.
         self._probe: Command = ("ZADD", index, "XX", 0, "")
         self._trouble = Trouble(
             log,
@@ -72,7 +72,7 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
             self._refused.over()
 
     def _explain(self, error: Exception) -> None:
-        """Name the refusal that ends a connection which was just made: Celery shows no more than its type."""
+        """Name the refusal that ends a connection just made: Celery shows only its type."""
         if isinstance(error, REFUSALS) and not self._lasts():
             self._refused.met(error)
         self._on_error(error)
@@ -90,7 +90,7 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep, unless the worker is told to stop, which raises what Celery ends it with."""
+    """Sleep; if the worker is asked to stop, raise the exception with which Celery ends it."""
     until = time.monotonic() + seconds
     while True:
         state.maybe_shutdown()

@@ -1,4 +1,4 @@
-"""Tasks that a worker leaves to others: backups of its own slow attempts, and what needs an extra that it lacks."""
+"""Tasks that a worker leaves to others: backups of its own slow attempts, and tasks whose extra it lacks."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ if TYPE_CHECKING:
     from mrcelery.jobstore.redis import RedisJobStore
 
 HELD_SECONDS = 1.0
-"""For which a task that this worker cannot run is held back: it would go in circles while others are busy."""
+"""Delay before a task that this worker cannot run is offered again: it would circulate while others are busy."""
 
 WAITING_SECONDS = 5.0
-"""The same where no worker has what the task needs: its job waits, and other jobs' tasks run."""
+"""The same delay if no worker has what the task needs: its job waits, and other jobs' tasks run."""
 
 JOBS_KEPT = 100
 
 alone = False
-"""Whether no other worker can come: the local runner's. What it cannot run fails."""
+"""Whether no other worker can join, as in the local runner. A task that this worker cannot run then fails."""
 
 _lacking: OrderedDict[str, MissingExtraError] = OrderedDict()
-"""By job: what this process lacks for it. Its further tasks need not begin here."""
+"""By job: the extra this process lacks. The job's other tasks need not start here."""
 
 
 def pass_on(
     app: Celery, jobs: OpenJobs, task: TaskId, generation: int, *, attempt: int, avoid: str, passes: int
 ) -> NoReturn:
-    """Leave a backup to another worker than the slow one, which runs it only if it comes back each time."""
+    """Leave a backup to a worker other than the slow one, which runs it only if it keeps receiving it."""
     try:
         stage = stage_of(jobs.request(task.job), jobs.store.fields(task.job), task.stage)
         publish_again(app, stage, task.task, attempt, generation, avoid=avoid, passes=passes - 1)
     except (JobStoppedError, KeyError) as e:
-        raise Ignore(str(e)) from None  # nobody knows the job any more
+        raise Ignore(str(e)) from None  # the job is no longer known
     raise Ignore(f"left to another worker than {avoid}")
 
 
 def check_extras(jobs: OpenJobs, job: str) -> None:
-    """Raise :class:`MissingExtraError` if this process has met what it lacks for a job that has not ended."""
+    """Raise :class:`MissingExtraError` if this process is known to lack an extra for a job that has not ended."""
     if job in _lacking and jobs.store.state(job) not in FINAL:
         raise _lacking[job]
 
 
 def leave_to_others(task: Task, jobs: OpenJobs, error: MissingExtraError, generation: int, why: Failure) -> None:
-    """Offer what ``why`` names to workers that have what this one lacks, and report where it is missing.
+    """Offer the task named by ``why`` to workers that have the extra this one lacks, and report where it is missing.
 
-    Returns, and does nothing, if no other worker can come; else raises :class:`Ignore`.
+    Returns, and does nothing, if no other worker can join; else raises :class:`Ignore`.
     """
     if alone:
         return
@@ -74,7 +74,7 @@ def leave_to_others(task: Task, jobs: OpenJobs, error: MissingExtraError, genera
         what = "another worker takes it" if able else f"no worker on queue {queue} has them, so the job waits for one"
         message = f"{error} (missing on {task.request.hostname}; {what})"
         record_retry(jobs, replace(why, message=message))
-        # One that was held is offered at once, while this process, which still runs it, takes no other.
+        # A task that was held is offered at once, while this process is still busy with it and takes no other.
         later = WAITING_SECONDS if not able else None if task.request.eta else HELD_SECONDS
         if why.kind in ("map", "reduce"):
             stage = stage_of(request, fields, StageId(why.job, why.step, why.kind))  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def leave_to_others(task: Task, jobs: OpenJobs, error: MissingExtraError, genera
         else:
             publish_step(task.app, why.job, why.step, why.kind, queue, generation, countdown=later)
     except (JobStoppedError, KeyError) as e:
-        raise Ignore(str(e)) from None  # nobody knows the job any more
+        raise Ignore(str(e)) from None  # the job is no longer known
     raise Ignore(message)
 
 
@@ -92,6 +92,6 @@ def _somebody_able(jobs: OpenJobs, queue: str) -> bool:
 
 
 def record_retry(jobs: OpenJobs, why: Failure) -> None:
-    """Record in the job's fields why a task is retried, for those who wait for the job."""
-    with suppress(BrokerUnreachableError):  # of no use to anyone then
+    """Record in the job's fields why a task is retried, for clients that wait for the job."""
+    with suppress(BrokerUnreachableError):  # then the record is of no use
         jobs.store.update(why.job, {"retrying": encode(why).decode()})

@@ -1,7 +1,7 @@
-"""Celery events of how far a worker's attempts are, for those who listen, such as Flower.
+"""Celery events that report the progress of a worker's attempts to listeners such as Flower.
 
-They are sent as the custom state ``PROGRESS`` of a task, with the number of records read as its result. Nothing is
-sent if nobody has asked the worker for events.
+They are sent as a task's custom state ``PROGRESS``, with the number of records read as its result. Nothing is sent
+unless someone has asked the worker for events.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EVERY_SECONDS = 2.0
 
 
 class ProgressStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Sends events of progress from a worker's own loop, where Celery sends its events, too."""
+    """Sends progress events from a worker's own loop, in which Celery sends its events, too."""
 
     requires = ("celery.worker.consumer.events:Events",)
 
@@ -47,6 +47,6 @@ def send_progress(consumer: Any) -> None:
         if request.name in KINDS and request.time_start:
             records = records_read(progress_path_of(open_jobs(consumer.app).scratch_path, request))
             if records:
-                # With what it is: its other events may have been before anybody listened.
+                # Repeat name and arguments: the task's other events may have been sent before anyone listened.
                 event = {"name": request.name, "kwargs": request.kwargsrepr, "result": f"{records:,} records read"}
                 request.send_event("task-progress", **event)

@@ -1,9 +1,8 @@
-"""A sick machine takes no tasks: its worker stops consuming when they fail there for the machine's reasons, or when
-its clock was set to a wrong time.
+"""A sick machine takes no tasks: its worker stops consuming if the machine makes tasks fail, or if its clock is wrong.
 
-The worker leaves alone the queue that such a task came from, says why (:class:`mrcelery.schema.structs.Presence`), and
-tries its machine again after a pause that doubles. When that succeeds it consumes again; the pause is a short one only
-after the worker was well for a while.
+The worker stops consuming the queue that such a task came from, reports why
+(:class:`mrcelery.schema.structs.Presence`), and tests its machine again after a pause that doubles. When the test
+succeeds, the worker consumes again; the next pause starts short only if the worker stays well for a while.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from mrcelery.worker.tasks import open_jobs
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 2.0
-"""Seconds until a worker that has stopped consuming tries itself again; doubles with each failure."""
+"""Seconds until a worker that has stopped consuming tests its machine; doubles with each failure."""
 
 LONGEST_PAUSE = 60.0
-"""The longest of these pauses, and how long a worker must have been well for the first one to be short again."""
+"""The longest pause, and how long a worker must have been well for its next first pause to be short again."""
 
 OWN_APP = "mrcelery"
-"""Name of our own app, whose workers run nothing else: they are tried before their first task."""
+"""Name of our own app, whose workers run nothing else: they are tested before their first task."""
 
 
 class Health:
     """The health of this worker, in its main process.
 
-    ``stop`` and ``resume`` are called with a queue's name when the worker is to stop or to resume consuming it.
+    ``stop`` and ``resume`` are called with a queue's name to stop or resume consuming that queue.
     """
 
     def __init__(self, stop: Callable[[str], None], resume: Callable[[str], None], first: float = FIRST_PAUSE) -> None:
@@ -48,12 +47,12 @@ class Health:
         self.reason = ""
         """Why this worker takes no tasks; "" if it is well."""
         self.clock = ""
-        """What is wrong with this machine's clock, as :mod:`mrcelery.worker.leases` finds; "" if nothing is."""
+        """The problem with this machine's clock, as found by :mod:`mrcelery.worker.leases`; "" if there is none."""
 
     def failed(self, queue: str, reason: str, *, certain: bool = True) -> None:
-        """Stop consuming a queue, a task of which failed for the machine's ``reason``, until the machine is well.
+        """Stop consuming a queue until the machine is well, because it made a task of that queue fail for ``reason``.
 
-        Where that is not ``certain``, the pause is always the shortest.
+        If that is not ``certain``, the pause is always the shortest.
         """
         with self._lock:
             if queue not in self._left:
@@ -68,12 +67,12 @@ class Health:
         self._fell_ill.set()
 
     def end(self) -> None:
-        """Try no more: the worker stops."""
+        """Stop testing: the worker is stopping."""
         self._ended.set()
         self._fell_ill.set()
 
     def run(self, probe: Callable[[], str]) -> None:
-        """Have the worker consume again when ``probe`` finds nothing wrong, each time it has fallen ill."""
+        """Each time the worker has fallen ill, resume consuming once ``probe`` finds no problem."""
         while True:
             self._fell_ill.wait()
             if self._ended.wait(self._pause):
@@ -92,7 +91,7 @@ class Health:
 
 
 class _Consuming:
-    """What a Celery worker consumes, changed from any of its threads."""
+    """A Celery worker's consumption of queues, which any of its threads may change."""
 
     consumer: Any = None
 
@@ -126,23 +125,23 @@ class _Consuming:
 _consuming = _Consuming()
 
 health = Health(_consuming.stop, _consuming.resume)
-"""Of this process, the main one of a worker."""
+"""This process's health; the process is a worker's main one."""
 
 
 class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Tries the machine of a worker, at its start and when tasks have failed there; on the worker's consumer."""
+    """Tests a worker's machine at startup and after tasks have failed there; a step of the worker's consumer."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     _running = False
 
     def start(self, consumer: Any) -> None:
-        """Start the thread that tries the machine; after a reconnect it is there."""
+        """Start the thread that tests the machine; after a reconnect it already exists."""
         _consuming.consumer = consumer
         if self._running or not goes_back():
             return
         self._running = True
-        # At once: on a machine without threads to spare there is none to be had later.
+        # Started right away: a machine that runs out of threads could not start one later.
         threading.Thread(target=self._run, args=(consumer.app,), name="mrcelery-health", daemon=True).start()
 
     def _run(self, app: Any) -> None:
@@ -152,7 +151,7 @@ class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
         health.run(lambda: _probe(app))
 
     def shutdown(self, consumer: Any) -> None:
-        """Try no more."""
+        """Stop testing the machine."""
         health.end()
 
 

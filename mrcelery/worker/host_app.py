@@ -1,7 +1,7 @@
-"""The Celery app of somebody else, on which our tasks run: what it may set, and what cannot work.
+"""Somebody else's Celery app that runs our tasks: what it may set, and what cannot work.
 
-Settings that are for the app's own tasks (time limits, rate limits, annotations, serializers) do not reach ours. What
-would stop jobs for good is refused in a sentence, where :func:`mrcelery.install` is called and where a worker starts.
+Settings for the app's own tasks (time limits, rate limits, annotations, serializers) do not affect ours. Settings that
+would stop jobs for good are rejected with a message, in :func:`mrcelery.install` and when a worker starts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 JSON = "application/json"
 
 SHORTEST_LEASE = 1.0
-"""Seconds: workers renew a lease four times in its time."""
+"""Seconds: workers renew a lease four times within its duration."""
 
 
 def check_app(app: Celery) -> None:
-    """Raise :class:`ConfigError` if jobs cannot run on an app with these settings; it connects to nothing."""
+    """Raise :class:`ConfigError` if jobs cannot run on an app with these settings; connects to nothing."""
     conf = app.conf
     store_url(app)
     broker = str(conf.broker_read_url or conf.broker_url)
@@ -84,7 +84,7 @@ def _check_content(setting: str, accepted: Iterable[str] | None, why: str, neede
 
 
 def exempt_from_limits(worker: Any) -> None:
-    """Leave a pool's time limits, ``--time-limit`` of the command line, to the app's own tasks."""
+    """Apply a pool's time limits (``--time-limit`` on the command line) to the app's own tasks only."""
     pool = getattr(worker.pool, "_pool", None)
     hard, soft = getattr(pool, "timeout", None), getattr(pool, "soft_timeout", None)
     if pool is None or not (hard or soft):

@@ -1,8 +1,7 @@
-"""The end of attempts that do not end by themselves: their job has ended, or they make no progress.
+"""Ending attempts that do not end themselves: their job has ended, or they make no progress.
 
-An attempt polls its job at least every quarter of a second, between two records. User code that stays in one call
-for longer cannot be interrupted there: its process is killed. That counts as a failed attempt if the job
-still runs.
+An attempt polls its job at least every quarter of a second, between two records. User code that stays in one call for
+longer cannot be interrupted there: its process is killed. That counts as a failed attempt if the job is still running.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mrcelery.worker.tasks import open_jobs
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.0
-"""How long an attempt may run on after its job has ended: it polls four times in that time."""
+"""How long an attempt may keep running after its job has ended: it polls four times in that time."""
 
 KINDS: dict[str, Kind] = {"mrcelery.map": "map", "mrcelery.reduce": "reduce"}
 
@@ -49,10 +48,10 @@ class AttemptSupervisor:
         return open_jobs(self._app).scratch_path
 
     def supervise(self, requests: Iterable[Any]) -> set[Any]:
-        """Kill attempts that should have ended; return the requests that hang, whose leases are to lapse."""
+        """Kill attempts that should have ended; return the requests that hang, whose leases must lapse."""
         now = time.monotonic()
         if now - self._supervised > 10 * GRACE_SECONDS:
-            self._first_seen.clear()  # first pass, or all of us stood still: nobody had time to make progress
+            self._first_seen.clear()  # first pass, or this machine was suspended: no attempt had time to make progress
         self._supervised = now
         attempts = [r for r in requests if r.name in KINDS and r.time_start]
         ended = {job for job in {r.kwargs["job"] for r in attempts} if self._store.state(job) in FINAL}
@@ -67,7 +66,7 @@ class AttemptSupervisor:
             elif self._timeout and silent > self._timeout:
                 hung.add(request)
                 why = f"it made no progress for {silent:.0f} s ({HUNG})"
-                # Before it is killed: what is seen of it next is its death.
+                # Set before the kill, because the death may be noticed at once.
                 request.hung = f"{why} and was killed"
                 self._kill(request, why)
         return hung

@@ -1,8 +1,8 @@
-"""The processes of jobs, as a process of the pool has them: started, given attempts, and ended.
+"""The job processes of a pool process: start them, give them attempts, end them.
 
-A process of the pool runs no job's code itself. For each job it forks a process (:mod:`mrcelery.attempt.job_process`)
-to which it gives the job's attempts, one at a time, over a socket. If that dies in an attempt, the process of the pool
-ends as it did, so that the worker sees one process die, of the same cause, as if the attempt had run in it.
+A pool process runs no job code itself. For each job it forks a process (:mod:`mrcelery.attempt.job_process`) to which
+it sends the job's attempts, one at a time, over a socket. If the job process dies during an attempt, the pool process
+ends the same way, so that the worker sees one process die of the same cause, as if the attempt had run in it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from mrcelery.storage.transfers import transfers
 __all__ = ["JobProcesses", "supported"]
 
 KEPT = 2
-"""Jobs that may have a process at once, of one process of the pool; that of another one ends."""
+"""Job processes that a pool process keeps at a time; it ends the least recently used one to start another."""
 
 GRACE_SECONDS = 1.0
-"""How long the process of a job may take to end what its attempt has started, before it is killed."""
+"""How long a job process may take to end what its attempt has started, before it is killed."""
 
 
 class _Ended(Exception):
-    """The process of a job has ended, without having begun what it was given: it had waited for long enough."""
+    """The job process has ended without starting the attempt it was given: it had been idle for too long."""
 
 
 class JobProcesses:
-    """The processes of jobs of this process of the pool; made in it, and once."""
+    """The job processes of this pool process; created in it, once."""
 
     def __init__(self) -> None:
         self._running: OrderedDict[tuple[str, int], _Running] = OrderedDict()
@@ -53,13 +53,13 @@ class JobProcesses:
         signal.signal(signal.SIGCHLD, self._reap)
 
     def _reap(self, number: int, frame: Any) -> None:
-        """Take note of children that have ended, so that none stays a zombie while this process waits for tasks."""
+        """Record children that have ended, so that none stays a zombie while this process waits for tasks."""
         with suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 self._ended[found[0]] = found[1]
 
     def attempt(self, jobs: OpenJobs, task: TaskId, worker: str, generation: int) -> None:
-        """Run an attempt at a task in the process of its job; raises as :func:`mrcelery.attempt.run.run_attempt`."""
+        """Run an attempt at a task in its job's process; raises like :func:`mrcelery.attempt.run.run_attempt`."""
         begun = _with_split(jobs, begin(jobs, task, worker, alone=True))
         which = (task.job, generation)
         while True:
@@ -72,7 +72,7 @@ class JobProcesses:
                 if status:
                     self._end_as(status)
                 continue
-            except BaseException:  # a time limit of the app, say: the attempt is not to go on unseen
+            except BaseException:  # a time limit of the app, for example: the attempt must not continue unseen
                 self._forget(which)
                 raise
             if ended.unforkable:
@@ -89,7 +89,7 @@ class JobProcesses:
             self._forget(next(iter(self._running)))
         living = {running.pid for running in self._running.values()}
         self._ended = {pid: status for pid, status in self._ended.items() if pid in living}
-        # A task that may have been started too often says so before any of the job's code runs.
+        # If the task may have been started too often, the attempt reports that before any of the job's code runs.
         counted = begun.number <= jobs.open(begun.job).spec.request.options.max_attempts
         ahead = counted and which not in self._unforkable
         try:
@@ -99,19 +99,19 @@ class JobProcesses:
         return running
 
     def _forget(self, which: tuple[str, int]) -> int:
-        """End the process of a job, and return its status."""
+        """End a job process, and return its exit status."""
         running = self._running.pop(which)
         running.close()
         while running.pid not in self._ended:
-            with suppress(ChildProcessError):  # seen meanwhile
+            with suppress(ChildProcessError):  # already reaped
                 pid, status = os.waitpid(running.pid, 0)
                 self._ended[pid] = status
-        # Those of a process that had to be killed are this one's by now.
+        # If the job process had to be killed, its children now belong to this process.
         end_children({other.pid for other in self._running.values()})
         return self._ended.pop(running.pid)
 
     def _end_as(self, status: int) -> None:
-        """End this process as that of a job has ended, with all that it has started."""
+        """End this process, and all that it has started, the way the job process has ended."""
         for running in self._running.values():
             running.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -120,15 +120,15 @@ class JobProcesses:
 
 
 class _Running:
-    """The process of one job."""
+    """One job's process."""
 
     def __init__(self, jobs: OpenJobs, job: str, *, ahead: bool) -> None:
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Until there is a watch on it, it may end, but not be waited for.
+        # Until its pidfd is open, the child may end but must not be reaped.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         try:
             with warnings.catch_warnings():
-                # Python 3.12's, where this process has threads: of those the child needs none.
+                # Python 3.12 warns about forking if this process has threads: the child needs none of them.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.pid = os.fork()
             if self.pid:
@@ -143,28 +143,28 @@ class _Running:
         self._waiting.register(self._watch, select.POLLIN)
 
     def run(self, begun: Begun) -> Ended:
-        """Give it an attempt, and wait for the end of that. Raises :class:`_Ended`."""
+        """Send the process an attempt, and wait until it has ended. Raises :class:`_Ended`."""
         try:
             self._channel.send(msgspec.json.encode(begun))
         except OSError:
             raise _Ended from None
         while True:
-            # Not only for what it sends: a process that the job has started may hold the other end open.
+            # Watch the process too, not only the channel: a process that the job started may hold the other end open.
             seen = dict(self._waiting.poll())
             if self._channel.fileno() not in seen:
                 raise _Ended
             try:
                 data = self._channel.recv(2 * MESSAGE)
-            except ConnectionResetError:  # it has left without reading what it was given
+            except ConnectionResetError:  # it ended without reading the attempt
                 data = b""
             if not data:
                 raise _Ended
             ended = decoder(Ended)(data)
-            if ended.died in (None, "", begun.token):  # else it died of what came after an earlier attempt
+            if ended.died in (None, "", begun.token):  # else it died of something that followed an earlier attempt
                 return ended
 
     def close(self) -> None:
-        """End it, which it does by itself at the end of its channel, unless it cannot."""
+        """End the process: it exits when its channel closes, and is killed if it does not."""
         self._channel.close()
         ended = select.poll()
         ended.register(self._watch, select.POLLIN)
@@ -176,10 +176,10 @@ class _Running:
 
 
 def _with_split(jobs: OpenJobs, begun: Begun) -> Begun:
-    """Add a map task's split, for whose page this process has a place that outlives the attempt."""
+    """Add a map task's split, whose page this process caches for longer than one attempt."""
     if begun.kind != "map":
         return begun
-    with suppress(MRCeleryError, OSError), transfers() as moved:  # the attempt meets and reports it
+    with suppress(MRCeleryError, OSError), transfers() as moved:  # the attempt hits the same error and reports it
         split = jobs.split(jobs.open(begun.job), begun.step, begun.task)
         requests = {**begun.requests}
         for kind, number in moved.requests.items():

@@ -1,13 +1,13 @@
-"""Leases: a task that runs is not delivered again, however short the visibility timeout.
+"""Leases: a running task is not delivered again, however short the visibility timeout.
 
-kombu's Redis transport stamps a message when it delivers it, in ``unacked_index``, and puts it back on its
-queue when the stamp is older than the visibility timeout. So that timeout would have to be longer than any
-task, and a vanished worker's tasks would wait as long. Here each worker renews the stamps of all messages
-that it holds, running, waiting for a process or for their time, every quarter of the timeout: what a
-worker holds is its own for as long as it lives, and others' soon after.
+kombu's Redis transport stamps a message when it delivers it, in ``unacked_index``, and puts it back on its queue when
+the stamp is older than the visibility timeout. So that timeout would have to be longer than any task, and the tasks of
+a vanished worker would wait as long. Here each worker renews the stamps of all messages that it holds (running, or
+waiting for a process or for their time) every quarter of the timeout: a worker keeps its messages for as long as it
+lives, and other workers get them soon after.
 
-The stamps are Redis's time (:mod:`mrcelery.worker.server_clock`). A worker whose own clock is set while it runs keeps
-what it holds, takes nothing from others, and no new tasks until its clock is right.
+The stamps use Redis's time (:mod:`mrcelery.worker.server_clock`). If a worker's own clock is set while it runs, the
+worker keeps what it holds, takes nothing from others, and takes no new tasks until its clock is right.
 """
 
 from __future__ import annotations
@@ -44,76 +44,77 @@ from mrcelery.worker.sick import goes_back
 log = logging.getLogger(__name__)
 
 KOMBU_VISIBILITY = 3600.0
-"""kombu's own visibility timeout in seconds, where an app sets none."""
+"""kombu's own visibility timeout in seconds, used if an app sets none."""
 
 SKEW_SECONDS = 2.0
-"""How far a worker's clock may be from Redis's before the worker warns: some times of a job are workers' clocks."""
+"""How far a worker's clock may be from Redis's before the worker warns: some of a job's times are workers' clocks."""
 
 SUPERVISE_SECONDS = 0.5
-"""How often a worker checks whether tasks that it runs should be stopped."""
+"""How often a worker checks whether any of its running tasks should be stopped."""
 
 SILENCE_SECONDS = 10.0
-"""How long Redis may take to answer or to be connected to, before its connection is given up."""
+"""How long Redis may take to answer, or to accept a connection, before the connection is given up."""
 
 HEALTH_SECONDS = 5
-"""How often a connection on which nothing comes is tried; kombu wants whole seconds."""
+"""How often an idle connection is probed; kombu requires whole seconds."""
 
 LONGEST_SILENCE = 5.0
-"""Seconds between two presence records of a worker, at most, for those who wait for a job."""
+"""Longest interval between two presence records of a worker, in seconds; waiting clients read them."""
 
 
 def transport_options(visibility_timeout: float) -> dict[str, Any]:
     """Return the broker's transport options for a visibility timeout in seconds.
 
-    Tasks of a worker that is killed are delivered elsewhere after that time and an eighth of it.
+    The tasks of a killed worker are delivered elsewhere after that time plus an eighth of it.
     """
     return {
         "visibility_timeout": visibility_timeout,
         "unacked_restore_interval": visibility_timeout / 8,  # kombu checks every 10 s
         "unacked_restore_throttle": 1,  # ... and then skips nine checks of ten
-        # The lock of who checks. One who died with it holds the others up for so long; kombu's 300 s would be too
-        # long, and two at once do no harm.
+        # The lock of the worker that checks. If that worker dies, its lock blocks the others for this long. kombu's 300
+        # s would be too long, and two workers checking at once do no harm.
         "unacked_mutex_expire": max(1.0, visibility_timeout / 4),
-        # A network that is cut says nothing. kombu would wait for an answer for as long as the kernel sends again,
-        # which is a quarter of an hour, and longer than the cut in any case; and check every 25 s whether one is due.
+        # A cut network gives no sign. kombu would wait for an answer for as long as the kernel retransmits, which is a
+        # quarter of an hour, and in any case longer than the cut; it would check only every 25 s whether an answer is
+        # due.
         "socket_timeout": SILENCE_SECONDS,
         "socket_connect_timeout": SILENCE_SECONDS,
         "health_check_interval": HEALTH_SECONDS,
-        # kombu before 5.7 does not check the connection on which it waits for tasks: there the kernel does.
+        # kombu before 5.7 does not check the connection on which it waits for tasks: the kernel does that instead.
         "socket_keepalive": True,
         "socket_keepalive_options": _keepalive(),
     }
 
 
 def _keepalive() -> dict[int, int]:
-    """Return options with which the kernel probes a silent connection, and gives it up, as soon as kombu would."""
+    """Return options that make the kernel probe a silent connection, and drop it, as soon as kombu would."""
     wanted = {
         "TCP_KEEPIDLE": HEALTH_SECONDS,
         "TCP_KEEPALIVE": HEALTH_SECONDS,  # its name on macOS
         "TCP_KEEPINTVL": 1,
         "TCP_KEEPCNT": int(SILENCE_SECONDS) - HEALTH_SECONDS,
-        "TCP_USER_TIMEOUT": int(SILENCE_SECONDS * 1000),  # milliseconds until what was sent is acknowledged
+        "TCP_USER_TIMEOUT": int(SILENCE_SECONDS * 1000),  # milliseconds until sent data must be acknowledged
     }
     return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def in_flight(*groups: Iterable[Any]) -> set[Any]:
-    """Return the requests in some of Celery's sets, which other threads change meanwhile."""
+    """Return the requests in some of Celery's sets, which other threads may change meanwhile."""
     while True:
         try:
             return {request for group in groups for request in group}
-        except RuntimeError:  # one came meanwhile
+        except RuntimeError:  # a set changed during the iteration
             continue
 
 
 def held() -> set[Any]:
-    """Return all requests whose messages this worker has taken and not acknowledged."""
+    """Return all requests whose messages this worker has taken but not acknowledged."""
     requests = in_flight(state.active_requests, state.reserved_requests, state.scheduled_requests)
     return {request for request in requests if not request.acknowledged}
 
 
 def wrong_clock(skew: float, visibility_timeout: float) -> str:
-    """Say that a clock is so far (``skew`` seconds) from Redis's that leases mean nothing; "" if it is not."""
+    """Describe a clock that is ``skew`` seconds from Redis's, if that makes leases meaningless; else ""."""
     if abs(skew) < visibility_timeout / 2:
         return ""
     return (
@@ -123,9 +124,9 @@ def wrong_clock(skew: float, visibility_timeout: float) -> str:
 
 
 class Leases:
-    """Renews the leases of a worker's messages, from a thread of its own.
+    """Renews the leases of a worker's messages, in a separate thread.
 
-    The main thread may be reconnecting or, in a solo pool, be running the task.
+    The main thread may be reconnecting or, in a solo pool, running the task.
     """
 
     def __init__(self, worker: Any, url: str) -> None:
@@ -161,18 +162,18 @@ class Leases:
         threading.Thread(target=self._run, name="mrcelery-leases", daemon=True).start()
 
     def _on_shutdown(self, **_: Any) -> None:
-        # Not when the worker is told to stop: in a warm shutdown tasks run on.
+        # Not as soon as the worker is asked to stop: in a warm shutdown tasks keep running.
         self._stopped.set()
 
     def leave(self) -> None:
-        """Withdraw this worker's presence; leases are still renewed, while tasks run to their end."""
+        """Withdraw this worker's presence; leases are still renewed while tasks run to their end."""
         with self._presence_lock:
             self._leaves = True
             with suppress(BrokerUnreachableError):
                 self._store.drop_worker(self._name)
 
     def _record_presence(self) -> None:
-        """Record that this worker lives, unless it is leaving."""
+        """Record that this worker is alive, unless it is leaving."""
         with self._presence_lock:
             if not self._leaves:
                 self._recorded = health.reason
@@ -189,33 +190,33 @@ class Leases:
                 trouble.met(e)
             except ConfigError as e:
                 log.critical("%s", e)
-                self._worker.exitcode = e.exit_code  # else Celery's is that of a stop somebody asked for
-                state.should_terminate = 1  # as a signal would: what it holds is requeued
+                self._worker.exitcode = e.exit_code  # else Celery's exit code would be that of a requested stop
+                state.should_terminate = 1  # as a signal would: the held messages are requeued
                 return
             except Exception:
                 log.exception("renewing the leases failed; it is tried again")
         self._store.close()
 
     def _supervise(self) -> None:
-        """End what should not go on, excuse attempts, and renew presence and leases that are due."""
+        """End attempts that should not continue, excuse attempts, and renew presence and leases that are due."""
         requests = held()
         hung = self._supervisor.supervise(requests) if requests else set()
         excuse(self._store)
         now = time.monotonic()
         if now >= self._presence_due or health.reason != self._recorded:
             self._record_presence()
-            self._presence_due = now + self._every  # not where it failed: what is due is tried until it succeeds
+            self._presence_due = now + self._every  # not set if that failed: it is retried until it succeeds
         if now >= self._due:
             self.renew(request.message.delivery_tag for request in requests - hung)
             self._due = now + self._visibility / 4
 
     def renew(self, tags: Iterable[str]) -> None:
-        """Stamp messages with Redis's time, but none that this worker no longer holds."""
+        """Stamp messages with Redis's time, except those that this worker no longer holds."""
         before, sent = time.time(), time.monotonic()
         server, took = server_time(self._store), time.monotonic() - sent
         if stamps := [part for tag in tags for part in (server, tag)]:
             self._store.call(("ZADD", self._index, "XX", *stamps))
-        # After the stamps: where it is Redis's own clock that was set, older ones would seem to have lapsed.
+        # After the stamps: if Redis's own clock was set, older stamps would seem to have lapsed.
         server_clock.heard(server)
         self._judge_clock(before + took / 2 - server)
 
@@ -224,7 +225,7 @@ class Leases:
         if wrong and not self._clock_checked:
             raise ConfigError(wrong)
         self._clock_checked = True
-        # First what the probe looks at: it may be trying the machine at this moment.
+        # Set first what the probe reads: it may be testing the machine at this moment.
         before, health.clock = health.clock, wrong
         if wrong and not before and goes_back():
             for queue in self._present.queues:

@@ -1,8 +1,8 @@
 """A worker's liveness file, for a supervisor's probe (:mod:`mrcelery.worker.alive`).
 
 The file's time is that of the last iteration of the worker's event loop: if a worker hangs, the file ages. While the
-worker has lost its broker and waits for it, the file is kept young although the loop stands still: that is no
-reason to end what its processes run.
+worker has lost its broker and waits for it, the file is kept fresh although the loop does not run: a lost broker is not
+a reason to end the tasks that its processes run.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class LivenessStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._stopped = threading.Event()
 
     def start(self, worker: Any) -> None:
-        """Remove an earlier worker's file, and wait until this one is ready."""
+        """Remove an earlier worker's file, and wait until this worker is ready."""
         with suppress(OSError):
             self._path.unlink()  # an earlier worker's
         worker_ready.connect(self._on_ready)
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
-        """Note each iteration; called at the start and after each reconnect, in pools with an event loop."""
+        """Record each iteration; called at startup and after each reconnect, in pools with an event loop."""
         if self._timer is not None:
             self._timer.cancel()
         self._go_round()
@@ -77,7 +77,7 @@ class LivenessStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 return
 
     def _is_excused(self) -> bool:
-        """Check whether the event loop may stand still: it was left, there is none, or it runs a task itself."""
+        """Check whether the event loop may be idle: it was left, there is none, or it runs a task itself."""
         if self._timer is None or self._worker.consumer.connection is None:
             return True
         return isinstance(self._worker.pool, SoloPool) and bool(state.active_requests)

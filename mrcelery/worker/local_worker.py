@@ -1,4 +1,4 @@
-"""The worker process of the local runner: a Celery worker with its own Redis, that ends with its client.
+"""The local runner's worker process: a Celery worker with its own Redis that ends with its client.
 
 Run as ``python -m mrcelery.worker.local_worker FOLDER PROCESSES LIFELINE SERVER STORAGE [MODULE...]``.
 """
@@ -18,7 +18,7 @@ from mrcelery.runners.server_process import SERVER_STATUS, start_server
 
 
 def _watch(lifeline: int, server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:
-    """Wait for the client's end; then take the cluster down."""
+    """Wait for the client's end; then shut the cluster down."""
     while os.read(lifeline, 1):
         pass
     ending.set()
@@ -26,12 +26,12 @@ def _watch(lifeline: int, server: subprocess.Popen[bytes], folder: str, ending: 
     shutil.rmtree(os.path.realpath(folder), ignore_errors=True)
     if os.path.islink(folder):
         os.unlink(folder)
-    # The children are of this process's group, and so is this process: nothing after it runs.
+    # The children are in this process's group, and so is this process: nothing after this line runs.
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def _record_end(server: subprocess.Popen[bytes], folder: str, ending: threading.Event) -> None:
-    """Write the exit status of a server that ended by itself, for the client, whose child it is not."""
+    """Write the exit status of a server that ended on its own, for the client, which is not its parent."""
     status = server.wait()
     if not ending.is_set():
         with open(os.path.join(folder, SERVER_STATUS), "w") as file:
@@ -41,7 +41,7 @@ def _record_end(server: subprocess.Popen[bytes], folder: str, ending: threading.
 def main(argv: list[str]) -> None:
     """Run the worker until its client ends."""
     folder, processes, lifeline, program, storage, *preload = argv
-    # Here, and before anybody watches the client: one who is killed at any time leaves no server behind.
+    # Started here, before anything watches the client: a client killed at any time leaves no server behind.
     server, ending = start_server(program, folder), threading.Event()
     threading.Thread(target=_watch, args=(int(lifeline), server, folder, ending), daemon=True).start()
     threading.Thread(target=_record_end, args=(server, folder, ending), daemon=True).start()
@@ -49,8 +49,8 @@ def main(argv: list[str]) -> None:
     os.environ["MRCELERY_SCRATCH"] = os.path.join(folder, "scratch")
     from celery.signals import worker_process_init  # noqa: PLC0415 - the server starts before Celery is imported
 
-    # A child that kept the pipe would not keep the client's end from being seen (that is the write
-    # end), but would keep the file open for user code to find.
+    # If a child kept this pipe, the client's end would still be noticed (that is the write end), but user code would
+    # find an open file.
     worker_process_init.connect(lambda **_: os.close(int(lifeline)), weak=False)
     from mrcelery.worker import elsewhere  # noqa: PLC0415 - the server starts before Celery is imported
     from mrcelery.worker.app import make_app  # noqa: PLC0415 - the server starts before Celery is imported
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     for module in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-    # Not through Celery's command line, which imports every plug-in there is, Flower too.
+    # Not through Celery's command line, which imports every installed plug-in, including Flower.
     worker = make_app(os.environ["MRCELERY_BROKER"]).Worker(
         concurrency=int(processes),
         loglevel="WARNING",

@@ -1,6 +1,6 @@
 """Attempts whose process died: noticed soon, and recorded with the signal that ended it, for the next attempt.
 
-And attempts that ended through no fault of their own, since their worker was stopped or had lost the broker: these
+Also attempts that ended through no fault of their own, because their worker was stopped or had lost the broker: these
 do not count against ``--max-attempts``.
 """
 
@@ -36,11 +36,12 @@ from mrcelery.worker.sick import WorkerIsSick
 from mrcelery.worker.tasks import open_jobs
 
 SWEEP_SECONDS = 10.0
-"""How often a worker removes what others that died have left in its scratch folder."""
+"""How often a worker removes files that dead workers have left in its scratch folder."""
 
 POOL_SECONDS = 0.25
-"""How often the pool checks for processes that have ended. Celery's own five seconds pass twice: until a death
-is seen, and, once ``worker_lost_wait`` is over, until its task is given up."""
+"""How often the pool checks for processes that have ended. Celery's interval of five seconds would pass twice: until a
+death is noticed, and, after ``worker_lost_wait``, until its task is given up.
+"""
 
 _ENDED = re.compile(r"signal \d+(?: \(\w+\))?|exitcode -?\d+")
 
@@ -63,8 +64,8 @@ class PoolWatch(bootsteps.StartStopStep):  # type: ignore[misc]
         try:
             scratch = open_jobs(app).scratch_path
         except MRCeleryError:
-            return  # the first task says so
-        atexit.register(sweep, scratch, own=True)  # the processes of the pool are told to stop after this step
+            return  # the first task reports it
+        atexit.register(sweep, scratch, own=True)  # the pool's processes are stopped after this step
         sweep(scratch)
         while not self._stopped.wait(SWEEP_SECONDS):
             sweep(scratch)
@@ -89,10 +90,10 @@ owed: deque[TaskId] = deque(maxlen=10_000)
 
 
 def excuse(store: JobStore) -> None:
-    """Excuse the attempts that are owed it."""
+    """Excuse all attempts in :data:`owed`."""
     while owed:
         try:
-            which = owed.popleft()  # another thread may be at it, too
+            which = owed.popleft()  # another thread may be doing the same
         except IndexError:
             return
         try:
@@ -103,10 +104,10 @@ def excuse(store: JobStore) -> None:
 
 
 class OurRequest(Request):  # type: ignore[misc]
-    """Any of our tasks in the worker's main process."""
+    """Any of our tasks, in the worker's main process."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Stop consuming where the machine failed the task, before that is delivered again."""
+        """Stop consuming if the machine made the task fail, before the task is delivered again."""
         error = _of(exc_info)
         if isinstance(error, WorkerIsSick):
             queue = str((self.delivery_info or {}).get("routing_key") or "")
@@ -115,20 +116,20 @@ class OurRequest(Request):  # type: ignore[misc]
 
 
 class AttemptRequest(OurRequest):
-    """A map or reduce task in the worker's main process."""
+    """A map or reduce task, in the worker's main process."""
 
     hung = ""
-    """Why its process is being killed, where it made no progress."""
+    """Why its process is being killed, if it made no progress."""
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Excuse the attempt: called if the worker is told to stop, and the task will run elsewhere."""
+        """Excuse the attempt: called if the worker is asked to stop, and the task will run elsewhere."""
         if self.time_start:
             self._excuse()
         super().cancel(pool, signal, emit_retry)
 
     def _excuse(self) -> None:
         owed.append(self._which)
-        # Before it is delivered again, or this process has ended; else later.
+        # Before the task is delivered again, or this process has ended; if that fails, later.
         with suppress(MRCeleryError), closing(RedisJobStore(store_url(self.app))) as store:
             excuse(store)
 
@@ -148,7 +149,7 @@ class AttemptRequest(OurRequest):
 
     def _note(self, message: str) -> None:
         pid = self.worker_pid
-        # Not the open jobs' own store: that waits for a broker that restarts, and holds up this whole worker.
+        # Not the store of the open jobs: it waits for a broker that restarts, and would block this whole worker.
         with suppress(MRCeleryError, KeyError), closing(RedisJobStore(store_url(self.app))) as store:
             in_hand = None if pid is None else left_by(open_jobs(self.app).scratch_path, pid)
             reason = self.hung or cause_of_death(message)
@@ -165,7 +166,7 @@ def _of(exc_info: Any) -> Any:
 
 
 def left_by(scratch: str, pid: int) -> tuple[int, int] | None:
-    """Remove what a process that died has left in scratch, and return the records that it had in hand."""
+    """Remove a dead process's scratch files, and return the records that it was working on."""
     for folder in glob.glob(os.path.join(glob.escape(scratch), "tasks", f"*.{pid}")):
         shutil.rmtree(folder, ignore_errors=True)
     for mark in glob.glob(os.path.join(glob.escape(scratch), "alive", f"*.{pid}")):

@@ -1,6 +1,6 @@
-"""Tasks that a storage outage ends: they come again until the storage answers, or until they have waited too long.
+"""Tasks that a storage outage ends: they are retried until the storage answers, or until they have waited too long.
 
-A message carries how long its task has waited so far, ``awaited``, and how many of its retries were for an outage,
+A message carries how long its task has waited so far, ``awaited``, and how many of its retries were due to an outage,
 ``outages``: these do not count as attempts.
 """
 
@@ -14,20 +14,20 @@ from mrcelery.schema.backoff import pause
 from mrcelery.storage.patience import limit
 
 FIRST, LONGEST = 1.0, 30.0
-"""Seconds until a task comes again, the first times and later."""
+"""Seconds until a task is retried, the first times and later."""
 
 
 class Again(NamedTuple):
-    """When a task is to come again, in seconds, and with which arguments."""
+    """In how many seconds a task is retried, and with which arguments."""
 
     countdown: float
     kwargs: dict[str, Any]
 
 
 def again(kwargs: Mapping[str, Any], error: StorageOutageError, patience: float, *, stranger: bool = False) -> Again:
-    """Decide when a task comes again; ``stranger``: its job has not started, so nobody may have met its storage.
+    """Decide when to retry a task; ``stranger``: its job has not started, so its storage may never have been reached.
 
-    Raises :class:`StorageOutageError` if it has waited for ``patience`` seconds.
+    Raises :class:`StorageOutageError` if the task has waited for ``patience`` seconds.
     """
     longest = limit(error, patience) if stranger else patience
     awaited, outages = float(kwargs.get("awaited", 0)) + error.seconds, int(kwargs.get("outages", 0))

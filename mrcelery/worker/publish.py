@@ -1,8 +1,8 @@
 """Publishing a stage: a chord whose header is written message by message, in batches.
 
-``celery.chord(header)(body)`` builds a signature per task first; for 20,000 tasks that is the larger
-part of the time. Here the chord's size is set, and each header message is published as Celery
-would, with the group's id and index and the body in it, through a pipelined producer.
+``celery.chord(header)(body)`` builds a signature per task first; for 20,000 tasks that is the larger part of the time.
+Here the chord's size is set, and each header message is published as Celery would publish it, with the group's id and
+index and the body in it, through a pipelined producer.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from celery import Celery
 
 PLAIN = {"serializer": "json", "priority": 0}
-"""How messages are written, whatever the app sets for its own."""
+"""How messages are written, whatever the app sets for its own tasks."""
 
 BATCH = 500
 """Messages sent to the broker in one round trip."""
 
 PASSES = 3
-"""Times that a worker passes on a task that another is to run, before it runs it itself: there may be no other."""
+"""Times that a worker passes on a task meant for another one before running it itself: there may be no other."""
 
 
 def publish_stage(app: Celery, stage: StageTasks, generation: int = 0) -> None:
     """Publish a stage's tasks as a chord with the coordinator's next step as its body.
 
-    ``generation``: the job's, in each message; a message of an earlier one is ignored.
+    ``generation`` is the job's and is put in each message; a message of an earlier generation is ignored.
     """
     tasks: Sequence[int] = range(stage.tasks) if stage.missing is None else stage.missing
     if not tasks:
@@ -42,7 +42,7 @@ def publish_stage(app: Celery, stage: StageTasks, generation: int = 0) -> None:
         return
     group = _group(stage)
     if stage.missing is not None:
-        group += f".{secrets.token_hex(3)}"  # what an earlier chord of the stage has counted is not this one's
+        group += f".{secrets.token_hex(3)}"  # the counts of an earlier chord of the stage must not mix with this one's
     with translated(f"the stage {stage.id.name} was published"):
         app.backend.set_chord_size(group, len(tasks))
     _send(app, stage, group, ((number, {"attempt": 0}) for number in tasks), generation)
@@ -58,9 +58,9 @@ def publish_again(
     countdown: float | None = None,
     **more: str | int,
 ) -> None:
-    """Publish one task of a stage once more, under the same id: whichever copies return, its chord counts one.
+    """Publish one task of a stage again, under the same id: whichever copies return, its chord counts one.
 
-    ``countdown``: seconds for which whoever takes it holds it back; ``more`` goes into its message.
+    ``countdown``: seconds for which the receiver delays the task; ``more`` is added to its message.
     """
     _send(app, stage, _group(stage), [(task, {"attempt": attempt, **more})], generation, countdown)
 
@@ -68,7 +68,7 @@ def publish_again(
 def publish_step(
     app: Celery, job: str, step: int, what: str, queue: str, generation: int = 0, *, countdown: float | None = None
 ) -> None:
-    """Publish a step of the coordinator, without waiting for a chord to count to its end."""
+    """Publish a coordinator step without waiting for a chord to complete."""
     kwargs = {"job": job, **({} if what == "start" else {"step": step}), **generation_argument(generation)}
     with translated(f"the {what} of job {job} was published"):
         app.send_task(
@@ -118,7 +118,7 @@ def _send(
                 group_index=number,
                 chord=body,
                 root_id=stage.id.job,
-                ignore_result=True,  # a stored result would only open a window in which the count is lost
+                ignore_result=True,  # a stored result would only create a window in which the count is lost
                 kwargsrepr=repr(kwargs),  # Flower searches these
                 argsrepr="()",
             )
@@ -137,12 +137,12 @@ def _body(app: Celery, stage: StageTasks, generation: int) -> Any:
 
 
 def celery_id(task: TaskId) -> str:
-    """Return Celery's id of a task: derived from what it is, so that a repeat is recognised."""
+    """Return a task's Celery id: derived from the task, so that a duplicate is recognized."""
     return f"{task.job}.{task.name}.0"
 
 
 def coordinator_id(job: str, step: int, what: str) -> str:
-    """Return Celery's id of a step of the coordinator."""
+    """Return the Celery id of a coordinator step."""
     return f"{job}.start" if what == "start" else f"{job}.{step}.{what}"
 
 

@@ -1,8 +1,8 @@
-"""Supervise running jobs: gather the facts of each, and do what :mod:`mrcelery.coordinator.reconcile` says.
+"""Supervision of running jobs: gathers the facts of each, and does what :mod:`mrcelery.coordinator.reconcile` says.
 
-Every worker has one, in a thread of its main process. Of all workers one at a time holds a job. Reading a job that
-moves costs a few commands; only for one that has stood still are the queue and the leases searched, by the server
-and in pieces, for the ids of its messages.
+Every worker runs a reconciler, in a thread of its main process. One worker at a time holds a job. Reading a job that
+makes progress costs a few commands; only for a job that has stopped moving are the queue and the leases searched, on
+the server and in pieces, for the ids of its messages.
 """
 
 from __future__ import annotations
@@ -57,31 +57,31 @@ if TYPE_CHECKING:
     from celery import Celery
 
 LONGEST_LEASE = 15.0
-"""Seconds after which the same thing is published again at the soonest, however long the visibility timeout is."""
+"""Minimum seconds before the same message is published again, however long the visibility timeout is."""
 
 ENDED_AT_ONCE = 20
-"""Jobs that have ended and are compared with their storage in one pass."""
+"""Ended jobs that are compared with their storage in one pass."""
 
 SICK_NAMED = 3
-"""Sick workers whose reasons a job's failure names."""
+"""Sick workers whose reasons appear in a job's failure."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Watched:
-    """What is remembered of a job from pass to pass."""
+    """What the reconciler remembers about a job from pass to pass."""
 
     request: Request
     envelope: bytes
     fields: dict[str, str] = field(default_factory=dict)
     moved: tuple[object, ...] = ()
     since: float = 0.0
-    """When it last moved."""
+    """When the job last moved."""
     searched: float = 0.0
     unseen: dict[str, float] = field(default_factory=dict)
     sick_since: float = 0.0
-    """Since when no worker of its queue was well; 0 while one is."""
+    """When all workers of its queue were first found sick; 0 if they are not."""
 
 
 class Reconciler:
@@ -96,7 +96,7 @@ class Reconciler:
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
         self._watched: dict[str, _Watched] = {}
         self._run = ""
-        """The run of the server for which jobs that have ended were listed last."""
+        """The server run for which ended jobs were last listed."""
         self._ended: list[str] = []
 
     def reconcile(self) -> None:
@@ -110,7 +110,7 @@ class Reconciler:
                 except BrokerUnreachableError:
                     raise
                 except (KeyError, ValueError, MRCeleryError) as e:
-                    # One job's trouble must not keep the others waiting.
+                    # One job's trouble must not block the others.
                     _log.warning("mrcelery: cannot reconcile job %s now: %s: %s", job, type(e).__name__, e)
         for job in self._watched.keys() - set(live):
             try:
@@ -124,9 +124,9 @@ class Reconciler:
                 del self._watched[job]
 
     def _compare_ended(self) -> None:
-        """Find jobs that were retried, which a server that took another's place, or an older one's data, has forgotten.
+        """Find retried jobs that a server has forgotten because it replaced another one, or was restored from old data.
 
-        Each time that the server is another one, some at a time.
+        Runs whenever the server's run has changed, a few jobs per pass.
         """
         if run := self._store.unsure("", self._run):
             self._run, self._ended = run, self._store.unsure_jobs()
@@ -148,11 +148,12 @@ class Reconciler:
             return
         storage = open_storage(watched.request.storage)
         if storage.stat(object_keys.spec(job)) is None:
-            # It ended since the last look, and was cleaned; or its code, too, went with Redis: its client has that.
+            # The job ended after the last pass and was cleaned; or its code was lost with Redis, too, and only its
+            # client has it.
             return
         with suppress(CorruptDataError, UnsignedError):  # ``start`` reads it too, and fails the job for it
             if latest(storage, self._jobs.seal(job), generation_of(watched.fields)).end is not None:
-                return  # it ended since the last look
+                return  # the job ended after the last pass
         fields = {k: v for k, v in watched.fields.items() if k != "state" and not is_of_generation(k)}
         if self._store.create(job, fields, watched.envelope):
             _log.warning("mrcelery: Redis has lost job %s: it is resumed from storage", job)
@@ -185,7 +186,7 @@ class Reconciler:
             self._do(job, watched.request, generation_of(watched.fields), facts, action)
 
     def _reconcile_cancelled(self, job: str) -> None:
-        """Have a cancelled job's data removed if the message that should have done it is lost."""
+        """Have a cancelled job's data removed if the message that should have removed it is lost."""
         now, store = time.time(), self._store
         fields = store.fields(job)
         if now - float(fields.get("finished") or 0) < self.policy.grace:
@@ -199,7 +200,7 @@ class Reconciler:
             if root := storage_of(store, job, fields, self._jobs.signing_key):
                 open_storage(root).stat(object_keys.spec(job))
         except StorageOutageError:
-            return  # nothing is lost: it cannot be removed now
+            return  # nothing is lost: the data cannot be removed now
         if leased(store, job) or not store.hold(job, self._owner, 3 * self.policy.grace):
             return
         stage_marks.note_republished(store, job, 0, "cancelled", "start", Republished(before.times + 1, now))
@@ -208,7 +209,7 @@ class Reconciler:
         store.push(queue, start_message(job, queue, generation_of(fields)))
 
     def _facts(self, job: str, watched: _Watched, now: float) -> Facts | None:
-        """Gather what is known of the job; None if it moves, and needs no search."""
+        """Gather the facts about the job; None if it is moving and needs no search."""
         fields, store, request = watched.fields, self._store, watched.request
         if fields["state"] == "queued":
             stage, total, done = None, 0, 0
@@ -248,7 +249,7 @@ class Reconciler:
         return replace(facts, unseen=watched.unseen)
 
     def _sick(self, queue: str) -> str:
-        """Say why the workers of a queue take no tasks; "" if one of them does, or if there are none."""
+        """Return why the workers of a queue take no tasks; "" if one of them does, or if there are none."""
         workers = self._store.workers()
         sick = ailing(workers, queue)
         if not sick or len(sick) < len(listening(workers, queue)):
@@ -279,7 +280,8 @@ class Reconciler:
             publish_again(self._app, stage, action.task, 1, generation, avoid=action.worker, passes=PASSES)
 
     def _note(self, job: str, facts: Facts, name: str) -> None:
-        # Before it is published: who is killed between the two publishes it later, not too often.
+        # Before publishing: if this worker is killed between the two, the message is published later, but not too
+        # often.
         before = facts.republished.get(name, Republished(0, 0.0))
         again = Republished(before.times + 1, facts.now)
         stage_marks.note_republished(self._store, job, facts.step, facts.kind or "start", name, again)
@@ -290,7 +292,7 @@ class Reconciler:
 
 
 def _stage(request: Request, fields: dict[str, str]) -> StageId:
-    """Return the stage a job is in; during a step of the coordinator, the stage before it."""
+    """Return the stage a job is in; during a coordinator step, the stage before it."""
     step = int(fields["step"])
     reduces = request.steps[step].has_reducer
     reducing = fields["stage"] == "reduce" or (fields["stage"] == "finish" and reduces)
@@ -298,7 +300,7 @@ def _stage(request: Request, fields: dict[str, str]) -> StageId:
 
 
 def policy_of(app: Celery) -> Policy:
-    """Derive the policy from the app's visibility timeout, after which a lease that is not renewed ends."""
+    """Derive the policy from the app's visibility timeout, after which an unrenewed lease ends."""
     options = app.conf.broker_transport_options or {}
     lease = min(LONGEST_LEASE, float(options.get("visibility_timeout", LONGEST_LEASE)))
     return Policy(lease=lease, grace=lease / 5, sick=Config.load({}).sick_patience)
@@ -329,7 +331,7 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         trouble = Trouble(_log, "mrcelery: cannot reconcile jobs now: %s", "mrcelery: jobs are reconciled again")
         while not self._stopped.wait(policy.grace):
             try:
-                # Not at once: a worker that has just started has work to do.
+                # Not right away: a worker that has just started has work to do.
                 reconciler = reconciler or Reconciler(app, policy)
                 reconciler.reconcile()
                 trouble.over()

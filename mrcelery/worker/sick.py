@@ -1,7 +1,7 @@
-"""What becomes of a task that its machine failed: it goes back to its queue, and another worker takes it.
+"""Handling of a task that its machine made fail: it goes back to its queue, and another worker takes it.
 
-Its attempt is excused, and the worker stops consuming (:mod:`mrcelery.worker.health`). So one sick machine costs a few
-short attempts, and a job whose workers are all sick waits and does not spin.
+The attempt is excused, and the worker stops consuming (:mod:`mrcelery.worker.health`). So one sick machine costs a few
+short attempts, and a job whose workers are all sick waits instead of spinning.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from mrcelery.schema.task_id import TaskId
 from mrcelery.worker import elsewhere
 
 MOST_EXCUSED = 32
-"""Attempts of a task that are excused; from then on they count, so that a job comes to its end."""
+"""Most attempts of a task that are excused; further ones count, so that the job ends eventually."""
 
 UNPROVEN = 3
-"""The same for a module that is missing and that no other worker is known to have."""
+"""The same limit for a missing module that no other worker is known to have."""
 
 IMPORTS = "imports"
-"""The table of a job's marks with the workers that cannot import it."""
+"""The table of a job's marks that lists the workers unable to import it."""
 
 
 class WorkerIsSick(Reject):  # type: ignore[misc]  # named for Flower, where it is read
-    """Has a task delivered again, to another worker, since this one's machine failed it."""
+    """Has a task delivered again, to another worker, because this worker's machine made it fail."""
 
     def __init__(self, reason: str, certain: bool = True, requeue: bool = True) -> None:
         super().__init__(reason, requeue)
-        self.args = (reason, certain, requeue)  # as it goes from the process of the task to the main one
+        self.args = (reason, certain, requeue)  # the form in which it is passed from the task's process to the main one
         self.certain = certain
 
 
 def goes_back() -> bool:
-    """Whether a task that this machine failed is to wait for another worker: not where a client has its only one."""
+    """Check whether a task failed by this machine should go to another worker: not if its client has only this one."""
     return not elsewhere.alone
 
 
 def check_machine(jobs: OpenJobs, error: Exception) -> None:
-    """Raise the error to give a task back with, if this machine is why it, or a step of the coordinator's, failed."""
+    """Raise the error that returns a task to its queue, if this machine caused ``error``; for coordinator steps too."""
     if goes_back() and (sick := sickness(error, jobs)) is not None:
         raise sick from error
 
 
 def to_another(jobs: OpenJobs, task: TaskId, error: MRCeleryError, *, worker: str) -> SickMachineError | None:
-    """Return the error to give a task back with, if ``error`` is a fault of this machine's and not of the job's."""
+    """Return the error that returns a task to its queue, if this machine and not the job caused ``error``."""
     if not goes_back() or not (isinstance(error, SickMachineError) or cannot_import(error)):
         return None
     excused = jobs.store.excused(task)
@@ -59,7 +59,7 @@ def to_another(jobs: OpenJobs, task: TaskId, error: MRCeleryError, *, worker: st
 def _lacks_module(
     jobs: OpenJobs, task: TaskId, error: MRCeleryError, worker: str, excused: int
 ) -> SickMachineError | None:
-    """Note that this worker cannot import the job; return the error to give a task back with if another one may."""
+    """Record that this worker cannot import the job; if another worker may, return the error that requeues the task."""
     store = jobs.store
     store.set_mark(task.job, IMPORTS, worker, "")
     unable = set(store.marks(task.job, IMPORTS))

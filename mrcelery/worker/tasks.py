@@ -1,4 +1,4 @@
-"""The Celery tasks: thin, each calls the coordinator or runs an attempt."""
+"""The Celery tasks: thin wrappers that call the coordinator or run an attempt."""
 
 from __future__ import annotations
 
@@ -61,43 +61,43 @@ if TYPE_CHECKING:
 
 
 class AttemptFailed(Exception):  # named for Flower, where it is read
-    """A failed task's error as Celery shows it; the job's record has it in full."""
+    """A failed task's error as Celery shows it; the job's record has the full error."""
 
 
 OPTIONS = {
     "bind": True,
     "acks_late": True,  # a task whose worker dies is delivered again
-    "reject_on_worker_lost": True,  # also where only the child process died
+    "reject_on_worker_lost": True,  # also if only the child process died
     "ignore_result": True,  # results are commits in storage
-    "max_retries": None,  # attempts are counted in the job store, over all deliveries
+    "max_retries": None,  # the job store counts attempts, over all deliveries
     "typing": False,
     "serializer": "json",
-    # Settings of an app for its own tasks; None, which Celery's classes have, would be replaced by them.
+    # Settings that an app makes for its own tasks; they would replace None, the default of Celery's classes.
     "time_limit": 0,
     "soft_time_limit": 0,
     "rate_limit": 0,
     "track_started": False,
     "store_errors_even_if_ignored": False,
-    "acks_on_failure_or_timeout": True,  # else a task that has failed its job is delivered for ever
+    "acks_on_failure_or_timeout": True,  # else a task that has failed its job is delivered forever
     "acks_on_failure": True,
     "acks_on_timeout": True,
     "retry_on_worker_lost": False,
     "autoretry_for": (),
-    "throws": (AttemptFailed,),  # logged as a line: whose fault it was stands in the job's record
+    "throws": (AttemptFailed,),  # logged as one line: the job's record has the cause
 }
 
 
 ATTEMPT_REQUEST = "mrcelery.worker.lost:AttemptRequest"
-"""By name: only workers need it, which import much more."""
+"""Given by name: only workers need it, and it imports much more."""
 
 OUR_REQUEST = "mrcelery.worker.lost:OurRequest"
 
 RETRY_SECONDS = 1
-"""Pause before another attempt after a storage or a connection failed; doubles each time."""
+"""Pause before another attempt after a storage or connection failure; doubles each time."""
 
 
 BROKER_PATIENCE = 60.0
-"""Seconds that a running task waits for a broker that restarts: what it has computed is not thrown away."""
+"""Seconds that a running task waits for a broker that restarts, so that its results are not thrown away."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def register(app: Celery) -> None:
     """Add mrcelery's tasks to an app, unless it has them."""
     if "mrcelery.map" in app.tasks:
         return
-    # Its annotations are meant for the app's own tasks.
+    # The app's annotations are meant for its own tasks.
     base = type("Task", (app.Task,), {"abstract": True, "annotate": classmethod(lambda cls: None)})
 
     def declare(name: str, function: Callable[..., Any], **more: Any) -> None:
@@ -123,7 +123,7 @@ def register(app: Celery) -> None:
 
 
 def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a task delivered again if the broker or this machine fails it: that is no fault of its job."""
+    """Have a task delivered again if the broker or this machine makes it fail: its job is not at fault."""
 
     @functools.wraps(function)
     def run(self: Task, **kwargs: Any) -> Any:
@@ -131,15 +131,15 @@ def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(self, **kwargs)
         except Reject as e:
-            # Celery's own where a retry could not be published: it would give the task up.
+            # Celery raises this if a retry could not be published: it would give the task up.
             if e.requeue:
                 raise
             reason: object = e.reason
         except BROKER_ERRORS as e:
-            # A retry would be published to that very broker, and lost; this delivery comes again.
+            # A retry would be published to the same broker, and lost; this message is delivered again.
             reason = str(e)
         except SickMachineError as e:
-            time.sleep(RETRY_SECONDS)  # where the worker cannot be kept from taking it at once
+            time.sleep(RETRY_SECONDS)  # in case the worker cannot be kept from taking it again at once
             raise WorkerIsSick(visible(str(e)), e.certain) from None
         time.sleep(pause(0, 2 * RETRY_SECONDS, 2 * RETRY_SECONDS))
         raise Reject(reason, requeue=True)
@@ -148,7 +148,7 @@ def _outliving_the_broker(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_message(kwargs: Mapping[str, Any]) -> None:
-    """Ignore a message that does not name a job and its parts as ours do: they become names of files and objects."""
+    """Ignore a message whose job or numbers are malformed: they become names of files and objects."""
     job = kwargs.get("job")
     plain = isinstance(job, str) and job not in ("", ".", "..") and "/" not in job
     numbers = [kwargs.get(name, 0) for name in ("step", "task", "generation", "attempt", "passes")]
@@ -169,7 +169,7 @@ def _finish(self: Task, *, job: str, step: int, generation: int = 0, **_: Any) -
     try:
         _coordinate(self, job, step, "finish", generation, lambda jobs: finish(jobs, job, step))
     finally:
-        # Also where the job had ended before: an earlier delivery may have been killed as it cleaned up.
+        # Also if the job had ended before: an earlier delivery may have been killed during its cleanup.
         jobs = open_jobs(self.app)
         if jobs.store.state(job) == "succeeded":
             _clean_up(self, jobs, job)
@@ -182,11 +182,11 @@ def _coordinate(
     began = kind != "start"
     try:
         fields = jobs.store.fields(job)
-        if kind != "start" or fields.get("state") in FINAL:  # else `start` asks storage itself
+        if kind != "start" or fields.get("state") in FINAL:  # else `start` checks storage itself
             state_of(jobs, job)
             fields = jobs.store.fields(job)
         _check_generation(fields, job, generation)
-        # A storage that was never reached is the user's to correct; later it may come back.
+        # A storage that was never reached is for the user to fix; one that was reached may recover.
         began = began or "started" in fields
         if has_gone_on(fields, kind, step):
             raise JobStoppedError(f"the {kind} of job {job} has been done")
@@ -204,8 +204,8 @@ def _coordinate(
     except JobStoppedError as e:
         if e.removed:
             raise Ignore(str(e)) from None
-        # Of a stage that was cut short this runs when all its tasks have stopped.
-        with suppress(MRCeleryError):  # it is tried again
+        # If the stage was cut short, this runs after all its tasks have stopped.
+        with suppress(MRCeleryError):  # it is retried
             fields = jobs.store.fields(job)
             _check_generation(fields, job, generation)
             if fields.get("state") == "cancelled":
@@ -236,9 +236,9 @@ def _coordinate(
 def _comes_again(
     task: Task, jobs: OpenJobs, job: str, e: MRCeleryError, *, stranger: bool = False, most: int = 0
 ) -> Again | None:
-    """Return when and how a task is retried after an error; None if the job fails by it.
+    """Return when and how a task is retried after an error; None if the error fails the job.
 
-    ``most``: tries that count, 0 for those of a step of the coordinator.
+    ``most``: tries that count, 0 for a coordinator step.
     """
     kwargs, options = task.request.kwargs, jobs.options(job)
     if isinstance(e, StorageOutageError):
@@ -258,7 +258,7 @@ def _clean_up(task: Task, jobs: OpenJobs, job: str) -> None:
     try:
         clean_up(jobs, job)
     except StorageOutageError as e:
-        # The job has succeeded; what it needs no longer goes when the storage is back, or with `clean`.
+        # The job has succeeded; data it no longer needs is removed when the storage is back, or by `clean`.
         with suppress(StorageOutageError):
             then = again(task.request.kwargs, e, jobs.options(job).storage_patience)
             raise task.retry(kwargs=then.kwargs, exc=AttemptFailed(visible(str(e))), countdown=then.countdown) from e
@@ -266,14 +266,14 @@ def _clean_up(task: Task, jobs: OpenJobs, job: str) -> None:
 
 
 def _write_report(jobs: OpenJobs, job: str) -> None:
-    """Write the report of a job that has not succeeded; again, as its last attempts end."""
-    with suppress(MRCeleryError):  # the storage may be what failed: then the job's record says it all the same
+    """Write the report of a job that has not succeeded; write it again as the job's last attempts end."""
+    with suppress(MRCeleryError):  # the storage may have failed: the job's record has the error anyway
         write_report(jobs.store, job, jobs.signing_key)
 
 
 def _withdraw(jobs: OpenJobs, job: str, kind: str) -> None:
     if kind == "finish":
-        # The storage may be what failed: then the job's failure is said all the same.
+        # The storage may have failed: the job's failure is reported anyway.
         with suppress(MRCeleryError):
             withdraw_output(jobs, job)
 
@@ -300,10 +300,10 @@ def _pass_on(task: Task, task_id: TaskId, generation: int, *, attempt: int, avoi
 
 
 def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
-    """Run the attempt; every delivery of a task returns its number, whoever won."""
+    """Run the attempt; every delivery of a task returns its number, whichever attempt won."""
     jobs, job, number = open_jobs(task.app), task_id.job, task_id.task
     try:
-        # The main process of a pool supervises its children.
+        # A pool's main process supervises its children.
         alone = current_process().name != "MainProcess"
         worker = task.request.hostname or ""
         check_extras(jobs, job)
@@ -313,7 +313,7 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
             else:
                 run_attempt(jobs, task_id, worker=worker, alone=alone)
     except JobStoppedError:
-        # Not an error, and the chord must not fail: its body finds the job ended, and does nothing.
+        # Not an error, and the chord must not fail: its body finds that the job has ended, and does nothing.
         return number
     except BROKER_ERRORS:
         raise
@@ -344,7 +344,7 @@ def _attempt(task: Task, task_id: TaskId, generation: int) -> int:
 
 
 def _job_processes() -> JobProcesses:
-    """Return the processes of jobs of this process of the pool."""
+    """Return the job processes of this pool process."""
     global _processes
     if _processes is None:
         _processes = JobProcesses()
@@ -352,16 +352,16 @@ def _job_processes() -> JobProcesses:
 
 
 def _check_generation(fields: Mapping[str, str], job: str, generation: int) -> None:
-    """Ignore a message of an earlier generation of the job, which has these fields: a retry published its own."""
+    """Ignore a message of an earlier generation of the job, given its fields: the retry published its own messages."""
     if generation_of(fields) != generation:
         raise Ignore(f"job {job} was retried meanwhile")
 
 
 @contextmanager
 def _killable() -> Iterator[None]:
-    """End a pool's process at once when its worker stops.
+    """End a pool process at once when its worker stops.
 
-    Celery's own way, an exception in the midst of user code, could be caught there, and would look like user code's.
+    Celery's way, an exception in the midst of user code, could be caught there, and would look like the user's own.
     """
     ours: dict[int, Any] = {}
     if current_process().name != "MainProcess" and threading.current_thread() is threading.main_thread():
@@ -376,14 +376,14 @@ def _killable() -> Iterator[None]:
 
 
 def _crashed(jobs: OpenJobs, e: Exception, generation: int, *, job: str, step: int, kind: str, task: int = -1) -> None:
-    """Fail a job for an error of mrcelery's own, and say that it is one."""
+    """Fail a job because of an internal error of mrcelery, and label it as one."""
     _check_generation(jobs.store.fields(job), job, generation)
     error = MRCeleryError(f"mrcelery itself failed ({described(e)}); the worker's log has the traceback")
     fail_job(jobs.store, failure(error, job=job, step=step, kind=kind, task=task), generation, jobs.signing_key)
 
 
 def open_jobs(app: Celery) -> OpenJobs:
-    """Return this process's open jobs for an app; their job store is beside the app's queues."""
+    """Return this process's open jobs for an app; their job store is in the same Redis as the app's queues."""
     url = str(app.conf.broker_url)
     jobs = _open_jobs.get((os.getpid(), url))
     if jobs is None:
@@ -399,26 +399,26 @@ def open_jobs(app: Celery) -> OpenJobs:
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _name_worker(sender: Any, **_: Any) -> None:
-    """Have what runs in this worker know it: a job that is waited for there may wait for itself."""
+    """Record this worker's name for the code that runs in it: a job waited for there may wait for itself."""
     presence.this_worker = str(sender.hostname)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _import_storage(**_: Any) -> None:
-    """Import what the storage needs once, before the worker forks: boto3 takes a quarter of a second."""
+    """Import the storage's libraries once, before the worker forks: boto3 takes a quarter of a second."""
     if scheme_of(Config.load({}).storage) == "s3":
         import mrcelery.storage.s3  # noqa: F401, PLC0415 - boto3 takes a quarter of a second
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _check_memory(**_: Any) -> None:
-    """Warn here, once, and not in each process of the pool, if there can be no memory ceiling."""
+    """Warn once, here rather than in each pool process, if no memory ceiling is possible."""
     memory_limit.usage_or_warning()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _fresh_process(**_: Any) -> None:
-    """Forget what the parent process opened, in a child."""
+    """Forget, in a child, what the parent process opened."""
     global _processes
     _open_jobs.clear()
     _processes = None

@@ -1,13 +1,13 @@
-"""kombu's Redis transport, cured of what makes running tasks run twice when Redis restarts.
+"""kombu's Redis transport, without the faults that make running tasks run twice when Redis restarts.
 
-When a worker loses its connection, kombu puts back all that it was given, also the tasks that still run,
-and Celery 5.7 closes the lost channel once more after it has forgotten its connection, which ends the
-worker (``AttributeError``); acknowledgements on the old channel fail for the same reason. Here a channel
-keeps its connection for good, and what runs stays in ``unacked``, where its lease is renewed
+When a worker loses its connection, kombu puts back all messages that the worker holds, including those of running
+tasks, and Celery 5.7 closes the lost channel once more after it has forgotten its connection, which ends the worker
+(``AttributeError``); acknowledgements on the old channel fail for the same reason. Here a channel keeps its connection
+for good, and the messages of running tasks stay in ``unacked``, where their leases are renewed
 (:mod:`mrcelery.worker.leases`).
 
-Two more things would end a worker: an answer of Redis that is a refusal, which kombu does not count among the errors
-of a connection, and a message that is none, which it does not expect.
+Two more things would end a worker: a refusal from Redis, which kombu does not count among connection errors, and a
+malformed message, which it does not expect.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from mrcelery.worker.server_clock import server_clock
 log = logging.getLogger(__name__)
 
 LONGEST_QUOTE = 500
-"""Characters of a message that are quoted in the log."""
+"""Characters of a message that the log quotes."""
 
 _running: set[str] = set()
-"""Delivery tags, from connections that were lost, of tasks that still run."""
+"""Delivery tags, from lost connections, of tasks that still run."""
 
 
 class QoS(redis.QoS):
     """Keeps running tasks when a connection is lost, and puts them back when the worker stops."""
 
     def restore_visible(self, *args: Any, **options: Any) -> None:
-        """Put back what has lapsed by Redis's clock: kombu reckons by this machine's, which may have been set."""
+        """Put back lapsed messages by Redis's clock: kombu uses this machine's, which may have been set."""
         self.visibility_timeout = self.channel.visibility_timeout + time.time() - server_clock.now()
         super().restore_visible(*args, **options)  # type: ignore[no-untyped-call]
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """Put back what was taken when the worker stops, and nothing when a connection is lost."""
+        """Put messages back when the worker stops, but not when a connection is lost."""
         if state.should_stop is None and state.should_terminate is None:
             running = {request.message.delivery_tag for request in in_flight(state.active_requests)}
             kept = running & self._delivered.keys()
@@ -52,30 +52,30 @@ class QoS(redis.QoS):
                 del self._delivered[tag]
         else:
             for tag in tuple(_running):
-                # Does nothing where it was acknowledged. Where it is refused, the lease lapses.
+                # Does nothing if the message was acknowledged. If Redis refuses, the lease lapses.
                 with suppress(*REFUSALS):
                     self.restore_by_tag(tag)  # type: ignore[no-untyped-call]
                 _running.discard(tag)
         super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message; it runs no longer."""
+        """Acknowledge a message, whose task no longer runs."""
         try:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
         except BROKER_ERRORS as e:
-            # When its lease lapses it comes again, and finds its task done. Here its place is free for another.
+            # It is delivered again when its lease lapses, and found done. Here its slot is free for another.
             log.warning("a message is not acknowledged, so it comes again: %s", e)
             super(redis.QoS, self).ack(delivery_tag)  # type: ignore[no-untyped-call]
         _running.discard(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Reject or requeue a message; it runs no longer."""
+        """Reject or requeue a message, whose task no longer runs."""
         super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
         _running.discard(delivery_tag)
 
 
 class _Reachable:
-    """A channel that can still acknowledge and requeue after it was closed."""
+    """A channel that can still acknowledge and requeue after it is closed."""
 
     QoS = QoS
     exchange_types: Any
@@ -83,7 +83,7 @@ class _Reachable:
     def close(self) -> None:
         types = self.exchange_types
         super().close()  # type: ignore[misc]
-        self.exchange_types = types  # else a message that is requeued later finds no way, and is lost
+        self.exchange_types = types  # else a message requeued later has no route, and is lost
 
     def _brpop_read(self, **options: Any) -> Any:
         """Read the answer to a BRPOP; drop one that is not JSON."""
@@ -104,17 +104,17 @@ class Channel(_Reachable, redis.Channel):
 
 
 class SentinelChannel(_Reachable, redis.SentinelChannel):
-    """A channel to the master that Sentinel names."""
+    """A channel to the master named by Sentinel."""
 
 
 class _Lasting:
-    """A transport that keeps its connection's parameters when the connection is given up."""
+    """A transport that keeps its connection's parameters when it drops the connection."""
 
     _client: Any = None
     channels: Any
 
     def _deliver(self, message: Any, queue: str) -> None:
-        """Hand on a message that has come; drop one that kombu or Celery cannot read."""
+        """Pass on an arriving message; drop one that kombu or Celery cannot read."""
         try:
             super()._deliver(message, queue)  # type: ignore[misc]
         except DELIVERY_ERRORS:
@@ -129,7 +129,7 @@ class _Lasting:
             tag = message["properties"]["delivery_tag"]
             holders = [channel for channel in self.channels if tag in channel.qos._delivered]
         except (TypeError, KeyError):
-            return  # it has not come so far as to be held
+            return  # it was not yet held
         for channel in holders:
             channel.qos.reject(tag)
 
@@ -139,7 +139,7 @@ class _Lasting:
 
     @client.setter
     def client(self, value: Any) -> None:
-        if value is not None:  # None is what a connection sets that has been closed
+        if value is not None:  # a closed connection sets None
             self._client = value
 
     def close_channel(self, channel: Any) -> None:

@@ -1,7 +1,7 @@
-"""The pages of jobs and of one job as HTML: pure functions of what they show.
+"""The pages of jobs and of one job as HTML: pure functions of their data.
 
 A page is one self-contained file: its data as JSON, and the style and the script that draw it. The page in Flower and
-the report that stays in storage are the same, except that the first polls for news (:class:`Live`).
+the report kept in storage are the same, except that the first one polls for updates (:class:`Live`).
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ _END = b"""</script>
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Excerpts from storage that are shown with a job, within bounds."""
+    """Excerpts from storage shown with a job, limited in size."""
 
     logs: dict[str, str] = {}
-    """What attempts that went wrong printed and logged, by ``<step>.<kind>.<task>.<attempt>``."""
+    """The output of failed attempts, by ``<step>.<kind>.<task>.<attempt>``."""
     bad_records: tuple[BadRecord, ...] = ()
     more_bad_records: int = 0
     """1 if there are more than these."""
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a page polls for news, and what it may do."""
+    """Where a page polls for updates, and which actions it offers."""
 
     base: str = ""
     """Prefix of all paths: Flower's ``url_prefix``."""
@@ -61,7 +61,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A job in the list of jobs. Times are epoch seconds, 0 for not yet; ``progress`` is 0 to 1."""
+    """A job in the list of jobs. Times are epoch seconds, 0 if not yet known; ``progress`` is 0 to 1."""
 
     job: str
     name: str = ""
@@ -72,17 +72,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     finished: float = 0.0
     progress: float = 0.0
     stage: str = ""
-    """The stage that runs, which ``succeeded`` and ``tasks`` count. Of an ended job they count all tasks."""
+    """The running stage, whose tasks ``succeeded`` and ``tasks`` count. For an ended job they count all tasks."""
     succeeded: int = 0
     tasks: int = 0
     failed: int = 0
     """Attempts of a running stage that failed, or were lost with their process or worker."""
     message: str = ""
-    """Why it failed, or what the job last said through ``set_status``."""
+    """Why it failed, or its last ``set_status`` message."""
 
 
 class Jobs(msgspec.Struct, frozen=True, kw_only=True):
-    """The list of jobs, newest first, at a moment."""
+    """The list of jobs, newest first, at the time ``now``."""
 
     jobs: Sequence[Row]
     now: float
@@ -105,11 +105,12 @@ def jobs_page(found: Jobs, live: Live) -> bytes:
 
 
 def _html(title: str, data: bytes) -> bytes:
-    # In a script element nothing is escaped, and only "<" could end it or begin a comment; JSON has it in texts only.
+    # In a script element nothing is escaped, and only "<" could end it or begin a comment; in JSON it occurs only in
+    # strings.
     inert = data.replace(b"<", b"\\u003c")
     named = escape(title).encode("utf-8", "replace")
     style, script = _asset("page.css"), _asset("page.js")
-    # The second line of defence: a browser runs this script and no other, whatever is in the data.
+    # The second line of defense: a browser runs only this script, whatever the data contains.
     policy = f"style-src '{_digest(style)}'; script-src '{_digest(script)}'".encode()
     return b"".join((_BEFORE_POLICY, policy, _BEFORE_TITLE, named, _BEFORE_STYLE, style, _BEFORE_DATA, inert,
                      _BEFORE_SCRIPT, script, _END))  # fmt: skip
