@@ -7,6 +7,7 @@ few replicas) would end the worker: the connection succeeds, and the first comma
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from contextlib import closing
 from typing import Any
@@ -24,6 +25,9 @@ LONGEST_PAUSE = 2.0
 
 LASTING_SECONDS = 5.0
 """A connection lost sooner than this was refused something that the probe does not try: the next one waits."""
+
+waiting = threading.Event()
+"""Set while this worker waits for its broker."""
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +60,13 @@ class BrokerWait(bootsteps.Step):  # type: ignore[misc]
         consumer.connect = self._connect_when_writable
 
     def _connect_when_writable(self) -> Any:
+        waiting.set()  # cleared only by a connection: Celery calls this again, or ends the worker
         self._pause = 0.0 if self._lasts() else min(LONGEST_PAUSE, 2 * self._pause + 0.1)
         _sleep(self._pause and pause(0, self._pause, self._pause))
         self._await_writable()
         connection = self._connect()
         self._connected = time.monotonic()
+        waiting.clear()
         self._timer.call_after(LASTING_SECONDS, self._judge)
         return connection
 

@@ -23,6 +23,7 @@ from typing import Any
 from celery import bootsteps
 from celery.signals import worker_shutdown
 from celery.worker import state
+from celery.worker.request import Request
 from msgspec.structs import replace
 
 from mrcelery.config import Config
@@ -107,9 +108,18 @@ def in_flight(*groups: Iterable[Any]) -> set[Any]:
             continue
 
 
-def held() -> set[Any]:
-    """Return all requests whose messages this worker has taken but not acknowledged."""
-    requests = in_flight(state.active_requests, state.reserved_requests, state.scheduled_requests)
+def scheduled(worker: Any) -> Iterable[Any]:
+    """Return the requests that wait for their ETA. Celery before 5.7 has them only in the timer of its consumer."""
+    if hasattr(state, "scheduled_requests"):
+        return state.scheduled_requests  # type: ignore[no-any-return]
+    timer = getattr(worker.consumer, "timer", None)  # there is no consumer at first
+    waiting = [one.entry.args for one in timer.schedule.queue] if timer is not None else []
+    return [args[0] for args in waiting if args and isinstance(args[0], Request)]
+
+
+def held(worker: Any) -> set[Any]:
+    """Return all requests whose messages a worker has taken but not acknowledged."""
+    requests = in_flight(state.active_requests, state.reserved_requests, scheduled(worker))
     return {request for request in requests if not request.acknowledged}
 
 
@@ -199,7 +209,7 @@ class Leases:
 
     def _supervise(self) -> None:
         """End attempts that should not continue, excuse attempts, and renew presence and leases that are due."""
-        requests = held()
+        requests = held(self._worker)
         hung = self._supervisor.supervise(requests) if requests else set()
         excuse(self._store)
         now = time.monotonic()

@@ -21,6 +21,7 @@ from celery.signals import worker_ready
 from celery.worker import state
 
 from mrcelery.config import Config
+from mrcelery.worker.broker_wait import waiting
 
 EVERY_SECONDS = 2.0
 
@@ -79,6 +80,8 @@ class LivenessStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def _is_excused(self) -> bool:
         """Check whether the event loop may be idle: it was left, there is none, or it runs a task itself."""
         if self._timer is None or self._worker.consumer.connection is None:
+            return True
+        if waiting.is_set():  # Celery before 5.7 keeps the connection that it has lost
             return True
         return isinstance(self._worker.pool, SoloPool) and bool(state.active_requests)
 

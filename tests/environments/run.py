@@ -233,7 +233,7 @@ def main(names: list[str]) -> int:
         full: Results = json.loads(call(sys.executable, "-P", HERE / "cases.py", folder, "inline", cwd=folder))
         broken = [f"full, {name}: {one['traceback']}" for name, one in full["inline"].items() if "traceback" in one]
         needs = {
-            name for name in cases if name in ("Times", "MovedTimes", "Fine", "shown CountWords", "shown SortRecords")
+            name for name in cases if name in ("Times", "MovedTimes", "Fine", "shown CountWords")
         }
 
         def tried(environment: Environment) -> list[str]:
