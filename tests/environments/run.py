@@ -232,9 +232,7 @@ def main(names: list[str]) -> int:
         (wheel,) = folder.glob("mrcelery-*.whl")
         full: Results = json.loads(call(sys.executable, "-P", HERE / "cases.py", folder, "inline", cwd=folder))
         broken = [f"full, {name}: {one['traceback']}" for name, one in full["inline"].items() if "traceback" in one]
-        needs = {
-            name for name in cases if name in ("Times", "MovedTimes", "Fine", "shown CountWords")
-        }
+        needs = {name for name in cases if name in ("Times", "MovedTimes", "Fine", "shown CountWords")}
 
         def tried(environment: Environment) -> list[str]:
             began = time.monotonic()
