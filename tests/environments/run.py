@@ -217,10 +217,17 @@ def differences(environment: Environment, found: Results, full: Results, needs_a
                 error = ARROW
             elif "error" in expected:
                 error = "has no Python type to hold it"
-            right = re.search(error, outcome.get("error", "")) if error else outcome == expected
+            right = re.search(error, outcome.get("error", "")) if error else same(name, outcome, expected)
             if not right:
                 wanted = f"an error with {error!r}" if error else str(expected)[:300]
                 yield f"{environment.name}, {runner}, {name}: {str(outcome)[-1500:]}\n    instead of {wanted}"
+
+
+def same(name: str, outcome: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether a job has the same results: sorted as a whole, these may be cut elsewhere, by samples of other blocks."""
+    if name == "shown SortRecords" and "parts" in outcome:
+        return "".join(outcome["parts"]) == "".join(expected["parts"])
+    return outcome == expected
 
 
 def main(names: list[str]) -> int:
