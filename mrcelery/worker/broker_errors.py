@@ -35,8 +35,7 @@ BROKER_ERRORS: tuple[type[Exception], ...] = (
     kombu_errors.LimitExceeded,
     kombu_errors.ConnectionError,  # and kombu's InconsistencyError
     kombu_errors.ChannelError,
-    # kombu 5.7 raises this if a connection breaks during a batch: how much of the batch arrived is unknown.
-    getattr(kombu_errors, "BatchPublishError", kombu_errors.OperationalError),
+    kombu_errors.BatchPublishError,  # a connection broke during a batch: how much of the batch arrived is unknown
     BackendError,
 )
 """Raised by kombu, redis-py and Celery's result backend if the broker does not answer or refuses; and our own error."""
@@ -53,7 +52,7 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except _IN_PUBLISHING as e:
-        cause = e.__cause__ if type(e).__name__ == "BatchPublishError" and e.__cause__ else e
+        cause = e.__cause__ if isinstance(e, kombu_errors.BatchPublishError) and e.__cause__ else e
         raise BrokerUnreachableError(f"the broker failed while {doing} ({cause}): it is tried again") from e
 
 

@@ -36,11 +36,8 @@ def test_the_brokers_faults(fault: Exception) -> None:
 
 
 def test_a_batch_names_its_cause() -> None:
-    batch = getattr(kombu_errors, "BatchPublishError", None)
-    if batch is None:
-        pytest.skip("kombu before 5.7 has no batches")
     with pytest.raises(BrokerUnreachableError, match="reset by peer"), translated("it was published"):
-        raise batch("uncertain") from ConnectionResetError("reset by peer")
+        raise kombu_errors.BatchPublishError("uncertain") from ConnectionResetError("reset by peer")
 
 
 @pytest.mark.parametrize("fault", [redis_errors.DataError("a set"), kombu_errors.EncodeError("a set"), KeyError("x")])
