@@ -1,4 +1,5 @@
 """The ``mrcelery`` command: one module per subcommand.
 
-Face: ``main``. Its own: ``errors``, ``common``, ``picture``, ``progress``, ``live``, job_class and the commands.
+Used from outside: ``main``. Internal: ``errors``, ``common``, ``pages``, ``picture``, ``progress``, ``live``,
+``terminal``, ``job_class`` and the commands.
 """

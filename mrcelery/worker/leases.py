@@ -81,7 +81,7 @@ def transport_options(visibility_timeout: float) -> dict[str, Any]:
         "socket_timeout": SILENCE_SECONDS,
         "socket_connect_timeout": SILENCE_SECONDS,
         "health_check_interval": HEALTH_SECONDS,
-        # kombu before 5.7 does not check the connection on which it waits for tasks: the kernel does that instead.
+        # The kernel probes the connections too, even while this process is busy.
         "socket_keepalive": True,
         "socket_keepalive_options": _keepalive(),
     }
