@@ -13,7 +13,7 @@ from mrcelery.cli.common import Age, Filled, connection_options, epilog, json_op
 from mrcelery.cli.terminal import say
 from mrcelery.client.cleaning import PAGE, UploadedInputs
 from mrcelery.config import Config, show_size
-from mrcelery.errors import ConfigError, UnsignedError
+from mrcelery.errors import ConfigError, UnsignedError, mask
 from mrcelery.jobstore.base import TTL
 from mrcelery.reporting.history import created_by_id
 from mrcelery.reporting.report import read_client_report
@@ -58,7 +58,7 @@ def command(jobs: tuple[str, ...], older_than: float | None, dry_run: bool, as_j
                 say(f"{verb} {what}: {one['objects']:,} objects, {show_size(one['bytes'])}")
         if cleaner.inputs.unreadable:
             jobs_kept = ", ".join(sorted(cleaner.inputs.unreadable))
-            say(f"mrcelery: uploaded inputs stay, as the specs of these jobs cannot be read: {jobs_kept}", err=True)
+            say(f"mrcelery: uploaded inputs are kept, as the specs of these jobs cannot be read: {jobs_kept}", err=True)
     finally:
         if runner is not None:
             runner.close()
@@ -81,7 +81,7 @@ class _Cleaner:
         seen = set()
         for job, keys, size in _jobs(self._storage, named):
             seen.add(job)
-            if _may_go(self._storage, self._runner, job, self._age, named=job in named):
+            if self._may_go(job, named=job in named):
                 yield self._remove(job, keys, size)
         yield from self._forgotten(named, seen)
         if named:
@@ -136,12 +136,37 @@ class _Cleaner:
         return found
 
     def _is_left(self, job: str, *, named: bool) -> bool:
-        fields = self._runner.store.fields(job) if self._runner is not None else {}
-        if fields and fields.get("storage", "").rstrip("/") != self._storage.uri.rstrip("/"):
-            return False  # its objects are elsewhere
-        if not fields and named:
+        fields = self._fields(job)
+        home = fields.get("storage", "").rstrip("/")
+        if fields and home != self._storage.uri.rstrip("/"):
+            if named:
+                say(f"mrcelery: the data of job {job} is in {mask(home)}: give that as --storage", err=True)
             return False
-        return _may_go(self._storage, self._runner, job, self._age, named=named and bool(fields))
+        if not fields and named:
+            say(f"mrcelery: job {job} has no data in {self._storage.uri}: see `mrcelery list`", err=True)
+            return False
+        return self._may_go(job, named=named)
+
+    def _fields(self, job: str) -> dict[str, str]:
+        return self._runner.store.fields(job) if self._runner is not None else {}
+
+    def _may_go(self, job: str, *, named: bool) -> bool:
+        reason = self._reason_to_keep(job, named=named)
+        if reason and named:
+            say(f"mrcelery: job {job} {reason}", err=True)
+        return not reason
+
+    def _reason_to_keep(self, job: str, *, named: bool) -> str:
+        fields = self._fields(job)
+        if fields and fields["state"] not in FINAL:
+            return f"is {fields['state']}: cancel it first"
+        if ended := float(fields.get("finished") or 0) or _reported(self._storage, job):
+            return "" if time.time() - ended >= self._age else "ended too recently: leave --older-than out"
+        if self._runner is not None and named:
+            return ""
+        # Its end is not recorded: it may run on a fleet unknown here, until its record would have expired.
+        young = time.time() - _created(job) < max(self._age, TTL)
+        return "may still run on a fleet that is not known here: give its --broker" if young else ""
 
 
 class Removed(TypedDict):
@@ -161,28 +186,13 @@ def _jobs(storage: Storage, named: tuple[str, ...]) -> Iterator[tuple[str, list[
             yield job, [info.key for info in found], sum(info.size for info in found)
 
 
-def _may_go(storage: Storage, runner: Runner | None, job: str, age: float, *, named: bool) -> bool:
-    fields = runner.store.fields(job) if runner is not None else {}
-    if fields and fields["state"] not in FINAL:
-        if named:
-            say(f"mrcelery: job {job} is {fields['state']}: cancel it first", err=True)
-        return False
-    ended = float(fields.get("finished") or 0) or _reported(storage, job)
-    if ended:
-        return time.time() - ended >= age
-    if runner is not None and named:
-        return True
-    # its end is not recorded: it may run on a fleet unknown here, until its record would have expired
-    return time.time() - _created(job) >= max(age, TTL)
-
-
 def _reported(storage: Storage, job: str) -> float:
     """Return when the job ended by its report, in epoch seconds; 0 if it left none."""
 
     try:
         report = read_client_report(storage, job, Config.load({}).signing_key or None)
     except UnsignedError as e:
-        say(f"mrcelery: job {job} counts as one without a report: {e}", err=True)
+        say(f"mrcelery: the report of job {job} is ignored: {e}", err=True)
         return 0.0
     return 0.0 if report is None else report.finished
 

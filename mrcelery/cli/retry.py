@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from mrcelery.cli import picture
-from mrcelery.cli.common import JOB, connection_options, epilog, events_option, print_json
+from mrcelery.cli.common import JOB, connection_options, epilog, events_option
 from mrcelery.cli.progress import Display, see_through
 from mrcelery.client.api import attach
+from mrcelery.reporting import timeline
 
 
 @click.command(
@@ -32,7 +33,7 @@ def command(job: str, detach: bool, quiet: bool, as_json: bool, **settings: Any)
         if not detach:
             return see_through(handle, display, picture.after_fleet)
         if as_json:
-            print_json(handle.status())
+            click.echo(timeline.line(timeline.submitted(handle.glance())), nl=False)
         else:
             click.echo(job)
     return 0

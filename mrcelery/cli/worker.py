@@ -11,6 +11,7 @@ from mrcelery.cli.common import Filled, epilog
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError
 from mrcelery.jobstore.connection import REDIS_SCHEMES, connect
+from mrcelery.runners.base import storage_root
 
 
 @click.command(
@@ -23,6 +24,9 @@ from mrcelery.jobstore.connection import REDIS_SCHEMES, connect
 @click.option("--broker", type=Filled(), metavar="URL", help="Redis of the fleet.")
 @click.option(
     "--result-backend", type=Filled(), metavar="URL", help="Redis of the barrier and the job store  [the broker]"
+)
+@click.option(
+    "--storage", type=Filled(), metavar="URI", help="Storage of jobs that Redis has lost; other jobs name their own."
 )
 @click.option("--queue", type=Filled(), metavar="NAME", help="Celery queue  [celery]")
 @click.option("-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Processes  [one per CPU]")
@@ -42,6 +46,8 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
         raise ConfigError("a worker needs a broker: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL)")
     if config.broker.startswith(REDIS_SCHEMES):
         connect(config.broker).close()  # a malformed address is refused here; Celery's error would show the password
+    if config.storage:
+        os.environ["MRCELERY_STORAGE"] = storage_root(config)
     # the worker's own processes read their settings from the environment
     os.environ["MRCELERY_BROKER"] = config.broker
     os.environ["MRCELERY_QUEUE"] = config.queue

@@ -276,7 +276,7 @@ class JobHandle:
         """Return the final report. Raises :class:`UsageError` while the job runs, or if it left none."""
         report = self.read_report()
         if report is None:
-            raise UsageError(f"job {self.id} has no report (yet): see `mrcelery status {self.id}`")
+            raise UsageError(f"job {self.id} has no report yet: see `mrcelery status {self.id}`")
         return report
 
     def results(self) -> Iterator[Pair]:
@@ -331,7 +331,8 @@ class JobHandle:
 
     def _counted(self, fields: dict[str, str]) -> Report | None:
         """Return the report if it says what counts; None if the job store does."""
-        return self.read_report() if fields["state"] == "succeeded" or "created" not in fields else None
+        from_store = "queue" in fields
+        return None if from_store and fields["state"] != "succeeded" else self.read_report()
 
     def _poll(self, monitor: Monitor) -> dict[str, str]:
         """Read the fields of the job that is waited for; register it again if the job store has lost it."""
@@ -360,6 +361,7 @@ class JobHandle:
             return {
                 "state": report.state,
                 "name": report.name,
+                "created": repr(seen.created if seen else 0.0),
                 "started": repr(report.started),
                 "finished": repr(report.finished),
                 "storage": self.storage,
@@ -377,9 +379,9 @@ class JobHandle:
         if state == "failed":
             if failure := failure_of(fields):
                 raise JobFailedError(failure)
-            raise MRCeleryError(f"job {self.id} failed; what failed is no longer kept: see `mrcelery logs {self.id}`")
+            raise MRCeleryError(f"job {self.id} failed; the error is no longer kept: see `mrcelery logs {self.id}`")
         if state != "succeeded":
-            raise UsageError(f"job {self.id} is {state}: wait for its end first")
+            raise UsageError(f"job {self.id} is {state}: wait until it ends")
 
     def open_storage(self) -> Storage:
         """Open the storage that holds the job's data."""
@@ -388,7 +390,7 @@ class JobHandle:
         if self._store is not None:
             uri = self._store.fields(self.id).get("storage") or uri
         if not uri:
-            raise ConfigError(f"the storage of job {self.id} is not known any more: give --storage")
+            raise ConfigError(f"the storage of job {self.id} is no longer known: give --storage")
         return open_storage(uri)
 
     def read_report(self) -> Report | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrcelery.config import Config
 from mrcelery.errors import ConfigError, UsageError, mask
+from mrcelery.jobstore.connection import connect
 from mrcelery.runners.base import Runner, own_settings, storage_root
 from mrcelery.runners.preload import local_runner
 from mrcelery.storage.addresses import INPUT, OUTPUT, tidy
@@ -86,7 +87,7 @@ class Settled:
     def ignored(self) -> list[str]:
         """Return a sentence for each given setting that this submission's runner does not use."""
         return [
-            f"the {self.runner} runner has no use for {origin}, which is ignored: it is for the "
+            f"the {self.runner} runner ignores {origin}: it is for the "
             f"{' and '.join(_ONLY[name])} runner{'s' if len(_ONLY[name]) > 1 else ''}"
             for name, origin in self.config.origins.items()
             if origin.startswith("--") and self.runner not in _ONLY.get(name, (self.runner,))
@@ -142,6 +143,7 @@ def _check_fleet(config: Config) -> None:
             "the celery runner needs a broker: give --broker redis://host:6379/0 (or MRCELERY_BROKER, "
             "CELERY_BROKER_URL), or --runner local"
         )
+    connect(config.broker).close()  # a malformed address is refused before anything else is asked for
     if not config.storage:
         raise ConfigError(
             f"the fleet at {mask(config.broker, whole=True)} needs a storage that all its workers reach: "

@@ -24,7 +24,7 @@ from mrcelery.jobstore.connection import store_url
 from mrcelery.jobstore.redis import RedisJobStore
 from mrcelery.reporting.page import Jobs, Live, Row, job_page, jobs_page
 from mrcelery.runners.fleet import FleetRunner
-from mrcelery.schema.states import typed
+from mrcelery.schema.states import STATES, UNKNOWN, typed
 from mrcelery.schema.structs import Kind
 from mrcelery.schema.task_id import TaskId
 from mrcelery.web.queries import MOST_JOBS, Records, encoded
@@ -103,6 +103,8 @@ class Ours(BaseHandler):  # type: ignore[misc]
         """List the jobs requested by the address."""
         limit = self.whole_number("limit", LISTED, MOST_JOBS)
         state, name = typed(self.get_argument("state", "", escape=False)), self.get_argument("name", "", escape=False)
+        if state not in ("", *STATES, UNKNOWN):
+            raise HTTPError(400, f"state must be one of {', '.join((*STATES, UNKNOWN))}")
         kept = self.get_argument("kept", "0") != "0"
         return await self.aside(self.records.kept if kept else self.records.rows, limit, state, name)
 

@@ -105,6 +105,8 @@ def test_lists_by_state_and_name(dashboard: Flower, done: mrcelery.JobHandle) ->
     assert done.id not in jobs("name=Other*")
     assert len(jobs("limit=1")) == 1
     assert dashboard.ask("/api/jobs?limit=many").status == 400
+    misspelt = dashboard.ask("/api/jobs?state=runing")
+    assert (misspelt.status, b"queued, running, succeeded" in misspelt.data) == (400, True)
 
 
 def test_a_job_that_nobody_knows(dashboard: Flower) -> None:

@@ -49,6 +49,11 @@ def test_the_command_retry(quiet: Quiet, traced: Traced) -> None:
         again = command("retry", handle.id, *connection)
         assert again.returncode == 1
         assert "told to fail" in again.stderr
+        detached = command("retry", handle.id, "--detach", "--json", *connection)
+        assert detached.returncode == 0
+        event = json.loads(detached.stdout)
+        assert (event["event"], event["job"]) == ("submitted", handle.id)
+        assert command("wait", handle.id, *connection).returncode == 1
         cause.unlink()
         detached = command("retry", handle.id, "--detach", *connection)
         assert (detached.returncode, detached.stdout) == (0, f"{handle.id}\n")

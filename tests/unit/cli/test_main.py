@@ -29,6 +29,7 @@ from tests.support.command_line import TEXT
         (["submit", "wc.py", "in.txt", "--partitioner", "field"], "write field:1"),
         (["submit", "wc.py", "in.txt", "-D", "mapreduce.job.partitioner.class=My"], "partitioner My is not supported"),
         (["submit", "wc.py", "in.txt", "-D", "mapreduce.job.reduce=3"], "did you mean mapreduce.job.reduces?"),
+        (["submit", "wc.py", "in.txt", "-r", "celery", "--broker", "http://x"], "is not a Redis address: use redis://"),
         (["submit", "wc.py", "in.txt", "-r", "spark"], "'spark' is not one of 'inline', 'local', 'celery'"),
         (["submit"], "missing argument 'JOB': see mrcelery submit --help"),
         (["submti"], "no such command 'submti', did you mean 'submit': see mrcelery --help"),
@@ -39,6 +40,7 @@ from tests.support.command_line import TEXT
         (["cat", "./nothing"], "does not exist"),
         (["clean"], "--storage"),
         (["worker"], "a worker needs a broker"),
+        (["worker", "--broker", "redis://localhost", "--storage", "gs://b"], "is on Google Cloud Storage"),
     ],
 )
 def test_usage_is_one_line_and_exit_code_2(mr: Any, args: list[str], says: str) -> None:
@@ -53,7 +55,9 @@ def test_jobs_of_a_storage(mr: Any) -> None:
     job = mr("submit", "wc.py", "in.txt", "-o", "out", "--json", "--storage", "store").last()["job"]
     here = ("--storage", "store")
     assert "succeeded" in mr("status", job, *here).out
-    assert json.loads(mr("status", job, "--json", *here).out)["status"]["state"] == "succeeded"
+    status = json.loads(mr("status", job, "--json", *here).out)["status"]
+    assert status["state"] == "succeeded"
+    assert 0 < status["created"] <= status["started"] <= status["finished"]
     assert mr("counters", job, *here).out == "words\n\tseen=6\n"
     assert json.loads(mr("counters", job, "--json", *here).out) == {"words": {"seen": 6}}
     assert mr("cat", job, *here).counts() == Counter(TEXT.split())
