@@ -348,8 +348,8 @@ def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str
         plain = name.replace("-", "_")
         if isinstance(value, dict):
             raise ConfigError(
-                f"{origin} has a table {name!r}: settings stand {'in that table' if table else 'at its top'} itself, "
-                'such as split_size = "64MiB"'
+                f"{origin} has a table {name!r}: settings belong {'directly in that table' if table else 'at the top'}"
+                ', such as split_size = "64MiB"'
             )
         if plain in seen:
             raise ConfigError(f"{origin} sets {seen[plain]!r} and {name!r}, which are the same: remove one of them")
@@ -358,13 +358,13 @@ def _file(path: Path, table: tuple[str, ...]) -> Iterator[tuple[str, object, str
 
 
 _MENTION = re.compile(rb"mrcelery|^\s*\[\s*(tool\s*\.\s*)?[\"']?m[a-z_-]*c[a-z_-]*l", re.MULTILINE | re.IGNORECASE)
-"""What a ``pyproject.toml`` has that configures us, or means to."""
+"""What a ``pyproject.toml`` contains if it configures mrcelery, or means to."""
 
 
 def _own_table(found: dict[str, Any], path: Path, origin: str) -> dict[str, Any]:
     """Return ``[tool.mrcelery]`` of a ``pyproject.toml``, empty if there is none.
 
-    Raises :class:`ConfigError` for one that is no table, stands elsewhere or is misspelt.
+    Raises :class:`ConfigError` for one that is not a table, is in another place or is misspelt.
     """
     tools = found.get("tool")
     tools = tools if isinstance(tools, dict) else {}

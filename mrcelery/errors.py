@@ -12,7 +12,7 @@
      +-- UnreachableError            exit 3   broker or storage does not answer, or refuses us
      |    +-- BrokerUnreachableError
      |    +-- StorageUnreachableError
-     |         +-- StorageOutageError         it does not answer now, and may come back
+     |         +-- StorageOutageError         it does not answer now, and may later
      |         +-- StorageRefusedError        it refuses what only a person can correct: rights, names, credentials
      +-- JobFailedError              exit 1   a job ended as failed; carries its Failure record
      +-- TaskError                   exit 1   what makes one attempt fail, raised inside a task
@@ -246,7 +246,7 @@ class SupersededError(MRCeleryError):
 _MASK = "****"
 _WORD = re.compile(r"\S+")
 
-# How an address begins that may have a user and password. The port of a web server is no password, as an @ may follow.
+# How an address begins that may have a user and password. A port is not a password, although an @ may follow it.
 _LOGIN = re.compile(
     r"(?:\b(?P<broker>redis|rediss|valkeys?|sentinel|amqps?)(?:\+[a-z]{1,9})?|\b[a-z][\w+.-]{0,20}):/+(?!\[[\da-f:.]+\])"
     r"(?:(?P<user>[^/?#:@]*):(?:(?<=/:)|(?(broker)|(?!\d*(?:[/?#;,]|$))))|(?=[^/?#:@]*@))",
@@ -270,7 +270,7 @@ def mask(text: str, *, whole: bool = False) -> str:
     """Replace passwords of addresses, and secret query parameters such as X-Amz-Signature, by ``****``.
 
     ``whole``: the text is an address and nothing else, whose password may hold spaces too. The one function for all
-    that is shown, logged or kept for people; other text stays as it is.
+    that is shown, logged or kept for people; it does not change other text.
     """
     if "@" in text and ":/" in text:
         text = _without_password(text) if whole else _WORD.sub(lambda word: _without_password(word[0]), text)

@@ -164,7 +164,7 @@ class WorkersWell(Event, frozen=True, kw_only=True):
     count: int
 
     def __str__(self) -> str:
-        return f"no worker of queue {self.queue} is sick any more: {_workers(self.count)} on it now"
+        return f"no worker of queue {self.queue} is sick any longer: {_workers(self.count)} on it now"
 
 
 def _awaited(seconds: float, patience: float, reason: str) -> str:

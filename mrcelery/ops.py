@@ -104,7 +104,7 @@ class Sum(Op):
     closed = True
 
     def create(self, value: Any, /) -> Any:
-        """Start at 0, so that bools become ints and what is no number raises ``TypeError``."""
+        """Start at 0, so that bools become ints and anything but a number raises ``TypeError``."""
         return 0 + value
 
     def add(self, acc: Any, value: Any, /) -> Any:

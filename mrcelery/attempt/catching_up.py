@@ -56,7 +56,7 @@ def catch_up(store: JobStore, seal: JobSeal, run: str, storage: Storage) -> str:
     if known.end is None and "started" in fields and storage.stat(object_keys.spec(job)) is None:
         raise end_as_removed(store, job, storage, run)
     if known.generation > generation_of(fields) and store.advance(job, known.generation):
-        _log.warning("mrcelery: the job store did not know that job %s was retried: it goes on", job)
+        _log.warning("mrcelery: the job store did not know that job %s was retried: it resumes", job)
     if known.end is not None and settle(store, known.end):
         _log.warning("mrcelery: the job store did not know that job %s has ended: it has %s", job, known.end.state)
     store.note_compared(job, run)

@@ -42,7 +42,7 @@ def read_commit(data: bytes, task: TaskId, seal: JobSeal) -> Commit:
     key = object_keys.commit(task)
     found = seal.decode(data, Commit, key)
     if TaskId.of(found) != task:
-        raise damaged(f"the commit at {key} is that of another task: it was altered; submit the job again")
+        raise damaged(f"the commit at {key} belongs to another task: it was altered; submit the job again")
     named = [part.key for part in found.parts if not object_keys.lies_below(part.key, object_keys.task_root(task))]
     if found.bad_key and not object_keys.lies_below(found.bad_key, object_keys.bad_records_root(task.job)):
         named.append(found.bad_key)

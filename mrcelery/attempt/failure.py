@@ -62,13 +62,13 @@ def fail_job(store: JobStore, failed: Failure, generation: int, secret: str | by
 
 def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
     """Make the error for a task that was started ``most`` times and never ended."""
-    reason = lost.reason or "its process died or was killed each time, by a crash in its code or for want of memory"
+    reason = lost.reason or "its process died or was killed each time, because its code crashed or memory ran out"
     remedy = "correct what crashes in the job's code, or raise --memory"
     if HUNG in reason:
-        remedy = f"have code that takes long say that it goes on (set_status), or raise {HUNG} on the workers"
+        remedy = f"report progress from long-running code (set_status), or raise {HUNG} on the workers"
     times = f"{most} time{'s' if most > 1 else ''}"
     return AttemptsLostError(
-        f"{task.kind} task {task.task} was started {times} and never came to an end: {reason}; {remedy}; "
+        f"{task.kind} task {task.task} was started {times} and never finished: {reason}; {remedy}; "
         "`mrcelery logs` and the workers' logs may have more"
     )
 

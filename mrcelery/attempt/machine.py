@@ -115,7 +115,7 @@ def of_the_machine(e: OSError, attempt: str, jobs: OpenJobs) -> TaskError:
     error: TaskError
     ours = not e.filename or _is_ours(os.fsdecode(e.filename), jobs.scratch_path)
     if isinstance(e, FileNotFoundError) and not ours:
-        error = CorruptDataError(f"{e.filename} is gone, which the job still needs: submit it again")
+        error = CorruptDataError(f"{e.filename} is gone, and the job still needs it: submit the job again")
     elif isinstance(e, (ConnectionError, TimeoutError)):
         error = TaskError(f"{e}: see that the worker reaches what the job reads and writes")
         error.retryable = True

@@ -95,7 +95,7 @@ class OpenJobs:
         """
         request = read_request(self.store, job, self.signing_key)
         if request is None:
-            raise JobStoppedError(f"job {job} is not known any more")
+            raise JobStoppedError(f"job {job} is no longer known")
         return request
 
     def seal(self, job: str) -> JobSeal:
@@ -109,7 +109,7 @@ class OpenJobs:
             fields = self.store.fields(job)
             root = storage_of(self.store, job, fields, self.signing_key) or self._storage
             if not root:
-                raise StorageRefusedError(f"nobody knows the storage of job {job}: set MRCELERY_STORAGE on the workers")
+                raise StorageRefusedError(f"the storage of job {job} is unknown: set MRCELERY_STORAGE on the workers")
             storage = open_storage(root)
             key = object_keys.spec(job)
             if "started" in fields:
@@ -117,7 +117,7 @@ class OpenJobs:
             try:
                 data = storage.read(key)
             except FileNotFoundError:
-                raise CorruptDataError(f"{root}/{key} is gone, so job {job} cannot go on: submit it again") from None
+                raise CorruptDataError(f"{root}/{key} is gone, so job {job} cannot continue: submit it again") from None
             return self.keep(self.verified(data, job), storage)
         self._jobs.move_to_end(job)
         return active

@@ -48,7 +48,7 @@ class Age(_Seconds):
 
 
 class Filled(_Text):
-    """Text that is not empty, as that of a shell variable that is not set would be."""
+    """Text that is not empty, as an unset shell variable would make it."""
 
     name = "text"
 

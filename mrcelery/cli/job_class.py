@@ -79,7 +79,7 @@ class _Keep(argparse.Action):
             self.into += [option, *values]
         else:
             # in one word, so that a value with a leading dash stays a value
-            # (but for an empty one, which a short option has to have as a word of its own)
+            # (except an empty one, which a short option needs as a word of its own)
             long = option.startswith("--")
             self.into += [f"{option}={values}"] if long else [option + values] if values else [option, ""]
 

@@ -98,7 +98,7 @@ def _list(storage: Storage, job: str, found: Overview | None, wanted: LogFilter,
     if none and found is None and next(listed(storage, job, None, LogFilter()), None) is None:
         raise UsageError(f"job {job} is not known here: see `mrcelery list`, or correct --broker or --storage")
     if none:
-        say(f"mrcelery: job {job} has no logs of that kind", err=True)
+        say(f"mrcelery: job {job} has no matching logs", err=True)
 
 
 def _whole(raw: bool) -> Show:

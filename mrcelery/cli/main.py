@@ -105,7 +105,7 @@ def run_command(command: click.Command, args: list[str], prog: str) -> int:
 def _warn_of_variables() -> None:
     """Warn of variables that would be settings if they were spelt right."""
     if any(name.startswith("MRCELERY_") for name in os.environ):
-        from mrcelery.config import misspelt  # noqa: PLC0415 - only where there are settings
+        from mrcelery.config import misspelt  # noqa: PLC0415 - only if there are settings
 
         for sentence in misspelt(os.environ):
             click.echo(f"mrcelery: warning: {sentence}", err=True)

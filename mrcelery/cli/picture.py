@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mrcelery.schema.states import State
 
 Piece = tuple[str, str]
-"""A text and its style: words of bold, dim and a colour."""
+"""A text and its style: words of bold, dim and a color."""
 
 Line = list[Piece]
 
@@ -70,7 +70,7 @@ def nobody(found: Overview) -> str:
 
 
 def phase(found: Overview, trouble: str = "") -> tuple[str, str]:
-    """Return a job's state, what to say of it, and its colour. ``trouble``: why it makes no progress just now."""
+    """Return a job's state, what to say of it, and its color. ``trouble``: why it makes no progress just now."""
     if found.state == "succeeded":
         return found.state, "green"
     if found.state == "cancelled":
@@ -167,7 +167,7 @@ def _stage(found: Overview, stage: StageView, speed: Speed, width: int, signs: S
 
 
 def _rates(found: Overview, stage: StageView, speed: Speed, *, means: bool) -> list[str]:
-    """List a stage's rates; ``means``: include the mean of bytes, which goes as that of records."""
+    """List a stage's rates; ``means``: include the mean of bytes, as of records."""
     rates = speed.of(stage, found.now)
     told = []
     if stage.left >= 0:
@@ -331,7 +331,7 @@ def text_of(line: Line) -> str:
 
 
 def echo(lines: Iterable[Line], *, err: bool = False) -> None:
-    """Print lines; in colours on a terminal, unless NO_COLOR is set."""
+    """Print lines; in color on a terminal, unless NO_COLOR is set."""
     plain = bool(os.environ.get("NO_COLOR"))
     for line in lines:
         click.echo(on_a_line(text_of(line)) if plain else "".join(_styled(*piece) for piece in line), err=err)

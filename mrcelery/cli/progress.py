@@ -116,7 +116,7 @@ class Display:
         if time.monotonic() < self._due or self.mode == "off" or (self.mode == "json" and self.quiet):
             return
         began = time.monotonic()
-        with suppress(UsageError):  # a broker that came back empty may not know it for a moment
+        with suppress(UsageError):  # a broker that restarted empty may not know it for a moment
             self._show(handle.glance())
             took = time.monotonic() - began
             self._due = began + took + max(POLL_SECONDS, took / POLL_SHARE)

@@ -225,7 +225,7 @@ def _check(submission: Submission, how: Flags) -> None:
         )
     if how.detach and submission.brings_home:
         raise UsageError(
-            f"--detach cannot bring results to {submission.output}: give an s3:// OUTPUT, or leave -o out and "
+            f"--detach cannot copy results to {submission.output}: give an s3:// OUTPUT, or leave -o out and "
             "run `mrcelery fetch JOB DIR` later"
         )
     if how.as_json and submission.output is None and submission.runner != "celery":
@@ -237,7 +237,7 @@ def _interrupted(handle: JobHandle, submission: Submission) -> int:
         results = f"fetch {handle.id} {submission.output}" if handle.bring_home else f"cat {handle.id}"
         say(
             f"\nDetached: job {handle.id} is still running.\n"
-            f"  come back   mrcelery wait {handle.id}\n"
+            f"  wait        mrcelery wait {handle.id}\n"
             f"  results     mrcelery {results}\n"
             f"  stop it     mrcelery cancel {handle.id}",
             err=True,

@@ -28,7 +28,7 @@ def check_given(token: str, request: Request, given: Mapping[str, str]) -> None:
     differ = [aspect for aspect, digest in request.given.items() if given.get(aspect, digest) != digest]
     if differ:
         raise UsageError(
-            f"the client token {token!r} stands for job {request.job}, which was submitted with {_listed(differ)}: "
+            f"the client token {token!r} belongs to job {request.job}, which was submitted with {_listed(differ)}: "
             "give another token for another job, or the same arguments"
         )
 

@@ -75,7 +75,7 @@ def check_formats(options: JobOptions, job: MRJob, runner: str, *, prints: bool)
             f"{options.output_format} cannot: leave one of the two out"
         )
     if name == "parquet" and options.compress != "none":
-        raise UsageError("parquet compresses by itself: leave --compress out, or give -D parquet.compression=zstd")
+        raise UsageError("parquet does its own compression: leave --compress out, or give -D parquet.compression=zstd")
     if name == "parquet" and prints:
         raise UsageError("parquet output cannot be printed: give -o OUTPUT")
     # The client of a fleet need not have its workers' extras.

@@ -141,7 +141,7 @@ def fetch(
                 fresh.rename(place)
     except OSError as e:
         why = e.strerror or e
-        raise StorageUnreachableError(f"cannot write {target} ({why}): free it, or choose another") from None
+        raise StorageUnreachableError(f"cannot write {target} ({why}): make it writable, or choose another") from None
 
 
 @contextmanager

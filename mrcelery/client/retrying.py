@@ -61,7 +61,7 @@ def _seal_of(store: JobStore, job: str) -> JobSeal | None:
 
 
 def revive(handle: JobHandle, store: JobStore) -> None:
-    """Have a failed or cancelled job run again; one that was retried and has not begun since stays as it is.
+    """Have a failed or cancelled job run again; one that was retried and has not begun since is left unchanged.
 
     If a cancelled job's tasks have not all stopped yet, wait for them first; if no worker listens, delete the job's
     data from here. Raises :class:`UsageError` for a job in another state.

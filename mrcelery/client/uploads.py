@@ -166,7 +166,9 @@ def _send(storage_uri: str, path: Path, progress: Progress | None) -> str:
                     if progress is not None:
                         progress(path.name, sent, size)
                 if seen.digest() != digest.digest():  # within the block: the object never appears
-                    raise InputError(f"input {path} changed while it was uploaded: submit when nobody writes to it")
+                    raise InputError(
+                        f"input {path} changed while it was uploaded: submit again when nothing writes to it"
+                    )
     return key
 
 

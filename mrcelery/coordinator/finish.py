@@ -142,7 +142,7 @@ def _read_whole(storage: Storage, part: Part) -> bytes:
     with damage(part):
         data = storage.read(part.key)
         if zlib.crc32(data) != part.crc32:
-            raise CorruptDataError("its checksum is another")
+            raise CorruptDataError("does not match its checksum")
         return data
 
 

@@ -92,7 +92,9 @@ def publish(
             mine.write(object_keys.SUCCESS, _success(written, seal))
         mine.release()
     except RevokedError:
-        raise JobStoppedError(f"another run of the last step of job {job} goes on, or the job has ended") from None
+        raise JobStoppedError(
+            f"another run of the last step of job {job} is still running, or the job has ended"
+        ) from None
 
 
 def _copy_all(store: JobStore, job: str, copies: Mapping[str, Part], copy: Callable[[str, Part], None]) -> None:
@@ -145,7 +147,7 @@ def _check_bytes(storage: Storage, part: Part) -> None:
         size += len(chunk)
         checksum = crc32(chunk, checksum)
     if (size, checksum) != (part.bytes, part.crc32):
-        raise CorruptDataError("its checksum is another")
+        raise CorruptDataError("does not match its checksum")
 
 
 def _in_threads(function: Callable[..., None], *arguments: Iterable[Any]) -> None:
@@ -254,7 +256,7 @@ def _check(store: JobStore, output: Storage, run: _Run, *, overwrite: bool) -> N
         raise JobStoppedError(f"job {run.job} has ended")
     for other in others:
         if other.job == run.job and other.run > run.run:
-            raise JobStoppedError(f"another run of the last step of job {run.job} goes on")
+            raise JobStoppedError(f"another run of the last step of job {run.job} is still running")
         if other.job != run.job and (not overwrite or store.state(other.job) not in ("", *FINAL)):
             raise OutputExistsError(
                 f"job {other.job} publishes to the output {output.uri} at the same time: choose another for each job"

@@ -107,8 +107,8 @@ def map_tasks(jobs: OpenJobs, active: OpenJob, step: int) -> int:
     tasks = int(jobs.store.fields(active.id)[f"total.{step}.map"])
     if active.seal.signs and planned_tasks(active, step, page_of(max(0, tasks - 1))) != tasks:
         raise UnsignedError(
-            f"in Redis, step {step} of job {active.id} has {tasks} map tasks, by its signed plan another number: it "
-            "was altered; see who can write to the broker, and submit the job again"
+            f"Redis says that step {step} of job {active.id} has {tasks} map tasks, and its signed plan has others: "
+            "it was altered; see who can write to the broker, and submit the job again"
         )
     return tasks
 
@@ -120,7 +120,7 @@ def planned_tasks(active: OpenJob, step: int, last: int) -> int:
         page = active.seal.decode(active.storage.read(key), PlanPage, key, (LAST,))
     except FileNotFoundError:
         raise UnsignedError(
-            f"{key} is gone, with which the plan of step {step} of job {active.id} should end: it was removed, or the "
-            "number of map tasks altered; see who can write to the storage and the broker, and submit the job again"
+            f"{key}, the last page of the plan of step {step} of job {active.id}, is gone: it was removed, or the "
+            "number of map tasks was altered; see who can write to the storage and the broker, and submit the job again"
         ) from None
     return page.splits[-1].index + 1 if page.splits else 0

@@ -175,6 +175,6 @@ def _write_plan(request: Request, storage: Storage) -> PlanSummary:
 
 
 def _check_digest(data: bytes, digest: str, what: str) -> None:
-    """Check that data from the job store matches the request's digest, whether or not the request is signed."""
+    """Check that data from the job store matches the request's digest, even if the request is not signed."""
     if sha256(data).hexdigest() != digest:
-        raise UnsignedError(f"{what} is not what its request names: it was altered on the way; submit it again")
+        raise UnsignedError(f"{what} is not what its request names: it was altered in transit; submit it again")

@@ -47,7 +47,9 @@ def commits(jobs: OpenJobs, active: OpenJob, stage: StageId, tasks: int) -> Iter
             return read_commit(data, stage.task_id(task), active.seal)
         commit = committed(active.storage, stage.task_id(task), active.seal)
         if commit is None:
-            raise TaskError(f"{stage.kind} task {task} of step {stage.step} has no commit, though it was reported done")
+            raise TaskError(
+                f"{stage.kind} task {task} of step {stage.step} has no commit, although it was reported as succeeded"
+            )
         return commit
 
     with ThreadPoolExecutor(max_workers=THREADS) as pool:

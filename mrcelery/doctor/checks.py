@@ -43,7 +43,7 @@ class Doctor:
     workers: list[WorkerSeen] = field(default_factory=list)
 
     def findings(self) -> Iterator[Finding]:
-        """Run the checks and yield each finding as it is made. Writes and removes a few small objects and keys."""
+        """Run the checks and yield each finding when it is made. Writes and removes a few small objects and keys."""
         yield _here()
         yield _extras(self.config)
         yield from self._broker()
@@ -181,7 +181,7 @@ def _clock(store: RedisJobStore, visibility: float) -> Finding:
 def judge_clock(check: str, whose: str, skew: float, visibility: float) -> Finding:
     """Judge the effect on leases of a clock that is ``skew`` seconds ahead of Redis's."""
     saw = f"{whose} is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's"
-    do = "synchronise the clocks (NTP, chrony)"
+    do = "synchronize the clocks (NTP, chrony)"
     if visibility and abs(skew) >= visibility / 2:
         return Finding(check, "fail", f"{saw}, too far for a visibility timeout of {visibility:g} s", do)
     if abs(skew) > SKEW_SECONDS:

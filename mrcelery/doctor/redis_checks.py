@@ -118,7 +118,7 @@ def _persistence(name: str, info: Info) -> Finding:
             check,
             "warn",
             f"no append-only file, {replicas} replica{'' if replicas == 1 else 's'}: a failover keeps tasks, a "
-            "primary that comes back empty does not",
+            "primary that restarts empty does not",
             "set appendonly yes, or make sure that a restarted primary becomes a replica",
         )
     return Finding(

@@ -17,7 +17,7 @@ def regex(text):
     try:
         return re.compile(text)
     except re.error as e:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression ({e})") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression ({e})") from None
 
 
 class Grep(MRJob):

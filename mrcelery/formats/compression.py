@@ -30,7 +30,7 @@ _ENDINGS = {
     ".zstd": "zstd",
 }
 
-_EXTRACT = "extract it and give the files, or read it as it is with --input-format whole-file"
+_EXTRACT = "extract it and give the files, or read it unchanged with --input-format whole-file"
 _RECOMPRESS = "decompress it, or compress it with gzip, bz2, xz or zstd"
 _ARCHIVES = (
     *(f".tar{ending}" for ending in ("", *_ENDINGS, ".lz4", ".lz", ".lzo", ".z", ".br", ".sz")),
@@ -166,7 +166,7 @@ def decompress(chunks: Iterable[bytes], uri: str) -> Iterator[bytes]:
 def _damaged(uri: str, name: str, why: str, taken: int, given: int) -> CorruptDataError:
     tool = {"gzip": "gzip -t", "bz2": "bzip2 -t", "xz": "xz -t", "zstd": "zstd -t"}[name]
     error = CorruptDataError(
-        f"{uri} is damaged or no {name} file ({why}; by byte {taken} of the file, byte {given} uncompressed): "
+        f"{uri} is damaged or not in {name} format ({why}; by byte {taken} of the file, byte {given} uncompressed): "
         f"check it with `{tool}` and replace it",
         file=uri,
         offset=given,

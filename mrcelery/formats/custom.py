@@ -53,7 +53,8 @@ def made(given: Any, name: str, method: str) -> Any:
     """
     if not callable(getattr(given, method, None)):
         raise UsageError(
-            f"{name} is no format, as it has no method {method}: give a format's name, or an object of a class with it"
+            f"{name} is not a format, as it has no method {method}: give a format's name, or an object "
+            "of a class with it"
         )
     try:
         return given() if isinstance(given, type) else copy.deepcopy(given)
@@ -120,7 +121,7 @@ def _blocks(pairs: Iterator[Any], uri: str) -> Iterator[RecordBlock]:
             key, value = pair
         except (TypeError, ValueError):
             raise UserCodeError(
-                f"the input format yielded {safe_repr(pair, 200)}, which is no (key, value) pair: yield key, value",
+                f"the input format yielded {safe_repr(pair, 200)}, which is not a (key, value) pair: yield key, value",
                 file=uri,
             ) from None
         keys.append(key)

@@ -69,7 +69,7 @@ def _lenient(line: bytes) -> Any:
 
 def _bad(uri: str, offset: int, line: bytes, why: Exception) -> CorruptDataError:
     error = CorruptDataError(
-        f"{uri} has a line at byte {offset} that is no JSON ({why}): "
+        f"{uri} has a line at byte {offset} that is not JSON ({why}): "
         "correct it, allow --max-bad-records, or use --input-format text",
         file=uri,
         offset=offset,

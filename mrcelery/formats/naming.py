@@ -228,7 +228,7 @@ def check_jobconf(jobconf: Mapping[str, Any]) -> None:
 def check_used(given: Mapping[str, Any], input_name: str, output_name: str) -> None:
     """Raise :class:`UsageError` for an argument of a format that this job neither reads nor writes.
 
-    ``given``: the configuration given with this one job; that of its class may serve others, too.
+    ``given``: the configuration given with this one job; its class's may serve others, too.
     """
     used = {Name.of(name).base.replace("tsv", "csv") for name in (input_name, output_name)}
     for name in given:

@@ -121,7 +121,7 @@ class RecordsOutput:
         except TypeError:
             bad = next(value for value in values if not isinstance(value, (bytes, bytearray, memoryview)))
             raise CodecError(
-                f"{shortened(bad)} is no record, which is bytes: yield bytes, or use --output-format text",
+                f"{shortened(bad)} is not bytes, as a record must be: yield bytes, or use --output-format text",
                 record=shortened(bad),
             ) from None
 

@@ -151,7 +151,7 @@ def _errors(pa: Any, uri: str) -> Iterator[None]:
         if isinstance(e, (ConnectionError, TimeoutError, FileNotFoundError, PermissionError)):
             raise
         error = CorruptDataError(
-            f"{uri} is damaged or no Parquet file ({e}): replace it, or choose the --input-format that it has",
+            f"{uri} is damaged or not a Parquet file ({e}): replace it, or choose the --input-format that it has",
             file=uri,
         )
         error.retryable = False
@@ -319,7 +319,7 @@ def _type(pa: Any, name: str) -> Any:
         return pa.type_for_alias(name)
     except ValueError:
         raise UsageError(
-            f"parquet.schema has the type {name!r}, which is none of Arrow's: use string, int64, double, bool, "
+            f"parquet.schema has the type {name!r}, which is not one of Arrow's: use string, int64, double, bool, "
             "binary, date32, timestamp[us] or another name of pyarrow's"
         ) from None
 

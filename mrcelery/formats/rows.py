@@ -44,7 +44,7 @@ class Columns:
         values = as_list(values)
         if not all(isinstance(value, dict) for value in values):
             raise CodecError(
-                "the first record of a part file was a dict, and a later one is none: "
+                "the first record of a part file was a dict, and a later one is not: "
                 "yield dicts with the same fields for all, since they are the columns"
             )
         fields = self._fields
@@ -52,7 +52,7 @@ class Columns:
         if not known.issuperset(chain.from_iterable(values)):
             strange = next(name for value in values for name in value if name not in known)
             raise CodecError(
-                f"a record has the field {strange!r}, which is no column of its part file ({', '.join(fields)}): "
+                f"a record has the field {strange!r}, which is not a column of its part file ({', '.join(fields)}): "
                 "yield dicts with the same fields, as the first record sets the columns, or name all with "
                 "-D csv.columns=... or -D parquet.schema=..."
             )
@@ -67,11 +67,13 @@ class Columns:
         if self._dicts:
             names = self.names if self._given else (*(("key",) if self._keyed else ()), *value)
             if not all(isinstance(name, str) for name in names):
-                raise CodecError(f"the fields of a dict are columns, which strings name: {value!r:.200} has others")
+                raise CodecError(
+                    f"the fields of a dict become columns, so their names must be strings: {value!r:.200} has others"
+                )
             if self._keyed and (names.count("key") != 1 or (not self._given and "key" in value)):
                 raise CodecError(
                     "a record has a key and a dict for its value: the key becomes the column 'key', which must be "
-                    "among the columns and no field of the dict; rename the field, or yield the dict under None"
+                    "among the columns and not a field of the dict; rename the field, or yield the dict under None"
                 )
             self._fields = tuple(name for name in names if not (self._keyed and name == "key"))
         else:

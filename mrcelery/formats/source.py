@@ -95,7 +95,7 @@ def readable(uri: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"input {uri} is gone: leave inputs alone while a job runs, then submit again") from None
     except (PermissionError, IsADirectoryError) as e:
-        raise InputError(f"input {uri} cannot be read ({e.strerror}): give the workers the right to it") from None
+        raise InputError(f"input {uri} cannot be read ({e.strerror}): grant the workers read access") from None
 
 
 def shortened(extent: Extent, size: int) -> ChangedInputError:

@@ -132,7 +132,7 @@ def _field_range(text: str) -> tuple[int, int]:
     match = _RANGE.fullmatch(text.strip())
     first, last = (int(match[1]), int(match[3] or 0) if match[2] else int(match[1])) if match else (0, 0)
     if first < 1 or 0 < last < first or (match and match[3] == "0"):
-        raise UsageError(f"{text!r} names no fields: write field:1, field:2-3 or field:1,3- (from 1)")
+        raise UsageError(f"{text!r} is not a field spec: write field:1, field:2-3 or field:1,3- (from 1)")
     return first, last
 
 

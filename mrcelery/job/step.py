@@ -32,7 +32,7 @@ UNSUPPORTED = (
     "reducer_pre_filter",
     "spark",
 )
-"""What mrjob knows besides, and we do not run yet."""
+"""What mrjob also has, and mrcelery does not run yet."""
 
 Hook = Callable[..., Any]
 
@@ -100,15 +100,15 @@ class MRStep:
 class StepHooks(NamedTuple):
     """The functions and settings of one step, bound to a job instance.
 
-    ``mapper`` is None for an identity mapper, unless ``mapper_batch`` is set. With ``reduce_op`` set there
-    is no ``reducer``, and ``combine_op`` is the same op. ``combine_op`` without ``reduce_op`` is closed: what
-    it leaves are plain values for ``reducer``. A combiner may be there without a reducer, as in mrjob.
+    ``mapper`` is None for an identity mapper, unless ``mapper_batch`` is set. If ``reduce_op`` is set,
+    ``reducer`` is None, and ``combine_op`` is the same op. ``combine_op`` without ``reduce_op`` is closed: what
+    it leaves are plain values for ``reducer``. A step may have a combiner without a reducer, as in mrjob.
 
     ``batch`` is what ``mapper_batch`` is given, ``"list"`` or ``"table"``, or ``""`` for what the format has.
 
     Protocols are None if the job keeps Python's types. ``input_protocol`` is set for the first step
     only, ``output_protocol`` for the last only; ``internal_protocol`` holds between mapper and reducer,
-    and between this step and its neighbours.
+    and between this step and its neighbors.
     """
 
     mapper_init: Hook | None
@@ -170,7 +170,7 @@ def _checked(name: str, hook: Any) -> Any:
         if name == "combiner" and not hook.closed:
             raise UsageError(
                 f"combiner cannot be {hook!r}, as its results are not values for the reducer: "
-                "declare it as the reducer, which combines by itself"
+                "declare it as the reducer, which does its own combining"
             )
     elif not callable(hook):
         raise TypeError(f"{name} must be a function, not {hook!r}")
@@ -183,7 +183,7 @@ def _check_combination(hooks: Mapping[str, Any]) -> None:
     for kind in ("reducer", "combiner"):
         around = [name for name in (f"{kind}_init", f"{kind}_final") if name in hooks]
         if isinstance(hooks.get(kind), Op) and around:
-            raise UsageError(f"{hooks[kind]!r} runs without {around[0]}: write the {kind} as a method to have it")
+            raise UsageError(f"{hooks[kind]!r} cannot run with {around[0]}: write the {kind} as a method")
     reducer = hooks.get("reducer")
     if isinstance(reducer, Op) and hooks.get("combiner", reducer) != reducer:
-        raise UsageError(f"reducer {reducer!r} combines by itself: leave the combiner out")
+        raise UsageError(f"reducer {reducer!r} does its own combining: leave the combiner out")

@@ -74,7 +74,7 @@ def connect(url: str, patience: float = 0.0) -> Connection:
             "/ # ? @ of a password as %2F %23 %3F %40"
         ) from None
     raise ConfigError(
-        f"the broker {masked(url)!r} is no Redis address: use redis://, rediss://, sentinel:// or redis+socket://"
+        f"the broker {masked(url)!r} is not a Redis address: use redis://, rediss://, sentinel:// or redis+socket://"
     )
 
 

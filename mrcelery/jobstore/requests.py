@@ -37,4 +37,4 @@ def check_identity(request: Request, job: str, where: str) -> None:
     """Raise :class:`UnsignedError` if this is another job's request; its signature alone does not show that."""
     # A signature proves who wrote a record, not where it was put: another job's request would run that job again.
     if request.job != job:
-        raise UnsignedError(f"{where} is that of job {request.job}: it was moved there; submit the job again")
+        raise UnsignedError(f"{where} belongs to job {request.job}: it was moved there; submit the job again")

@@ -59,7 +59,7 @@ def list_inputs(inputs: Iterable[str], fmt: InputFormat, since: float = math.inf
             raise
         if not found:
             raise InputError(
-                f"input {uri} matches no file (names that begin with _ or . are passed over): "
+                f"input {uri} matches no file (names that begin with _ or . are skipped): "
                 "give a file, a folder, a glob or an s3:// address that exists"
             )
 

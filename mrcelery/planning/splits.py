@@ -105,8 +105,8 @@ def write_plan(splits: Iterable[Split], put: Callable[[int, bytes], object]) -> 
         count += len(page)
         if count > MOST_SPLITS:
             raise UsageError(
-                f"the inputs make more than {MOST_SPLITS:,} map tasks, each of which is a message and a commit: give a "
-                "larger --split-size, or larger files"
+                f"the inputs would make more than {MOST_SPLITS:,} map tasks, each a message and a commit: give "
+                "a larger --split-size, or larger files"
             )
         size += sum(split.bytes for split in page)
         files += sum(extent.start == 0 for split in page for extent in split.extents)

@@ -386,7 +386,7 @@ def read_blocks(chunks: Iterable[bytes], where: str, *, allow_pickle: bool = Fal
     """
     source = _Chunks(chunks, where)
     if source.take(len(MAGIC)) != MAGIC:
-        raise CorruptDataError(f"{where} is no file of this mrcelery version's block format")
+        raise CorruptDataError(f"{where} is not in the block format of this mrcelery version")
     unzstd = zstandard.ZstdDecompressor()
     records = 0
     while True:

@@ -121,7 +121,7 @@ def order(keys: Any) -> Any:
 
 
 def _words(keys: Any) -> list[Any]:
-    """Return fixed-size keys as numbers of 8 bytes each, the first bytes first; the order is that of the bytes."""
+    """Return fixed-size keys as numbers of 8 bytes each, the first bytes first; their order is the bytes' order."""
     import numpy as np
 
     rows = np.frombuffer(keys.buffers()[1], np.uint8)[keys.offset * keys.type.byte_width :]

@@ -1,4 +1,4 @@
-"""Arrow values as Python objects: the same objects whether or not pandas is installed with pyarrow.
+"""Arrow values as Python objects: the same objects with and without pandas next to pyarrow.
 
 If pandas is installed, pyarrow returns times in nanoseconds as ``pandas.Timestamp`` and ``pandas.Timedelta``, which no
 codec supports. Here they become ``datetime``, ``time`` and ``timedelta``, which have microseconds; a time between two

@@ -42,8 +42,8 @@ class Attempt:
         if self.outcome == "failed":
             return f"failed: {self.error}"
         if self.outcome == "killed":
-            return f"its process died, and with it what it printed last: {self.error or 'killed'}"
-        return "its worker died or was not heard of, and what it printed last is lost" if self.outcome == "lost" else ""
+            return f"its process died, and its last output was lost: {self.error or 'killed'}"
+        return "its worker died or fell silent, and its last output was lost" if self.outcome == "lost" else ""
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ class Monitor:
     def _check_itself(self, queue: str, workers: Workers) -> None:
         if waits_for_itself(workers, queue):
             raise UsageError(
-                f"job {self._job} waits for the process that waits for it, the only one of the only worker on queue "
-                f"{queue}: do not wait for a job in a task, or give the worker more processes (--concurrency 2)"
+                f"job {self._job} cannot run, as the only process of the only worker on queue {queue} waits for it: "
+                "do not wait for a job in a task, or give the worker more processes (--concurrency 2)"
             )
 
     def _observe_workers(self, queue: str, workers: Workers) -> None:

@@ -344,7 +344,7 @@ def warnings(found: Overview) -> list[Warn]:
                 slow = f"task {one.task} on {one.worker} takes {one.rate:,.0f} records a second{again}"
                 warn("straggler", slow, task=one.task)
             elif one.quiet >= SILENT:
-                warn("silent", f"task {one.task} on {one.worker} has said nothing for {one.quiet:.0f} s", task=one.task)
+                warn("silent", f"task {one.task} on {one.worker} has been silent for {one.quiet:.0f} s", task=one.task)
     return told
 
 

@@ -28,7 +28,7 @@ def _foreseen(job: type[MRJob] | str) -> list[str]:
         text = Path(file if file and file.endswith(".py") else f"{file}.py").read_bytes()
     except (OSError, KeyError, AttributeError):
         return []
-    # Keyed records and tables use Arrow, whether or not the file names it.
+    # Keyed records and tables use Arrow, even if the file does not name it.
     arrow = any(word in text for word in (b"pyarrow", b"records:", b"BATCH"))
     return [
         *(["numpy"] if b"numpy" in text else []),

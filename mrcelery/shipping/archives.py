@@ -30,7 +30,7 @@ def unpack_archive(archive: Path, to: Path) -> None:
         with tarfile.open(archive) as tar:
             _unpack_tar(tar, to, archive.name)
     except (tarfile.TarError, EOFError, OSError) as e:
-        raise _refused(f"archive {archive.name} cannot be unpacked ({e}): pack it anew") from None
+        raise _refused(f"archive {archive.name} cannot be unpacked ({e}): pack it again") from None
 
 
 def unpack_zip(packed: zipfile.ZipFile, to: Path, limit: int, name: str = "of code") -> None:
@@ -40,7 +40,7 @@ def unpack_zip(packed: zipfile.ZipFile, to: Path, limit: int, name: str = "of co
     for info in packed.infolist():
         # Checked by name rather than by extract(), which would silently put the member elsewhere.
         if info.filename.startswith("/") or ".." in info.filename.split("/"):
-            raise _refused(f"archive {name} has a member {info.filename!r} outside of it: pack it anew")
+            raise _refused(f"archive {name} has a member {info.filename!r} outside of it: pack it again")
         mode = info.external_attr >> 16
         if stat.S_ISLNK(mode):
             raise _refused(f"archive {name} has a link, {info.filename!r}: pack files, or use a tar")

@@ -155,7 +155,7 @@ class _Packer:
             self._path.append(f"py/{n}")
         elif path.suffix in (".zip", ".whl", ".egg"):
             if not zipfile.is_zipfile(path):
-                raise UsageError(f"--py-files {given} is no zip file: give .py files, zips, wheels or folders")
+                raise UsageError(f"--py-files {given} is not a zip file: give .py files, zips, wheels or folders")
             with zipfile.ZipFile(path) as packed:
                 self._modules.update(name.partition("/")[0].removesuffix(".py") for name in packed.namelist())
             self._add(f"py/{n}/{path.name}", path)
@@ -177,7 +177,7 @@ class _Packer:
     def add_archive(self, n: int, given: str) -> None:
         path, name = _named(given, "--archives")
         if not path.name.endswith(_ARCHIVES):
-            raise UsageError(f"--archives {given} is no archive: give {', '.join(_ARCHIVES)}, or use --files")
+            raise UsageError(f"--archives {given} is not an archive: give {', '.join(_ARCHIVES)}, or use --files")
         files = {PurePosixPath(member).parts[1] for member in self._members if member.startswith("files/")}
         if name in files | set(dict(self._archives).values()):
             raise UsageError(f"two files or archives would be called {name}: name one PATH#NAME")
@@ -232,7 +232,7 @@ def _warn_of_secret(path: Path) -> None:
     """Warn about a likely secret that the user has explicitly asked to ship."""
     if looks_secret(path):
         _log.warning(
-            "mrcelery: %s looks like a secret, and is shipped: who can read the job's storage can read it", path
+            "mrcelery: %s looks like a secret, and is shipped: anyone who can read the job's storage can read it", path
         )
 
 
@@ -290,5 +290,5 @@ def _named(given: str, what: str) -> tuple[Path, str]:
     path = _existing(location, what)
     name = name or path.resolve().name
     if "/" in name or "\\" in name or name in (".", ".."):
-        raise UsageError(f"{what} {given}: {name} is no plain name: leave folders out of what follows the #")
+        raise UsageError(f"{what} {given}: {name} is not a plain name: leave folders out of what follows the #")
     return path, name

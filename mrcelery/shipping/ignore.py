@@ -67,7 +67,7 @@ class Ignored:
 
 
 def looks_secret(path: Path) -> bool:
-    """Check whether a file's name, or that of the file it links to, suggests a key or a list of passwords.
+    """Check whether the name of a file, or of the file it links to, suggests a key or a list of passwords.
 
     Python code and certificates without a private key do not count.
     """
@@ -85,8 +85,8 @@ def check_secret(path: Path, ignored: Ignored) -> None:
     """Raise :class:`UsageError` for a shipped folder's file that looks like a secret, unless a ``!`` includes it."""
     if looks_secret(path) and ignored.decides(path) is None:
         raise UsageError(
-            f"{path} looks like a secret, and would be shipped with its folder to where others can read it: leave it "
-            f"out by a line {path.name} in {IGNORE} there, or take it in by a line !{path.name}"
+            f"{path} looks like a secret, and would be shipped with its folder to where others can read it: exclude "
+            f"it with a line {path.name} in {IGNORE} there, or include it with a line !{path.name}"
         )
 
 

@@ -118,7 +118,7 @@ def _load_module(name: str) -> ModuleType:
     except (TypeError, ValueError):  # a relative or empty name
         if name.strip(".") == name and name:
             raise
-        raise JobLoadError(f"{name!r} is no job: give the path of a .py file, or pkg.module:Class") from None
+        raise JobLoadError(f"{name!r} is not a job: give the path of a .py file, or pkg.module:Class") from None
 
 
 def _first_on_path(folder: str) -> None:
@@ -177,5 +177,7 @@ def _pick(module: ModuleType, target: str, class_name: str) -> type[MRJob]:
     if not jobs:
         raise JobLoadError(f"{target} has no job class: define one that extends mrcelery.MRJob")
     if len(jobs) > 1:
-        raise JobLoadError(f"{target} has several job classes, {names}: say which, as {target}:{jobs[0].__qualname__}")
+        raise JobLoadError(
+            f"{target} has several job classes, {names}: name one, such as {target}:{jobs[0].__qualname__}"
+        )
     return jobs[0]

@@ -100,7 +100,7 @@ class Workspace:
 
     def _unpack(self, bundle: Bundle, data: bytes, path: Path) -> None:
         if hashlib.sha256(data).hexdigest() != bundle.sha256:
-            raise CorruptDataError("the code bundle was altered or damaged on its way: submit the job again")
+            raise CorruptDataError("the code bundle was altered or damaged in transit: submit the job again")
         partial = Path(tempfile.mkdtemp(prefix=f"{bundle.sha256[:16]}.", suffix=".partial", dir=self.root))
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as packed:

@@ -139,7 +139,7 @@ class Ranges:
             try:
                 return storage.read(run.key, run.end, run.bytes)
             except FileNotFoundError:
-                message = f"{run.key} is gone, which the job still needs: submit it again"
+                message = f"{run.key} is gone, and the job still needs it: submit the job again"
                 raise DamagedPartError(message, run) from None
 
         with ThreadPoolExecutor(max_workers=THREADS) as pool:

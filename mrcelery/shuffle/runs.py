@@ -3,7 +3,7 @@
 A *run* is an iterator of :class:`mrcelery.records.blocks.Block` whose keys are in the order of
 :mod:`mrcelery.records.order` over the whole run. Several runs are merged by blocks: all records below the smallest key
 that ends a block in memory are taken at once, sorted together (Python's sort finds the runs in them), and passed on, so
-the cost per record is that of sorting a few thousand records, and memory holds one block per run. Equal keys are in
+a record costs what it costs to sort a few thousand records, and memory holds one block per run. Equal keys are in
 order of run, and within a run in its order: the values of a key reach the reducer in order of map task and of emission.
 
 The blocks of a run all consist of lists, or all of Arrow arrays of the same types. Runs of arrays with the same types

@@ -141,7 +141,7 @@ def local(uri: str | os.PathLike[str], role: str = INPUT) -> str:
 def _text(given: str | os.PathLike[str], role: str) -> str:
     text = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(text, str):
-        raise _error(role, f"{role} {given!r} is no address: {_GIVE[role]}, as text or a pathlib.Path")
+        raise _error(role, f"{role} {given!r} is not an address: {_GIVE[role]}, as text or a pathlib.Path")
     if not text.strip():
         raise _error(role, f"{_CALLED[role]} is empty, perhaps from a shell variable that is not set: {_GIVE[role]}")
     if "\0" in text:
@@ -160,7 +160,7 @@ def _file(rest: str, text: str, role: str) -> str:
             _refuse(text, role, f"names the host {host!r}: a file address has three slashes, file:///folder/name")
         path = slash + path
     if not path.startswith("/"):
-        _refuse(text, role, "names no absolute path: a file address has three slashes, file:///folder/name")
+        _refuse(text, role, "has no absolute path: a file address has three slashes, file:///folder/name")
     decoded = os.fsdecode(unquote_to_bytes(os.fsencode(path)))
     if "\0" in decoded:
         _refuse(text, role, "holds a NUL character, which no file name has: correct it")
@@ -172,18 +172,18 @@ def _remote(scheme: str, rest: str, text: str, role: str) -> Address:
     end = re.search(r"[/?#]" if web else "/", rest)
     root, key = (rest[: end.start()], rest[end.start() :].removeprefix("/")) if end else (rest, "")
     if web and role != INPUT:
-        _refuse(text, role, f"can only be read: {_GIVE[role]}")
+        _refuse(text, role, f"is read-only: {_GIVE[role]}")
     if role != INPUT and text != text.rstrip("\r\n"):
-        _refuse(text.strip(), role, "has a line end after it: leave that out")
+        _refuse(text.strip(), role, "ends with a line break: remove it")
     if scheme == "s3":
         if "@" in root:
             _refuse(text, role, "holds credentials: leave them out, and set AWS_PROFILE or AWS_ACCESS_KEY_ID")
         if root.startswith("arn:"):
             _refuse(text, role, "names a bucket by its ARN: write its name, or an access point's alias")
         if not root:
-            _refuse(text, role, f"names no bucket: write s3://bucket/{'key' if role == INPUT else 'prefix'}")
+            _refuse(text, role, f"has no bucket: write s3://bucket/{'key' if role == INPUT else 'prefix'}")
     elif not root:
-        _refuse(text, role, f"names no {'host' if web else 'name'}: write {scheme}://{'host/path' if web else 'name'}")
+        _refuse(text, role, f"has no {'host' if web else 'name'}: write {scheme}://{'host/path' if web else 'name'}")
     return Address(scheme, root, key)
 
 

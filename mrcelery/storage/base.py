@@ -74,7 +74,7 @@ def changed_input(uri: str, had: str, has: str, at: int | None = None) -> Change
     if uri.startswith(("http://", "https://")):
         remedy += ", or copy the file to storage if servers that differ answer for it"
     return ChangedInputError(
-        f"input {uri} is not what was planned: it had {had}, and now has {has}: {remedy}", file=uri, offset=at
+        f"input {uri} has changed since it was planned: it had {had}, and now has {has}: {remedy}", file=uri, offset=at
     )
 
 
@@ -191,7 +191,7 @@ class Source(NamedTuple):
 
     def changed(self) -> CorruptDataError:
         """Make the error for an object whose tag has changed."""
-        return CorruptDataError(f"{self.uri} was replaced as it was copied", file=self.uri)
+        return CorruptDataError(f"{self.uri} was replaced while it was copied", file=self.uri)
 
 
 class RevokedError(Exception):

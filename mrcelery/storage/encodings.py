@@ -34,8 +34,8 @@ def check_encoding(uri: str, header: str, path: str = "") -> None:
         ending = _ENDINGS.get(coding)
         if ending is None or (ending and name.endswith(ending)):
             continue
-        under = f", or as it is under a name that ends in {ending}" if ending else ""
+        under = f", or unchanged under a name that ends in {ending}" if ending else ""
         raise InputError(
-            f"{uri} comes compressed (Content-Encoding: {coding}), which its name does not say: "
+            f"{uri} comes compressed (Content-Encoding: {coding}), which its name does not show: "
             f"copy it to storage decompressed{under}"
         )

@@ -52,7 +52,7 @@ class FolderStorage:
 
     def _path(self, key: str) -> Path:
         if any(part in ("", ".", "..") for part in key.split("/")):
-            raise ValueError(f"{key!r} is no storage key: a key is names joined by single slashes")
+            raise ValueError(f"{key!r} is not a storage key: a key is names joined by single slashes")
         return self._root / key
 
     def expect(self, present: bool = True) -> None:
@@ -62,7 +62,7 @@ class FolderStorage:
     def _check_there(self) -> None:
         """Raise :class:`StorageOutageError` if the root should have its marker and does not."""
         if self._expected and not (self._root / MARKER).is_file():
-            raise StorageOutageError(f"the storage {self.uri} is not there ({MARKER} is gone): mount it again")
+            raise StorageOutageError(f"the storage {self.uri} is missing ({MARKER} is gone): mount it again")
 
     @contextmanager
     def _reading(self, path: Path) -> Iterator[None]:
@@ -272,7 +272,7 @@ class FolderStorage:
         return True
 
     def local_path(self, key: str) -> str | None:
-        """Return the file's path, whether or not the file exists."""
+        """Return the file's path; the file need not exist."""
         return str(self._path(key))
 
 
@@ -305,7 +305,7 @@ def _open_new(path: Path) -> BinaryIO:
             # Retry if delete() of a folder's last file removed a folder in between; but not below a file.
             if any(folder.is_file() for folder in path.parents):
                 raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path.parent)) from None
-    raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", str(path.parent))
+    raise FileNotFoundError(errno.ENOENT, "the folder keeps being removed", str(path.parent))
 
 
 def _entries(path: Path, prefix: str, begin: str) -> Iterator[tuple[str, bool]]:
@@ -353,12 +353,12 @@ def errors_of(path: Path, reading: bool = False) -> Iterator[None]:
         raise
     except PermissionError as e:
         raise StorageRefusedError(
-            f"access denied to {e.filename or path}: give this user the right to it, or choose another folder"
+            f"access denied to {e.filename or path}: grant this user access, or choose another folder"
         ) from None
     except OSError as e:
         if reading and e.errno in (errno.EISDIR, errno.ENOTDIR):
             raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from None
         why = f"{path}: {e.strerror or e}"
         if e.errno in _AWAY:
-            raise StorageOutageError(f"{why}: see whether its file system is mounted and answers") from None
+            raise StorageOutageError(f"{why}: check that its file system is mounted and responds") from None
         raise StorageUnreachableError(f"{why}: make room or choose another folder") from None

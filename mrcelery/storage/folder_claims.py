@@ -129,7 +129,7 @@ class FolderClaim:
                 # If both names are the same file, the rename leaves both.
                 staged.unlink(missing_ok=True)
                 return
-        raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", str(path.parent))
+        raise FileNotFoundError(errno.ENOENT, "the folder keeps being removed", str(path.parent))
 
     def _check(self) -> None:
         if not self._folder.is_dir():

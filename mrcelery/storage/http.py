@@ -120,7 +120,7 @@ class HttpStorage:
         if status in (404, 410):
             raise FileNotFoundError(mask(url))
         if status in (408, 425, 429) or (status >= 500 and status != 501):
-            raise StorageOutageError(f"{url}: the server cannot serve it now (HTTP {status}): see how the server is")
+            raise StorageOutageError(f"{url}: the server cannot serve it now (HTTP {status}): check the server")
         reason = "requires authentication" if status in (401, 403) else "refuses it"
         raise StorageRefusedError(f"{url}: the server {reason} (HTTP {status}): check the address in a browser")
 
@@ -171,7 +171,7 @@ class HttpStorage:
     ) -> Iterator[bytes]:
         """Stream the bytes; resume a broken download where it stopped, up to :data:`RESUMES` times in a row.
 
-        A tag or a size other than that of ``version`` raises :class:`CorruptDataError`, as does a body that ends before
+        A tag or a size that differs from ``version`` raises :class:`CorruptDataError`, as does a body that ends before
         the planned size; values that the server does not state are not compared.
         """
         url, version = f"{self.uri}/{key}", version or Version()
@@ -206,7 +206,7 @@ class HttpStorage:
                     failures += 1
                     if failures > RESUMES:
                         raise StorageOutageError(
-                            f"{url} breaks off at byte {at} again and again ({e}): "
+                            f"{url} keeps breaking off at byte {at} ({e}): "
                             "check the network, or copy the file to storage first",
                             seconds=time.monotonic() - heard,
                         ) from None
@@ -232,7 +232,7 @@ class HttpStorage:
         return (found.key for found in self.list(prefix))
 
     def _read_only(self) -> NoReturn:
-        raise ConfigError(f"{self.uri} can only be read: set --storage or --output to s3://bucket/prefix or a folder")
+        raise ConfigError(f"{self.uri} is read-only: set --storage or --output to s3://bucket/prefix or a folder")
 
     def write(self, key: str, data: bytes) -> None:
         """Raise :class:`ConfigError`: a server is an input, never a target."""

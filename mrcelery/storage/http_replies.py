@@ -112,7 +112,7 @@ def moved_to(url: str, status: int, headers: Mapping[str, str]) -> str:
     scheme = urlsplit(target).scheme.lower()
     if scheme not in ("http", "https") or not urlsplit(target).hostname:
         raise StorageRefusedError(
-            f"{url} is redirected to {mask(target, whole=True)}, which is no http(s) address: give the file's own"
+            f"{url} is redirected to {mask(target, whole=True)}, which is not an http(s) address: give the file's own"
         )
     if scheme == "http" and url.lower().startswith("https:"):
         raise StorageRefusedError(

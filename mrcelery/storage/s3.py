@@ -64,7 +64,9 @@ def _encryption() -> dict[str, str]:
     """Return the configured encryption parameters for each object written."""
     config = Settings.load({})
     if config.s3_kms_key and not (config.s3_encryption or "").startswith("aws:kms"):
-        raise ConfigError("s3_kms_key is of no use without s3_encryption: set that to aws:kms (MRCELERY_S3_ENCRYPTION)")
+        raise ConfigError(
+            "s3_kms_key has no effect without s3_encryption: set that to aws:kms (MRCELERY_S3_ENCRYPTION)"
+        )
     asked = {"ServerSideEncryption": config.s3_encryption, "SSEKMSKeyId": config.s3_kms_key}
     return {name: value for name, value in asked.items() if value}
 
@@ -98,7 +100,7 @@ class S3Storage:
         self.bucket, _, prefix = uri.rstrip("/").partition("://")[2].partition("/")
         self._prefix = prefix + "/" if prefix else ""
         if not self.bucket:
-            raise ConfigError(f"{uri} names no bucket: write s3://bucket/prefix")
+            raise ConfigError(f"{uri} has no bucket: write s3://bucket/prefix")
         self._encryption = _encryption()
         self._met = False
         """Whether the endpoint has ever answered."""
@@ -184,7 +186,7 @@ class S3Storage:
                 failures += 1
                 if failures > RESUMES:
                     raise StorageOutageError(
-                        f"{self.uri}/{key} breaks off at byte {at} again and again ({e}): "
+                        f"{self.uri}/{key} keeps breaking off at byte {at} ({e}): "
                         "check the network to the endpoint, then run `mrcelery retry`",
                         seconds=time.monotonic() - heard,
                     ) from None

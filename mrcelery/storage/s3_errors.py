@@ -96,7 +96,7 @@ def _refused(error: ClientError, right: str, bucket: str, key: str, seconds: flo
             f"bucket {bucket} lies in another region ({code}): set AWS_REGION to the bucket's region"
         )
     if code == "InvalidBucketName":
-        return StorageRefusedError(f"{bucket!r} is no bucket name: correct the s3:// address")
+        return StorageRefusedError(f"{bucket!r} is not a bucket name: correct the s3:// address")
     detail = error.response.get("Error", {}).get("Message", "")
     message = f"s3://{bucket}/{key}: the endpoint answers {code} ({detail or error}): try `mrcelery doctor`"
     return StorageOutageError(message, seconds=seconds) if is_away(error) else StorageUnreachableError(message)
@@ -116,7 +116,7 @@ def _unusable(error: BotoCoreError, bucket: str) -> StorageUnreachableError:
     if isinstance(error, ProfileNotFound):
         return StorageRefusedError(f"{error}: correct AWS_PROFILE or add the profile to ~/.aws/config")
     if isinstance(error, ParamValidationError):
-        return StorageRefusedError(f"s3://{bucket} is no address that S3 takes: correct it ({error})")
+        return StorageRefusedError(f"s3://{bucket} is not an address that S3 accepts: correct it ({error})")
     if isinstance(error, SSLError):
         return StorageRefusedError(
             f"the S3 endpoint of {bucket} has a certificate that is not trusted here: set AWS_CA_BUNDLE ({error})"

@@ -195,7 +195,7 @@ class Task:
         try:
             key, value = pair
         except (TypeError, ValueError):
-            raise self.no_pair(f"{safe_repr(pair, 200)}, which is no (key, value) pair") from None
+            raise self.no_pair(f"{safe_repr(pair, 200)}, which is not a (key, value) pair") from None
         return key, value
 
     def no_pair(self, what: str) -> UserCodeError:

@@ -182,7 +182,7 @@ class MapBuffer:
             keys = [k if v is constant and type(k) is kind else kept(k, v) for k, v in some]
         except (TypeError, ValueError) as e:
             if raised_by_us(e):
-                raise self._task.no_pair(f"what is no pair ({e})") from None
+                raise self._task.no_pair(f"what is not a pair ({e})") from None
             raise
         if others:
             rest = iter(others)

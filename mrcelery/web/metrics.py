@@ -129,7 +129,7 @@ class FleetCollector(Collector):
         running = {queue: leased[queue] for queue in queues}
         yield _by("leased_messages", "Messages of a queue that workers hold: they run, or are next.", "queue", running)
         work = {queue: queued[queue] + running[queue] for queue in queues}
-        yield _by("work", "Messages of a queue that wait or are held: what workers are needed for.", "queue", work)
+        yield _by("work", "Messages of a queue that wait or are held: the demand for workers.", "queue", work)
 
     def _leases(self, workers: list[WorkerSeen]) -> Iterator[Metric]:
         longest = max((worker.visibility for worker in workers), default=0.0) or Config().visibility_timeout
@@ -140,7 +140,7 @@ class FleetCollector(Collector):
         )
         oldest, expired = answers
         age = max(0.0, now - float(oldest[1])) if oldest else 0.0
-        yield _gauge("oldest_lease_seconds", "Time since the lease that was not renewed for longest was renewed.", age)
+        yield _gauge("oldest_lease_seconds", "Time since the oldest lease was renewed.", age)
         yield _gauge("expired_leases", "Leases past the visibility timeout, to be taken over.", expired)
 
 

@@ -26,20 +26,22 @@ def verdict(path: str, max_age: float) -> str:
     try:
         age = time.time() - os.stat(path).st_mtime
     except OSError as e:
-        return f"{path}: {e.strerror}: the worker is not ready, or was not told of this file (--liveness-file)"
+        return f"{path}: {e.strerror}: the worker is not ready, or writes another file (see --liveness-file)"
     if age > max_age:
-        return f"{path}: the worker's last sign of life is {age:.0f} s old; {max_age:g} s are allowed"
+        return f"{path}: last touched {age:.0f} s ago, and {max_age:g} s are allowed"
     return ""
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Print the problem, if any, and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m mrcelery.worker.alive", description="Has the worker given a sign of life?"
+        prog="python -m mrcelery.worker.alive", description="Check a worker by the age of its liveness file."
     )
     default = os.environ.get(VARIABLE)
     parser.add_argument("file", nargs="?", default=default, help=f"the worker's --liveness-file [${VARIABLE}]")
-    parser.add_argument("--max-age", type=float, default=60, metavar="SECONDS", help="how old the sign may be [60]")
+    parser.add_argument(
+        "--max-age", type=float, default=60, metavar="SECONDS", help="greatest age of the file, in seconds [60]"
+    )
     options = parser.parse_args(args)
     if not options.file:
         parser.error(f"no FILE was given, and {VARIABLE} is not set")

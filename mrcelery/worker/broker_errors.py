@@ -53,7 +53,7 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except _IN_PUBLISHING as e:
         cause = e.__cause__ if isinstance(e, kombu_errors.BatchPublishError) and e.__cause__ else e
-        raise BrokerUnreachableError(f"the broker failed while {doing} ({cause}): it is tried again") from e
+        raise BrokerUnreachableError(f"the broker failed while {doing} ({cause}): it will be retried") from e
 
 
 class Trouble:

@@ -76,7 +76,7 @@ class AttemptSupervisor:
         if request in self._killed or pid == os.getpid():  # a thread cannot be killed
             return
         self._killed.add(request)
-        log.warning("the process %d of %s is killed: %s", pid, request.id, why)
+        log.warning("killing process %d of %s: %s", pid, request.id, why)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         with suppress(OSError):

@@ -129,7 +129,7 @@ def wrong_clock(skew: float, visibility_timeout: float) -> str:
         return ""
     return (
         f"this machine's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's, too far for a "
-        f"visibility timeout of {visibility_timeout:g} s: synchronise the clocks (NTP)"
+        f"visibility timeout of {visibility_timeout:g} s: synchronize the clocks (NTP)"
     )
 
 
@@ -200,11 +200,11 @@ class Leases:
                 trouble.met(e)
             except ConfigError as e:
                 log.critical("%s", e)
-                self._worker.exitcode = e.exit_code  # else Celery's exit code would be that of a requested stop
+                self._worker.exitcode = e.exit_code  # else Celery would exit as after a requested stop
                 state.should_terminate = 1  # as a signal would: the held messages are requeued
                 return
             except Exception:
-                log.exception("renewing the leases failed; it is tried again")
+                log.exception("renewing the leases failed; it will be retried")
         self._store.close()
 
     def _supervise(self) -> None:
@@ -243,7 +243,7 @@ class Leases:
         if abs(skew) > SKEW_SECONDS and not self._clock_reported:
             self._clock_reported = True
             log.warning(
-                "this machine's clock is %.1f s %s Redis's: synchronise the clocks, or tasks may run twice",
+                "this machine's clock is %.1f s %s Redis's: synchronize the clocks, or tasks may run twice",
                 abs(skew),
                 "ahead of" if skew > 0 else "behind",
             )

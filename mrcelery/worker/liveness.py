@@ -1,6 +1,6 @@
 """A worker's liveness file, for a supervisor's probe (:mod:`mrcelery.worker.alive`).
 
-The file's time is that of the last iteration of the worker's event loop: if a worker hangs, the file ages. While the
+Each iteration of the worker's event loop touches the file: if a worker hangs, the file ages. While the
 worker has lost its broker and waits for it, the file is kept fresh although the loop does not run: a lost broker is not
 a reason to end the tasks that its processes run.
 """

@@ -33,8 +33,8 @@ def again(kwargs: Mapping[str, Any], error: StorageOutageError, patience: float,
     awaited, outages = float(kwargs.get("awaited", 0)) + error.seconds, int(kwargs.get("outages", 0))
     if awaited >= longest:
         raise StorageOutageError(
-            f"the storage did not come back within {longest:g} s (--storage-patience), `mrcelery retry` resumes the "
-            f"job when it has: {error}",
+            f"the storage did not recover within {longest:g} s (--storage-patience); once it is back, `mrcelery "
+            f"retry` resumes the job: {error}",
             seconds=error.seconds,
             met=error.met,
         )

@@ -338,6 +338,6 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc]
             except MRCeleryError as e:
                 trouble.met(e)
             except Exception:
-                _log.exception("mrcelery: reconciling jobs failed; it is tried again")
+                _log.exception("mrcelery: reconciling jobs failed; it will be retried")
         if reconciler is not None:
             reconciler.close()

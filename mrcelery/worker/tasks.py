@@ -153,7 +153,9 @@ def _check_message(kwargs: Mapping[str, Any]) -> None:
     plain = isinstance(job, str) and job not in ("", ".", "..") and "/" not in job
     numbers = [kwargs.get(name, 0) for name in ("step", "task", "generation", "attempt", "passes")]
     if not plain or any(type(number) is not int or number < 0 for number in numbers):
-        _log.warning("mrcelery: a message is ignored that names no task of a job: %s", shown(repr(dict(kwargs)), 300))
+        _log.warning(
+            "mrcelery: ignoring a message that does not name a task of a job: %s", shown(repr(dict(kwargs)), 300)
+        )
         raise Ignore("it names no task of a job")
 
 

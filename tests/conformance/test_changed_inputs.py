@@ -96,7 +96,9 @@ def test_other_contents_of_the_same_length(planned: tuple[str, str, Callable[[],
     middle = len(data) // 2
     changed[middle] = changed[middle] ^ 1
     open_storage(root).write(name, bytes(changed))
-    with pytest.raises(ChangedInputError, match=r"is not what was planned: it had \d+ bytes.*, and now has ") as caught:
+    with pytest.raises(
+        ChangedInputError, match=r"has changed since it was planned: it had \d+ bytes.*, and now has "
+    ) as caught:
         read()
     assert not caught.value.retryable
     assert caught.value.file == f"{root}/{name}"
@@ -108,7 +110,7 @@ def test_another_length(
 ) -> None:
     root, name, read, data = planned
     open_storage(root).write(name, change(data))
-    with pytest.raises(ChangedInputError, match=r"is not what was planned: it had \d+ bytes.*, and now has "):
+    with pytest.raises(ChangedInputError, match=r"has changed since it was planned: it had \d+ bytes.*, and now has "):
         read()
 
 
@@ -153,7 +155,7 @@ def test_ranges_and_small_objects_that_are_read_ahead(bucket: str, monkeypatch: 
         with (
             transfers(),
             in_turn(extents),
-            pytest.raises(ChangedInputError, match="abcd"[changed] + " is not what was"),
+            pytest.raises(ChangedInputError, match="abcd"[changed] + " has changed since"),
         ):
             for extent in extents:
                 list(text.read(extent, 1 << 20))

@@ -184,7 +184,7 @@ def test_a_small_file_that_is_gone_or_was_replaced_after_it_was_fetched(bucket: 
         line = read_from(extents[2], 0)
         next(line)
         storage.write("c", b"x" * 3 * MIB)
-        with pytest.raises(ChangedInputError, match="is not what was planned"):
+        with pytest.raises(ChangedInputError, match="has changed since it was planned"):
             list(line)
 
 

@@ -317,7 +317,7 @@ def test_a_fork_does_not_share_the_connection(make: Make, server: RedisServer) -
 
 def test_what_is_no_redis(server: RedisServer) -> None:
     for url in ("amqp://u:pw@host/", "http://host/", "localhost:6379", ""):
-        with pytest.raises(ConfigError, match="no Redis address") as raised:
+        with pytest.raises(ConfigError, match="not a Redis address") as raised:
             wire.connect(url)
         assert "pw" not in str(raised.value)
 

@@ -59,7 +59,7 @@ def test_wrong_outputs_make_no_folder(runner: str, here: Path) -> None:
         (["in.txt", "--broker", ""], "--broker is empty"),
         (["in.txt", "--files", ""], "--files is empty"),
         (["in.txt", "--client-token", ""], "--client-token is empty"),
-        (["in.txt", "-o", "https://h/x"], "can only be read"),
+        (["in.txt", "-o", "https://h/x"], "is read-only"),
         (["gs://b/o", "--dry-run"], "Google Cloud Storage"),
     ],
 )

@@ -82,7 +82,7 @@ def test_other_contents_of_the_same_length(fleet: Fleet, job_file: Callable[...,
     size = len(changing.contents)
     name = changing.uri.partition("?")[0]
     assert failure.message.startswith(f"job {handle.id}: input {name}")
-    assert f"is not what was planned: it had {size} bytes" in failure.message
+    assert f"has changed since it was planned: it had {size} bytes" in failure.message
     assert f"and now has {size} bytes" in failure.message
     assert "submit the job again" in failure.message
     assert "secret" not in failure.message
@@ -113,5 +113,7 @@ def test_a_log_that_was_emptied(fleet: Fleet, job_file: Callable[..., str], tmp_
     with log.started(fleet, job_file(GATED)) as handle:
         os.truncate(log.gate.text, size)
         log.gate.open()
-        with pytest.raises(JobFailedError, match=f"is not what was planned: it had .*, and now has {size} bytes"):
+        with pytest.raises(
+            JobFailedError, match=f"has changed since it was planned: it had .*, and now has {size} bytes"
+        ):
             handle.wait(60)

@@ -119,7 +119,9 @@ def test_inputs_stay_while_a_spec_cannot_be_read(env: dict[str, str]) -> None:
     storage.write(object_keys.spec("odd-20990101-000000-abcdef"), b"{}")
     done = command("clean", "--older-than", "0s", env=env)
     assert done.returncode == 0
-    assert done.stderr.startswith("mrcelery: uploaded inputs stay, as the specs of these jobs cannot be read: odd-2099")
+    assert done.stderr.startswith(
+        "mrcelery: uploaded inputs are kept, as the specs of these jobs cannot be read: odd-2099"
+    )
     assert storage.stat(object_keys.shared_input("0" * 64, "big.txt")) is not None
 
 

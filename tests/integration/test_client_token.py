@@ -66,7 +66,7 @@ def test_something_else_with_the_same_token_is_refused(
         ]
         again: Callable[..., mrcelery.JobHandle] = mrcelery.submit
         for args, more, says in cases:
-            with pytest.raises(UsageError, match=f"stands for job {job.id}, which was submitted with {says}: give"):
+            with pytest.raises(UsageError, match=f"belongs to job {job.id}, which was submitted with {says}: give"):
                 again(*args, **given, **more)
         assert mrcelery.submit(word_count, str(text), **given).id == job.id
 
@@ -149,7 +149,7 @@ def test_a_job_that_the_job_store_has_forgotten(given: dict[str, Any], word_coun
         assert again.runner.store.state(job.id) == ""  # type: ignore[union-attr]
         assert again.wait(PATIENCE).state == "succeeded"
         assert results(again) == COUNTS
-    with pytest.raises(UsageError, match="stands for job"):
+    with pytest.raises(UsageError, match="belongs to job"):
         mrcelery.submit(word_count, str(text), reducers=2, **given)
 
 

@@ -81,7 +81,7 @@ def check_refusals_while_running(fleet: Fleet, job: str) -> None:
     assert f"{job} is still running" in waited.stderr
     early = command("cat", job, env=fleet.env)
     assert early.returncode == 2
-    assert "wait for its end" in early.stderr
+    assert "wait until it ends" in early.stderr
     assert job in [one["job"] for one in read(fleet, "list", "--state", "running")]
     kept = command("clean", job, env=fleet.env)
     assert "cancel it first" in kept.stderr
@@ -272,7 +272,7 @@ def test_results_come_home_from_s3(fleet: Fleet, bucket: str, word_count: str, t
     assert command("cat", output, env=env).stdout.count("\n") == 3
     refused = command("submit", word_count, text, "-o", tmp_path / "other", "--detach", env=env)
     assert refused.returncode == 2
-    assert "--detach cannot bring results" in refused.stderr
+    assert "--detach cannot copy results" in refused.stderr
     printed = command("submit", word_count, "-", env=env, stdin="x y x\n")
     assert printed.returncode == 0, printed.stderr
     assert sorted(printed.stdout.splitlines()) == ['"x"\t2', '"y"\t1']

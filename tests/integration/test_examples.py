@@ -165,7 +165,7 @@ def test_grep_gives_back_bytes_that_are_no_utf8(tmp_path: Path, run: Run) -> Non
 
 @pytest.mark.parametrize(
     ("args", "said"),
-    [(["--pattern", "("], "'(' is no regular expression"), ([], "--pattern")],
+    [(["--pattern", "("], "'(' is not a regular expression"), ([], "--pattern")],
     ids=["malformed", "missing"],
 )
 def test_grep_refuses_a_pattern_at_once(tmp_path: Path, args: list[str], said: str) -> None:

@@ -155,5 +155,5 @@ def test_a_job_that_a_task_waits_for_says_that_it_waits_for_itself(
         """
     )
     job_file(APP.format(url=quiet.server.tcp_url, before="", after=""), "shop_app.py")
-    with pytest.raises(JobFailedError, match=r"waits for the process that waits for it, .*--concurrency 2"):
+    with pytest.raises(JobFailedError, match=r"cannot run, as the only process of the only worker .*--concurrency 2"):
         run(quiet, outer, tmp_path)

@@ -271,7 +271,7 @@ def test_a_clock_that_is_set_while_a_worker_runs(
             _, first = eventually(lambda: store.workers().get("odd@here"), "the worker is there")
             eventually(lambda: store.workers()["odd@here"][1] != first, "it has started with a clock that is right")
             set_clock(ahead, tmp_path)
-            assert "synchronise the clocks" in eventually(sick, "it says that its clock is wrong")
+            assert "synchronize the clocks" in eventually(sick, "it says that its clock is wrong")
             # Leases would have lapsed by now.
             time.sleep(6)
             assert gate.starts() == 2

@@ -173,7 +173,7 @@ def test_an_endpoint_that_falls_silent(
     log.fault = lambda asked: Fault(silent=True, keep=keep) if reads(asked) and asked.key.endswith("in.txt") else None
     with submitted(root, word_count, storage_patience=15.0) as handle:
         told: list[events.Event] = []
-        with pytest.raises(JobFailedError, match=r"breaks off at byte|cannot be reached") as raised:
+        with pytest.raises(JobFailedError, match=r"breaking off at byte|cannot be reached") as raised:
             handle.wait(120, on_event=told.append)
         assert raised.value.exit_code == 3
         assert {event.kind for event in told if isinstance(event, events.StorageLost)} == {"map"}

@@ -288,9 +288,9 @@ YIELDS = {
     "value": ("yield line, object()", "object"),
     "key": ("yield {'a': 1}, 1", "dict"),
     "nan": ("yield float('nan'), 1", "NaN"),
-    "number": ("yield 7", "mapper yielded 7, which is no (key, value) pair"),
-    "text": ("yield line", "which is no (key, value) pair"),
-    "triple": ("yield 1, 2, 3", "mapper yielded (1, 2, 3), which is no (key, value) pair"),
+    "number": ("yield 7", "mapper yielded 7, which is not a (key, value) pair"),
+    "text": ("yield line", "which is not a (key, value) pair"),
+    "triple": ("yield 1, 2, 3", "mapper yielded (1, 2, 3), which is not a (key, value) pair"),
 }
 
 

@@ -57,7 +57,7 @@ BANNED = {
     r"of one's own|own ones?": "custom",
     r"for want of": "without",
     r"anew": "again",
-    r"as it is": "unchanged",
+    r"as it is(?! \w+(?:ed|n)\b)": "unchanged",
     r"but for": "except",
     r"besides?": "next to, or in addition to",
     r"where there (is|are)": "if there is",

@@ -132,12 +132,16 @@ def test_bounds_are_allowed(tmp_path: Path, name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("mrcelery.toml", "[mrcelery]\nqueue = 'a'", "has a table 'mrcelery': settings stand at its top itself"),
+        ("mrcelery.toml", "[mrcelery]\nqueue = 'a'", "has a table 'mrcelery': settings belong at the top"),
         ("mrcelery.toml", "[tool.mrcelery]\nqueue = 'a'", "has a table 'tool'"),
         ("mrcelery.toml", "[s3]\nencryption = 'AES256'", "has a table 's3'"),
         ("mrcelery.toml", "split-size = 1\nsplit_size = 2", "sets 'split-size' and 'split_size', which are the same"),
         ("mrcelery.toml", "queue = ['a']", r"queue: \['a'\] from .* give a text"),
-        ("pyproject.toml", "[tool.mrcelery.submit]\nqueue = 'a'", "has a table 'submit': settings stand in that table"),
+        (
+            "pyproject.toml",
+            "[tool.mrcelery.submit]\nqueue = 'a'",
+            "has a table 'submit': settings belong directly in that table",
+        ),
         ("pyproject.toml", "[tool]\nmrcelery = 'a'", r"make it a table, \[tool.mrcelery\]"),
         ("pyproject.toml", "[mrcelery]\nqueue = 'a'", r"call it \[tool.mrcelery\]"),
         ("pyproject.toml", "[tool.mrcelry]\nqueue = 'a'", r"\[tool.mrcelry\]: did you mean \[tool.mrcelery\]"),

@@ -153,7 +153,7 @@ def test_modules_that_another_machine_may_have() -> None:
     [
         (errno.ENOENT, "{scratch}/tasks/spill-0", "keep other programs from removing files there", TaskError),
         (errno.ENOENT, "/proc/self/status", "keep other programs from removing files there", TaskError),
-        (errno.ENOENT, "/data/part-00000", "is gone, which the job still needs", CorruptDataError),
+        (errno.ENOENT, "/data/part-00000", "is gone, and the job still needs it", CorruptDataError),
         (errno.EACCES, "{scratch}/tasks", "make it writable for the worker", TaskError),
         (errno.EMFILE, "{scratch}/tasks/spill-0", "ulimit -n", TaskError),
         (errno.ENOSPC, "{scratch}/tasks/spill-0", "make room on the worker", TaskError),

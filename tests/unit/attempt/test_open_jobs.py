@@ -29,7 +29,7 @@ def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tu
     request = runtime.store.request(job)
     assert request is not None
     runtime.store.create("other", fields, request)
-    with pytest.raises(UnsignedError, match="that of job job-"):
+    with pytest.raises(UnsignedError, match="belongs to job job-"):
         start(runtime, "other")
     start(runtime, job)
 
@@ -41,7 +41,7 @@ def test_a_signed_spec_holds_for_its_own_job_only(submitted: Callable[..., tuple
     storage.write(object_keys.spec("other"), storage.read(object_keys.spec(job)))
     other = msgspec.structs.replace(runtime.request(job), job="other")
     runtime.store.create("other", runtime.store.fields(job), seal(other, KEY))
-    with pytest.raises(UnsignedError, match="that of job job-"):
+    with pytest.raises(UnsignedError, match="belongs to job job-"):
         runtime.open("other")
 
 

@@ -15,4 +15,4 @@ def test_logs(mr: Any, tmp_path: Path) -> None:
     out = mr("logs", "j", "--storage", "store", "--kind", "map").out
     assert out == "==> step 0 map 0 attempt 1-ab <==\nmap 0\n==> step 0 map 7 attempt 1-ab <==\nmap 7\n"
     assert "reduce 0" not in mr("logs", "j", "--storage", "store", "--task", "7").out
-    assert "no logs" in mr("logs", "j", "--storage", "store", "--step", "1").err
+    assert "no matching logs" in mr("logs", "j", "--storage", "store", "--step", "1").err

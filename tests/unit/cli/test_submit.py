@@ -35,7 +35,7 @@ def test_an_option_that_the_runner_has_no_use_for(mr: Any, runner: str, option: 
     ran = mr("submit", "wc.py", "in.txt", "-q", "-r", runner, *option)
     assert (ran.code, ran.counts()) == (0, Counter(TEXT.split()))
     name = option[0].replace("--no-", "--")
-    said = f"mrcelery: warning: the {runner} runner has no use for {name}, which is ignored: {only}\n"
+    said = f"mrcelery: warning: the {runner} runner ignores {name}: {only}\n"
     assert ran.err == (said if only else "")
 
 

@@ -171,7 +171,7 @@ def test_paths_are_addresses_too(tmp_path: Path) -> None:
         ({"inputs": ""}, "an INPUT is empty"),
         ({"inputs": ["in.txt", ""]}, "an INPUT is empty"),
         ({"inputs": 3}, "inputs are 3"),
-        ({"inputs": [3]}, "input 3 is no address"),
+        ({"inputs": [3]}, "input 3 is not an address"),
         ({"output": ""}, "OUTPUT .* is empty"),
         ({"output": "gs://b/o"}, "Google Cloud Storage"),
         ({"output": Path("s3://b/o")}, "give it as text"),

@@ -42,7 +42,7 @@ def test_a_task_without_a_commit_is_waited_for_or_an_error(mapped: Job) -> None:
     mapped.storage.delete([object_keys.commit(TaskId(mapped.id, 0, "map", 2))])
     with pytest.raises(JobStoppedError, match=r"map task 2 .* has no commit yet"):
         check_all_committed(mapped.runtime, active, stage, MAPS)
-    with pytest.raises(TaskError, match="map task 2 of step 0 has no commit, though"):
+    with pytest.raises(TaskError, match="map task 2 of step 0 has no commit, although"):
         list(commits(mapped.runtime, active, stage, MAPS))
 
 

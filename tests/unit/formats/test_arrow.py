@@ -173,7 +173,9 @@ def test_records(kind: Any) -> None:
 
 @pytest.mark.parametrize("values", [[b"x", "text"], [None], [b"x", 1], pa.array(["text"]), pa.array([b"x", None])])
 def test_records_are_bytes(values: Any) -> None:
-    with pytest.raises(CodecError, match=r"is no record, which is bytes: yield bytes, or use --output-format text"):
+    with pytest.raises(
+        CodecError, match=r"is not bytes, as a record must be: yield bytes, or use --output-format text"
+    ):
         output_format("records").encode([None] * len(values), values)
 
 

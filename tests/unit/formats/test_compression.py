@@ -116,7 +116,7 @@ def test_padding_after_a_member() -> None:
 def test_a_file_that_ends_early_is_damaged(name: str, data: bytes, where: float) -> None:
     packed = REFERENCE[name](data)
     short = packed[: max(1, int(len(packed) * where))]
-    with pytest.raises(CorruptDataError, match=r"is damaged or no .* file .*it ends early") as caught:
+    with pytest.raises(CorruptDataError, match=r"is damaged or not in .* format .*it ends early") as caught:
         unpacked(short, name, 20)
     assert caught.value.retryable is False
     assert caught.value.file == name
@@ -130,7 +130,7 @@ def test_damaged_bytes(name: str) -> None:
     packed[len(packed) // 2] ^= 0xFF
     with pytest.raises(CorruptDataError, match="damaged"):
         unpacked(bytes(packed), name)
-    with pytest.raises(CorruptDataError, match=r"a\.\w+ is damaged or no \w+ file"):
+    with pytest.raises(CorruptDataError, match=r"a\.\w+ is damaged or not in \w+ format"):
         unpacked(b"this is plain text, whatever its name says", name)
     with pytest.raises(CorruptDataError, match="damaged"):
         unpacked(REFERENCE[name](b"a") + b"garbage at the end of the file", name)

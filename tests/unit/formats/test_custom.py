@@ -145,7 +145,7 @@ def test_what_a_format_raises_is_the_users() -> None:
 @pytest.mark.parametrize(
     ("given", "error", "why"),
     [
-        (3, UsageError, "INPUT is no format, as it has no method read"),
+        (3, UsageError, "INPUT is not a format, as it has no method read"),
         (Counting(), UsageError, "has no method read"),
         ("record:80", UsageError, "unknown input format 'record:80': use one of text, .* records:N"),
         (f"{__name__}:Nope", JobLoadError, "has no Nope"),

@@ -192,10 +192,10 @@ def test_columns() -> None:
     ("pairs", "why"),
     [
         ([(None, 1), ("a", 2)], "key None, and a later one has another"),
-        ([(None, {"x": 1}), (None, 2)], "a later one is none"),
-        ([(None, {"x": 1}), (None, {"y": 2})], "the field 'y', which is no column"),
-        ([("k", {"key": 1})], "no field of the dict"),
-        ([(None, {1: 2})], "which strings name"),
+        ([(None, {"x": 1}), (None, 2)], "a later one is not"),
+        ([(None, {"x": 1}), (None, {"y": 2})], "the field 'y', which is not a column"),
+        ([("k", {"key": 1})], "not a field of the dict"),
+        ([(None, {1: 2})], "names must be strings"),
         ([(None, [{1, 2}])], "cannot be written as JSON"),
     ],
 )

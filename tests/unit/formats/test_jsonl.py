@@ -46,7 +46,7 @@ def test_jsonl_is_as_lenient_as_json() -> None:
 @pytest.mark.parametrize("bad", [b"{", b"{'a': 1}", b"1 2", b"[1,", b"nul", b'"a', b"\xff", b"[" * 100_000])
 def test_jsonl_bad_line(bad: bytes) -> None:
     data = b'{"good": 1}\n' + bad + b'\n{"good": 2}\n'
-    with pytest.raises(CorruptDataError, match="byte 12 that is no JSON") as caught:
+    with pytest.raises(CorruptDataError, match="byte 12 that is not JSON") as caught:
         blocks("jsonl", data)
     assert caught.value.retryable is False
     assert caught.value.offset == 12

@@ -123,7 +123,7 @@ def test_a_local_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"no parquet at all, but long enough to look", b"x"])
 def test_damaged_files(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(data)
-    with pytest.raises(CorruptDataError, match="damaged or no Parquet file") as caught:
+    with pytest.raises(CorruptDataError, match="damaged or not a Parquet file") as caught:
         read(str(tmp_path / "bad"), len(data))
     assert caught.value.retryable is False
 
@@ -134,7 +134,7 @@ def test_a_damaged_page(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[4:2000] = b"\xff" * 1996
     path.write_bytes(data)
-    with pytest.raises(CorruptDataError, match="damaged or no Parquet file"):
+    with pytest.raises(CorruptDataError, match="damaged or not a Parquet file"):
         read(str(path), len(data))
 
 
@@ -245,7 +245,7 @@ def test_wrong_arguments() -> None:
         output_format("parquet:schema=a")
     with pytest.raises(UsageError, match="one of snappy, zstd, gzip, none"):
         output_format("parquet:compression=lzo")
-    with pytest.raises(UsageError, match="none of Arrow's"):
+    with pytest.raises(UsageError, match="not one of Arrow's"):
         encoded("parquet:schema=a:integer", [(None, 1)])
 
 

@@ -26,7 +26,7 @@ from tests.support.plain_jobs import identity
         (UsageError, {"mapper": ops.Sum()}, "only a reducer or a combiner"),
         (UsageError, {"combiner": ops.Count(), "reducer": identity}, r"combiner cannot be Count\(\)"),
         (UsageError, {"reducer": ops.Mean(), "combiner": identity}, "leave the combiner out"),
-        (UsageError, {"reducer": ops.Sum(), "reducer_final": identity}, "runs without reducer_final"),
+        (UsageError, {"reducer": ops.Sum(), "reducer_final": identity}, "cannot run with reducer_final"),
         (UsageError, {"mapper": identity, "mapper_batch": identity}, "leave one out"),
     ],
 )

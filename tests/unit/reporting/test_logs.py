@@ -77,8 +77,8 @@ def test_a_listing_says_how_attempts_ended(store: MemoryJobStore, storage: Memor
     end(store, 3, names[3], "failed", "ValueError: x")
     assert shown(store, storage) == [
         (0, "1-aa", "", True),
-        (1, "bb", "its process died, and with it what it printed last: signal 9", False),
-        (2, "1-cc", "its process died, and with it what it printed last: killed", True),
+        (1, "bb", "its process died, and its last output was lost: signal 9", False),
+        (2, "1-cc", "its process died, and its last output was lost: killed", True),
         (3, "1-dd", "failed: ValueError: x", False),
     ]
     assert [task for task, *_ in shown(store, storage, LogFilter(failed=True))] == [1, 2, 3]
@@ -110,7 +110,7 @@ def test_what_is_shared_is_followed(store: MemoryJobStore, storage: MemoryStorag
     journal.killed(store, TaskId(JOB, 0, "map", 1), "w 1", "signal 9")
     assert look() == [
         (first, b"three"),
-        (second, b"[its process died, and with it what it printed last: signal 9]\n"),
+        (second, b"[its process died, and its last output was lost: signal 9]\n"),
     ]
     assert look() == []
 

@@ -119,7 +119,7 @@ def test_workers_that_are_sick(wait: Wait) -> None:
     assert wait.look() == []
     wait.listens("b")
     assert wait.look() == ["WorkersWell"]
-    assert str(wait.told[-1]) == "no worker of queue q is sick any more: 2 workers on it now"
+    assert str(wait.told[-1]) == "no worker of queue q is sick any longer: 2 workers on it now"
     assert wait.look() == []
 
 

@@ -145,7 +145,7 @@ def test_each_warning_has_its_cause() -> None:
         "lost": "step 0 map: 5 attempts lost with a process or worker",
         "bad_records": "step 0 map: 4 bad records skipped",
         "skew": "step 0 map: the largest of 8 partitions has 5.1 times the mean of records",
-        "silent": "step 0 map: task 5 on w 1 has said nothing for 44 s",
+        "silent": "step 0 map: task 5 on w 1 has been silent for 44 s",
     }
     calm = StageView(step=0, kind="map", state="running", skew={"partitions": 8, "largest to mean, percent": 150})
     assert warnings(Overview(job="j", state="running", now=0.0, stages=(calm,))) == []

@@ -112,15 +112,15 @@ def test_what_is_refused(text: str, role: str) -> None:
 @pytest.mark.parametrize(
     ("text", "role", "why"),
     [
-        ("s3://", STORAGE, "names no bucket"),
-        ("s3:///k", OUTPUT, "names no bucket"),
+        ("s3://", STORAGE, "has no bucket"),
+        ("s3:///k", OUTPUT, "has no bucket"),
         ("s3://arn:aws:s3:eu-west-1:1:accesspoint/a", OUTPUT, "alias"),
-        ("https://h/x", OUTPUT, "only be read"),
-        ("http://h/x", STORAGE, "only be read"),
+        ("https://h/x", OUTPUT, "read-only"),
+        ("http://h/x", STORAGE, "read-only"),
         ("s3://b/x", FOLDER, "not on this machine"),
         ("s3://b/x", FILE, "a file of this machine"),
         ("-", OUTPUT, "leave it out to print"),
-        ("s3://b/x\r", OUTPUT, "line end"),
+        ("s3://b/x\r", OUTPUT, "line break"),
     ],
 )
 def test_what_is_refused_for_what_it_is_for(text: str, role: str, why: str) -> None:
@@ -130,7 +130,7 @@ def test_what_is_refused_for_what_it_is_for(text: str, role: str, why: str) -> N
 
 def test_inputs_without_a_host_or_a_bucket() -> None:
     for text in ("s3://", "s3:///k", "http:///x", "http://?q", "memory://"):
-        with pytest.raises(InputError, match="names no"):
+        with pytest.raises(InputError, match="has no"):
             parse(text)
 
 

@@ -27,8 +27,8 @@ def test_taken(uri: str, header: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "header", "remedy"),
     [
-        ("s3://b/a.txt", "gzip", "decompressed, or as it is under a name that ends in .gz"),
-        ("s3://b/a.gz", "gzip, zstd", "decompressed, or as it is under a name that ends in .zst"),
+        ("s3://b/a.txt", "gzip", "decompressed, or unchanged under a name that ends in .gz"),
+        ("s3://b/a.gz", "gzip, zstd", "decompressed, or unchanged under a name that ends in .zst"),
         ("s3://b/a.gz", "BR", "decompressed$"),
         ("s3://b/a", "deflate", "decompressed$"),
     ],

@@ -131,7 +131,7 @@ def test_a_file_that_changes_while_it_is_read(file: Path, change: Callable[[Path
         chunks = checked(opened, str(file), planned, 0, None, 1000)
         assert next(chunks) == LINES[:1000]
         change(file)
-        with pytest.raises(ChangedInputError, match="is not what was planned"):
+        with pytest.raises(ChangedInputError, match="has changed since it was planned"):
             next(chunks)
 
 

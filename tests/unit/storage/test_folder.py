@@ -57,7 +57,7 @@ def test_a_folder_that_is_not_mounted_is_not_empty(name: str, tmp_path: Path) ->
     CALLS[name](storage)
     place.rename(tmp_path / "away")
     place.mkdir()
-    with pytest.raises(StorageOutageError, match=rf"is not there \({MARKER} is gone\): mount it again"):
+    with pytest.raises(StorageOutageError, match=rf"is missing \({MARKER} is gone\): mount it again"):
         CALLS[name](storage)
     assert list(place.iterdir()) == []
     place.rmdir()

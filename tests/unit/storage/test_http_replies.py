@@ -49,7 +49,7 @@ def test_versions(tag: str, headers: dict[str, str], same: bool) -> None:
     if same:
         examine(URL, 200, headers | {"Content-Length": "5"}, 0, version)
     else:
-        with pytest.raises(ChangedInputError, match="is not what was planned"):
+        with pytest.raises(ChangedInputError, match="has changed since it was planned"):
             examine(URL, 200, headers | {"Content-Length": "5"}, 0, version)
 
 
@@ -117,7 +117,7 @@ def test_redirects(location: str, target: str) -> None:
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://host/a", "s3://bucket/a", "data:,x"])
 def test_redirects_out_of_the_web_are_refused(location: str) -> None:
-    with pytest.raises(StorageRefusedError, match=r"is redirected to .*, which is no http"):
+    with pytest.raises(StorageRefusedError, match=r"is redirected to .*, which is not an http"):
         moved_to(URL, 302, {"Location": location})
 
 

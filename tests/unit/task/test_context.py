@@ -59,7 +59,7 @@ def test_what_is_no_pair_is_refused(tmp_path: Path, item: Any) -> None:
         def reducer(self, key: Any, values: Any) -> Any:
             yield key, 1
 
-    with pytest.raises(UserCodeError, match=r"is no \(key, value\) pair: yield key, value"):
+    with pytest.raises(UserCodeError, match=r"is not a \(key, value\) pair: yield key, value"):
         run_job(NoPair, ["x"], str(tmp_path))
 
 

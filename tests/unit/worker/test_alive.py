@@ -25,7 +25,7 @@ def test_a_young_file_is_a_sign_of_life(tmp_path: Path, capsys: pytest.CaptureFi
     file = aged(tmp_path / "f", 50)
     assert alive.main([file]) == 0
     assert alive.main([file, "--max-age", "40"]) == 1
-    assert re.search(r"\b5\d s old; 40 s are allowed", capsys.readouterr().out)
+    assert re.search(r"last touched 5\d s ago, and 40 s are allowed", capsys.readouterr().out)
 
 
 def test_a_worker_that_is_not_ready_has_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

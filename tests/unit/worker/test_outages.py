@@ -13,7 +13,7 @@ from mrcelery.worker.outages import again, counted
 def test_a_task_waits_for_so_long_in_all_and_not_longer() -> None:
     kwargs: dict[str, Any] = {"job": "j", "task": 3}
     waited, tries = 0.0, 0
-    with pytest.raises(StorageOutageError, match=r"did not come back within 60 s \(--storage-patience\).*: no answer"):
+    with pytest.raises(StorageOutageError, match=r"did not recover within 60 s \(--storage-patience\).*: no answer"):
         while True:
             then = again(kwargs, StorageOutageError("no answer", seconds=2.0), 60.0)
             kwargs, tries = then.kwargs, tries + 1
