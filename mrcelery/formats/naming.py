@@ -190,8 +190,7 @@ def settle(given: Any, jobconf: Mapping[str, Any], attribute: str) -> str:
         name = parse(given, names)
         if name.base == "own":
             raise UsageError(f"{given!r} names no format: use pkg.module:Class, or set {attribute} on the job")
-        # a tsv is a csv with tabs
-        conf = "csv" if name.base == "tsv" else name.base
+        conf = _prefix(name.base)
         given_there = {key: f"{conf}.{key}" for key in taken.get(name.base, ()) if f"{conf}.{key}" in jobconf}
         arguments = {key: str(jobconf[there]) for key, there in given_there.items()}
         return str(Name(name.base, {**arguments, **name.arguments}))
@@ -230,14 +229,22 @@ def check_used(given: Mapping[str, Any], input_name: str, output_name: str) -> N
 
     ``given``: the configuration given with this one job; its class's may serve others, too.
     """
-    used = {Name.of(name).base.replace("tsv", "csv") for name in (input_name, output_name)}
+    reads, writes = Name.of(input_name).base, Name.of(output_name).base
+    taken = ((_INPUT_ARGUMENTS, reads, "--input-format"), (_OUTPUT_ARGUMENTS, writes, "--output-format"))
+    used = {f"{_prefix(base)}.{key}" for arguments, base, _ in taken for key in arguments.get(base, ())}
     for name in given:
-        base = name.partition(".")[0]
-        if name in _PARAMETERS and base not in used:
+        base, _, key = name.partition(".")
+        if name in _PARAMETERS and name not in used:
+            options = " or ".join(option for arguments, _, option in taken if key in arguments.get(base, ()))
             raise UsageError(
-                f"-D {name} does nothing: this job reads {Name.of(input_name).base} and writes "
-                f"{Name.of(output_name).base}, so give --input-format or --output-format {base}, or leave it out"
+                f"-D {name} does nothing: this job reads {reads} and writes {writes}, so give {options} {base}, or "
+                "leave it out"
             )
+
+
+def _prefix(base: str) -> str:
+    """Return the prefix of a format's arguments in a job's configuration: a tsv is a csv with tabs."""
+    return "csv" if base == "tsv" else base
 
 
 def to_ship(text: str, job_class: type) -> tuple[str, ...]:

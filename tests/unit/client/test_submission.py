@@ -101,7 +101,7 @@ def test_constants_of_its_own_are_the_jobs(attribute: str, tmp_path: Path) -> No
     ("name", "message"),
     [
         ("csv.header", r"-D csv.header does nothing: this job reads text and writes json, so give --input-format"),
-        ("records.key", "or --output-format records, or leave it out"),
+        ("records.key", "so give --input-format records, or leave it out"),
         ("CSV.Header", "did you mean csv.header"),
         ("csv_header", "did you mean csv.header"),
         ("parquet-columns", "did you mean parquet.columns"),
@@ -110,6 +110,25 @@ def test_constants_of_its_own_are_the_jobs(attribute: str, tmp_path: Path) -> No
 def test_no_argument_of_a_format_vanishes(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         made("", tmp_path, jobconf={name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "writes", "remedy"),
+    [
+        ("csv.delimiter", "tsv", "json", "give --input-format or --output-format csv"),
+        ("csv.delimiter", "text", "tsv", "give --input-format or --output-format csv"),
+        ("csv.columns", "csv", "json", "give --output-format csv"),
+        ("csv.multiline", "text", "csv", "give --input-format csv"),
+        ("parquet.columns", "text", "parquet", "give --input-format parquet"),
+    ],
+)
+def test_nor_one_that_the_format_takes_on_the_other_side(
+    name: str, reads: str, writes: str, remedy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UsageError, match=f"-D {name} does nothing: this job reads {reads} and writes {writes}, so {remedy}"
+    ):
+        made("", tmp_path, jobconf={name: "x"}, input_format=reads, output_format=writes, output=str(tmp_path / "out"))
 
 
 def test_arguments_of_both_formats_are_used(tmp_path: Path) -> None:
