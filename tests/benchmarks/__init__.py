@@ -1,1 +1,1 @@
-"""Measurements, each a program: see README.md beside this."""
+"""Benchmarks, each a program; see README.md in this folder."""

@@ -1,4 +1,4 @@
-"""Who takes part in which workload, and how each is started."""
+"""The contestants of each workload, and the commands that start them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DUCKDB, POLARS, PYARROW = "DuckDB", "Polars", "pyarrow"
 
 
 class Run(NamedTuple):
-    """What a contestant is told: one input file, and where its output goes, which does not exist yet."""
+    """A contestant's run: one input file, and the path of its output, which does not exist yet."""
 
     input: str
     output: str
@@ -36,7 +36,7 @@ Command = Callable[[Run], list[str]]
 
 
 class Contestant(NamedTuple):
-    """``peer`` is the name for ``--peers``, ``""`` for mrcelery; ``needs`` a module or a program."""
+    """A contestant. ``peer`` is its name for ``--peers``, ``""`` for mrcelery; ``needs`` is a module or a program."""
 
     name: str
     peer: str
@@ -46,7 +46,7 @@ class Contestant(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """``kind`` of input; ``form`` of the output, for its check; ``job`` is mrcelery's with its options."""
+    """A workload: ``kind`` of input, ``form`` of output for the check, and mrcelery's ``job`` with its options."""
 
     kind: str
     form: str
@@ -75,17 +75,17 @@ WORKLOADS = {
 
 
 def submit(job: list[str], run: Run, *more: str, runner: str = "local") -> list[str]:
-    """A line of ``mrcelery submit``."""
+    """Return a command line of ``mrcelery submit``."""
     line = [sys.executable, "-m", "mrcelery", "submit", job[0], run.input, "-o", run.output, "-q", "--runner", runner]
     if runner == "local":
         line += ["--workers", str(run.workers)]
     line += [*job[1:], *more]
-    # What follows -- is the job's own, so it comes last.
+    # Arguments after -- belong to the job, so they come last.
     return [*line, "--", "--pattern", PATTERN] if "grep" in job[0] else line
 
 
 def mrcelery(name: str, more: list[str]) -> list[Contestant]:
-    """Our own contestants in a workload, on the local runner."""
+    """Return mrcelery's contestants in a workload, on the local runner."""
     workload = WORKLOADS[name]
 
     def local(job: list[str], size: Callable[[Run], list[str]] = lambda run: []) -> Command:
@@ -99,12 +99,12 @@ def mrcelery(name: str, more: list[str]) -> list[Contestant]:
 
 
 def ceiling(run: Run) -> int:
-    """``--memory`` in bytes so that the data is ten times what all workers may hold; not below the product's least."""
+    """Return the ``--memory`` in bytes at which the data is ten times the memory of all workers, or the minimum."""
     return max(16 << 20, run.size // 10 // run.workers)
 
 
 def peers(name: str, python: str) -> list[Contestant]:
-    """The others in a workload; ``python`` is the interpreter that has them."""
+    """Return the peers in a workload; ``python`` is the interpreter that has them."""
 
     def script(file: str, *first: str) -> Command:
         return lambda run: [python, str(PEERS / file), *first, name, run.input, run.output, str(run.workers)]
@@ -139,7 +139,7 @@ def peers(name: str, python: str) -> list[Contestant]:
 
 
 def installed(contestant: Contestant, python: str) -> bool:
-    """Whether what it needs is there."""
+    """Check whether the module or program that a contestant needs is installed."""
     if not contestant.needs:
         return True
     if contestant.peer == "gnu":
@@ -150,5 +150,5 @@ def installed(contestant: Contestant, python: str) -> bool:
 
 
 def has_moto() -> bool:
-    """Whether an S3 endpoint can be started here."""
+    """Check whether an S3 endpoint can be started here."""
     return importlib.util.find_spec("moto") is not None and importlib.util.find_spec("flask") is not None

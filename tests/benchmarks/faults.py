@@ -1,13 +1,14 @@
-"""The paper's sections 5.4 and 5.5: what backup tasks save, and what killed workers cost.
+"""The paper's sections 5.4 and 5.5: the savings of backup tasks, and the cost of killed workers.
 
 ::
 
     python -m tests.benchmarks.faults
     python -m tests.benchmarks.faults --size 1GB --workers 9 --rounds 3 --json faults.json
 
-The distributed sort of the paper (:mod:`mrcelery.examples.sort`, a Python call per record) on workers of one process
-each: undisturbed; with one of them ten times slower than the others, with and without backup tasks; and with 11 % of
-them killed in mid-job, hard, and not replaced. The output is checked each time. The variants take turns. Linux only.
+Runs the distributed sort of the paper (:mod:`mrcelery.examples.sort`, a Python call per record) on workers of one
+process each, and checks each output. These variants take turns: undisturbed; one worker ten times slower than the
+others, with and without backup tasks; and 11 % of the workers killed with SIGKILL in mid-job, and not replaced.
+Linux only.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from tests.benchmarks.oracle import check
 
 JOB = "mrcelery.examples.sort:Sort"
 SLOWER = 10
-"""The paper's disks were 20 to 30 times slower; the figure asked for is ten."""
+"""The paper's slow disks were 20 to 30 times slower; this benchmark uses ten."""
 TICK = 0.02
 
 
 class Variant(NamedTuple):
-    """``slow`` and ``kill`` are numbers of workers."""
+    """A variant of the run; ``slow`` and ``kill`` are numbers of workers."""
 
     name: str
     slow: int = 0
@@ -58,7 +59,7 @@ def variants(workers: int) -> list[Variant]:
 
 
 def busy_seconds(session: int) -> float:
-    """CPU seconds of all processes of a session that live."""
+    """Return the CPU seconds of all live processes of a session."""
     total = 0
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
@@ -69,7 +70,7 @@ def busy_seconds(session: int) -> float:
 
 
 def kill(session: int, number: signal.Signals) -> None:
-    """Send a signal to all processes of a session: a pool's processes may have groups of their own."""
+    """Send a signal to all processes of a session, because a pool's processes may be in other process groups."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             with suppress(OSError):
@@ -79,10 +80,10 @@ def kill(session: int, number: signal.Signals) -> None:
 
 @contextmanager
 def slowed(worker: int, workers: int) -> Iterator[None]:
-    """Have a worker get a tenth of the CPU time that is its share, by stopping it again and again.
+    """Stop a worker again and again, so that it gets a tenth of its share of CPU time.
 
-    Its share is that of one of so many workers of this machine's processors, also while the others are idle: it
-    stands for a machine of its own.
+    Its share is one of ``workers`` equal parts of this machine's CPUs, even while the other workers are idle, because
+    the worker represents a separate machine.
     """
     over = threading.Event()
     rate = min(1.0, len(os.sched_getaffinity(0)) / workers) / SLOWER
@@ -92,7 +93,7 @@ def slowed(worker: int, workers: int) -> Iterator[None]:
         stopped = False
         while not over.wait(TICK):
             now, spent = time.monotonic(), busy_seconds(worker)
-            # An idle time saves nothing up.
+            # Idle time earns no credit.
             debt = max(0.0, debt + spent - used - (now - since) * rate)
             used, since = spent, now
             if (debt > 0) != stopped:
@@ -110,7 +111,7 @@ def slowed(worker: int, workers: int) -> Iterator[None]:
 
 
 def run(data: Data, variant: Variant, workers: int, tasks: int, reducers: int, kill_after: float) -> dict[str, float]:
-    """Seconds that the job took from its submission to its end as the client sees it, and its attempts."""
+    """Run the job; return its seconds from submission to the end that the client sees, and its attempts."""
     folder = Path(tempfile.mkdtemp(prefix="mrcelery-faults-"))
     try:
         with fleet(1, workers) as machines:
@@ -146,7 +147,7 @@ def run(data: Data, variant: Variant, workers: int, tasks: int, reducers: int, k
 
 
 def attempts_of(report: Path) -> dict[str, float]:
-    """How many attempts were started, and how much of the time spent in them did not count."""
+    """Return the number of attempts, and the share of their time that did not count."""
     stages = json.loads(report.read_bytes())["overview"]["stages"]
     spent = [(one[2], one[5]) for stage in stages for one in stage["attempts"]]
     wasted = sum(seconds for outcome, seconds in spent if outcome != "succeeded")
@@ -154,16 +155,16 @@ def attempts_of(report: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwind: end what was started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwind, to end all started processes
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=parse_size, default=parse_size("1GB"), help="of the input (1GB)")
-    parser.add_argument("--workers", type=int, default=9, help="of one process each (9)")
-    parser.add_argument("--tasks", type=int, default=90, help="map tasks (90)")
-    parser.add_argument("--reducers", type=int, default=18, help="reduce tasks (18)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (3)")
-    parser.add_argument("--only", help="variants whose name has this in it, beside the undisturbed one")
+    parser.add_argument("--size", type=parse_size, default=parse_size("1GB"), help="size of the input (1GB)")
+    parser.add_argument("--workers", type=int, default=9, help="workers of one process each (9)")
+    parser.add_argument("--tasks", type=int, default=90, help="number of map tasks (90)")
+    parser.add_argument("--reducers", type=int, default=18, help="number of reduce tasks (18)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, whose median is reported (3)")
+    parser.add_argument("--only", help="only variants whose name contains this, and the undisturbed one")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "mrcelery-bench"))
-    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--json", type=Path, help="file for the raw numbers")
     options = parser.parse_args()
     data = generate("records", options.size, options.cache)
     chosen = [v for v in variants(options.workers) if not (v.slow or v.kill) or (options.only or "") in v.name]

@@ -1,4 +1,4 @@
-"""A fleet for a benchmark: a Redis or Valkey server on a unix socket and workers, in a temporary folder."""
+"""A fleet for a benchmark: a Redis or Valkey server on a Unix socket, and workers, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ START_SECONDS = 30
 
 
 class Fleet(NamedTuple):
-    """``environment`` makes ``mrcelery`` use the fleet; ``workers`` and ``server`` are process ids, each of which leads
-    a session of its own.
+    """A running fleet.
+
+    ``environment`` makes ``mrcelery`` use the fleet. ``workers`` and ``server`` are process ids; each process leads a
+    session.
     """
 
     environment: dict[str, str]
@@ -33,13 +35,13 @@ class Fleet(NamedTuple):
 
     @property
     def worker(self) -> int:
-        """The first one."""
+        """Return the first worker."""
         return self.workers[0]
 
 
 @contextmanager
 def fleet(processes: int, workers: int = 1) -> Iterator[Fleet]:
-    """Start workers of so many processes, and wait until they have run a job; at the end nothing is left of them."""
+    """Start workers of ``processes`` processes, and wait until they have run a job; remove everything at the end."""
     folder = Path(tempfile.mkdtemp(prefix="mrcelery-bench-"))
     address = folder / "redis.sock"
     broker = f"redis+socket://{address}"

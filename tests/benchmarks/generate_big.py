@@ -1,11 +1,11 @@
-"""Large inputs for benchmarks, each with what a right answer is: the same arguments always give the same bytes.
+"""Large inputs for benchmarks, each with its right answer: the same arguments always give the same bytes.
 
 ::
 
     python -m tests.benchmarks.generate_big text 256MB --folder /tmp/mrcelery-bench
 
-Made once for each kind, size and seed, into a folder of its own: the input, and ``expected``, which comes from the
-numbers the input was made of and not from reading it.
+Each combination of kind, size, and seed is generated once, into a separate folder. The file ``expected`` next to the
+input is computed from the numbers behind the input, not by reading it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 VERSION = 1
-"""Counts up when a generator gives other bytes, so that what lies in a cache is not taken for it."""
+"""Incremented when a generator's bytes change, so that an outdated cache is not used."""
 
 VOCABULARY = 200_000
 DOCUMENTS = 1000
 PATHS = 20_000
 RARE = 100_000
-"""Of so many lines of the log, about one matches ``PATTERN``."""
+"""About one in this many lines of the log matches ``PATTERN``."""
 
 PATTERN = "needle[0-9]+"
 KEY = 10
@@ -38,7 +38,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 
 class Data(NamedTuple):
-    """An input file and its ``expected`` file, whose form is the kind's own."""
+    """An input file and its ``expected`` file, whose format depends on the kind."""
 
     input: Path
     expected: Path
@@ -49,7 +49,7 @@ class Data(NamedTuple):
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``256MB``, ``1GiB`` or a plain number."""
+    """Parse ``256MB``, ``1GiB``, or a plain number of bytes."""
     number = text.strip().upper().rstrip("KMGIB")
     unit = text.strip().upper()[len(number) :].strip()
     if unit not in _UNITS:
@@ -58,7 +58,7 @@ def parse_size(text: str) -> int:
 
 
 def words(count: int, rng: np.random.Generator) -> list[str]:
-    """Different words in lower case, short ones first; about one in 50 is not ASCII."""
+    """Return different words in lower case, short ones first; about one in 50 is not ASCII."""
     letters = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
     shares = np.arange(26, 0, -1) / (26 * 27 / 2)
     found: dict[str, None] = {}
@@ -72,7 +72,7 @@ def words(count: int, rng: np.random.Generator) -> list[str]:
 
 
 class ZipfText:
-    """Draws words with a frequency of 1 / rank, and knows how often it drew which."""
+    """Draws words with a frequency of 1 / rank, and writes them as text."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -86,14 +86,14 @@ class ZipfText:
         self._cdf = np.cumsum(share / share.sum())
         self._cdf[-1] = 1
         self.mean = float((self._lengths * share).sum() / share.sum())
-        """Bytes of a word and the blank after it, on average."""
+        """Average bytes of a word and the space after it."""
 
     def draw(self, count: int) -> np.ndarray[Any, Any]:
-        """Ranks of words, from 0."""
+        """Return ranks of words, from 0."""
         return np.searchsorted(self._cdf, self._rng.random(count), side="right")
 
     def text(self, ranks: np.ndarray[Any, Any], lines: bool) -> bytes:
-        """The words, a blank after each; where ``lines``, a newline after about one in 12, and after the last."""
+        """Return the words, each with a space after it; with ``lines``, one space in 12 and the last are newlines."""
         flat: np.ndarray[Any, Any] = self._bytes[ranks].ravel()
         flat = flat[flat != 0]
         if lines:
@@ -105,7 +105,7 @@ class ZipfText:
 
 
 def _text(size: int, rng: np.random.Generator, out: Path) -> Iterator[str]:
-    """Lines of Zipf text; expected: ``word TAB count``."""
+    """Write lines of Zipf text; expected: ``word TAB count``."""
     zipf = ZipfText(rng)
     counts = np.zeros(VOCABULARY, np.int64)
     left = size
@@ -120,7 +120,7 @@ def _text(size: int, rng: np.random.Generator, out: Path) -> Iterator[str]:
 
 
 def _documents(size: int, rng: np.random.Generator, out: Path) -> Iterator[str]:
-    """JSON lines ``{"id", "text"}``; expected: ``word TAB number of documents TAB digest_of their ids``."""
+    """Write JSON lines ``{"id", "text"}``; expected: ``word TAB number of documents TAB digest_of their ids``."""
     zipf = ZipfText(rng)
     each = max(1, int(size / DOCUMENTS / zipf.mean))
     rows, columns = [], []
@@ -142,12 +142,12 @@ def _documents(size: int, rng: np.random.Generator, out: Path) -> Iterator[str]:
 
 
 def digest_of(ids: Iterable[str]) -> int:
-    """What stands for a list of document ids."""
+    """Return a checksum that represents a list of document ids."""
     return zlib.crc32(",".join(ids).encode())
 
 
 def _log(size: int, rng: np.random.Generator, out: Path) -> Iterator[str]:
-    """A log in the Combined Log Format; expected: ``path TAB count``, then the matching lines after ``MATCH TAB``."""
+    """Write a log in the Combined Log Format; expected: ``path TAB count``, then the matches after ``MATCH TAB``."""
     share = 1 / np.arange(1, PATHS + 1)
     cdf = np.cumsum(share / share.sum())
     names = words(PATHS, rng)
@@ -185,7 +185,7 @@ def _log(size: int, rng: np.random.Generator, out: Path) -> Iterator[str]:
 
 
 def _records(size: int, rng: np.random.Generator, out: Path) -> Iterator[str]:
-    """Records of 100 bytes that begin with a key of 10; expected: their number and ``fingerprint``."""
+    """Write records of 100 bytes that begin with a key of 10 bytes; expected: their number and ``fingerprint``."""
     total = max(1, size // RECORD)
     print_sum = done = 0
     with out.open("wb") as file:
@@ -207,7 +207,7 @@ def _records(size: int, rng: np.random.Generator, out: Path) -> Iterator[str]:
 
 
 def fingerprint(records: np.ndarray[Any, Any]) -> int:
-    """A number that the same records give in any order: of each a 64-bit hash, all summed modulo 2**64."""
+    """Return the sum of the records' 64-bit hashes, modulo 2**64: it does not depend on their order."""
     columns = np.ascontiguousarray(records).view("<u4").astype(np.uint64)
     weights = np.random.Generator(np.random.PCG64(7)).integers(0, 2**63, columns.shape[1], dtype=np.uint64) * 2 + 1
     hashes = (columns * weights).sum(axis=1, dtype=np.uint64)
@@ -226,14 +226,14 @@ KINDS: dict[str, tuple[str, Callable[[int, np.random.Generator, Path], Iterator[
 
 
 def generate(kind: str, size: int, folder: Path, seed: int = 0) -> Data:
-    """The input of about ``size`` bytes, from the cache in ``folder`` or made now."""
+    """Return the input of about ``size`` bytes, from the cache in ``folder`` or newly generated."""
     name, make = KINDS[kind]
     home = folder / f"{kind}-{size}-{seed}-v{VERSION}"
     if not home.exists():
         unfinished = home.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        # PCG64 by name: numpy may change what default_rng() is
+        # PCG64 by name, because numpy may change the generator behind default_rng()
         rng = np.random.Generator(np.random.PCG64([seed, *kind.encode()]))
         with (unfinished / "expected").open("w", encoding="utf-8") as expected:
             expected.writelines(line + "\n" for line in make(size, rng, unfinished / name))
@@ -244,8 +244,8 @@ def generate(kind: str, size: int, folder: Path, seed: int = 0) -> Data:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("size", type=parse_size, help="such as 256MB")
-    parser.add_argument("--folder", type=Path, required=True, help="the cache")
+    parser.add_argument("size", type=parse_size, help="size of the input, such as 256MB")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(generate(options.kind, options.size, options.folder, options.seed).input)

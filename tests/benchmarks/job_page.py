@@ -1,14 +1,14 @@
-"""What it costs to look at a large job: its page in Flower, and the memory of Redis with everything on.
+"""The cost of showing a large job: its page in Flower, and the memory of Redis while all events are on.
 
 ::
 
     python -m tests.benchmarks.job_page
     python -m tests.benchmarks.job_page --tasks 10000 --json
 
-Runs a job of many map tasks that do nothing on a fleet of this machine, with a Flower that has asked the worker
-for events. Tells, while the job runs and when it has ended, how long the job's page, its JSON with and without
-attempts and the list of jobs take to answer (the median of a few, over HTTP, in milliseconds) and their size, and
-Redis's memory for each task: the most that was seen, when all tasks were queued, and when the job has ended.
+Runs a job of many map tasks that do nothing on a fleet on this machine, with a Flower that has asked the worker for
+events. Requests the job's page, its JSON with and without attempts, and the list of jobs over HTTP, both while the
+job runs and after its end. Reports their sizes and their times in milliseconds (the median of a few answers). Also
+reports Redis's memory per task: at its peak, when all tasks are queued, and after the job has ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOOKS = 5
 
 
 def start_flower(warm: Fleet, log: Path) -> subprocess.Popen[bytes]:
-    """A Flower that answers."""
+    """Start a Flower, and wait until it answers."""
     command = [sys.executable, "-m", "mrcelery", "flower", "--", f"--port={PORT}", "--address=127.0.0.1"]
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -54,7 +54,7 @@ def start_flower(warm: Fleet, log: Path) -> subprocess.Popen[bytes]:
 
 
 def looks(job: str) -> dict[str, tuple[float, int]]:
-    """Milliseconds and bytes of each page."""
+    """Return the milliseconds and bytes of each page."""
     found = {}
     pool = urllib3.PoolManager()
     for name, path in (
@@ -75,7 +75,7 @@ def looks(job: str) -> dict[str, tuple[float, int]]:
 
 
 def used(store: RedisJobStore) -> int:
-    """Bytes that Redis has allocated."""
+    """Return the bytes that Redis has allocated."""
     (told,) = store.call(("INFO", "memory"))
     assert isinstance(told, bytes)
     return int(told.split(b"used_memory:")[1].split()[0])
@@ -123,9 +123,9 @@ def run(tasks: int, warm: Fleet) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=2000, help="map tasks")
+    parser.add_argument("--tasks", type=int, default=2000, help="number of map tasks")
     parser.add_argument("--workers", type=int, default=2, help="processes of the worker")
-    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     options = parser.parse_args()
     with fleet(options.workers) as warm:
         result = run(options.tasks, warm)

@@ -1,14 +1,14 @@
-"""Does each task run once: a job of many tasks that take longer than the visibility timeout, on real workers.
+"""Whether each task runs once: a job of many tasks that take longer than the visibility timeout, on real workers.
 
 ::
 
     python -m tests.benchmarks.leases
     python -m tests.benchmarks.leases --tasks 120 --restart 5
 
-Each task sleeps one and a half times the visibility timeout in one call of its mapper, and tells that it began.
-Without leases each would be delivered again as it runs. With ``--restart`` the Redis server, which keeps an
-append-only file, is killed in mid-job and started again after so many seconds, while a client waits.
-Prints how often tasks ran beyond once, the seconds of the job, and what the client was told.
+Each task records its start, and sleeps one and a half times the visibility timeout in one call of its mapper. Without
+leases, the broker would deliver each task again while it runs. With ``--restart``, the Redis server, which keeps an
+append-only file, is killed in mid-job. It is started again after that many seconds, while a client waits.
+Prints the number of duplicate executions, the seconds of the job, and the events that the client received.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ WIDTH = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=1000)
-    parser.add_argument("--visibility", type=float, default=4.0, help="timeout in seconds (4)")
+    parser.add_argument("--visibility", type=float, default=4.0, help="visibility timeout in seconds (4)")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--processes", type=int, default=25, help="of each worker (25)")
-    parser.add_argument("--restart", type=float, metavar="SECONDS", help="kill Redis, and start it so much later")
+    parser.add_argument("--processes", type=int, default=25, help="processes of each worker (25)")
+    parser.add_argument("--restart", type=float, metavar="SECONDS", help="kill Redis; start it again after SECONDS")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mrcelery-leases-") as name:
@@ -115,7 +115,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def restart(server: RedisServer, log: Path, lines: int, seconds: float) -> None:
-    """Kill the server when so many tasks have begun, and start it again."""
+    """Kill the server when ``lines`` tasks have begun, and start it again after ``seconds``."""
 
     def began() -> int:
         with suppress(FileNotFoundError):

@@ -1,14 +1,14 @@
-"""What tasks cost by themselves: a job of many map tasks that do nothing, on a fleet of this machine.
+"""The cost of tasks alone: a job of many map tasks that do nothing, on a fleet on this machine.
 
 ::
 
     python -m tests.benchmarks.many_tasks
     python -m tests.benchmarks.many_tasks --tasks 5000 --reducers 1 --json
 
-Tells the seconds until the last map task is published and until the job has ended, and the memory
-of the client, of the whole worker (its parent and its processes) and of Redis over time. Memory is read
-from /proc: Linux only.
-"Published" is when the tasks that wait, that run and that are done are all there, to a sample's precision.
+Reports the seconds until the last map task is published and until the job has ended. Also reports the memory of the
+client, of the whole worker (its parent and its processes), and of Redis over time. Memory is read from /proc: Linux
+only. All tasks count as published when the waiting, running, and finished ones add up to their total. The precision
+is one sample.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class NoOp(MRJob):
 
 
 def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
-    """One job; returns its seconds and the samples (seconds, bytes of client, worker and Redis)."""
+    """Run one job; return its seconds and the samples (seconds, bytes of client, worker, and Redis)."""
     store = RedisJobStore(warm.broker)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "noop.py").write_text(JOB)
@@ -102,10 +102,10 @@ def run(tasks: int, reducers: int, warm: Fleet) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=20_000, help="map tasks")
-    parser.add_argument("--reducers", type=int, default=0, help="reduce tasks; 0 is a map-only job")
+    parser.add_argument("--tasks", type=int, default=20_000, help="number of map tasks")
+    parser.add_argument("--reducers", type=int, default=0, help="number of reduce tasks; 0 for a map-only job")
     parser.add_argument("--workers", type=int, default=2, help="processes of the worker")
-    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     options = parser.parse_args()
     with fleet(options.workers) as warm:
         result = run(options.tasks, options.reducers, warm)

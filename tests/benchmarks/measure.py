@@ -1,8 +1,8 @@
-"""Seconds, CPU seconds and peak memory of a command with all processes below it. Linux only.
+"""Seconds, CPU seconds, and peak memory of a command with all processes below it. Linux only.
 
-``measure`` starts this file as a script, which starts the command. The script is the reaper of its descendants,
-so that what detaches itself (a daemon, a JVM, the local runner's worker) is still found, counted, and ended with
-it: no process is left of a command that was measured.
+``measure`` starts this file as a script, which starts the command. The script is the reaper of its descendants. It
+therefore finds, counts, and ends processes that detach themselves too (a daemon, a JVM, the local runner's worker): a
+measured command leaves no process behind.
 
 Peak memory is the greatest sum of proportional set sizes seen: pages that processes share are divided among them.
 """
@@ -27,7 +27,7 @@ from typing import NamedTuple
 from tests.support.process_tree import stat
 
 INTERVAL = 0.05
-"""Seconds between two samples of memory, at most: a command that is quick is looked at more often."""
+"""Greatest number of seconds between two samples of memory: a quick command is sampled more often."""
 
 TIMED_OUT = 124
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -36,7 +36,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Usage(NamedTuple):
-    """What a command took; ``peak`` in bytes, 0 where it was too quick to see. ``tail`` is the end of its stderr."""
+    """A command's usage; ``peak`` in bytes, 0 if it was too quick to sample. ``tail`` is the end of its stderr."""
 
     status: int
     seconds: float
@@ -46,7 +46,7 @@ class Usage(NamedTuple):
 
 
 class Process(NamedTuple):
-    """From /proc: ``cpu`` is the process's own seconds, ``reaped`` those of the children it waited for."""
+    """A process in /proc: ``cpu`` is its seconds, ``reaped`` the seconds of the children that it waited for."""
 
     parent: int
     cpu: float
@@ -55,7 +55,7 @@ class Process(NamedTuple):
 
 
 def look(pid: int) -> Process | None:
-    """A process as it is; None where it has gone."""
+    """Read the current figures of a process; None if it has gone."""
     if not (text := stat(pid)):
         return None
     own, reaped = int(text[11]) + int(text[12]), int(text[13]) + int(text[14])
@@ -63,7 +63,7 @@ def look(pid: int) -> Process | None:
 
 
 def proportional(pid: int) -> int:
-    """Bytes of a process's memory, those that several share divided among them; 0 where it has gone."""
+    """Return the bytes of a process's memory, shared pages divided among their processes; 0 if it has gone."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
@@ -72,7 +72,7 @@ def proportional(pid: int) -> int:
 
 
 class Tree:
-    """The processes below some, as they come and go."""
+    """The given processes and all below them, as they come and go."""
 
     def __init__(self, roots: Iterable[int]) -> None:
         self._inside = set(roots)
@@ -81,7 +81,7 @@ class Tree:
         self.resident = 0
 
     def sample(self, leave_out: int = 0) -> list[int]:
-        """Look at all of them, but for ``leave_out``; returns their ids."""
+        """Sample all of them except ``leave_out``; return their ids."""
         pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}
         self._outside &= pids
         for pid in sorted(pids - self._outside - self._inside):
@@ -96,20 +96,20 @@ class Tree:
         return alive
 
     def _sort(self, pid: int) -> None:
-        """Remember whether ``pid`` is inside, and all on the way to what is known."""
+        """Record whether ``pid`` and its ancestors, up to the first known one, are inside the tree."""
         way = []
         while pid and pid not in self._outside and pid not in self._inside:
             way.append(pid)
             process = look(pid)
             if process is None:
-                return  # gone meanwhile: what hangs below it has another parent the next time
+                return  # gone meanwhile: its children have another parent in the next sample
             pid = process.parent
         inside = pid in self._inside
         (self._inside if inside else self._outside).update(way)
 
 
 def cpu_seconds(roots: Iterable[int]) -> float:
-    """CPU seconds so far of processes and all below them, ended ones too where their parent waited for them."""
+    """Return the CPU seconds so far of processes and all below them, with ended ones that their parent waited for."""
     tree = Tree(roots)
     return sum(p.cpu + p.reaped for pid in tree.sample() if (p := look(pid)) is not None)
 
@@ -117,9 +117,9 @@ def cpu_seconds(roots: Iterable[int]) -> float:
 def measure(
     command: Sequence[str], *, cwd: str | Path, env: Mapping[str, str], timeout: float, beside: Sequence[int] = ()
 ) -> Usage:
-    """Run the command to its end; after ``timeout`` seconds it is killed and its status is ``TIMED_OUT``.
+    """Run the command to its end; after ``timeout`` seconds, kill it and return the status ``TIMED_OUT``.
 
-    The processes ``beside`` it and those below them count for the peak only. What the command writes to stdout is lost.
+    The processes in ``beside``, and all below them, count for the peak only. The command's stdout is discarded.
     """
     with tempfile.TemporaryDirectory(prefix="mrcelery-measure-") as folder:
         report, errors = Path(folder, "report"), Path(folder, "errors")
@@ -132,7 +132,7 @@ def measure(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=err,
-                start_new_session=True,  # Ctrl-C comes to us, who let it end what it started
+                start_new_session=True,  # Ctrl-C reaches only the caller, which lets the script end its processes
             )
             try:
                 script.wait()
@@ -176,7 +176,7 @@ def _main(report: str, timeout: str, beside: str, *command: str) -> None:
         deadline = began + float(timeout)
         while not stop.wait(min(INTERVAL, 0.002 + (time.perf_counter() - began) / 10)):
             pids = [*tree.sample(leave_out=me), *others.sample()]
-            # What is shared is told apart only where there is more than before: that takes the processes' time.
+            # Shared pages are divided only if memory has grown, because reading them slows the processes.
             if tree.resident + others.resident > most * 1.02:
                 most = tree.resident + others.resident
                 peak = max(peak, sum(map(proportional, pids)))
@@ -192,7 +192,7 @@ def _main(report: str, timeout: str, beside: str, *command: str) -> None:
     watcher.join()
     _end_all(kill)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # A parent that ignores its children's end leaves theirs out of the first; the second lacks what samples missed.
+    # The first sum lacks children that their parent did not wait for; the second lacks time between samples.
     cpu = max(used.ru_utime + used.ru_stime, sum(tree.cpu.values()))
     if timed_out.is_set():
         status = TIMED_OUT
@@ -201,7 +201,7 @@ def _main(report: str, timeout: str, beside: str, *command: str) -> None:
 
 
 def _reap(pid: int) -> int:
-    """Wait for the process, and for any orphan that ends before it."""
+    """Wait for the process, and reap any orphan that ends before it."""
     while True:
         ended, status = os.wait()
         if ended == pid:
@@ -209,7 +209,7 @@ def _reap(pid: int) -> int:
 
 
 def _end_all(kill: Callable[[], None]) -> None:
-    """What the command left gets a moment to end by itself, then none."""
+    """Give the remaining processes of the command two seconds to end on their own, then kill them."""
     deadline = time.perf_counter() + 2
     while True:
         try:

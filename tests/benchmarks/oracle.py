@@ -1,4 +1,4 @@
-"""Is an output right? Compared with what the generator knows, whatever the contestant's way to write it."""
+"""Checks of outputs against the generator's right answers, in each contestant's way of writing them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class WrongResultError(Exception):
 
 
 def parts(output: Path) -> list[Path]:
-    """The file, or the files of a folder in order of name, without those that begin with ``_`` or ``.``."""
+    """Return the file, or a folder's files in order of name, except those that begin with ``_`` or ``.``."""
     if not output.is_dir():
         return [output]
     return sorted(p for p in output.iterdir() if p.is_file() and p.name[0] not in "_.")
 
 
 def check(form: str, output: Path, data: Data) -> None:
-    """Raise :class:`WrongResultError` where the output is not what ``data`` gives."""
+    """Raise :class:`WrongResultError` if the output is not the right answer for ``data``."""
     _CHECKS[form](output, data)
 
 
@@ -41,7 +41,7 @@ def _expected(data: Data) -> list[list[str]]:
 
 
 def _text(key: str) -> str:
-    """A key as it is, or in JSON."""
+    """Decode a key, which is plain text or JSON."""
     return json.loads(key) if key[:1] == '"' else key
 
 
@@ -95,7 +95,7 @@ def _sorted(output: Path, data: Data) -> None:
         records = np.memmap(part, np.uint8, "r").reshape(-1, RECORD)
         for start in range(0, len(records), 1_000_000):
             block = np.array(records[start : start + 1_000_000])
-            # Keys as two numbers that compare as the bytes do; the lines' order in a block is that of the pairs.
+            # Keys as two numbers that compare as the bytes do: lines are in order if their pairs are.
             high = np.ascontiguousarray(block[:, :8]).view(">u8").ravel()
             low = np.ascontiguousarray(block[:, 8:KEY]).view(">u2").ravel()
             falls = (high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] < low[:-1]))

@@ -1,4 +1,4 @@
-"""Results of the suite as Markdown and as a picture."""
+"""The suite's results as Markdown and as a picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.benchmarks.contestants import (
 
 
 class Target(NamedTuple):
-    """``ours`` takes at most ``factor`` times what ``theirs`` takes."""
+    """A target: ``ours`` takes at most ``factor`` times as long as ``theirs``."""
 
     workload: str
     ours: str
@@ -54,11 +54,11 @@ TARGETS = [
 ]
 
 Result = dict[str, Any]
-"""A workload's: ``size`` in bytes, ``runs`` a list for each contestant of its rounds, None where it sat one out."""
+"""Results of a workload: ``size`` in bytes, and ``runs``, each contestant's rounds, None if it sat one out."""
 
 
 def ratio(result: Result, one: str, other: str) -> float | None:
-    """The median over the rounds in which both ran of the seconds of ``one`` by those of ``other``."""
+    """Divide the seconds of ``one`` by those of ``other`` in each round in which both ran; return the median."""
     rounds = zip(result["runs"].get(one, ()), result["runs"].get(other, ()), strict=False)
     ratios = [a["seconds"] / b["seconds"] for a, b in rounds if a and b]
     return statistics.median(ratios) if ratios else None
@@ -70,7 +70,7 @@ def median(result: Result, name: str, what: str) -> float:
 
 
 def markdown(results: dict[str, Result], about: str) -> str:
-    """All tables, ratios first."""
+    """Return all tables, ratios first."""
     text = [about, "\n## Must hold\n", *_targets(results)]
     for name, result in results.items():
         bases = [who for who in result["runs"] if who in (PLAIN, SUM, BATCH)]
@@ -123,7 +123,7 @@ def _targets(results: dict[str, Result]) -> Iterable[str]:
 
 
 def picture(results: dict[str, Result]) -> str:
-    """SVG: for each workload, each contestant's time by that of the plain class, on a logarithmic scale."""
+    """Draw an SVG: for each workload, each contestant's time divided by the plain class's, on a logarithmic scale."""
     left, wide, step = 260, 460, 18
     found = [
         (name, [(value, who) for who in result["runs"] if (value := ratio(result, who, PLAIN)) is not None])

@@ -1,4 +1,4 @@
-"""A worker of two processes and Redis beside an S3 endpoint on loopback, whose CPU is told apart."""
+"""A worker and Redis, next to an S3 endpoint on loopback whose CPU time is counted separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class S3Fleet(NamedTuple):
     processes: list[int]
     """The worker and Redis."""
     endpoint: list[int]
-    """Processes of the endpoint, where it was started here."""
+    """Processes of the endpoint, if they are known."""
     boto: Any
 
     def contestant(self, name: str, more: list[str]) -> Contestant:
@@ -29,14 +29,14 @@ class S3Fleet(NamedTuple):
         )
 
     def upload(self, path: Path) -> str:
-        """Put the file into the bucket, once; not part of what is measured."""
+        """Upload the file into the bucket, once; this is not measured."""
         key = f"inputs/{path.parent.name}/{path.name}"
         if not list(self.boto.objects.filter(Prefix=key)):
             self.boto.upload_file(str(path), key)
         return f"s3://{self.bucket}/{key}"
 
     def run(self, contestant: Contestant, run: Run, cwd: Path, timeout: float) -> tuple[Usage, float]:
-        """Run it, bring its output to the folder ``run.output``; also the CPU seconds that the endpoint took."""
+        """Run a contestant, and download its output to ``run.output``; also return the endpoint's CPU seconds."""
         prefix = f"outputs/{Path(run.output).name}/"
         there = run._replace(input=self.upload(Path(run.input)), output=f"s3://{self.bucket}/{prefix}")
         before, endpoint = cpu_seconds(self.processes), cpu_seconds(self.endpoint)
@@ -52,7 +52,7 @@ class S3Fleet(NamedTuple):
 
 @contextmanager
 def s3_fleet(workers: int, endpoint_pid: int = 0) -> Iterator[S3Fleet]:
-    """Start all of it, and stop it at the end; ``endpoint_pid`` is the process of an endpoint that runs already."""
+    """Start everything, and stop it at the end; ``endpoint_pid`` is the process of an endpoint that runs already."""
     import boto3
 
     own = _children()

@@ -1,12 +1,12 @@
-"""How time grows with data, workers and tasks: seconds per MB and per task ought to stay flat.
+"""How time grows with data, workers, and tasks: seconds per MB and per task should stay flat.
 
 ::
 
     python -m tests.benchmarks.scaling
     python -m tests.benchmarks.scaling --sizes 64MB,1GB,4GB --workers 1,2 --tasks 1,100,10000
 
-Word count with a declared reducer on the local runner, checked each time: first over growing inputs, then over
-one input that is cut into more and more map tasks. Linux only.
+Runs word count with a declared reducer on the local runner, and checks each output: first over growing inputs, then
+over one input that is cut into more and more map tasks. Linux only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.benchmarks.oracle import check
 
 
 def run(data: Data, workers: int, tasks: int | None, timeout: float) -> dict[str, Any]:
-    """One job over the input; ``tasks`` map tasks, or as many as it takes by default."""
+    """Run one job over the input, with ``tasks`` map tasks or the default number."""
     with tempfile.TemporaryDirectory(prefix="mrcelery-scaling-") as folder:
         output = Path(folder, "output")
         more = ["--split-size", str(-(-data.size // tasks))] if tasks else []
@@ -43,15 +43,15 @@ def run(data: Data, workers: int, tasks: int | None, timeout: float) -> dict[str
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwind: end what was started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwind, to end all started processes
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="64MB,256MB,1GB,4GB", help="of inputs, comma-separated")
+    parser.add_argument("--sizes", default="64MB,256MB,1GB,4GB", help="sizes of inputs, separated by commas")
     parser.add_argument("--workers", default="1,2", help="numbers of worker processes")
     parser.add_argument("--tasks", default="1,10,100,1000,10000", help="numbers of map tasks, with --task-size")
-    parser.add_argument("--task-size", type=parse_size, default=parse_size("64MB"), help="input that is cut (64MB)")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds of one run")
+    parser.add_argument("--task-size", type=parse_size, default=parse_size("64MB"), help="size of that input (64MB)")
+    parser.add_argument("--timeout", type=float, default=1800, help="longest time of one run, in seconds")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "mrcelery-bench"))
-    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--json", type=Path, help="file for the raw numbers")
     options = parser.parse_args()
     found = []
     print("| MB | workers | map tasks | seconds | ms per MB | ms per task | CPU s | peak MB |\n" + "|---" * 8 + "|")

@@ -1,14 +1,14 @@
-"""How long a small job takes, from the start of its process to its end: mrcelery's runners beside their peers.
+"""How long a small job takes, from the start of its process to its end: mrcelery's runners and their peers.
 
 ::
 
     python -m tests.benchmarks.small_jobs
     python -m tests.benchmarks.small_jobs --rounds 15 --peer-python other-venv/bin/python --json
 
-Each contestant counts the words of the same small text in a process of its own, and its counts are
-checked. Contestants take turns, so that a busy machine slows all of them; a time is the median over the
-rounds. ``--peer-python`` is an interpreter that has mrjob and dask[distributed]; what it lacks is left out and said so.
-The fleet is warm: its Redis and its worker are started before the first round and not timed.
+Each contestant is a process that counts the words of the same small text, and its counts are checked. Contestants
+take turns, so that a busy machine slows all of them; a time is the median over the rounds. ``--peer-python`` is an
+interpreter that has mrjob and dask[distributed]; the output lists the peers that it lacks. The fleet is warm: its
+Redis and its worker are started before the first round, and not timed.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ Check = Callable[[str], dict[str, int]]
 
 
 def json_pairs(out: str) -> dict[str, int]:
-    """``word TAB count``, both JSON."""
+    """Parse ``word TAB count``, both in JSON."""
     return {json.loads(k): json.loads(v) for k, v in (line.split("\t") for line in out.splitlines())}
 
 
 def repr_pairs(out: str) -> dict[str, int]:
-    """``word TAB count`` with the word as a Python literal."""
+    """Parse ``word TAB count``, with the word as a Python literal."""
     return {ast.literal_eval(k): int(v) for k, v in (line.split("\t") for line in out.splitlines())}
 
 
@@ -79,7 +79,7 @@ def has(python: str, module: str) -> bool:
 def measure(
     contestants: dict[str, tuple[list[str], dict[str, str], Check]], rounds: int, folder: str, expected: Counter[str]
 ) -> dict[str, list[float]]:
-    """Run each contestant in turn, ``rounds`` times; their seconds. A wrong answer ends the benchmark."""
+    """Run each contestant in turn, ``rounds`` times; return their seconds. A wrong answer ends the benchmark."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, (command, environment, check) in contestants.items():
@@ -96,10 +96,10 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="runs of each contestant")
-    parser.add_argument("--workers", type=int, default=2, help="worker processes, of the peers too")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes, also of the peers")
     parser.add_argument("--lines", type=int, default=200, help="lines of the text, 10 words each")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
-    parser.add_argument("--json", action="store_true", help="JSON instead of a Markdown table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a Markdown table")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder, fleet(options.workers) as warm:

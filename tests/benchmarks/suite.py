@@ -1,13 +1,13 @@
-"""Every workload beside what one would use instead, in one run: ratios, CPU, memory.
+"""Every workload next to its alternatives, in one run: ratios, CPU, memory.
 
 ::
 
     python -m tests.benchmarks.suite --peer-python peers/bin/python
     python -m tests.benchmarks.suite --workloads wordcount,sort:1GB --peers plain,gnu,duckdb --runs 5
 
-Each contestant is a process of its own, from its start to its end, that writes its results to files. They take
-turns, and each result is checked against what the generator knows: a wrong one ends the suite. Peers come from the
-interpreter given with ``--peer-python``; what is not installed is left out and said so. Linux only.
+Each contestant is a whole process, from start to end, that writes its results to files. Contestants take turns. Each
+result is checked against the generator's right answer: a wrong result ends the suite. Peers come from the interpreter
+given with ``--peer-python``; the report lists those that are not installed. Linux only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.benchmarks.s3_fleet import S3Fleet, s3_fleet
 
 
 class Suite:
-    """One run over some workloads; ``scratch`` holds outputs for as long as they are looked at."""
+    """One run over some workloads; ``scratch`` holds each output until it is checked."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path, fleet: S3Fleet | None) -> None:
         self.options = options
@@ -51,7 +51,7 @@ class Suite:
         }
 
     def contest(self, name: str, size: int) -> Result:
-        """All contestants of a workload, in turns."""
+        """Run all contestants of a workload, in turns."""
         data = generate(WORKLOADS[name].kind, size, self.options.cache)
         runs: dict[str, list[dict[str, float] | None]] = {}
         present, left_out = self.present(name)
@@ -59,7 +59,7 @@ class Suite:
         for number in range(self.options.runs):
             for one in present:
                 earlier = runs.setdefault(one.name, [])
-                # What is very slow is slow enough after one run; None keeps its place in the rounds.
+                # One run is enough for a very slow contestant; None keeps its place in the rounds.
                 if number and (not earlier[0] or earlier[0]["seconds"] > self.options.patience):
                     earlier.append(None)
                     continue
@@ -69,7 +69,7 @@ class Suite:
         return {"size": data.size, "runs": runs, "left_out": left_out, "ceiling": ceiling}
 
     def present(self, name: str) -> tuple[list[Contestant], list[str]]:
-        """Who takes part, and why others do not."""
+        """Return the contestants that take part, and the reasons why others do not."""
         more = ["--split-size", self.options.split_size] if self.options.split_size else []
         present = field.mrcelery(name, more)
         if self.fleet:
@@ -89,7 +89,7 @@ class Suite:
         return present, left_out
 
     def turn(self, name: str, one: Contestant, data: Data, number: int, left_out: list[str]) -> dict[str, float] | None:
-        """One run, checked; None where a peer failed."""
+        """Run a contestant once, and check its output; return None if a peer failed."""
         output = self.scratch / f"{name}-{number}"
         run = Run(str(data.input), str(output), self.options.workers, data.size)
         endpoint = 0.0
@@ -122,7 +122,7 @@ def _reason(used: Usage) -> str:
 
 
 def _warm(path: Path) -> None:
-    """Read the file, so that the first contestant has it in the page cache as the others do."""
+    """Read the file, so that the first contestant finds it in the page cache as the others do."""
     with path.open("rb") as file:
         while file.read(1 << 24):
             pass
@@ -148,11 +148,11 @@ def _about(options: argparse.Namespace) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=parse_size, default=parse_size("256MB"), help="of each input (256MB)")
+    parser.add_argument("--size", type=parse_size, default=parse_size("256MB"), help="size of each input (256MB)")
     parser.add_argument(
         "--workloads",
         default=",".join(WORKLOADS),
-        help=f"some of {','.join(WORKLOADS)}, each with a size of its own if need be, as in sort:1GB",
+        help=f"some of {','.join(WORKLOADS)}, each with an optional size, as in sort:1GB",
     )
     parser.add_argument(
         "--peers",
@@ -160,23 +160,23 @@ def _arguments() -> argparse.Namespace:
         help="all, none, or some of plain,gnu,duckdb,polars,pyarrow,dask,distributed,spark-rdd,spark-df,mrjob",
     )
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
-    parser.add_argument("--runs", type=int, default=3, help="rounds (3)")
+    parser.add_argument("--runs", type=int, default=3, help="number of rounds (3)")
     parser.add_argument("--workers", type=int, default=2, help="processes or threads of each contestant (2)")
-    parser.add_argument("--split-size", help="for mrcelery (the default of submit)")
+    parser.add_argument("--split-size", help="split size for mrcelery (the default of submit)")
     parser.add_argument("--no-s3", action="store_true", help="leave out the fleet with an S3 endpoint")
     parser.add_argument(
         "--endpoint-pid",
         type=int,
         default=0,
-        help="process of the endpoint in AWS_ENDPOINT_URL_S3, if it runs here: its CPU is told apart",
+        help="process id of the endpoint in AWS_ENDPOINT_URL_S3, if it runs here: its CPU is counted separately",
     )
-    parser.add_argument("--patience", type=float, default=60, help="what takes more seconds runs once (60)")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds of one run (900)")
+    parser.add_argument("--patience", type=float, default=60, help="contestants that take more seconds run once (60)")
+    parser.add_argument("--timeout", type=float, default=900, help="longest time of one run, in seconds (900)")
     parser.add_argument(
-        "--cache", type=Path, default=Path(tempfile.gettempdir(), "mrcelery-bench"), help="where inputs are kept"
+        "--cache", type=Path, default=Path(tempfile.gettempdir(), "mrcelery-bench"), help="folder for the inputs"
     )
-    parser.add_argument("--json", type=Path, help="file for all numbers")
-    parser.add_argument("--markdown", type=Path, help="file for the tables, which go to stdout otherwise")
+    parser.add_argument("--json", type=Path, help="file for the raw numbers")
+    parser.add_argument("--markdown", type=Path, help="file for the tables (stdout)")
     parser.add_argument("--svg", type=Path, help="file for the picture of the ratios")
     options = parser.parse_args()
     options.contests = []
@@ -192,7 +192,7 @@ def main() -> None:
     # Unwind, so that the fleet is stopped and the scratch folder removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = _arguments()
-    # The interpreter's own path: following its link would leave its environment.
+    # Keep the interpreter's path: resolving its link would leave its virtual environment.
     if found := shutil.which(options.peer_python):
         options.peer_python = os.path.abspath(found)
     about, results = _about(options), dict[str, Result]()
@@ -206,7 +206,7 @@ def main() -> None:
         suite = Suite(options, Path(scratch), fleet)
         for name, size in options.contests:
             results[name] = suite.contest(name, size)
-            # After each: a suite that is stopped leaves what it has.
+            # Write after each workload, so that a stopped suite leaves its results.
             if options.json:
                 options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
             if options.markdown:

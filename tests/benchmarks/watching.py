@@ -1,12 +1,12 @@
-"""What it costs to look on: a job that is waited for quietly, with a picture on a terminal, and with JSON events.
+"""The cost of watching a job: a client waits quietly, with a terminal's progress display, and with JSON events.
 
 ::
 
     python -m tests.benchmarks.watching
     python -m tests.benchmarks.watching --tasks 200 --pause 0.05 --rounds 3
 
-Tells the processor seconds of the waiting client (the whole process) and of Redis, beside the seconds of the job, and
-what each way costs above the quiet one as a part of all processor seconds that the job has: its time on all processes.
+Reports the seconds of the job, and the CPU seconds of the waiting client (the whole process) and of Redis. Also
+reports the extra cost of each way above the quiet one, as a share of the job's time on all its processes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Pause(MRJob):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=100, help="map tasks [100]")
-    parser.add_argument("--lines", type=int, default=5, help="records of each [5]")
+    parser.add_argument("--lines", type=int, default=5, help="records of each map task [5]")
     parser.add_argument("--pause", type=float, default=0.04, help="seconds that a record takes [0.04]")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _run(command: list[str], started: Fleet) -> tuple[float, float, float]:
-    """Seconds of a job, and processor seconds of its client and of Redis."""
+    """Run a job; return its seconds, and the CPU seconds of its client and of Redis."""
     store = RedisJobStore(started.broker)
     ours, theirs = pty.openpty()
     shown = threading.Thread(target=_drain, args=(ours,), daemon=True)

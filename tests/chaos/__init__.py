@@ -1,1 +1,1 @@
-"""Jobs on workers among faults that a seed decides: see README.md beside this."""
+"""Jobs on workers, with faults that a seed decides; see README.md in this folder."""

@@ -1,4 +1,4 @@
-"""The jobs of the chaos runs. Lines of their input tell how long to sleep, so that faults meet tasks in the midst."""
+"""The jobs of the chaos suite. Lines of their input say how long to sleep, so that faults meet running tasks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from mrcelery import MRJob, MRStep, ops
 
 SLEEP = "~sleep"
-"""How a line begins that is no data: seconds to sleep follow."""
+"""Prefix of a line without data; the seconds to sleep follow."""
 
 
 class Slow(MRJob):
-    """``--map-seconds``, ``--reduce-seconds``: what a task takes before it begins, where its job says so."""
+    """Has ``--map-seconds`` and ``--reduce-seconds``, the sleep before a task's records in jobs that ask for it."""
 
     def configure_args(self):
         super().configure_args()
@@ -26,7 +26,7 @@ class Slow(MRJob):
         time.sleep(self.options.reduce_seconds)
 
     def words(self, line):
-        """The line's words; none of a line that is to sleep at."""
+        """Return the line's words; for a line that asks to sleep, sleep and return none."""
         if line.startswith(SLEEP):
             time.sleep(float(line.split()[1]))
             return []
@@ -35,7 +35,7 @@ class Slow(MRJob):
 
 
 class WordCount(Slow):
-    """With a combiner, and counters in both stages."""
+    """Counts words with a combiner, and with counters in both stages."""
 
     reducer_init = Slow.rest_before_reduce
 
@@ -53,7 +53,7 @@ class WordCount(Slow):
 
 
 class TwoSteps(Slow):
-    """Words by how often they occur: the second step reads what the first has reduced."""
+    """Groups words by how often they occur: the second step reads the output of the first step's reducer."""
 
     def count_words(self, _, line):
         for word in self.words(line):
@@ -79,7 +79,7 @@ class TwoSteps(Slow):
 
 
 class MapOnly(Slow):
-    """No reducer: the maps' own outputs are the job's."""
+    """Has no reducer: the outputs of its map tasks are the job's output."""
 
     def mapper(self, _, line):
         words = self.words(line)
@@ -88,7 +88,7 @@ class MapOnly(Slow):
 
 
 class TotalOrder(Slow):
-    """Keys in one order over all part files, each with all its values."""
+    """Sorts keys in one order over all part files, each with all its values."""
 
     PARTITIONER = "range"
     reducer_init = Slow.rest_before_reduce
@@ -104,7 +104,7 @@ class TotalOrder(Slow):
 
 
 class BadRecords(Slow):
-    """Some lines raise, and are skipped. It sleeps before its records: one at which it dies twice is skipped too."""
+    """Skips lines that raise. It sleeps before its records: a record at which it dies twice would be skipped too."""
 
     mapper_init = Slow.rest_before_map
     reducer_init = Slow.rest_before_reduce
@@ -123,7 +123,7 @@ class BadRecords(Slow):
 
 
 class Declared(Slow):
-    """A declared reducer, without a Python call for each record."""
+    """Has a declared reducer, which makes no Python call per record."""
 
     reducer = ops.Sum()
 
@@ -133,7 +133,7 @@ class Declared(Slow):
 
 
 class Everybody(MRJob):
-    """Ends when as many tasks run at the same time as ``--processes`` says: when each process has one."""
+    """Ends when ``--processes`` tasks run at the same time, so that each process has one."""
 
     def configure_args(self):
         super().configure_args()

@@ -1,4 +1,4 @@
-"""What must hold after a run: the result is the undisturbed run's, and nothing is left behind."""
+"""Checks after a run: the result equals the undisturbed run's, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.chaos.cluster import QUEUE, Member, group
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave. ``left``: what it left in storage, by names without what differs from run to run."""
+    """The result of a run: its output by part file, its counters, and its totals."""
 
     output: dict[str, bytes]
     counters: dict[str, dict[str, int]]
     totals: dict[str, int]
 
     def differences(self, other: Result) -> Iterator[str]:
-        """What is different in another run, one line each."""
+        """Yield the differences in another run, one line each."""
         for name in sorted(self.output.keys() | other.output.keys()):
             mine, others = self.output.get(name), other.output.get(name)
             if mine != others:
@@ -48,7 +48,7 @@ def _difference(mine: bytes | None, others: bytes | None) -> str:
 
 
 def result(handle: JobHandle, output: str) -> Result:
-    """The result of a job that has succeeded."""
+    """Return the result of a job that has succeeded."""
     storage = open_storage(output) if output else handle.open_storage()
     root = "" if output else f"jobs/{handle.id}/output/"
     keys = [info.key for info in storage.list(f"{root}part-")]
@@ -62,7 +62,7 @@ def result(handle: JobHandle, output: str) -> Result:
 
 
 def names_left(uri: str, job: str) -> set[str]:
-    """All that lies at an address, unfinished uploads and empty folders too; without what differs from run to run."""
+    """Return all names at an address, with unfinished uploads and empty folders, without parts that vary by run."""
     return {_normal(name, job) for name in (_in_bucket(uri) if uri.startswith("s3://") else _in_folder(uri))}
 
 
@@ -89,12 +89,12 @@ def _in_bucket(uri: str) -> Iterator[str]:
             yield f"upload of {upload.object_key.removeprefix(prefix)}"
 
 
-# Celery's and kombu's own, and the two lists of jobs.
+# Keys of Celery and kombu, and the two lists of jobs.
 _LASTING = re.compile(r"_kombu\.binding.*|mrcelery:jobs|mrcelery:live")
 
 
 def redis_left(store: RedisJobStore, job: str) -> list[str]:
-    """What Redis holds that it should not: messages, leases, a live job, and keys that would stay for good."""
+    """List leftovers in Redis: messages, leases, a live job, and keys without an expiry."""
     try:
         queued, unacked, index, live = store.call(
             ("LRANGE", QUEUE, 0, -1),
@@ -120,7 +120,7 @@ def redis_left(store: RedisJobStore, job: str) -> list[str]:
 
 
 def repeated(store: RedisJobStore, job: str) -> list[str]:
-    """Tasks of a job that were started more than once."""
+    """List the tasks of a job that were started more than once."""
     (found,) = store.call(("HGETALL", f"mrcelery:job:{job}:attempts"))
     assert isinstance(found, list)
     starts = zip(found[::2], found[1::2], strict=True)
@@ -134,7 +134,7 @@ def _identity(message: bytes) -> str:
 
 
 def members_left(members: list[Member]) -> list[str]:
-    """What is wrong with the workers, and what their tasks have left on their machines."""
+    """List problems of the workers, and leftovers of their tasks on their machines."""
     problems = []
     for member in members:
         name = f"worker {member.number}"
@@ -151,7 +151,7 @@ def members_left(members: list[Member]) -> list[str]:
 
 
 def dump(folder: Path, store: RedisJobStore, job: str, storage: str) -> None:
-    """Write down all that is known of a job."""
+    """Write all that is known about a job to ``state.json``."""
     state: dict[str, Any] = {}
     try:
         state["job"] = store.fields(job)

@@ -1,4 +1,4 @@
-"""A fleet of worker processes, each behind a network of its own, and what can be done to them."""
+"""A fleet of worker processes, each behind a separate network, and the operations on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Member:
         self.scratch = self.folder / "scratch"
         self.links = links
         self.gone: list[int] = []
-        """Process groups of the workers that were here before."""
+        """Process groups of earlier workers in this place."""
         self._storage = storage
         self._lock = threading.Lock()
         self._stopped = False
@@ -41,7 +41,7 @@ class Member:
 
     @property
     def pid(self) -> int:
-        """Of the main process, which is that of its group too."""
+        """Return the id of the main process, which is also the id of its process group."""
         assert self._worker is not None
         return self._worker.process.pid
 
@@ -73,14 +73,14 @@ class Member:
             (os.killpg if whole else os.kill)(self.pid, number)
 
     def kill_child(self, choice: float) -> None:
-        """kill -9 one of the pool's processes."""
+        """Send SIGKILL to one of the pool's processes."""
         children = sorted(set(group(self.pid)) - {self.pid})
         if children:
             with suppress(ProcessLookupError):
                 os.kill(children[int(choice * len(children))], signal.SIGKILL)
 
     def replace(self, pid: int) -> bool:
-        """Start a worker in the place of one that has been told to end; False while that has not."""
+        """Replace a worker that was killed or asked to end; return False while it still runs."""
         assert self._worker is not None
         with self._lock:
             if self._stopped or self.pid != pid:
@@ -95,12 +95,12 @@ class Member:
         return self._worker is not None and self._worker.process.poll() is None
 
     def orphans(self) -> list[int]:
-        """Processes of workers that are gone."""
+        """Return the live processes of earlier workers."""
         return [pid for pgid in self.gone for pid in group(pgid)]
 
     def stop(self) -> None:
         with self._lock:
-            self._stopped = True  # a driver that is told to end has faults that are still to be made good
+            self._stopped = True  # a driver that must end early still has faults to undo
         for pgid in self.gone:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pgid, signal.SIGKILL)
@@ -109,7 +109,7 @@ class Member:
 
 
 def group(pgid: int) -> list[int]:
-    """The processes of a group that have not ended."""
+    """Return the processes of a group that have not ended."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -121,7 +121,7 @@ def group(pgid: int) -> list[int]:
 
 @contextmanager
 def fleet(count: int, processes: int, server: RedisServer, folder: Path, storage: str) -> Iterator[list[Member]]:
-    """So many workers with so many processes each, just started."""
+    """Start ``count`` workers with ``processes`` processes each, without waiting until they are ready."""
     for kind in ("writes", "commands"):
         (folder / "tickets" / kind).mkdir(parents=True)
     network = Network()

@@ -1,4 +1,4 @@
-"""Faults as they happen: each kind begins at its time, lasts, and is made good."""
+"""Faults as they happen: each begins at its time, lasts for its duration, and is undone."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.support.services import RedisServer
 
 
 class S3Faults:
-    """Decides what happens to each request, while a fault of S3 lasts.
+    """Decides about each request while a fault of S3 lasts.
 
-    Every third request meets it, and the next one to the same object does not, as with an S3 that comes to itself.
+    Every third request meets the fault, and the next request to the same object does not, as if S3 had recovered.
     """
 
     def __init__(self, log: Log) -> None:
@@ -41,7 +41,7 @@ class S3Faults:
             self._active.pop(kind, None)
 
     def end_all(self) -> None:
-        """All is well from now on, also what was damaged: the next job has its own trouble."""
+        """End all faults, damage to objects included, so that they do not affect the next job."""
         with self._lock:
             self._active.clear()
 
@@ -62,7 +62,7 @@ class S3Faults:
         return None
 
     def _damage(self, asked: Asked) -> Refusal | None:
-        """What a map task wrote reads wrong from now on, for one object."""
+        """Damage all further reads of one object that a map task wrote."""
         if not (_reads_data(asked) and "/step-0/map-" in asked.key):
             return None
         self.damaged = self.damaged or asked.key
@@ -88,7 +88,7 @@ _REQUESTS: dict[str, tuple[Callable[[Asked], bool], Refusal]] = {
 
 
 class Injector:
-    """Has the faults of a plan happen, from a thread of its own."""
+    """Injects the faults of a plan, from a separate thread."""
 
     def __init__(
         self,
@@ -110,23 +110,23 @@ class Injector:
         self.error: BaseException | None = None
 
     def start(self, undisturbed: float) -> None:
-        """From now on; times are shares of the undisturbed run's seconds."""
+        """Start the clock; the times of faults are shares of the undisturbed run's seconds."""
         self._thread = threading.Thread(target=self._run, args=(time.monotonic(), undisturbed), name="faults")
         self._thread.start()
 
     def job_has_ended(self) -> None:
-        """No fault begins any more."""
+        """Begin no further fault."""
         self._over.set()
 
     def finish(self) -> None:
-        """Wait until everything is made good."""
+        """Wait until all faults are undone."""
         assert self._thread is not None
         self._thread.join(120)
         for kind, (name, _) in TICKETS.items():
             left = sorted((self._tickets / name).iterdir())
             for ticket in left:
                 ticket.unlink(missing_ok=True)
-            if left:  # the job had ended before it came to that operation
+            if left:  # the job ended before it reached that operation
                 self.done = [fault for fault in self.done if fault.kind != kind]
         if self._s3 is not None:
             self._s3.end_all()
@@ -160,7 +160,7 @@ class Injector:
             time.sleep(left)
 
     def _begin(self, fault: Fault) -> Callable[[], object] | None:
-        """Begin a fault; returns what makes it good after its seconds."""
+        """Begin a fault; return the function that undoes it after its seconds."""
         if fault.kind in TICKETS:
             number, when = fault.operation
             folder = self._tickets / TICKETS[fault.kind][0]
@@ -214,6 +214,6 @@ class Injector:
         try:
             store.call(*([command] if command else kill))
         except MRCeleryError:
-            pass  # it is down just now, by another fault: there is nothing to take from it
+            pass  # another fault has stopped Redis, so there is nothing to flush or to disconnect
         finally:
             store.close()

@@ -1,4 +1,4 @@
-"""A network that can fail: TCP connections of one worker go through here, and can be held up, refused or broken."""
+"""A network that can fail: one worker's TCP connections pass through here, and can be held, refused, or broken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Network:
-    """Runs the links, in a thread of its own."""
+    """Runs the links, in a separate thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -21,7 +21,7 @@ class Network:
         self._thread.start()
 
     def link(self, port: int) -> Link:
-        """A link to a port of this machine."""
+        """Create a link to a port of this machine."""
         link = Link(self, port)
         self.call(link._listen(0))
         return link
@@ -44,7 +44,7 @@ class Network:
 
 
 class Link:
-    """Passes connections to its own ``port`` on to another one."""
+    """Forwards connections from its ``port`` to another port."""
 
     def __init__(self, network: Network, target: int) -> None:
         self.port = 0
@@ -56,7 +56,7 @@ class Link:
         self._writers: set[asyncio.StreamWriter] = set()
 
     def hush(self) -> None:
-        """Nothing gets through any more, in neither direction; nobody is told."""
+        """Let nothing through in either direction, silently: no connection breaks."""
         self._network.call(self._set(self._open.clear))
 
     def refuse(self) -> None:
@@ -64,7 +64,7 @@ class Link:
         self._network.call(self._refuse())
 
     def restore(self, *, broken: bool = False) -> None:
-        """Let through what waits and what comes; ``broken``: connections from before are broken instead."""
+        """Let waiting and new data through; with ``broken``, break the earlier connections instead."""
         self._network.call(self._restore(broken))
 
     async def _set(self, change: Callable[[], None]) -> None:
@@ -106,7 +106,7 @@ class Link:
         except (OSError, asyncio.CancelledError):
             pass
         except BaseExceptionGroup:
-            pass  # one direction has ended, and took the other one with it
+            pass  # one direction ended, and ended the other one with it
         finally:
             for opened in (writer, onward):
                 if opened is not None:
@@ -121,4 +121,4 @@ class Link:
         await self._open.wait()
         with suppress(OSError):
             await writer.drain()
-        raise ConnectionResetError  # who closes one end closes both
+        raise ConnectionResetError  # closing one end closes both

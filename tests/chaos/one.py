@@ -1,4 +1,4 @@
-"""One seed: an undisturbed run, the same job with the seed's faults, and what must hold after."""
+"""One seed: an undisturbed run, the same job with the seed's faults, and the checks afterwards."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from tests.support.s3_proxy import proxy
 from tests.support.services import RedisServer, redis_server
 
 RECOVERY = 5.0
-"""Seconds that a fault may cost beyond its own: the quick preset's promise for a worker that is killed."""
+"""Seconds that a fault may cost beyond its duration: enough for a killed worker and a visibility timeout of 4 s."""
 
 ALLOWANCE = 10.0
-"""Seconds that a run with faults may take longer, however few they are."""
+"""Seconds that a run with faults may take longer, however few faults there are."""
 
 SETTLE = 20.0
-"""Seconds after a job until all is tidy: attempts that lost end, and leases."""
+"""Seconds after a job until all is tidy: its losing attempts and its leases have ended."""
 
 READY = 30.0
 LATE = 60.0
-"""Seconds that a job which hangs is still waited for, to tell one that is late from one that never ends."""
+"""Further seconds to wait for a job that hangs, to distinguish a late job from one that never ends."""
 
 
 @dataclass
 class Outcome:
-    """How a seed went. Seconds from submission to the end of the wait; 0 where it did not get so far."""
+    """The outcome of a seed. Its seconds count from submission to the end of the wait; 0 if it got less far."""
 
     seed: int
     plan: str
     kinds: list[str] = field(default_factory=list)
     """The faults that took place."""
     verdict: str = "right"
-    """``right``, ``wrong``, ``hang``, ``untidy`` (something is left that should not be) or ``error`` (the driver's)."""
+    """``right``, ``wrong``, ``hang``, ``untidy`` (something was left behind), or ``error`` (of the driver)."""
     undisturbed: float = 0.0
     disturbed: float = 0.0
     bound: float = 0.0
@@ -61,9 +61,9 @@ class Outcome:
 
 
 def run(seed: int, folder: Path, patience: float = 1.0) -> Outcome:
-    """Run a seed in a folder, which stays for inspection if anything goes wrong.
+    """Run a seed in a folder, which remains for inspection if anything goes wrong.
 
-    ``patience`` multiplies the times above, on a machine with other things to do.
+    ``patience`` multiplies the times above, for a busy machine.
     """
     plan = draw(seed)
     outcome = Outcome(seed, str(plan))
@@ -146,7 +146,7 @@ class _Seed:
         )
 
     def _job(self, name: str, bound: float, injector: Injector | None) -> tuple[Result | None, JobHandle]:
-        """Run the plan's job; its result, or None where it had none within ``bound`` seconds."""
+        """Run the plan's job; return its result, or None if it had none within ``bound`` seconds."""
         plan, outcome = self.plan, self.outcome
         output = self._output(name)
         began = time.monotonic()
@@ -185,7 +185,7 @@ class _Seed:
         return check.result(handle, output), handle
 
     def _look_on(self, handle: JobHandle, until: float) -> None:
-        """Until the job has ended, without doing anything for it as a client that waits does."""
+        """Wait until the job has ended, without helping it as a waiting client does."""
         while time.monotonic() < until:
             with suppress(MRCeleryError):  # Redis is away
                 if self.store.state(handle.id) in FINAL:
@@ -206,7 +206,7 @@ class _Seed:
         return f"it had after {time.monotonic() - began:.1f} s"
 
     def _left(self, handle: JobHandle) -> set[str]:
-        """Names of all that lies in storage and at the job's OUTPUT; of other jobs nothing."""
+        """Return all names in storage and at the job's OUTPUT, except those of other jobs."""
         names = check.names_left(self.storage, handle.id)
         found = {name for name in names if not name.startswith("jobs/") or name.startswith("jobs/<job>/")}
         if self.plan.output:
@@ -215,7 +215,7 @@ class _Seed:
         return found
 
     def _tidy(self, handle: JobHandle, before: set[str] | None) -> None:
-        """Wait until all is as it was ``before``, and nothing of the job is on its way."""
+        """Wait until storage is as it was ``before``, and Redis and the workers keep nothing of the job."""
         began = time.monotonic()
         while True:
             problems = check.redis_left(self.store, handle.id) + check.members_left(self.members)
@@ -233,7 +233,7 @@ class _Seed:
             time.sleep(0.1)
 
     def _everybody_works(self) -> bool:
-        """Whether each process of the fleet takes a task: they must all run one at the same time."""
+        """Check whether each process of the fleet takes a task: all must run one at the same time."""
         number = next(self._probes)
         folder = self.folder / f"probe-{number}"
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""What a seed means: a job with its input, a fleet, and the faults that meet it. Nothing else is drawn anywhere."""
+"""The plan of a seed: a job with its input, a fleet, and faults. Nothing is drawn anywhere else."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from random import Random
 from tests.chaos.chaos_jobs import SLEEP
 
 VISIBILITY = 4.0
-"""Seconds of the workers' visibility timeout: the quick preset."""
+"""Seconds of the workers' visibility timeout: short, so that tasks of lost workers run again soon."""
 
 WORK = 1.5
-"""Seconds that a job's map tasks sleep, divided among all processes."""
+"""Seconds that a job's map tasks sleep in total, divided by the number of processes."""
 
 FAULTS: dict[str, tuple[float, float]] = {
-    # processes: seconds until a new worker takes the place of one that is gone, or until it is woken
+    # processes: seconds until a new worker replaces a dead one, or until a paused one continues
     "child killed": (0, 0),
     "worker killed": (0.2, 3),
     "main process killed": (0.2, 3),
     "worker told to stop": (0.2, 3),
     "worker paused": (0.5, 3),
     "worker paused beyond its leases": (5, 8),
-    # the network of one worker, to Redis and to S3: seconds until it is back
+    # the network of one worker, to Redis and to S3: seconds until it is restored
     "network silent": (0.5, 3),
     "network silent beyond the leases": (5, 8),
     "network refused": (0.5, 5),
-    # one process of a pool, whichever comes first to the chosen write to storage or command to Redis
+    # one process of a pool: the first to reach the chosen storage write or Redis command
     "killed at a write": (0, 0),
     "killed at a command": (0, 0),
-    # Redis: seconds until it is back
+    # Redis: seconds until it runs again
     "connections killed": (0, 0),
     "Redis restarted": (0.1, 3),
     "Redis restarted empty": (0.1, 3),
     "Redis flushed": (0, 0),
-    # S3: seconds in which requests meet it
+    # S3: seconds in which requests meet the fault
     "S3 fails": (0.5, 2),
     "S3 throttles": (0.5, 2),
     "S3 loses answers": (0.5, 2),
@@ -42,28 +42,28 @@ FAULTS: dict[str, tuple[float, float]] = {
     "S3 sends wrong bits": (0.5, 2),
     "S3 damages an object": (60, 60),
 }
-"""Kinds of faults, each with the least and most seconds that it lasts."""
+"""Kinds of faults, each with its shortest and longest duration in seconds."""
 
 ON_A_WORKER = frozenset(list(FAULTS)[:9])
 TICKETS = {"killed at a write": ("writes", 15), "killed at a command": ("commands", 60)}
-"""Kinds of operations, and how many of them pass at most before the deadly one."""
+"""Kinds of operations, and the number of the last one that may be the deadly one, from 1."""
 FORGETFUL = frozenset({"Redis restarted empty", "Redis flushed"})
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. ``at``: when, as a share of the seconds that the undisturbed run took; ``target``: which worker."""
+    """One fault. ``at`` is its start as a share of the undisturbed run's time; ``target`` is the worker's number."""
 
     kind: str
     at: float
     seconds: float
     target: int = -1
     choice: float = 0.0
-    """Of what there is to choose from, that at this share."""
+    """A share that selects one of several choices."""
 
     @property
     def operation(self) -> tuple[int, str]:
-        """The number of the operation at which a process is killed, from 1, and whether before it or after it."""
+        """Return the number of the operation, from 1, and whether the process is killed before or after it."""
         most = TICKETS[self.kind][1]
         return 1 + int(self.choice * most), "before" if self.choice * most % 1 < 0.5 else "after"
 
@@ -76,30 +76,30 @@ class Fault:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a seed says."""
+    """Everything that a seed decides."""
 
     seed: int
     job: str
-    """The class in :mod:`chaos_jobs`."""
+    """The job's class in :mod:`chaos_jobs`."""
     tasks: int
-    """M."""
+    """The number of map tasks, M."""
     lines: tuple[str, ...]
-    """The input."""
+    """The lines of the input."""
     reducers: int
     args: tuple[str, ...]
     bad: int
-    """Lines that the job's mapper raises at."""
+    """The number of lines at which the job's mapper raises."""
     s3: bool
     output: bool
-    """Whether the job has an OUTPUT of its own."""
+    """Whether the job has an OUTPUT."""
     speculative: bool
     waits: bool
-    """Whether a client waits for the job: it too brings back what a Redis has lost."""
+    """Whether a client waits for the job; a waiting client registers it again if Redis has lost it."""
     durable: bool
     """Whether Redis keeps its data (AOF)."""
     workers: int
     processes: int
-    """Of each worker."""
+    """Processes of each worker."""
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ class Plan:
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a seed."""
+    """Return the plan of a seed."""
     random = Random(seed)
     job = random.choice(["WordCount", "TwoSteps", "MapOnly", "TotalOrder", "BadRecords", "Declared"])
     tasks = random.randint(6, 30)
@@ -157,7 +157,7 @@ def draw(seed: int) -> Plan:
 
 
 def _input(random: Random, tasks: int, slots: int, with_bad: bool) -> tuple[tuple[str, ...], int]:
-    """Lines of words, as many as a task has with one to sleep at; how many of them are bad."""
+    """Return the lines of words, with one line to sleep at for each task, and the number of bad lines."""
     words = [f"{''.join(random.choices('abcdefghijklmnopqrstuvwxyzäöü', k=random.randint(1, 8)))}" for _ in range(400)]
     weights = [1 / (rank + 1) for rank in range(len(words))]
     bad = 0

@@ -1,12 +1,13 @@
-"""Chaos: real jobs on real workers, while processes die, networks fail, Redis forgets and S3 errs, as a seed says.
+"""Chaos: real jobs on real workers, while processes die, networks fail, Redis forgets, and S3 fails, by seed.
 
 ::
 
     python -m tests.chaos.run --seeds 0-199 --jobs 3 --markdown
     python -m tests.chaos.run --seeds 17 --keep /tmp/chaos --show
 
-The result must be that of the undisturbed run, byte for byte, counters too, within that run's time, the faults'
-and what a recovery may take, and nothing may be left behind. Exits with 1 where that is not so.
+The result, counters included, must equal the undisturbed run's byte for byte. The job must end within that run's
+time, plus the durations of the faults and the time for recovery. Nothing may be left behind. Exits with 1 if a seed
+fails.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ LONGEST = 400
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog=__doc__.partition("::")[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--seeds", default="0-7", metavar="LIST", help="such as 3,17 or 0-199 [%(default)s]")
+    parser.add_argument("--seeds", default="0-7", metavar="LIST", help="seeds, such as 3,17 or 0-199 [%(default)s]")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="seeds that run side by side [%(default)s]")
     parser.add_argument("--patience", type=float, default=1.0, metavar="X",
-                        help="multiply what a recovery may take, on a busy machine [%(default)s]")  # fmt: skip
-    parser.add_argument("--keep", metavar="DIR", help="where seeds that went wrong leave logs and state [a new folder]")
-    parser.add_argument("--json", metavar="FILE", help="write what each seed gave, one JSON line each")
-    parser.add_argument("--markdown", action="store_true", help="the table at the end in Markdown")
-    parser.add_argument("--show", action="store_true", help="tell what the seeds mean, and run nothing")
+                        help="multiply the time for recovery, for a busy machine [%(default)s]")  # fmt: skip
+    parser.add_argument("--keep", metavar="DIR", help="folder for logs and state of failed seeds [a new folder]")
+    parser.add_argument("--json", metavar="FILE", help="write the outcome of each seed as a line of JSON")
+    parser.add_argument("--markdown", action="store_true", help="print the final table in Markdown")
+    parser.add_argument("--show", action="store_true", help="print the plans of the seeds, and run nothing")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, end)
@@ -59,7 +60,7 @@ def main() -> int:
     seeds = numbers(args.seeds)
     with ExitStack() as stack:
         if any(draw(seed).s3 for seed in seeds):
-            stack.enter_context(s3_endpoint())  # one for all
+            stack.enter_context(s3_endpoint())  # one endpoint for all seeds
         out = stack.enter_context(open(args.json, "w")) if args.json else None
         telling = threading.Lock()
 
@@ -84,7 +85,7 @@ running: set[subprocess.Popen[bytes]] = set()
 
 
 def end(number: int, _: object) -> None:
-    """Told to stop: all that was started must stop too."""
+    """Stop all started processes when the driver must stop."""
     for process in tuple(running):
         process.terminate()
     raise SystemExit(128 + number)
@@ -99,7 +100,7 @@ def numbers(text: str) -> list[int]:
 
 
 def in_its_own_process(seed: int, folder: Path, patience: float) -> Outcome:
-    """Run a seed where its environment, its threads and what they do wrong are nobody else's."""
+    """Run a seed in a separate process, which isolates its environment, its threads, and their errors."""
     command = [sys.executable, "-m", "tests.chaos.run", "--alone", str(seed), "--keep", str(folder)]
     command += ["--patience", str(patience)]
     process = subprocess.Popen(
@@ -126,7 +127,7 @@ def line(outcome: Outcome) -> str:
 
 
 def table(outcomes: list[Outcome], *, markdown: bool) -> str:
-    """Runs by the kinds of faults they met, and what those cost that met only this one."""
+    """Tabulate the runs by kind of fault, with the extra time of runs that met only this kind."""
     rows: list[tuple[str, ...]] = [("fault", "runs", "right", "hangs", "alone", "median s more", "worst s more")]
     for kind in [*FAULTS, "all"]:
         met = [one for one in outcomes if kind == "all" or kind in one.kinds]

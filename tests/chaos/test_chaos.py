@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(3600)  # the first one runs all the seeds
 ROOT = Path(__file__).parents[2]
 
 SEEDS = (13, 151, 154, 155, 176, 182)
-"""Together they meet all faults, with each of the jobs, both kinds of storage, AOF or not, backup tasks or not."""
+"""Together they cover all faults, all jobs, both kinds of storage, AOF or not, and backup tasks or not."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     folder = tmp_path_factory.mktemp("chaos")
     command = [sys.executable, "-m", "tests.chaos.run", "--seeds", ",".join(map(str, SEEDS)), "--jobs", "2"]
     command += ["--keep", str(folder / "keep"), "--json", str(folder / "outcomes")]
-    command += ["--patience", "4"]  # what is asserted is what comes out, and that it ends; not how soon
+    command += ["--patience", "4"]  # the tests assert the result and the end of the job, not its speed
     subprocess.run(command, cwd=ROOT, env=environment(), check=False, stdout=sys.stderr)
     return {found["seed"]: found for found in map(json.loads, (folder / "outcomes").read_text().splitlines())}
 

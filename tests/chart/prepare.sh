@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What the tests of the chart need beside Python's packages: helm and kube-score, put beside the Python that runs the
-# tests (tests/chart/prepare.sh .venv/bin) unless they are on PATH. Needs Go, and access to Go's module proxy.
+# Install helm and kube-score, which the chart's tests need in addition to Python packages. They go into the given
+# folder, next to the Python that runs the tests (tests/chart/prepare.sh .venv/bin), unless they are on PATH.
+# Needs Go, and access to Go's module proxy.
 set -euo pipefail
 export GOBIN=$(cd "$1" && pwd) GOFLAGS=-buildvcs=false
 

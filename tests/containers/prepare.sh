@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What the container tests need, on a Debian machine that reaches package registries but no image registry: a Docker
-# engine with compose, started, and stand-ins for the images that ours and compose.yaml's are made from. As root; what
-# is there is left as it is. Ends with 0 and a reason where it cannot be had: the tests are skipped then.
+# Prepare a Debian machine that reaches package registries but no image registry for the container tests. Start a
+# Docker engine with compose, and build stand-ins for the base images and for the images of compose.yaml.
+# Run it as root. Whatever exists already stays unchanged. If something cannot be provided, the script prints the
+# reason and exits with 0; the tests are then skipped.
 set -euo pipefail
 
 give_up() { echo "no container tests: $*"; exit 0; }
@@ -28,7 +29,7 @@ if ! docker compose version >/dev/null 2>&1; then
     command -v go >/dev/null || give_up "neither docker's compose plugin nor go to build it"
     plugins=${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
     mkdir -p "$scratch/compose" "$plugins"
-    # From a module of its own: go install refuses one with exclude directives.
+    # Build in a separate module, because go install refuses a module with exclude directives.
     (cd "$scratch/compose" && go mod init compose && go get github.com/docker/compose/v2/cmd@v2.40.3 &&
         go build -o "$plugins/docker-compose" github.com/docker/compose/v2/cmd) >"$scratch/compose.log" 2>&1 ||
         give_up "compose cannot be built: $(tail -1 "$scratch/compose.log")"

@@ -1,6 +1,6 @@
-"""Runs all cases in the environment whose Python starts this, and writes what came of each as JSON.
+"""Run all cases in this Python's environment, and write their outcomes as JSON.
 
-``python cases.py FOLDER RUNNER... > results.json``, where FOLDER is one that :mod:`tests.environments.run` prepared.
+``python cases.py FOLDER RUNNER... > results.json``; :mod:`tests.environments.run` prepares FOLDER.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mrcelery.errors import MRCeleryError
 
 
 def outcome(folder: Path, case: dict[str, Any], runner: str) -> dict[str, Any]:
-    """The bytes of the part files (as Latin-1), or the error as the command line would show it."""
+    """Return the bytes of the part files (as Latin-1), or the error as the command line would show it."""
     with tempfile.TemporaryDirectory() as out:
         target = Path(out, "out")
         try:

@@ -1,4 +1,4 @@
-"""Environments take minutes and an index of packages: they are made when this folder is named, as .ci/run does."""
+"""Environments take minutes and a package index: pytest skips this folder unless it is named; .ci/run runs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Pass the folder over unless an argument of the command lies in it."""
+    """Ignore the folder unless an argument of the command lies in it."""
     named = any(
         HERE in (place, *place.parents) for place in (Path(arg.split("::")[0]).resolve() for arg in config.args)
     )

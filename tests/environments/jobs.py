@@ -1,10 +1,10 @@
-"""Jobs that need what an environment may lack, beside the examples and the README's."""
+"""Jobs that need packages that an environment may lack, in addition to the examples and the README's jobs."""
 
 from mrcelery import MRJob
 
 
 class Times(MRJob):
-    """Moves times of Parquet's rows through a shuffle, as what their types are here."""
+    """Moves times of Parquet rows through a shuffle, and yields the types that they have in this environment."""
 
     INPUT = "parquet"
 
@@ -16,7 +16,7 @@ class Times(MRJob):
 
 
 class MovedTimes(MRJob):
-    """Moves the table's columns, and has objects at the output only."""
+    """Moves the table's columns, which become Python objects only in the reducer."""
 
     INPUT = "parquet"
 
@@ -28,7 +28,7 @@ class MovedTimes(MRJob):
 
 
 class Fine(MRJob):
-    """Meets a time that no microsecond holds."""
+    """Reads a time that microseconds cannot represent."""
 
     INPUT = "parquet"
 

@@ -1,10 +1,10 @@
-"""Quick tests, every example, and the blocks of README and guide, as users have mrcelery installed.
+"""Quick tests, every example, and the blocks of README and guide, with mrcelery installed as users install it.
 
-That is bare, with extras, beside pandas, and with the oldest packages that ``pyproject.toml`` allows.
+That is bare, with extras, next to pandas, and with the oldest packages that ``pyproject.toml`` allows.
 
-``python -m tests.environments.run [NAME...]``, with the Python of the full environment, whose results are the
-expected ones. Makes the environments in a temporary folder, some at a time, and needs an index of packages. Prints what
-differs, and exits 1 if something does.
+Run ``python -m tests.environments.run [NAME...]`` with the Python of the full environment, whose results are the
+expected ones. The script needs a package index, and creates the environments in a temporary folder, a few at a time.
+It prints the differences, and exits with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support import generate
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 AT_ONCE = 2
-"""Environments made and tried at the same time."""
+"""Environments that are created and tested at the same time."""
 
 ARROW = r"pip install 'mrcelery\[arrow\]'"
 LOCAL = r"pip install 'mrcelery\[local\]'"
@@ -37,28 +37,28 @@ LOCAL = r"pip install 'mrcelery\[local\]'"
 README = ("tests/e2e/test_readme.py",)
 
 PAGES = ("README.md", "mrcelery/guide/howto/write-jobs.md", "mrcelery/guide/howto/tables.md")
-"""Where the jobs stand that run in each environment."""
+"""Pages whose jobs run in each environment."""
 
 SHOWN = ("tutorial/first-job", "tutorial/nightly-logs", "howto/write-jobs", "howto/tables", "howto/formats")
 
 GUIDE = (*README, *(f"tests/e2e/test_guide.py::test_what_the_page_shows_is_what_happens[{page}.md]" for page in SHOWN))
-"""With the pages of the guide that need no more than a runner."""
+"""The README's tests, and those of the guide's pages that need only a runner."""
 
 TOUCHED = tuple(
     f"tests/unit/{name}" for name in ("cli", "client", "formats", "jobstore", "records", "storage", "task", "worker")
 )
-"""Unit tests of what calls other packages."""
+"""Unit tests of the modules that call third-party packages."""
 
 TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "pytest-randomly", "hypothesis")
-"""What tests need to run: not the extra ``test``, which brings what these environments are to lack."""
+"""Packages that run the tests. The extra ``test`` would also install packages that these environments must lack."""
 
 Results = dict[str, dict[str, dict[str, Any]]]
-"""What :mod:`tests.environments.cases` writes: by runner and case."""
+"""The output of :mod:`tests.environments.cases`, by runner and case."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What is installed beside mrcelery itself."""
+    """The packages that are installed in addition to mrcelery, and the tests that run with them."""
 
     name: str
     extras: tuple[str, ...]
@@ -68,9 +68,9 @@ class Environment:
     """Arguments of pytest."""
 
 
-# The longest first: they are made some at a time.
+# The longest come first, because only a few run at a time.
 ENVIRONMENTS = (
-    Environment("bare", (), tests=("tests/unit", *README, "-k", "not first_command")),  # which needs a Redis server
+    Environment("bare", (), tests=("tests/unit", *README, "-k", "not first_command")),  # that test needs Redis
     Environment("lowest", ("local", "arrow"), lowest=True, tests=(*TOUCHED, *GUIDE)),
     Environment("pandas", ("local", "arrow"), ("pandas==3.1.1",), tests=("tests/unit/records", "tests/unit/formats")),
     Environment("arrow", ("local", "arrow")),
@@ -79,7 +79,7 @@ ENVIRONMENTS = (
 
 
 def call(*command: str | Path, cwd: Path, path: str = "") -> str:
-    """Run a command without the caller's settings; on PATH are its own folder, and then ``path``."""
+    """Run a command without the caller's settings; its PATH is its own folder, then ``path``."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_", "AWS_", "PYTHON"))}
     ran = subprocess.run(
         list(map(str, command)),
@@ -97,7 +97,7 @@ def call(*command: str | Path, cwd: Path, path: str = "") -> str:
 
 
 def lowest() -> str:
-    """The lower bounds of pyproject.toml as constraints: what it allows has to install, and to work."""
+    """Return pyproject.toml's lower bounds as constraints: these versions must install, and work."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     bounds = {}
@@ -109,7 +109,7 @@ def lowest() -> str:
 
 
 def install(environment: Environment, wheel: Path, folder: Path) -> Path:
-    """Make the environment in ``folder``, and return its Python."""
+    """Create the environment in ``folder``, and return its Python."""
     folder.mkdir(parents=True)
     call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     constraints = ROOT / ".ci" / "constraints.txt"
@@ -127,7 +127,7 @@ def install(environment: Environment, wheel: Path, folder: Path) -> Path:
 
 
 def shown_jobs(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Write each Python block with jobs of these pages to a file; yield their classes and it."""
+    """Write each Python block of the pages that has jobs to a file; yield each class name with the file."""
     for page in PAGES:
         blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
         for number, body in enumerate(blocks):
@@ -138,7 +138,7 @@ def shown_jobs(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def prepare(folder: Path) -> dict[str, dict[str, Any]]:
-    """Write the inputs, the jobs of the pages and ``cases.json``, and return what the latter holds."""
+    """Write the inputs, the pages' jobs, and ``cases.json``; return the cases."""
     inputs(folder)
     given = {"WordCount": "text", "LongestWord": "text", "CountWords": "text", "SortRecords": "records"}
     cases: dict[str, dict[str, Any]] = {}
@@ -185,7 +185,7 @@ def inputs(folder: Path) -> None:
 
 
 def times(path: Path) -> None:
-    """Write rows with times of nanoseconds as pandas and Spark write them."""
+    """Write rows with nanosecond times, as pandas and Spark write them."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -202,11 +202,11 @@ def times(path: Path) -> None:
     parquet.write_table(pa.table({**columns, "old": stamps.cast(pa.timestamp("us"))}), path)
 
 
-# --- what must hold
+# --- the checks
 
 
 def differences(environment: Environment, found: Results, full: Results, needs_arrow: set[str]) -> Iterator[str]:
-    """Yield a sentence for each case that came out otherwise than it has to."""
+    """Yield a sentence for each case with an unexpected outcome."""
     for runner, outcomes in found.items():
         for name, outcome in outcomes.items():
             expected = full["inline"][name]
@@ -224,14 +224,14 @@ def differences(environment: Environment, found: Results, full: Results, needs_a
 
 
 def same(name: str, outcome: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """Whether a job has the same results: sorted as a whole, these may be cut elsewhere, by samples of other blocks."""
+    """Compare two results; a total sort may be cut into other part files, because it samples other blocks."""
     if name == "shown SortRecords" and "parts" in outcome:
         return "".join(outcome["parts"]) == "".join(expected["parts"])
     return outcome == expected
 
 
 def main(names: list[str]) -> int:
-    """Run the environments named, all if none is, and return the exit code."""
+    """Run the named environments, or all if none is named, and return the exit code."""
     with tempfile.TemporaryDirectory(prefix="mrcelery-environments-") as scratch:
         folder = Path(scratch)
         cases = prepare(folder)
@@ -243,7 +243,7 @@ def main(names: list[str]) -> int:
 
         def tried(environment: Environment) -> list[str]:
             began = time.monotonic()
-            # Not beside the jobs: a folder of the name of a module, such as pandas, would be found in its place.
+            # Not next to the jobs: Python would import a folder named like a module, such as pandas, in its place.
             python = install(environment, wheel, folder / "environments" / environment.name)
             installed = time.monotonic()
             found = json.loads(call(python, "-P", HERE / "cases.py", folder, "inline", "local", cwd=folder))

@@ -1,14 +1,14 @@
-"""Sorts that fit under the memory ceiling, many times and on a busy machine: none may fail.
+"""Sorts that fit under the memory ceiling, run many times on a busy machine: none may fail.
 
 ::
 
     python -m tests.hostile.ceilings --runs 5
     python -m tests.hostile.ceilings --runs 200 --load 8 --seconds 7200
 
-Each run is a job of its own on a local cluster of two processes, at the default ``--memory``: the columnar sort of the
-benchmarks (Arrow's own memory), then one with a Python call for each record, in turn. ``--load`` processes spin
-beside them, at the same priority. Prints a line for each run with the most that any process held (anonymous memory,
-looked at every 50 ms), and exits with 1 where one failed; no run begins once ``--seconds`` are over.
+Each run is a separate job on a local fleet of two processes, at the default ``--memory``. The columnar sort of the
+benchmarks, which uses Arrow's own memory, alternates with a sort that makes a Python call per record. ``--load``
+processes spin next to the sorts, at the same priority. Prints a line for each run with the most anonymous memory that
+any process held, sampled every 50 ms. No run begins after ``--seconds``. Exits with 1 if a run failed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOOK_SECONDS = 0.05
 
 @contextmanager
 def load(count: int) -> Iterator[None]:
-    """Keep so many processes busy while the block runs."""
+    """Keep ``count`` processes busy while the block runs."""
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -54,7 +54,7 @@ def anonymous(pid: int) -> int:
 
 
 def run(job: str, data: Data, options: list[str]) -> tuple[int, int, str]:
-    """Run a sort; its exit code, the most bytes that one of its processes held, and what it said."""
+    """Run a sort; return its exit code, the most bytes that one of its processes held, and its output."""
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "said", "w+") as said:
         output = Path(folder) / "output"
         options = ["--runner", "local", "--workers", "2", "-R", "4", "-q", *options]
@@ -75,15 +75,15 @@ def run(job: str, data: Data, options: list[str]) -> tuple[int, int, str]:
 
 
 def main() -> int:
-    """Run the sorts and say how many failed."""
+    """Run the sorts, and print how many failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog=__doc__.partition("::")[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="[%(default)s]")
-    parser.add_argument("--seconds", type=float, default=600.0, metavar="S", help="begin no run after [%(default)s]")
-    parser.add_argument("--load", type=int, default=0, metavar="N", help="processes that spin beside [%(default)s]")
-    parser.add_argument("--size", type=parse_size, default=10**9, help="of the input [1GB]")
-    parser.add_argument("--kind", choices=KINDS, help="only sorts of this kind")
-    parser.add_argument("--memory", metavar="SIZE", help="the ceiling [the default of submit]")
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="number of sorts [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=600.0, metavar="S", help="no new run after S [%(default)s]")
+    parser.add_argument("--load", type=int, default=0, metavar="N", help="processes that spin too [%(default)s]")
+    parser.add_argument("--size", type=parse_size, default=10**9, help="size of the input [1GB]")
+    parser.add_argument("--kind", choices=KINDS, help="run only sorts of this kind")
+    parser.add_argument("--memory", metavar="SIZE", help="memory ceiling [the default of submit]")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "mrcelery-bench", help="the cache")
     args = parser.parse_args()
     data = generate("records", args.size, args.folder)

@@ -1,11 +1,12 @@
-"""Hostile surroundings: one case for each seed, drawn with all that it leaves open.
+"""Hostile surroundings: one case per seed, whose open details are drawn from the seed.
 
 ::
 
     python -m tests.hostile.run --seeds 0-199 --jobs 2 --markdown
     python -m tests.hostile.run --kind "sick machine" --seeds 3 --keep hostile
 
-The seeds of one kind are cases of their own: ``--kind`` runs only those. Exits with 1 where a case did not go right.
+The kind and the seed determine a case. ``--kind`` runs only cases of one kind, with any seeds. Exits with 1 if a case
+fails.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.support.s3_endpoint import s3_endpoint
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 300.0
-"""Seconds after which a case's process is ended: it hangs."""
+"""Seconds after which a case counts as hanging, and its process is killed."""
 
 CASES: dict[str, Callable[[Ground], None]] = {
     "what ran before": processes.ran_before,
@@ -51,7 +52,7 @@ CASES: dict[str, Callable[[Ground], None]] = {
 
 @dataclass
 class Outcome:
-    """How a case went: ``right``, ``wrong``, ``hang``, or ``error`` (the driver's own)."""
+    """The outcome of a case: ``right``, ``wrong``, ``hang``, or ``error`` (of the driver)."""
 
     kind: str
     seed: int
@@ -62,7 +63,7 @@ class Outcome:
 
 
 def run(kind: str, seed: int, folder: Path, patience: float) -> Outcome:
-    """Run a case in a folder, which stays if anything goes wrong."""
+    """Run a case in a folder, which remains if anything goes wrong."""
     outcome = Outcome(kind, seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -85,7 +86,7 @@ def run(kind: str, seed: int, folder: Path, patience: float) -> Outcome:
 
 
 def in_its_own_process(kind: str, seed: int, folder: Path, patience: float) -> Outcome:
-    """Run a case where what it does to its process is nobody else's."""
+    """Run a case in a separate process, so that its effects on the process stay there."""
     command = [sys.executable, "-m", "tests.hostile.run", "--alone", "--kind", kind, "--seeds", str(seed)]
     command += ["--keep", str(folder), "--patience", str(patience)]
     try:
@@ -98,7 +99,7 @@ def in_its_own_process(kind: str, seed: int, folder: Path, patience: float) -> O
 
 
 def table(outcomes: Sequence[Outcome], *, markdown: bool) -> str:
-    """Say of each kind how many cases went how."""
+    """Tabulate the verdicts of the cases by kind."""
     rows: list[tuple[str, ...]] = [("kind", "cases", "right", "wrong", "hangs", "errors", "longest s")]
     for kind in [*CASES, "all"]:
         of_kind = [one for one in outcomes if kind in (one.kind, "all")]
@@ -113,18 +114,18 @@ def table(outcomes: Sequence[Outcome], *, markdown: bool) -> str:
 
 
 def main() -> int:
-    """Run cases, print a line for each and the table."""
+    """Run the cases; print a line for each case, and the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog=__doc__.partition("::")[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--seeds", default="0-9", metavar="LIST", help="such as 3,17 or 0-199 [%(default)s]")
-    parser.add_argument("--kind", choices=CASES, help="only cases of this kind [seed N: of the N-th, in turn]")
+    parser.add_argument("--seeds", default="0-9", metavar="LIST", help="seeds, such as 3,17 or 0-199 [%(default)s]")
+    parser.add_argument("--kind", choices=CASES, help="run only cases of this kind [the kinds in turn]")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases that run side by side [%(default)s]")
     parser.add_argument(
-        "--patience", type=float, default=1.0, metavar="X", help="multiply what is waited [%(default)s]"
+        "--patience", type=float, default=1.0, metavar="X", help="multiply the waiting times [%(default)s]"
     )
-    parser.add_argument("--keep", metavar="DIR", help="where cases that went wrong leave logs and data [a new folder]")
-    parser.add_argument("--json", metavar="FILE", help="write what each case gave, one JSON line each")
-    parser.add_argument("--markdown", action="store_true", help="the table at the end in Markdown")
+    parser.add_argument("--keep", metavar="DIR", help="folder for logs and data of failed cases [a new folder]")
+    parser.add_argument("--json", metavar="FILE", help="write the outcome of each case as a line of JSON")
+    parser.add_argument("--markdown", action="store_true", help="print the final table in Markdown")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     seeds, kinds = numbers(args.seeds), list(CASES)

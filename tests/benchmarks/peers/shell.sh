@@ -1,5 +1,5 @@
 #!/bin/sh
-# GNU tools. Arguments: workload, input, output, workers.
+# The GNU tools as a peer. Arguments: workload, input, output, workers.
 set -eu
 export LC_ALL=C
 case $1 in
