@@ -15,7 +15,7 @@ JOBS = HERE / "jobs"
 PEERS = HERE / "peers"
 
 PLAIN, SUM, BATCH = "mrcelery", "mrcelery, ops.Sum()", "mrcelery, mapper_batch + ops.Sum()"
-MAPPED, CEILING = "mrcelery, a mapper of one's own", "mrcelery, low --memory"
+MAPPED, CEILING = "mrcelery, a custom mapper", "mrcelery, low --memory"
 FLEET = "mrcelery, 2 Celery workers and S3"
 BY_HAND, GNU = "multiprocessing, by hand", "GNU tools"
 DASK_BAG, DISTRIBUTED = "Dask bag, processes", "Dask distributed"

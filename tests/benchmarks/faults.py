@@ -180,7 +180,7 @@ def main() -> None:
                 options.json.write_text(json.dumps(found, indent=1) + "\n")
     base = statistics.median(one["seconds"] for one in found["undisturbed"])
     what = f"sort of {options.size / 1e6:,.0f} MB, {options.tasks} maps, R = {options.reducers}"
-    heads = (what, "seconds", "least to most", "of the undisturbed", "attempts", "time in those that did not count")
+    heads = (what, "seconds", "least to most", "of the undisturbed", "attempts", "time in uncounted ones")
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for name, runs in found.items():
         seconds = sorted(one["seconds"] for one in runs)

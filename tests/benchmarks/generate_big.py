@@ -53,7 +53,7 @@ def parse_size(text: str) -> int:
     number = text.strip().upper().rstrip("KMGIB")
     unit = text.strip().upper()[len(number) :].strip()
     if unit not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write for example 256MB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write for example 256MB")
     return int(float(number) * _UNITS[unit])
 
 

@@ -191,7 +191,7 @@ class Injector:
         if kind == "main process killed":
             member.signal(signal.SIGKILL, whole=False)
             return partial(member.replace, member.pid)
-        if kind == "worker told to stop":
+        if kind == "worker asked to stop":
             member.signal(signal.SIGTERM, whole=False)
             return partial(member.replace, member.pid)
         if kind.startswith("worker paused"):

@@ -18,7 +18,7 @@ FAULTS: dict[str, tuple[float, float]] = {
     "child killed": (0, 0),
     "worker killed": (0.2, 3),
     "main process killed": (0.2, 3),
-    "worker told to stop": (0.2, 3),
+    "worker asked to stop": (0.2, 3),
     "worker paused": (0.5, 3),
     "worker paused beyond its leases": (5, 8),
     # the network of one worker, to Redis and to S3: seconds until it is restored
