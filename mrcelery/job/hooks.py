@@ -9,7 +9,7 @@ from mrcelery.errors import JobLoadError, UsageError
 from mrcelery.job.base import MRJob
 from mrcelery.job.partitioners import check_names, declared_name, named, partitioner_of
 from mrcelery.job.raised import described, passes
-from mrcelery.job.step import HOOKS, UNSUPPORTED, MRStep, StepHooks, identity_reducer, reducers_in
+from mrcelery.job.step import HOOKS, PORTING, UNSUPPORTED, MRStep, StepHooks, identity_reducer, reducers_in
 from mrcelery.job.tracebacks import user_traceback
 from mrcelery.ops import Identity, Op
 from mrcelery.schema.structs import StepSpec
@@ -43,10 +43,14 @@ def _check_supported(job: MRJob) -> None:
         raise UsageError(f'{name}.BATCH is {job.BATCH!r}: set it to "list" or "table", or leave it out')
     for attribute in (*UNSUPPORTED, "pick_protocols"):
         if hasattr(job, attribute):
-            raise UsageError(f"{name}.{attribute} is not supported yet: write it as a Python mapper or reducer")
+            raise UsageError(
+                f"{name}.{attribute} is not supported yet: write it as a Python mapper or reducer, see {PORTING}"
+            )
     for attribute in ("HADOOP_INPUT_FORMAT", "HADOOP_OUTPUT_FORMAT", "LIBJARS"):
         if getattr(job, attribute, None):
-            raise UsageError(f"{name}.{attribute} names Java classes, which cannot run here: leave it out")
+            raise UsageError(
+                f"{name}.{attribute} names Java classes, which cannot run here: leave it out, see {PORTING}"
+            )
     if partitioner := declared_name(job.partitioner(), job.jobconf()):
         named(partitioner, job.jobconf())
         if job.partition is not None:

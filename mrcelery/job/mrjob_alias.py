@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from mrcelery import protocols
 from mrcelery.job import base
-from mrcelery.job.step import MRStep
+from mrcelery.job.step import PORTING, MRStep
 
 
 class MRJob(base.MRJob):
@@ -114,6 +114,7 @@ class _Module(ModuleType):
         raise ImportError(
             f"mrcelery does not provide {self.__name__}.{name}; of mrjob it has "
             + ", ".join(f"{m}.{a}" for m, names in _CONTENTS.items() for a in names if m != "mrjob")
+            + f": see {PORTING}"
         )
 
 
@@ -139,7 +140,7 @@ class _Finder:
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
         if name.startswith("mrjob."):
             raise ModuleNotFoundError(
-                f"mrcelery does not provide {name}; of mrjob it has {', '.join(_MODULES)}", name=name
+                f"mrcelery does not provide {name}; of mrjob it has {', '.join(_MODULES)}: see {PORTING}", name=name
             )
 
 

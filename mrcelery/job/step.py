@@ -34,6 +34,9 @@ UNSUPPORTED = (
 )
 """What mrjob also has, and mrcelery does not run yet."""
 
+PORTING = "`mrcelery help port-from-mrjob`"
+"""The page for users of mrjob, as errors name it."""
+
 Hook = Callable[..., Any]
 
 
@@ -58,7 +61,7 @@ class MRStep:
             if hook is None:
                 continue
             if name in UNSUPPORTED:
-                raise UsageError(f"{name} is not supported yet: write it as a Python mapper, combiner or reducer")
+                raise UsageError(f"{name} is not supported yet: write it in Python, see {PORTING}")
             self.hooks[name] = _checked(name, hook)
         if not self.hooks:
             raise ValueError("MRStep() has no mapper and no reducer: give it at least one")
