@@ -34,8 +34,10 @@ def messages(source: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.JoinedStr):
             skipped.update(map(id, node.values))
             yield node.lineno, "".join(str(_constant(part) or "X") for part in node.values)
-        elif id(node) not in skipped and isinstance(text := _constant(node), str) and " " in text.strip():
-            yield node.lineno, _CODE.sub("CODE", text)
+        elif isinstance(node, ast.Constant) and id(node) not in skipped:
+            text = node.value
+            if isinstance(text, str) and " " in text.strip():
+                yield node.lineno, _CODE.sub("CODE", text)
 
 
 def python_files(*folders: Path) -> list[Path]:
