@@ -1,7 +1,7 @@
 """The command line of a client that kills itself at the n-th operation on Redis or storage.
 
 Run as ``python -m tests.hostile.dying_client N before|after ARGUMENT...``. Operations are each command of a pipeline to
-Redis, each object that is deleted from a folder, and each other call of a storage, whether it changes anything or not.
+Redis, each object that is deleted, and each other call of a storage, whether it changes anything or not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from mrcelery.cli.main import main
 from mrcelery.jobstore import connection
 from mrcelery.storage.folder import FolderStorage
+from mrcelery.storage.s3 import S3Storage
 
 CALLS = ("read", "stream", "list", "folders", "stat", "writer", "write", "create", "copy", "sweep")
 """Methods of a storage that are one operation each."""
@@ -30,34 +31,34 @@ class Deadly:
 
     def perform(self, operation: Callable[[], Any]) -> Any:
         self.done += 1
-        if (self.done, self.when) == (self.number, "before"):
+        mine = self.done  # an operation may call another one
+        if (mine, self.when) == (self.number, "before"):
             os.kill(os.getpid(), signal.SIGKILL)
         try:
             return operation()
         finally:  # also where it found nothing
-            if self.done == self.number:
+            if mine == self.number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
 def arm(number: int, when: str) -> None:
     """Have this process die ``before`` or ``after`` its n-th operation."""
     deadly = Deadly(number, when)
-    exchange, delete = connection._Hiredis._exchange, FolderStorage.delete
+    exchange = connection._Hiredis._exchange
 
     def one_by_one(self: connection._Hiredis, commands: Iterable[connection.Command]) -> list[Any]:
         return [deadly.perform(partial(exchange, self, [command]))[0] for command in commands]
 
-    def each(self: FolderStorage, keys: Iterable[str]) -> None:
-        for key in keys:
-            deadly.perform(partial(delete, self, [key]))
+    def each(delete: Callable[..., int]) -> Callable[..., int]:
+        return lambda self, keys: sum(deadly.perform(partial(delete, self, [key])) for key in keys)
 
     def counted(original: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: deadly.perform(partial(original, *args, **kwargs))
 
     replaced: list[tuple[type, str, Callable[..., Any]]] = [
         (connection._Hiredis, "_exchange", one_by_one),
-        (FolderStorage, "delete", each),
-        *((FolderStorage, name, counted(getattr(FolderStorage, name))) for name in CALLS),
+        *((storage, "delete", each(storage.delete)) for storage in (FolderStorage, S3Storage)),
+        *((storage, name, counted(getattr(storage, name))) for storage in (FolderStorage, S3Storage) for name in CALLS),
     ]
     for owner, name, function in replaced:
         setattr(owner, name, function)

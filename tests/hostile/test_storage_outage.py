@@ -134,7 +134,7 @@ def test_patience_ends(log: Log, submit: Callable[..., mrcelery.JobHandle], word
     """However many attempts there may be; `retry` resumes the job."""
     log.fault = Outage("/map-00001/commit.json", FAULTS["SlowDown"], 1000.0)
     with submit(word_count, max_attempts=100, storage_patience=3.0) as handle:
-        with pytest.raises(JobFailedError, match=r"did not come back within 3 s \(--storage-patience\)") as raised:
+        with pytest.raises(JobFailedError, match=r"did not recover within 3 s \(--storage-patience\)") as raised:
             handle.wait(120)
         assert raised.value.exit_code == 3
         log.fault = lambda asked: None
