@@ -220,7 +220,7 @@ def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
             return handle.status().state != "cancelled"
 
         eventually(lambda: page.all("#retry"), "it can be tried again")
-        eventually(retried, "it is tried again")
+        eventually(retried, "it is retried")
         handle.wait(60)
         page.errors()  # of answers that it could not be retried yet
 

@@ -199,7 +199,8 @@ def test_an_attempt_that_still_runs_has_not_failed(server: RedisServer, job_file
             eventually(lambda: gate.starts() == 2, "it runs elsewhere, too")
             gate.open()
             handle.wait(PATIENCE)
-            assert dict(handle) == {"seen": 1, "waits": 0}
+            # The second attempt may have found the gate open already.
+            assert {"waits": 0, **dict(handle)} == {"seen": 1, "waits": 0}
 
 
 FAST_CLOCK = """

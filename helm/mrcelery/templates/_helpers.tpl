@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Short enough for "-worker-" and a group's name behind it. */}}
+{{/* Truncated to leave room for "-worker-" and a group's name. */}}
 {{- define "mrcelery.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -16,7 +16,7 @@
 {{- .Values.serviceAccount.name | default (ternary (include "mrcelery.fullname" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
 
-{{/* Labels that select pods: never changed, as Kubernetes refuses that. Of {root, component, group}. */}}
+{{/* Labels that select pods. Never change them: Kubernetes refuses changes. Takes {root, component, group}. */}}
 {{- define "mrcelery.selector" -}}
 app.kubernetes.io/name: {{ include "mrcelery.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -28,7 +28,7 @@ mrcelery/worker-group: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* All labels of an object. Of {root, component, group, podLabels}. */}}
+{{/* All labels of an object. Takes {root, component, group, podLabels}. */}}
 {{- define "mrcelery.labels" -}}
 {{ include "mrcelery.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -40,7 +40,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* Name, namespace, labels and annotations. Of {root, name, component, group, annotations}. */}}
+{{/* Name, namespace, labels, and annotations. Takes {root, name, component, group, annotations}. */}}
 {{- define "mrcelery.metadata" -}}
 name: {{ .name }}
 namespace: {{ .root.Release.Namespace }}
@@ -50,7 +50,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* repository:tag or repository@digest. Of {image, tag}: the tag where none is given. */}}
+{{/* repository:tag or repository@digest. Takes {image, tag}; tag is the default. */}}
 {{- define "mrcelery.image" -}}
 {{- with .image -}}
 {{- if .digest -}}
@@ -61,12 +61,12 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
-{{/* A worker group with what it does not say for itself, as JSON. Of {root, group}. */}}
+{{/* A worker group merged over the defaults in `workers`, as JSON. Takes {root, group}. */}}
 {{- define "mrcelery.group" -}}
 {{- mustMergeOverwrite (deepCopy .root.Values.workers) (deepCopy (index .root.Values.workerGroups .group | default dict)) | toJson -}}
 {{- end -}}
 
-{{/* "true" where the chart brings its Redis. */}}
+{{/* "true" if the chart installs its own Redis. */}}
 {{- define "mrcelery.ownRedis" -}}
 {{- if and .Values.redis.enabled (not .Values.broker) (not .Values.brokerSecret.name) -}}true{{- end -}}
 {{- end -}}
@@ -75,7 +75,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- .Values.redis.auth.existingSecret | default (printf "%s-redis" (include "mrcelery.fullname" .)) -}}
 {{- end -}}
 
-{{/* The secret with the broker's address, and its key, as JSON; empty where the address is no secret. */}}
+{{/* Name and key of the secret that holds the broker's address, as JSON. Empty if the address is not a secret. */}}
 {{- define "mrcelery.brokerSecret" -}}
 {{- if .Values.brokerSecret.name -}}
 {{- dict "name" .Values.brokerSecret.name "key" .Values.brokerSecret.key | toJson -}}
@@ -92,7 +92,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- .Values.flower.auth.existingSecret | default (printf "%s-flower" (include "mrcelery.fullname" .)) -}}
 {{- end -}}
 
-{{/* A value of a secret as it is in the cluster (still in base64), else a new one. Of {root, name, key, new}. */}}
+{{/* A secret's value from the cluster, or else a new one, in base64. Takes {root, name, key, new}. */}}
 {{- define "mrcelery.kept" -}}
 {{- $found := lookup "v1" "Secret" .root.Release.Namespace .name -}}
 {{- if and $found $found.data (hasKey $found.data .key) -}}
@@ -102,12 +102,12 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
-{{/* Address of the exporter within the cluster. */}}
+{{/* URL of the exporter within the cluster. */}}
 {{- define "mrcelery.metricsUrl" -}}
 {{- printf "http://%s-metrics.%s.svc:%d/metrics" (include "mrcelery.fullname" .) .Release.Namespace (int .Values.metrics.port) -}}
 {{- end -}}
 
-{{/* host:port of the broker for KEDA. Of {root, redis}: the group's keda.redis. */}}
+{{/* host:port of the broker for KEDA. Takes {root, redis}; redis is the group's keda.redis. */}}
 {{- define "mrcelery.kedaAddress" -}}
 {{- if .redis.address -}}
 {{- .redis.address -}}
@@ -119,14 +119,14 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
-{{/* Queue of the group `default`, or of the first by name. */}}
+{{/* Queue of the group `default`, or else of the first group by name. */}}
 {{- define "mrcelery.firstQueue" -}}
 {{- $names := keys .Values.workerGroups | sortAlpha -}}
 {{- $name := ternary "default" (first $names) (has "default" $names) -}}
 {{- (include "mrcelery.group" (dict "root" . "group" $name) | fromJson).queue -}}
 {{- end -}}
 
-{{/* "true" where KEDA looks into Redis itself. */}}
+{{/* "true" if KEDA reads Redis directly. */}}
 {{- define "mrcelery.kedaAsksRedis" -}}
 {{- range $name, $_ := .Values.workerGroups -}}
 {{- $keda := (include "mrcelery.group" (dict "root" $ "group" $name) | fromJson).keda -}}
@@ -134,7 +134,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
-{{/* What mrcelery's user of Redis may do: the commands it needs, on its own keys and on the queues. */}}
+{{/* Rights of mrcelery's Redis user: the commands it needs, on its own keys and on the queues. */}}
 {{- define "mrcelery.redisAcl" -}}
 {{ .Files.Get "files/redis-user.acl" | trim }}
 {{- range $name, $_ := .Values.workerGroups }}

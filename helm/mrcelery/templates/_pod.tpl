@@ -1,4 +1,4 @@
-{{/* What all of mrcelery's containers have in their environment. Secrets come by reference only. Of root. */}}
+{{/* Variables of all of mrcelery's containers. Secrets are passed by reference only. Takes root. */}}
 {{- define "mrcelery.env" -}}
 {{- with include "mrcelery.brokerSecret" . }}
 {{- $secret := fromJson . }}
@@ -26,7 +26,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* Of root. */}}
+{{/* Takes root. */}}
 {{- define "mrcelery.envFrom" -}}
 - configMapRef: {name: {{ include "mrcelery.fullname" . }}}
 {{- with .Values.extraEnvFrom }}
@@ -34,7 +34,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* One volume for all that is written: /scratch, and /tmp for jobs that insist on it. Of root. */}}
+{{/* One volume for all writes: /scratch, and /tmp for jobs that insist on it. Takes root. */}}
 {{- define "mrcelery.volumeMounts" -}}
 - {name: scratch, mountPath: /scratch}
 - {name: scratch, mountPath: /tmp}
@@ -46,7 +46,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* Of {root, scratch}. */}}
+{{/* Takes {root, scratch}. */}}
 {{- define "mrcelery.volumes" -}}
 {{- with .scratch }}
 - name: scratch
@@ -79,7 +79,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* A config that changes rolls the pods. Of {root, part, annotations}: part has podAnnotations. */}}
+{{/* A changed ConfigMap rolls the pods. Takes {root, part, annotations}; part has podAnnotations. */}}
 {{- define "mrcelery.podAnnotations" -}}
 checksum/config: {{ include (print .root.Template.BasePath "/configmap.yaml") .root | sha256sum }}
 {{- with merge (dict) (.annotations | default dict) (.part.podAnnotations | default dict) .root.Values.commonAnnotations }}
@@ -87,7 +87,7 @@ checksum/config: {{ include (print .root.Template.BasePath "/configmap.yaml") .r
 {{- end }}
 {{- end -}}
 
-{{/* Of {root, component, group, part}. */}}
+{{/* Takes {root, component, group, part}. */}}
 {{- define "mrcelery.podLabels" -}}
 {{ include "mrcelery.labels" . }}
 {{- with .part.podLabels }}
@@ -95,7 +95,7 @@ checksum/config: {{ include (print .root.Template.BasePath "/configmap.yaml") .r
 {{- end }}
 {{- end -}}
 
-{{/* Identity, security and placing of a pod. Of {root, part}. */}}
+{{/* Identity, security, and placement of a pod. Takes {root, part}. */}}
 {{- define "mrcelery.podSpec" -}}
 serviceAccountName: {{ .part.serviceAccountName | default (include "mrcelery.serviceAccountName" .root) }}
 automountServiceAccountToken: {{ .root.Values.serviceAccount.automount }}
@@ -103,9 +103,9 @@ automountServiceAccountToken: {{ .root.Values.serviceAccount.automount }}
 securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 {{- end -}}
 
-{{/* Of {root, part}. */}}
+{{/* Takes {root, part}. */}}
 {{- define "mrcelery.placing" }}
-# A service called flower would set FLOWER_PORT, which Flower takes for its own.
+# A service named flower would set FLOWER_PORT, which Flower reads as its own setting.
 enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
@@ -122,7 +122,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Image, security and environment of a container. Of {root, image, extraEnv, extraEnvFrom}. */}}
+{{/* Image, security, and environment of a container. Takes {root, image, extraEnv, extraEnvFrom}. */}}
 {{- define "mrcelery.container" -}}
 {{- $image := mustMergeOverwrite (deepCopy .root.Values.image) (.image | default dict) -}}
 image: {{ include "mrcelery.image" (dict "image" $image "tag" .root.Chart.AppVersion) }}
