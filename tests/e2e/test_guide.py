@@ -29,11 +29,16 @@ from tests.support.guide_pages import (
     guide_pages,
     matches,
     plain_faults,
+    prose_faults,
 )
 from tests.support.services import PATIENCE, environment, eventually, processes_at, redis_server, workers
 
 PAGES = guide_pages()
 PROSE = [*PAGES, *(Page(ROOT / name) for name in ("README.md", "CONTRIBUTING.md"))]
+OTHERS = [
+    Page(ROOT / "CHANGELOG.md"),
+    *(Page(path) for folder in ("docker", "helm", "tests") for path in sorted((ROOT / folder).rglob("*.md"))),
+]
 
 
 class Reader:
@@ -166,7 +171,7 @@ def test_what_the_page_shows_is_what_happens(page: Page) -> None:
     follow(page)
 
 
-@_named(PROSE)
+@_named([*PROSE, *OTHERS])
 def test_links_lead_somewhere(page: Page) -> None:
     _none(dead_links(page, PROSE))
 
@@ -174,6 +179,11 @@ def test_links_lead_somewhere(page: Page) -> None:
 @_named(PROSE)
 def test_the_prose_keeps_its_form(page: Page) -> None:
     _none(plain_faults(page) + (guide_faults(page) if page in PAGES else []))
+
+
+@_named(OTHERS)
+def test_pages_beside_the_guide_keep_to_its_words(page: Page) -> None:
+    _none(prose_faults(page))
 
 
 def _none(faults: list[str]) -> None:

@@ -203,11 +203,17 @@ def guide_pages() -> list[Page]:
 
 def plain_faults(page: Page) -> list[str]:
     """List what breaks the form of any page: long lines, sentences and paragraphs, and banned words."""
-    faults = [
+    long_lines = [
         page.at(number, f"{len(line)} characters, {MOST_CHARACTERS} at most")
         for number, line in enumerate(page.lines, 1)
         if len(line) > MOST_CHARACTERS
     ]
+    return long_lines + prose_faults(page)
+
+
+def prose_faults(page: Page) -> list[str]:
+    """List the long sentences and paragraphs, and the banned words; the lines of commands and tables may be long."""
+    faults = []
     for passage in page.passages():
         if passage.lines > MOST_LINES:
             faults.append(page.at(passage.line, f"a {passage.kind} of {passage.lines} lines, {MOST_LINES} at most"))
