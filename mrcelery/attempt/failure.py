@@ -68,7 +68,7 @@ def never_ended(task: TaskId, most: int, lost: Losses) -> AttemptsLostError:
         remedy = f"report progress from long-running code (set_status), or raise {HUNG} on the workers"
     times = f"{most} time{'s' if most > 1 else ''}"
     return AttemptsLostError(
-        f"{task.kind} task {task.task} was started {times} and never finished: {reason}; {remedy}; "
+        f"{task.kind} task {task.task} was started {times} and never ended: {reason}; {remedy}; "
         "`mrcelery logs` and the workers' logs may have more"
     )
 

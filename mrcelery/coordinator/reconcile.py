@@ -133,7 +133,7 @@ def needs(facts: Facts, policy: Policy) -> list[Action]:
 def _republish(facts: Facts, policy: Policy, name: str, times: int) -> Action:
     if not name.isdecimal():
         if times >= policy.most_republished:
-            return GiveUp(-1, f"{name} was published {times} times and never finished: {_SEE_LOGS}")
+            return GiveUp(-1, f"{name} was published {times} times and never ended: {_SEE_LOGS}")
         return Nudge(name)  # type: ignore[arg-type]
     task = int(name)
     # Attempts are counted, and capped, where they start.

@@ -19,7 +19,7 @@ LAPTOP, PHONE = (1280, 800), (390, 844)
 
 
 class Page:
-    """What a test asks of the page that is open."""
+    """The open page, as a test sees it."""
 
     def __init__(self, browser: Any) -> None:
         self.browser = browser
@@ -35,7 +35,7 @@ class Page:
         return self.browser.execute_script(script, *args)
 
     def all(self, selector: str) -> list[str]:
-        """The texts of elements."""
+        """Return the texts of elements."""
         found: list[str] = self.run(
             "return [...document.querySelectorAll(arguments[0])].map((one) => one.innerText)", selector
         )
@@ -45,7 +45,7 @@ class Page:
         return "\n".join(self.all(selector))
 
     def click(self, selector: str, text: str = "", asks: bool = False) -> None:
-        """Find and click in one step; ``asks``: the click opens a dialog, for whose answer the script would wait."""
+        """Find and click in one step; ``asks``: the click opens a dialog, whose answer the script would wait for."""
         clicked = self.run(
             "const all = [...document.querySelectorAll(arguments[0])];"
             "const found = all.find((one) => one.innerText.includes(arguments[1]));"
@@ -58,7 +58,7 @@ class Page:
         assert clicked, f"no {selector} with {text!r}: {self.all(selector)}"
 
     def clicked_while_drawn(self, selector: str) -> None:
-        """Press the mouse on an element, release it when the page has been drawn again."""
+        """Press the mouse on an element, and release it once the page has been drawn again."""
         from selenium.webdriver import ActionChains
         from selenium.webdriver.common.by import By
 
@@ -77,7 +77,7 @@ class Page:
         self.run("window.watch.disconnect()")
 
     def confirm(self, yes: bool) -> None:
-        """Answer what the page asks."""
+        """Answer the page's dialog."""
         from selenium.webdriver.support.expected_conditions import alert_is_present
 
         alert = eventually(lambda: alert_is_present()(self.browser), "the page asks")
@@ -87,7 +87,7 @@ class Page:
             alert.dismiss()
 
     def errors(self) -> list[str]:
-        """What the console has complained of since it was last asked."""
+        """Return what the console has reported since the last call."""
         return [one["message"] for one in self.browser.get_log("browser") if one["level"] in ("SEVERE", "WARNING")]
 
 
@@ -213,7 +213,7 @@ def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
         gate.touch()
 
         def retried() -> bool:
-            """Not before what is left of it has gone; until then the answer is a refusal."""
+            """Retry the job, which is refused until what is left of it is gone."""
             page.click("#retry", asks=True)
             page.confirm(True)
             eventually(lambda: not page.all("#retry[disabled]"), "the order is answered")
@@ -222,7 +222,7 @@ def test_cancel_and_retry(site: Site, page: Page, gate: Path) -> None:
         eventually(lambda: page.all("#retry"), "it can be tried again")
         eventually(retried, "it is retried")
         handle.wait(60)
-        page.errors()  # of answers that it could not be retried yet
+        page.errors()  # drop those about refused retries
 
 
 def test_what_is_pressed_or_typed_in_stays_while_the_page_is_drawn(site: Site, page: Page, gate: Path) -> None:
@@ -275,7 +275,7 @@ def test_attempts_are_sorted_filtered_and_opened(site: Site, page: Page) -> None
 
 
 def test_began_counts_from_where_the_timeline_begins(site: Site, page: Page, tmp_path: Path) -> None:
-    """That is when the first stage was entered: its tasks may have waited for a worker."""
+    """The timeline begins when the first stage does, whose tasks may have waited for a worker."""
     attempts = tuple(Entry(task, f"1-a{task}", "succeeded", "w@h 1", 110.0 + task, 1.0) for task in range(3))
     stage = StageView(
         step=0, kind="map", state="succeeded", tasks=3, succeeded=3, entered=100.0, ended=113.0, attempts=attempts

@@ -29,7 +29,7 @@ class ChartError(Exception):
 
 @cache
 def tool(name: str) -> str:
-    """The path of a program: on PATH, or beside this Python."""
+    """Find a program on PATH, or next to this Python, and return its path."""
     found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if found is None:
         missing(name)
@@ -51,12 +51,12 @@ def _template(version: str, files: tuple[Path, ...], sets: tuple[str, ...]) -> s
 
 
 def template(*files: Path, version: str = NEWEST, sets: Sequence[str] = ()) -> str:
-    """What Helm renders with values files and ``key=JSON`` settings. Raises :class:`ChartError`."""
+    """Return what Helm renders with values files and ``key=JSON`` settings. Raises :class:`ChartError`."""
     return _template(version, tuple(files), tuple(sets))
 
 
 def render(*files: Path, version: str = NEWEST, sets: Sequence[str] = ()) -> Rendered:
-    """The objects in it. Raises :class:`ChartError`."""
+    """Render and parse the objects. Raises :class:`ChartError`."""
     text = template(*files, version=version, sets=sets)
     return Rendered(text, [one for one in yaml.load_all(text, Loader) if one])
 
@@ -67,7 +67,7 @@ class Rendered:
     objects: list[dict[str, Any]]
 
     def find(self, kind: str, name: str) -> dict[str, Any]:
-        """The one object of a kind whose name ends so."""
+        """Find the one object of a kind whose name ends with ``name``."""
         (found,) = [one for one in self.of(kind) if one["metadata"]["name"].endswith(name)]
         return found
 
@@ -75,12 +75,12 @@ class Rendered:
         return [one for one in self.objects if one["kind"] == kind]
 
     def pods(self) -> list[tuple[str, dict[str, Any]]]:
-        """Name and template of whatever makes a pod."""
+        """List the name and template of everything that makes a pod."""
         return [(f"{one['kind']} {one['metadata']['name']}", pod) for one in self.objects if (pod := pod_of(one))]
 
 
 def pod_of(one: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The metadata and spec of the pods that an object makes."""
+    """Return the metadata and spec of the pods that an object makes, if any."""
     spec = one.get("spec") or {}
     if one["kind"] == "Pod":
         return dict(one)

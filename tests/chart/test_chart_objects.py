@@ -1,4 +1,4 @@
-"""What the chart renders is what Kubernetes, KEDA and Prometheus' operator take, and linters let pass."""
+"""What the chart renders is valid for Kubernetes, KEDA and the Prometheus operator, and passes the linters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.chart.chart_rendering import CHART, DOCUMENTED, EXAMPLES, NEWEST, Ren
 SCHEMAS = Path(__file__).parent / "schemas"
 OLDEST = "1.27"
 
-# kube-score's rules that do not fit: each with its reason.
+# kube-score's rules that do not fit, each with the reason.
 PASSED_OVER = {
     "container-image-pull-policy": "an image by its version or digest need not be pulled each time",
     "container-ephemeral-storage-request-and-limit": "all that is written goes to a volume with a size limit",
@@ -94,7 +94,7 @@ def test_lint(path: Path | None) -> None:
 def test_kube_score(path: Path | None) -> None:
     rendered = render(*filter(None, [path]))
     command = [tool("kube-score"), "score", "--kubernetes-version", f"v{NEWEST}", "--output-format", "json"]
-    # Work that may use what a node has to spare is done sooner: requests keep it from being in anyone's way.
+    # Without a CPU limit, work uses what a node has to spare and ends sooner; requests keep it out of others' way.
     command += ["--ignore-container-cpu-limit", "--ignore-test", ",".join(PASSED_OVER), "-"]
     core = [one for one in rendered.objects if "k8s.io" in one["apiVersion"] or "." not in one["apiVersion"]]
     ran = subprocess.run(command, input=yaml.safe_dump_all(core), capture_output=True, text=True)

@@ -77,7 +77,7 @@ def get(url: str, *, login: str = "") -> str:
 
 
 def served(url: str, **more: Any) -> str:
-    """What is at an address as soon as something is."""
+    """Return what an address serves, as soon as it answers."""
 
     def ask() -> str:
         try:
@@ -91,7 +91,7 @@ def served(url: str, **more: Any) -> str:
 
 
 def work(chart: Chart) -> dict[str, float]:
-    """By queue what the scalers' triggers read of the exporter, as they say where it stands."""
+    """Return what the scalers' triggers read from the exporter, by queue, at the location that each trigger gives."""
     text = served(f"http://127.0.0.1:{chart.metrics_port}/metrics")
     samples = {
         f"{one.name}{{{','.join(f'{k}={chr(34)}{v}{chr(34)}' for k, v in one.labels.items())}}}": one.value
@@ -108,7 +108,7 @@ def test_a_release_does_what_its_pods_are_for(chart: Chart) -> None:
     test = chart.container("Pod", "-test-hello")
     with chart.run("-metrics"):
         assert work(chart) == {"celery": 0, "idle": 0}
-        # With no worker yet, the job that is submitted is seen as work, which wakes one.
+        # With no worker yet, the submitted job counts as work, which wakes one.
         waiting = subprocess.Popen(
             [sys.executable, "-m", "mrcelery", *test.spec["args"]],
             env=test.env, cwd=test.scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -145,7 +145,7 @@ def test_jobs_that_are_not_signed_are_refused(chart: Chart, tmp_path: Path) -> N
         storage=f"{chart.folder}/storage", signing_key="of somebody else",
     ) as handle:  # fmt: skip
         eventually(lambda: handle.status().state == "failed", "the job is refused")
-        process.send_signal(signal.SIGTERM)  # so that it acknowledges the message, which would be work for others
+        process.send_signal(signal.SIGTERM)  # so that it acknowledges the message and leaves no work to others
         process.wait(30)
 
 

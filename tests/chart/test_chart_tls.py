@@ -1,4 +1,4 @@
-"""Redis by TLS, with a certificate of one's own authority: what ``trustedCA`` is for."""
+"""Redis over TLS, with a certificate from a private authority: what ``trustedCA`` is for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.services import environment, tls_redis_server, workers
 
 
 def variables(folder: Path, cert: Path, *sets: str) -> dict[str, str]:
-    """The release's ConfigMap, with its paths as they are here."""
+    """Return the variables of the release's ConfigMap, with paths that exist here."""
     data = render(sets=[f'storage="{folder}/storage"', *sets]).find("ConfigMap", "mr-mrcelery")["data"]
     there = {"/etc/mrcelery/ca/ca.crt": str(cert), "/scratch": str(folder)}
     return {name: there.get(value, value) for name, value in data.items()}
@@ -29,7 +29,7 @@ def test_a_job_with_the_authority_that_the_chart_mounts(tmp_path: Path, monkeypa
         ran = subprocess.run(hello, env=environment(**plain), capture_output=True, text=True, timeout=100)
         assert ran.returncode == 3, ran.stderr
         assert "certificate" in ran.stderr.lower()
-        monkeypatch.setenv("SSL_CERT_FILE", str(cert))  # for this process, which asks whether the worker is there
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))  # for this process, which checks that the worker is there
         given = ("MRCELERY_BROKER", "MRCELERY_SCRATCH", "TMPDIR")
         own = {name: value for name, value in trusted.items() if name not in given}
         with workers(tmp_path / "w", trusted["MRCELERY_BROKER"], env=own):

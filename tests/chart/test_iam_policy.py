@@ -1,8 +1,8 @@
-"""Whole jobs with the rights of the policies in ``helm/aws`` and no others.
+"""Whole jobs run with the rights of the policies in ``helm/aws`` and no others.
 
 The endpoint is moto's server, which checks each request's signature and its caller's policy. It differs from AWS in
-two points: it knows no conditions on ``s3:prefix``, so these are checked here on the requests that were made, and it
-asks for the right to delete several objects of the bucket, where AWS asks for that of each object.
+two points: it does not know conditions on ``s3:prefix``, so these are checked here on the requests that were made, and
+to delete several objects at once it requires the right to the bucket, while AWS requires the right to each object.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def bucket() -> Iterator[str]:
 
 
 class Guard:
-    """Users with policies, and an endpoint that lets in nobody else while :meth:`watch` lasts."""
+    """Users with policies, and an endpoint that admits nobody else while :meth:`watch` lasts."""
 
     def __init__(self, bucket: str) -> None:
         self.bucket = bucket
         self._endpoint = os.environ[VARIABLE]
 
     def user(self, name: str, without: str = "") -> Keys:
-        """The keys, as variables, of a new user with one of the policies, but for one right."""
+        """Create a user with one of the policies, less the right ``without``, and return the keys as variables."""
         iam = boto3.client("iam", endpoint_url=self._endpoint)
         person = f"{name}-{os.urandom(4).hex()}"
         iam.create_user(UserName=person)

@@ -1,4 +1,4 @@
-"""What every storage promises, asked of each of them."""
+"""What every storage promises, checked for each of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_range_is_a_slice(storage: Storage, start: int, end: int | None) -> No
 
 
 def test_what_a_block_that_writes_raises_is_not_the_storages(storage: Storage) -> None:
-    """A merge reads from scratch as it writes to storage: a full scratch is no fault of the storage's."""
+    """A merge reads from scratch as it writes to storage: a full scratch disk is not the storage's fault."""
     error = OSError(errno.ENOSPC, "No space left on device", "/scratch/spill")
     with pytest.raises(OSError) as caught, storage.writer("a") as out:
         out.write(b"x")
@@ -288,7 +288,7 @@ def test_check_refuses_another_layout(storage: Storage) -> None:
 
 
 class Overwriting:
-    """A storage that, like some endpoints, takes no notice of the condition."""
+    """A storage that ignores the condition, as some endpoints do."""
 
     def __init__(self, inner: Storage) -> None:
         self._inner = inner
@@ -307,7 +307,7 @@ def test_check_refuses_a_storage_that_overwrites(storage: Storage) -> None:
     assert keys(storage) == []
 
 
-# --- folder alone
+# --- folder only
 
 
 def test_folder_keys_stay_within_the_root(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_addresses_that_are_no_storage(uri: str) -> None:
         open_storage(uri)
 
 
-# --- S3 alone
+# --- S3 only
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Both connections to Redis give the same answers, come back after a cut, and say in one line what is wrong."""
+"""Both connections to Redis give the same answers, reconnect after a cut, and say in one line what is wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def own_server() -> Iterator[RedisServer]:
-    """One that a test may stop."""
+    """A server that a test may stop."""
     with redis_server() as server:
         yield server
 
@@ -149,7 +149,7 @@ def test_a_server_that_starts_again(make: Make, own_server: RedisServer) -> None
 
 
 def test_an_interrupted_call_leaves_no_answer_to_the_next(connection: Connection) -> None:
-    """Ctrl-C while an answer is on its way: whoever cleans up then must not read it as his own."""
+    """After Ctrl-C while an answer is on its way, the call of a cleanup must not read it as its own."""
     connection.call(("SET", "key", "value"))
 
     def interrupt(*_: Any) -> None:
@@ -175,7 +175,7 @@ def test_an_interrupted_call_leaves_no_answer_to_the_next(connection: Connection
 
 
 def test_patience(own_server: RedisServer) -> None:
-    """A call waits for a server that starts again, and for memory; not for ever."""
+    """A call waits for a server to restart, and for memory, but not forever."""
     patient = wire.connect(own_server.socket_url, 60)
     assert patient.call(("SET", "key", "value")) == [b"OK"]
     own_server.stop()
@@ -228,7 +228,7 @@ def test_databases(make: Make, server: RedisServer) -> None:
     first.call(("FLUSHALL",), ("SET", "k", "0"))
     second.call(("SET", "k", "5"))
     assert first.call(("GET", "k")) + second.call(("GET", "k")) == [b"0", b"5"]
-    # and by a socket's own notation
+    # the same in the notation for sockets
     socket = wire.connect(f"{server.socket_url}?virtual_host=5")
     assert socket.call(("GET", "k")) == [b"5"]
     socket.close()
@@ -236,7 +236,7 @@ def test_databases(make: Make, server: RedisServer) -> None:
 
 def test_a_database_that_is_none(server: RedisServer) -> None:
     connection = wire.connect(server.tcp_url.removesuffix("/0") + "/99")
-    for _ in range(2):  # the second time too: it must not go on in database 0
+    for _ in range(2):  # the second time too: it must not continue in database 0
         with pytest.raises(BrokerUnreachableError, match="refuses"):
             connection.call(("PING",))
     connection.close()
@@ -312,7 +312,7 @@ def test_a_fork_does_not_share_the_connection(make: Make, server: RedisServer) -
     os.close(write_end)
     assert connection.call(("GET", "n")) == [b"400"]
     if isinstance(connection, wire._Hiredis):
-        assert connection.call(("CLIENT", "ID")) == before  # the child's end did not close ours
+        assert connection.call(("CLIENT", "ID")) == before  # the child's exit did not close our connection
 
 
 def test_what_is_no_redis(server: RedisServer) -> None:

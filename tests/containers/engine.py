@@ -1,6 +1,6 @@
 """The Docker engine of the container tests, the images that they need, and a cluster of compose.yaml's services.
 
-Where no image registry answers, ``prepare.sh`` beside this makes stand-ins for the images that these are made from.
+If no image registry answers, ``prepare.sh`` in this folder makes substitutes for the base images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STAND_INS = {
 
 
 def docker(*args: str, env: Mapping[str, str] | None = None, patience: float = 120) -> str:
-    """What ``docker ARGS`` prints; fails the test, with what it says, where it does not succeed."""
+    """Run ``docker ARGS`` and return what it prints; fail the test, with its output, if it does not succeed."""
     run = subprocess.run(
         [_client(), *args], env=env, capture_output=True, text=True, timeout=patience, stdin=subprocess.DEVNULL
     )
@@ -62,7 +62,7 @@ def _client() -> str:
 
 @cache
 def why_not() -> str:
-    """Why container tests cannot run here; nothing where they can."""
+    """Say why container tests cannot run here; empty if they can."""
     if shutil.which("docker") is None:
         return "there is no docker"
     if not _succeeds(_client(), "info"):
@@ -92,8 +92,8 @@ def base_images() -> dict[str, str]:
 
 
 def build() -> str:
-    """Build the image as a user does; its name."""
-    # Where the machine reaches registries through an authority of its own, the build must, too.
+    """Build the image as a user does, and return its name."""
+    # If this machine needs a certificate authority of its own to reach registries, so does the build.
     authority = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE") or ""
     secret = ["--secret", f"id=ca,src={authority}"] if os.path.isfile(authority) else []
     arguments = ["--build-arg", f"BASE={base_images()['BASE']}", "--build-arg", "REVISION=under-test"]
@@ -104,7 +104,7 @@ def build() -> str:
 
 
 class Cluster:
-    """The services of compose.yaml, as a project of their own, on free ports."""
+    """The services of compose.yaml, as a separate project, on free ports."""
 
     def __init__(self, folder: Path, **worker: str) -> None:
         self.project = f"mrcelery-test-{os.urandom(4).hex()}"
@@ -113,7 +113,7 @@ class Cluster:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "COMPOSE_"))}
         self._env = {**kept, **base_images(), "MRCELERY_IMAGE": IMAGE}
         self._env |= {f"MRCELERY_{name}_PORT": str(port) for name, port in ports.items()}
-        # What the tests want of the workers beside.
+        # Settings that the tests add to the workers.
         self._more = folder / "more.json"
         self._more.write_text(json.dumps({"services": {"worker": {"environment": worker}}}))
         self.broker = f"redis://127.0.0.1:{ports['REDIS']}/0"
@@ -126,12 +126,12 @@ class Cluster:
         }
 
     def compose(self, *args: str) -> str:
-        """``docker compose ARGS`` for this project."""
+        """Run ``docker compose ARGS`` for this project."""
         files = ["--file", str(COMPOSE), "--file", str(self._more)]
         return docker("compose", "--project-name", self.project, *files, *args, env=self._env)
 
     def workers(self) -> list[str]:
-        """Ids of the workers' containers, running or not."""
+        """Return the ids of the workers' containers, running or not."""
         return self.compose("ps", "--all", "--quiet", "worker").split()
 
     def container(self, service: str) -> str:
@@ -147,7 +147,7 @@ class Cluster:
 
 @contextmanager
 def cluster(folder: Path, **worker: str) -> Iterator[Cluster]:
-    """A cluster that was started; nothing of it is left after the block."""
+    """Start a cluster; nothing of it is left after the block."""
     made = Cluster(folder, **worker)
     try:
         made.compose("up", "--detach", "--no-build", "--pull", "never" if base_images() is STAND_INS else "missing")

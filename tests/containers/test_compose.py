@@ -1,4 +1,4 @@
-"""A whole cluster from compose.yaml: its results, also where containers and networks go in mid-job."""
+"""A whole cluster from compose.yaml gives the right results, even if containers and networks go away mid-job."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ JOB = """
             self.increment_counter("text", "words")
             yield word, sum(counts)
 """
-"""Each file is one map task, whose name is the file's first word; that it has started is an object in S3.
+"""Each file is one map task, named by the file's first word; an object in S3 records that it has started.
 
-The first ``--held`` of them wait for an object that releases them, so that the job cannot end before.
+The first ``--held`` of them wait for an object that releases them, so that the job cannot end earlier.
 """
 
 
 @dataclass
 class Outcome:
-    """What a job leaves: its part files, byte for byte, and the counters of its own."""
+    """What a job leaves: its part files, byte for byte, and its user counters."""
 
     parts: dict[str, bytes]
     counters: dict[str, dict[str, int]]
@@ -120,7 +120,7 @@ class Bench:
 
     @contextmanager
     def job(self, name: str, seconds: float = 0.1, held: int = 0) -> Iterator[JobHandle]:
-        """A job that was submitted and whose maps take ``LINES`` times ``seconds``; ``held`` wait for a release."""
+        """Submit a job whose maps take ``LINES`` times ``seconds``; ``held`` of them wait for a release."""
         with mrcelery.submit(
             str(self._job),
             f"s3://{BUCKET}/in/",
@@ -137,7 +137,7 @@ class Bench:
             yield handle
 
     def release(self, name: str) -> None:
-        """Let the held maps of a job go on."""
+        """Let the held maps of a job continue."""
         self.s3.put_object(Bucket=BUCKET, Key=f"release/{name}")
 
     def keys(self, prefix: str) -> list[str]:
@@ -145,19 +145,19 @@ class Bench:
         return [found["Key"] for page in pages for found in page.get("Contents", [])]
 
     def committed(self, handle: JobHandle) -> set[int]:
-        """Map tasks that have committed."""
+        """Return the map tasks that have committed."""
         found = (re.search(r"/step-0/map-(\d+)/commit\.json$", key) for key in self.keys(f"data/jobs/{handle.id}/"))
         return {int(match[1]) for match in found if match}
 
     def await_committed(self, handle: JobHandle, maps: int) -> set[int]:
-        """Those that have, once there are so many: the job is in the middle of its maps."""
+        """Wait until so many maps have committed, and return them: the job is in the middle of its maps."""
         eventually(lambda: len(self.committed(handle)) >= maps, f"{maps} maps have committed")
         done = self.committed(handle)
         assert len(done) < MAPS, "the job was too quick for this test"
         return done
 
     def starts(self, name: str) -> dict[int, list[float]]:
-        """When attempts of each map task have started, in epoch seconds."""
+        """Return when the attempts of each map task started, in epoch seconds."""
         found: dict[int, list[float]] = {}
         for key in self.keys(f"starts/{name}/"):
             _, _, task, nanoseconds = key.split("/")
@@ -165,7 +165,7 @@ class Bench:
         return found
 
     def outcome(self, handle: JobHandle, name: str) -> Outcome:
-        """Waits for the job's end."""
+        """Wait for the job's end and return what it left."""
         handle.wait(timeout=2 * PATIENCE)
         keys = self.keys(f"out/{name}/")
         read = {key.rpartition("/")[2]: self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
@@ -208,11 +208,11 @@ def test_flower_has_our_pages(bench: Bench, undisturbed: Outcome) -> None:
 
 def test_a_worker_that_is_killed(bench: Bench, undisturbed: Outcome) -> None:
     victim = bench.cluster.workers()[0]
-    # Long enough for the engine, which may be slow, to meet it with tasks in hand.
+    # Long enough for even a slow engine to kill it while it has tasks.
     with bench.job("killed", seconds=0.5) as handle:
         done = bench.await_committed(handle, 2)
         begun = time.time()
-        # Tasks take 4 s, and a client of S3 of their own, with which they tell that they started, some of the first.
+        # Tasks take 4 s. First, which takes a while, they create an S3 client to record that they started.
         eventually(lambda: time.time() > begun + 2, "those that came next have told that they started")
         told = time.time()
         docker("kill", "--signal", "KILL", victim)
@@ -232,7 +232,7 @@ def test_a_worker_whose_network_is_gone_for_a_while(bench: Bench, undisturbed: O
         done = bench.await_committed(handle, 2)
         told = time.time()
         docker("network", "disconnect", network, victim)
-        with somebody_at(network):  # so that it comes back with another address: no old connection goes on
+        with somebody_at(network):  # so that it returns with another address: no old connection survives
             eventually(lambda: time.time() > told + CUT_SECONDS, "the time is over")
             docker("network", "connect", network, victim)
         bench.release("cut")
@@ -245,7 +245,7 @@ def test_a_worker_whose_network_is_gone_for_a_while(bench: Bench, undisturbed: O
 
 @contextmanager
 def somebody_at(network: str) -> Iterator[None]:
-    """A container of no use, which takes the next address of a network."""
+    """Run an idle container, which takes the next address of a network."""
     made = docker("run", "--detach", "--network", network, "--entrypoint", "sleep", IMAGE, "600").strip()
     try:
         yield
@@ -258,7 +258,7 @@ def address(worker: str) -> str:
 
 
 def works_alone(bench: Bench, worker: str, name: str, undisturbed: Outcome) -> None:
-    """A worker takes tasks: it does a whole job while the others stand still."""
+    """Check that a worker takes tasks: it does a whole job while the others are paused."""
     others = [other for other in bench.cluster.workers() if other != worker]
     docker("pause", *others)
     try:
@@ -281,7 +281,7 @@ def test_redis_goes_and_comes_back(stop: list[str], bench: Bench, undisturbed: O
 
 
 def test_an_upgrade_in_mid_job(bench: Bench, undisturbed: Outcome) -> None:
-    """Workers are restarted one after the other, then replaced by new ones, all at once."""
+    """Workers are restarted one by one, then all replaced at once."""
     cluster = bench.cluster
     again = ["up", "--detach", "--no-build", "--force-recreate", "--no-deps", "worker"]
     renewals = [partial(docker, "restart", worker) for worker in cluster.workers()] + [partial(cluster.compose, *again)]

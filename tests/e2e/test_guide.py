@@ -1,4 +1,4 @@
-"""What the pages of the guide show is what happens; their links lead somewhere; they keep their form."""
+"""What the guide's pages show is what happens; their links lead somewhere; they keep their form."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Reader:
         return f"[ ! -f '{self._exports}' ] || . '{self._exports}'\ntrap \"export -p > '{self._exports}'\" EXIT\n{text}"
 
     def _run(self, block: Block, command: list[str], code: int = 0) -> None:
-        """Run a command; files take what it prints, since what it leaves running would keep a pipe open."""
+        """Run a command, with its output in files, since what it leaves running would keep a pipe open."""
         paths = {name: self._log / f"{block.line}-{name}" for name in ("output", "stderr")}
         with paths["output"].open("wb") as output, paths["stderr"].open("wb") as stderr:
             process = guardian.start(

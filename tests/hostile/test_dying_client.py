@@ -121,10 +121,10 @@ class Client:
 
 
 @pytest.fixture(params=["folder", "s3"])
-def client(request: pytest.FixtureRequest, broker: RedisServer, tmp_path: Path) -> Iterator[Client]:
+def client(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> Iterator[Client]:
     root = str(tmp_path) if request.param == "folder" else f"s3://{request.getfixturevalue('bucket')}/{tmp_path.name}"
-    with workers(tmp_path / "workers", broker.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"):
-        made = Client(broker, tmp_path, root)
+    with workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"):
+        made = Client(server, tmp_path, root)
         yield made
         made.store.close()
 

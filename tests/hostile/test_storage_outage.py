@@ -232,5 +232,5 @@ def test_a_folder_that_is_not_mounted_for_a_while(
         told: list[str] = []
         threading.Timer(2 * AWAY, lambda: away.rename(storage)).start()  # fails if that holds anything by then
         handle.wait(120, on_event=lambda event: told.append(str(event)))
-        assert any("is not there (mrcelery.json is gone): mount it again" in line for line in told)
+        assert any("is missing (mrcelery.json is gone): mount it again" in line for line in told)
         assert dict(handle) == {"seen": 3}

@@ -1,4 +1,4 @@
-"""Attempts that take their process with them, on real workers: counted, told with their signal, and survived."""
+"""Attempts whose process dies, on real workers: they count, the signal is reported, and the worker survives."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_poison_task_ends_its_job_with_the_reason(
         assert [one.outcome for one in told] == ["killed"] * 3 + ["failed"]
         assert all(said in one.error for one in told)
         (marks / "die-map").unlink()
-    text.write_text("a\nb\n")  # the worker goes on
+    text.write_text("a\nb\n")  # the worker still serves
     with mrcelery.submit(job_file(DIES), str(text), args=args, **settings) as handle:
         handle.wait(60)
         assert sorted(handle) == [("a", 1), ("b", 1)]
@@ -126,7 +126,7 @@ def test_a_task_that_dies_once_is_tried_again(settings: dict[str, Any], job_file
 def test_records_that_kill_their_process_are_found_and_skipped(
     settings: dict[str, Any], job_file: JobFile, tmp_path: Path, marks: Path
 ) -> None:
-    """Three in one map task and one key of a reduce task: more deaths than attempts are allowed."""
+    """Three records of one map task and one key of a reduce task kill: more deaths than the attempts allowed."""
     lines = [f"line-{number:05d}" for number in range(2000)]
     text = tmp_path / "in.txt"
     poison = {7: "die-map-7", 1000: "die-map-1000", 1999: "die-map-1999", 500: "die-reduce-500"}
@@ -227,7 +227,7 @@ HOARDS = """
 def test_code_that_hoards_memory_is_told_so(
     settings: dict[str, Any], job_file: JobFile, tmp_path: Path, grain: str
 ) -> None:
-    """In large pieces, and in small ones, where nothing is left to say so with."""
+    """Both for large allocations and for small ones, which leave no memory for reporting the error."""
     text = tmp_path / "in.txt"
     text.write_text("a\nhoard\nb\n")
     job = job_file(HOARDS.format("0", grain))

@@ -1,4 +1,4 @@
-"""A broker that refuses, a connection that breaks while a stage is published, and messages that are none."""
+"""A broker that refuses commands, a connection that breaks while a stage is published, and invalid messages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def said(worker: Worker, what: str) -> int:
 def test_workers_outlive_refusals(
     name: str, server: RedisServer, word_count: str, job_file: Callable[..., str], text: Path, tmp_path: Path
 ) -> None:
-    """With tasks that run, and idle: they say once what they wait for, and once that it is over."""
+    """Workers, busy or idle, log once per refusal what they wait for, and once that it is over."""
     refuse, accept, word = REFUSALS[name]
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
     gate = Gate(tmp_path, 1)
@@ -126,9 +126,9 @@ def test_workers_outlive_messages_that_are_none(
 
 @contextmanager
 def cutting(target: int) -> Iterator[tuple[int, list[bytes]]]:
-    """A link to a port that breaks a connection in the middle of what it sends, once for each of the words."""
+    """Relay to a port; for each of the words, break one connection in the middle of what the client sends."""
     words: list[bytes] = []
-    cut = threading.Lock()  # connections of several processes send at the same time
+    cut = threading.Lock()  # several processes send at the same time
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pass_on(source: socket.socket, sink: socket.socket, client: bool) -> None:

@@ -1,4 +1,4 @@
-"""The barrier is a Celery chord: what lies on the queue before a worker looks, and what comes of it."""
+"""The barrier is a Celery chord: which messages are queued before a worker takes them, and what they lead to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNTS = {"a": 3, "rose": 3, "is": 2}
 
 
 def test_what_is_published(quiet: Quiet, word_count: str, tmp_path: Path) -> None:
-    """start -> M map messages that name their chord -> R reduce messages that name theirs."""
+    """``start`` publishes M map messages that name their chord, which then publishes R reduce messages."""
     text = tmp_path / "text.txt"
     text.write_text("a rose is\n" * 5)
     with mrcelery.submit(word_count, str(text), reducers=2, split_size=10, **quiet.settings) as handle:
@@ -67,7 +67,7 @@ def check_header(messages: Any, job: str, kind: str, tasks: int, body_task: str)
 
 
 def test_the_reduce_stage_is_a_chord_too(quiet: Quiet, fleet: Fleet, word_count: str, text: Path) -> None:
-    """The barrier's messages, seen by running the barrier of a finished map stage once more, elsewhere."""
+    """Run the barrier of a finished map stage in this process: the messages that it publishes are a chord."""
     with mrcelery.submit(word_count, str(text), reducers=3, **quiet.settings) as handle:
         quiet.take()
         quiet.run("mrcelery.start", job=handle.id)
@@ -167,7 +167,7 @@ def test_both_workers_run_map_tasks_at_the_same_time(fleet: Fleet, job_file: Job
 
 @pytest.mark.parametrize("reducers", [1, 4])
 def test_no_input_at_all(fleet: Fleet, word_count: str, tmp_path: Path, reducers: int) -> None:
-    """M = 0: the chord of nothing."""
+    """With M = 0 the chord has no header."""
     (tmp_path / "empty.txt").touch()
     output = tmp_path / "out"
     with mrcelery.run(
@@ -209,13 +209,13 @@ MAP_ONLY = """
 
 
 def failed_and_retried(quiet: Quiet, handle: mrcelery.JobHandle) -> None:
-    """Its first run has left messages that nobody took."""
+    """Fail a job and retry it; the messages of its first run are still queued."""
     assert quiet.store.move(handle.id, "failed", {"finished": "1.0"})
     handle.retry()
 
 
 def test_messages_of_an_earlier_run_come_too_late(quiet: Quiet, word_count: str, text: Path) -> None:
-    """All of a run's messages name it, and the coordinator's steps of the one before do nothing to a retried job."""
+    """Each message names its run; coordinator steps of the previous run do not change a retried job."""
     with mrcelery.submit(word_count, str(text), reducers=2, **quiet.settings) as handle:
         job = handle.id
         quiet.run("mrcelery.start", job=job)
@@ -284,7 +284,7 @@ def test_map_only_keeps_the_order_of_the_input(fleet: Fleet, job_file: JobFile, 
 
 @pytest.mark.parametrize("copies", [2, 4])
 def test_every_message_delivered_several_times(quiet: Quiet, word_count: str, tmp_path: Path, copies: int) -> None:
-    """The same messages again, before and beside the first ones: the same result, counted once."""
+    """Duplicate messages, before and among the first ones, do not change the result; each task counts once."""
     text = tmp_path / "text.txt"
     text.write_text("a rose is\n" * 20)
     with mrcelery.submit(word_count, str(text), reducers=3, split_size=20, keep=True, **quiet.settings) as handle:
@@ -301,7 +301,7 @@ def test_every_message_delivered_several_times(quiet: Quiet, word_count: str, tm
             assert results(handle) == {"a": 20, "rose": 20, "is": 20}
             assert handle.counters()["text"] == {"lines": 20, "words": 3}
             assert handle.report().totals.tasks == 13
-            # Late copies, also of the coordinator's tasks, when all is over.
+            # Late copies after the job has ended, including those of the coordinator's tasks.
             report = handle.report()
             for name in ("barrier", "finish"):
                 quiet.app.send_task(f"mrcelery.{name}", kwargs={"job": job, "step": 0}, queue=quiet.name)

@@ -1,4 +1,4 @@
-"""Submit, leave, come back: with the real command, as a user would."""
+"""Submit a job, leave and return later, with the real command, as a user would."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read(fleet: Fleet, *args: str) -> Any:
 
 
 def runs_of(fleet: Fleet, name: str) -> list[str]:
-    """The running jobs of a name: other tests' jobs may run on the fleet too."""
+    """Return the running jobs with this name; other tests' jobs may run on the fleet too."""
     return [one["job"] for one in read(fleet, "list", "--state", "running") if one["name"] == name]
 
 
@@ -111,7 +111,7 @@ def check_counters_and_logs(fleet: Fleet, job: str) -> None:
     assert "map 0" in log.stdout
     none = command("logs", job, "--kind", "reduce", env=fleet.env)
     assert none.stdout == ""
-    assert "no logs" in none.stderr
+    assert "no matching logs" in none.stderr
 
 
 def check_cleaning(fleet: Fleet, job: str) -> None:
@@ -179,7 +179,7 @@ def test_cancel(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: P
     assert command("cat", job, env=fleet.env).returncode == 5
     status = read(fleet, "status", job)["status"]
     assert status["state"] == "cancelled"
-    # The mapper would go on for ever: that the fleet runs the next job shows that it stopped, 4 times.
+    # The mapper would run forever. If the fleet runs the next job, all 4 cancelled ones have stopped.
     for _ in range(4):
         assert read(fleet, "cancel", detach(fleet, gate_job, text, gate)).popitem()[1] == "cancelled"
     gate.touch()
@@ -189,7 +189,7 @@ def test_cancel(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: P
 
 
 def test_a_client_that_is_killed(fleet: Fleet, gate_job: str, text: Path, gate: Path, tmp_path: Path) -> None:
-    """kill -9 of the waiting client: the job goes on, and another client finds it by its token."""
+    """After ``kill -9`` of the waiting client the job keeps running, and another client finds it by its token."""
     token = os.urandom(8).hex()
     args = ["submit", gate_job, str(text), "--name", token, "--client-token", token, "-o", str(tmp_path / "out")]
     own = ["--", "--gate", str(gate)]
@@ -263,7 +263,7 @@ def test_a_job_that_nobody_knows(fleet: Fleet) -> None:
 
 
 def test_results_come_home_from_s3(fleet: Fleet, bucket: str, word_count: str, text: Path, tmp_path: Path) -> None:
-    """Local input goes up, local OUTPUT comes down; a waiting client does both."""
+    """A waiting client uploads local input and downloads the results to a local OUTPUT."""
     env = {**fleet.env, "MRCELERY_STORAGE": f"s3://{bucket}/{os.urandom(4).hex()}"}
     output = tmp_path / "out"
     done = command("submit", word_count, text, "-o", output, "-R", "2", env=env)

@@ -1,4 +1,4 @@
-"""``doctor`` at real servers with the settings that it is to find, and at none."""
+"""``doctor`` against real servers with the settings that it must find, and without a server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ AOF = {"appendonly": "yes"}
 
 
 def found(**settings: Any) -> dict[str, Finding]:
-    """What is not well, by check; each with what to do."""
+    """Return the findings that are not ok, by check; each must name a remedy."""
     bad = {f.check: f for f in Doctor(Config.load(settings, env={})).findings() if f.level != "ok"}
     assert all(f.do and f.saw for f in bad.values()), bad
     return bad
@@ -48,7 +48,7 @@ def levels(**settings: Any) -> dict[str, str]:
 
 
 LONELY = {"workers": "warn", "storage": "warn"}
-"""Of a broker alone."""
+"""Levels of a fleet that is only a broker."""
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,9 @@ def test_storages_that_keep_no_promise(
     bad = found(storage=root)
     multipart = "storage: multipart"
     if failing == ["byte ranges"]:
-        bad.pop(multipart, None)  # it reads its parts back by ranges
+        bad.pop(multipart, None)  # this check reads its parts back by ranges
     if failing == ["multipart"]:
-        failing = [*failing, "claims on OUTPUT"]  # which are uploads in parts
+        failing = [*failing, "claims on OUTPUT"]  # claims are multipart uploads
     expected = {f"storage: {name}": "warn" if name == "claims on OUTPUT" else "fail" for name in failing}
     assert {check: f.level for check, f in bad.items()} == expected
     log.fault = lambda asked: None
@@ -197,7 +197,9 @@ def test_all_is_well(fleet: Fleet) -> None:
     assert (ran.returncode, told["ok"]) == (0, True), ran.stderr
     bad = {f["check"] for f in told["findings"] if f["level"] != "ok"}
     assert bad == {"broker: persistence"}
-    ours = [worker for worker in told["workers"] if worker["queues"] == ["fleet"]]  # other tests have had others
+    ours = [
+        worker for worker in told["workers"] if worker["queues"] == ["fleet"]
+    ]  # other tests may have left workers of other queues
     first = ours[0]
     assert (first["versions"], first["processes"], first["queues"]) == (versions(), 2, ["fleet"])
     assert len(ours) == 2
@@ -287,11 +289,13 @@ def test_over_tls(tmp_path: Path) -> None:
     with tls_redis_server(tmp_path, AOF) as (server, certificate):
         url = f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate}"
         assert levels(broker=url) == LONELY
-        assert levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"  # we sign it ourselves
+        assert (
+            levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"
+        )  # the certificate is self-signed
 
 
 def test_the_user_that_the_chart_makes(server: RedisServer, store: RedisJobStore) -> None:
-    """It may do what jobs need, and that is enough to be looked after: CONFIG is not among it."""
+    """The user's rights are those that jobs need; ``doctor`` can check the broker with them, without CONFIG."""
     rules = (Path(__file__).parents[2] / "helm" / "mrcelery" / "files" / "redis-user.acl").read_text().split()
     store.call(("ACL", "SETUSER", "mrcelery", "on", ">x", *rules))
     assert levels(broker=f"redis://mrcelery:x@127.0.0.1:{server.port}") == LONELY

@@ -1,4 +1,4 @@
-"""The examples against oracles from outside: coreutils, awk, ``collections``, and how the input was made."""
+"""The examples against independent oracles: coreutils, awk, ``collections``, and how the input was made."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reducers(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def run(tmp_path: Path, runner: str) -> Run:
-    """Runs an example over several splits, with its results in ``tmp_path / "out"``; gives the counters."""
+    """Run an example over several splits, with its results in ``tmp_path / "out"``; return its counters."""
 
     def run(example: str, *inputs: Path, splits: int = 3, **options: Any) -> dict[str, dict[str, int]]:
         size = sum(path.stat().st_size for path in inputs)
@@ -66,14 +66,14 @@ def run(tmp_path: Path, runner: str) -> Run:
         ) as handle:
             maps = next(stage for stage in handle.status().stages if stage.kind == "map")
             assert maps.total >= splits
-            # but for those of the partitions' sizes
+            # without the counters of partition sizes
             return {group: names for group, names in handle.counters().items() if group[:8] != "mrcelery"}
 
     return run
 
 
 def part_files(tmp_path: Path, count: int | None = None) -> list[bytes]:
-    """What the part files hold, in order; there must be ``count`` of them, and ``_SUCCESS``."""
+    """Return the contents of the part files, in order; check that there are ``count`` of them, and ``_SUCCESS``."""
     folder = tmp_path / "out"
     names = sorted(path.name for path in folder.iterdir())
     assert names[0] == "_SUCCESS"
@@ -83,13 +83,13 @@ def part_files(tmp_path: Path, count: int | None = None) -> list[bytes]:
 
 
 def pairs(part: bytes) -> list[tuple[Any, Any]]:
-    """Records of a part file in the json format."""
+    """Parse the records of a part file in the json format."""
     lines = [line.split(b"\t") for line in part.split(b"\n")[:-1]]
     return [(json.loads(key), json.loads(value)) for key, value in lines]
 
 
 def result(tmp_path: Path, reducers: int) -> dict[Any, Any]:
-    """All pairs; each part file must be in order of key, each key in one file only."""
+    """Return all pairs; check that each part file is sorted by key, and that each key is in one file only."""
     parts = [pairs(part) for part in part_files(tmp_path, reducers)]
     for part in parts:
         keys = [key for key, _ in part]
@@ -102,7 +102,7 @@ def result(tmp_path: Path, reducers: int) -> dict[Any, Any]:
 
 
 def shell(command: str, data: bytes | None = None, **environment: str) -> bytes:
-    """What a pipeline writes; by bytes, not by the locale."""
+    """Return the output of a shell pipeline, which sorts by bytes, not by the locale."""
     return subprocess.run(
         ["sh", "-c", command],
         input=data,
@@ -113,7 +113,7 @@ def shell(command: str, data: bytes | None = None, **environment: str) -> bytes:
 
 
 def uniq_counts(output: bytes) -> dict[str, int]:
-    """What ``uniq -c`` wrote."""
+    """Parse the output of ``uniq -c``."""
     lines = [line.split(maxsplit=1) for line in output.decode().splitlines()]
     return {text: int(count) for count, text in lines}
 
@@ -269,7 +269,7 @@ def test_sort(tmp_path: Path, run: Run, reducers: int) -> None:
     for part in parts:
         assert part
         assert part == shell(by_key, part)
-    # Equal keys are in the order of the input, and the part files follow each other.
+    # Equal keys keep the order of the input, also across part files.
     assert b"".join(parts) == shell(by_key, data)
 
 

@@ -66,7 +66,7 @@ def dashboard(fleet_processes: Fleet, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def open_flower(fleet_processes: Fleet, tmp_path: Path) -> Iterator[Flower]:
-    """One without a login, below a prefix, and started as plain Flower is."""
+    """Flower without a login, below a URL prefix, started as plain Flower is."""
     with flower(tmp_path, fleet_processes.server.tcp_url, "--url_prefix=tools/fl", login="", app="mrcelery") as started:
         yield started
 
@@ -147,7 +147,7 @@ def test_cancel_and_retry(dashboard: Flower, fleet: Fleet, job_file: JobFile, te
         assert handle.status().state == "cancelled"
         assert dashboard.order(handle.id, "cancel").status == 409
         gate.touch()
-        # Not before what is left of it has gone.
+        # Only once the rest of its data is removed.
         eventually(lambda: dashboard.order(handle.id, "retry").status == 200, "it may be retried")
         handle.wait(60)
         assert handle.status().state == "succeeded"

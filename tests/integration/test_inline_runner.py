@@ -1,4 +1,4 @@
-"""The inline runner: this process, nothing beside it, and nothing left of it."""
+"""The inline runner runs in this process, starts no other, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_nothing_is_left(word_count: str, text: Path, tmp_path: Path) -> None:
 def test_this_process_is_as_before(
     monkeypatch: pytest.MonkeyPatch, job_file: JobFile, text: Path, tmp_path: Path
 ) -> None:
-    """Working directory, modules and the temporary folder, also after a job that failed."""
+    """A job, even one that fails, leaves the working directory and the temporary folder unchanged."""
     place = tmp_path / "tmp"
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))

@@ -1,4 +1,4 @@
-"""mrcelery on a Celery app that somebody has already, and by Celery's own command line."""
+"""mrcelery installed on an existing Celery app, and run by Celery's own command line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def celery_worker(module: str, broker: str, queue: str, folder: Path, **variable
 def test_an_app_of_somebodys_own(
     broker: RedisServer, job_file: JobFile, word_count: str, text: Path, tmp_path: Path
 ) -> None:
-    """Its own tasks and results go on beside jobs; chords are counted in its result backend."""
+    """The app's own tasks and results still work alongside jobs; chords are counted in its result backend."""
     backend = broker.tcp_url.removesuffix("/0") + "/1"
     job_file(SHOP.format(broker=broker.tcp_url, backend=backend), "shop_app.py")
     worker = celery_worker("shop_app", broker.tcp_url, "shop", tmp_path)
@@ -64,7 +64,7 @@ def test_an_app_of_somebodys_own(
 
 
 def test_celerys_own_command(broker: RedisServer, word_count: str, text: Path, tmp_path: Path) -> None:
-    """``celery -A mrcelery worker``."""
+    """``celery -A mrcelery worker`` runs jobs."""
     worker = celery_worker("mrcelery", broker.tcp_url, "plain", tmp_path, MRCELERY_BROKER=broker.tcp_url)
     try:
         settings = {"broker": broker.tcp_url, "queue": "plain", "storage": str(tmp_path / "storage")}

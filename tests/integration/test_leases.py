@@ -1,4 +1,4 @@
-"""Leases: tasks longer than the visibility timeout run once; a vanished worker's run elsewhere soon."""
+"""Leases: tasks longer than the visibility timeout run once; those of a lost worker soon run elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.services import (
 JobFile = Callable[..., str]
 
 SHORT = "2"
-"""Visibility timeout of the tests whose tasks take longer."""
+"""Visibility timeout in seconds of the tests whose tasks take longer than that."""
 
 TIMED = """
     import os, time
@@ -72,7 +72,7 @@ def unacked(server: RedisServer, handle: JobHandle) -> int:
 
 @pytest.mark.parametrize(("pool", "tasks"), [("prefork", 16), ("threads", 8), ("solo", 6)])
 def test_long_tasks_run_once(pool: str, tasks: int, server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
-    """Each takes one and a half times the visibility timeout, and most wait as long before they start."""
+    """Tasks of one and a half times the visibility timeout, most of which wait as long before they start, run once."""
     seen = tmp_path / "seen"
     seen.mkdir()
     text = tmp_path / "text.txt"
@@ -100,7 +100,7 @@ def test_long_tasks_run_once(pool: str, tasks: int, server: RedisServer, job_fil
 def test_a_killed_workers_tasks_run_elsewhere(
     visibility: str, server: RedisServer, job_file: JobFile, tmp_path: Path
 ) -> None:
-    """Within minutes, not Celery's hour; ``tests.benchmarks.leases`` measures how soon."""
+    """They run elsewhere within minutes, not after Celery's hour; ``tests.benchmarks.leases`` measures how soon."""
     gate = Gate(tmp_path, 2)
     quick = {"MRCELERY_VISIBILITY_TIMEOUT": visibility}
     with (
@@ -109,7 +109,9 @@ def test_a_killed_workers_tasks_run_elsewhere(
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
         with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=quick):
-            os.killpg(first.process.pid, signal.SIGKILL)  # the main process with its children, as a machine goes
+            os.killpg(
+                first.process.pid, signal.SIGKILL
+            )  # the main process with its children, as if the machine were lost
             eventually(lambda: gate.starts() == 4, "both run elsewhere")
             gate.open()
             handle.wait(PATIENCE)
@@ -147,7 +149,7 @@ TALKING = """
 def test_a_hung_task_is_killed(
     source: str, timeout: str, attempts: int, server: RedisServer, job_file: JobFile, tmp_path: Path
 ) -> None:
-    """A second attempt does the work; code that says it is alive is left alone."""
+    """A second attempt does the work of a hung one; code that reports a status is not killed."""
     gate = Gate(tmp_path, 1)
     limits = {"MRCELERY_VISIBILITY_TIMEOUT": SHORT, "MRCELERY_TASK_TIMEOUT": timeout}
     with (
@@ -157,7 +159,7 @@ def test_a_hung_task_is_killed(
         handle.wait(PATIENCE)
         assert list(handle) == [("attempts", attempts)]
         assert gate.starts() == attempts
-        # Nothing is asked of the other: on a machine that stalls, an attempt may be killed before its mapper begins.
+        # TALKING's log is not checked: on a machine that stalls, an attempt may be killed before its mapper begins.
         assert attempts == 1 or "made no progress" in worker.log.read_text()
         assert worker.process.poll() is None
 
@@ -186,7 +188,7 @@ def test_a_task_that_hangs_each_time_ends_its_job_with_the_reason(
 
 
 def test_an_attempt_that_still_runs_has_not_failed(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
-    """A worker's main process stands still, and so do its leases, while its child goes on."""
+    """If a worker's main process is stopped, its leases lapse, but the attempt in its child has not failed."""
     gate = Gate(tmp_path, 1)
     quick = {"MRCELERY_VISIBILITY_TIMEOUT": SHORT}
     with (
@@ -220,7 +222,7 @@ def set_clock(ahead: float, folder: Path) -> None:
 
 
 def worker_with_clock(ahead: float, server: RedisServer, folder: Path, *options: str, **variables: str) -> Worker:
-    """A worker that is so many seconds ahead of everybody else."""
+    """Start a worker whose clock is this many seconds ahead of everybody else's."""
     set_clock(ahead, folder)
     command = [sys.executable, "-c", FAST_CLOCK, str(folder / "ahead"), "worker", "--broker", server.tcp_url, "-c", "1"]
     env = environment(TMPDIR=str(folder), **variables)
@@ -251,7 +253,7 @@ def test_a_clock_that_is_a_little_off_is_told(server: RedisServer, tmp_path: Pat
 def test_a_clock_that_is_set_while_a_worker_runs(
     ahead: float, server: RedisServer, job_file: JobFile, tmp_path: Path
 ) -> None:
-    """The worker takes nothing from others and keeps what it has; it takes no tasks until its clock is right."""
+    """A worker whose clock jumps takes over no leases, keeps its own, and takes no tasks until its clock is right."""
     gate = Gate(tmp_path, 2)
     quick = {"MRCELERY_VISIBILITY_TIMEOUT": "4"}
     odd = worker_with_clock(0.0, server, tmp_path, "-Q", "q", "-n", "odd@here", **quick)

@@ -1,4 +1,4 @@
-"""A worker's sign of life: there while it is well or waits for its broker, and not where it hangs."""
+"""A worker's liveness file is touched while the worker is well or waits for its broker, but not if it hangs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def hang():
 def begin(**_):
     get_event_loop().call_repeatedly(0.1, hang)
 """
-"""A module that keeps a worker's event loop busy for as long as there is a file of this name."""
+"""A module that blocks a worker's event loop as long as a file named ``hang`` exists."""
 
 
 def said(file: Path, max_age: float) -> str:
-    """What the probe says: nothing where all is well."""
+    """Return the output of the probe, which is empty if all is well."""
     probe = [sys.executable, "-m", "mrcelery.worker.alive", str(file), "--max-age", str(max_age)]
     run = subprocess.run(probe, capture_output=True, text=True, check=False)
     assert (run.returncode == 0) == (run.stdout == ""), run
@@ -41,7 +41,7 @@ def touched_after(file: Path, moment: float) -> bool:
 def test_a_worker_whose_broker_is_gone_is_alive(tmp_path: Path) -> None:
     file = tmp_path / "liveness"
     file.touch()
-    os.utime(file, (0, 0))  # an earlier worker's
+    os.utime(file, (0, 0))  # as left by an earlier worker
     with (
         redis_server() as server,
         workers(tmp_path / "w", server.tcp_url, MRCELERY_LIVENESS_FILE=str(file)) as (worker,),

@@ -1,4 +1,4 @@
-"""The local runner leaves nothing behind, however it ends, and says so where its cluster dies."""
+"""The local runner leaves nothing behind, however it ends, and reports it if its cluster dies."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ SLOW = """
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """The folder for temporary files; a cluster started below is found, and ended, by its path."""
+    """A folder for temporary files; processes of a cluster started in it are found, and killed, by its path."""
     if not Path("/proc/self/cmdline").exists():
         pytest.skip("processes are found in /proc")
     with redis_server():
-        pass  # a server must be there, else this skips
+        pass  # skips if no Redis server is installed
     place = Path(tempfile.mkdtemp(prefix="mrl-"))
     (place / "tmp").mkdir()
     yield place / "tmp"
@@ -62,12 +62,12 @@ FAILING = "from mrcelery import MRJob\nclass F(MRJob):\n    def mapper(self, _, 
 
 
 def check_processes_end(place: Path) -> None:
-    """Check that no process stays; what was killed takes a moment to go, on a busy machine."""
+    """Check that no process is left; on a busy machine, a killed one takes a moment to end."""
     eventually(lambda: not processes_at(place), "all processes are gone")
 
 
 class Client:
-    """A waiting ``mrcelery submit`` on the local runner whose mappers wait for a file ``open``."""
+    """A waiting ``mrcelery submit`` on the local runner, whose mappers wait for a file named ``open``."""
 
     def __init__(self, place: Path, job: str, marks: Path, *options: str) -> None:
         self.marks = marks
@@ -85,7 +85,7 @@ class Client:
         )
 
     def running(self) -> list[int]:
-        """The process ids of both tasks, once they run."""
+        """Return the process ids of both tasks, once they run."""
 
         def pids() -> list[int]:
             assert self.process.poll() is None, self.process.communicate()
@@ -95,7 +95,7 @@ class Client:
         return eventually(pids, "both tasks run")
 
     def worker(self) -> int:
-        """The worker's main process, which is its group's leader."""
+        """Return the pid of the worker's main process, which leads its process group."""
         (pid,) = {os.getpgid(pid) for pid in self.running()}
         return pid
 
@@ -139,7 +139,7 @@ def test_a_job_that_fails_leaves_nothing(place: Path, job_file: JobFile, text: P
 
 
 def test_a_job_that_fails_has_its_report_whoever_writes_it(job_file: JobFile, text: Path, tmp_path: Path) -> None:
-    """The worker writes it when the client has seen the failure, and ends with the client."""
+    """The worker writes the report once the client has seen the failure, before it ends with the client."""
     job = job_file(FAILING)
     storage = tmp_path / "storage"
     with mrcelery.submit(job, str(text), runner="local", workers=1, storage=str(storage), max_attempts=1) as handle:
@@ -164,7 +164,7 @@ def test_from_a_script(place: Path, monkeypatch: pytest.MonkeyPatch, word_count:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_a_client_that_is_asked_to_end(client: Client, number: signal.Signals, code: int) -> None:
-    """Ctrl-C cancels; kill ends it as well. Both clean up before the client is gone."""
+    """Both SIGINT, which cancels the job, and SIGTERM end the client, which cleans up before it exits."""
     client.running()
     os.kill(client.process.pid, number)
     returned, said = client.end()
@@ -178,7 +178,7 @@ def test_a_client_that_is_asked_to_end(client: Client, number: signal.Signals, c
 
 
 def test_ctrl_c_of_a_terminal_reaches_all(client: Client) -> None:
-    """The whole foreground group gets it, as from a keyboard."""
+    """The whole foreground process group gets SIGINT, as from a keyboard; the client still cleans up."""
     client.running()
     os.killpg(client.process.pid, signal.SIGINT)
     returned, said = client.end()
@@ -191,7 +191,7 @@ def test_ctrl_c_of_a_terminal_reaches_all(client: Client) -> None:
 def test_nothing_of_a_job_that_is_ended_stays_in_its_storage(
     number: signal.Signals, place: Path, job_file: JobFile, tmp_path: Path
 ) -> None:
-    """Nobody could go on with it."""
+    """Nobody could resume the job."""
     storage = tmp_path / "storage"
     client = Client(place, job_file(SLOW, "slow.py"), tmp_path / "marks", "--storage", str(storage))
     client.running()
@@ -238,7 +238,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_client_that_is_killed_as_it_has_started_a_process(place: Path, processes: int) -> None:
-    """Right after its first one, or, where it starts no second one, when the server answers."""
+    """Kill the client right after its first process or, if it starts no second one, once the server answers."""
     client = subprocess.run([sys.executable, "-c", KILLED, str(processes)], env=env(place), timeout=60)
     assert client.returncode == -signal.SIGKILL
     eventually(lambda: not processes_at(place), "all processes are gone")
@@ -274,12 +274,12 @@ def test_a_task_process_that_dies_is_run_again(client: Client) -> None:
 
 
 def test_folders_of_clusters_that_died_are_swept(place: Path, word_count: str, text: Path) -> None:
-    """Both client and worker killed at once: nobody cleans up, but the next local runner."""
+    """If client and worker are killed at once, the next local runner cleans up."""
     old = place / "mrcelery-local-old"
     old.mkdir()
     (old / "lock").touch()
     (old / "data").write_text("x")
-    (place / "mrcelery-local-other").mkdir()  # not ours to judge: no lock
+    (place / "mrcelery-local-other").mkdir()  # has no lock, so it must stay
     done = command("submit", word_count, text, "--workers", "1", env=env(place))
     assert done.returncode == 0, done.stderr
     assert [path.name for path in place.iterdir()] == ["mrcelery-local-other"]

@@ -1,4 +1,4 @@
-"""Metrics of a real fleet, scraped over HTTP as Prometheus does, and the dashboard that is drawn of them."""
+"""Metrics of a real fleet, scraped over HTTP as Prometheus does, and the dashboard that shows them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FAILING = """
 
 
 class Scrape:
-    """Samples by name and labels, as one scrape gave them."""
+    """The samples of one scrape, by name and labels."""
 
     def __init__(self, text: str) -> None:
         self.families: dict[str, Metric] = {f.name: f for f in text_string_to_metric_families(text)}
@@ -69,7 +69,7 @@ class Scrape:
 
 @contextmanager
 def exporter(broker: str, *args: str) -> Iterator[str]:
-    """The address of ``mrcelery metrics``, which listens."""
+    """Run ``mrcelery metrics``, and yield its URL once it listens."""
     process = guardian.start(
         [sys.executable, "-m", "mrcelery", "metrics", "--port", "0", "--address", "127.0.0.1", *args],
         env=environment(MRCELERY_BROKER=broker),
@@ -122,7 +122,7 @@ def test_a_fleet_at_work(
             with workers(tmp_path / "w", server.tcp_url):
                 eventually(lambda: gate.starts() >= 2, "two tasks run")
                 eventually(lambda: scrape(url).samples.get(("mrcelery_workers", (("queue", "celery"),))), "it tells")
-                # Leased, at most: two that run, and those that were taken ahead for their processes.
+                # More than the two that run may be leased: a worker also prefetches for its processes.
                 running = scrape(url)
                 assert running("jobs", state="running") == 1
                 assert [running("tasks", stage="map", state=s) for s in ("queued", "running", "succeeded")] == [3, 2, 0]
@@ -216,7 +216,7 @@ def test_what_it_cannot_do(server: RedisServer) -> None:
 
 @pytest.fixture
 def lonely(server: RedisServer, tmp_path: Path) -> Iterator[Quiet]:
-    """A queue in a server that only the test asks anything."""
+    """A queue on a server to which only the test sends commands."""
     quiet = Quiet(server, tmp_path)
     yield quiet
     quiet.close()
@@ -225,7 +225,7 @@ def lonely(server: RedisServer, tmp_path: Path) -> Iterator[Quiet]:
 def test_a_scrape_costs_the_same_however_many_tasks(
     lonely: Quiet, job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is asked of Redis, counted by Redis: the queue is not gone through."""
+    """By Redis's own count, a scrape sends the same commands for any number of tasks: it does not scan the queue."""
     monkeypatch.setenv("MRCELERY_SCRATCH", str(tmp_path / "scratch"))
 
     def commands(tasks: int) -> int:
@@ -289,7 +289,7 @@ def test_flower_serves_the_same(server: RedisServer, tmp_path: Path) -> None:
 
 
 def test_the_dashboard_draws_what_there_is(server: RedisServer, tmp_path: Path) -> None:
-    """Each metric and each label that an expression names, the exporter gives."""
+    """The exporter provides each metric and each label that an expression of the dashboard names."""
     board = json.loads(DASHBOARD.read_text())
     with workers(tmp_path, server.tcp_url), exporter(server.tcp_url) as url:
         eventually(lambda: scrape(url)("workers", queue="celery"), "the worker tells of itself")

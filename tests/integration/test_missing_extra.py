@@ -1,4 +1,4 @@
-"""Workers without the extra ``arrow``, beside others or alone: their tasks are left to those that have it."""
+"""Workers without the extra ``arrow``, alone or next to others, leave tasks that need it to workers that have it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.services import Quiet, results, workers
 
 pytest.importorskip("pyarrow")
 
-# Python runs it at its start; find_spec and imports find no pyarrow then, as where it is not installed.
+# Python runs this when it starts; after that find_spec and imports find no pyarrow, as if it were not installed.
 BARE = """
 from importlib.machinery import PathFinder
 found = PathFinder.find_spec
@@ -49,7 +49,7 @@ class Lines(MRJob):
 
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
-    """The environment of a worker that finds no pyarrow."""
+    """Environment of a worker that cannot import pyarrow."""
     folder = tmp_path / "bare"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(BARE)
@@ -88,7 +88,7 @@ def test_without_another_the_job_waits_and_says_what_is_missing_where(
             (said,) = {event.message for event in seen if isinstance(event, events.TaskRetried)}
             assert "imports pyarrow, which is not installed here: pip install 'mrcelery[arrow]'" in said
             assert f"missing on {quiet.name}-0@here; no worker on queue {quiet.name} has them" in said
-            with mrcelery.submit(word_count, str(text), **quiet.settings) as other:  # runs meanwhile
+            with mrcelery.submit(word_count, str(text), **quiet.settings) as other:  # this job runs meanwhile
                 other.wait(30)
         with workers(quiet.folder / "second", quiet.server.tcp_url, range(1, 2), queue=quiet.name, concurrency=1):
             job.wait(60)

@@ -1,4 +1,4 @@
-"""OUTPUT belongs to whoever owns it now: a process that is stopped anywhere in the last step harms nobody later."""
+"""OUTPUT belongs to its current owner: a process stopped anywhere in the last step harms no later owner."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from mrcelery.storage.base import Storage
 from tests.support.services import RedisServer
 
 CHANGES = ("open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir")
-"""What a process says to its audit hooks right before it looks at the file system, or changes it."""
+"""Audit events that a process raises right before it reads or changes the file system."""
 
 
 def stop_at(storage: Storage, number: int) -> None:
-    """Stop this process right before its call of this number, from 0, to the storage."""
+    """Stop this process right before its call ``number`` (from 0) to the storage."""
     count, lock = [0], threading.Lock()
 
     def called() -> None:
@@ -58,7 +58,7 @@ def stop_at(storage: Storage, number: int) -> None:
     call = S3Storage._call
 
     def watched(self: S3Storage, *args: Any, **params: Any) -> Any:
-        if self.uri == storage.uri:  # another object in each process
+        if self.uri == storage.uri:  # each process has an object of its own
             called()
         return call(self, *args, **params)
 
@@ -66,7 +66,7 @@ def stop_at(storage: Storage, number: int) -> None:
 
 
 class Place:
-    """A storage and an OUTPUT, with what an old job has published there, for jobs known to a real job store."""
+    """A storage and an OUTPUT, for jobs that are recorded in a real job store."""
 
     def __init__(self, root: str, url: str) -> None:
         self.url = url
@@ -78,7 +78,7 @@ class Place:
         self.parts: dict[str, list[bytes]] = {}
         self.store = RedisJobStore(url)
         self.children: set[int] = set()
-        self.step = 5 if self.on_s3 else 1  # each call to S3 takes long: some of them are passed over
+        self.step = 5 if self.on_s3 else 1  # calls to S3 are slow, so only some are tested
         self.first = random.randrange(self.step)
 
     def job(self, name: str, parts: list[bytes]) -> str:
@@ -106,15 +106,17 @@ class Place:
         self.output.delete([info.key for info in self.output.list()])
 
     def check(self, job: str) -> None:
-        """OUTPUT holds what this job has published, and nothing else."""
+        """Check that OUTPUT holds what this job has published, and nothing else."""
         found = {info.key: self.output.read(info.key) for info in self.output.list()}
         assert decode(found.pop("_SUCCESS"), Report).job == job
         assert found == {f"part-{number:05d}": data for number, data in enumerate(self.parts[job])}
 
     def stopped(self, number: int, action: Callable[[RedisJobStore], object]) -> int:
-        """Run in a process of its own until it stops before its call of this number; 0 if it came to its end."""
+        """Run in a child process until it stops before call ``number``; return its pid, or 0 if it ran to its end."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # idle threads of ours, from Python 3.12 on
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # Python 3.12 and later warn because of our idle threads
             child = os.fork()
         if not child:
             try:
@@ -131,7 +133,7 @@ class Place:
         return child
 
     def end(self, child: int, how: signal.Signals = signal.SIGCONT) -> None:
-        """Let a stopped process go on to its end, or kill it."""
+        """Let a stopped process run to its end, or kill it."""
         assert child
         self.children.remove(child)
         os.kill(child, how)
@@ -152,7 +154,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, broker: RedisServer) -
 
 
 def old(place: Place) -> list[bytes]:
-    """What an older job has published: three parts."""
+    """Replace OUTPUT with three parts of an older job; return them."""
     place.clear()
     place.token = os.urandom(4).hex()
     parts = [b"old %d" % number for number in range(3)]
@@ -169,7 +171,7 @@ def test_a_job_is_cancelled_while_it_publishes_and_another_one_publishes(place: 
     number = place.first
     while True:
         left = old(place)
-        # One part is to the letter what lay there before: no checksum tells the two apart.
+        # Some parts equal those that were there before, byte for byte, so no checksum distinguishes them.
         others = [b"B 0"] if mine == "more parts" else [b"B 0", *left[1:]]
         a, b = place.job("a", [b"A 0", b"A 1"]), place.job("b", others)
         child = place.stopped(number, partial(place.publish, a, True))

@@ -193,7 +193,7 @@ LOADING = {
     "none.py": ("import mrcelery\n", "has no job class: define one that extends mrcelery.MRJob"),
     "two.py": (
         "from mrcelery import MRJob\nclass A(MRJob): pass\nclass B(MRJob): pass\n",
-        "has several job classes, A, B: say which",
+        "has several job classes, A, B: name one, such as ",
     ),
 }
 

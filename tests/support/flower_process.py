@@ -1,4 +1,4 @@
-"""A real Flower for tests, with the pages of mrcelery in it."""
+"""A real Flower for tests, with mrcelery's pages in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOGIN = "me:secret"
 
 
 class Flower:
-    """Where it answers; requests are made with its login unless told otherwise."""
+    """A running Flower; requests use its login unless given another one."""
 
     def __init__(self, base: str, login: str) -> None:
         self.base = base

@@ -129,7 +129,7 @@ def json_lines(values: Iterable[object]) -> str:
 def sort_records(count: int, seed: int = 0, duplicates: float = 0.1) -> bytes:
     """Records of 100 bytes: a key of 10 printable characters, a blank, its number, filling, a newline.
 
-    ``duplicates`` is the share of records whose key another record has, or has but for its last byte.
+    ``duplicates`` is the share of records whose key equals the key of another record, at least up to its last byte.
     """
     rng = random.Random(f"sort {seed}")
     alphabet = bytes(range(33, 127))

@@ -1,13 +1,13 @@
-"""Pages of prose, parsed: their blocks of code, their links, and what is wrong with their form.
+"""Pages of prose, parsed: their blocks of code, their links, and faults in their form.
 
-Directly above each fenced block of a page of the guide stands a comment that says how it is tested::
+A comment directly above each fenced block of a guide page says how the block is tested::
 
     <!-- file: NAME -->        the block is written to that file
     <!-- run -->               bash runs it, and it succeeds; <!-- run: exit 1 --> expects that exit code
     <!-- python -->            Python runs it
     <!-- pytest -->            pytest runs it
     <!-- output -->            what the last block printed on stdout; `...` is any text, or any lines
-    <!-- stderr -->            the same of stderr
+    <!-- stderr -->            the same for stderr
     <!-- not run: REASON -->   nothing is tested
 
 A page that needs more has ``<!-- needs: fleet -->`` or ``<!-- needs: arrow -->`` below its summary. The comment
@@ -28,16 +28,16 @@ ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "mrcelery" / "guide"
 
 MOST_CHARACTERS = 120
-"""Of a line."""
+"""Per line."""
 MOST_WORDS = 35
-"""Of a sentence."""
+"""Per sentence."""
 MOST_LINES = 6
-"""Of a paragraph or list item."""
+"""Per paragraph or list item."""
 MOST_SUMMARY = 90
 """Characters of the sentence under the title, which ``mrcelery help`` lists."""
 
 WORDS = "words to avoid"
-"""The comment above a table of such words."""
+"""The comment above a table that may list banned words."""
 
 NEEDS = ("fleet", "arrow")
 

@@ -1,4 +1,4 @@
-"""The pictures of README: a terminal and a job's page, of a real job on workers.
+"""The pictures in the README: a terminal and a job's page, from a real job on workers.
 
 ``python -m tests.support.pictures`` runs the job, and Chromium for the page; writes to ``mrcelery/guide/pictures``.
 """
@@ -48,7 +48,7 @@ class Visits(MRJob):
 
 
 def terminal(command: list[str], folder: Path) -> str:
-    """Run a command on a terminal of its own and return what it prints, with its colours."""
+    """Run a command on a terminal of its own and return what it prints, with its colors."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     env = environment(TERM="xterm-256color")
@@ -95,7 +95,7 @@ def main() -> None:
         console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
         console.print(Text.from_ansi(f"$ mrcelery status {job.id}\n{shown}"))
         plain = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="mrcelery"), flags=re.DOTALL)
-        (FOLDER / "terminal.svg").write_text(plain)  # fonts of the web left out
+        (FOLDER / "terminal.svg").write_text(plain)  # web fonts left out
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         flags += [f"--window-size={PAGE[0]},{PAGE[1]}", f"--screenshot={FOLDER / 'job-page.png'}"]
         subprocess.run(

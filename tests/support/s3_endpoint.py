@@ -15,7 +15,7 @@ from tests.support.services import free_port
 
 VARIABLE = "AWS_ENDPOINT_URL_S3"
 
-# What boto3 wants to be told; a developer's own credentials must not reach a test's server.
+# The settings that boto3 needs; a developer's own credentials must not reach a test's server.
 _FOR_MOTO = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",

@@ -20,8 +20,8 @@ PATIENCE = 60.0
 
 
 class Asked(NamedTuple):
-    """A request: its method, its path without the bucket, its query, its byte range, "" for none, and how many
-    others were under way when it came."""
+    """A request: its method, its path without the bucket, its query, its byte range ("" for none), and how many
+    others were under way when it arrived."""
 
     method: str
     key: str
@@ -63,10 +63,10 @@ class Fault:
 
 
 class Log:
-    """What was asked so far, of how many at once.
+    """The requests so far, and how many were under way at once.
 
-    No request is answered until ``together`` were under way at the same time; after a minute they are, so
-    that a test fails and does not hang. ``fault`` is asked for each request what to do to it.
+    No request is answered until ``together`` have been under way at the same time, or a minute has passed, so that
+    a test fails and does not hang. ``fault`` decides what to do with each request.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Log:
         return dict(Counter(asked.billed for asked in self.requests))
 
     def gets(self, key: str = "") -> list[Asked]:
-        """The reads of objects whose key ends in ``key``, HEAD left out."""
+        """Return the reads of objects whose key ends in ``key``, without HEAD requests."""
         return [a for a in self.requests if (a.method, a.billed) == ("GET", "GET") and a.key.endswith(key)]
 
 
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.onward.close()
 
     def handle(self) -> None:
-        with suppress(ConnectionResetError):  # a client may leave before its answer has come
+        with suppress(ConnectionResetError):  # a client may leave before its answer arrives
             super().handle()
 
     def handle_request(self) -> None:
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._pass_back(answer, data, fault)
 
     def _ask(self, body: bytes, headers: Mapping[str, str]) -> tuple[http.client.HTTPResponse, bytes]:
-        """Pass a request on; anew where the endpoint has closed a connection that was idle."""
+        """Pass a request on, a second time if the endpoint has closed an idle connection."""
         for again in (True, False):
             try:
                 self.onward.request(self.command, self.path, body, headers)

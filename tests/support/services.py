@@ -33,7 +33,7 @@ from tests.support import guardian
 T = TypeVar("T")
 
 PATIENCE = 180.0
-"""Seconds after which a condition that did not come true fails its test: many, for machines that are slow or busy."""
+"""Seconds after which a condition that did not come true fails its test; many, since machines may be slow or busy."""
 
 
 QUEUE = "fleet"
@@ -88,7 +88,7 @@ YIELDING_GATED = """
 
 
 class Gate:
-    """Tasks of :data:`GATED` wait in one call of their mapper until it opens, and tell that they started."""
+    """Tasks of :data:`GATED` record that they started, then wait in one call of their mapper until the gate opens."""
 
     def __init__(self, folder: Path, tasks: int) -> None:
         self._seen = folder / "seen"
@@ -99,11 +99,11 @@ class Gate:
         self.split_size = len(line)
 
     def starts(self) -> int:
-        """How many map tasks have started so far."""
+        """Return how many map tasks have started so far."""
         return sum(path.name != "go" for path in self._seen.iterdir())
 
     def pids(self) -> set[int]:
-        """The processes they started in."""
+        """Return the ids of the processes that they started in."""
         return {int(path.name.partition("-")[0]) for path in self._seen.iterdir() if path.name != "go"}
 
     def open(self) -> None:
@@ -111,7 +111,7 @@ class Gate:
 
 
 def eventually(condition: Callable[[], T | Literal[False] | None], what: str, seconds: float = PATIENCE) -> T:
-    """The first true value of ``condition``; fails the test where there is none in time."""
+    """Return the first true value of ``condition``; fail the test if none comes in time."""
     deadline = time.monotonic() + seconds
     while True:
         if value := condition():
@@ -122,7 +122,7 @@ def eventually(condition: Callable[[], T | Literal[False] | None], what: str, se
 
 
 def missing(what: str) -> NoReturn:
-    """Skip, or fail where the tests run in CI: there, every service must be present."""
+    """Skip the test, or fail it in CI, which must have every service."""
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing")
     pytest.skip(f"{what} is missing")
@@ -195,7 +195,7 @@ def redis_server(
     settings: Mapping[str, str] = MappingProxyType({}),
     **more: str,
 ) -> Iterator[RedisServer]:
-    """A running server; ``settings`` and ``more`` as in its configuration file, with ``_`` for ``-``."""
+    """Run a server; ``settings`` and ``more`` are as in its configuration file, with ``_`` for ``-``."""
     try:
         find_server()
     except ConfigError as e:
@@ -213,12 +213,12 @@ def redis_server(
 
 
 def files_under(folder: Path) -> list[Path]:
-    """All files under a folder from which others may be removing some; a :meth:`Path.rglob` raises then."""
+    """List all files under a folder while others may remove some, at which :meth:`Path.rglob` raises."""
     return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def processes_at(folder: Path) -> dict[int, str]:
-    """Processes that work in a folder, by their command line or ``TMPDIR``, with their command lines."""
+    """Find processes that work in a folder, by their command line or ``TMPDIR``; return their command lines by id."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -231,8 +231,8 @@ def processes_at(folder: Path) -> dict[int, str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without anything that would configure mrcelery or Celery, and ``more``."""
-    # COLUMNS: pytest-xdist sets it in its processes; a terminal of a test has a width of its own.
+    """Return this process's environment, without what would configure mrcelery or Celery, plus ``more``."""
+    # COLUMNS: pytest-xdist sets it in its processes; a test's terminal has its own width.
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MRCELERY_", "CELERY_")) and k != "COLUMNS"}
     return {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **more}
 
@@ -263,8 +263,8 @@ def workers(
 ) -> Iterator[list[Worker]]:
     """Start ``mrcelery worker`` processes and wait until they answer; kill them after the block.
 
-    ``numbers`` is how many, or which numbers they bear in their names: those of one queue differ. ``extra`` are
-    arguments for Celery, ``env`` and ``variables`` go into the environment.
+    ``numbers`` is how many, or the numbers in their names, which must differ within a queue. ``extra`` are arguments
+    for Celery, ``env`` and ``variables`` go into the environment.
     """
     folder.mkdir(parents=True, exist_ok=True)
     started = []
@@ -287,7 +287,7 @@ def workers(
 
 
 def await_workers(broker: str, started: Sequence[Worker], names: Sequence[str]) -> None:
-    """Wait until workers answer to their names."""
+    """Wait until the workers with these names answer."""
     from mrcelery.worker.app import make_app
 
     app = make_app(broker)
@@ -324,12 +324,12 @@ class Fleet:
 
     @property
     def env(self) -> dict[str, str]:
-        """The same as variables, for the command line."""
+        """The same as environment variables, for the command line."""
         return environment(**{f"MRCELERY_{name.upper()}": value for name, value in self.settings.items()})
 
 
 class Quiet:
-    """A queue of its own on which nobody listens yet."""
+    """A separate queue that no worker serves yet."""
 
     def __init__(self, server: RedisServer, folder: Path) -> None:
         self.server = server
@@ -346,13 +346,13 @@ class Quiet:
         return {"runner": "celery", "broker": self.server.tcp_url, "storage": storage, "queue": self.name}
 
     def raw(self) -> list[bytes]:
-        """The messages as they lie there, the next one first."""
+        """Return the raw messages on the queue, the next one first."""
         (found,) = self.store.call(("LRANGE", self.name, 0, -1))
         assert isinstance(found, list)
         return found[::-1]
 
     def messages(self) -> list[tuple[dict[str, Any], list[Any]]]:
-        """Headers and decoded body of each message."""
+        """Return the headers and decoded body of each message."""
         read = [json.loads(data) for data in self.raw()]
         for message in read:
             assert message["content-type"] == "application/json"
@@ -372,13 +372,13 @@ class Quiet:
     def workers(
         self, concurrency: int = 2, *, env: Mapping[str, str] = MappingProxyType({}), **variables: str
     ) -> AbstractContextManager[list[Worker]]:
-        """A worker for the queue."""
+        """Start a worker for the queue."""
         folder = self.folder / "workers"
         env = {**env, **variables}
         return workers(folder, self.server.tcp_url, queue=self.name, concurrency=concurrency, env=env)
 
     def held(self) -> int:
-        """Messages that workers of this queue hold."""
+        """Count the messages that workers of this queue hold."""
         (held,) = self.store.call(("HVALS", "unacked"))
         assert isinstance(held, list)
         return sum(self.name.encode() in message for message in held)
@@ -399,7 +399,7 @@ class Quiet:
 def command(
     *args: str | Path, env: Mapping[str, str] | None = None, stdin: str | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would; its exit code, stdout and stderr."""
+    """Run the command as a user would; return its exit code, stdout and stderr."""
     return subprocess.run(
         [sys.executable, "-m", "mrcelery", *map(str, args)],
         env=dict(env or environment()),
@@ -412,7 +412,7 @@ def command(
 
 
 def results(handle: JobHandle) -> dict[Any, Any]:
-    """A job's results; no key twice."""
+    """Return a job's results; no key may come twice."""
     pairs = list(handle)
     found = dict(pairs)
     assert len(found) == len(pairs)
@@ -423,7 +423,7 @@ def results(handle: JobHandle) -> dict[Any, Any]:
 def tls_redis_server(
     folder: Path, settings: Mapping[str, str] = MappingProxyType({}), **more: str
 ) -> Iterator[tuple[RedisServer, Path]]:
-    """A server that speaks TLS on its port, and its certificate, which we sign ourselves."""
+    """Run a server that speaks TLS on its port; yield it and its self-signed certificate."""
     program = next((path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))), None)
     if program is None or shutil.which("openssl") is None:
         missing("a redis-server with TLS, or openssl")

@@ -66,12 +66,12 @@ class Job:
         self.ran: list[tuple[int, str, int]] = []
 
     def forget(self) -> None:
-        """A job store that has lost everything, in which somebody has entered the job again."""
+        """Replace the job store by one that has lost everything, in which the job has been registered again."""
         self.runtime = OpenJobs(MemoryJobStore(), scratch=self.scratch, signing_key=self.signing_key)
         self.runtime.store.create(self.id, job_fields(self.request), self.envelope)
 
     def steps(self, stage: StageTasks | None = None) -> Iterator[StageTasks]:
-        """All that is left to do, one task or step of the coordinator at a time."""
+        """Do all that is left to do, one task or coordinator step at a time."""
         stage = stage or start(self.runtime, self.id)
         while stage is not None:
             yield stage

@@ -14,7 +14,7 @@ from mrcelery.errors import WaitTimeoutError
 
 QUICK = {"MRCELERY_VISIBILITY_TIMEOUT": "4"}
 
-# Each mapper and reducer leaves a file with a name of its own where it ran, and waits for its gate.
+# Each mapper and reducer leaves a file with a unique name for each run, and waits while its gate exists.
 TRACED = """
     import os, time, uuid
     from mrcelery import MRJob
@@ -61,7 +61,7 @@ class Traced:
         return mrcelery.submit(self.file, str(self.text), args=args, split_size=3, reducers=2, **settings)
 
     def runs(self) -> dict[str, int]:
-        """How often each has run."""
+        """Return how often each task has run."""
         found: dict[str, int] = {}
         for name in os.listdir(self.folder):
             if re.fullmatch(r".*\.[0-9a-f]{32}", name):
@@ -75,6 +75,6 @@ class Traced:
 
 
 def look_once(handle: mrcelery.JobHandle) -> None:
-    """What a wait does before it finds the job lost."""
+    """Look at the job once, as a wait does before it finds the job lost."""
     with pytest.raises(WaitTimeoutError):
         handle.wait(0)

@@ -1,4 +1,4 @@
-"""A web server of one file that misbehaves as told."""
+"""A web server that serves one file and misbehaves as a test wants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the house: sizes, parameters, packages and their sentences."""
+"""House rules: sizes, parameters, packages and their sentences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def parameters(function: Function) -> int:
-    """Count them as a caller sees them: without ``self`` and ``cls``."""
+    """Count parameters as a caller sees them, without ``self`` and ``cls``."""
     spec = function.args
     named = [one.arg for one in (*spec.posonlyargs, *spec.args)]
     count = len(named) + len(spec.kwonlyargs) + (spec.vararg is not None) + (spec.kwarg is not None)
@@ -75,7 +75,7 @@ def test_few_names_lie_flat() -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_package_says_in_one_sentence_what_it_is(name: str) -> None:
-    """The same one in its docstring and in the guide's page."""
+    """It is the same in the package's docstring and on the guide's page."""
     text = import_module(f"mrcelery.{name}").__doc__ or ""
     sentence = " ".join(text.partition("\n\n")[0].split())
     assert re.fullmatch(r"[^.]+\.", sentence.replace("`.", "`")), sentence
@@ -92,7 +92,7 @@ def test_the_guide_names_modules_that_exist() -> None:
 
 
 def test_own_imports_inside_functions_have_a_reason() -> None:
-    """Beside the ``noqa`` that ruff wants there, or once for a module whose purpose they are."""
+    """It is next to the ``noqa`` that ruff requires, or given once for a module, if such imports are its purpose."""
     bare = []
     for path in MODULES:
         lines = path.read_text().splitlines()

@@ -1,7 +1,7 @@
-"""In each process of a worker's pool: dies at the very storage write or Redis command that the driver has chosen.
+"""In each process of a worker's pool: die at exactly the storage write or Redis command that the driver has chosen.
 
-The driver puts tickets into a folder, ``writes`` or ``commands``; each operation takes one, and who takes the last one
-dies, before the operation or after it, as the ticket says. Python imports this file by its name.
+The driver puts tickets into a folder, ``writes`` or ``commands``; each operation takes one, and the process that takes
+the last one dies, before the operation or after it, as the ticket says. Python imports this file by its name.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ FOLDER = os.environ["CHAOS_TICKETS"]
 
 
 def take(kind: str) -> str:
-    """Take a ticket; what it says, "" where there is none."""
+    """Take a ticket and return what it says, or "" if none is left."""
     folder = os.path.join(FOLDER, kind)
     for name in sorted(os.listdir(folder)):
         try:
             os.unlink(os.path.join(folder, name))
         except FileNotFoundError:
-            continue  # somebody was quicker
+            continue  # another process was quicker
         return name.partition("-")[2]
     return ""
 

@@ -1,4 +1,4 @@
-"""Failures that are told whatever is in them."""
+"""Failures are reported, whatever is in them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ WATCHED = """
 
 @pytest.fixture
 def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a job of :data:`WATCHED` puts its attempt's progress file as it stands before and after each record."""
+    """The folder to which a job of :data:`WATCHED` copies its attempt's progress file before and after each record."""
     folder = tmp_path / "copies"
     folder.mkdir()
     monkeypatch.setenv("SCRATCH", f"{tmp_path}/scratch")
@@ -81,7 +81,7 @@ def test_a_status_says_that_a_slow_record_is_at_work(
 
 
 class Polled:
-    """A poller of an attempt, by a clock that stands still, over a job store that counts."""
+    """An attempt's poller, with a clock that only the test moves, and a count of what it shares."""
 
     def __init__(self, progress: ProgressFile, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -109,7 +109,7 @@ class Polled:
         self.poll()
 
     def reported(self) -> list[int]:
-        """Records of the attempts that have reported that they run."""
+        """Return the record counts of the attempts reported as running."""
         return [one.records for one in stage_marks.running(self.store, TASK.stage, 5000.0)]
 
 
@@ -152,7 +152,7 @@ def test_an_attempt_stops_if_another_has_committed(polled: Polled) -> None:
 
 
 def test_an_attempt_goes_on_while_redis_is_away(progress: ProgressFile) -> None:
-    """It has work to do, and would lose it by waiting until its patience ends."""
+    """It has work to do, and would lose that work by waiting until its patience ends."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         store = RedisJobStore(f"redis://127.0.0.1:{unused.getsockname()[1]}/0", patience=3600.0)
@@ -205,7 +205,7 @@ def test_the_poller_collects_what_user_code_leaves_behind(polled: Polled) -> Non
         finally:
             gc.callbacks.remove(seen)
         assert left() is None
-    # One poll was before, while the collector was on.
+    # The first poll was earlier, while the collector was on.
     assert generations == [2 if n == 64 else 1 if n % 8 == 0 else 0 for n in range(2, 66)]
 
 

@@ -96,7 +96,7 @@ ENDLESS = """
 
 
 def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It returns the other's commit, and has told that it runs until then."""
+    """It returns the other's commit, and was reported as running until then."""
     job = Job(tmp_path, monkeypatch, ENDLESS.replace('"endless"', '"a"'), split_size=1000)
     start(job.runtime, job.id)
     store = job.runtime.store
@@ -108,7 +108,7 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
     def then_commit(*args: Any, **kwargs: Any) -> None:
         tell(*args, **kwargs)
         told.extend(stage_marks.running(store, StageId(job.id, 0, "map"), 2e9))
-        # What another attempt would leave, whatever it did.
+        # What another attempt would leave behind, whatever it did.
         key = object_keys.commit(TaskId(job.id, 0, "map", 0))
         other = mrcelery.schema.structs.Commit(
             job=job.id, step=0, kind="map", task=0, attempt="2-other", parts=(), counters={}, records_in=1,
@@ -125,7 +125,7 @@ def test_an_attempt_stops_when_another_has_committed(tmp_path: Path, monkeypatch
 
 
 def test_starts_that_are_no_failed_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a worker that was stopped, and one that still runs; not one whose process has died since it told."""
+    """These are of a stopped worker, or still running; not so an attempt whose process died after its report."""
     job = Job(tmp_path, monkeypatch, max_attempts=2)
     start(job.runtime, job.id)
     store, now = job.runtime.store, time.time()
@@ -196,12 +196,12 @@ def test_a_process_that_was_ended_for_its_memory_fails_the_task_as_a_memory_erro
     runtime, job = submitted(PLAIN, memory=64 << 20)
     start(runtime, job)
     task = TaskId(job, 0, "map", 0)
-    runtime.store.next_attempt(task)  # the one that held too much
+    runtime.store.next_attempt(task)  # the attempt that held too much
     note_loss(runtime.store, task, HELD_TOO_MUCH, None, runtime.seal(task.job))
     with pytest.raises(TaskError, match=r"^MemoryError: .* ceiling allows: raise --memory from 64 MiB$") as raised:
         run_attempt(runtime, task)
     assert not raised.value.retryable
-    assert run_attempt(runtime, task).records_in  # of the job when it is retried
+    assert run_attempt(runtime, task).records_in  # as when the job is retried
 
 
 def test_a_record_that_killed_its_process_twice_is_skipped_and_counted(

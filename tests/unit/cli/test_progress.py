@@ -1,4 +1,4 @@
-"""What a waiting command shows where there is no terminal, and as JSON: of a job in a real job store."""
+"""What a waiting command shows without a terminal, and as JSON, for a job in a real job store."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class EndsWhileSeen(JobHandle):
 
     def glance(self) -> Overview:
         self.polls += 1
-        if self.polls == 2:  # what is shown before is a job that runs
+        if self.polls == 2:  # until then, a running job is shown
             end(self, "failed", failure=encode(self.failed).decode())
         return super().glance()
 
@@ -116,7 +116,7 @@ def test_the_users_traceback_comes_before_how_the_job_ended(
 ) -> None:
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     monkeypatch.setattr(progress, "_terminal", lambda: mode == "live")
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes what is captured for a terminal then
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take the captured output for a terminal
     ends = EndsWhileSeen("j", None, store=handle._store)
     with Display() as display:
         assert see_through(ends, display, lambda _: ["mrcelery retry j"]) == 1

@@ -1,4 +1,4 @@
-"""Reading part files back and bringing them home."""
+"""Reading part files back, and fetching them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_fetch_refuses_what_is_taken_and_overwrites_only_its_own(tmp_path: Path)
 
 
 def test_two_that_replace_one_folder_do_not_mix(tmp_path: Path) -> None:
-    """One is stopped in the midst of it: the other is refused, and the first one's files are there when it goes on."""
+    """While one is suspended halfway, the other is refused; once resumed, the first one completes its files."""
     storage, keys = source(tmp_path, "first")
     other, _ = source(tmp_path / "other", "second")
     target = tmp_path / "target"

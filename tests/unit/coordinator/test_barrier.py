@@ -18,7 +18,7 @@ from tests.support.damaged_jobs import DAMAGE, DONE, Mapped
 def test_a_run_whose_index_is_damaged_before_the_barrier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Its map task runs again: nobody has been told what to read yet."""
+    """Its map task runs again: no reduce task has been given its input yet."""
     stages: list[tuple[int, ...]] = []
 
     def damaged_once(runtime: OpenJobs, job: str, step: int) -> None:

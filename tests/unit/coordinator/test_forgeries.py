@@ -1,7 +1,7 @@
-"""With a secret, nothing that directs a worker is acted upon unless it was signed for its job and its place.
+"""With a secret, workers obey nothing that was not signed for its job and its place.
 
-Each kind of object is altered, replaced by one of another task or by that of another job with the same secret, or
-robbed of its signature, between its writing and its reading.
+Between writing and reading, each kind of object is altered, replaced by its counterpart from another task or from
+another job with the same secret, stripped of its signature, or emptied.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KEY = "correct horse battery staple"
 Attack = Callable[[bytes, bytes, bytes], bytes]
 
 ALTERED = re.compile(rb"(?<=[/-])0000\d|in\.txt|(?<=:)\d\b|(?<=,)1(?=,)")
-"""Numbers of tasks, values of fields."""
+"""Task numbers and field values."""
 
 ATTACKS: dict[str, Attack] = {
     "altered": lambda mine, sibling, stranger: ALTERED.sub(lambda found: b"7" * len(found[0]), mine),
@@ -67,7 +67,7 @@ OBJECTS: dict[str, tuple[Name, Name]] = {
         lambda job: object_keys.stage_summary(StageId(job, 0, "reduce")),
     ),
 }
-"""Each with one of the same kind."""
+"""The key of each object, with the key of another one of the same kind."""
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 
 
 def run_until(job: Job, *keys: str) -> Iterator[StageTasks]:
-    """Run a job until all keys are there, and return what is left to do."""
+    """Run a job until all keys exist, and return the steps that are left."""
     steps = job.steps()
     while any(job.storage.stat(key) is None for key in keys):
         next(steps)
@@ -101,7 +101,7 @@ def finish(job: Job) -> None:
 
 
 def refused(job: Job, where: str, steps: Iterator[StageTasks] | None = None) -> None:
-    """Check that a job goes no further, and says why in a sentence."""
+    """Check that a job stops there, and says why in one line."""
     with pytest.raises(UnsignedError) as raised:
         for _ in steps or job.steps():
             pass
@@ -115,7 +115,7 @@ def refused(job: Job, where: str, steps: Iterator[StageTasks] | None = None) -> 
 
 
 CASES = [(what, attack) for what in OBJECTS for attack in ATTACKS]
-CASES.remove(("first plan page", "robbed of its signature"))  # it has none: its digest is signed with the spec
+CASES.remove(("first plan page", "robbed of its signature"))  # it has no signature: the signed spec has its digest
 
 
 @pytest.mark.parametrize(("what", "attack"), CASES)
@@ -128,7 +128,7 @@ def test_an_object_in_storage(job: Job, stranger: Job, what: str, attack: str) -
     forged = ATTACKS[attack](mine, job.storage.read(sibling), other)
     assert forged != mine
     job.storage.write(key, forged)
-    if what == "plan page":  # one of which no task has committed is written again where the job store has lost it
+    if what == "plan page":  # without a commit of its tasks, it is rewritten if the job store is lost
         refused(job, key, steps)
     else:
         job.forget()
@@ -137,7 +137,7 @@ def test_an_object_in_storage(job: Job, stranger: Job, what: str, attack: str) -
 
 @pytest.mark.parametrize("attack", set(ATTACKS) - {"emptied"})
 def test_a_commit_in_the_job_store(job: Job, stranger: Job, attack: str) -> None:
-    """There an empty one is one to be read from storage."""
+    """There, an empty commit means that it must be read from storage."""
     stage = StageId(job.id, 0, "map")
     key, sibling = (object_keys.commit(stage.task_id(task)) for task in (2, 1))
     steps = run_until(job, key, sibling)
@@ -163,7 +163,7 @@ def test_a_summary_in_the_job_store(job: Job) -> None:
 
 
 def test_the_number_of_map_tasks_that_the_job_store_knows(job: Job) -> None:
-    """With fewer of them the results would lack some, and nobody would notice."""
+    """With fewer tasks, the results would be incomplete, and nobody would notice."""
     steps = run_until(job, object_keys.plan_page(job.id, 1, 1))
     job.runtime.store.update(job.id, {"total.1.map": "1"})
     refused(job, "plan-00000.json", steps)
@@ -194,7 +194,7 @@ def test_a_commit_beyond_the_tasks_of_a_stage_is_none_of_it(job: Job) -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_how_a_job_ended(job: Job, stranger: Job, attack: str) -> None:
-    """A forged end would stop a job that runs, or have one that failed pass for done."""
+    """A forged end could stop a running job, or make a failed one pass for done."""
     key, seal = object_keys.end(job.id, 1), job.runtime.seal(job.id)
     for generation in range(2):
         decide(job.storage, seal, generation, "failed")
@@ -212,7 +212,7 @@ def test_how_a_job_ended(job: Job, stranger: Job, attack: str) -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_that_a_job_was_retried(job: Job, stranger: Job, attack: str) -> None:
-    """A forged retry would have a job run again that has ended."""
+    """A forged retry could make a job that has ended run again."""
     key, seal = object_keys.retry(job.id, 1), job.runtime.seal(job.id)
     for generation in (1, 2):
         retried(job.storage, seal, generation)
@@ -224,12 +224,12 @@ def test_that_a_job_was_retried(job: Job, stranger: Job, attack: str) -> None:
         latest(job.storage, seal, 0)
     start(job.runtime, job.id)
     with pytest.raises(UnsignedError, match=key):
-        start(job.runtime, job.id)  # again, as where Redis was emptied
+        start(job.runtime, job.id)  # again, as after Redis was emptied
 
 
 @pytest.mark.parametrize("attack", set(ATTACKS) - {"of another task"})
 def test_a_report(job: Job, stranger: Job, attack: str) -> None:
-    """Else a job that has lost its commits would pass for one that has succeeded."""
+    """Otherwise a job that has lost its commits could pass for one that has succeeded."""
     key = object_keys.report(job.id)
     for one in (job, stranger):
         finish(one)
@@ -262,7 +262,7 @@ def test_losses_say_which_records_are_skipped(job: Job, stranger: Job, attack: s
 
 
 def test_without_a_secret_not_a_byte_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a process without one reads what was signed."""
+    """And a process without a secret reads what was signed."""
     for name, key in (("bare", ""), ("signed", KEY)):
         (tmp_path / name).mkdir()
         job = Job(tmp_path / name, monkeypatch, signing_key=key or None)
@@ -280,7 +280,7 @@ def test_without_a_secret_not_a_byte_is_another(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("kind", ["map", "reduce"])
 def test_a_part_that_is_lost_is_made_again_and_signed(job: Job, kind: Any) -> None:
-    """Damage to the data is healed as ever: what is written for it is signed as what it replaces."""
+    """Damaged data is still repaired, and what is written is signed like what it replaces."""
     lost = TaskId(job.id, 0, kind, 0)
     then = object_keys.shuffle_input(job.id, 0, 2) if kind == "map" else object_keys.plan_page(job.id, 1, 0)
     steps = run_until(job, object_keys.commit(lost), then)

@@ -1,4 +1,4 @@
-"""What a job needs: by hand, case by case, and in a model of a fleet in which everything is lost now and then."""
+"""What a job needs: in single cases, and in a model of a fleet in which anything may get lost now and then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG_AGO = 100.0
 
 
 def facts(**changes: Any) -> Facts:
-    """A map stage of four tasks in which nothing is to be seen, for long."""
+    """Return the facts of a map stage of four tasks, of which nothing has been seen for long."""
     stage = Facts(now=NOW, state="running", step=0, kind="map", then="barrier", tasks=4)
     unseen = dict.fromkeys(["start", "barrier", "finish", *map(str, range(100))], LONG_AGO)
     return replace(stage, **{"unseen": unseen, **changes})
@@ -90,12 +90,12 @@ def test_the_step_whose_turn_it_is(now: Facts, what: Any) -> None:
 
 
 def test_nothing_is_published_while_the_coordinator_publishes() -> None:
-    """Half of a stage's tasks are on the queue: the other half is on its way there."""
+    """Half of a stage's tasks are on the queue; the other half is on its way there."""
     assert needs(facts(coordinating=True, in_flight=tasks(0, 1)), POLICY) == []
 
 
 def test_what_is_missing_is_given_time() -> None:
-    """A message is nowhere for a moment as it goes from the queue to who has taken it."""
+    """A message is nowhere for a moment, on its way from the queue to the worker that took it."""
     now = facts(in_flight=tasks(0, 1, 2))
     assert needs(replace(now, unseen={}), POLICY) == []
     assert needs(replace(now, unseen={"3": NOW - 2.9}), POLICY) == []
@@ -125,7 +125,7 @@ def test_a_straggler_gets_one_backup() -> None:
 
 
 def test_an_attempt_at_a_committed_task_gets_no_backup() -> None:
-    """It is the slower one of two, and will stop at its next poll."""
+    """It is the slower of two attempts, and will stop at its next poll."""
     assert needs(replace(STRAGGLING, running=(slow(0, records=1), slow(9))), POLICY) == [BackUp(9, "slow")]
 
 
@@ -135,14 +135,14 @@ def test_an_attempt_at_a_committed_task_gets_no_backup() -> None:
         {"speculative": False},
         {"rates": []},
         {"state": "cancelled"},
-        {"running": ()},  # it has not started, or is too quick to tell
+        {"running": ()},  # it has not started, or ends before it reports
         {"running": (slow(9, records=34),)},  # a long split: 0.34 records a second are not three times slower than 1
-        {"running": (slow(9, seconds=90.0, records=30),)},  # three times slower, and not more
+        {"running": (slow(9, seconds=90.0, records=30),)},  # exactly three times slower, not more
         {"running": (slow(9, seconds=4.9, records=0),)},
         {"committed": tasks(*range(4)), "in_flight": tasks(*range(4, 10))},
         {"committed": tasks(*range(4)), "running": tuple(map(slow, range(4, 10)))},  # not the end of the stage
         {"tasks": 11, "in_flight": tasks(9, 10)},  # a task waits for a worker
-        {"backed_up": tasks(3)},  # one of ten is the share
+        {"backed_up": tasks(3)},  # at most one task in ten gets a backup
     ],
 )
 def test_no_backup(changes: dict[str, Any]) -> None:
@@ -174,18 +174,18 @@ class Message:
 
 @dataclass
 class World:
-    """Just enough of a fleet: storage keeps what it has, all else may go."""
+    """Just enough of a fleet: storage keeps what it has, everything else may be lost."""
 
     sizes: tuple[int, int]
     queue: list[Message] = field(default_factory=list)
     leased: list[Message] = field(default_factory=list)
     commits: list[dict[int, int]] = field(default_factory=lambda: [{}, {}])
-    """In storage: by stage and task how often it was committed, which must be once."""
+    """In storage: by stage, how often each task was committed, which must be once."""
     told: bool = False
-    """In storage: whether the barrier has told the reduce tasks what to read."""
+    """In storage: whether the barrier has written what the reduce tasks must read."""
     spec: bool = False
     done: list[set[int]] = field(default_factory=lambda: [set(), set()])
-    """In the job store, as all that follows."""
+    """In the job store, like all fields below."""
     counted: list[set[int]] = field(default_factory=lambda: [set(), set()])
     fired: list[bool] = field(default_factory=lambda: [False, False])
     state: str = "queued"
@@ -215,7 +215,7 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: self.world.leased)
     @rule(data=st.data(), killed=st.sampled_from(["no", "no", "no", "before", "committed", "claimed", "half"]))
     def run(self, data: st.DataObject, killed: str) -> None:
-        """A worker does what a message says, up to the point at which it is killed; then the message comes again."""
+        """A worker does what a message says, until it is killed; then the message is delivered again."""
         at = data.draw(st.integers(0, len(self.world.leased) - 1))
         self.do(self.world.leased.pop(at), killed)
 
@@ -238,7 +238,7 @@ class Fleet(RuleBasedStateMachine):
         world.counted[message.stage].add(number)
         if len(world.counted[message.stage]) == world.sizes[message.stage] and not world.fired[message.stage]:
             world.fired[message.stage] = True
-            if killed == "claimed":  # the rerun meets the claim, and nobody publishes the body
+            if killed == "claimed":  # the rerun finds the claim, so nobody publishes the body
                 return False
             world.queue.append(Message(message.stage, ("barrier", "finish")[message.stage]))
         return True
@@ -302,7 +302,7 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: self.world.spec and self.world.state != "succeeded")
     @rule()
     def redis_restarts_empty(self) -> None:
-        """Those who wait for the job enter it again, and with it the message that starts it."""
+        """Clients that wait for the job register it again, with the message that starts it."""
         world = self.world
         world.queue, world.leased = [Message(-1, "start")], []
         world.done, world.counted, world.fired = [set(), set()], [set(), set()], [False, False]
@@ -350,7 +350,7 @@ class Fleet(RuleBasedStateMachine):
             assert set(commits.values()) <= {1}
 
     def teardown(self) -> None:
-        """Left alone, the job ends well, with a bounded number of messages."""
+        """Once nothing more goes wrong, the job ends well, after a bounded number of messages."""
         if not hasattr(self, "world"):
             return
         world = self.world

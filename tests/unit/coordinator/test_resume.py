@@ -1,4 +1,4 @@
-"""Jobs that go on from storage, wherever the job store forgets them."""
+"""Jobs resume from storage, wherever the job store forgets them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_job_that_had_ended_is_not_run_again(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_job_whose_data_was_removed_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As that of a cancelled job is, but for spec and code."""
+    """The data of a cancelled job is removed, except for spec and code."""
     job = Job(tmp_path, monkeypatch)
     for _, _ in zip(range(12), job.steps(), strict=False):
         pass

@@ -136,7 +136,7 @@ def test_what_a_format_raises_is_the_users() -> None:
     with pytest.raises(UserCodeError, match="AttributeError") as caught:
         output_format("own", job(None, Failing())).encode([None], [1])
     assert "values[0].nope" in caught.value.traceback
-    with pytest.raises(UserCodeError, match=r"no \(key, value\) pair"):
+    with pytest.raises(UserCodeError, match=r"not a \(key, value\) pair"):
         list(input_format("own", job=job(Strange())).read(EXTENT, 100))
     with pytest.raises(UserCodeError, match="return bytes"):
         output_format("own", job(None, Strange())).encode([None], [1])

@@ -55,7 +55,7 @@ def test_csv_reads_what_the_csv_module_wrote(rows: list[list[str]], end: str, bl
         patch.setattr(source, "BLOCK", block)
         found = blocks("csv:header=false", data)
     assert [value for b in found for value in b.values] == rows
-    # each offset is where that record stands
+    # each offset is where that record begins
     places = [b.offset_of(i) for b in found for i in range(len(b.values))]
     assert places == [len(written(rows[:i], end=end)) for i in range(len(rows))]
 
@@ -90,7 +90,7 @@ def test_dialects() -> None:
     assert values("csv:delimiter=;,quote=',header=false", b"1;'2;3'\n") == [["1", "2;3"]]
     assert values("tsv", b'a\tb\n"1\n2"\t\xff\n') == [{"a": "1\n2", "b": "\udcff"}]
     assert values("tsv:quote=none,header=false", b'"x\ty"\n') == [['"x', 'y"']]
-    assert values("csv:header=false", b"1,2\r3,4\r") == [["1", "2"], ["3", "4"]]  # as the Mac once did
+    assert values("csv:header=false", b"1,2\r3,4\r") == [["1", "2"], ["3", "4"]]  # as on the first Macs
     assert values("csv", b"a,b\n") == []
     assert values("csv:header=false", b"1\n1,2\n") == [["1"], ["1", "2"]]
 

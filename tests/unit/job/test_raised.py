@@ -1,4 +1,4 @@
-"""What user code may raise: told apart from Ctrl-C and from our errors, and put into words whatever it is."""
+"""What user code may raise: kept apart from Ctrl-C and from our errors, and described whatever it is."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_a_repr_that_raises() -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """A process in the background ignores SIGINT."""
+    """Handle SIGINT, which a process in the background ignores."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def test_only_a_ctrl_c_is_an_interrupt_in_a_task(interruptible: None) -> None:
-    assert passes(KeyboardInterrupt())  # nobody watches: the command line
+    assert passes(KeyboardInterrupt())  # nothing watches, as on the command line
     with watching():
         assert not passes(KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt) as caught:

@@ -63,7 +63,7 @@ def test_estimate_follows_the_parts_from_step_to_step() -> None:
 
     assert cost(map_only).put == 4 + 1 + 10 * 2 + 1
     two = cost(map_only, reducing)
-    # besides, a plan page, and summaries; 3 part files are brought to the folder, and not 10
+    # plus a plan page, and summaries; 3 part files are fetched to the folder, not 10
     assert two.put - cost(map_only).put == 10 * 4 + 3 + 6 + 1 + 2
     assert two.get - cost(map_only).get == 10 + 3 * 11 + 1 - 3 * 7  # and their tags are asked for twice
     assert cost(reducing, map_only).put - cost(reducing).put == 3 * 2 + 1 + 1

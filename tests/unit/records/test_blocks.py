@@ -1,4 +1,4 @@
-"""Blocks of records: every value comes back with its type, and damage never passes for data."""
+"""Blocks of records: every value is read back with its type, and damage never passes for data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.block_files import read, written
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()))  # lone surrogates too
 any_int = st.integers() | st.integers(-(1 << 300), 1 << 300) | st.sampled_from([1 << 63, (1 << 64) - 1, 1 << 64])
-# Of whole seconds, as all zones have them: Python's own fromisoformat drops an offset of microseconds only.
+# Whole seconds, as in all zones: Python's own fromisoformat drops an offset that is only microseconds.
 offsets = st.integers(-80_000, 80_000).map(lambda seconds: timezone(timedelta(seconds=seconds)))
 folds = st.sampled_from([0, 1])
 datetimes = st.builds(lambda d, fold: d.replace(fold=fold), st.datetimes(timezones=st.none() | offsets), folds)
@@ -82,7 +82,7 @@ columns = st.lists(values, max_size=12) | st.one_of(
 
 
 def typed(value: Any) -> Any:
-    """The value with all types spelled out, such that equal means the same: also for NaN, -0.0 and fold."""
+    """Spell out all types of a value, so that equal results mean the same value, also for NaN, -0.0 and fold."""
     kind = type(value).__name__
     if isinstance(value, (list, tuple)):
         return kind, [typed(item) for item in value]
@@ -199,7 +199,7 @@ def test_blocks_are_bounded(size: int) -> None:
 
 
 def test_large_records_after_small_ones_come_one_at_a_time() -> None:
-    """The first block that meets them may be large; the blocks after it are not."""
+    """The first block that has large records may be large; the blocks after it are not."""
     small, large = ["x"] * 50_000, [str(i) * (1 << 19) for i in range(8)]
     out = io.BytesIO()
     writer = BlockWriter(out)
@@ -289,7 +289,7 @@ print("came back")
 @pytest.mark.parametrize("depth", [30, 120, 200, 300, 480, 3000])
 @pytest.mark.parametrize("column", ["single", "mixed"])
 def test_deep_nesting_comes_back_or_is_refused(container: str, depth: int, column: str) -> None:
-    """In a process of its own: what goes wrong here is a stack overflow in C, which ends the process."""
+    """Run in a separate process: what goes wrong here is a stack overflow in C, which kills the process."""
     command = [sys.executable, "-X", "faulthandler", "-c", NESTED, container, str(depth), column]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:500]
@@ -334,4 +334,4 @@ def test_only_what_becomes_smaller_is_compressed() -> None:
     text = [b"all the same " * 1000] * 40
     assert size(noise) < 40 * 10_000 + 40 * 100
     assert size(text) < 40 * 1000
-    assert size(noise + text * 3) < size(noise) + 40 * 13_000  # tried again before long
+    assert size(noise + text * 3) < size(noise) + 40 * 13_000  # compression is tried again before long

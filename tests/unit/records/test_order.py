@@ -1,4 +1,4 @@
-"""The order of keys: the same everywhere, for ever."""
+"""The order of keys is the same everywhere, forever."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.keys import any_text, keys, moments, numbers
 
 
 def rank(key: Any) -> int:
-    """Place of the key's type in the documented order."""
+    """Return the place of the key's type in the documented order."""
     if key is None:
         return 0
     ordered: list[Any] = [(int, float, Decimal), str, bytes, datetime, date, (list, tuple)]
@@ -31,7 +31,7 @@ def rank(key: Any) -> int:
 
 
 def documented(a: Any, b: Any) -> int:
-    """Three-way comparison as the module's docstring tells it, written down once more."""
+    """Compare two keys as the module's docstring says, in a second, independent implementation."""
     if rank(a) != rank(b):
         return rank(a) - rank(b)
     if a is None:
@@ -51,7 +51,7 @@ def documented(a: Any, b: Any) -> int:
 
 
 def sorted_places(column: list[Any]) -> list[int]:
-    """Places of a column's values in the documented order, as Python's own stable sort gives them."""
+    """Return the places of a column's values in the documented order, found with Python's own stable sort."""
     by = cmp_to_key(documented)
     return sorted(range(len(column)), key=lambda place: by(column[place]))
 
@@ -92,9 +92,9 @@ def test_groups_start_where_the_key_changes(distinct: list[Any], data: st.DataOb
 
 @pytest.mark.parametrize("zone", [ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")])
 def test_times_of_a_zone_with_rules_are_refused_and_their_utc_times_are_ordered(zone: ZoneInfo) -> None:
-    """Python compares two times of one zone by what the clock shows, which repeats itself."""
+    """Python compares two times of one zone by their wall clocks, which show some times twice."""
     start = datetime(2026, 10, 24, 23, tzinfo=UTC)
-    for day in (0, 7):  # Europe's change, and America's
+    for day in (0, 7):  # the clock changes of Europe and America
         instants = [start + timedelta(days=day, minutes=20 * i) for i in range(36)]
         column = [instant.astimezone(zone) for instant in instants]
         for refuse in (check_keys, lambda keys: [stable_hash(key) for key in keys]):

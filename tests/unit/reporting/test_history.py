@@ -24,7 +24,7 @@ NOW = 1_790_000_000.25
 
 
 def request(number: int, **more: Any) -> Request:
-    """That of a job which was submitted ``number`` minutes ago."""
+    """Make the request of a job submitted ``number`` minutes ago."""
     created = NOW - 60 * number
     given = {"job": job_id("wc", created=created), "name": "wc", "owner": "zoe", "created": created, **more}
     return Request(
@@ -34,7 +34,7 @@ def request(number: int, **more: Any) -> Request:
 
 
 class Counting(MemoryJobStore):
-    """Counts what it is asked."""
+    """A job store that counts what it is asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_pages_of_a_long_list(store: Counting) -> None:
     assert [one.job for one in history.jobs(store, None, JobFilter())] == expected
     store.asked.clear()
     assert len(list(islice(history.jobs(store, None, JobFilter()), 5))) == 5
-    assert store.asked["fields"] <= 12  # twice for each that is taken
+    assert store.asked["fields"] <= 12  # twice for each job that is taken
     store.asked.clear()
     since = JobFilter(since=NOW - 60 * 3.5)
     assert [one.job for one in history.jobs(store, None, since)] == expected[:4]
@@ -98,7 +98,7 @@ def test_pages_of_a_long_list(store: Counting) -> None:
 
 
 def test_within_one_second(storage: Storage) -> None:
-    """Ids have whole seconds, records have not."""
+    """Ids have whole seconds, records have fractions."""
     expected = [keep(storage, request(0, job=job_id("wc", created=NOW), created=NOW - n / 100)) for n in range(20)]
     assert [one.job for one in history.jobs(None, storage, JobFilter())] == expected
     exact = JobFilter(since=NOW - 0.055, until=NOW - 0.005)

@@ -40,7 +40,7 @@ def storage() -> MemoryStorage:
 
 
 def begin(store: MemoryJobStore, task: int, token: str = "ab") -> str:
-    """An attempt that has told that it runs; its name."""
+    """Begin an attempt that has reported that it runs; return its name."""
     name = f"{journal.begin(store, TaskId(JOB, 0, 'map', task), token, 'w 1')}-{token}"
     from mrcelery.jobstore import stage_marks
 
@@ -86,7 +86,7 @@ def test_a_listing_says_how_attempts_ended(store: MemoryJobStore, storage: Memor
         assert [task for task, *_ in shown(store, storage, LogFilter(attempt=attempt))] == [2]
     assert [task for task, *_ in shown(store, storage, LogFilter(task=3))] == [3]
     assert shown(store, storage, LogFilter(kind="reduce")) == shown(store, storage, LogFilter(step=1)) == []
-    # Of a job that nobody remembers there are the logs.
+    # Even if nothing else is known of the job, its logs are listed.
     assert [(one.task, one.outcome) for one, _ in listed(storage, JOB, None, ALL)] == [(0, ""), (2, "")]
 
 
@@ -129,7 +129,7 @@ def test_only_what_is_wanted_is_followed(store: MemoryJobStore, storage: MemoryS
 def test_a_log_whose_middle_is_left_out_is_followed_on(
     store: MemoryJobStore, storage: MemoryStorage, lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However much comes between two looks, what is new at the end is shown, and nothing twice."""
+    """However much is printed between two reads, what is new at the end is shown, and nothing twice."""
     monkeypatch.setattr(output_capture, "LOG_LIMIT", LIMIT)
     name = begin(store, 0)
     follower, seen, number = Follower(store, storage, JOB, ALL), b"", 0
@@ -143,14 +143,14 @@ def test_a_log_whose_middle_is_left_out_is_followed_on(
     printed = [int(line.split()[1]) for line in seen.splitlines() if line.startswith(b"line")]
     assert printed[-1] == number - 1
     assert len(set(printed)) == len(printed)
-    # In steps that are small against the limit nothing is missing.
+    # In steps that are small compared with the limit, nothing is missing.
     assert printed == sorted(printed)
     assert lines > 20 or printed == list(range(number))
 
 
 @contextmanager
 def attempt(store: MemoryJobStore, storage: MemoryStorage, path: str) -> Iterator[Callable[[], None]]:
-    """An attempt that captures and polls as a real one does."""
+    """Run an attempt that captures and polls as a real one does."""
     with captured(storage, "log") as log:
         yield heartbeat.poller(
             store,
@@ -180,7 +180,7 @@ def test_an_attempt_shares_only_while_it_is_followed(
         assert text.endswith(b"WARNING mine: logged\n")
         print("second")
         poll()
-        assert storage.read("log") == text  # not so soon again
+        assert storage.read("log") == text  # too soon after the last time
     assert storage.read("log") == text + b"second\n"
 
 

@@ -1,4 +1,4 @@
-"""What a waiting client tells of what it sees, over a clock of the test's own."""
+"""What a waiting client reports of what it sees, by a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mrcelery.storage.patience import AGAIN_SECONDS
 
 
 class Wait:
-    """A wait for job j on queue q, whose world the test sets."""
+    """A wait for job j on queue q; the test sets what it sees."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -29,7 +29,7 @@ class Wait:
         self.workers[name] = since, encode(Presence(queues=("other", queue), processes=2, every=4.0, sick=sick))
 
     def look(self, seconds: float = 2.0) -> list[str]:
-        """The kinds of what is told at a look, so long after the last one."""
+        """Look again after so many seconds, and return the kinds of the reported events."""
         self.now += seconds
         before = len(self.told)
         self.monitor.answered(self.fields)
@@ -55,7 +55,7 @@ def test_a_broker_that_is_away_is_told_now_and_then(wait: Wait) -> None:
     assert wait.away(1.8) == ["broker not reachable for 2 s: waiting, at most 60 s (no Redis answers)"]
     assert wait.away(1) == []
     assert len(wait.away(AGAIN_SECONDS)) == 1
-    wait.workers.clear()  # they have to find it again, too
+    wait.workers.clear()  # the workers have to find it again, too
     assert wait.look() == ["BrokerBack"]
     assert str(wait.told[-1]) == "broker is back after 20 s: still waiting"
     assert wait.look() == []

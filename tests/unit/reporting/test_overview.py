@@ -1,4 +1,4 @@
-"""A job as a person sees it: while it runs, after its end, and out of its report."""
+"""A job as a person sees it: while it runs, after its end, and from its report."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_each_warning_has_its_cause() -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
-    """Runs a job with this mapper on the inline runner; its handle."""
+    """Runs a job with this mapper on the inline runner, and returns its handle."""
 
     def run(mapper: str) -> mrcelery.JobHandle:
         (tmp_path / "job.py").write_text(
@@ -182,7 +182,7 @@ def test_the_report_of_a_job_tells_what_its_page_told(run: Any, tmp_path: Path) 
     ]  # fmt: skip
     assert told.stages[0].sums.records_in == sum(one.records_in for one in told.stages[0].attempts) == 200
     assert report.totals.records_in == 200
-    # What lies beside the results is for other programs: no history in it.
+    # _SUCCESS, next to the results, is for other programs and has no history in it.
     assert b"attempts" not in (tmp_path / "out" / "_SUCCESS").read_bytes()
 
 
@@ -200,7 +200,7 @@ def test_a_job_that_fails_leaves_a_report_that_says_why(run: Any, tmp_path: Path
     (failed,) = [one for one in told.stages[0].attempts if one.outcome == "failed"]
     assert "ZeroDivisionError" in failed.error
     assert msgspec.json.decode(encode(told), type=Overview) == told
-    # Somebody who knows the storage alone sees the same.
+    # Someone who has only the storage sees the same.
     later = mrcelery.attach(handle.id, storage=f"{tmp_path}/storage", broker="", runner="inline")
     assert later.status().state == "failed"
     assert later.overview() == told

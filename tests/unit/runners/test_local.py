@@ -1,4 +1,4 @@
-"""The local runner's folders, and those that others have left."""
+"""The local runner's folders, and folders that others have left behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mrcelery.runners import local
 
 
 def test_a_folder_that_goes_while_others_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its client has just ended: that is no error of this one's, and what the dead left is removed all the same."""
+    """Its client has just ended, which is not an error here; what dead clients left is removed all the same."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     going, dead = tmp_path / f"{local.PREFIX}going", tmp_path / f"{local.PREFIX}left"
     for folder in (going, dead):

@@ -1,4 +1,4 @@
-"""Records as bytes: a reader takes its own version, and tells another version from damage."""
+"""Records as bytes: a reader accepts its own version, and distinguishes another version from damage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_record_reads_back(page: PlanPage) -> None:
 def test_another_version_is_named_and_is_no_damage() -> None:
     fields = json.loads(encode(PAGE))
     for version in (VERSION - 1, VERSION + 1):
-        # A version to come may have other fields: its number is read before them.
+        # A future version may have other fields, so the version number is read first.
         data = json.dumps({"v": version, "of another shape": fields["splits"]}).encode()
         with pytest.raises(VersionError, match=rf"PlanPage record at jobs/j/plan has version {version}, .* {VERSION}"):
             decode(data, PlanPage, "jobs/j/plan")
@@ -93,7 +93,7 @@ FIRST_IN_THREADS = """
 
 
 def test_threads_may_be_the_first_to_read_a_kind_of_record() -> None:
-    """In msgspec they would crash: what one thread resolves, another sees half done."""
+    """In msgspec alone they would crash: one thread sees what another has half resolved."""
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(FIRST_IN_THREADS)], capture_output=True, text=True
     )

@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(folder: Path, **files: str) -> None:
-    """Python files by name: ``a__b`` is ``a/b.py``, ``a____init__`` is ``a/__init__.py``."""
+    """Write Python files, by name: ``a__b`` is ``a/b.py``, ``a____init__`` is ``a/__init__.py``."""
     for name, text in files.items():
         path = folder / (name.replace("____init__", "/@").replace("__", "/").replace("@", "__init__") + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Code that can leave nothing behind is told from code that might."""
+"""Code that can leave nothing behind is distinguished from code that might."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_no_modules_are_no_proof() -> None:
 
 
 def changeable(name: str) -> Iterator[str]:
-    """Names of a module that lead to something that can be changed."""
+    """Yield the names of a module that lead to something that can be changed."""
     for known, value in vars(import_module(name)).items():
         if known.startswith("_") or known in DENIED or isinstance(value, FIXED):
             continue

@@ -1,4 +1,4 @@
-"""Bounds of the partitions in total order: even where they can be, the same each time, in bounded memory."""
+"""Partition bounds in total order: as even as they can be, the same each time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_a_heavy_key_does_not_starve_the_others() -> None:
 
 
 def test_a_block_of_equal_records_weighs_what_they_are_worth() -> None:
-    """The codec keeps thousands of them in a few bytes, and they are as many for the reducer."""
+    """The codec keeps thousands of them in a few bytes, yet the reducer has as many to process."""
     keys = ["a"] * 40_000 + [f"b{i:05}" for i in range(40_000)]
     found = sizes(keys, sample([keys]).cuts(2), 2)
     assert max(found) < 48_000
 
 
 def test_records_weigh_beside_their_bytes() -> None:
-    """Many that are small are work for a reducer too, as are a few large ones."""
+    """Many small records are work for a reducer too, as are a few large ones."""
     keys = [f"{i:05}" for i in range(20_000)]
     _, index, _ = run_of(keys, [b"%d" % i * 40 if i < 1000 else None for i in range(20_000)])
     found = Sample()
@@ -115,7 +115,7 @@ def test_cuts_are_keys_in_order(runs: list[list[Any]], n: int, most: int) -> Non
     assert all(a < b for a, b in pairwise(bounds))
     assert set(bounds) <= present
     assert min(present, default=None) not in bounds
-    assert cuts == sample(runs, most=most).cuts(n)  # a barrier that runs twice tells the same
+    assert cuts == sample(runs, most=most).cuts(n)  # a barrier that runs twice cuts the same
     if sum(map(len, runs)) + len(runs) <= most:
         assert len(cuts) == max(0, min(n, len(present)) - 1)
 
@@ -150,7 +150,7 @@ def divide(tmp_path: Path, runs: list[list[Any]], n: int) -> tuple[list[Any], li
 
 
 def test_a_sample_has_bounds_of_its_own() -> None:
-    """However many runs there are: about 65,000 keys, and 32 MiB of them."""
+    """At most about 65,000 keys, and 32 MiB of them, however many runs there are."""
     many, large = Sample(), Sample()
     for run in range(40):
         many.add(Index([0], [1 << 20], [4096], [4096], [run + i * 40 for i in range(4097)]), 1)
@@ -164,9 +164,9 @@ def test_each_partition_is_told_its_blocks_and_the_skew(tmp_path: Path) -> None:
     runs = [list(range(i, 4000, 4)) for i in range(4)]
     cuts, inputs, skew = divide(tmp_path, runs, 4)
     assert len(cuts) == 3
-    assert [len(given_.parts) for given_ in inputs] == [4] * 4  # of each run
+    assert [len(given_.parts) for given_ in inputs] == [4] * 4  # one of each run
     for i in range(4):
-        # Of each run the blocks at the three bounds are read twice, no others.
+        # Of each run, only the blocks at the three bounds are read twice.
         assert sum(given_.parts[i].records for given_ in inputs) <= 1000 + 3 * 50
     assert skew["partitions"] == 4
     assert skew["empty partitions"] == 0
@@ -188,7 +188,7 @@ def test_runs_are_gathered_from_storage(tmp_path: Path) -> None:
     commits = []
     for number in range(40):
         data, _, part = run_of([number * 100 + i for i in range(100)])
-        parts = (msgspec.structs.replace(part, key=f"run-{number}"),) if number % 7 else ()  # or nothing was left
+        parts = (msgspec.structs.replace(part, key=f"run-{number}"),) if number % 7 else ()  # or the task left nothing
         storage.write(f"run-{number}", data)
         commits.append(
             Commit(

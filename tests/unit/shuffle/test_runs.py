@@ -79,13 +79,13 @@ def flat(run: Run) -> list[Pair]:
 
 
 def same(found: list[Pair], expected: list[Pair]) -> None:
-    """Equal, and of the same types: 1 and 1.0 are one key, yet not the same."""
+    """Check that records are equal, and keys of the same types: 1 and 1.0 are one key, yet not the same."""
     assert found == expected
     assert [type(k) for k, _ in found] == [type(k) for k, _ in expected]
 
 
 def numbered(runs: list[list[Pair]]) -> list[list[Pair]]:
-    """Values that tell the run and the position of each record, so that no exchange goes unseen."""
+    """Replace each value by its record's run and position, so that no swap goes unnoticed."""
     return [[(k, (r, i)) for i, (k, _) in enumerate(run)] for r, run in enumerate(runs)]
 
 
@@ -194,7 +194,7 @@ def test_groups_are_those_of_the_whole(runs: list[list[Pair]], size: int) -> Non
         found.append((key, list(values)))
     assert found == [(key, [v for _, v in group]) for key, group in groupby(records, lambda pair: pair[0])]
     assert groups.records == len(records)
-    if size >= len(records):  # counts what it has seen begin, which in one block is all
+    if size >= len(records):  # counts the groups it has seen begin, which in one block are all
         assert groups.groups == len(found)
 
 
@@ -243,7 +243,7 @@ def test_each_key_comes_once_whatever_is_left_unread(
 
 
 def test_a_group_that_was_passed_gives_nothing_more() -> None:
-    """As with ``itertools.groupby``: values belong to their turn, or are complete."""
+    """As with ``itertools.groupby``: after its turn, a group gives no more than its own values."""
     records = [(key, i) for key in "abc" for i in range(5)]
     kept = list(Groups(cut(records, lambda: 2)))
     assert [key for key, _ in kept] == ["a", "b", "c"]
@@ -252,7 +252,7 @@ def test_a_group_that_was_passed_gives_nothing_more() -> None:
 
 
 def peak(function: Callable[[], object]) -> int:
-    """Most bytes that were allocated while ``function`` ran."""
+    """Return the most bytes that were allocated while ``function`` ran."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -263,7 +263,7 @@ def peak(function: Callable[[], object]) -> int:
 
 
 def blocks_of_one_key(blocks: int, number: int = 0) -> Run:
-    """Values that are different objects, of about 110 bytes each."""
+    """Make values that are distinct objects, of about 110 bytes each."""
     for i in range(blocks):
         yield Block(["key"] * 500, [f"{number} {i} {j}".ljust(60) for j in range(500)])
 
@@ -273,7 +273,7 @@ def count_values(run: Run) -> int:
 
 
 def test_a_huge_key_is_streamed() -> None:
-    """Memory is that of a few blocks per run, however many the key has."""
+    """It takes the memory of a few blocks per run, however many the key has."""
 
     def consume(blocks: int) -> None:
         assert count_values(merge(blocks_of_one_key(blocks, i) for i in range(3))) == 3 * blocks * 500

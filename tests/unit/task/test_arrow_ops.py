@@ -52,7 +52,7 @@ def test_ops_on_arrays_are_those_on_objects(op: ops.Op, values: list[Any], data:
         if result is not None:
             assert result == pytest.approx(op.result(plain[key]), rel=1e-6, abs=1e-6 * scale)
         assert type(result) is type(op.result(plain[key]))
-    # An accumulator that becomes an object goes on as one.
+    # An accumulator that becomes an object can be merged as one.
     again = dict(zip(some.to_pylist(), accumulators(found), strict=True))
     for key in plain:
         assert type(op.merge(again[key], op.create(values[0]))) is type(op.create(values[0]))
@@ -79,5 +79,5 @@ def test_what_arrays_cannot_hold_is_left_to_python(op: ops.Op, values: list[Any]
 
 
 def test_accumulators_in_lists_need_no_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)  # its import fails, as in an installation without it
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # makes its import fail, as if it were not installed
     assert accumulators([[1, 2]]) == [[1, 2]]

@@ -77,7 +77,7 @@ def test_sys_exit_in_user_code_is_a_failure_and_no_exit(tmp_path: Path) -> None:
 
 
 def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path: Path) -> None:
-    """It must not pass for the end of the records: those after it would be lost without a word."""
+    """It must not pass for the end of the records: the rest would be lost silently."""
 
     class First(Words):
         def mapper(self, _: Any, line: Any) -> Any:
@@ -155,7 +155,7 @@ def test_slow_user_code_is_stopped_soon(
     if kind == "map" or yields:
         assert clock[0] <= ended_at + 16
     else:
-        assert clock[0] < 10_000  # a reducer that yields nothing is looked after block by block
+        assert clock[0] < 10_000  # with a reducer that yields nothing, it is noticed block by block
 
 
 def test_fewer_runs_are_merged_at_once_where_memory_is_small(tmp_path: Path) -> None:

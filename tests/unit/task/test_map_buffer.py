@@ -37,7 +37,7 @@ texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=60), max_size=4)
 
 
 class Sometimes(Words):
-    """Words that count one, but for those that begin with an x."""
+    """Words that count one each, except those that begin with an x."""
 
     def mapper(self, _: Any, line: Any) -> Any:
         for word in line.split():
@@ -56,7 +56,7 @@ class SometimesDeclared(Sometimes):
 @pytest.mark.parametrize("budget", [200, 2000, 1 << 20])
 @pytest.mark.parametrize("tail", ["", "x1 x3 x1 "])
 def test_what_is_counted_is_not_lost(tmp_path: Path, job: type[MRJob], budget: int, tail: str) -> None:
-    """Many of few words, and of so many that the buffer is full of them; then pairs of another value."""
+    """Few words, many times; then so many that they fill the buffer. Pairs with other values end both."""
     inputs = ["a b a\n" * 2000 + tail * 3 + "a c", " ".join(f"w{i % 400}" for i in range(5000)) + "\n" + tail]
     results, _ = run_job(job, inputs, str(tmp_path), reducers=2, budget=budget)
     want: Counter[str] = Counter()
@@ -172,7 +172,7 @@ def test_what_cannot_be_a_key_is_refused(tmp_path: Path, key: Any, with_combiner
 
 
 class Reused(MRJob):
-    """Goes on with what it has yielded, as user code may."""
+    """Continues to change what it has yielded, as user code may."""
 
     def mapper_init(self) -> Any:
         self.record: dict[str, Any] = {"words": [], "last": None}

@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True, scope="module")
 def no_thread_left() -> Iterator[None]:
-    """Tests that come later in this process may fork it."""
+    """Stop the watch's thread, since later tests in this process may fork it."""
     yield
     if memory_limit._watch is not None:
         memory_limit._watch.close()
@@ -32,14 +32,14 @@ def no_thread_left() -> Iterator[None]:
 
 @pytest.fixture
 def no_slack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little is enough to meet a ceiling of little: what other tests have left or freed is no room for it."""
+    """Make a low ceiling easy to hit: what other tests have left or freed must not add room."""
     gc.collect()
     memory_limit.freed()
     monkeypatch.setattr(memory_limit, "SLACK", 0)
 
 
 def pieces(most: int) -> Iterator[bytearray]:
-    """Yield pieces of memory up to so many bytes, and then let the watch look."""
+    """Yield pieces of memory up to so many bytes, and then give the watch time to look."""
     for _ in range(most // MIB):
         yield bytearray(MIB)
     until = time.monotonic() + 20
@@ -52,7 +52,7 @@ def test_an_attempt_that_holds_too_much_meets_a_memory_error(no_slack: None) -> 
     with pytest.raises(MemoryError), ceiling(16 * MIB):
         kept.extend(pieces(64 * MIB))
     kept.clear()
-    with ceiling(16 * MIB):  # of another attempt, nothing is left
+    with ceiling(16 * MIB):  # nothing is left of the other attempt
         assert sum(map(len, [bytearray(MIB)])) == MIB
 
 
@@ -108,8 +108,8 @@ def test_what_an_attempt_has_freed_is_no_room_for_the_next(no_slack: None, befor
     with ceiling(MIB):
         del held
     with ceiling(256 * MIB):
-        kept = [b"x" * 50_000 for _ in range(3_000)]  # zeroes might not be written, and then take nothing
-        kept = kept[::100]  # what is left keeps the allocator from giving the rest back by itself
+        kept = [b"x" * 50_000 for _ in range(3_000)]  # zeros might not be written, and would take nothing then
+        kept = kept[::100]  # what is left keeps the allocator from returning the rest by itself
     with pytest.raises(MemoryError), ceiling(32 * MIB):
         kept.extend(b"x" * 50_000 for _ in range(1_500))
         list(pieces(0))
