@@ -1,4 +1,4 @@
-"""What a hostile case stands on: a fleet with its Redis and its storage, and faults of the chaos suite in between."""
+"""What a hostile case runs on: a fleet with its Redis and its storage, and faults of the chaos suite."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORKERS, PROCESSES = 2, 2
 TASKS = 8
 
 MILD = ("child killed", "worker killed", "connections killed", "network refused", "worker paused")
-"""Faults of the chaos suite that a case may meet besides its own."""
+"""Faults of the chaos suite that may occur in a case in addition to its own."""
 
 
 class Wrong(AssertionError):
@@ -45,14 +45,14 @@ class Ground:
     def __init__(self, folder: Path, random: Random, stack: ExitStack, patience: float) -> None:
         self.folder, self.random, self.patience = folder, random, patience
         self.said: list[str] = []
-        """What was drawn."""
+        """Descriptions of what was drawn."""
         self.members: list[Member] = []
         self.log: Log | None = None
         self.stack = stack
         self._number = 0
 
     def say(self, what: str) -> None:
-        """Note what was drawn, for the table and for who reproduces it."""
+        """Note what was drawn, for the table and for reproducing the case."""
         self.said.append(what)
 
     def start(self, *, s3: bool = False, prepare: Callable[[Path], None] | None = None) -> None:
@@ -86,7 +86,7 @@ class Ground:
         )
 
     def cli(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the fleet; its exit code and output."""
+        """Run a command of the fleet; return its exit code and output."""
         return command(*args, env=self.environment())
 
     def job(self, text: str) -> str:
@@ -97,7 +97,7 @@ class Ground:
         return str(path)
 
     def lines(self, lines: Sequence[str]) -> dict[str, Any]:
-        """Write an input of one line for each map task; the input and the split size that cuts it so."""
+        """Write an input with one line for each map task; return it and the matching split size as options."""
         self._number += 1
         path, width = self.folder / f"input_{self._number}.txt", max(map(len, lines))
         path.write_text("".join(f"{line.ljust(width)}\n" for line in lines))
@@ -109,17 +109,17 @@ class Ground:
         return mrcelery.submit(job, inputs, output, runner="celery", **{**self.settings, **options})
 
     def pairs(self, handle: JobHandle, seconds: float = 60.0) -> list[tuple[Any, Any]]:
-        """Wait for a job; its sorted results."""
+        """Wait for a job; return its sorted results."""
         handle.wait(seconds * self.patience)
         return sorted(handle.results(), key=repr)
 
     def run(self, job: str, **options: Any) -> list[tuple[Any, Any]]:
-        """Run a job; its sorted results."""
+        """Run a job; return its sorted results."""
         with self.submit(job, **options) as handle:
             return self.pairs(handle)
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-        """Wait for a condition; :class:`Wrong` where it does not come."""
+        """Wait for a condition; raise :class:`Wrong` if it does not come true."""
         deadline = time.monotonic() + seconds * self.patience
         while not condition():
             if time.monotonic() > deadline:
@@ -128,7 +128,7 @@ class Ground:
 
     @contextmanager
     def trouble(self, seconds: float) -> Iterator[None]:
-        """Draw none or one of the mild faults, and have it happen while the block runs, which takes about so long."""
+        """Draw one of the mild faults, or none, and inject it while the block runs, which takes about ``seconds``."""
         if self.random.random() < 0.5:
             yield
             return
@@ -146,7 +146,7 @@ class Ground:
 
     @contextmanager
     def words(self, **options: Any) -> Iterator[tuple[JobHandle, list[tuple[Any, Any]]]]:
-        """A word count of some seconds that was just submitted, and what it must give."""
+        """Submit a word count that takes some seconds; yield its handle and the expected results."""
         jobs = self.folder / "chaos_jobs.py"
         shutil.copy(chaos_jobs.__file__, jobs)
         lines = [" ".join(self.random.choices(["a", "rose", "is", "a", "rose"], k=6)) for _ in range(TASKS)]
@@ -158,14 +158,14 @@ class Ground:
 
 
 def check(found: object, expected: object, what: str) -> None:
-    """Raise :class:`Wrong` where two things differ."""
+    """Raise :class:`Wrong` if two things differ."""
     if found != expected:
         raise Wrong(f"{what}: {found!r} is not {expected!r}"[:2000])
 
 
 @contextmanager
 def meanwhile(seconds: float, begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
-    """Begin something now, and end it so many seconds later, from a thread; the block's end waits for that."""
+    """Begin something now, and end it after ``seconds``, from a thread; wait for that at the end of the block."""
     begin()
     timer = threading.Timer(seconds, end)
     timer.start()

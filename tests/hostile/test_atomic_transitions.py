@@ -1,4 +1,4 @@
-"""Each transition of a job is one step: a client that dies, or hears no answer, leaves a job that can go on."""
+"""Each transition of a job is atomic: if a client dies or gets no answer, the job can still continue."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ COUNTS: dict[str, Callable[[RedisJobStore], object]] = {
     "a mark": lambda store: store.set_mark("j", *NOTE, add={"0.map.failed": 1}),
     "a commit": lambda store: store.add_commit(TASK, b"commit", note=NOTE, add={"0.map.records_in": 5}),
 }
-"""What counts something."""
+"""Operations that count something."""
 
 
 def seen(store: RedisJobStore) -> tuple[object, ...]:
-    """All that Redis has of the job, and whether it is looked after; never half of a transition."""
+    """Return all that Redis has of the job, and whether it is in the list of live jobs."""
     (live,) = store.call(("ZRANGE", LIVE, 0, -1))
     keys: list[bytes]
     (keys,) = store.call(("KEYS", "mrcelery:job:j*"))  # type: ignore[assignment]
@@ -79,7 +79,7 @@ def store(server: RedisServer) -> Iterator[RedisJobStore]:
 
 @pytest.mark.parametrize("name", TRANSITIONS)
 def test_a_client_killed_at_any_operation(name: str, line: Relay, store: RedisJobStore) -> None:
-    """Before or after Redis has carried it out: the job is as it was, or as it should be."""
+    """A client killed before or after Redis executes an operation leaves the job unchanged, or as it should be."""
     prepare, transition = TRANSITIONS[name]
 
     def fresh() -> tuple[object, ...]:
@@ -122,7 +122,7 @@ def test_a_client_killed_at_any_operation(name: str, line: Relay, store: RedisJo
 
 @pytest.mark.parametrize("name", TRANSITIONS)
 def test_an_answer_that_is_lost(name: str, line: Relay, store: RedisJobStore) -> None:
-    """The connection asks again, and gets the answer to its first question."""
+    """The connection repeats its request, and gets the answer to the first one."""
     prepare, transition = TRANSITIONS[name]
     prepare(store)
     expected = transition(store)
@@ -133,7 +133,7 @@ def test_an_answer_that_is_lost(name: str, line: Relay, store: RedisJobStore) ->
         prepare(store)
         through = RedisJobStore(line.url)
         line.decide = lambda asked: "pass"
-        through.totals()  # an idle connection, which the server may have dropped
+        through.totals()  # connects; the server may have dropped an idle connection
         line.asked = 0
         line.decide = lambda asked, lost=number: "silence" if asked == lost else "pass"  # type: ignore[misc]
         assert transition(through) == expected
@@ -152,7 +152,7 @@ def counted(store: RedisJobStore) -> tuple[object, ...]:
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("before", [0, 1, 12])
 def test_a_count_whose_answer_is_lost(name: str, before: int, line: Relay, store: RedisJobStore) -> None:
-    """It counts once, and gets the number that it got at first."""
+    """A repeated request counts once, and returns the number of the first one."""
 
     def prepare() -> None:
         store.call(("FLUSHALL",))
@@ -166,7 +166,7 @@ def test_a_count_whose_answer_is_lost(name: str, before: int, line: Relay, store
     number = store.next_attempt(TASK)
     prepare()
     through = RedisJobStore(line.url)
-    through.totals()  # an idle connection, which the server may have dropped
+    through.totals()  # connects; the server may have dropped an idle connection
     line.asked = 0
     line.decide = lambda asked: "silence" if asked == 0 else "pass"
     assert COUNTS[name](through) == expected

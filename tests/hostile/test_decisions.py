@@ -1,4 +1,4 @@
-"""What was decided of a job outlives Redis: it loses everything, or comes back as it was before."""
+"""Decisions about a job outlive a Redis that loses everything, or returns with an older snapshot."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def submitted(server: RedisServer, job: str, tmp_path: Path, gate: Gate) -> mrce
 def running(
     server: RedisServer, job: str, tmp_path: Path, gate: Gate
 ) -> Iterator[tuple[mrcelery.JobHandle, RedisJobStore]]:
-    """A job both of whose tasks run, and wait at the gate."""
+    """Run a job both of whose tasks are waiting at the gate."""
     with (
         workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"),
         submitted(server, job, tmp_path, gate) as handle,
@@ -43,14 +43,14 @@ def running(
 
 
 def store_of(handle: mrcelery.JobHandle) -> RedisJobStore:
-    """The job store of a fleet's job."""
+    """Return the job store of a fleet's job."""
     store = handle._store
     assert isinstance(store, RedisJobStore)
     return store
 
 
 def test_a_cancelled_job_whose_redis_is_emptied(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
-    """It does not come back, though its client and the workers would have it go on; `retry` has it run anew."""
+    """The job stays cancelled, though its client and the workers restore lost jobs; `retry` runs it again."""
     gate = Gate(tmp_path, 2)
     with running(server, job_file(YIELDING_GATED), tmp_path, gate) as (handle, store):
         assert handle.runner is not None
@@ -68,7 +68,7 @@ def test_a_cancelled_job_whose_redis_is_emptied(server: RedisServer, job_file: J
 
 
 def test_an_older_snapshot_of_redis(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
-    """A job that has succeeded stays so, and so does its report."""
+    """A job that has succeeded stays succeeded, and its report and OUTPUT are unchanged."""
     gate = Gate(tmp_path, 2)
     with running(server, job_file(YIELDING_GATED), tmp_path, gate) as (handle, store):
         store.call(("SAVE",))
@@ -91,13 +91,13 @@ def test_an_older_snapshot_of_redis(server: RedisServer, job_file: JobFile, tmp_
 def test_the_list_of_live_jobs_and_the_queue_are_evicted(
     waits: str, server: RedisServer, job_file: JobFile, tmp_path: Path
 ) -> None:
-    """Whoever looks after jobs, or waits for one, finds a job that is nowhere listed."""
+    """A job that is in no list is found by a client that waits for it, or by the workers' reconcilers."""
     gate = Gate(tmp_path, 2)
     gate.open()
     with submitted(server, job_file(YIELDING_GATED), tmp_path, gate) as handle:
         store = store_of(handle)
         store.call(("DEL", LIVE, QUEUE))
-        if waits != "nobody":  # newer jobs make a list of their own, and are more than are looked at
+        if waits != "nobody":  # newer jobs create a new list, and are more than are checked
             for number in range(NEWEST + 1):
                 store.create(f"newer-{number}", {"created": repr(time.time()), "queue": "nobody"}, b"")
         with workers(tmp_path / "workers", server.tcp_url, queue=QUEUE, MRCELERY_VISIBILITY_TIMEOUT="5"):

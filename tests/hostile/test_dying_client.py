@@ -1,7 +1,7 @@
-"""A client is killed at every operation of every command that changes something: once more, and all is as it should be.
+"""If a client is killed at any operation of a command that changes something, running the command again repairs it.
 
-What a client does is what it tells Redis and storage, one operation after the other. So to die after one is to die
-before the next, and it dies before the first and after each.
+A client acts only through operations on Redis and storage, one after the other. To die after one is therefore to die
+before the next, so the tests kill the client before the first operation and after each.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ JOB = """
 
 
 class Client:
-    """Runs commands in processes of their own, which may die at an operation."""
+    """Runs commands in separate processes, which may die at an operation."""
 
     def __init__(self, server: RedisServer, folder: Path, root: str) -> None:
         self.folder, self.root = folder, root
@@ -63,7 +63,7 @@ class Client:
         self.said = folder / "said.txt"
 
     def run(self, *args: str, number: int = 0, when: str = "before") -> int:
-        """Run a command and return its exit code, negative if it was killed at this operation; 0: at none."""
+        """Run a command and return its exit code, negative if it died at operation ``number``; 0 is for none."""
         pid = os.fork()
         if not pid:
             code = 1
@@ -71,7 +71,7 @@ class Client:
                 out = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(out, 1)
                 os.dup2(out, 2)
-                sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - pytest's would take what is said
+                sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - pytest would capture the output
                 sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as above
                 if number:
                     arm(number, when)
@@ -90,7 +90,7 @@ class Client:
         return code
 
     def submission(self, name: str, *flags: str) -> list[str]:
-        """Return the command that submits the job of this name, which has these flags."""
+        """Return the command that submits the job with this name and these flags."""
         told = self.folder / name
         told.mkdir(exist_ok=True)
         for flag in flags:
@@ -130,7 +130,7 @@ def client(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) 
 
 
 def deaths(die: Callable[[int, str], int]) -> int:
-    """Have a command die at each of its operations, and return how many it has."""
+    """Make a command die at each of its operations, and return their number."""
     number = 0
     while True:
         code = die(max(1, number), "after" if number else "before")

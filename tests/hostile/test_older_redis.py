@@ -1,4 +1,4 @@
-"""Redis comes back with an older snapshot: nothing of a job that has ended runs again, and no retry is forgotten."""
+"""If Redis restarts with an older snapshot, nothing of an ended job runs again, and no retry is forgotten."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ JOB = """
 
 
 class Scene:
-    """A fleet whose workers run two tasks at a time of a job of four, and a Redis of which there is a snapshot."""
+    """A fleet that runs a job of four map tasks, two at a time, with a Redis whose snapshot can be restored."""
 
     def __init__(self, server: RedisServer, job: str, folder: Path) -> None:
         self.server, self.folder, self.out = server, folder, folder / "out"
@@ -58,7 +58,7 @@ class Scene:
         try:
             return self.store.state(self.handle.id)
         except MRCeleryError:
-            return ""  # it restarts
+            return ""  # Redis is restarting
 
     def save(self) -> None:
         self.store.call(("SAVE",))
@@ -76,7 +76,7 @@ class Scene:
         (self.seen / what).touch()
 
     def end(self, how: str) -> None:
-        """Have the job end, and all its tasks."""
+        """Make the job and all its tasks end."""
         if how == "cancelled":
             assert self.handle.cancel()
         if how == "failed":
@@ -105,13 +105,13 @@ def scene(server: RedisServer, job: str, folder: Path) -> Iterator[Scene]:
 
 
 def published(out: Path) -> list[tuple[str, int]]:
-    """Files of OUTPUT, and when something came to them or went: a claim that is laid changes the folder itself."""
+    """Return the modification times of OUTPUT and its files; a claim changes the time of the folder itself."""
     return [(path.name, path.stat().st_mtime_ns) for path in (out, *sorted(out.glob("*")))] if out.exists() else []
 
 
 @pytest.mark.parametrize("how", ["succeeded", "failed", "cancelled", "cleaned"])
 def test_tasks_of_a_job_that_has_ended(how: str, server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
-    """They are queued and held again: they run nothing, OUTPUT is not touched, and the job has ended as it had."""
+    """Messages that the snapshot restores run nothing; OUTPUT is unchanged, and the job's end is the same as before."""
     with scene(server, job_file(JOB), tmp_path) as made:
         made.save()
         assert made.queued() == 2
@@ -119,7 +119,7 @@ def test_tasks_of_a_job_that_has_ended(how: str, server: RedisServer, job_file: 
         starts, before = made.starts(), published(made.out)
         expected = "failed" if how == "cleaned" else how
         made.restore()
-        # Before the workers have compared it with storage, or after.
+        # The workers may not have compared it with storage yet.
         assert made.state in ("running", expected)
         eventually(lambda: made.state == expected, "it is brought up to date")
         eventually(lambda: not made.queued() and not made.store.call(("HLEN", "unacked"))[0], "all messages are read")
@@ -151,7 +151,7 @@ def test_what_a_client_is_told_without_workers(
 def test_a_retry_that_the_snapshot_does_not_know(
     waits: bool, server: RedisServer, job_file: JobFile, tmp_path: Path
 ) -> None:
-    """The running generation goes on, waited for or not."""
+    """The running generation continues, even if no client waits for it."""
     with scene(server, job_file(JOB), tmp_path) as made:
         made.end("failed")
         made.save()
@@ -167,7 +167,7 @@ def test_a_retry_that_the_snapshot_does_not_know(
         eventually(lambda: made.state == "succeeded", "it goes on and ends")
         assert made.store.fields(made.handle.id)["revived"] == "1"
         assert dict(made.handle)["seen"] == TASKS
-        made.restore()  # and once more, when it has ended
+        made.restore()  # and again after it has ended
         starts = made.starts()
         shown = command("retry", made.handle.id, *made.fleet)
         assert "succeeded: only a job that failed or was cancelled" in shown.stderr
@@ -175,7 +175,7 @@ def test_a_retry_that_the_snapshot_does_not_know(
 
 
 def test_a_retry_of_a_job_that_was_cleaned(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
-    """A snapshot brings it back as failed; its data is gone, and that is what is told."""
+    """A snapshot restores the job as failed; its data is gone, and the error says so."""
     with scene(server, job_file(JOB), tmp_path) as made:
         made.end("failed")
         made.save()
@@ -190,7 +190,7 @@ def test_a_retry_of_a_job_that_was_cleaned(server: RedisServer, job_file: JobFil
 
 
 def test_a_job_is_compared_once_in_each_run_of_the_server(server: RedisServer) -> None:
-    server.command[server.command.index("--save") + 1] = "3600 1"  # kept at a restart
+    server.command[server.command.index("--save") + 1] = "3600 1"  # saved at a shutdown
     ours, others = RedisJobStore(server.tcp_url), RedisJobStore(server.tcp_url)
     ours.create("j", {"created": "1"}, b"")
     first = ours.unsure("j", ours.compared("j")[1])
@@ -214,7 +214,7 @@ def test_a_job_is_compared_once_in_each_run_of_the_server(server: RedisServer) -
 
 
 def test_a_job_that_is_registered_again_in_an_emptied_redis(server: RedisServer) -> None:
-    """Who had compared it is not sure of it any more."""
+    """A store that had compared the job must compare it again."""
     store = RedisJobStore(server.tcp_url)
     for _ in range(2):
         store.create("j", {"created": "1"}, b"")
@@ -227,7 +227,7 @@ def test_a_job_that_is_registered_again_in_an_emptied_redis(server: RedisServer)
 
 
 def test_a_server_that_does_not_say_who_it_is(server: RedisServer) -> None:
-    """A connection stands for the run of the server: each job is compared once by each process."""
+    """A connection takes the place of the server's run id: each process compares each job once."""
     store = RedisJobStore(server.tcp_url)
     store.call(("ACL", "SETUSER", "default", "-info"))
     store.create("j", {"created": "1"}, b"")

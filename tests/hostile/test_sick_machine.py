@@ -1,4 +1,4 @@
-"""One sick machine: its worker takes no tasks and says why, and no job fails for it."""
+"""The worker of a sick machine takes no tasks and says why, and no job fails because of it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MOUNTED = {"full": "size=256k", "without inodes": "size=8m,nr_inodes=3", "read-o
 
 @contextmanager
 def fallen_ill(kind: str, scratch: Path) -> Iterator[None]:
-    """Make a scratch folder what no attempt can work in; mend it after the block."""
+    """Make a scratch folder unusable for attempts; repair it after the block."""
     if kind == "a file":
         with suppress(FileNotFoundError):
             scratch.rename(scratch.with_suffix(".before"))
@@ -69,7 +69,7 @@ def fallen_ill(kind: str, scratch: Path) -> Iterator[None]:
 
 
 class Ground:
-    """A Redis and a storage, and jobs of twelve short map tasks of which no attempt may fail."""
+    """A Redis, a storage, and jobs of short map tasks of which no attempt may fail."""
 
     def __init__(self, server: RedisServer, folder: Path, job_file: JobFile) -> None:
         self.server, self.folder = server, folder
@@ -94,7 +94,7 @@ class Ground:
         assert list(handle) == [("lines", TASKS)]
 
     def seen(self, number: int) -> list[WorkerSeen]:
-        """The worker's record, once it has written one."""
+        """Return the worker's presence record, if it has published one."""
         return [one for one in workers_seen(self.store) if one.name == f"q-{number}@here"]
 
     def sick(self, number: int) -> str:
@@ -127,13 +127,13 @@ def test_a_sick_machine_beside_a_healthy_one(ground: Ground, kind: str) -> None:
             says(ground, reason)
             with ground.submit() as handle:
                 ground.counts(handle)
-                assert ground.attempts(handle) == TASKS + 2  # not one on the sick machine
+                assert ground.attempts(handle) == TASKS + 2  # none on the sick machine
         ground.well(0)
         assert not any(one.sick for one in ground.seen(1))
 
 
 def says(ground: Ground, reason: str) -> None:
-    """Doctor and metrics name the sick worker."""
+    """Check that doctor names the sick worker, and that metrics count it."""
     config = Config(broker=ground.server.tcp_url, queue="q")
     found = [one for one in judge_workers(workers_seen(ground.store), config) if one.check == "workers: sick"]
     assert [f"{one.saw}: {one.do}" for one in found] == [f"q-0@here takes no tasks: {reason}"]
@@ -160,13 +160,13 @@ def test_a_job_whose_only_worker_falls_ill_waits(ground: Ground, kind: str) -> N
             assert [w.text for w in handle.overview().warnings if w.kind == "sick"] == [
                 f"worker q-0@here takes no tasks: {reason}"
             ]
-            assert ground.attempts(handle) - before <= 1  # it does not spin
+            assert ground.attempts(handle) - before <= 1  # it does not try again and again
         ground.counts(handle)
         assert worker.process.poll() is None
 
 
 def waits(handle: JobHandle) -> events.WorkersSick:
-    """Wait until the waiting client is told that nobody is well."""
+    """Wait until the client learns that no worker is well."""
 
     class Told(Exception):
         pass
@@ -221,7 +221,7 @@ IMPORTS = """
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a module that the client has."""
+    """A folder with a module that only the client can import."""
     library = tmp_path / "site-packages"
     library.mkdir()
     (library / "only_there.py").write_text("ONE = 1\n")

@@ -1,4 +1,4 @@
-"""A storage that is away for a while: what it ends is no attempt, and time alone bounds how long it is awaited."""
+"""Attempts that a storage outage ends do not count; only time limits how long a job waits for the storage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT = "".join(f"a rose is a rose {number % 50}\n" for number in range(2000))
 WORDS = Counter(TEXT.split())
 QUEUE = "outage"
 AWAY = 4.0
-"""Seconds of an outage: longer than boto3 and one more try of a task get over it."""
+"""Seconds of an outage: longer than boto3's retries and a second try of a task can bridge."""
 
 FAULTS = {
     "SlowDown": Fault(status=503, code="SlowDown"),
@@ -70,7 +70,7 @@ def submit(broker: RedisServer, root: str) -> Callable[..., mrcelery.JobHandle]:
 
 
 class Outage:
-    """Begins with the first request to a key that ends so, and lasts for so many seconds."""
+    """Begins with the first request to a key with this ending, and lasts for ``seconds``."""
 
     def __init__(self, ending: str, fault: Fault, seconds: float) -> None:
         self.ending, self.fault, self.seconds = ending, fault, seconds
@@ -103,7 +103,7 @@ PHASES = {
 def test_an_outage_longer_than_all_attempts(
     phase: str, fault: str, log: Log, submit: Callable[..., mrcelery.JobHandle], word_count: str
 ) -> None:
-    """One attempt may be made at each task, and the outage ends several: the result is exact all the same."""
+    """With one attempt allowed per task and an outage that ends several, the result is still exact."""
     outage = Outage(PHASES[phase], FAULTS[fault], AWAY)
     log.fault = outage
     told: list[events.Event] = []
@@ -131,7 +131,7 @@ def test_who_waits_is_told_what_is_awaited(
 
 
 def test_patience_ends(log: Log, submit: Callable[..., mrcelery.JobHandle], word_count: str) -> None:
-    """However many attempts there may be; `retry` resumes the job."""
+    """The job fails once its patience is over, whatever its attempts; `retry` resumes it."""
     log.fault = Outage("/map-00001/commit.json", FAULTS["SlowDown"], 1000.0)
     with submit(word_count, max_attempts=100, storage_patience=3.0) as handle:
         with pytest.raises(JobFailedError, match=r"did not recover within 3 s \(--storage-patience\)") as raised:
@@ -144,7 +144,7 @@ def test_patience_ends(log: Log, submit: Callable[..., mrcelery.JobHandle], word
 
 
 def test_a_refusal_is_told_at_once(log: Log, submit: Callable[..., mrcelery.JobHandle], word_count: str) -> None:
-    """Rights do not come by themselves: nothing is tried twice."""
+    """Nothing is retried, since access rights do not change by themselves."""
     refused: list[str] = []
 
     def refuse(asked: Asked) -> Fault | None:
@@ -163,7 +163,7 @@ def test_a_refusal_is_told_at_once(log: Log, submit: Callable[..., mrcelery.JobH
 def test_a_job_that_is_cancelled_meanwhile(
     log: Log, submit: Callable[..., mrcelery.JobHandle], word_count: str
 ) -> None:
-    """Its data goes when the storage is back, however long that takes, and then it can be retried."""
+    """Its data is removed once the storage is back, however long that takes; then the job can be retried."""
     outage = Outage("/map-00001/commit.json", FAULTS["SlowDown"], 1000.0)
     log.fault = outage
     with submit(word_count) as handle:
@@ -204,7 +204,7 @@ def test_a_client_that_uploads_and_fetches(
 def test_a_conditional_write_backs_off(
     log: Log, root: str, monkeypatch: pytest.MonkeyPatch, write: Callable[[Storage], Any]
 ) -> None:
-    """S3 wants the loser of two writes under way to ask again, not 40 times a second."""
+    """S3 wants the loser of two concurrent writes to try again, but not 40 times a second."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3_clients, "_clients", {})
     monkeypatch.setattr("mrcelery.storage.s3.CONFLICTS", 6)
@@ -219,7 +219,7 @@ def test_a_conditional_write_backs_off(
 def test_a_folder_that_is_not_mounted_for_a_while(
     submit: Callable[..., mrcelery.JobHandle], job_file: JobFile, tmp_path: Path
 ) -> None:
-    """Nothing is written where it should be, and what was committed before is found again."""
+    """Nothing is written to the empty mount point, and earlier commits are found once it is mounted again."""
     storage, away = tmp_path / "storage", tmp_path / "away"
     gate = Gate(tmp_path, 3)
     with submit(
@@ -227,10 +227,10 @@ def test_a_folder_that_is_not_mounted_for_a_while(
     ) as handle:
         eventually(lambda: gate.starts() >= 2, "tasks run")
         storage.rename(away)
-        storage.mkdir()  # the point where it was mounted
+        storage.mkdir()  # the empty mount point
         gate.open()
         told: list[str] = []
-        threading.Timer(2 * AWAY, lambda: away.rename(storage)).start()  # fails if that holds anything by then
+        threading.Timer(2 * AWAY, lambda: away.rename(storage)).start()  # fails if the mount point is not empty
         handle.wait(120, on_event=lambda event: told.append(str(event)))
         assert any("is missing (mrcelery.json is gone): mount it again" in line for line in told)
         assert dict(handle) == {"seen": 3}

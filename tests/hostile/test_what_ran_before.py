@@ -1,6 +1,6 @@
-"""What ran before in a process does not show in what runs after it; nor does what an attempt starts outlive it.
+"""What ran in a process before does not affect what runs in it later, and no attempt's processes outlive it.
 
-The worker has one process, so that each sequence of jobs told here goes through it.
+The worker has one process, so each sequence of jobs in these tests runs in it.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ def test_user_code_may_use_multiprocessing(run: Run, job_file: JobFile) -> None:
 
 
 def test_what_user_code_forks_can_be_terminated_at_once(run: Run, job_file: JobFile) -> None:
-    """As a ``multiprocessing`` pool does that ends before all of its processes have begun."""
+    """SIGTERM ends a fork at once, as when a ``multiprocessing`` pool ends before all its processes have begun."""
     job = job_file("""
         import os, signal, time
         from mrcelery import MRJob
@@ -376,7 +376,7 @@ def test_what_an_attempt_starts_ends_with_it(
 
 
 def chain(pid: int, worker: Worker) -> dict[str, int]:
-    """The processes above that of an attempt, by what they are."""
+    """Return the pids of an attempt's process, its job's process and the pool's process."""
     job = parent(pid)
     pool = parent(job)
     assert pool in below(worker.process.pid)

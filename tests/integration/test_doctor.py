@@ -197,9 +197,7 @@ def test_all_is_well(fleet: Fleet) -> None:
     assert (ran.returncode, told["ok"]) == (0, True), ran.stderr
     bad = {f["check"] for f in told["findings"] if f["level"] != "ok"}
     assert bad == {"broker: persistence"}
-    ours = [
-        worker for worker in told["workers"] if worker["queues"] == ["fleet"]
-    ]  # other tests may have left workers of other queues
+    ours = [worker for worker in told["workers"] if worker["queues"] == ["fleet"]]  # other tests had others
     first = ours[0]
     assert (first["versions"], first["processes"], first["queues"]) == (versions(), 2, ["fleet"])
     assert len(ours) == 2
@@ -289,9 +287,7 @@ def test_over_tls(tmp_path: Path) -> None:
     with tls_redis_server(tmp_path, AOF) as (server, certificate):
         url = f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate}"
         assert levels(broker=url) == LONELY
-        assert (
-            levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"
-        )  # the certificate is self-signed
+        assert levels(broker=f"rediss://localhost:{server.port}/0")["broker"] == "fail"  # self-signed
 
 
 def test_the_user_that_the_chart_makes(server: RedisServer, store: RedisJobStore) -> None:

@@ -67,7 +67,7 @@ def test_nothing_is_left(word_count: str, text: Path, tmp_path: Path) -> None:
 def test_this_process_is_as_before(
     monkeypatch: pytest.MonkeyPatch, job_file: JobFile, text: Path, tmp_path: Path
 ) -> None:
-    """A job, even one that fails, leaves the working directory and the temporary folder unchanged."""
+    """A job that fails leaves the working directory of this process unchanged and the temporary folder empty."""
     place = tmp_path / "tmp"
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))

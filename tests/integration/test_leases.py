@@ -109,9 +109,7 @@ def test_a_killed_workers_tasks_run_elsewhere(
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
         with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=quick):
-            os.killpg(
-                first.process.pid, signal.SIGKILL
-            )  # the main process with its children, as if the machine were lost
+            os.killpg(first.process.pid, signal.SIGKILL)  # with its children, as if the machine were lost
             eventually(lambda: gate.starts() == 4, "both run elsewhere")
             gate.open()
             handle.wait(PATIENCE)

@@ -114,9 +114,7 @@ class Place:
     def stopped(self, number: int, action: Callable[[RedisJobStore], object]) -> int:
         """Run in a child process until it stops before call ``number``; return its pid, or 0 if it ran to its end."""
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # Python 3.12 and later warn because of our idle threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # idle threads of ours, since Python 3.12
             child = os.fork()
         if not child:
             try:

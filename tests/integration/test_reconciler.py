@@ -1,4 +1,4 @@
-"""Jobs whose messages, processes or whole Redis are lost in mid-job, and what the workers' reconcilers make of it."""
+"""The workers' reconcilers repair jobs whose messages, processes or whole Redis are lost while they run."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ KILLER = """
 @pytest.mark.parametrize(
     ("module", "owner", "method", "after"),
     [
-        ("mrcelery.jobstore.redis", "RedisJobStore", "add_commit", False),  # committed, and not told
-        ("celery.backends.redis", "RedisBackend", "on_chord_part_return", False),  # its result not counted
-        ("celery.backends.redis", "RedisBackend", "_chord_publish_claim_expires", False),  # the body is claimed
-        ("celery.backends.redis", "RedisBackend", "on_chord_part_return", True),  # counted and not acknowledged
+        ("mrcelery.jobstore.redis", "RedisJobStore", "add_commit", False),  # committed, not recorded in Redis
+        ("celery.backends.redis", "RedisBackend", "on_chord_part_return", False),  # recorded, not counted by the chord
+        ("celery.backends.redis", "RedisBackend", "_chord_publish_claim_expires", False),  # body claimed
+        ("celery.backends.redis", "RedisBackend", "on_chord_part_return", True),  # counted, not acknowledged
     ],
 )
 def test_a_process_killed_around_the_count_of_its_chord(
@@ -150,7 +150,7 @@ def test_the_queue_is_flushed_in_mid_job(quiet: Quiet, traced: Traced, stage: st
 def test_redis_forgets_everything_in_mid_job(
     server: RedisServer, traced: Traced, tmp_path: Path, stage: str, waits: bool
 ) -> None:
-    """What had committed is not run again; the job is entered again by who waits for it, or by a worker."""
+    """A waiting client or a worker registers the job again; what had committed does not run again."""
     gate = traced.gate(f"wait-{stage}")
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
     with workers(tmp_path, server.tcp_url, queue="q", env=QUICK), traced.submit(**settings) as handle:
@@ -180,7 +180,7 @@ def test_redis_forgets_everything_in_mid_job(
 
 @pytest.mark.parametrize("cleaned", [False, True])
 def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: bool) -> None:
-    """To one who saw a job run at its last look, it is gone either way; storage tells the two apart."""
+    """A reconciler finds a running job missing from Redis; by storage it knows whether the job was cleaned or lost."""
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         reconciler = Reconciler(quiet.app)
@@ -197,7 +197,7 @@ def test_what_was_cleaned_is_not_lost(quiet: Quiet, traced: Traced, cleaned: boo
 
 @pytest.mark.parametrize("then", ["", "retried", "damaged"])
 def test_what_has_ended_since_the_last_look_is_not_lost(quiet: Quiet, traced: Traced, then: str) -> None:
-    """Unless it was retried, or how it ended cannot be read: ``start`` finds out what is to be done."""
+    """An ended job is restored only if it was retried, or if the record of its end is damaged; ``start`` decides."""
     with traced.submit(**quiet.settings) as handle:
         quiet.run("mrcelery.start", job=handle.id)
         reconciler = Reconciler(quiet.app)
@@ -240,7 +240,7 @@ def test_redis_forgets_a_job_while_it_is_looked_at(
             ask = getattr(store, asked)
 
             def lose(job: str, *more: Any) -> Any:
-                if job:  # else it is asked of the server, for no job
+                if job:  # without a job, the call is about the server
                     quiet.store.drop(handle.id)
                 return "another run" if job and more else ask(job, *more)
 
@@ -253,7 +253,7 @@ def test_redis_forgets_a_job_while_it_is_looked_at(
 
 
 def test_redis_restarts_empty_and_its_workers_are_replaced(server: RedisServer, traced: Traced, tmp_path: Path) -> None:
-    """Nobody but the waiting client knows of the job, and storage."""
+    """Only the waiting client and storage still know the job; it ends, and what had committed does not run again."""
     gate = traced.gate("wait-c2")
     settings = {"runner": "celery", "broker": server.tcp_url, "storage": str(tmp_path / "storage"), "queue": "q"}
     with traced.submit(**settings) as handle:
@@ -304,7 +304,7 @@ def test_late_steps_publish_nothing_again(quiet: Quiet, traced: Traced) -> None:
         assert handle.status().state == "running"
 
 
-# The first attempt at the slow lines takes a minute or two, another attempt none.
+# The first attempt at the slow lines takes minutes, a second one about a second.
 SLOW = """
     import os, time
     from mrcelery import MRJob
@@ -356,7 +356,7 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
             assert not again.exists()
             handle.cancel()
             return
-        handle.wait(2 * PATIENCE)  # a fifth of what the slow one takes
+        handle.wait(2 * PATIENCE)  # a fifth of the slow attempt's time
         assert results(handle) == dict.fromkeys(lines, 600)
         assert again.exists()
         assert sorted(path.name for path in folder.glob("*-again")) == ["slow-again"]
@@ -367,7 +367,7 @@ def test_a_straggler_gets_a_backup(quiet: Quiet, job_file: JobFile, tmp_path: Pa
 def test_a_storage_that_is_away_as_a_job_starts(
     quiet: Quiet, traced: Traced, begun: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is waited for by a job that goes on from it, and told at once to the client of a new one."""
+    """A job that had already started waits for the storage; a new one fails at once."""
 
     def away(*_: Any) -> None:
         raise StorageUnreachableError("away")

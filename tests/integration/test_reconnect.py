@@ -41,7 +41,7 @@ from tests.support.services import (
 JobFile = Callable[..., str]
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 LONG = "600"
-"""A visibility timeout in seconds after which no test waits: what is delivered again was put back."""
+"""A visibility timeout in seconds, longer than any test: messages delivered again were requeued."""
 
 
 def submit(broker: str, job: str, text: Path, folder: Path, **options: Any) -> JobHandle:
@@ -52,7 +52,7 @@ def submit(broker: str, job: str, text: Path, folder: Path, **options: Any) -> J
 
 @contextmanager
 def running(broker: str, job_file: JobFile, folder: Path, **variables: str) -> Iterator[tuple[Gate, JobHandle, Worker]]:
-    """Two map tasks that run on one worker, in one call of their mapper; it waits for more."""
+    """Run two map tasks on one worker, each in one call of its mapper; a third process of the worker is idle."""
     gate = Gate(folder, 2)
     with (
         workers(folder / "a", broker, queue="q", concurrency=3, env=variables) as (worker,),
@@ -63,7 +63,7 @@ def running(broker: str, job_file: JobFile, folder: Path, **variables: str) -> I
 
 
 def settled(broker: str) -> bool:
-    """Whether all messages are acknowledged; False while the server does not answer."""
+    """Return whether all messages are acknowledged; False while the server does not answer."""
     store = RedisJobStore(broker)
     try:
         return store.call(("HLEN", "unacked"), ("ZCARD", "unacked_index")) == [0, 0]
@@ -78,7 +78,7 @@ def reconnections(worker: Worker) -> int:
 
 
 def reconnected(server: RedisServer) -> None:
-    """Wait until the worker waits for messages again."""
+    """Wait until the worker listens for messages again."""
     store = RedisJobStore(server.socket_url)
 
     def waits() -> bool:
@@ -99,7 +99,7 @@ def restart(server: RedisServer, worker: Worker) -> None:
 
 
 def cut(server: RedisServer, worker: Worker) -> None:
-    """Close all connections; the server stays."""
+    """Close all connections to the server, which keeps running."""
     before = reconnections(worker)
     store = RedisJobStore(server.socket_url)
     store.call(("CLIENT", "KILL", "TYPE", "pubsub"), ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
@@ -142,7 +142,7 @@ def test_over_tls(job_file: JobFile, tmp_path: Path) -> None:
 
 
 def test_a_server_that_forgets(job_file: JobFile, tmp_path: Path, word_count: str, text: Path) -> None:
-    """Without AOF the queues and the job's record are gone; the worker goes on, and does not repeat its tasks."""
+    """Without AOF a restart loses the queues and the job's record; the worker keeps running and repeats no task."""
     with redis_server() as server, running(server.tcp_url, job_file, tmp_path) as (gate, handle, worker):
         restart(server, worker)
         gate.open()
@@ -158,7 +158,7 @@ def test_a_server_that_forgets(job_file: JobFile, tmp_path: Path, word_count: st
 
 
 def test_a_worker_that_stops_after_it_reconnected(job_file: JobFile, tmp_path: Path) -> None:
-    """What it runs was delivered on a connection that is gone, and is requeued all the same."""
+    """Its tasks are requeued, although they were delivered on a connection that is gone."""
     with (
         redis_server(settings=DURABLE) as server,
         running(server.tcp_url, job_file, tmp_path, MRCELERY_VISIBILITY_TIMEOUT=LONG) as (gate, handle, worker),
@@ -174,7 +174,7 @@ def test_a_worker_that_stops_after_it_reconnected(job_file: JobFile, tmp_path: P
 
 
 def test_a_child_killed_after_a_reconnection(job_file: JobFile, tmp_path: Path) -> None:
-    """Its task is requeued on a connection that is gone."""
+    """Its task is requeued, although it was delivered on a connection that is gone."""
     with (
         redis_server(settings=DURABLE) as server,
         running(server.tcp_url, job_file, tmp_path, MRCELERY_VISIBILITY_TIMEOUT=LONG) as (gate, handle, worker),
@@ -202,7 +202,7 @@ SPEAKING_GATED = YIELDING_GATED.replace('yield "waits", 0', 'self.set_status("wa
 
 
 def test_an_attempt_that_the_brokers_loss_ends_does_not_count(job_file: JobFile, tmp_path: Path) -> None:
-    """One that only computes would go on; this one has something to tell."""
+    """The attempts give up because they have a status to report; without one they would keep computing."""
     patch = tmp_path / "patch"
     patch.mkdir()
     (patch / "sitecustomize.py").write_text(IMPATIENT)
@@ -233,7 +233,7 @@ def test_an_attempt_that_the_brokers_loss_ends_does_not_count(job_file: JobFile,
 
 @contextmanager
 def sentinel(folder: Path, master: int, *settings: str) -> Iterator[int]:
-    """A Sentinel that watches over the master at a port; its own port. ``settings``: lines of its configuration."""
+    """Run a Sentinel that monitors the master at a port, with these lines of configuration; yield its own port."""
     port = free_port()
     config = folder / "sentinel.conf"
     config.write_text(
@@ -250,7 +250,7 @@ def sentinel(folder: Path, master: int, *settings: str) -> Iterator[int]:
 
 
 def state(handle: JobHandle) -> str:
-    """The job's state; "" while no server answers."""
+    """Return the job's state; "" while no server answers."""
     try:
         return handle.status().state
     except MRCeleryError:
@@ -259,7 +259,7 @@ def state(handle: JobHandle) -> str:
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_failover_by_sentinel(hangs: bool, job_file: JobFile, tmp_path: Path) -> None:
-    """Also where the new master hangs at first, so that Sentinel takes it for dead and names none."""
+    """A failover is survived, even if the new master hangs at first, so that Sentinel considers it down."""
     with (
         redis_server() as master,
         redis_server(replicaof=f"127.0.0.1 {master.port}") as replica,
@@ -300,7 +300,7 @@ def test_failover_by_sentinel(hangs: bool, job_file: JobFile, tmp_path: Path) ->
 
 
 def test_no_connection_waits_for_ever(tmp_path: Path) -> None:
-    """Neither Celery's nor ours, neither those to the master nor those to Sentinel, which has a password."""
+    """All connections, Celery's and ours, to the master and to Sentinel (which has a password), have timeouts."""
     with redis_server() as master, sentinel(tmp_path, master.port, "requirepass of-sentinel") as port:
         broker = f"sentinel://127.0.0.1:{port}/0?master_name=main&sentinel_password=of-sentinel"
         watcher = connect(f"redis://:of-sentinel@127.0.0.1:{port}/0", PATIENCE)

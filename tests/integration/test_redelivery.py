@@ -1,4 +1,4 @@
-"""Everything delivered twice, late, or cut short: the coordinator's steps and what they leave at OUTPUT."""
+"""Coordinator steps delivered twice, late, or cut short, and what they leave in OUTPUT."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Place:
         self.file = job
 
     def submit(self, **options: Any) -> str:
-        """A job whose tasks are all done, but for its last ``finish``."""
+        """Submit a job and run all its tasks except the final ``finish``."""
         place = self
 
         class Keep:
@@ -72,7 +72,7 @@ class Place:
             self.file, str(self.text), self.output.uri, runner="inline", storage=self.root, reducers=2, **options
         )
         object.__setattr__(submission, "_open", Keep)
-        # The local check is the client's; here two clients have looked before either job was done.
+        # The client checks a local OUTPUT; here two clients have checked before either job was done.
         object.__setattr__(submission, "_place_output", lambda: (self.output.uri, None))
         with submission.submit() as handle:
             job = handle.id
@@ -101,7 +101,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, job_file: JobFile) -> 
 
 
 def test_two_runs_of_the_last_step_at_once(place: Place) -> None:
-    """Without a claim of its own each would take the other's part files for somebody else's."""
+    """Runs of the last step at the same time do not mistake each other's part files for those of another job."""
     job = place.submit()
     ended: list[Any] = []
 
@@ -123,7 +123,7 @@ def test_two_runs_of_the_last_step_at_once(place: Place) -> None:
 
 
 def at_the_first(what: str, monkeypatch: pytest.MonkeyPatch, output: Storage, then: Callable[[], object]) -> None:
-    """Do something, once, right before a method of a claim on OUTPUT does its work for the first time."""
+    """Do something once, right before the first call of a method of a claim on OUTPUT."""
     kind = type(claim(output, "a/b/c"))
     method, left = getattr(kind, what), [then]
     lock = threading.Lock()
@@ -140,7 +140,7 @@ def at_the_first(what: str, monkeypatch: pytest.MonkeyPatch, output: Storage, th
 
 @pytest.mark.parametrize(("overwrite", "at"), [(False, "copy"), (True, "copy"), (True, "remove")])
 def test_a_late_run_of_the_last_step(place: Place, overwrite: bool, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has taken off the old mark, or is about to, when another run ends the job and cleans up."""
+    """A run that is copying, or about to remove the old ``_SUCCESS``, is overtaken by one that ends the job."""
     if overwrite:
         place.output.write("_SUCCESS", b"old")
         place.output.write("part-00000", b"old")
@@ -188,7 +188,7 @@ def test_a_job_cancelled_after_its_mark_was_written(place: Place, monkeypatch: p
 
 
 def test_a_run_that_was_killed_as_it_published(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next delivery takes what lies at OUTPUT for this job's own, and ends it."""
+    """The next delivery recognizes the files in OUTPUT as this job's own, and ends the job."""
     job = place.submit()
     with monkeypatch.context() as patch:
         patch.setattr(output_commit, "_success", killed)
@@ -214,7 +214,7 @@ def test_a_run_that_was_killed_and_then_the_job_was_cancelled(place: Place, monk
         patch.setattr(place.store, "move", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(place.runtime, job, 0)
-    assert place.names() == DONE  # all but the job's end was done
+    assert place.names() == DONE  # everything was done except the job's end
     place.store.move(job, "cancelled")
     with pytest.raises(JobStoppedError):
         finish(place.runtime, job, 0)
@@ -222,7 +222,7 @@ def test_a_run_that_was_killed_and_then_the_job_was_cancelled(place: Place, monk
 
 
 def test_two_jobs_with_one_output(place: Place) -> None:
-    """Both found it free when they started: the second to publish must not overwrite the first."""
+    """Two jobs found OUTPUT free when they started: the second to publish must not overwrite the first."""
     first, second = place.submit(), place.submit()
     assert finish(place.runtime, first, 0) is None
     with pytest.raises(OutputExistsError, match="exists"):
@@ -314,7 +314,7 @@ def lasting_server() -> Iterator[RedisServer]:
 def test_the_broker_fails_for_a_while(
     trouble: str, lasting_server: RedisServer, job_file: JobFile, tmp_path: Path
 ) -> None:
-    """Tasks that end while Redis is down, or refuses to write, keep what they have computed and go on."""
+    """Tasks that end while Redis is down or refuses writes keep their results; neither runs again."""
     assert BROKER_PATIENCE > 10
     seen = tmp_path / "seen"
     seen.mkdir()

@@ -1,4 +1,4 @@
-"""A job leaves report.html beside report.json, however it ended, and ``mrcelery report`` writes it as a file."""
+"""A job leaves report.html next to report.json, however it ended, and ``mrcelery report`` writes it to a file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def told(page: bytes) -> Any:
 
 
 def reports(handle: mrcelery.JobHandle) -> tuple[Any, Any]:
-    """What the page and the record say."""
+    """Return the data of the report page and of report.json."""
     storage = handle.open_storage()
     page, record = object_keys.report_page(handle.id), object_keys.report(handle.id)
     return told(storage.read(page)), json.loads(storage.read(record))
@@ -106,7 +106,7 @@ def test_of_a_job_that_was_cancelled(fleet: Fleet, job_file: JobFile, text: Path
 
 
 def seen_by_all(handle: mrcelery.JobHandle) -> dict[str, Any]:
-    """The counters that page, report and overview say, and those that outlive the job store's record; all are equal."""
+    """Return the counters; check that page, report, overview and a client without the job store have the same."""
     page, record = reports(handle)
     job, storage = handle.id, record["overview"]["storage"]
     forgotten = mrcelery.attach(job, storage=storage, broker="", runner="inline")
@@ -124,7 +124,7 @@ def seen_by_all(handle: mrcelery.JobHandle) -> dict[str, Any]:
 def test_counters_of_a_job_that_did_not_succeed(
     fleet: Fleet, job_file: JobFile, tmp_path: Path, bucket: str, state: str, stage: str
 ) -> None:
-    """On S3, so that requests are counted too."""
+    """The job runs on S3, so that requests are counted too."""
     source = COUNTING
     if stage == "map":  # the first of the map tasks commit, the last one waits
         wait = 'while line == "c" and not os.path.exists(self.options.go):'
@@ -167,7 +167,7 @@ def test_the_command(fleet: Fleet, word_count: str, text: Path, tmp_path: Path) 
     assert told(done.stdout.encode())["overview"]["job"] == job
     done = command("report", job, "--json", env=fleet.env)
     assert json.loads(done.stdout)["overview"]["job"] == job
-    # From storage alone.
+    # From storage alone, without the broker.
     kept = {name: value for name, value in fleet.env.items() if name != "MRCELERY_BROKER"}
     done = command("report", job, "-o", str(tmp_path / "again.html"), env=kept)
     assert done.returncode == 0, done.stderr

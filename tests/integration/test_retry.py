@@ -1,4 +1,4 @@
-"""Failed, forgotten and cancelled jobs are retried, and the data of cancelled ones goes."""
+"""Failed, forgotten and cancelled jobs can be retried, and the data of cancelled ones is removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.traced import COUNTS, LINES, QUICK, Traced
 
 @pytest.mark.parametrize("failing", ["b1", "reduce-b"])
 def test_retry(quiet: Quiet, traced: Traced, failing: str) -> None:
-    """A job that failed goes on; what had committed is not run again."""
+    """A failed job resumes; what had committed does not run again."""
     cause = traced.gate(f"fail-{failing}")
     with quiet.workers(concurrency=1, env=QUICK), traced.submit(**quiet.settings) as handle:
         with pytest.raises(JobFailedError, match="told to fail"):
@@ -109,7 +109,7 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
         with quiet.workers(env=QUICK):
             eventually(lambda: handle.status().stages[0].succeeded == 1, "one map has committed")
             assert len(kept(handle, quiet.settings["storage"])) > 3
-            quiet.store.call(("DEL", quiet.name))  # with what its reconciler has published
+            quiet.store.call(("DEL", quiet.name))  # with the messages that its reconciler has published
             assert handle.cancel()
             names = (object_keys.spec, object_keys.code, object_keys.report, object_keys.report_page)
             end, plan = object_keys.end(handle.id, 0), object_keys.plan_page(handle.id, 0, 0)
@@ -122,7 +122,7 @@ def test_the_data_of_a_cancelled_job_goes_though_its_messages_are_lost(quiet: Qu
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_cancelled_job_is_retried_where_there_are_no_workers(quiet: Quiet, traced: Traced, begun: bool) -> None:
-    """The client removes its data itself."""
+    """Without workers the client removes the job's data itself."""
     with traced.submit(**quiet.settings) as handle:
         if begun:
             quiet.run("mrcelery.start", job=handle.id)

@@ -1,4 +1,4 @@
-"""What a job asks of S3: counted exactly, as planned, and no object read twice."""
+"""A job's S3 requests are counted exactly and stay within the plan, and no object is read twice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def log(bucket: str) -> Iterator[Log]:
 
 @pytest.fixture
 def inputs(log: Log, bucket: str) -> tuple[str, Counter[str]]:
-    """A root with three files of about 400 KB under ``in/``, and their words."""
+    """Write three files of about 400 KB under ``in/``; return the root, and how often each word occurs."""
     root = f"s3://{bucket}/{os.urandom(4).hex()}"
     chance = random.Random(1)
     words: Counter[str] = Counter()
@@ -38,7 +38,7 @@ def inputs(log: Log, bucket: str) -> tuple[str, Counter[str]]:
         lines = [" ".join(f"word-{chance.randrange(900)}" for _ in range(8)) for _ in range(6000)]
         words.update(word for line in lines for word in line.split())
         open_storage(root).write(f"in/{number}.txt", "\n".join(lines).encode())
-    check(open_storage(f"{root}/storage"))  # a new storage is probed, once
+    check(open_storage(f"{root}/storage"))  # a new storage is probed once
     log.requests.clear()
     return root, words
 
@@ -70,20 +70,20 @@ def test_requests_are_as_reported_and_as_planned(
         assert dict(handle.results()) == words
     asked = log.requests
 
-    # as reported: all but what comes with the report and after it
+    # The report counts all requests before its own.
     until = next(i for i, one in enumerate(asked) if one.method == "PUT" and one.key.endswith("/report.html"))
     assert reported == Counter(one.billed for one in asked[:until])
     after = Counter(one.billed for one in asked[until:])
 
-    # as planned: an upper bound, which also knows what comes after the report; 2 processes read spec, code and plan
+    # The plan is an upper bound that includes requests after the report; 2 processes read spec, code and plan.
     for kind, estimated in plan.cost.requests.items():
         room = 3 * 2 if kind == "GET" and runner == "local" else 2
         assert reported.get(kind, 0) <= estimated <= reported.get(kind, 0) + max(after[kind], R) + room, kind
 
-    # what listing takes is asked twice, since it is planned here and there
+    # The inputs are listed twice, since both this test and the submission plan.
     assert planning == 2
 
-    # no object is read twice, but for what each process has to know, and the lines on a border of two splits
+    # No object is read twice, except those that each process needs, and lines that straddle two splits.
     reads = Counter(one.key for one in asked[:until] if (one.method, one.billed) == ("GET", "GET"))
     shared = ("spec.json", "code.zip", "plan-00000.json")
     once = {key: n for key, n in reads.items() if "/in/" not in key and not key.endswith(shared)}

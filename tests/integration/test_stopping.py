@@ -1,4 +1,4 @@
-"""Workers that are told to stop, and jobs that are cancelled."""
+"""Workers that are asked to stop, and cancelled jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.services import GATED, PATIENCE, Gate, RedisServer, eventuall
 
 JobFile = Callable[..., str]
 LONG = {"MRCELERY_VISIBILITY_TIMEOUT": "600"}
-"""No lease lapses in a test: what runs elsewhere was requeued."""
+"""No lease lapses during a test, so tasks that run elsewhere were requeued."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_tasks_of_a_worker_that_stops_run_elsewhere(
     gate = Gate(tmp_path, 2)
     with (
         workers(tmp_path / "a", server.tcp_url, queue="q", env=LONG) as (first,),
-        # An attempt that a stopping worker ends does not count as one.
+        # An attempt that a stopping worker ends does not count toward max_attempts.
         submit(server, job_file(GATED), gate, tmp_path, max_attempts=1) as handle,
     ):
         eventually(lambda: gate.starts() == 2, "both maps run")
@@ -62,7 +62,7 @@ def test_tasks_of_a_worker_that_stops_run_elsewhere(
             first.process.send_signal(signals[0])
             for sent in signals[1:]:
                 eventually(lambda: "Warm shutdown" in first.log.read_text(), "it stops gently")
-                # One that comes while Celery still changes its handlers is lost: a person would press again.
+                # A signal that arrives while Celery replaces its handlers is lost; a person would press Ctrl-C again.
                 for _ in range(10):
                     first.process.send_signal(sent)
                     deadline = time.monotonic() + 2
@@ -79,7 +79,7 @@ def test_tasks_of_a_worker_that_stops_run_elsewhere(
 
 def test_tasks_that_end_in_time_do_not_run_again(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
     gate = Gate(tmp_path, 2)
-    patient = {**LONG, "MRCELERY_SOFT_SHUTDOWN_TIMEOUT": "15"}  # all of which Celery waits
+    patient = {**LONG, "MRCELERY_SOFT_SHUTDOWN_TIMEOUT": "15"}  # Celery waits for all of it
     with (
         workers(tmp_path / "a", server.tcp_url, queue="q", env=patient) as (first,),
         submit(server, job_file(GATED), gate, tmp_path) as handle,
@@ -130,7 +130,7 @@ YIELDING = """
 
 @pytest.mark.parametrize(("source", "killed"), [(YIELDING, False), (GATED, True)])
 def test_cancelling(source: str, killed: bool, server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:
-    """Tasks stop on all workers, those too that stay in one call of user code; then the job's data goes."""
+    """Tasks stop on all workers, even those that stay in one call of user code; then the job's data is removed."""
     gate = Gate(tmp_path, 6)
     storage = open_storage(str(tmp_path / "storage"))
     with (

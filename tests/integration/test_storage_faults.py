@@ -1,4 +1,4 @@
-"""Jobs on a storage that fails: got over within bounds, or told in a sentence."""
+"""Jobs survive faults of the storage within bounds, or fail with a message of one sentence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Decide = Callable[[Asked], Fault | None]
 
 
 def some(share: int, fault: Fault, which: Callable[[Asked], bool] = lambda asked: True) -> Decide:
-    """Every n-th request to each object that is asked for meets the fault; one that is tried again gets through."""
+    """Make every ``share``-th request fail; a retry of the same request succeeds."""
     seen: Counter[tuple[str, str]] = Counter()
     met = [0]
     lock = threading.Lock()
@@ -94,7 +94,7 @@ def submitted(root: str, job: str, **options: Any) -> mrcelery.JobHandle:
 
 
 def test_credentials_that_expire_in_mid_job(log: Log, root: str, word_count: str) -> None:
-    """Nothing is tried for long, and the user is told what to renew."""
+    """The job fails soon, with a message that says what to renew."""
     expired = Fault(403, "ExpiredToken")
     done = threading.Event()
 
@@ -115,7 +115,7 @@ def test_credentials_that_expire_in_mid_job(log: Log, root: str, word_count: str
 
 
 def test_a_part_that_stays_damaged_is_made_again(log: Log, root: str, word_count: str) -> None:
-    """What was written wrong reads wrong from then on; the map task that runs again writes another object."""
+    """A part that was written damaged stays damaged; the map task runs again and writes a new object."""
     first = threading.Lock()
     bad: set[str] = set()
 
@@ -139,7 +139,7 @@ def test_a_part_that_stays_damaged_is_made_again(log: Log, root: str, word_count
 def test_an_endpoint_that_is_silent_now_and_then(
     log: Log, root: str, word_count: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes a request and never answers, or stops in the midst of a body."""
+    """A job succeeds although some requests are never answered, and some bodies stop halfway."""
     monkeypatch.setenv("MRCELERY_STORAGE_TIMEOUT", "1")
     silent, stalled = some(20, Fault(silent=True)), some(4, Fault(silent=True, keep=0.5), reads)
     log.fault = lambda asked: stalled(asked) if reads(asked) else silent(asked)
@@ -153,13 +153,13 @@ def test_an_endpoint_that_is_silent_now_and_then(
 def test_a_reply_that_stops_in_the_midst_of_what_is_not_an_object(
     fault: Fault, log: Log, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a listing, or of an error: that the storage is away, and no traceback of a library's."""
+    """If the reply to a listing or an error reply breaks off, an outage is reported, not a library's exception."""
     monkeypatch.setenv("MRCELERY_STORAGE_TIMEOUT", "1")
     storage = open_storage(root)
     log.fault = lambda asked: fault
     with pytest.raises(StorageOutageError):
         list(storage.list())
-    # That an object is missing may be known by the head of the reply.
+    # The head of the reply may already say that the object is missing.
     with pytest.raises((StorageOutageError, FileNotFoundError)):
         storage.read("missing")
 
@@ -168,7 +168,7 @@ def test_a_reply_that_stops_in_the_midst_of_what_is_not_an_object(
 def test_an_endpoint_that_falls_silent(
     keep: float, log: Log, root: str, word_count: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job fails in bounded time and says why; `retry` goes on when it answers again."""
+    """The job fails in bounded time and says why; `retry` resumes it once the endpoint answers again."""
     monkeypatch.setenv("MRCELERY_STORAGE_TIMEOUT", "1")
     log.fault = lambda asked: Fault(silent=True, keep=keep) if reads(asked) and asked.key.endswith("in.txt") else None
     with submitted(root, word_count, storage_patience=15.0) as handle:

@@ -1,4 +1,4 @@
-"""submit, wait, status and logs as a person meets them: on a pseudo-terminal, with a real fleet."""
+"""submit, wait, status and logs as a user sees them: on a pseudo-terminal, with a real fleet."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ TALKS = """
 
 
 class Terminal:
-    """A command on a pseudo-terminal of so many columns."""
+    """A command on a pseudo-terminal with ``columns`` columns."""
 
     def __init__(self, env: dict[str, str], *args: str, columns: int = 80) -> None:
         ours, theirs = pty.openpty()
@@ -93,11 +93,11 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """All that was ever shown, without colours and movements."""
+        """All text that was ever shown, without colors and cursor movements."""
         return _ESCAPES.sub("", self.raw).replace("\r\n", "\n").replace("\r", "\n")
 
     def drawn(self, before: str) -> list[str]:
-        """What was written up to a text, without colours: a movement or an erasure of the cursor ends a line too."""
+        """Lines written before a text, without colors; cursor movements and erasures also end a line."""
         return [_ESCAPES.sub("", line) for line in _MOVES.split(self.raw[: self.raw.rindex(before)])]
 
     def shows(self, text: str) -> None:
@@ -157,7 +157,7 @@ def test_a_job_without_workers_and_ctrl_c(quiet: Quiet, fleet: Fleet, word_count
         shown.shows(f"◌ queued, no worker listens on queue {quiet.name}")
         shown.press(b"\x03")
         assert shown.ends() == 130
-    # NO_COLOR: bold and the like, but no colour.
+    # With NO_COLOR, text may be bold and the like, but not colored.
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]", shown.raw)
     detached = shown.text.rindex("Detached: job ")
     job = shown.text[detached:].split()[2]

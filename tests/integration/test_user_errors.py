@@ -1,4 +1,4 @@
-"""What a user did wrong is told first, in their terms, with the exit code of the contract."""
+"""A user's mistake is reported first, in the user's terms, with the documented exit code."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def lines(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["inline", "celery"])
 def env(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Settings of a runner."""
+    """Environment that selects a runner."""
     if request.param == "inline":
         return environment(MRCELERY_RUNNER="inline")
     fleet: Fleet = request.getfixturevalue("fleet")
@@ -81,7 +81,7 @@ def env(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def check_short(stderr: str) -> None:
-    """One line, without a traceback and without a path of ours; then the job, where one was entered."""
+    """Check for a one-line message without a traceback or a path of ours; a line on the job may follow."""
     first, *rest = stderr.splitlines()
     assert first.startswith("mrcelery: ")
     assert "Traceback" not in stderr
@@ -110,8 +110,8 @@ def test_an_exception_in_a_hook(
     assert f"LookupError: no entry for {word}" in shown
     assert f"mrcelery: LookupError: no entry for {word}" in shown
     source = [line for line in shown if "broken.py" in line]
-    assert f"in {where}" in source[0]  # from the hook
-    assert "in deep" in source[-1]  # to where it was raised
+    assert f"in {where}" in source[0]  # starts in the hook
+    assert "in deep" in source[-1]  # ends where it was raised
     assert any('raise LookupError(f"no entry for {word}")' in line for line in shown)
     check_no_frames_of_ours(done.stderr)
     kind = "reduce" if where.startswith("reduce") else "map"
@@ -125,7 +125,7 @@ def test_an_exception_in_a_hook(
 
 
 def test_an_exception_stops_the_other_tasks(fleet: Fleet, job_file: JobFile, tmp_path: Path) -> None:
-    """Tasks that run give up between blocks, those that wait do not start."""
+    """Running tasks stop between blocks, and waiting ones do not start."""
     job = job_file(
         """
         import os, time

@@ -1,4 +1,4 @@
-"""Text that is not UTF-8, or that would command a terminal, in all that a job may say and be called."""
+"""Text that is not UTF-8, or would control a terminal, in everything that a job may output and in its name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NAME_SHOWN = r"n\udcff\x1b]0;owned\x07"
 
 
 def quiet(text: str) -> str:
-    """Return a text that was printed, after a check that it commands no terminal."""
+    """Check that printed text has no control characters; return it."""
     assert not set(text) & set("\x1b\x07\u202e\x9b\r"), text
     return text
 
@@ -62,12 +62,12 @@ def test_a_job_that_succeeds(env: dict[str, str], job_file: JobFile, text: Path)
     done = command("submit", job_file(LOUD), text, "--name", NAME, "-R", "2", env=env)
     assert done.returncode == 0, done.stderr
     quiet(done.stderr)
-    assert r"\u001b]0;owned" in done.stdout  # as JSON has it
+    assert r"\u001b]0;owned" in done.stdout  # escaped as in JSON
     job = job_named(env, "succeeded")
     assert f"{NAME_SHOWN} " in quiet(command("list", env=env).stdout)
     assert f"\t{SHOWN}=4" in quiet(command("counters", job, env=env).stdout)
     counters = json.loads(command("counters", job, "--json", env=env).stdout)
-    assert counters["\\udcff\x1b]0;owned\x07\u202e\x9b1m\r<b>"]  # exact, but for what no JSON can hold
+    assert counters["\\udcff\x1b]0;owned\x07\u202e\x9b1m\r<b>"]  # exact, except what JSON cannot hold
     status = quiet(command("status", job, env=env).stdout)
     assert SHOWN in status
     assert f"of {NAME_SHOWN}" in status

@@ -1,4 +1,4 @@
-"""Jobs in all states on a real fleet: every surface calls them by the words of schema.states, and no other."""
+"""Jobs in all states on a real fleet: every surface uses the words of schema.states for them, and no others."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ JOB = """
 OTHER = re.compile(
     r"\b(submitted|enqueued|done|pending|waiting|retrying|stopped|finished|completed?|success|canceled|aborted)\b", re.I
 )
-"""Other words for a state."""
+"""Words that must not be used for a state."""
 
 TIMES = re.compile(r"\bsubmitted (?=\d{4}-)|\bSUBMITTED\b")
-"""The time of submission is called so, and is no state."""
+"""Labels of the time of submission, which is not a state."""
 
 
 @dataclass
 class Surfaces:
-    """A job for each state, and where it can be seen."""
+    """A job for each state, and the surfaces that show it."""
 
     jobs: dict[str, str]
     env: dict[str, str]
@@ -130,13 +130,13 @@ def await_attempts(handle: mrcelery.JobHandle, **wanted: int) -> None:
 
 
 def check_text(text: str) -> None:
-    """No other word for a state in what a person reads."""
+    """Check that text for people has no other word for a state."""
     lines = [line for line in TIMES.sub("", text).splitlines() if OTHER.search(line)]
     assert lines == []
 
 
 def check(value: Any, key: str = "") -> None:
-    """No other word for a state in JSON, as a name or as a value, and a state wherever one is named."""
+    """Check that JSON has no other word for a state, as a name or a value, and that each state is a valid one."""
     if isinstance(value, dict):
         for name, one in value.items():
             assert name == "finished" or not OTHER.search(name.replace("_", " ")), name  # the time of a job's end
@@ -220,10 +220,10 @@ def test_one_job(seen: Surfaces, state: str) -> None:
     assert outcomes == {
         "queued": set(),
         "running": {"running", "succeeded"},
-        "died": {"killed", "failed"},  # the last one gives up, without running
+        "died": {"killed", "failed"},  # the last attempt gives up without running
         "cancelled": {"succeeded", "cancelled"},
     }.get(state, {called})
-    if state not in ("queued", "cancelled"):  # the one has none, the other's were removed
+    if state not in ("queued", "cancelled"):  # a queued job has no logs; a cancelled one's are removed
         check_text(seen.run("logs", job))
 
 

@@ -1,4 +1,4 @@
-"""What a client that waits tells of what happens meanwhile, with real workers and a broker that comes and goes."""
+"""A waiting client reports what happens to the workers, which are real, and to a broker that stops and restarts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def server() -> Iterator[RedisServer]:
 
 
 class Waiting(Thread):
-    """Waits for a job and keeps the events."""
+    """Waits for a job and collects the events."""
 
     def __init__(self, handle: JobHandle) -> None:
         super().__init__(daemon=True)
@@ -60,7 +60,7 @@ def test_a_wait_tells_of_broker_and_workers(server: RedisServer, job_file: JobFi
             waiting.await_told(events.BrokerBack)
             eventually(lambda: "leases are renewed again" in first.log.read_text(), "the worker is back")
             with workers(tmp_path / "b", server.tcp_url, range(1, 2), queue="q", env=QUICK) as (second,):
-                # Known to the wait, which looks every two seconds.
+                # The waiting client, which polls every two seconds, knows both.
                 eventually(lambda: len(waiting.handle._store.workers()) == 2, "both tell")  # type: ignore[union-attr]
                 seen = waiting.handle._store.workers  # type: ignore[union-attr]
                 eventually(lambda: min(age for age, _ in seen().values()) < 1, "they tell on")
@@ -72,7 +72,7 @@ def test_a_wait_tells_of_broker_and_workers(server: RedisServer, job_file: JobFi
                 assert list(handle) == [("seen", 2)]
                 second.process.terminate()
                 assert second.process.wait(PATIENCE) is not None
-                assert not [n for n in seen() if n.endswith("-1@here")]  # it has said that it stops
+                assert not [n for n in seen() if n.endswith("-1@here")]  # it has announced its stop
 
 
 def test_the_command_tells(server: RedisServer, job_file: JobFile, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.guide_pages import BANNED, ROOT
 from tests.support.source_text import comments, docstrings, messages, python_files
 
-PACKAGE = ROOT / "mrcelery"
+PACKAGE, TESTS = ROOT / "mrcelery", ROOT / "tests"
 
 ANY = re.compile(rf"\b(?:{'|'.join(BANNED)})\b", re.IGNORECASE)
 
@@ -31,7 +31,7 @@ def faults(texts: Iterator[tuple[int, str]], path: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("folder", "texts"),
-    [(PACKAGE, comments), (PACKAGE, docstrings), (PACKAGE, messages)],
+    [(PACKAGE, comments), (PACKAGE, docstrings), (PACKAGE, messages), (TESTS, comments), (TESTS, docstrings)],
     ids=lambda value: value.name if isinstance(value, Path) else value.__name__,
 )
 def test_no_banned_word_is_used(folder: Path, texts: Callable[[str], Iterator[tuple[int, str]]]) -> None:
