@@ -42,7 +42,8 @@ if ! have mrcelery-test/base; then
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates trixie "$root" \
         >"$scratch/debootstrap.log" 2>&1 || give_up "debootstrap: $(tail -1 "$scratch/debootstrap.log")"
     rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale,info}/*
-    tar -C "$root" -c . | docker import -c 'CMD ["python3"]' - mrcelery-test/base >/dev/null
+    tar -C "$root" -c . | docker import -c 'CMD ["python3"]' - mrcelery-test/base >/dev/null ||
+        give_up "the base image cannot be imported"
 fi
 
 if ! have mrcelery-test/redis; then
@@ -58,7 +59,7 @@ if ! have mrcelery-test/s3; then
     CGO_ENABLED=0 GOBIN=$scratch/s3 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0 >"$scratch/s3.log" 2>&1 ||
         give_up "versitygw cannot be built: $(tail -1 "$scratch/s3.log")"
     printf 'FROM mrcelery-test/base\nCOPY versitygw /usr/local/bin/\n' >"$scratch/s3/Dockerfile"
-    docker build -q -t mrcelery-test/s3 "$scratch/s3" >/dev/null
+    docker build -q -t mrcelery-test/s3 "$scratch/s3" >/dev/null || give_up "the S3 image cannot be built"
 fi
 
 echo "container tests can run: $(docker images -q 'mrcelery-test/*' | wc -l) images"
