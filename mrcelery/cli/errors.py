@@ -80,5 +80,5 @@ def where(failure: Failure) -> list[str]:
     if failure.file:
         lines.append(failure.file + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
     if failure.record:
-        lines.append(f"record {failure.record}")
+        lines.append(f"{'record' if failure.file else 'key'} {failure.record}")
     return lines

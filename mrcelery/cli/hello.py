@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,11 +44,9 @@ def command(timeout: float, as_json: bool, **settings: Any) -> int:
     """
 
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mrcelery-") as folder:
-        text = Path(folder) / "hello.txt"
-        text.write_text(_TEXT)
+    with _pipe(_TEXT) as text:
         submission = Submission.prepare(
-            "mrcelery.examples.word_count:WordCount", str(text), name="hello", ahead=True, **settings
+            "mrcelery.examples.word_count:WordCount", text, name="hello", ahead=True, **settings
         )
         with submission.submit() as handle:
             try:
@@ -75,6 +73,18 @@ def command(timeout: float, as_json: bool, **settings: Any) -> int:
     verdict = "works" if right else f"gives a wrong result, expected {_EXPECTED}: please report this"
     say(f"mrcelery {verdict}: job {job} on the {submission.runner} runner, {seconds:.2f} s", err=True)
     return 0 if right else 1
+
+
+@contextmanager
+def _pipe(text: str) -> Iterator[str]:
+    """Make an input that is sent along with the job: the machines of a fleet do not see a file of this one."""
+    read, write = os.pipe()
+    try:
+        os.write(write, text.encode())
+        os.close(write)
+        yield f"/dev/fd/{read}"
+    finally:
+        os.close(read)
 
 
 def _stages(found: Overview) -> Iterator[dict[str, Any]]:

@@ -141,22 +141,31 @@ def _as_topic(link: re.Match[str]) -> str:
 
 
 def _search(found: Sequence[Page], words: Sequence[str]) -> int:
-    """List the pages with lines that hold all words, the titles first; return the exit code."""
+    """List the pages that have all words, with the lines that have most of them; return the exit code.
+
+    Titles come first, then pages with more of the words in one line, then those with more such lines.
+    """
     if not words:
         raise UsageError("there is nothing to search for: give words, as in `mrcelery help -s visibility timeout`")
-    wanted = [word.lower() for word in words]
-    matches = {page: [line for line in page.lines() if all(word in line.lower() for word in wanted)] for page in found}
-    matching = [page for page in found if matches[page]]
-    matching.sort(key=lambda page: (not all(word in page.title.lower() for word in wanted), -len(matches[page])))
-    for page in matching:
+    wanted = [re.compile(rf"(?<!\w){re.escape(word)}", re.IGNORECASE) for word in words]
+    ranked = []
+    for page in found:
+        counted = [(sum(bool(word.search(line)) for word in wanted), line) for line in page.lines()]
+        if all(word.search(page.text) for word in wanted):
+            most = max(count for count, _ in counted)
+            lines = [line for count, line in counted if count == most]
+            in_title = all(word.search(page.title) for word in wanted)
+            ranked.append((not in_title, -most, -len(lines), page, lines))
+    for *_, page, lines in sorted(ranked, key=lambda one: one[:3]):
         click.echo(f"{_short(page, found)}: {page.title}")
-        for line in matches[page][:_EXCERPTS]:
-            click.echo(f"    {_excerpt(line, wanted)}")
-        if (more := len(matches[page]) - _EXCERPTS) > 0:
+        for line in lines[:_EXCERPTS]:
+            click.echo(f"    {_excerpt(line, [word.lower() for word in words])}")
+        if (more := len(lines) - _EXCERPTS) > 0:
             click.echo(f"    ... and {more} more")
-    if not matching:
-        click.echo(f"mrcelery: no line of the guide has {' and '.join(words)}: try fewer words", err=True)
-    return 0 if matching else 1
+    if not ranked:
+        remedy = "try fewer words" if len(words) > 1 else "`mrcelery help` lists the pages"
+        click.echo(f"mrcelery: nothing in the guide matches {' and '.join(words)}: {remedy}", err=True)
+    return 0 if ranked else 1
 
 
 def _excerpt(line: str, words: Sequence[str]) -> str:

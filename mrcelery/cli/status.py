@@ -71,7 +71,10 @@ def _ended(handle: JobHandle, found: Overview) -> list[picture.Line]:
         lines += picture.rows("", found.failure.traceback.rstrip().split("\n") if found.failure.traceback else [])
     elif found.message:
         lines += picture.rows("says", [found.message])
-    return [*lines, *_more(found), *picture.rows("next", picture.after_fleet(found), "bold")]
+    # Without a broker only the storage has the job, and each command must name it.
+    here = handle.runner is None
+    after = picture.after_here(found, found.storage, found.output) if here else picture.after_fleet(found)
+    return [*lines, *_more(found), *picture.rows("next", after, "bold")]
 
 
 def _more(found: Overview) -> list[picture.Line]:

@@ -35,6 +35,7 @@ from mrcelery.schema.object_keys import SUCCESS
 from mrcelery.shipping import bundle
 from mrcelery.storage import open_storage
 from mrcelery.storage.addresses import is_remote, local, scheme_of
+from mrcelery.storage.folder import errors_of
 
 if TYPE_CHECKING:
     from mrcelery.client.dry_run import Plan
@@ -310,7 +311,8 @@ class Submission:
         if self.runner == "celery":
             # With a token, others may have the same id, and write at the same time.
             folder = Path(self.storage) / "inputs" / f"{identity}-{secrets.token_hex(3)}"
-            folder.mkdir(parents=True)
+            with errors_of(folder):
+                folder.mkdir(parents=True)
             return str(folder)
         return tempfile.mkdtemp(prefix="mrcelery-", dir=self.config.scratch or None)
 

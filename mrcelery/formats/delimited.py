@@ -144,7 +144,7 @@ class DelimitedInput:
         elif not row or width in (-1, len(row)):
             return bool(row)
         else:
-            why = ValueError(f"{len(row)} fields, where the header has {width}")
+            why = ValueError(f"{len(row)} field{'' if len(row) == 1 else 's'}, and the header has {width}")
         error = _bad(uri, chunk.offset_of(i), why, "" if isinstance(row, csv.Error) else repr(row)[:200])
         if self._on_bad is None:
             raise error
@@ -249,8 +249,8 @@ def header_of(row: Row, uri: str) -> list[str]:
 
 def _bad(uri: str, offset: int, why: Exception, record: str = "") -> CorruptDataError:
     error = CorruptDataError(
-        f"{uri} has a record at byte {offset} that does not read as delimited text ({why}): correct it, or set "
-        "csv.delimiter, csv.quote, csv.header or csv.multiline with -D to what the file has",
+        f"{uri} has a record at byte {offset} that is not valid CSV ({why}): correct it, skip it with "
+        "--max-bad-records, or set csv.delimiter, csv.quote, csv.header or csv.multiline with -D to what the file has",
         file=uri,
         offset=offset,
         record=record,

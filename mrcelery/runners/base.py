@@ -87,6 +87,6 @@ def connect(config: Config) -> Runner | None:
     if not config.storage:
         raise ConfigError(
             "no fleet is configured: give --broker (or MRCELERY_BROKER, CELERY_BROKER_URL), "
-            "or --storage for jobs that have ended"
+            "or --storage for jobs that have ended (a local job leaves its report only if submitted with --storage)"
         )
     return None

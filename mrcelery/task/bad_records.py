@@ -191,8 +191,8 @@ class BadRecords:
 def too_many(limit: int, one: BadRecord) -> TaskError:
     """Make the error that ends a job with more bad records than allowed; ``one`` is an example."""
     return UserCodeError(
-        f"more than {limit} bad records, here one with {one.error}: correct the job or its input, or raise "
-        "--max-bad-records",
+        f"more than {limit} bad record{'' if limit == 1 else 's'}: correct the job or its input, or raise "
+        f"--max-bad-records; the last one: {one.error}",
         file=one.file,
         offset=None if one.offset < 0 else one.offset,
         record=one.record,

@@ -84,6 +84,8 @@ class Task:
     """Takes the records to skip; None if records may not be skipped."""
     records_in: int = 0
     records_out: int = 0
+    hook: str = ""
+    """The hook that yields pairs now; "" for the mapper or the reducer."""
     bytes_in: int = 0
 
     @property
@@ -201,7 +203,7 @@ class Task:
     def no_pair(self, what: str) -> UserCodeError:
         """Make the error for a yielded value that is not a pair; ``what`` describes it."""
         who = {"map": "mapper", "reduce": "reducer"}[self.id.kind]
-        return UserCodeError(f"the {who} yielded {what}: yield key, value")
+        return UserCodeError(f"the {self.hook or who} yielded {what}: yield key, value")
 
     def value_size(self, keys: list[Any], values: list[Any]) -> int:
         """Estimate the bytes of one value. Raises RecordTooLongError for one of more than :attr:`max_record`."""

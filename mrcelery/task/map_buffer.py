@@ -362,10 +362,11 @@ class MapBuffer:
         keys: list[Any] = []
         values: list[Any] = []
         before, task.position.locate = task.position.locate, lambda: ("", None, key())
+        task.hook = "combiner"
         for some_keys, some_values in task.batches(pairs, encode=self._encode, results=False):
             keys += some_keys
             values += some_values
-        task.position.locate = before
+        task.position.locate, task.hook = before, ""
         yield sorted_block(keys, values, hooks.sort_values)
 
     def _spill(self, block: Block) -> None:

@@ -1,4 +1,4 @@
-"""The pages as a person sees them, in headless Chromium."""
+"""The pages as a user sees them, in headless Chromium."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_a_page_that_is_not_seen_asks_for_nothing(site: Site, page: Page, gate: 
         page.browser.switch_to.window(first)
         eventually(lambda: len(page.run("return window.counts")) == 2, "it is seen again")
         hidden, shown = page.run("return window.counts")
-        assert shown - hidden <= 1  # one may have been on its way
+        assert shown - hidden <= 1  # one request may have been under way
         gate.touch()
         eventually(lambda: page.text(".verdict").startswith("Succeeded in"), "it goes on to ask")
 

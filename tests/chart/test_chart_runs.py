@@ -1,4 +1,4 @@
-"""The chart's containers, really started: Redis, a worker, the exporter, Flower, and the test that Helm runs."""
+"""The chart's containers, started for real: Redis, a worker, the exporter, Flower, and the test that Helm runs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def leaves(values: dict[str, Any], *path: str) -> Iterator[tuple[str, ...]]:
 
 
 def places(values: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where a file sets a value, also for one group of workers, as map and key."""
+    """Find where a file sets a value, for all workers or for one group; yield mapping and key."""
     roots = [(values, path)]
     if path[0] == "workers":
         roots += [(group, path[1:]) for group in values.get("workerGroups", {}).values()]
@@ -43,7 +43,7 @@ def without_random(text: str) -> list[str]:
 
 
 def acts(path: tuple[str, ...], folder: Path) -> bool:
-    """Whether one of the files sets the value, and renders something else where it does not."""
+    """Whether a file sets the value, and without it renders something else or is refused."""
     for file in DOCUMENTED:
         values = yaml.safe_load(file.read_text())
         found = list(places(values, path))
@@ -56,7 +56,7 @@ def acts(path: tuple[str, ...], folder: Path) -> bool:
         try:
             changed = without_random(template(other)) != without_random(template(file))
         except ChartError:
-            return True  # the others are refused without it
+            return True  # the other values are refused without this one
         if changed:
             return True
     return False
@@ -65,7 +65,7 @@ def acts(path: tuple[str, ...], folder: Path) -> bool:
 def test_every_value_does_something(tmp_path: Path) -> None:
     paths = [path for path in leaves(VALUES) if path[0] != "workerGroups" and not path[0].endswith("SecurityContext")]
     paths += [("podSecurityContext",), ("containerSecurityContext",)]
-    paths.remove(("redis", "enabled"))  # only refuses: see below
+    paths.remove(("redis", "enabled"))  # it only makes the chart refuse: see below
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda path: acts(path, tmp_path), paths))
     assert [".".join(path) for path, acted in zip(paths, found, strict=True) if not acted] == []
@@ -157,7 +157,7 @@ def test_a_changed_setting_rolls_all_pods() -> None:
 
 
 def test_the_variables_are_settings() -> None:
-    """No name is misspelt: each MRCELERY_ variable of a pod is a setting of mrcelery."""
+    """No name is misspelled: each MRCELERY_ variable of a pod is a setting of mrcelery."""
     found = render(Path(__file__).parent / "values" / "everything.yaml")
     names = set(found.find("ConfigMap", "mr-counting")["data"])
     for _, pod in found.pods():
@@ -165,5 +165,5 @@ def test_the_variables_are_settings() -> None:
             names |= environment_of(container).keys()
     own = {name.removeprefix("MRCELERY_").lower() for name in names if name.startswith("MRCELERY_")}
     assert {"broker", "result_backend", "signing_key", "storage", "scratch", "queue", "s3_kms_key"} <= own
-    # The worker's file for its probe.
+    # The file that the worker's probe reads.
     assert own - SETTINGS.keys() <= {"liveness_file"}

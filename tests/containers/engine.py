@@ -49,7 +49,7 @@ def _succeeds(*command: str, patience: float = 30) -> bool:
 
 @cache
 def _client() -> str:
-    """The first ``docker`` on PATH that can build with BuildKit: by itself (until 20.10), or with its plugin."""
+    """Return the first ``docker`` on PATH that builds with BuildKit, on its own (up to 20.10) or with its plugin."""
     found = [str(one) for folder in os.get_exec_path() if os.access(one := Path(folder, "docker"), os.X_OK)]
     for path in found:
         version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout.split()
@@ -79,7 +79,7 @@ def why_not() -> str:
 
 @cache
 def base_images() -> dict[str, str]:
-    """The images that ours and the cluster are made from, by the variable that names each."""
+    """Return the base images of our image and of the cluster, by the variable that names each."""
     if all(_succeeds(_client(), "image", "inspect", image) for image in STAND_INS.values()):
         return STAND_INS
     dockerfile = (REPOSITORY / "docker/Dockerfile").read_text()

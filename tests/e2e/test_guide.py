@@ -42,7 +42,7 @@ OTHERS = [
 
 
 class Reader:
-    """Does what a page says, in a folder of its own."""
+    """Follows the instructions of a page, in a folder of its own."""
 
     def __init__(self, page: Page, folder: Path, env: dict[str, str]) -> None:
         self.page = page
@@ -75,7 +75,7 @@ class Reader:
             self._compare(block, verb)
 
     def _script(self, text: str) -> str:
-        """Make variables that a block exports last for the page."""
+        """Keep the variables that a block exports for the rest of the page."""
         return f"[ ! -f '{self._exports}' ] || . '{self._exports}'\ntrap \"export -p > '{self._exports}'\" EXIT\n{text}"
 
     def _run(self, block: Block, command: list[str], code: int = 0) -> None:
@@ -109,7 +109,7 @@ class Reader:
             pytest.fail(self.page.at(block.line, f"the page shows what was not printed\n{diff}"), pytrace=False)
 
     def close(self) -> None:
-        """End what the page has left running."""
+        """End the processes that the page has left running."""
         for process in self._started:
             guardian.stop(process)
         deadline = time.monotonic() + PATIENCE
@@ -121,7 +121,7 @@ class Reader:
 
 
 def _programs(folder: Path) -> Path:
-    """Make a folder with the programs ``mrcelery`` and ``python`` of the package at hand."""
+    """Make a folder with the programs ``mrcelery`` and ``python`` that run the package under test."""
     folder.mkdir()
     for name, options in (("mrcelery", " -P -m mrcelery"), ("python", ""), ("python3", "")):
         program = folder / name
@@ -132,7 +132,7 @@ def _programs(folder: Path) -> Path:
 
 @contextmanager
 def reader_of(page: Page) -> Iterator[Reader]:
-    """Make a folder, and the fleet if the page needs one; end and remove all of it."""
+    """Make a folder, and a fleet if the page needs one; end and remove everything after the block."""
     if "arrow" in page.needs():
         pytest.importorskip("pyarrow", reason="the page needs it")
     with ExitStack() as stack:
@@ -193,7 +193,7 @@ def _none(faults: list[str]) -> None:
 
 @pytest.mark.parametrize("name", guide_reference.PAGES)
 def test_the_reference_is_what_the_program_says(name: str) -> None:
-    """After a change to a command, setting or docstring: ``python -m tests.support.guide_reference``."""
+    """After a change to a command, setting or docstring, run ``python -m tests.support.guide_reference``."""
     written = (guide_reference.FOLDER / name).read_text().splitlines()
     diff = list(unified_diff(written, guide_reference.PAGES[name]().splitlines(), name, "the program", lineterm=""))
     if diff:

@@ -33,13 +33,13 @@ MILD = ("child killed", "worker killed", "connections killed", "network refused"
 
 
 class Wrong(AssertionError):
-    """The product did what it must not."""
+    """The product did something it must not do."""
 
 
 class Ground:
     """A fleet of two workers with two processes each, for one case.
 
-    ``random`` draws all that the case leaves open. ``patience`` multiplies the seconds that are waited.
+    ``random`` draws everything that the case leaves open. ``patience`` multiplies all timeouts.
     """
 
     def __init__(self, folder: Path, random: Random, stack: ExitStack, patience: float) -> None:
@@ -58,7 +58,7 @@ class Ground:
     def start(self, *, s3: bool = False, prepare: Callable[[Path], None] | None = None) -> None:
         """Start Redis, storage (S3 behind a proxy, or a folder) and the fleet.
 
-        ``prepare`` is called with the scratch folder of the first worker before its tasks come.
+        ``prepare`` is called with the first worker's scratch folder before any task arrives.
         """
         if s3:
             self.stack.enter_context(s3_endpoint())
@@ -76,7 +76,7 @@ class Ground:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of a client of the fleet."""
+        """Return the settings of a client of the fleet."""
         return {"broker": self.server.tcp_url, "storage": self.storage, "queue": QUEUE}
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -90,7 +90,7 @@ class Ground:
         return command(*args, env=self.environment())
 
     def job(self, text: str) -> str:
-        """Write a job file."""
+        """Write a job file, and return its path."""
         self._number += 1
         path = self.folder / f"job_{self._number}.py"
         path.write_text(dedent(text))

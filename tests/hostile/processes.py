@@ -1,4 +1,4 @@
-"""Cases of processes: what ran before in them, what user code raises, machines that are sick, memory."""
+"""Cases of processes: earlier jobs in them, exceptions of user code, sick machines, and memory."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ ONCE = """
 
 
 def ran_before(ground: Ground) -> None:
-    """A job changes its process; the next one, and the same one again, see nothing of it."""
+    """A job changes its process; neither the next job nor a second run of the same one sees any of it."""
     kinds = ground.random.sample(sorted(POLLUTION), 3)
     at_import = ground.random.random() < 0.5
     ground.say(", ".join(kinds) + (" at import" if at_import else " in mapper_init"))
@@ -153,7 +153,7 @@ RAISING = """
 
 
 def raises(ground: Ground) -> None:
-    """User code raises what it likes: the job fails at once, with the traceback of the user's code."""
+    """User code raises any exception: the job fails at once, with the traceback of the user's code."""
     kind = ground.random.choice(sorted(RAISED))
     hook = ground.random.choice(["mapper", "mapper_init", "mapper_final", "reducer", "reducer_init"])
     ground.say(f"{kind} in {hook}")
@@ -174,12 +174,12 @@ def raises(ground: Ground) -> None:
 
 
 def dedented(text: str) -> str:
-    """Take the four spaces before each line away; lines of other text that is put in later keep theirs."""
+    """Remove four spaces from the start of each line; text that is inserted later keeps its own."""
     return "\n".join(line.removeprefix("    ") for line in text.splitlines()) + "\n"
 
 
 def failed(ground: Ground, handle: JobHandle) -> Any:
-    """Wait for a job that must fail; its failure."""
+    """Wait for a job that must fail, and return its failure."""
     try:
         handle.wait(30 * ground.patience)
     except JobFailedError as e:
@@ -195,7 +195,7 @@ SICKNESS = {
 
 
 def sick_machine(ground: Ground) -> None:
-    """One worker's scratch is read-only, full or without inodes: the other does the work."""
+    """One worker's scratch is read-only, full or out of inodes: the other worker does the work."""
     kind = ground.random.choice(sorted(SICKNESS))
     ground.say(kind)
 
@@ -243,7 +243,7 @@ MEMORY = """
 
 
 def memory(ground: Ground) -> None:
-    """What fits under the ceiling succeeds, what does not fails with a sentence on memory; nothing is killed."""
+    """A job under the ceiling succeeds, one above it fails with a sentence on memory, and nothing is killed."""
     ceiling = ground.random.choice([128, 256, 512])
     greedy = ground.random.random() < 0.5
     held = int(ceiling * (ground.random.uniform(2, 6) if greedy else ground.random.uniform(0.2, 0.6)))

@@ -54,7 +54,7 @@ def test_a_cancelled_job_whose_redis_is_emptied(server: RedisServer, job_file: J
     gate = Gate(tmp_path, 2)
     with running(server, job_file(YIELDING_GATED), tmp_path, gate) as (handle, store):
         assert handle.runner is not None
-        handle.runner.restore_if_lost(handle.id, store.fields(handle.id))  # as a waiting client polls
+        handle.runner.restore_if_lost(handle.id, store.fields(handle.id))  # as a waiting client does when it polls
         assert handle.cancel()
         store.call(("FLUSHALL",))
         gate.open()

@@ -315,7 +315,7 @@ def test_every_message_delivered_several_times(quiet: Quiet, word_count: str, tm
 
 
 def test_storage_keys(fleet: Fleet, word_count: str, tmp_path: Path) -> None:
-    """The layout that is documented, in a job that keeps its intermediate data."""
+    """A job that keeps its intermediate data has the documented layout."""
     text = tmp_path / "text.txt"
     text.write_text("a rose is\n" * 3)
     output = tmp_path / "out"

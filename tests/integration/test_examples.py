@@ -220,7 +220,7 @@ def test_reverse_links_heeds_base_href(tmp_path: Path, run: Run) -> None:
 
 
 def plain_words(text: str) -> list[str]:
-    """Words in lower case, by character and not by a regular expression."""
+    """Return the words in lower case, found by character and not by a regular expression."""
     return "".join(c if c.isalnum() or c == "_" else " " for c in text.lower()).split()
 
 
@@ -246,7 +246,7 @@ def test_term_vector(tmp_path: Path, run: Run, reducers: int, terms: int) -> Non
 def test_inverted_index(tmp_path: Path, run: Run, reducers: int) -> None:
     documents = list(generate.documents(800, seed=3))
     file = tmp_path / "documents.jsonl"
-    file.write_text(generate.json_lines([*reversed(documents), *documents[:50]]))  # some come twice
+    file.write_text(generate.json_lines([*reversed(documents), *documents[:50]]))  # some occur twice
 
     run("inverted_index:InvertedIndex", file, reducers=reducers)
 

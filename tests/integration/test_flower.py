@@ -262,7 +262,7 @@ def test_flowers_own_tasks_show_job_step_task_and_progress(
     gate = tmp_path / "gate"
     job = job_file(WAITING, "waiting.py")
     with mrcelery.submit(job, str(text), args=["--gate", str(gate)], **fleet.settings) as handle:
-        # Flower asks workers for events every few seconds; they send none before.
+        # Flower asks workers for events every few seconds; until then they send none.
         def tasks() -> list[dict[str, object]]:
             found = dashboard.json(f"/api/tasks?search=kwargs:job={handle.id}")
             return list(found.values())

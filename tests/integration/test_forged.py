@@ -1,4 +1,4 @@
-"""What directs a task may name nothing but the job's own data: else any file that a worker can read is published."""
+"""Whatever directs a task may name only the job's own data: otherwise any file a worker can read would be published."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_record_that_names_other_data_is_refused(
     forge: Callable[[bytes, str], bytes],
     other: str,
 ) -> None:
-    """Altered as it is written, on its way to whoever reads it."""
+    """The record is altered while it is written, on its way to its reader."""
     (tmp_path / "secret.txt").write_text("secret\n")
     (tmp_path / "in.txt").write_text("a\nb\n")
     forged: list[str] = []
@@ -99,7 +99,7 @@ def test_a_record_that_names_other_data_is_refused(
 
     for name in ("write", "create"):
         monkeypatch.setattr(FolderStorage, name, altering(getattr(FolderStorage, name)))
-    # The commit is taken from storage, as after a Redis that lost its data.
+    # Commits are read from storage, as after a Redis that lost its data.
     monkeypatch.setattr("mrcelery.jobstore.memory.MemoryJobStore.commits", lambda self, stage: {})
     settings: dict[str, Any] = {
         "runner": "inline",

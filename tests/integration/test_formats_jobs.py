@@ -313,7 +313,7 @@ def test_records_of_a_fixed_length(runner: str, tmp_path: Path, job_file: Callab
 
 def test_damage_is_told_with_its_place(runner: str, tmp_path: Path, job_file: Callable[..., str]) -> None:
     (tmp_path / "bad.csv").write_text("city,n\na,1\nb\n")
-    with pytest.raises(JobFailedError, match="1 fields, where the header has 2") as caught:
+    with pytest.raises(JobFailedError, match="1 field, and the header has 2") as caught:
         run(job_file(SALES), str(tmp_path / "bad.csv"), runner=runner, input_format="csv")
     assert caught.value.failure.offset == 11
     assert caught.value.failure.file.endswith("bad.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,8 @@ def test_as_json(fleet: Fleet) -> None:
     assert (told["works"], told["runner"]) == (True, "celery")
     assert [stage["stage"] for stage in told["stages"]] == ["wait, plan", "map", "reduce"]
     assert sum(stage["seconds"] for stage in told["stages"]) <= told["seconds"]
+    spec = Path(fleet.env["MRCELERY_STORAGE"], "jobs", told["job"], "spec.json").read_text()
+    assert f"{fleet.env['MRCELERY_STORAGE']}/inputs/" in spec, "other machines do not see files of this one"
 
 
 def test_nobody_listens(fleet: Fleet) -> None:

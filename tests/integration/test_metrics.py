@@ -185,7 +185,7 @@ def test_workers_that_vanish(server: RedisServer, settings: dict[str, Any], job_
             eventually(lambda: scrape(url)("expired_leases") == 1, "its lease ends")
             assert scrape(url)("oldest_lease_seconds") > 1
             assert scrape(url)("workers", queue="short") == 0
-            assert scrape(url)("work", queue="short") == 1  # to bring a worker for it
+            assert scrape(url)("work", queue="short") == 1  # so that a scaler starts a worker for it
 
 
 def test_no_broker() -> None:

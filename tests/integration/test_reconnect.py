@@ -1,4 +1,4 @@
-"""Connections lost while tasks run: the workers live, no task runs twice, and nothing is left unacknowledged."""
+"""Connections lost while tasks run: the workers survive, no task runs twice, and nothing stays unacknowledged."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_counters_of_a_job_that_did_not_succeed(
 ) -> None:
     """The job runs on S3, so that requests are counted too."""
     source = COUNTING
-    if stage == "map":  # the first of the map tasks commit, the last one waits
+    if stage == "map":  # the first map tasks commit, the last one waits
         wait = 'while line == "c" and not os.path.exists(self.options.go):'
         body = f'{wait}\n                yield "waiting", 0\n                time.sleep(0.01)\n            '
         body += 'if line == "c":\n                raise ValueError("of no use")\n            '

@@ -208,7 +208,7 @@ def test_a_job_file_that_is_none(name: str, job_file: JobFile, lines: Path) -> N
     assert last.startswith("mrcelery: ")
     assert message in last
     if "does not import" in message:
-        assert done.stderr.startswith(("Traceback", "  File"))  # the user's own first
+        assert done.stderr.startswith(("Traceback", "  File"))  # the user's own traceback first
         assert name in done.stderr
         check_no_frames_of_ours(done.stderr)
     else:

@@ -1,4 +1,4 @@
-"""Whatever user code raises, and wherever, fails the job at its first attempt, with that code's traceback."""
+"""Whatever user code raises, and wherever, the job fails at its first attempt, with the traceback of that code."""
 
 from __future__ import annotations
 

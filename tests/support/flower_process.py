@@ -37,7 +37,7 @@ class Flower:
         return answer.json()
 
     def order(self, job: str, what: str, **more: Any) -> urllib3.BaseHTTPResponse:
-        """Cancel or retry."""
+        """Order a cancel or a retry."""
         return self.ask(f"/api/jobs/{job}/{what}", "POST", **more)
 
     def close(self) -> None:
@@ -48,7 +48,7 @@ class Flower:
 def flower(
     folder: Path, broker: str, *args: str, login: str = LOGIN, app: str = "", **variables: str
 ) -> Iterator[Flower]:
-    """``mrcelery flower``, or with ``app`` ``celery -A app flower``; ``args`` are Flower's own."""
+    """Run ``mrcelery flower`` or, given ``app``, ``celery -A app flower``; ``args`` are Flower's own."""
     pytest.importorskip("flower")
     port = free_port()
     command = [sys.executable, "-m", "celery", "-A", app, "flower"]

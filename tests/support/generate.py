@@ -13,7 +13,7 @@ _HOSTS = ("example.org", "www.example.com", "news.example.net", "blog.example.ne
 
 
 def words(count: int, seed: int = 0) -> list[str]:
-    """``count`` different words, the frequent ones first and short; some are not ASCII."""
+    """Return ``count`` different words, frequent and short ones first; some are not ASCII."""
     rng = random.Random(f"words {seed}")
     found = dict.fromkeys(_UNUSUAL)
     while len(found) < count:
@@ -38,7 +38,7 @@ class Zipf:
         return self._rng.choices(self._words, cum_weights=self._weights, k=length)
 
     def text(self, lines: int) -> Iterator[str]:
-        """Lines without their newlines; some are empty, some have blanks and tabs in odd places."""
+        """Yield lines without their newlines; some are empty, some have blanks and tabs in odd places."""
         rng = self._rng
         for _ in range(lines):
             line = rng.choice((" ", " ", " ", "  ", "\t")).join(self.sentence(rng.randrange(0, 20)))
@@ -46,12 +46,12 @@ class Zipf:
 
 
 def text(lines: int, seed: int = 0) -> str:
-    """Lines of Zipf-like text, each with its newline."""
+    """Return lines of Zipf-like text, each with its newline."""
     return "".join(line + "\n" for line in Zipf(seed=seed).text(lines))
 
 
 def access_log(lines: int, seed: int = 0) -> str:
-    """Entries in the Combined Log Format; one in about 25 is damaged."""
+    """Return entries in the Combined Log Format; one in about 25 is damaged."""
     rng = random.Random(f"log {seed}")
     files = ("", "index.html", "a%20b.png", "~u")
     paths = [f"/{word}/{file}" for word in words(12, seed) if word.isascii() for file in files]
@@ -76,7 +76,7 @@ def access_log(lines: int, seed: int = 0) -> str:
 
 
 def pages(count: int, seed: int = 0) -> Iterator[tuple[str, str, set[str]]]:
-    """Small HTML pages: ``(url, html, the absolute web addresses that it links to)``."""
+    """Yield small HTML pages: ``(url, html, the absolute web addresses that it links to)``."""
     rng = random.Random(f"pages {seed}")
     zipf = Zipf(500, seed)
     for number in range(count):
@@ -112,7 +112,7 @@ def pages(count: int, seed: int = 0) -> Iterator[tuple[str, str, set[str]]]:
 
 
 def documents(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
-    """Documents with ``id``, ``url`` and ``text``; some words are in title case, some hosts are rare."""
+    """Yield documents with ``id``, ``url`` and ``text``; some words are in title case, some hosts are rare."""
     rng = random.Random(f"documents {seed}")
     zipf = Zipf(800, seed)
     for number in range(count):
@@ -122,7 +122,7 @@ def documents(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
 
 
 def json_lines(values: Iterable[object]) -> str:
-    """Each value as a line of JSON."""
+    """Return each value as a line of JSON."""
     return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 

@@ -27,7 +27,7 @@ _FOR_MOTO = {
 
 @contextmanager
 def s3_endpoint() -> Iterator[str]:
-    """The URL of an endpoint; while the block runs, the environment points boto3 at it."""
+    """Yield the URL of an endpoint; during the block, the environment points boto3 at it."""
     if url := os.environ.get(VARIABLE):
         yield url
         return
@@ -67,7 +67,7 @@ def _wait(server: subprocess.Popen[bytes], port: int, patience: float = 60) -> N
 
 @contextmanager
 def s3_bucket() -> Iterator[str]:
-    """The name of a new bucket at the endpoint in the environment; it is emptied and removed after."""
+    """Create a bucket at the endpoint in the environment and yield its name; empty and remove it after the block."""
     import boto3
 
     bucket = boto3.resource("s3").Bucket(f"mrcelery-test-{os.urandom(6).hex()}")

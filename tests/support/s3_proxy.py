@@ -1,4 +1,4 @@
-"""A proxy before an S3 endpoint that keeps a log of the requests, and can make them wait for each other, or fail."""
+"""A proxy before an S3 endpoint that logs the requests, and can make them wait for each other, or fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
 
     @property
     def billed(self) -> str:
-        """GET, PUT, LIST or DELETE."""
+        """The kind of request that S3 bills: GET, PUT, LIST or DELETE."""
         if self.method == "GET" and "list-type" in self.query:
             return "LIST"
         if self.method == "DELETE" or self.query == "delete":
@@ -44,10 +44,10 @@ class Fault:
     """What to do with a request instead of just passing it on.
 
     ``status`` and ``code``: refuse it with them. ``drop``: break the connection. ``reset``: pass it on, and break the
-    connection instead of answering. ``keep``: of the body, only this share, then break the connection. ``pieces``: the
-    body in so many, ``pause`` seconds between them. ``flip``: one bit of the body's middle is wrong. ``silent``: take
-    the request and say nothing, ever; with ``keep`` nothing after that share of the body. ``ignore``: the headers, in
-    lower case, that the endpoint does not know.
+    connection instead of answering. ``keep``: send only this share of the body, then break the connection. ``pieces``:
+    send the body in this many pieces, ``pause`` seconds apart. ``flip``: change one bit in the middle of the body.
+    ``silent``: take the request and never answer; with ``keep``, send that share of the body and then nothing.
+    ``ignore``: the headers, in lower case, that the endpoint does not know.
     """
 
     status: int = 0
@@ -103,7 +103,7 @@ class Log:
 
 
 class _Server(ThreadingHTTPServer):
-    """The proxy: what it passes requests on to, and the log it keeps."""
+    """The proxy, with the address that it passes requests on to and the log that it keeps."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -191,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(kept[at : at + step])
             self.wfile.flush()
             if fault.pause:
-                time.sleep(fault.pause)  # a slow network, which is what is tested
+                time.sleep(fault.pause)  # a slow network is what is tested
         if fault.silent:
             self._say_nothing()
         self.close_connection |= len(kept) < len(data)

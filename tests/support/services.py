@@ -129,10 +129,10 @@ def missing(what: str) -> NoReturn:
 
 
 def free_port() -> int:
-    """Choose a port that nothing listens on, for a server that is yet to start.
+    """Choose a port that nothing listens on, for a server that has yet to start.
 
-    Not one of the ephemeral ports, which the kernel may give to any connection meanwhile, and drawn by the system's
-    generator: processes that run tests side by side seed Python's alike.
+    It is not an ephemeral port, which the kernel may give to any connection meanwhile, and it is drawn by the system's
+    generator, because processes that run tests in parallel seed Python's alike.
     """
     while True:
         port = secrets.choice(range(10_000, 32_000))
@@ -310,7 +310,7 @@ def await_workers(broker: str, started: Sequence[Worker], names: Sequence[str]) 
 
 @dataclass
 class Fleet:
-    """Where the fleet is, and what it takes to submit to it."""
+    """A fleet's address, and what it takes to submit to it."""
 
     server: RedisServer
     workers: list[Worker]

@@ -126,7 +126,7 @@ class _Servers(ThreadingHTTPServer):
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve requests on this machine while the block runs; yields the server's root."""
+    """Serve requests on this machine while the block runs; yield the server's root."""
     with _Servers(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -139,7 +139,7 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @contextmanager
 def web_server(data: bytes, **switches: object) -> Iterator[tuple[str, type[Web]]]:
-    """Start a server; yields its root and its handler's class, whose attributes are the switches."""
+    """Start a server; yield its root and its handler's class, whose attributes are the switches."""
     kind = type("Handler", (Web,), {"data": data, "requests": [], **switches})
     with serving(kind) as root:
         yield root, kind

@@ -1,4 +1,4 @@
-"""What an attempt reports of itself while it runs."""
+"""The reports of a running attempt."""
 
 from __future__ import annotations
 

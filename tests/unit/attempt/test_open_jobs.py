@@ -1,4 +1,4 @@
-"""Whose records a worker takes, and whose scratch folder."""
+"""A worker accepts only records that were signed for the job, and only a scratch folder of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = "correct horse battery staple"
 
 
 def test_a_signed_request_holds_for_its_own_job_only(submitted: Callable[..., tuple[OpenJobs, str]]) -> None:
-    """Who may write to the job store must not make a job run again under another name."""
+    """A user who may write to the job store must not be able to run a job again under another name."""
     runtime, job = submitted(PLAIN, KEY)
     fields = {**runtime.store.fields(job), "name": "other"}
     request = runtime.store.request(job)
@@ -63,7 +63,7 @@ def test_the_default_scratch_folder_must_be_our_own(tmp_path: Path, monkeypatch:
 
 
 def test_a_scratch_folder_that_cannot_be_made_is_said_by_those_who_need_it(tmp_path: Path) -> None:
-    """A process on a sick machine has its jobs open all the same: it must say why nothing works there."""
+    """A process on a sick machine still opens its jobs: it must say why nothing works there."""
     (tmp_path / "file").touch()
     jobs = OpenJobs(MemoryJobStore(), scratch=f"{tmp_path}/file/scratch")
     assert jobs.scratch_path == f"{tmp_path}/file/scratch"

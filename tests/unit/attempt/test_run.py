@@ -1,4 +1,4 @@
-"""What an attempt leaves behind, when it stops, and which starts count as failed attempts."""
+"""The results of an attempt, when it stops, and which starts count as failed attempts."""
 
 from __future__ import annotations
 

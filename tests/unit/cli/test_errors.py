@@ -33,6 +33,21 @@ def test_the_users_traceback_comes_first(mr: Any, tmp_path: Path) -> None:
     assert "record 'boom'" in lines[-1]
 
 
+def test_a_combiner_that_yields_no_pair_is_named(mr: Any, tmp_path: Path) -> None:
+    (tmp_path / "combines.py").write_text(
+        "from mrcelery import MRJob\n"
+        "class Combines(MRJob):\n"
+        "    def mapper(self, _, line):\n        yield 'a', len(line)\n"
+        "    def combiner(self, key, values):\n        yield sum(values)\n"
+        "    def reducer(self, key, values):\n        yield key, sum(values)\n"
+    )
+    (tmp_path / "in.txt").write_text("x\nyyy\n")
+    ran = mr("submit", "combines.py", "in.txt")
+    assert ran.code == 1
+    assert "mrcelery: the combiner yielded 4, which is not a (key, value) pair" in ran.err
+    assert ran.err.splitlines()[-1] == "  key 'a'"
+
+
 def test_a_job_that_does_not_import_shows_why(mr: Any, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import math\nmath.nope\n")
     ran = mr("submit", "broken.py", "in.txt")

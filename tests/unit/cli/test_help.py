@@ -137,7 +137,7 @@ def test_the_search_shows_some_lines_of_a_page_and_titles_first(mr: Callable[...
 def test_a_search_that_finds_nothing_exits_with_1(mr: Callable[..., Ran]) -> None:
     ran = mr("help", "-s", "quaternion", "lease")
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "mrcelery: no line of the guide has quaternion and lease: try fewer words\n"
+    assert ran.err == "mrcelery: nothing in the guide matches quaternion and lease: try fewer words\n"
     assert mr("help", "-s", "needs:").code == 1  # comments are not searched
 
 

@@ -313,7 +313,7 @@ class Fleet(RuleBasedStateMachine):
     def time_goes_by(self, seconds: float) -> None:
         self.now += seconds
 
-    # Who repairs it
+    # The reconciler
 
     @rule()
     def reconcile(self) -> None:

@@ -98,8 +98,8 @@ def test_dialects() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "offset", "why"),
     [
-        ("csv", b"a,b\n1,2\n3\n", 8, "1 fields, where the header has 2"),
-        ("csv", b"a,b\n1,2\n3,4,5\n", 8, "3 fields, where the header has 2"),
+        ("csv", b"a,b\n1,2\n3\n", 8, "1 field, and the header has 2"),
+        ("csv", b"a,b\n1,2\n3,4,5\n", 8, "3 fields, and the header has 2"),
         ("csv", b'a,b\n1,2\n\n3,"x\n', 9, "unexpected end of data"),
         ("csv", b'a,b\n1,2\n3,"x"y\n', 8, "expected after"),
         ("csv:multiline=false", b'a,b\n1,"\n"\n', 4, "csv.multiline=false excludes"),

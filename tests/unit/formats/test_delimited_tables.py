@@ -256,7 +256,7 @@ def test_tables_of_csv(name: str, data: bytes, expected: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("data", "offset", "why"),
     [
-        (b"a,b\n1,2\n3\n", 8, "1 fields, where the header has 2"),
+        (b"a,b\n1,2\n3\n", 8, "1 field, and the header has 2"),
         (b'a,b\n1,2\n3,"x\n', 8, "unexpected end of data"),
         (b'a,b\n1,2\n3,"x"y\n', 8, "expected after"),
         (b"a,b\n1,2\n3,\xff\n", 8, "not UTF-8"),

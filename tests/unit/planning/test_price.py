@@ -14,7 +14,7 @@ def test_estimate_of_one_step() -> None:
     plan = write_plan(cut([InputFile("a", 1000, True)], 10), lambda number, data: None)
     steps = [StepSpec(has_reducer=True, reducers=4)]
     cost = estimate(plan, steps, listing={"GET": 1, "LIST": 1}, reads=100, storage_is_s3=True)
-    # in: a look, 100 extents; the layout, the spec; each process: spec, code, a plan page;
+    # in: a GET of listing, 100 extents; the layout, the spec; each process: spec, code, a plan page;
     # map: 100 x (4 partitions + commit); barrier: 4 lists; two summaries; 4 part files read back;
     # reduce: 4 x (100 + list) read, 4 x (part + commit) written; spec, code, page, report (two files); 4 copies
     assert cost.get == 1 + 100 + 2 + 3 + 4 * 101 + 4 + 2 * 4
@@ -30,8 +30,8 @@ def test_estimate_of_publishing_to_an_output() -> None:
     plan = write_plan(cut([InputFile("a", 1000, True)], 10), lambda number, data: None)
     steps = [StepSpec(has_reducer=True, reducers=4)]
     cost = estimate(plan, steps, listing={}, reads=0, storage_is_s3=False, output_is_s3=True)
-    # looked at before the job and before publishing, and twice for claims; _SUCCESS is looked for; the claim, and what
-    # is announced in it: 4 part files, and _SUCCESS
+    # listed before the job, before publishing, and twice for claims; _SUCCESS is looked for; the claim is written, and
+    # what it announces: 4 part files, and _SUCCESS
     assert cost == Cost(get=1, put=1 + (4 * 3 + 1) + (3 + 1), list=4, delete=1)
 
 
@@ -65,5 +65,5 @@ def test_estimate_follows_the_parts_from_step_to_step() -> None:
     two = cost(map_only, reducing)
     # plus a plan page, and summaries; 3 part files are fetched to the folder, not 10
     assert two.put - cost(map_only).put == 10 * 4 + 3 + 6 + 1 + 2
-    assert two.get - cost(map_only).get == 10 + 3 * 11 + 1 - 3 * 7  # and their tags are asked for twice
+    assert two.get - cost(map_only).get == 10 + 3 * 11 + 1 - 3 * 7  # and their tags are requested twice
     assert cost(reducing, map_only).put - cost(reducing).put == 3 * 2 + 1 + 1

@@ -58,7 +58,7 @@ simple = {
 }
 scalars = st.one_of(*simple.values())
 hashable = st.recursive(
-    scalars.filter(lambda v: not (isinstance(v, Decimal) and v.is_snan())),  # Python itself hashes no sNaN
+    scalars.filter(lambda v: not (isinstance(v, Decimal) and v.is_snan())),  # Python itself cannot hash sNaN
     lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
     max_leaves=6,
 )
@@ -135,7 +135,7 @@ def test_values_of_a_zone_keep_their_offset() -> None:
 
 
 def test_a_time_that_would_lose_its_zone_is_refused_or_kept() -> None:
-    """A zone's offset depends on the date, so a time of day alone has none that could be stored."""
+    """A zone's offset depends on the date, so a time of day alone has no offset that could be stored."""
     value = time(12, tzinfo=ZoneInfo("Europe/Berlin"))
     try:
         data = encode_column([value])

@@ -1,4 +1,4 @@
-"""Jobs of the job store and of storage as one list: what is taken, in which order, and how much is read for it."""
+"""Jobs of the job store and of storage as one list: which jobs, in which order, and how much is read for it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_pages_of_a_long_list(store: Counting) -> None:
     store.asked.clear()
     since = JobFilter(since=NOW - 60 * 3.5)
     assert [one.job for one in history.jobs(store, None, since)] == expected[:4]
-    assert store.asked["fields"] <= 9  # older ones are not looked at
+    assert store.asked["fields"] <= 9  # older jobs are not read
 
 
 def test_within_one_second(storage: Storage) -> None:

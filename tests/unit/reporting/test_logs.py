@@ -1,4 +1,4 @@
-"""What attempts print: listed with how they ended, and followed as they share it."""
+"""The output of attempts: listed with their outcomes, and followed while they share it."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_a_storage_that_is_away_and_comes_back(error: str, wait: Wait) -> None:
 def test_other_retries_are_told_once_each(wait: Wait) -> None:
     wait.listens("a")
     wait.fields["retrying"] = failed("UserCodeError", "1-a")
-    assert wait.look() == []  # before this wait began
+    assert wait.look() == []  # it happened before this wait began
     wait.fields["retrying"] = failed("UserCodeError", "2-a")
     assert wait.look() == ["TaskRetried"]
     assert wait.look() == []

@@ -1,4 +1,4 @@
-"""Finding a job class, and what is packed with it."""
+"""Finding a job class, and packing it with its files."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from mrcelery.storage import open_storage
 
 
 def run_of(keys: list[Any], values: list[Any] | None = None) -> tuple[bytes, bytes, Part]:
-    """A sorted run: its bytes, its index, and the part that its commit names."""
+    """Return a sorted run: its bytes, its index, and the part that its commit names."""
     out = io.BytesIO()
     writer = IndexedWriter(out)
     writer.write(sorted(keys, key=order_key), values or [None] * len(keys))

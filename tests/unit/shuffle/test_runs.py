@@ -57,12 +57,12 @@ pairs = key_columns.flatmap(
 
 
 def in_order(records: list[Pair], sort_values: bool = False) -> list[Pair]:
-    """Python's stable sort."""
+    """Return the records in the order of Python's stable sort."""
     return sorted(records, key=order_key if sort_values else lambda pair: order_key(pair[0]))
 
 
 def cut(records: list[Pair], size: Callable[[], int]) -> Run:
-    """Sorted records as a run, in blocks of the sizes that ``size`` gives."""
+    """Yield sorted records as a run, in blocks of the sizes that ``size`` gives."""
     records = list(records)
     while records:
         n = size()
@@ -328,7 +328,7 @@ def test_a_run_file_comes_back(tmp_path: Path, runs: list[list[Pair]]) -> None:
 
 
 def test_a_run_within_a_file(tmp_path: Path) -> None:
-    """Sections of one file, as a map task's spill holds them."""
+    """Runs are sections of one file, as in a map task's spill."""
     whole, sections = b"", []
     for number in range(3):
         path = tmp_path / "section"

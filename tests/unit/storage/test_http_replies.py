@@ -1,4 +1,4 @@
-"""What is made of a web server's headers."""
+"""How a web server's headers are understood."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_tags(headers: dict[str, str], tag: str) -> None:
         (DATE, {"ETag": '"x"', "Last-Modified": LATER}, False),
         ('W/"a"', {"ETag": 'W/"b"'}, False),
         ('W/"a"', {"ETag": '"a"'}, True),
-        ('"a"', {}, True),  # it does not say
-        ("", {"ETag": '"a"'}, True),  # nor did it when the job was planned
+        ('"a"', {}, True),  # the reply has no validator
+        ("", {"ETag": '"a"'}, True),  # nor had it one when the job was planned
     ],
 )
 def test_versions(tag: str, headers: dict[str, str], same: bool) -> None:

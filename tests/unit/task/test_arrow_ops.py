@@ -1,4 +1,4 @@
-"""Declared reducers on Arrow columns give what they give on objects."""
+"""Declared reducers give the same results on Arrow columns as on objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of user code: its errors name their place, and a job that has ended stops them."""
+"""Calls of user code: their errors name their place, and the end of a job stops them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_hook_that_raises_stop_iteration_fails_the_job(tmp_path: Path) -> None
 def test_slow_user_code_is_stopped_soon(
     tmp_path: Path, kind: str, yields: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that has ended is noticed after about a slice of time, whatever the hooks yield."""
+    """A job's end is noticed after about one slice of time, whatever the hooks yield."""
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     ended_at = 20.0
@@ -137,7 +137,7 @@ def test_slow_user_code_is_stopped_soon(
             raise JobStoppedError("job job has ended")
 
     root = f"memory://{secrets.token_hex(8)}"
-    # Twenty runs of 500 keys, as many reduce groups to a block.
+    # Twenty runs of 500 keys, and as many reduce groups per block.
     data = "".join(f"{i:06}\n" for i in range(10_000)).encode()
     open_storage(root).write("in", data)
     task = make_task(Slow([]), root, "map", 0, 0 if kind == "map" else 1, str(tmp_path), 1 << 20)

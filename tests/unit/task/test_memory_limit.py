@@ -1,4 +1,4 @@
-"""The ceiling counts what a process holds, and stops what holds too much."""
+"""The ceiling counts what a process holds, and stops code that holds too much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a task comes again that a storage outage has ended."""
+"""When a task that a storage outage ended runs again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_task_waits_for_so_long_in_all_and_not_longer() -> None:
 
 
 def test_a_stranger_is_not_awaited_for_long() -> None:
-    """An address that nothing has ever answered at is more likely wrong; once a job has started, it is not."""
+    """An address at which nothing has ever answered is probably wrong; once a job has started, it is not."""
     unknown = StorageOutageError("no answer", seconds=25.0, met=False)
     with pytest.raises(StorageOutageError, match="within 20 s"):
         again({}, unknown, 600.0, stranger=True)
