@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -93,7 +94,10 @@ def readable(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"input {uri} is gone: leave inputs alone while a job runs, then submit again") from None
+        raise InputError(
+            f"input {uri} is gone, or is not on this machine ({os.uname().nodename}): leave inputs alone while a job "
+            "runs, and put them where all workers see them"
+        ) from None
     except (PermissionError, IsADirectoryError) as e:
         raise InputError(f"input {uri} cannot be read ({e.strerror}): grant the workers read access") from None
 

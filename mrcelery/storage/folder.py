@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import shutil
 import stat
 import time
@@ -344,6 +345,16 @@ def _sweep(folder: Path) -> bool:
     return True
 
 
+def _who() -> str:
+    """Name this process's user and machine: on a fleet, they are often a worker's, not the reader's."""
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return f"user {name} on {os.uname().nodename}"
+
+
 @contextmanager
 def errors_of(path: Path, reading: bool = False) -> Iterator[None]:
     """Translate the file system's errors to those of the storage interface."""
@@ -353,7 +364,7 @@ def errors_of(path: Path, reading: bool = False) -> Iterator[None]:
         raise
     except PermissionError as e:
         raise StorageRefusedError(
-            f"access denied to {e.filename or path}: grant this user access, or choose another folder"
+            f"access denied to {e.filename or path} for {_who()}: grant that user access, or choose another folder"
         ) from None
     except OSError as e:
         if reading and e.errno in (errno.EISDIR, errno.ENOTDIR):
