@@ -198,7 +198,7 @@ class Config:
     allow_pickle: bool = _setting(False, _flag, "let a job use the pickle protocols")
     owner: str = _setting("", _text, "owner of the job (this user)")
     signing_key: str = _setting(
-        "", _text, "shared secret that signs jobs, code and all that directs workers", secret=True
+        "", _text, "shared secret; signs jobs, their code, and every record that workers act on", secret=True
     )
     scratch: str = _setting("", _path, "folder for temporary files (the system's)")
     visibility_timeout: float = _setting(

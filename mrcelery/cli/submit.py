@@ -191,9 +191,25 @@ def execute(
             except KeyboardInterrupt:
                 display.close()
                 return _interrupted(handle, submission)
-            if submission.runner != "celery" and not (how.quiet or how.as_json):
-                _print_counters(handle)
+            if not (how.quiet or how.as_json):
+                if submission.runner != "celery":
+                    _print_counters(handle)
+                if code == 0 and submission.options.max_bad_records:
+                    _warn_of_skipped(handle)
             return code
+
+
+def _warn_of_skipped(handle: JobHandle) -> None:
+    """Warn of skipped records: a reducer that always raises leaves an empty output, and its job succeeds."""
+    from mrcelery.schema.object_keys import BAD_RECORDS  # noqa: PLC0415 - help needs no keys
+
+    report = handle.report()
+    if report.bad_records:
+        kept = (
+            f"{report.output}/{BAD_RECORDS}" if report.output else "give -o OUTPUT to have them with their tracebacks"
+        )
+        records = f"{report.bad_records:,} bad record{'' if report.bad_records == 1 else 's'}"
+        say(f"mrcelery: warning: {records} skipped: {kept}", err=True)
 
 
 def _print_counters(handle: JobHandle) -> None:

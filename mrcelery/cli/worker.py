@@ -23,7 +23,10 @@ from mrcelery.runners.base import storage_root
 )
 @click.option("--broker", type=Filled(), metavar="URL", help="Redis of the fleet.")
 @click.option(
-    "--result-backend", type=Filled(), metavar="URL", help="Redis of the barrier and the job store  [the broker]"
+    "--result-backend",
+    type=Filled(),
+    metavar="URL",
+    help="Redis that counts finished tasks and stores jobs  [the broker]",
 )
 @click.option(
     "--storage", type=Filled(), metavar="URI", help="Storage of jobs that Redis has lost; other jobs name their own."
@@ -38,8 +41,8 @@ def command(concurrency: int | None, celery_args: tuple[str, ...], **settings: A
     """Start a Celery worker for mrcelery's tasks, in this process.
 
     SIGTERM gives running tasks one second, then requeues them. A first SIGINT waits for them to end; a second one
-    requeues them. Exit code 0 means that somebody asked it to stop, 2 a setting that cannot be, such as a clock that is
-    wrong, 3 a broker that is gone. A broker that does not answer, or refuses, is waited for.
+    requeues them. Exit code 0 means that somebody asked it to stop, 2 a setting that cannot work, such as a clock that
+    is wrong, 3 a broker that is gone. The worker waits for a broker that does not answer or refuses.
     """
     config = Config.load(settings)
     if not config.broker:

@@ -247,13 +247,13 @@ def _agreement(alive: list[WorkerSeen], config: Config) -> Iterator[Finding]:
         yield Finding(
             "workers: signing",
             "fail",
-            f"{_some(signed)} take signed jobs only, and this client has no key",
+            f"{_some(signed)}: signed jobs only, and this client has no key",
             "set MRCELERY_SIGNING_KEY here to the workers' secret",
         )
     elif config.signing_key and len(signed) < len(alive):
         bare = [worker.name for worker in alive if not worker.signed]
         yield Finding(
-            "workers: signing", "warn", f"{_some(bare)} take unsigned jobs too", "set MRCELERY_SIGNING_KEY there"
+            "workers: signing", "warn", f"{_some(bare)}: unsigned jobs are taken, too", "set MRCELERY_SIGNING_KEY there"
         )
 
 

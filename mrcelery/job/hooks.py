@@ -37,6 +37,10 @@ def steps_of(job: MRJob) -> list[MRStep]:
     return list(steps)
 
 
+_MEANT = {"map": "mapper", "combine": "combiner", "reduce": "reducer"}
+"""What users of other frameworks call the hooks."""
+
+
 def _check_supported(job: MRJob) -> None:
     name = type(job).__name__
     if job.BATCH not in (None, "list", "table"):
@@ -51,6 +55,10 @@ def _check_supported(job: MRJob) -> None:
             raise UsageError(
                 f"{name}.{attribute} names Java classes, which cannot run here: leave it out, see {PORTING}"
             )
+    if type(job).steps is MRJob.steps:  # else they may be the job's own, for its steps
+        for wrong, right in _MEANT.items():
+            if hasattr(job, wrong) and getattr(job, right) is None and (right != "mapper" or job.mapper_batch is None):
+                raise UsageError(f"{name}.{wrong}() does nothing: did you mean {right}()?")
     if partitioner := declared_name(job.partitioner(), job.jobconf()):
         named(partitioner, job.jobconf())
         if job.partition is not None:

@@ -57,7 +57,8 @@ def unseal(data: bytes, kind: type[R], key: str | bytes | None, where: str) -> R
     if key is not None:
         if not envelope.signature:
             raise UnsignedError(
-                f"{where} is not signed, and this worker requires it (MRCELERY_SIGNING_KEY): submit with the same key"
+                f"{where} is not signed, and this worker requires it (MRCELERY_SIGNING_KEY): give the client and all "
+                "workers the same key"
             )
         if not hmac.compare_digest(envelope.signature.encode(), sign(_domain(kind, body), key).encode()):
             raise UnsignedError(

@@ -113,6 +113,11 @@ def test_native_additions_are_found() -> None:
     ("attributes", "message"),
     [
         ({}, "does nothing: define a mapper"),
+        (
+            {"mapper": lambda self, k, v: [], "reduce": lambda self, k, vs: []},
+            r"reduce\(\) does nothing: did you mean reducer",
+        ),
+        ({"map": lambda self, k, v: []}, r"map\(\) does nothing: did you mean mapper"),
         ({"steps": lambda self: [3]}, "return a list of MRStep"),
         ({"mapper_cmd": lambda self: "cat"}, "mapper_cmd is not supported"),
         ({"spark": lambda self, i, o: None}, "spark is not supported"),
