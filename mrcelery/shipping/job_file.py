@@ -150,7 +150,7 @@ def _as_module(path: Path) -> str:
 
 
 def _failed(what: str, exc: BaseException, target: str = "") -> JobLoadError:
-    remedy = ": see `mrcelery help troubleshooting`" if target else ""
+    remedy = "" if not target or "see `mrcelery help" in str(exc) else ": see `mrcelery help troubleshooting`"
     if lacks_arrow(exc):
         remedy = ": pip install 'mrcelery[arrow]'"
     elif isinstance(exc, ImportError) and "relative import with no known parent" in str(exc) and target:
