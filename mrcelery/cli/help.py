@@ -96,9 +96,10 @@ def _unknown(ctx: click.Context, found: Sequence[Page], topic: str) -> str:
     root = ctx.find_root()
     commands = root.command.list_commands(root) if isinstance(root.command, click.Group) else []
     topics = dict.fromkeys([*(page.stem for page in found), *(page.name for page in found), *commands])
-    near = difflib.get_close_matches(topic.lower(), topics, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(near)}?" if near else "`mrcelery help` lists all"
-    return f"no topic {topic!r} in the guide: {meant}; `mrcelery help -s {topic}` searches it"
+    within = [one for one in topics if topic.lower() in one.rpartition("/")[2].split("-")]
+    near = within[:1] or difflib.get_close_matches(topic.lower(), topics, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(near)}?" if near else "`mrcelery help` lists all;"
+    return f"no topic {topic!r} in the guide: {meant} `mrcelery help -s {topic}` searches it"
 
 
 def _show(text: str) -> None:

@@ -61,6 +61,26 @@ class Flags:
         return self.output is None and not (self.no_output or self.as_json or self.detach)
 
 
+_OF_MRJOB = {
+    **dict.fromkeys(("--file", "--dir", "--dirs"), "give --files, once for each"),
+    "--archive": "give --archives, once for each",
+    "--py-file": "give --py-files, once for each",
+    "--num-cores": "give --workers",
+    "--label": "give --name",
+    "--cat-output": "run `mrcelery cat OUTPUT` after the job",
+    "--no-cat-output": "give --no-output",
+    **dict.fromkeys(("-v", "--verbose", "--read-logs"), "run `mrcelery logs JOB` after the job"),
+    "--cleanup": "give --keep, and run `mrcelery clean` later",
+    **dict.fromkeys(("-c", "--conf-path", "--no-conf"), "settings are in mrcelery.toml"),
+    **dict.fromkeys(
+        ("--setup", "--bootstrap", "--python-bin", "--interpreter"), "install it in the workers' environment"
+    ),
+    "--cmdenv": "make it an option of the job, or set it for the workers",
+    **dict.fromkeys(("--steps", "--step-num"), "give --dry-run to see the plan"),
+}
+"""What to give for each of mrjob's switches that have other names here."""
+
+
 class _Submit(click.Command):
     """Keeps the arguments after ``--`` for the job."""
 
@@ -74,6 +94,11 @@ class _Submit(click.Command):
             return super().parse_args(ctx, ours)
         except click.NoSuchOption as e:
             near = f", did you mean {' or '.join(sorted(e.possibilities))}" if e.possibilities else ""
+            if e.option_name in _OF_MRJOB:
+                raise UsageError(
+                    f"no such option {e.option_name}, which is mrjob's: {_OF_MRJOB[e.option_name]}; see "
+                    "`mrcelery help port-from-mrjob`"
+                ) from None
             raise UsageError(
                 f"no such option {e.option_name}{near}: see --help; the job's own options go after --"
             ) from None

@@ -103,6 +103,7 @@ def test_a_command_shows_its_options(mr: Callable[..., Ran], names: tuple[str, .
         (["fleeet"], "no topic 'fleeet' in the guide: did you mean fleet"),
         (["reference/format"], "did you mean reference/formats"),
         (["submitt"], "did you mean submit"),
+        (["app"], "did you mean celery-app? `mrcelery help -s app` searches it"),
         (["config", "shows"], "no topic 'config shows'"),
         (["zzz"], "no topic 'zzz' in the guide: `mrcelery help` lists all; `mrcelery help -s zzz` searches it"),
         (["-s"], "there is nothing to search for"),

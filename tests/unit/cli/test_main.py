@@ -26,6 +26,16 @@ from tests.support.command_line import TEXT
         (["submit", "wc.py", "in.txt", "--", "--min", "x"], "invalid int value: 'x'"),
         (["submit", "wc.py", "in.txt", "-R", "x"], "reducers: 'x' from --reducers"),
         (["submit", "wc.py", "in.txt", "--reducer", "3"], "did you mean --reducers"),
+        (
+            ["submit", "wc.py", "in.txt", "--num-cores", "3"],
+            "no such option --num-cores, which is mrjob's: give --workers",
+        ),
+        (["submit", "wc.py", "in.txt", "--cat-output"], "run `mrcelery cat OUTPUT` after the job"),
+        (
+            ["submit", "wc.py", "in.txt", "-c", "x.conf"],
+            "no such option -c, which is mrjob's: settings are in mrcelery",
+        ),
+        (["submit", "wc.py", "in.txt", "-v"], "run `mrcelery logs JOB` after the job; see `mrcelery help port-from"),
         (["submit", "wc.py", "in.txt", "--partitioner", "field"], "write field:1"),
         (["submit", "wc.py", "in.txt", "-D", "mapreduce.job.partitioner.class=My"], "partitioner My is not supported"),
         (["submit", "wc.py", "in.txt", "-D", "mapreduce.job.reduce=3"], "did you mean mapreduce.job.reduces?"),
