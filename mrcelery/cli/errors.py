@@ -80,5 +80,7 @@ def where(failure: Failure) -> list[str]:
     if failure.file:
         lines.append(failure.file + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
     if failure.record:
-        lines.append(f"{'record' if failure.file else 'key'} {failure.record}")
+        # A reducer's record is a key, and so is a combiner's, which has no place in a file.
+        key = failure.kind == "reduce" or (failure.kind == "map" and not failure.file)
+        lines.append(f"{'key' if key else 'record'} {failure.record}")
     return lines

@@ -120,7 +120,7 @@ def test_an_exception_in_a_hook(
         assert f"  {lines}, byte 10" in shown
         assert "  record 'bad'" in shown
     if where == "reducer":
-        assert "  record 'bad'" in shown
+        assert "  key 'bad'" in shown
     assert not output.exists() or list(output.iterdir()) == []
 
 
