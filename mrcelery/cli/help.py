@@ -151,12 +151,13 @@ def _search(found: Sequence[Page], words: Sequence[str]) -> int:
     wanted = [re.compile(rf"(?<!\w){re.escape(word)}", re.IGNORECASE) for word in words]
     ranked = []
     for page in found:
+        if not all(word.search(page.text) for word in wanted):
+            continue
         counted = [(sum(bool(word.search(line)) for word in wanted), line) for line in page.lines()]
-        if all(word.search(page.text) for word in wanted):
-            most = max(count for count, _ in counted)
-            lines = [line for count, line in counted if count == most]
-            in_title = all(word.search(page.title) for word in wanted)
-            ranked.append((not in_title, -most, -len(lines), page, lines))
+        most = max(count for count, _ in counted)
+        lines = [line for count, line in counted if count == most]
+        in_title = all(word.search(page.title) for word in wanted)
+        ranked.append((not in_title, -most, -len(lines), page, lines))
     for *_, page, lines in sorted(ranked, key=lambda one: one[:3]):
         click.echo(f"{_short(page, found)}: {page.title}")
         for line in lines[:_EXCERPTS]:

@@ -284,5 +284,15 @@ def see_through(
     return error.exit_code if error is not None else 0
 
 
+def print_detached(handle: JobHandle, *, as_json: bool) -> None:
+    """Print the id of a job that nobody waits for, or its event ``submitted``."""
+    if as_json:
+        from mrcelery.reporting import timeline  # noqa: PLC0415 - only --json needs it
+
+        click.echo(timeline.line(timeline.submitted(handle.glance())), nl=False)
+    else:
+        say(handle.id)
+
+
 def _terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

@@ -8,9 +8,8 @@ import click
 
 from mrcelery.cli import picture
 from mrcelery.cli.common import JOB, connection_options, epilog, events_option
-from mrcelery.cli.progress import Display, see_through
+from mrcelery.cli.progress import Display, print_detached, see_through
 from mrcelery.client.api import attach
-from mrcelery.reporting import timeline
 
 
 @click.command(
@@ -32,8 +31,5 @@ def command(job: str, detach: bool, quiet: bool, as_json: bool, **settings: Any)
         handle.retry()
         if not detach:
             return see_through(handle, display, picture.after_fleet)
-        if as_json:
-            click.echo(timeline.line(timeline.submitted(handle.glance())), nl=False)
-        else:
-            click.echo(job)
+        print_detached(handle, as_json=as_json)
     return 0

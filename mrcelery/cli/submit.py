@@ -173,7 +173,7 @@ def execute(
     flags: dict[str, Any],
 ) -> int:
     """Submit a job as ``flags`` (name to value) say, and wait for it unless detached; return the exit code."""
-    from mrcelery.cli.progress import Display, see_through  # noqa: PLC0415 - help needs no client
+    from mrcelery.cli.progress import Display, print_detached, see_through  # noqa: PLC0415 - help needs no client
     from mrcelery.client.settle import settle  # noqa: PLC0415 - help needs no client
 
     how = Flags.take(flags)
@@ -203,7 +203,7 @@ def execute(
         handle = submission.submit(display.watch if submission.runner == "inline" else None)
         with handle:
             if how.detach:
-                _print_detached(handle, how.as_json)
+                print_detached(handle, as_json=how.as_json)
                 return 0
             try:
                 code = see_through(
@@ -294,15 +294,6 @@ def _after(found: Overview, handle: JobHandle, submission: Submission) -> list[s
     if submission.runner == "celery":
         return picture.after_fleet(found, submission.output or "")
     return picture.after_here(found, submission.config.storage, submission.output or "")
-
-
-def _print_detached(handle: JobHandle, as_json: bool) -> None:
-    if as_json:
-        from mrcelery.reporting import timeline  # noqa: PLC0415 - only --json needs it
-
-        click.echo(timeline.line(timeline.submitted(handle.glance())), nl=False)
-    else:
-        say(handle.id)
 
 
 def _print_plan(submission: Submission, as_json: bool) -> None:
